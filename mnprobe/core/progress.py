@@ -1,0 +1,62 @@
+"""One progress bar for all long work: on standard error, with time left, silent where nobody looks."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+__all__ = ["Advance", "progress"]
+
+
+class Advance(Protocol):
+    """Call it with the number of finished units (1 by default); `note` replaces the text beside the bar."""
+
+    def __call__(self, units: int = 1, *, note: str | None = None) -> None:
+        """Count `units` more as finished."""
+
+
+@contextmanager
+def progress(what: str, total: int, *, done: int = 0, quiet: bool = False) -> Iterator[Advance]:
+    """Show a bar for `total` units of work, `done` of which were finished before (a resumed job).
+
+    On a terminal the bar is live; elsewhere only a start and an end line are written, so that logs stay short.
+
+    >>> with progress("rendering", 3, quiet=True) as advance:
+    ...     for _ in range(3):
+    ...         advance()
+    """
+    if quiet or total <= 0:
+        yield lambda units=1, *, note=None: None
+        return
+    from rich.console import Console  # costs 0.1 s: only when something is shown
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(file=sys.stderr)
+    if not console.is_terminal:
+        resumed = f", {done} of them done before" if done else ""
+        console.print(f"{what}: {total} to do{resumed}", highlight=False, markup=False)
+        yield lambda units=1, *, note=None: None
+        console.print(f"{what}: done", highlight=False, markup=False)
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(what, total=total, completed=done)
+
+        def advance(units: int = 1, *, note: str | None = None) -> None:
+            bar.update(task, advance=units, description=what if note is None else f"{what} {note}")
+
+        yield advance

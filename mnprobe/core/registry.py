@@ -1,0 +1,77 @@
+"""Names for things that are imported on first use, open to plugins through entry points."""
+
+import difflib
+import importlib
+from importlib.metadata import entry_points
+from typing import Any
+
+from mnprobe.core.errors import ConfigError
+
+__all__ = ["Registry", "import_object", "unknown_name"]
+
+
+def unknown_name(kind: str, name: str, known: list[str]) -> ConfigError:
+    """The error for a name that is not known: nearest known name first, then all of them.
+
+    >>> print(unknown_name("extractor", "viclp", ["arp", "viclip"]))
+    unknown extractor 'viclp'. Did you mean 'viclip'? Known: arp, viclip
+    """
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return ConfigError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(sorted(known))}")
+
+
+def import_object(target: str, *, kind: str = "object") -> Any:
+    """Import what `package.module:name` names.
+
+    Raises ConfigError when the form is wrong, the module cannot be found, or it has no such name.
+    """
+    module_name, colon, attribute = target.partition(":")
+    if not colon or not module_name or not attribute:
+        raise ConfigError(f"{kind} must be written as 'package.module:name', got {target!r}")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(
+            f"{kind} {target!r}: cannot import {module_name!r} ({error}). Is it installed, or its folder on PYTHONPATH?"
+        ) from error
+    if not hasattr(module, attribute):
+        names = [name for name in vars(module) if not name.startswith("_")]
+        raise unknown_name(f"name in module {module_name!r}:", attribute, names)
+    return getattr(module, attribute)
+
+
+class Registry:
+    """Maps a name to `module:object`, imported when asked for; `group` is the entry-point group that adds names.
+
+    >>> shapes = Registry("shape", "mnprobe.shapes")
+    >>> shapes.add("path", "pathlib:Path")
+    >>> shapes.names()
+    ['path']
+    >>> shapes.load("path").__name__
+    'Path'
+    """
+
+    def __init__(self, kind: str, group: str) -> None:
+        self.kind = kind
+        self.group = group
+        self._targets: dict[str, str] = {}
+
+    def add(self, name: str, target: str) -> None:
+        """Register `target` (`module:object`) under `name`."""
+        self._targets[name] = target
+
+    def names(self) -> list[str]:
+        """All known names, sorted: built in and from installed plugins."""
+        return sorted(self._all())
+
+    def load(self, name: str) -> Any:
+        """Import and return the object called `name`; ConfigError with the nearest name when there is none."""
+        targets = self._all()
+        if name not in targets:
+            raise unknown_name(self.kind, name, list(targets))
+        return import_object(targets[name], kind=self.kind)
+
+    def _all(self) -> dict[str, str]:
+        plugins = {point.name: point.value for point in entry_points(group=self.group)}
+        return plugins | self._targets  # a plugin cannot replace what is built in
