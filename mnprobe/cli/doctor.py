@@ -1,0 +1,44 @@
+"""`mnprobe doctor`: what a bug report needs, and what of the live simulator is present."""
+
+import json
+from typing import Annotated
+
+import typer
+
+__all__ = ["doctor"]
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
+    """Say what is installed here: versions, devices, installed extractors, and the live RLBench simulator.
+
+    Example: mnprobe doctor
+    """
+    import os
+    import platform
+
+    import torch
+
+    from mnprobe.core.provenance import versions
+    from mnprobe.features import EXTRACTORS
+    from mnprobe.worlds.rlbench_install import find_rlbench
+
+    packages = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "h5py", "openTSNE", "safetensors", "typer")
+    found = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "versions": versions(*packages),
+        "extractors": EXTRACTORS.names(),
+        "rlbench": find_rlbench(),
+    }
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    typer.echo(f"Python {found['python']} on {found['platform']}, {found['cpus']} CPUs")
+    typer.echo(f"CUDA devices: {', '.join(found['cuda']) or 'none (everything runs on the CPU)'}")
+    typer.echo("versions: " + ", ".join(f"{name} {number}" for name, number in found["versions"].items()))
+    typer.echo("extractors: " + ", ".join(found["extractors"]))
+    typer.echo("live RLBench (optional, see docs/rlbench.md):")
+    for part, state in found["rlbench"].items():
+        typer.echo(f"  {part}: {state}")

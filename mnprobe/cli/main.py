@@ -1,0 +1,87 @@
+"""The application: registers the commands and turns mnprobe's errors into one message and exit code 2."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from mnprobe import __version__
+from mnprobe.core.errors import MnprobeError
+
+__all__ = ["COMMANDS", "app", "command_app", "main"]
+
+COMMANDS = {
+    "init": "Make a run: its folder, its configuration and seeded step-0 checkpoints of both models.",
+    "extract": "Run frozen models over episodes and write u and e to HDF5.",
+    "inspect": "Say what a feature store holds and whether it is sound.",
+    "align": "Fit the two heads and measure Recall@1 on held-out episodes, with its controls.",
+    "curve": "Draw alignment over training checkpoints.",
+    "tsne": "Draw z_u and z_e in the plane.",
+    "report": "Write the self-contained HTML report.",
+    "demo": "The whole job on a folder of demonstrations: init, extract, align, curve, tsne, report.",
+    "doctor": "Say what is installed here, and what is missing for the live simulator.",
+}
+
+
+def command_app(name: str) -> typer.Typer:
+    """The application of one command; importing it loads no more than its option types need."""
+    single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    single.command()(getattr(importlib.import_module(f"mnprobe.cli.{name}"), name))
+    return single
+
+
+def _forward(name: str) -> Callable[[typer.Context], None]:
+    def run(ctx: typer.Context) -> None:
+        command_app(name)(args=ctx.args, prog_name=f"mnprobe {name}")
+
+    return run
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mnprobe {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Measure how far two models see the same action: one that watches it (u), one that performs it (e).
+
+    Example: mnprobe demo --data path/to/rlbench --run runs/first
+    """
+
+
+def _build() -> typer.Typer:
+    root = typer.Typer(
+        add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+    )
+    root.callback()(_root)
+    everything = {"allow_extra_args": True, "ignore_unknown_options": True}
+    for name, text in COMMANDS.items():
+        root.command(name, help=text, add_help_option=False, context_settings=everything)(_forward(name))
+    return root
+
+
+app = _build()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; ends the process with 0, with 2 for what mnprobe refuses, with 130 when interrupted."""
+    try:
+        app(args=arguments, prog_name="mnprobe")
+    except MnprobeError as error:
+        _fail(str(error))
+    except OSError as error:  # a full disk, a folder without permission: no bug of ours, so no traceback
+        if error.errno is None:
+            raise
+        _fail(f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror}")
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"mnprobe: {message}", err=True)
+    sys.exit(2)

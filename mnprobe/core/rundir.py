@@ -1,0 +1,178 @@
+"""The run directory: the one thing users handle, and where each piece lies in it."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from mnprobe.core.errors import ConfigError
+from mnprobe.core.files import write_text
+from mnprobe.core.provenance import now, versions
+
+__all__ = ["CONFIG_NAME", "Piece", "RunDir", "resolve_run", "step_name", "step_of"]
+
+CONFIG_NAME = "run.toml"
+_STEP = re.compile(r"step_(\d{8,})")
+
+
+def step_name(step: int) -> str:
+    """Name of a checkpoint's files without ending; steps are optimiser steps of the model that was checkpointed.
+
+    >>> step_name(1000)
+    'step_00001000'
+    """
+    if step < 0:
+        raise ConfigError(f"step must be >= 0, got {step}")
+    return f"step_{step:08d}"
+
+
+def step_of(name: str) -> int | None:
+    """The step that a file or folder name carries, or None.
+
+    >>> step_of("step_00001000.h5"), step_of("notes.txt")
+    (1000, None)
+    """
+    match = _STEP.match(name)
+    return int(match.group(1)) if match else None
+
+
+@dataclass(frozen=True, order=True)
+class Piece:
+    """One file of a run that belongs to a model at a training step; `source` is empty for checkpoints."""
+
+    model: str
+    source: str
+    step: int
+    path: Path
+
+
+class RunDir:
+    """A run directory (DESIGN 4): `run.toml`, checkpoints, features, results, heads, figures, report."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, config: Mapping[str, Any] | None = None) -> "RunDir":
+        """Make the folder and its `run.toml`; an existing run is kept and its configuration is left as it is.
+
+        Raises ConfigError when `path` is a file, or a folder with other things in it that is not a run.
+        """
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"--run {path}: that is a file; a run is a folder")
+        if path.is_dir() and not (path / CONFIG_NAME).exists() and any(path.iterdir()):
+            raise ConfigError(
+                f"--run {path}: this folder is not empty and has no {CONFIG_NAME}, so it is not a run of mnprobe; "
+                "name a new folder"
+            )
+        run = cls(path)
+        if not run.config_path.exists():
+            made = {"created": now(), "versions": versions("torch", "numpy", "scikit-learn", "h5py", "openTSNE")}
+            run._write({"run": made} | dict(config or {}))
+        return run
+
+    @property
+    def name(self) -> str:
+        """The folder's name, which is the run's name."""
+        return self.path.resolve().name
+
+    @property
+    def config_path(self) -> Path:
+        """Where the whole configuration lies."""
+        return self.path / CONFIG_NAME
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The configuration as recorded; ConfigError when the file is missing or is not TOML."""
+        try:
+            return tomllib.loads(self.config_path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{self.path} is not a run: it has no {CONFIG_NAME}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{self.config_path} is damaged: {error}") from error
+
+    def record(self, section: str, values: Mapping[str, Any]) -> None:
+        """Write `values` under `[section]` of run.toml: the configuration that a command used, replacing its last."""
+        self._write(self.config | {section: {key: value for key, value in values.items() if value is not None}})
+
+    def feature_files(self, model: str | None = None, source: str | None = None) -> list[Piece]:
+        """Feature stores of the run, sorted by model, source and step; hidden and unfinished files are left out."""
+        return [
+            Piece(path.parent.parent.name, path.parent.name, step, path)
+            for path, step in _steps(self.path / "features", "*/*/step_*.h5")
+            if model in (None, path.parent.parent.name) and source in (None, path.parent.name)
+        ]
+
+    def checkpoints(self, model: str | None = None) -> list[Piece]:
+        """Checkpoints of the run, sorted by model and step."""
+        return [
+            Piece(path.parent.name, "", step, path)
+            for path, step in _steps(self.path / "checkpoints", "*/step_*.safetensors")
+            if model in (None, path.parent.name)
+        ]
+
+    def checkpoint(self, model: str, step: int) -> Path:
+        """Where the checkpoint of `model` at `step` belongs."""
+        return self.path / "checkpoints" / model / f"{step_name(step)}.safetensors"
+
+    def features(self, model: str, source: str, step: int) -> Path:
+        """Where the features of `model` on `source` at `step` belong."""
+        return self.path / "features" / model / source / f"{step_name(step)}.h5"
+
+    @property
+    def demos(self) -> Path:
+        """Demonstrations of the embedded benchmark."""
+        return self.path / "demos"
+
+    def results(self, name: str) -> Path:
+        """Where the tidy table `name` (without ending) belongs."""
+        return self.path / "results" / f"{name}.csv"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of figures."""
+        return self.path / "figures"
+
+    @property
+    def heads(self) -> Path:
+        """Folder of fitted heads."""
+        return self.path / "heads"
+
+    @property
+    def report(self) -> Path:
+        """Where the report belongs."""
+        return self.path / "report.html"
+
+    def _write(self, config: Mapping[str, Any]) -> None:
+        write_text(self.config_path, tomli_w.dumps(dict(config)))
+        self.__dict__.pop("config", None)
+
+
+def resolve_run(path: Path | None, *, root: Path = Path("runs")) -> RunDir:
+    """The run at `path`, or the newest run under `root` (the one whose `run.toml` changed last).
+
+    Raises ConfigError when there is none, with what to do about it.
+    """
+    if path is not None:
+        if not (path / CONFIG_NAME).is_file():
+            found = "it is not there" if not path.exists() else f"it has no {CONFIG_NAME}"
+            raise ConfigError(f"--run {path}: not a run of mnprobe ({found}). `mnprobe init --run {path}` makes one")
+        return RunDir(path)
+    runs = sorted(root.glob(f"*/{CONFIG_NAME}"), key=lambda file: (file.stat().st_mtime_ns, file))
+    if not runs:
+        raise ConfigError(
+            f"there is no run under {root.resolve()}; name one with --run, "
+            "or make one with `mnprobe init --run runs/first`"
+        )
+    return RunDir(runs[-1].parent)
+
+
+def _steps(folder: Path, pattern: str) -> list[tuple[Path, int]]:
+    found = [(path, step_of(path.name)) for path in folder.glob(pattern) if path.is_file()]
+    known = [(path, step) for path, step in found if step is not None]
+    return sorted(known, key=lambda item: (item[0].parent, item[1]))

@@ -1,0 +1,30 @@
+import hashlib
+
+import pytest
+
+from mnprobe.core.files import sha256_file, whole_file, write_text
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    target = tmp_path / "table.csv"
+    write_text(target, "old")
+
+    def break_off():
+        with whole_file(target) as part:
+            part.write_text("ne")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        break_off()
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_the_target_appears_only_when_it_is_whole(tmp_path):
+    target = tmp_path / "folder" / "a.bin"
+    with whole_file(target) as part:
+        part.write_bytes(b"12")
+        assert not target.exists()
+        assert part.parent == target.parent
+    assert target.read_bytes() == b"12"
+    assert sha256_file(target) == hashlib.sha256(b"12").hexdigest()

@@ -1,0 +1,32 @@
+import pytest
+
+from mnprobe.core.errors import ConfigError
+from mnprobe.core.registry import Registry, import_object
+
+
+def test_a_name_is_imported_only_when_it_is_asked_for():
+    shapes = Registry("shape", "mnprobe.test.none")
+    shapes.add("broken", "no.such.module:Thing")
+    shapes.add("path", "pathlib:Path")
+    assert shapes.names() == ["broken", "path"]
+    assert shapes.load("path").__name__ == "Path"
+    with pytest.raises(ConfigError, match=r"cannot import 'no.such.module'"):
+        shapes.load("broken")
+
+
+@pytest.mark.parametrize("target", ["pathlib", ":Path", "pathlib:", ""])
+def test_a_target_of_another_form_is_refused(target):
+    with pytest.raises(ConfigError, match=r"must be written as 'package.module:name'"):
+        import_object(target)
+
+
+def test_a_wrong_attribute_gets_the_nearest_one():
+    with pytest.raises(ConfigError, match="Did you mean 'PurePath'"):
+        import_object("pathlib:PurPath")
+
+
+def test_plugins_enter_through_entry_points_and_cannot_replace_what_is_built_in():
+    scripts = Registry("script", "console_scripts")
+    assert "mnprobe" in scripts.names()
+    scripts.add("mnprobe", "pathlib:Path")
+    assert scripts.load("mnprobe").__name__ == "Path"
