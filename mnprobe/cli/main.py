@@ -13,15 +13,15 @@ from mnprobe.core.errors import MnprobeError
 __all__ = ["COMMANDS", "app", "command_app", "main"]
 
 COMMANDS = {
-    "init": "Make a run: its folder, its configuration and seeded step-0 checkpoints of both models.",
-    "extract": "Run frozen models over episodes and write u and e to HDF5.",
-    "inspect": "Say what a feature store holds and whether it is sound.",
-    "align": "Fit the two heads and measure Recall@1 on held-out episodes, with its controls.",
+    "init": "Make a run with seeded step-0 checkpoints.",
+    "extract": "Dump frozen features u and e to HDF5.",
+    "inspect": "Say what a feature store holds, and if it is sound.",
+    "align": "Fit T_u and T_e; Recall@1 on held-out episodes.",
     "curve": "Draw alignment over training checkpoints.",
     "tsne": "Draw z_u and z_e in the plane.",
     "report": "Write the self-contained HTML report.",
-    "demo": "The whole job on a folder of demonstrations: init, extract, align, curve, tsne, report.",
-    "doctor": "Say what is installed here, and what is missing for the live simulator.",
+    "demo": "All of the above on a folder of demonstrations.",
+    "doctor": "Say what is installed here and what is missing.",
 }
 
 
