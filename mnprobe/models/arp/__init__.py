@@ -1,0 +1,1 @@
+"""ARP: the chunking causal transformer policy that carries an instruction out (pure torch, official weight names)."""
