@@ -1,0 +1,70 @@
+"""Who made a feature store and from what: the attributes of the file."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mnprobe.core.errors import FeatureError
+from mnprobe.core.provenance import canonical_json, now, versions
+from mnprobe.features.schema import SCHEMA, SIDES, Side
+
+__all__ = ["Header"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """Identity and origin of one feature store.
+
+    `step` counts optimiser steps of the checkpointed model; `trained` is False for random weights. `model_config`
+    describes the model, `provenance` everything else that decided the values (layers, camera, data, seed, ...); both
+    must be JSON. Raises FeatureError for a side that is none, a negative step, empty names, or what JSON cannot hold.
+    """
+
+    model: str
+    side: Side
+    source: str = "demos"
+    step: int = 0
+    trained: bool = True
+    checkpoint_sha256: str = ""
+    model_config: Mapping[str, Any] = field(default_factory=dict)
+    data_fingerprint: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.side not in SIDES:
+            raise FeatureError(f"side must be one of {', '.join(SIDES)}, got {self.side!r}")
+        if self.step < 0:
+            raise FeatureError(f"step must be >= 0, got {self.step}")
+        for name in ("model", "source"):
+            value = getattr(self, name)
+            if not value or "/" in value or value.startswith("."):
+                raise FeatureError(f"{name} must be a plain name that can be a folder's name, got {value!r}")
+
+    def attributes(self) -> dict[str, str | int | bool]:
+        """The attributes as written: schema, identity, JSON texts, versions and the present time."""
+        found = versions("torch")
+        return {
+            "schema": SCHEMA,
+            "model": self.model,
+            "side": self.side,
+            "source": self.source,
+            "step": int(self.step),
+            "trained": bool(self.trained),
+            "checkpoint_sha256": self.checkpoint_sha256,
+            "model_config": _json("model_config", self.model_config),
+            "data_fingerprint": self.data_fingerprint,
+            "mnprobe_version": found["mnprobe"],
+            "torch_version": found["torch"],
+            "created": now(),
+            "provenance": _json("provenance", self.provenance),
+        }
+
+
+def _json(name: str, value: Mapping[str, Any]) -> str:
+    try:
+        text = canonical_json(dict(value))
+        json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise FeatureError(f"{name} must hold only what JSON can hold: {error}") from error
+    return text

@@ -1,0 +1,203 @@
+"""Reading a feature store: lazily, by rows, and only after everything in it has been checked."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from mnprobe.core.errors import FeatureError
+from mnprobe.core.registry import unknown_name
+from mnprobe.features.pooling import BLOCK_ROWS, pool
+from mnprobe.features.schema import Side
+from mnprobe.features.table import Columns
+from mnprobe.features.validate import Contents, read_contents
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["FeatureFile", "Layer", "Rows", "open_features", "verify"]
+
+Array = np.ndarray[Any, Any]
+
+
+class Rows:
+    """The (M, D) values of a layer, read from disk only where sliced: `rows[a:b]`, `rows[i]`, `rows[[i, j]]`."""
+
+    def __init__(self, dataset: Any, where: str) -> None:
+        self._dataset = dataset
+        self._where = where
+        self.shape: tuple[int, int] = tuple(dataset.shape)
+        self.dtype: np.dtype[Any] = np.dtype(dataset.dtype)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Array:
+        try:
+            if isinstance(key, list | np.ndarray):  # HDF5 wants ascending rows without repetition
+                unique, back = np.unique(np.arange(len(self))[np.asarray(key)], return_inverse=True)
+                read = self._dataset[unique] if len(unique) else np.zeros((0, self.shape[1]), self.dtype)
+                return np.asarray(read[back])
+            return np.asarray(self._dataset[key])
+        except OSError as error:
+            raise FeatureError(f"{self._where}: damaged values, rows {key} cannot be read ({error})") from error
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        values = self[:]
+        return values if dtype is None else values.astype(dtype)
+
+    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[Array]:
+        """All values in order, at most `rows` rows at a time."""
+        for start in range(0, len(self), rows):
+            yield self[start : start + rows]
+
+
+class Layer:
+    """One layer of a store: `values` (M, D) lazily, `offsets` (N+1,), `keyframe` (M,) or None."""
+
+    def __init__(self, name: str, values: Rows, offsets: Array, keyframe: Array | None, where: str) -> None:
+        self.name = name
+        self.values = values
+        self.offsets = offsets
+        self.keyframe = keyframe
+        self._where = where
+
+    @property
+    def dim(self) -> int:
+        """Width D of a token."""
+        return self.values.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def tokens(self, episode: int) -> Array:
+        """Tokens (m, D) of one episode, by its row in the table of episodes."""
+        if not -len(self) <= episode < len(self):
+            raise FeatureError(f"{self._where}: episode {episode} is outside 0..{len(self) - 1}")
+        episode %= len(self)
+        return self.values[int(self.offsets[episode]) : int(self.offsets[episode + 1])]
+
+    def pooled(self, how: str = "mean") -> Array:
+        """One vector per episode, (N, D) float32: "mean", "first", "last", "max", "token:<k>" or "concat".
+
+        See `mnprobe.features.pooling.pool` for their meaning. Reads by blocks; refuses values that are not finite.
+        """
+        return pool(self.values, self.offsets, self.keyframe, how, where=self._where)
+
+
+class FeatureFile:
+    """An open, checked feature store. Close it, or use it in a `with` block; it can be pickled (it opens again)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._contents: Contents = read_contents(self.path)
+
+    def __enter__(self) -> "FeatureFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_features, (self.path,)
+
+    def __len__(self) -> int:
+        return len(self.columns["id"])
+
+    def __repr__(self) -> str:
+        return f"FeatureFile({str(self.path)!r}: {self.model}, {self.source}, step {self.step}, {len(self)} episodes)"
+
+    def close(self) -> None:
+        """Close the file; values can no longer be read."""
+        self._contents.file.close()
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """All attributes; `model_config` and `provenance` are parsed from JSON."""
+        parsed = {name: json.loads(self._contents.attributes[name]) for name in ("model_config", "provenance")}
+        return self._contents.attributes | parsed
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return str(self._contents.attributes["model"])
+
+    @property
+    def side(self) -> Side:
+        """ "understanding" or "execution"."""
+        side: Side = self._contents.attributes["side"]
+        return side
+
+    @property
+    def source(self) -> str:
+        """What was seen: "demos", "rollouts", "demos-blank", ..."""
+        return str(self._contents.attributes["source"])
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps of the model behind the features."""
+        return int(self._contents.attributes["step"])
+
+    @property
+    def trained(self) -> bool:
+        """False for a model with random weights."""
+        return bool(self._contents.attributes["trained"])
+
+    @property
+    def columns(self) -> Columns:
+        """The table of episodes as arrays: id, task, instruction, partition, variation, success[, prediction]."""
+        return self._contents.columns
+
+    @property
+    def episodes(self) -> "pd.DataFrame":
+        """The table of episodes: one row per episode, in the order of every layer."""
+        import pandas as pd  # here, because reading values needs none of it
+
+        order = ("id", "task", "instruction", "variation", "partition", "success", "prediction")
+        return pd.DataFrame({name: self.columns[name] for name in order if name in self.columns})
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers, sorted."""
+        return tuple(sorted(self._contents.layers))
+
+    def layer(self, name: str) -> Layer:
+        """One layer; FeatureError with the nearest name when there is none called `name`."""
+        if name not in self._contents.layers:
+            hint = unknown_name("layer", name, list(self.layers))
+            raise FeatureError(f"{self.path}: {hint}. Extract it with `mnprobe extract --layer {name}`")
+        found = self._contents.layers[name]
+        where = f"{self.path}:/layers/{name}/values"
+        return Layer(name, Rows(found.values, where), found.offsets, found.keyframe, where)
+
+
+def open_features(path: Path | str) -> FeatureFile:
+    """Open a feature store for reading and check all but its values, which stay on disk.
+
+    Checked are schema, attributes, the table of episodes, sizes, offsets and the digest over all these. Values are
+    checked by their checksums whenever rows are read, and for NaN by `pooled` and `verify`.
+
+    Raises FeatureError that names the file, the place inside it and what is wrong.
+    """
+    return FeatureFile(Path(path))
+
+
+def verify(path: Path | str) -> None:
+    """Read a store wholly; FeatureError at the first thing that is not sound: any flipped byte, any NaN."""
+    with open_features(path) as file:
+        for name in file.layers:
+            layer = file.layer(name)
+            start = 0
+            for block in layer.values.blocks():
+                finite = np.isfinite(block)
+                if not finite.all():
+                    row, column = np.argwhere(~finite)[0]
+                    where = f"{path}:/layers/{name}/values[{start + row}, {column}]"
+                    raise FeatureError(f"{where}: the value is {block[row, column]}, not finite")
+                start += len(block)

@@ -1,0 +1,249 @@
+"""Writing a feature store: by blocks as they come, whole or not at all."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+
+from mnprobe.core.errors import FeatureError
+from mnprobe.core.files import whole_file
+from mnprobe.features.header import Header
+from mnprobe.features.schema import CHUNK_ROWS, DTYPES, LIBVER, check_layer_name, content_digest
+from mnprobe.features.table import encode_text, make_columns
+
+__all__ = ["FeatureWriter", "write_features"]
+
+Array = np.ndarray[Any, Any]
+
+
+class FeatureWriter:
+    """Writes one store through a temporary file that is renamed to `path` when the `with` block ends well.
+
+    `episodes` is a DataFrame or a mapping of columns (at least `id`). Values go to disk in chunks of 256 rows as they
+    are appended, so a store may be larger than memory. On leaving, every layer must have as many episodes as the
+    table; an exception inside the block, or a killed process, leaves the old file or none.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "u.h5"
+    >>> with FeatureWriter(path, Header(model="mine", side="understanding"), {"id": ["a", "b"]}) as writer:
+    ...     writer.append("u", np.zeros((3, 4), np.float32), lengths=[1, 2])
+    >>> path.exists()
+    True
+    """
+
+    def __init__(self, path: Path, header: Header, episodes: Any, *, dtype: str = "float32") -> None:
+        if dtype not in DTYPES:
+            raise FeatureError(f"{path}: values are stored as {' or '.join(DTYPES)}, not {dtype!r}")
+        self.path = Path(path)
+        self._header = header
+        self._columns = make_columns(episodes, where=str(path))
+        self._dtype = np.dtype(dtype)
+        self._layers: dict[str, _LayerWriter] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "FeatureWriter":
+        with ExitStack() as stack:
+            part = stack.enter_context(whole_file(self.path))
+            self._file = stack.enter_context(h5py.File(part, "w", libver=LIBVER))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._stack:
+            self._finish()
+
+    def append(
+        self, layer: str, values: Array, *, lengths: Sequence[int] | None = None, keyframe: Array | None = None
+    ) -> None:
+        """Add rows (m, D) for the next episodes of `layer`.
+
+        `lengths` says how many rows each of these episodes has and sums to m (default: one row each). `keyframe` (m,)
+        is given for all blocks of a layer or for none. Raises FeatureError for wrong shapes and non-finite values,
+        also for values too large for float16.
+        """
+        if layer not in self._layers:
+            self._layers[layer] = _LayerWriter(self._file, check_layer_name(layer), self._dtype, str(self.path))
+        self._layers[layer].append(values, lengths, keyframe)
+
+    def _finish(self) -> None:
+        if not self._layers:
+            raise FeatureError(f"{self.path}: no layer was written")
+        count = len(self._columns["id"])
+        arrays: dict[str, Array] = {}
+        for name, layer in self._layers.items():
+            arrays |= {f"layers/{name}/{part}": array for part, array in layer.finish(count).items()}
+        for name, column in self._columns.items():
+            arrays[f"episodes/{name}"] = encode_text(column) if column.dtype == object else column
+        for place, array in arrays.items():
+            dtype = h5py.string_dtype("utf-8", array.dtype.itemsize) if array.dtype.kind == "S" else array.dtype
+            self._file.create_dataset(place, data=array.astype(dtype))
+        attributes = self._header.attributes()
+        described = [(f"layers/{name}/values", layer.description()) for name, layer in self._layers.items()]
+        attributes["digest"] = content_digest(attributes, [*arrays.items(), *described])
+        for key, value in attributes.items():
+            _write_attribute(self._file, key, value)
+        self._file.flush()
+
+
+def write_features(
+    path: Path | str,
+    *,
+    layers: Mapping[str, Any],
+    episodes: Any,
+    keyframes: Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+    **header: Any,
+) -> Path:
+    """Write a whole feature store at once, from arrays of any origin; returns its path.
+
+    Args:
+        path: the HDF5 file to make.
+        layers: name -> array (N, D) with one row per episode, or a sequence of N arrays (m_i, D) with m_i tokens each.
+        episodes: DataFrame or mapping of columns with at least `id`; see `make_columns` for the rest.
+        keyframes: name -> the keyframe of each token, (N,) or N arrays (m_i,), for layers that have it.
+        dtype: "float32" or "float16".
+        header: fields of `Header`: model, side, source, step, trained, ...
+    Raises:
+        FeatureError: for whatever does not fit together, naming layer and row.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "e.h5"
+    >>> _ = write_features(path, model="mine", side="execution", episodes={"id": ["a", "b"]}, layers={"e": np.eye(2)})
+    >>> from mnprobe.features.store import open_features
+    >>> open_features(path).layer("e").pooled("mean").tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    path = Path(path)
+    marks = dict(keyframes or {})
+    if set(marks) - set(layers):
+        raise FeatureError(f"{path}: keyframes for layers that are not there: {sorted(set(marks) - set(layers))}")
+    with FeatureWriter(path, Header(**header), episodes, dtype=dtype) as writer:
+        for name, values in layers.items():
+            mark = marks.get(name)
+            if isinstance(values, np.ndarray):
+                writer.append(name, values, keyframe=None if mark is None else np.asarray(mark))
+                continue
+            pieces = [np.asarray(piece) for piece in values]
+            joined = None if mark is None else np.concatenate([np.asarray(piece) for piece in mark])
+            writer.append(name, np.concatenate(pieces), lengths=[len(piece) for piece in pieces], keyframe=joined)
+    return path
+
+
+class _LayerWriter:
+    """One layer on its way to disk: collects rows to whole chunks, remembers lengths and keyframes."""
+
+    def __init__(self, file: h5py.File, name: str, dtype: np.dtype[Any], where: str) -> None:
+        self._file = file
+        self._dtype = dtype
+        self._place = f"layers/{name}/values"
+        self._where = f"{where}:/{self._place}"
+        self._values: Any = None
+        self._rows = 0  # on disk
+        self._room = 0
+        self._waiting: list[Array] = []
+        self._lengths: list[Array] = []
+        self._keyframes: list[Array] = []
+        self._marked: bool | None = None
+        self._dim = 0
+
+    def append(self, values: Array, lengths: Sequence[int] | None, keyframe: Array | None) -> None:
+        block = self._check(values)
+        counts = np.ones(len(block), np.int64) if lengths is None else np.asarray(lengths, dtype=np.int64)
+        if counts.ndim != 1 or (counts < 0).any() or int(counts.sum()) != len(block):
+            raise FeatureError(f"{self._where}: lengths {counts.tolist()[:8]} do not add up to {len(block)} rows")
+        if self._marked not in (None, keyframe is not None):
+            raise FeatureError(f"{self._where}: keyframe must be given with every block or with none")
+        self._marked = keyframe is not None
+        if keyframe is not None:
+            if np.shape(keyframe) != (len(block),):
+                raise FeatureError(f"{self._where}: keyframe has shape {np.shape(keyframe)}, not ({len(block)},)")
+            self._keyframes.append(np.asarray(keyframe).astype(np.int32))
+        self._lengths.append(counts)
+        self._push(block)
+
+    def finish(self, episodes: int) -> dict[str, Array]:
+        """Write what is left; return offsets and keyframe."""
+        lengths = np.concatenate(self._lengths)
+        if len(lengths) != episodes:
+            raise FeatureError(f"{self._where}: holds {len(lengths)} episodes, the table of episodes {episodes}")
+        if self._waiting:
+            self._write(np.concatenate(self._waiting))
+            self._waiting = []
+        elif self._values is None:
+            self._write(np.zeros((0, self._dim), self._dtype))
+        self._values.resize(self._rows, axis=0)
+        offsets = {"offsets": np.concatenate([[0], np.cumsum(lengths)]).astype("<i8")}
+        return offsets | ({"keyframe": np.concatenate(self._keyframes)} if self._marked else {})
+
+    def description(self) -> Array:
+        """What the digest says about the values: type and shape (their bytes have fletcher32)."""
+        return describe_values(self._values)
+
+    def _check(self, values: Array) -> Array:
+        if values.ndim != 2 or values.shape[1] == 0 or values.dtype.kind not in "fiu":
+            raise FeatureError(f"{self._where}: needs numbers of shape (rows, D), got {values.dtype} {values.shape}")
+        if self._dim not in (0, values.shape[1]):
+            raise FeatureError(f"{self._where}: rows of {values.shape[1]} numbers after rows of {self._dim}")
+        self._dim = values.shape[1]
+        with np.errstate(over="ignore"):  # found below, with the row
+            block = np.ascontiguousarray(values, dtype=self._dtype)
+        finite = np.isfinite(block)
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0]
+            total = self._rows + sum(map(len, self._waiting))
+            raise FeatureError(
+                f"{self._where}[{total + row}, {column}]: {values[row, column]} is not a finite {self._dtype.name}"
+            )
+        return block
+
+    def _push(self, block: Array) -> None:
+        if self._waiting or len(block) % CHUNK_ROWS:
+            self._waiting.append(block.copy())
+            if sum(map(len, self._waiting)) < CHUNK_ROWS:
+                return
+            joined = np.concatenate(self._waiting)
+            whole = len(joined) - len(joined) % CHUNK_ROWS
+            self._waiting = [joined[whole:]] if whole < len(joined) else []
+            block = joined[:whole]
+        if len(block):
+            self._write(block)
+
+    def _write(self, block: Array) -> None:
+        if self._values is None:
+            self._values = self._file.create_dataset(
+                self._place,
+                shape=(0, self._dim),
+                maxshape=(None, self._dim),
+                chunks=(max(1, min(CHUNK_ROWS, len(block))), self._dim),
+                dtype=self._dtype,
+                fletcher32=True,
+            )
+        end = self._rows + len(block)
+        if end > self._room:
+            self._room = max(end, 2 * self._room)
+            self._values.resize(self._room, axis=0)
+        self._values.write_direct(block, dest_sel=np.s_[self._rows : end])
+        self._rows = end
+
+
+def describe_values(values: Any) -> Array:
+    """Type and shape of a values dataset as text, for the digest."""
+    return np.array([f"{np.dtype(values.dtype).name} {tuple(values.shape)}".encode()])
+
+
+def _write_attribute(file: h5py.File, key: str, value: str | int | bool) -> None:
+    if isinstance(value, str):  # of fixed length: text of variable length would lie in an unguarded part of the file
+        encoded = value.encode("utf-8")
+        dtype = h5py.string_dtype("utf-8", max(1, len(encoded)))
+        file.attrs.create(key, np.array(encoded, dtype=dtype), dtype=dtype)
+    else:
+        file.attrs.create(key, value)
