@@ -1,0 +1,1 @@
+"""Curves, t-SNE, tables, figures and the report: what people look at."""

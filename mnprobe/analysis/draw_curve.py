@@ -1,0 +1,67 @@
+"""`mnprobe curve` as a function: from results/alignment.csv of a run to figures and results/curve.csv."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mnprobe.analysis.curve import CurveData, curve_data
+from mnprobe.analysis.curve_figure import curve_caption, curve_figure, metric_name
+from mnprobe.analysis.figures import SavedFigure, save_figure
+from mnprobe.analysis.notes import FigureNote, command_line, write_note
+from mnprobe.analysis.tables import read_alignment, write_table
+
+__all__ = ["DrawnCurve", "draw_curve"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnCurve:
+    """What was written, and the numbers that were drawn."""
+
+    figure: SavedFigure
+    table: Path
+    data: CurveData
+    caption: str
+
+
+def draw_curve(
+    alignment: Path,
+    *,
+    stem: Path,
+    table: Path,
+    metric: str = "recall@1",
+    split: str = "all",
+    direction: str = "mean",
+    where: Mapping[str, str] | None = None,
+    log_steps: bool = False,
+    command: str | None = None,
+) -> DrawnCurve:
+    """Draw alignment over checkpoints.
+
+    Args:
+        alignment: results/alignment.csv as `mnprobe align` writes it.
+        stem: where the figure goes, without ending: `stem`.png, .svg, and .json with caption and command.
+        table: where the numbers drawn go, as CSV.
+        metric, split, direction, where: see `curve_data`.
+        log_steps: a logarithmic step axis (linear up to the first step).
+        command: how a person makes this figure again; written beside it.
+    Raises:
+        ProbeError: as `read_alignment` and `curve_data`.
+    """
+    data = curve_data(
+        read_alignment(alignment, command=f"mnprobe align --run {alignment.parent.parent}"),
+        metric=metric,
+        split=split,
+        direction=direction,
+        where=where,
+    )
+    caption = curve_caption(data)
+    write_table(data.points, table)
+    saved = save_figure(curve_figure(data, log_steps=log_steps), stem)
+    note = FigureNote(
+        title=f"{metric_name(metric)} over training checkpoints" if not data.single else f"{metric_name(metric)}",
+        caption=caption,
+        command=command or command_line("curve", {"metric": metric, "split": split}),
+        facts={"points": len(data.points), "single_checkpoint": data.single},
+    )
+    write_note(note, stem)
+    return DrawnCurve(figure=saved, table=table, data=data, caption=caption)

@@ -1,0 +1,131 @@
+"""One house style for all figures: colours, fonts, and whole-file writing of PNG and SVG, the same bytes each time."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.style
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from mnprobe.core.files import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["CONTEXT", "GREY", "INK", "PALETTE", "SavedFigure", "house_style", "new_figure", "quiet_axes", "save_figure"]
+
+# Okabe and Ito (2008), "Color universal design": eight colours told apart by any kind of colour vision.
+PALETTE = {
+    "blue": "#0072B2",
+    "vermillion": "#D55E00",
+    "green": "#009E73",
+    "orange": "#E69F00",
+    "purple": "#CC79A7",
+    "sky": "#56B4E9",
+    "yellow": "#F0E442",
+    "black": "#000000",
+}
+INK = "#222222"  # text and axes
+GREY = "#6B6B6B"  # chance, notes: 5.3:1 against white
+CONTEXT = "#D9D9D9"  # grid and leader lines
+
+_STYLE: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib: the same letters on every machine
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.labelsize": 9.0,
+    "axes.linewidth": 0.8,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.unicode_minus": True,
+    "axes.grid": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": INK,
+    "text.parse_math": False,  # names come from files: a dollar sign is a dollar sign
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.fontsize": 8.0,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5.0,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "none",  # text stays text: it can be searched and edited
+    "svg.hashsalt": "mnprobe",  # the same identifiers each time
+}
+_DPI = 150
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedFigure:
+    """Where a figure was written, twice."""
+
+    png: Path
+    svg: Path
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw inside this block in the style of the house; the settings before it come back afterwards.
+
+    >>> with house_style():
+    ...     matplotlib.rcParams["svg.fonttype"]
+    'none'
+    """
+    with matplotlib.style.context(_STYLE, after_reset=True):  # what a user's matplotlibrc says changes no figure
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of `width` x `height` inches with an Agg canvas; pyplot never hears of it.
+
+    >>> new_figure(4, 3).get_size_inches().tolist()
+    [4.0, 3.0]
+    """
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def quiet_axes(axes: "Axes") -> None:
+    """A pale horizontal grid behind the data and outward ticks."""
+    axes.grid(axis="y", color=CONTEXT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=3, width=0.8)
+
+
+def save_figure(figure: Figure, stem: Path) -> SavedFigure:
+    """Write `figure` to `stem`.png (150 dots per inch) and `stem`.svg, each whole or not at all.
+
+    The same figure gives the same bytes: no dates, no random identifiers, no version in the metadata. Control
+    characters in text, which SVG cannot hold, are shown as the replacement sign.
+    """
+    saved = SavedFigure(png=stem.with_name(stem.name + ".png"), svg=stem.with_name(stem.name + ".svg"))
+    _printable(figure)
+    with house_style():
+        with whole_file(saved.png) as part:
+            figure.savefig(part, format="png", dpi=_DPI, metadata={"Software": None})
+        with whole_file(saved.svg) as part:
+            figure.savefig(part, format="svg", metadata={"Date": None, "Creator": None})
+    return saved
+
+
+def _printable(figure: Figure) -> None:
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and _CONTROL.search(text.get_text()):
+            text.set_text(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.get_text()))
+
+
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")

@@ -1,0 +1,75 @@
+"""`mnprobe curve`: alignment over training checkpoints."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mnprobe.core.rundir import resolve_run
+
+__all__ = ["curve"]
+
+
+def curve(
+    run: Annotated[Path | None, typer.Option(help="The run directory; the newest under ./runs when left out.")] = None,
+    alignment: Annotated[
+        Path | None, typer.Option(help="A table of `mnprobe align`; the run's results/alignment.csv when left out.")
+    ] = None,
+    metric: Annotated[
+        str, typer.Option(help="recall@1, recall@5, recall@10, adjusted_recall@1, mi_bound.")
+    ] = "recall@1",
+    split: Annotated[
+        str, typer.Option(help="all, one of the success and failure splits, or outcomes: all four side by side.")
+    ] = "all",
+    direction: Annotated[str, typer.Option(help="u2e, e2u, or mean of both.")] = "mean",
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="column=value, where the table holds several ways of measuring; can be given repeatedly."),
+    ] = None,
+    log_steps: Annotated[bool, typer.Option("--log-steps", help="A logarithmic step axis.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Figure without ending; the run's figures/curve when left out.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Draw Recall@1 over training checkpoints, with chance, 95 % intervals and every control that was measured.
+
+    Writes figures/curve.png, curve.svg and results/curve.csv. With one checkpoint, points with error bars are drawn.
+
+    Example: mnprobe curve --run runs/first --metric recall@1 --where layer_e=e
+    """
+    from mnprobe.analysis.draw_curve import draw_curve  # matplotlib and pandas load here, not for --help
+    from mnprobe.analysis.notes import command_line
+    from mnprobe.analysis.tables import parse_where
+
+    rundir = resolve_run(run)
+    stem = out or rundir.figures / "curve"
+    options = {"run": rundir.path, "alignment": alignment, "metric": metric, "split": split, "direction": direction}
+    drawn = draw_curve(
+        alignment or rundir.results("alignment"),
+        stem=stem,
+        table=rundir.results("curve") if out is None else out.with_name(out.name + ".csv"),
+        metric=metric,
+        split=split,
+        direction=direction,
+        where=parse_where(where or []),
+        log_steps=log_steps,
+        command=command_line("curve", options | {"where": where, "log_steps": log_steps, "out": out}),
+    )
+    if as_json:
+        summary = {
+            "run": str(rundir.path),
+            "png": str(drawn.figure.png),
+            "svg": str(drawn.figure.svg),
+            "table": str(drawn.table),
+            "single_checkpoint": drawn.data.single,
+            "notes": list(drawn.data.notes),
+            "caption": drawn.caption,
+            "points": json.loads(drawn.data.points.to_json(orient="records")),
+        }
+        typer.echo(json.dumps(summary))
+        return
+    typer.echo(f"run {rundir.path}")
+    typer.echo(drawn.caption)
+    typer.echo(f"wrote {drawn.figure.png}, {drawn.figure.svg}, {drawn.table}")
