@@ -1,0 +1,279 @@
+"""Fitting the two heads on frozen features: Adam on the alignment loss, seeded, with optional early stopping."""
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
+from mnprobe.probe._arrays import Labels, as_device, as_features, as_labels, encode, torch_threads
+from mnprobe.probe.heads import AlignmentHeads, HeadKind
+from mnprobe.probe.loss import Positives, info_nce
+from mnprobe.probe.pairing import Pairing
+
+__all__ = ["DEFAULT_STEPS", "FitConfig", "FitResult", "StepRecord", "Validation", "fit_heads"]
+
+DEFAULT_STEPS = 400
+"""Optimiser steps when neither steps nor epochs are given: enough at lr 1e-4 for some 50 to 2,000 items."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How one pair of heads is fitted; saved beside the heads it produced."""
+
+    dim: int = 1024  # width of the shared space (paper)
+    tau: float = 0.1  # temperature (paper)
+    lr: float = 1e-4  # Adam's learning rate (paper)
+    weight_decay: float = 0.0  # Adam's L2 term; the paper gives none
+    steps: int | None = None  # optimiser steps; DEFAULT_STEPS when epochs is not given either
+    epochs: int | None = None  # or passes over u
+    batch: int = 256  # pairs per step; all items when there are fewer. The paper does not give it for the probe
+    positives: Positives = "diagonal"  # equation 2 as printed; the other forms: see info_nce
+    heads: HeadKind = "linear"  # the paper's; "mlp" tests whether linear suffices
+    depth: int = 2  # layers of an mlp head
+    standardise: bool = True  # with training means and deviations
+    early_stop: bool = False  # stop on the validation loss and keep the best heads
+    patience: int = 5  # checks without a better validation loss before stopping
+    check_every: int = 20  # steps between checks
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "batch", "patience", "check_every", "depth"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        for name in ("tau", "lr"):
+            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
+                raise ConfigError(f"{name} must be a positive number, got {getattr(self, name)!r}")
+        if not self.weight_decay >= 0:
+            raise ConfigError(f"weight_decay must be >= 0, got {self.weight_decay!r}")
+        if self.batch < 2:
+            raise ConfigError(f"batch must be at least 2: one pair has nothing to contrast with, got {self.batch!r}")
+        if self.steps is not None and self.epochs is not None:
+            raise ConfigError(f"give steps or epochs, not both: steps={self.steps!r}, epochs={self.epochs!r}")
+        for name, value in (("steps", self.steps), ("epochs", self.epochs)):
+            if value is not None and value < 0:
+                raise ConfigError(f"{name} must be >= 0, got {value!r}")
+        if self.positives not in get_args(Positives):
+            raise ConfigError(f"positives must be 'diagonal', 'exclude' or 'multi', got {self.positives!r}")
+        if self.heads not in get_args(HeadKind):
+            raise ConfigError(f"heads must be 'linear' or 'mlp', got {self.heads!r}")
+        if self.heads == "mlp" and self.depth < 2:
+            raise ConfigError(f"an mlp head has at least 2 layers, got depth={self.depth!r}")
+
+    def total_steps(self, items: int) -> int:
+        """Optimiser steps for `items` training rows; an epoch is items // batch steps, and at least one."""
+        if self.epochs is not None:
+            return self.epochs * max(1, items // self.batch)
+        return DEFAULT_STEPS if self.steps is None else self.steps
+
+
+class Validation(NamedTuple):
+    """Held-out features and groups that early stopping watches; never the test set."""
+
+    u: Tensor | NDArray[Any]
+    e: Tensor | NDArray[Any]
+    groups_u: Labels
+    groups_e: Labels
+
+
+class StepRecord(NamedTuple):
+    """One step: its number (from 1), the training loss before its update, the validation loss after it where checked."""
+
+    step: int
+    loss: float
+    validation: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """Fitted heads and how the fit went.
+
+    Attributes:
+        heads: T_u and T_e with their standardisation, in evaluation mode.
+        history: one record per step.
+        steps_run: steps taken.
+        best_step: the step whose heads these are (less than steps_run after early stopping).
+        batch: pairs per step as used.
+        ended: "all steps" or "early stop".
+    """
+
+    heads: AlignmentHeads
+    history: tuple[StepRecord, ...]
+    steps_run: int
+    best_step: int
+    batch: int
+    ended: Literal["all steps", "early stop"]
+
+
+def fit_heads(
+    u: Float[Tensor, "n du"] | Float[np.ndarray, "n du"],
+    e: Float[Tensor, "m de"] | Float[np.ndarray, "m de"],
+    groups_u: Labels,
+    groups_e: Labels | None = None,
+    *,
+    config: FitConfig | None = None,
+    seed: int = 0,
+    validation: Validation | None = None,
+    device: str | torch.device = "cpu",
+    threads: int = 1,
+) -> FitResult:
+    """Fit T_u and T_e so that observed and executed actions of the same group come to lie together (paper, eq. 4).
+
+    Each epoch pairs every u with a random e of its group and goes through the pairs in random order. All batches have
+    the same size, as the loss depends on it: a last smaller batch of an epoch is dropped (its items come again in the
+    next epoch's order); with fewer items than `config.batch`, one batch holds them all.
+
+    The same seed, data and machine give the same heads, byte for byte, for any number of cores, since one torch
+    thread is used unless `threads` says otherwise. No global random state is read or changed.
+
+    Args:
+        u: observed side, one row per item.
+        e: executed side, one row per item; its items need not be those of `u`.
+        groups_u: what counts as the same action: episode, instruction or task of each u.
+        groups_e: the same for each e; `groups_u` when not given.
+        config: all settings; the paper's by default.
+        seed: initial weights, order and partners.
+        validation: what early stopping watches; needed when config.early_stop, refused otherwise.
+        device: where to fit.
+        threads: torch threads on the CPU while fitting.
+
+    Raises:
+        FeatureError: shapes, counts or values are wrong.
+        ProbeError: a group is on one side only, or the loss is no longer finite.
+        TooFewSamples: fewer than 2 items or than 2 groups.
+        ConfigError: `validation` and config.early_stop disagree, or the device does not exist.
+
+    >>> z = torch.randn(12, 6, generator=torch.Generator().manual_seed(1))
+    >>> result = fit_heads(z, z, list("aabbccddeeff"), config=FitConfig(dim=8, steps=3))
+    >>> result.steps_run, result.batch, result.ended
+    (3, 12, 'all steps')
+    """
+    config = config or FitConfig()
+    if config.early_stop != (validation is not None):
+        raise ConfigError(
+            f"early_stop={config.early_stop} but validation data were {'' if validation else 'not '}given: "
+            "early stopping needs them, and nothing else uses them"
+        )
+    place = as_device(device)
+    x_u, x_e = as_features(u, "u").to(place), as_features(e, "e").to(place)
+    labels_u = as_labels(groups_u, len(x_u), "groups_u")
+    labels_e = labels_u if groups_e is None else as_labels(groups_e, len(x_e), "groups_e")
+    (codes_u, codes_e), names = encode(labels_u, as_labels(labels_e, len(x_e), "groups_e"))
+    pairing = Pairing(codes_u, codes_e, names)
+    if len(x_u) < 2 or pairing.n_groups < 2:
+        raise TooFewSamples(
+            f"fitting heads needs at least 2 items of 2 groups, got {len(x_u)} items of {pairing.n_groups} groups"
+        )
+    with torch_threads(threads):
+        return _fit(x_u, x_e, torch.from_numpy(codes_u).to(place), pairing, config, seed, validation)
+
+
+def _fit(
+    u: Float[Tensor, "n du"],
+    e: Float[Tensor, "m de"],
+    groups: Int[Tensor, " n"],
+    pairing: Pairing,
+    config: FitConfig,
+    seed: int,
+    validation: Validation | None,
+) -> FitResult:
+    generator = torch.Generator().manual_seed(seed)
+    heads = AlignmentHeads(u.shape[1], e.shape[1], config.dim, config.heads, config.depth, generator).to(u.device)
+    if config.standardise:
+        heads.set_standardisation(u, e)
+    watch = _Watch(heads, validation, config, seed) if validation is not None else None
+    u, e = heads.standardise_u(u), heads.standardise_e(e)
+    optimiser = torch.optim.Adam(heads.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    batch = min(config.batch, len(u))
+    total = config.total_steps(len(u))
+    history: list[StepRecord] = []
+    ended: Literal["all steps", "early stop"] = "all steps"
+    order = partners = torch.empty(0, dtype=torch.int64)
+    position = 0
+    for step in range(1, total + 1):
+        if position + batch > len(order):
+            order = torch.randperm(len(u), generator=generator).to(u.device)
+            partners = pairing.draw(generator).to(u.device)
+            position = 0
+        rows = order[position : position + batch]
+        position += batch
+        loss = info_nce(
+            heads.t_u(u[rows]),
+            heads.t_e(e[partners[rows]]),
+            tau=config.tau,
+            groups=groups[rows],
+            positives=config.positives,
+        )
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        value = loss.item()
+        if not math.isfinite(value):
+            raise ProbeError(f"the loss became {value} at step {step}: lower lr ({config.lr}) or raise tau ({config.tau})")
+        checked = watch.check(heads, step) if watch and (step % config.check_every == 0 or step == total) else None
+        history.append(StepRecord(step, value, checked))
+        if watch and watch.waited >= config.patience and step < total:
+            ended = "early stop"
+            break
+    best = len(history)
+    if watch and watch.best_state is not None:
+        heads.load_state_dict(watch.best_state)
+        best = watch.best_step
+    heads.requires_grad_(False)
+    return FitResult(
+        heads=heads.eval(), history=tuple(history), steps_run=len(history), best_step=best, batch=batch, ended=ended
+    )
+
+
+class _Watch:
+    """Keeps the heads with the lowest validation loss."""
+
+    def __init__(self, heads: AlignmentHeads, validation: Validation, config: FitConfig, seed: int) -> None:
+        place = heads.mean_u.device
+        u = as_features(validation.u, "validation u").to(place)
+        e = as_features(validation.e, "validation e").to(place)
+        if (u.shape[1], e.shape[1]) != (heads.config["dim_u"], heads.config["dim_e"]):
+            raise FeatureError(
+                f"validation features have widths {u.shape[1]} and {e.shape[1]}, training features "
+                f"{heads.config['dim_u']} and {heads.config['dim_e']}"
+            )
+        (codes_u, codes_e), names = encode(
+            as_labels(validation.groups_u, len(u), "validation groups_u"),
+            as_labels(validation.groups_e, len(e), "validation groups_e"),
+        )
+        pairing = Pairing(codes_u, codes_e, names)
+        if len(u) < 2 or pairing.n_groups < 2:
+            raise TooFewSamples(
+                f"early stopping needs at least 2 validation items of 2 groups, got {len(u)} of {pairing.n_groups}"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(u), generator=generator)
+        self._u, self._e = u[order.to(place)], e[pairing.draw(generator)[order].to(place)]
+        self._groups = torch.from_numpy(codes_u)[order].to(place)
+        self._config = config
+        self.best_loss, self.best_step, self.waited = math.inf, 0, 0
+        self.best_state: dict[str, Tensor] | None = None
+
+    def check(self, heads: AlignmentHeads, step: int) -> float:
+        size = min(self._config.batch, len(self._u))
+        with torch.no_grad():
+            losses = [
+                info_nce(
+                    *heads(self._u[start : start + size], self._e[start : start + size]),
+                    tau=self._config.tau,
+                    groups=self._groups[start : start + size],
+                    positives=self._config.positives,
+                ).item()
+                for start in range(0, len(self._u) - size + 1, size)
+            ]
+        loss = sum(losses) / len(losses)
+        self.waited += 1
+        if loss < self.best_loss:
+            self.best_loss, self.best_step, self.waited = loss, step, 0
+            self.best_state = copy.deepcopy(heads.state_dict())
+        return loss

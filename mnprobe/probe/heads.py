@@ -1,0 +1,184 @@
+"""The two heads T_u and T_e that map both sides into one space (paper, equation 1), with their standardisation."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mnprobe.core.errors import CheckpointError, ConfigError
+from mnprobe.core.files import whole_file
+from mnprobe.core.provenance import canonical_json
+
+__all__ = ["AlignmentHeads", "HeadKind", "load_heads", "save_heads"]
+
+HeadKind = Literal["linear", "mlp"]
+
+_FORMAT = "mnprobe.heads/1"
+
+
+class AlignmentHeads(nn.Module):
+    """T_u and T_e with the means and standard deviations of what they were fitted on, so that they take raw features.
+
+    A new instance standardises by mean 0 and deviation 1, that is, not at all, until `set_standardisation`.
+
+    Args:
+        dim_u: width of the observed side's features.
+        dim_e: width of the executed side's features.
+        dim: width of the shared space; 1024 in the paper.
+        kind: "linear" (the paper's) or "mlp" (`depth` layers with GELU between, to test whether linear suffices).
+        depth: layers of an "mlp" head, at least 2.
+        generator: source of the initial weights (uniform, as torch.nn.Linear's own); seed 0 when not given.
+
+    >>> heads = AlignmentHeads(3, 5, dim=4)
+    >>> z_u, z_e = heads(torch.ones(2, 3), torch.ones(2, 5))
+    >>> z_u.shape, z_e.shape
+    (torch.Size([2, 4]), torch.Size([2, 4]))
+    """
+
+    mean_u: Tensor
+    std_u: Tensor
+    mean_e: Tensor
+    std_e: Tensor
+
+    def __init__(
+        self,
+        dim_u: int,
+        dim_e: int,
+        dim: int = 1024,
+        kind: HeadKind = "linear",
+        depth: int = 2,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("dim_u", dim_u), ("dim_e", dim_e), ("dim", dim)):
+            if value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value!r}")
+        if kind not in get_args(HeadKind):
+            raise ConfigError(f"heads must be 'linear' or 'mlp', got {kind!r}")
+        if kind == "mlp" and depth < 2:
+            raise ConfigError(f"an mlp head has at least 2 layers, got depth={depth!r}")
+        self.config: dict[str, Any] = {"dim_u": dim_u, "dim_e": dim_e, "dim": dim, "kind": kind, "depth": depth}
+        self.fitted_on: dict[str, Any] = {}
+        source = generator or torch.Generator().manual_seed(0)
+        self.t_u = _head(dim_u, dim, kind, depth, source)
+        self.t_e = _head(dim_e, dim, kind, depth, source)
+        for side, width in (("u", dim_u), ("e", dim_e)):
+            self.register_buffer(f"mean_{side}", torch.zeros(width))
+            self.register_buffer(f"std_{side}", torch.ones(width))
+
+    def set_standardisation(self, u: Float[Tensor, "n du"], e: Float[Tensor, "m de"]) -> None:
+        """Take means and deviations from training features; a feature that never changes is only centred."""
+        for side, values in (("u", u), ("e", e)):
+            mean, std = _moments(values)
+            getattr(self, f"mean_{side}").copy_(mean)
+            getattr(self, f"std_{side}").copy_(std)
+
+    def standardise_u(self, u: Float[Tensor, "*n du"]) -> Float[Tensor, "*n du"]:
+        """Observed features with the training mean taken off, over the training deviation."""
+        return (u - self.mean_u) / self.std_u
+
+    def standardise_e(self, e: Float[Tensor, "*n de"]) -> Float[Tensor, "*n de"]:
+        """Executed features with the training mean taken off, over the training deviation."""
+        return (e - self.mean_e) / self.std_e
+
+    def map_u(self, u: Float[Tensor, "*n du"]) -> Float[Tensor, "*n dim"]:
+        """z_u = T_u(u) of raw features."""
+        return torch.as_tensor(self.t_u(self.standardise_u(u)))
+
+    def map_e(self, e: Float[Tensor, "*n de"]) -> Float[Tensor, "*n dim"]:
+        """z_e = T_e(e) of raw features."""
+        return torch.as_tensor(self.t_e(self.standardise_e(e)))
+
+    def forward(
+        self, u: Float[Tensor, "*n du"], e: Float[Tensor, "*m de"]
+    ) -> tuple[Float[Tensor, "*n dim"], Float[Tensor, "*m dim"]]:
+        """(z_u, z_e) of raw features; the two sides may have different numbers of rows."""
+        return self.map_u(u), self.map_e(e)
+
+
+def save_heads(path: Path, heads: AlignmentHeads, fitted_on: Mapping[str, Any] | None = None) -> None:
+    """Write heads as safetensors, whole or not at all; `fitted_on` (plain JSON values) is kept in the metadata."""
+    metadata = {
+        "format": _FORMAT,
+        "config": canonical_json(heads.config),
+        "fitted_on": canonical_json(dict(heads.fitted_on if fitted_on is None else fitted_on)),
+    }
+    tensors = {name: value.detach().cpu().contiguous() for name, value in heads.state_dict().items()}
+    with whole_file(path) as part:
+        save_file(tensors, part, metadata=metadata)
+
+
+def load_heads(path: Path, device: str | torch.device = "cpu") -> AlignmentHeads:
+    """Read heads written by `save_heads`; what they were fitted on is in `.fitted_on`.
+
+    Raises CheckpointError for a file that is missing, damaged, or holds something else.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such heads file. `mnprobe align` writes them into the run's heads/ folder.")
+    try:
+        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]  # safetensors ships no types
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no iteration over safe_open
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file ({error}). Fit the heads again.") from error
+    if metadata.get("format") != _FORMAT:
+        found = metadata.get("format") or metadata.get("model") or "no format at all"
+        raise CheckpointError(f"{path}: these are not alignment heads: expected format {_FORMAT!r}, found {found!r}")
+    try:
+        config, fitted_on = json.loads(metadata["config"]), json.loads(metadata["fitted_on"])
+        heads = AlignmentHeads(**config)
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: the metadata of these heads cannot be read ({error})") from error
+    _fill(heads, tensors, path)
+    heads.fitted_on = fitted_on
+    return heads.to(device).eval()
+
+
+def _fill(heads: AlignmentHeads, tensors: dict[str, Tensor], path: Path) -> None:
+    expected = {name: tuple(value.shape) for name, value in heads.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    if expected != found:
+        wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+        raise CheckpointError(
+            f"{path}: {len(wrong)} tensors do not fit the heads its metadata describes; the first is {wrong[0]!r}: "
+            f"expected {expected.get(wrong[0], 'none')}, found {found.get(wrong[0], 'none')}"
+        )
+    broken = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise CheckpointError(f"{path}: tensor {broken[0]!r} holds NaN or infinity. Fit the heads again.")
+    heads.load_state_dict(tensors)
+
+
+def _head(dim_in: int, dim: int, kind: HeadKind, depth: int, generator: torch.Generator) -> nn.Module:
+    widths = [dim_in] + [dim] * (depth if kind == "mlp" else 1)
+    layers: list[nn.Module] = []
+    for width_in, width_out in zip(widths, widths[1:], strict=False):
+        if layers:
+            layers.append(nn.GELU())
+        layers.append(_linear(width_in, width_out, generator))
+    return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
+
+
+def _linear(width_in: int, width_out: int, generator: torch.Generator) -> nn.Linear:
+    """torch.nn.Linear with its usual initial distribution, drawn from `generator` and not from the global state."""
+    layer = nn.utils.skip_init(nn.Linear, width_in, width_out)
+    assert isinstance(layer, nn.Linear)
+    bound = width_in**-0.5
+    with torch.no_grad():
+        layer.weight.uniform_(-bound, bound, generator=generator)
+        layer.bias.uniform_(-bound, bound, generator=generator)
+    return layer
+
+
+def _moments(values: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
+    """Mean and population deviation in float64; deviation 1 where it is nothing but rounding."""
+    exact = values.double()
+    mean, std = exact.mean(0), exact.std(0, correction=0)
+    constant = std <= 1e-6 * mean.abs().clamp_min(1e-12)
+    return mean.float(), torch.where(constant, 1.0, std).float()

@@ -1,0 +1,99 @@
+"""Two other numbers that are also called recall: true recall and the rank of the own pair. Only on request."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from mnprobe.core.errors import ConfigError, FeatureError
+from mnprobe.probe._arrays import Labels, as_features, as_labels, encode
+from mnprobe.probe.retrieval import TOLERANCE
+
+__all__ = ["paired_ranks", "true_recall_at_k"]
+
+_BLOCK_ENTRIES = 1 << 24
+
+
+def true_recall_at_k(
+    z_query: Float[Tensor, "n d"] | Float[np.ndarray, "n d"],
+    z_gallery: Float[Tensor, "m d"] | Float[np.ndarray, "m d"],
+    groups_query: Labels,
+    groups_gallery: Labels,
+    *,
+    k: Sequence[int] = (1, 5, 10),
+    tolerance: float = TOLERANCE,
+) -> dict[int, float]:
+    """Mean share of a query's positives that are among its k nearest, one direction, ties by expectation.
+
+    Unlike the hit rate of `recall_at_k` it can be at most k / (number of positives). Queries without a positive are
+    left out.
+
+    >>> z = torch.eye(2).repeat_interleave(2, dim=0)
+    >>> true_recall_at_k(z, z, [0, 0, 1, 1], [0, 0, 1, 1], k=[1, 2])
+    {1: 0.5, 2: 1.0}
+    """
+    query = functional.normalize(as_features(z_query, "z_query"), dim=1)
+    gallery = functional.normalize(as_features(z_gallery, "z_gallery"), dim=1)
+    if not k or min(k) < 1 or max(k) > len(gallery):
+        raise ConfigError(f"k must lie between 1 and the gallery size {len(gallery)}, got {list(k)!r}")
+    (codes_q, codes_g), names = encode(
+        as_labels(groups_query, len(query), "groups_query"), as_labels(groups_gallery, len(gallery), "groups_gallery")
+    )
+    positives = torch.from_numpy(np.bincount(codes_g, minlength=len(names))[codes_q]).double()
+    ids_q, ids_g = torch.from_numpy(codes_q).to(query.device), torch.from_numpy(codes_g).to(query.device)
+    found = {n: torch.zeros(len(query), dtype=torch.float64) for n in k}
+    rows = max(1, _BLOCK_ENTRIES // len(gallery))
+    for start in range(0, len(query), rows):
+        part = slice(start, start + rows)
+        similar = query[part] @ gallery.T
+        same = ids_q[part, None] == ids_g[None, :]
+        nearest = similar.topk(max(k), dim=1).values
+        for n in k:
+            edge = nearest[:, n - 1 : n]
+            above = similar > edge + tolerance
+            tied = (similar >= edge - tolerance) & ~above
+            share = (n - above.sum(1)) / tied.sum(1).double()
+            found[n][part] = ((above & same).sum(1) + share * (tied & same).sum(1)).double().cpu()
+    able = positives > 0
+    return {n: float((found[n][able] / positives[able]).mean()) for n in k}
+
+
+def paired_ranks(
+    z_u: Float[Tensor, "n d"] | Float[np.ndarray, "n d"],
+    z_e: Float[Tensor, "n d"] | Float[np.ndarray, "n d"],
+    *,
+    tolerance: float = TOLERANCE,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Rank (1 = nearest) of row i's own partner, u to e and e to u; ties share their mean rank.
+
+    Only row i counts as right, so items that share an instruction punish each other. Source: specs/measuring.md, 3.
+
+    >>> [ranks.tolist() for ranks in paired_ranks(torch.eye(3), torch.eye(3))]
+    [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    """
+    u = functional.normalize(as_features(z_u, "z_u"), dim=1)
+    e = functional.normalize(as_features(z_e, "z_e"), dim=1)
+    if u.shape != e.shape:
+        raise FeatureError(f"paired ranks need equal shapes, got {tuple(u.shape)} and {tuple(e.shape)}")
+    own = (u * e).sum(1)
+    everyone = torch.arange(len(u), device=u.device)
+    ranks = torch.ones(2, len(u), dtype=torch.float64, device=u.device)
+    rows = max(1, _BLOCK_ENTRIES // len(e))
+    for start in range(0, len(u), rows):
+        part = everyone[start : start + rows]
+        similar = u[part] @ e.T
+        similar[torch.arange(len(part), device=u.device), part] = -torch.inf
+        for side, edge, dim in ((0, own[part, None], 1), (1, own[None, :], 0)):
+            above = (similar > edge + tolerance).sum(dim)
+            reach = (similar >= edge - tolerance).sum(dim)
+            better = above + (reach - above) / 2
+            if side == 0:
+                ranks[0, part] += better
+            else:
+                ranks[1] += better
+    forth, back = ranks.cpu().numpy()
+    return forth, back

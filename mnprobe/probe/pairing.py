@@ -1,0 +1,83 @@
+"""Which observed action is paired with which executed one: a random partner of the same group, drawn anew each epoch."""
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mnprobe.core.errors import ProbeError
+from mnprobe.probe._arrays import some
+
+__all__ = ["Pairing"]
+
+
+class Pairing:
+    """Random partners within groups; a group is an episode, an instruction or a task (paper, section 4.1 and table 3).
+
+    Args:
+        groups_u: group number of every u.
+        groups_e: group number of every e.
+        names: what each group number is called, for errors.
+
+    Raises:
+        ProbeError: a group is present on one side only; the message lists such groups.
+
+    >>> pairing = Pairing(np.array([0, 0, 1]), np.array([1, 0]))
+    >>> pairing.draw(torch.Generator().manual_seed(0)).tolist()
+    [1, 1, 0]
+    """
+
+    def __init__(
+        self, groups_u: NDArray[np.int64], groups_e: NDArray[np.int64], names: list[str] | None = None
+    ) -> None:
+        present_u, present_e = np.unique(groups_u), np.unique(groups_e)
+        _refuse_lonely(present_u, present_e, names)
+        self.n_groups = len(present_u)
+        self._of_u = torch.from_numpy(np.searchsorted(present_u, groups_u))
+        self._u = _Members(np.searchsorted(present_u, groups_u), self.n_groups)
+        self._e = _Members(np.searchsorted(present_u, groups_e), self.n_groups)
+
+    def draw(self, generator: torch.Generator) -> Int[Tensor, " n_u"]:
+        """For every u, the row of a random e of its group."""
+        return self._e.pick(self._of_u, generator)
+
+    def draw_one_per_group(
+        self, size: int, generator: torch.Generator
+    ) -> tuple[Int[Tensor, " size"], Int[Tensor, " size"]]:
+        """`size` different groups at random, and of each a random u row and a random e row."""
+        groups = torch.randperm(self.n_groups, generator=generator)[:size]
+        return self._u.pick(groups, generator), self._e.pick(groups, generator)
+
+
+class _Members:
+    """The rows of every group, laid end to end, so that one random row of many groups is one vector operation."""
+
+    def __init__(self, groups: NDArray[np.int64], n_groups: int) -> None:
+        self._rows = torch.from_numpy(np.argsort(groups, kind="stable"))
+        self._counts = torch.from_numpy(np.bincount(groups, minlength=n_groups))
+        self._starts = torch.cumsum(self._counts, 0) - self._counts
+
+    def pick(self, groups: Int[Tensor, " k"], generator: torch.Generator) -> Int[Tensor, " k"]:
+        share = torch.rand(len(groups), generator=generator, dtype=torch.float64)
+        counts = self._counts[groups]
+        offset = torch.minimum((share * counts).long(), counts - 1)
+        return self._rows[self._starts[groups] + offset]
+
+
+def _refuse_lonely(present_u: NDArray[np.int64], present_e: NDArray[np.int64], names: list[str] | None) -> None:
+    lonely = {
+        "u": np.setdiff1d(present_u, present_e, assume_unique=True),
+        "e": np.setdiff1d(present_e, present_u, assume_unique=True),
+    }
+    if not any(len(groups) for groups in lonely.values()):
+        return
+    parts = [
+        f"{len(groups)} only in {side} ({some([names[g] if names else str(g) for g in groups])})"
+        for side, groups in lonely.items()
+        if len(groups)
+    ]
+    raise ProbeError(
+        f"pairing needs every group on both sides; of {len(np.union1d(present_u, present_e))} groups "
+        f"{' and '.join(parts)}. Leave these items out, or pair by a coarser group (instruction, task)."
+    )
