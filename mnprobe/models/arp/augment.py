@@ -63,9 +63,9 @@ def se3_augment(
 ) -> tuple[Float[Tensor, "b n 3"], Float[Tensor, "b 7"]]:
     """Shifts the scene with its target, and turns it about the target.
 
-    With R = Rx(roll) Ry(pitch) Rz(yaw), target position g and shift t: points p become R^T (p - g) + g + t, the position
-    g + t, the rotation R^T R_g. So a positive yaw turns the scene clockwise. The shift is cut so that g + t stays inside
-    the bounds. Before all, a target near gimbal lock is made definite (`fix_gimbal_quat`).
+    With R = Rx(roll) Ry(pitch) Rz(yaw), target position g and shift t: points p become R^T (p - g) + g + t, the
+    position g + t, the rotation R^T R_g. So a positive yaw turns the scene clockwise. The shift is cut so that g + t
+    stays inside the bounds. First of all, a target near gimbal lock is made definite (`fix_gimbal_quat`).
 
     Args:
         points: scenes in the world, in metres, before points outside the bounds are dropped. NaN stays NaN.
@@ -128,7 +128,9 @@ def draw_se3(batch: int, generator: torch.Generator) -> SE3Draws:
 
     Example:
         >>> draws = draw_se3(2, torch.Generator().manual_seed(0))
-        >>> se3_augment(torch.zeros(2, 5, 3), torch.ones(2, 7), **draws._asdict(), bounds=[-2, -2, -2, 2, 2, 2])[0].shape
+        >>> scene = torch.zeros(2, 5, 3)
+        >>> moved, pose = se3_augment(scene, torch.ones(2, 7), **draws._asdict(), bounds=[-2, -2, -2, 2, 2, 2])
+        >>> moved.shape
         torch.Size([2, 5, 3])
     """
     return SE3Draws(*(_uniform((batch, width), generator) for width in (3, 1, 1, 1)))
@@ -192,7 +194,9 @@ def _turn(draws: Float[Tensor, "b 3"], rotation_range: Sequence[float]) -> Rotat
 
 def _apply(matrix: Float[Tensor, "b 3 3"], points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 3"]:
     """`matrix @ point` for every point, without matrix multiplication: reduced precision would move pixels."""
-    return sum(matrix[:, None, :, axis] * points[:, :, axis, None] for axis in range(3))
+    x, y, z = points.unsqueeze(-1).unbind(dim=2)  # each (b, n, 1)
+    of_x, of_y, of_z = matrix[:, None].unbind(dim=3)  # columns of the matrix, each (b, 1, 3)
+    return of_x * x + of_y * y + of_z * z
 
 
 def _turned_quat(turn: Rotation, quat: Float[Tensor, "b 4"]) -> Float[Tensor, "b 4"]:

@@ -13,7 +13,7 @@ __all__ = ["decode_point"]
 _BLOCK = {"cpu": 2**18, "cuda": 2**26}  # candidates looked at in one go
 
 
-def decode_point(probs: Float[Tensor, "b 3 s s"]) -> tuple[Float[Tensor, "b 3"], Float[Tensor, " b"]]:
+def decode_point(probs: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b 3"], Float[Tensor, " b"]]:
     """The point of the cube that the three views together find most probable.
 
     Candidates are the s^3 centres of a grid over the cube, at -1 + 1/s .. 1 - 1/s along each axis. A candidate's score
@@ -59,7 +59,7 @@ def _tables(probs: Float[Tensor, "b 3 s s"], line: Float[Tensor, " s"]) -> tuple
         axes = sorted((view.column_axis, view.row_axis))
         candidates = torch.zeros(size * size, 3, device=line.device)
         candidates[:, axes[0]], candidates[:, axes[1]] = first, second
-        xy = project(candidates[None], size)[:, :, number].expand(len(probs), -1, -1)
+        xy = project(candidates[None], size, [view])[:, :, 0]
         read.append(sample_map(probs[:, number : number + 1], xy).view(-1, size, size))
     return read[0], read[1], read[2]
 

@@ -1,7 +1,7 @@
 """Point clouds of ARP: from camera images to one list of points, into the cube frame, and into the zoom of stage 2.
 
-Lengths in the world are metres. The cube frame has its origin in the middle of the scene bounds and unit length for half
-of their longest side, so that the scene lies in [-1, 1]^3. Source: specs/arp.md, section 1.
+Lengths in the world are metres. The cube frame has its origin in the middle of the scene bounds, and half of their
+longest side is its unit, so that the scene lies in [-1, 1]^3. Source: specs/arp.md, section 1.
 """
 
 from collections.abc import Sequence
@@ -110,7 +110,7 @@ def cloud_bounds(points: Float[Tensor, "n 3"]) -> Float[Tensor, "6"]:
 
 
 def place_with_mean(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-    """The cloud in the cube frame of its own extent instead of the scene bounds (an option; off in the released models).
+    """The cloud in the cube frame of its own extent, not of the scene bounds (an option; off in the released models).
 
     Equal to `to_cube(points, cloud_bounds(points))`, and `from_cube` with the same box leads back.
     """

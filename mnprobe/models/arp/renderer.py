@@ -1,7 +1,7 @@
 """The point renderer of ARP: orthographic images of coloured points, exactly as the released models saw them.
 
 Each point fills one pixel of each view; the nearest point wins by an integer z-buffer, then every drawn pixel spreads
-over a small disc. All points, views and samples are drawn at once by one scatter-minimum of integer keys, on CPU and GPU
+over a small disc. All points of all samples are drawn at once by a scatter-minimum of integer keys, on CPU and GPU
 alike. Own code after measured rules (specs/arp.md, section 3).
 """
 

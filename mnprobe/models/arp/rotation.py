@@ -22,7 +22,7 @@ _GIMBAL = 1.0  # degrees around +-90 in which the middle angle counts as locked
 
 
 def quat_to_bins(quat: Float[Tensor, "*any 4"], resolution: int = RESOLUTION) -> Int[Tensor, "*any 3"]:
-    """The bins of the three Euler angles: (angle + 180) / resolution, rounded half to even, the last bin being the first.
+    """The bins of the three Euler angles: (angle + 180) / resolution, rounded half to even; the last bin is the first.
 
     Args:
         quat: quaternions (x, y, z, w), of any length but 0; q and -q are the same rotation.

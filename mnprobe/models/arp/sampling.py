@@ -10,9 +10,10 @@ from torch import Tensor
 __all__ = ["sample_map"]
 
 _TINY = 1e-10  # added to distances in pixels
+_FAR = 2.0**23  # pixels; float32 still counts whole ones here
 
 
-def sample_map(maps: Float[Tensor, "n c h w"], xy: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p c"]:
+def sample_map(maps: Float[Tensor, "n c h w"], xy: Float[Tensor, "#n p 2"]) -> Float[Tensor, "n p c"]:
     """Values of maps at positions between their pixels.
 
     The value is the mean of the four pixels at floor and ceiling of x and y, weighted by 1 / (distance + 1e-10). Where
@@ -21,7 +22,7 @@ def sample_map(maps: Float[Tensor, "n c h w"], xy: Float[Tensor, "n p 2"]) -> Fl
 
     Args:
         maps: one map per sample.
-        xy: positions (x = column, y = row) in pixels of the map.
+        xy: positions (x = column, y = row) in pixels of the map; one row of them serves all maps.
 
     Returns:
         The value of every channel at every position.
@@ -37,9 +38,11 @@ def sample_map(maps: Float[Tensor, "n c h w"], xy: Float[Tensor, "n p 2"]) -> Fl
     with torch.no_grad():
         index, weight = _corners(xy, height, width)
     flat = maps.flatten(2)
-    positions = index.flatten(1)[:, None, :].expand(-1, flat.shape[1], -1)
-    values = flat.gather(2, positions).unflatten(2, index.shape[1:])
-    return (values * weight[:, None]).sum(dim=-1).transpose(1, 2)
+    shape = (*flat.shape[:2], xy.shape[1])
+    value = torch.zeros((), dtype=maps.dtype, device=maps.device)
+    for place, share in zip(index.unbind(-1), weight.unbind(-1), strict=True):
+        value = value + flat.gather(2, place[:, None].expand(shape)) * share[:, None]
+    return value.transpose(1, 2)
 
 
 def _corners(
@@ -50,14 +53,13 @@ def _corners(
     Order: (x0, y0), (x0, y1), (x1, y0), (x1, y1). Outside the map all weights are 0, and the indices (of no influence
     then) are wrapped at the far side and cut at the near one, as the original does.
     """
-    limit = torch.tensor([width, height], device=xy.device)
-    inside = ((xy >= 0) & (xy <= limit - 1)).all(dim=-1, keepdim=True)
-    xy = torch.nan_to_num(xy)
-    ends = torch.stack([xy.floor(), xy.ceil()], dim=-1)  # (n, p, 2, 2): axis, then floor or ceiling
-    offset = ends - xy[..., None]
-    squares = offset[:, :, 0, :, None] ** 2 + offset[:, :, 1, None, :] ** 2
-    weight = 1 / (squares.flatten(2).sqrt() + _TINY)
-    weight = weight / weight.sum(dim=-1, keepdim=True) * inside
-    whole = ends.clamp(0, 2**31).long() % limit[:, None]
-    index = whole[:, :, 1, None, :] * width + whole[:, :, 0, :, None]
-    return index.flatten(2), weight
+    x, y = xy.unbind(dim=-1)
+    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    x, y = torch.where(inside[..., None], xy, torch.nan_to_num(xy).clamp(-_FAR, _FAR)).unbind(dim=-1)
+    columns, rows = (x.floor(), x.ceil()), (y.floor(), y.ceil())
+    corners = [(column, row) for column in columns for row in rows]
+    near = [1 / (((column - x) ** 2 + (row - y) ** 2).sqrt() + _TINY) for column, row in corners]
+    total = near[0] + near[1] + near[2] + near[3]
+    weight = torch.stack([torch.where(inside, part / total, 0) for part in near], dim=-1)
+    places = [row.clamp(min=0) % height * width + column.clamp(min=0) % width for column, row in corners]
+    return torch.stack(places, dim=-1).long(), weight
