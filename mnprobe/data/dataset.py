@@ -1,0 +1,209 @@
+"""Opening datasets: folders full of episodes as one sequence."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, overload
+
+from mnprobe.core.errors import ConfigError, DataError
+from mnprobe.core.files import sha256_file
+from mnprobe.core.registry import unknown_name
+from mnprobe.data.episode import LOW_DIM_FILE, Episode
+from mnprobe.data.images import KINDS
+from mnprobe.data.instructions import read_overrides
+from mnprobe.data.layout import PARTITIONS, EpisodeFolder, find_episodes
+from mnprobe.data.outcomes import OUTCOMES_FILE, read_outcomes
+
+__all__ = ["Dataset", "open_dataset"]
+
+_KEYFRAMES_FILE = "kfs.json"
+
+
+class Dataset(Sequence[Episode]):
+    """Episodes in natural order: by task, partition (train, val, test), then by number, 2 before 10."""
+
+    def __init__(self, episodes: Iterable[Episode], paths: Iterable[Path]) -> None:
+        self._episodes = tuple(episodes)
+        self.paths: tuple[Path, ...] = tuple(paths)
+
+    def __len__(self) -> int:
+        return len(self._episodes)
+
+    @overload
+    def __getitem__(self, index: int) -> Episode: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Dataset": ...
+    def __getitem__(self, index: int | slice) -> "Episode | Dataset":
+        if isinstance(index, slice):
+            return Dataset(self._episodes[index], self.paths)
+        return self._episodes[index]
+
+    def __repr__(self) -> str:
+        return f"Dataset({len(self)} episodes of {len(self.tasks)} tasks in {', '.join(map(str, self.paths))})"
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks that there are episodes of, by alphabet."""
+        return tuple(sorted({episode.task for episode in self._episodes}))
+
+    @property
+    def partitions(self) -> tuple[str, ...]:
+        """Partitions that there are episodes of: train, val, test, in this order, then "" for none."""
+        present = {episode.partition for episode in self._episodes}
+        return tuple(name for name in (*PARTITIONS, "") if name in present)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over what features are computed from; equal for equal data, wherever they lie.
+
+        It covers ids, the bytes of every `low_dim_obs.pkl`, names and sizes of all images, and the instructions as
+        used (an override changes it); not the outcomes.
+        """
+        digest = hashlib.sha256(b"mnprobe.data/1\n")
+        for episode in sorted(self._episodes, key=lambda episode: episode.id):
+            try:
+                instructions: tuple[str, ...] | None = episode.instructions
+            except DataError:
+                instructions = None  # features that need no instruction can still be computed
+            parts = [
+                episode.id,
+                sha256_file(episode.folder / LOW_DIM_FILE),
+                instructions,
+                [_sizes(episode, camera, kind) for camera in sorted(episode.cameras) for kind in KINDS],
+            ]
+            digest.update(json.dumps(parts).encode() + b"\n")
+        return digest.hexdigest()
+
+
+def open_dataset(
+    paths: Path | str | Sequence[Path | str],
+    *,
+    partitions: Sequence[str] | None = None,
+    tasks: Sequence[str] | None = None,
+    strict: bool = False,
+    instructions: Path | str | Mapping[str, str | Sequence[str]] | None = None,
+    outcomes: Path | str | None = None,
+) -> Dataset:
+    """Find the episodes below one or several folders. Cheap: no demonstration and no image is read.
+
+    Args:
+        paths: folders at or above `<task>/all_variations/episodes` (PerAct's layout, also when trimmed) or
+            `<task>/variation<K>/episodes` (RLBench's own); several are joined.
+        partitions: keep only these of "train", "val", "test" and "" (no such level in the folders).
+        tasks: keep only these tasks, by RLBench's module name.
+        strict: for complete datasets: read every demonstration now, and demand an image of every frame.
+        instructions: use these instead of the dataset's: a CSV file (task, variation, instruction) or a mapping
+            "task/variation" -> text or texts. Variations not in it keep theirs.
+        outcomes: a CSV file (id, success), or "successful" when all episodes are successes, as the demonstrations of
+            RLBench are. By default an `outcomes.csv` in a dataset folder is used; without one success is -1 (unknown).
+
+    Returns:
+        The episodes in natural order.
+
+    Raises:
+        DataError: naming the folder, file, line or field, when a path is no dataset, nothing is left of it, two
+            folders give one episode id, an outcome is of an unknown episode, or a file cannot be understood.
+        ConfigError: for an unknown partition.
+    """
+    folders = [Path(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
+    if not folders:
+        raise ConfigError("open_dataset needs at least one folder, got none")
+    overrides = read_overrides(instructions)
+    places = sorted(_distinct(place for folder in folders for place in find_episodes(folder)), key=_natural)
+    episodes = [Episode(place, overrides=overrides) for place in places]
+    _refuse_equal_ids(episodes)
+    _set_outcomes(episodes, folders, outcomes)
+    episodes = _select(episodes, folders, partitions, tasks)
+    if strict:
+        for episode in episodes:
+            _check_complete(episode)
+    return Dataset(episodes, folders)
+
+
+def _distinct(places: Iterable[EpisodeFolder]) -> list[EpisodeFolder]:
+    """Without repetitions of one folder, when the given paths lie in each other."""
+    return list({place.folder: place for place in places}.values())
+
+
+def _natural(place: EpisodeFolder) -> tuple[str, int, int, int, str]:
+    rank = (*PARTITIONS, "").index(place.partition)
+    return place.task, rank, place.number, -1 if place.variation is None else place.variation, str(place.folder)
+
+
+def _refuse_equal_ids(episodes: list[Episode]) -> None:
+    """Only folders of one task, partition and number can give one id: most variation files need not be read."""
+    seen: dict[tuple[str, str, int], list[Episode]] = {}
+    for episode in episodes:
+        for other in seen.setdefault((episode.task, episode.partition, episode.number), []):
+            if other.id == episode.id:
+                raise DataError(
+                    f"two folders give one episode id {episode.id!r}: {other.folder} and {episode.folder}. "
+                    "Open them apart, or rename one episode folder."
+                )
+        seen[episode.task, episode.partition, episode.number].append(episode)
+
+
+def _set_outcomes(episodes: list[Episode], folders: list[Path], given: Path | str | None) -> None:
+    if given == "successful":
+        for episode in episodes:
+            episode.success = 1
+        return
+    files = [Path(given)] if given is not None else [folder / OUTCOMES_FILE for folder in folders]
+    for file in files:
+        if given is None and not file.is_file():
+            continue
+        outcomes = read_outcomes(file)
+        by_id = {episode.id: episode for episode in episodes}
+        unknown = [name for name in outcomes if name not in by_id]
+        if unknown:
+            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+            raise DataError(
+                f"{file}: {len(unknown)} of {len(outcomes)} ids are of no episode in {', '.join(map(str, folders))}: "
+                f"{', '.join(unknown[:5])}{more}. Ids there look like {episodes[0].id!r}."
+            )
+        for name, success in outcomes.items():
+            by_id[name].success = success
+
+
+def _select(
+    episodes: list[Episode], folders: list[Path], partitions: Sequence[str] | None, tasks: Sequence[str] | None
+) -> list[Episode]:
+    where = ", ".join(map(str, folders))
+    for name in partitions or ():
+        if name not in (*PARTITIONS, ""):
+            raise unknown_name("partition", name, list(PARTITIONS))
+    for kind, wanted, present in (
+        ("partition", partitions, {episode.partition for episode in episodes}),
+        ("task", tasks, {episode.task for episode in episodes}),
+    ):
+        for name in wanted or ():
+            if name not in present:
+                known = ", ".join(sorted(present - {""})) or "none"
+                raise DataError(f"dataset {where}: no episode of {kind} {name!r}; there are: {known}")
+    kept = [
+        episode
+        for episode in episodes
+        if (partitions is None or episode.partition in partitions) and (tasks is None or episode.task in tasks)
+    ]
+    if not kept:
+        raise DataError(f"dataset {where}: no episode of tasks {tasks!r} in partitions {partitions!r}")
+    return kept
+
+
+def _check_complete(episode: Episode) -> None:
+    episode.files.check(len(episode))
+    listed = episode.folder / _KEYFRAMES_FILE
+    if listed.is_file():
+        try:
+            found = json.loads(listed.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{listed}: not readable as JSON ({error})") from error
+        if found != list(episode.keyframes):
+            raise DataError(f"{listed}: does not list the keyframes of {LOW_DIM_FILE}, {list(episode.keyframes)}")
+
+
+def _sizes(episode: Episode, camera: str, kind: Literal["rgb", "depth", "mask"]) -> list[object]:
+    folder = episode.folder / f"{camera}_{kind}"
+    frames = episode.frames_on_disk(camera, kind)
+    return [folder.name, [[frame, (folder / f"{frame}.png").stat().st_size] for frame in frames]]

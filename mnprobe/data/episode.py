@@ -1,0 +1,203 @@
+"""One demonstration or one played episode on disk."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnprobe.core.errors import ConfigError, DataError
+from mnprobe.data.frame import Frame
+from mnprobe.data.image_files import ImageFiles
+from mnprobe.data.images import ImageKind
+from mnprobe.data.instructions import Overrides, read_descriptions
+from mnprobe.data.keyframes import Keyframe, find_keyframes, next_keyframe
+from mnprobe.data.layout import EpisodeFolder, require_inside
+from mnprobe.data.low_dim import LowDim, RandomState, read_low_dim
+from mnprobe.data.unpickle import load
+
+__all__ = ["DESCRIPTIONS_FILE", "LOW_DIM_FILE", "NUMBER_FILE", "Episode"]
+
+LOW_DIM_FILE = "low_dim_obs.pkl"
+DESCRIPTIONS_FILE = "variation_descriptions.pkl"
+NUMBER_FILE = "variation_number.pkl"
+
+
+class Episode:
+    """One episode. Making it reads nothing: pickles and images are read when something of theirs is asked for.
+
+    Every property that reads raises DataError naming file and field when these are missing, damaged or hostile.
+
+    Attributes:
+        folder: where it lies.
+        task: RLBench's module name, such as "open_drawer": the folder's name.
+        partition: "train", "val", "test", or "" where the folders have no such level.
+        number: the N of `episode<N>`.
+        success: 1, 0, or -1 where it is not known.
+    """
+
+    def __init__(self, place: EpisodeFolder, *, overrides: Overrides | None = None, success: int = -1) -> None:
+        self.folder: Path = place.folder
+        self.task: str = place.task
+        self.partition: str = place.partition
+        self.number: int = place.number
+        self.success: int = success
+        self._place = place
+        self._overrides: Overrides = overrides or {}
+        self.files = ImageFiles(place.folder, place.root)
+
+    def __repr__(self) -> str:
+        return f"Episode({self.folder})"
+
+    def __len__(self) -> int:
+        return self._low_dim.frames
+
+    @property
+    def id(self) -> str:
+        """`<task>/<variation>/<partition>-episode<N>`, or without the partition where there is none."""
+        prefix = f"{self.partition}-" if self.partition else ""
+        return f"{self.task}/{self.variation}/{prefix}episode{self.number}"
+
+    @cached_property
+    def variation(self) -> int:
+        """Index of the variation: from `variation_number.pkl`, else from the folder's name."""
+        path = self.folder / NUMBER_FILE
+        if not path.exists():
+            if self._place.variation is None:
+                raise DataError(f"{path} is missing, and {self.folder.parent.parent.name} does not tell the variation")
+            return self._place.variation
+        found = load(self._own(path))
+        if type(found) is not int or found < 0:
+            raise DataError(f"{path}: holds {_short(found)} instead of the number of a variation")
+        if self._place.variation not in (None, found):
+            raise DataError(f"{path}: says variation {found}, but lies in {self.folder.parent.parent.name}")
+        return found
+
+    @cached_property
+    def instructions(self) -> tuple[str, ...]:
+        """What to do, in words: all paraphrases, the usual one first.
+
+        Those given by the user, else those of the episode's folder, else those of the variation's folder.
+        """
+        given = self._overrides.get((self.task, self.variation)) if self._overrides else None
+        if given:
+            return given
+        beside, above = self.folder / DESCRIPTIONS_FILE, self.folder.parent.parent / DESCRIPTIONS_FILE
+        if beside.exists():
+            return read_descriptions(self._own(beside))
+        if above.exists():
+            return read_descriptions(self._own(above))
+        raise DataError(
+            f"{beside} is missing (and so is {above}), so {self.id} has no instruction. "
+            "Give the instructions as a CSV file with the columns task,variation,instruction."
+        )
+
+    @property
+    def instruction(self) -> str:
+        """The first instruction: the one that models are given."""
+        return self.instructions[0]
+
+    @cached_property
+    def keyframes(self) -> tuple[int, ...]:
+        """Frames at which a motion ends, increasing; see `find_keyframes`."""
+        return find_keyframes(self.gripper_open, self.joint_velocities)
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Cameras that have images on disk, in PerAct's order."""
+        return tuple(self.files.kinds)
+
+    @property
+    def gripper_open(self) -> NDArray[np.float64]:
+        """(T,) 1.0 where the fingers are open, 0.0 where not."""
+        return self._low_dim.field("gripper_open")
+
+    @property
+    def gripper_pose(self) -> NDArray[np.float64]:
+        """(T, 7) position in metres (world) and quaternion x y z w."""
+        return self._low_dim.field("gripper_pose")
+
+    @property
+    def gripper_joint_positions(self) -> NDArray[np.float64]:
+        """(T, 2) travel of the fingers in metres."""
+        return self._low_dim.field("gripper_joint_positions")
+
+    @property
+    def joint_positions(self) -> NDArray[np.float64]:
+        """(T, 7) joint angles in rad."""
+        return self._low_dim.field("joint_positions")
+
+    @property
+    def joint_velocities(self) -> NDArray[np.float64]:
+        """(T, 7) joint speeds in rad/s."""
+        return self._low_dim.field("joint_velocities")
+
+    @property
+    def ignore_collisions(self) -> NDArray[np.float64]:
+        """(T,) 1.0 where the motion was planned without collision checking; zeros where the file does not say.
+
+        Frame 0's value is stale in PerAct's data: it is left over from the demonstration before.
+        """
+        if not self.has_ignore_collisions:
+            return np.zeros(len(self))
+        return self._low_dim.field("ignore_collisions")
+
+    @property
+    def has_ignore_collisions(self) -> bool:
+        """Whether the file says anything about collision checking (PerAct's generator does, RLBench's does not)."""
+        return "ignore_collisions" in self._low_dim.values
+
+    @property
+    def random_seed(self) -> RandomState | None:
+        """State of numpy's legacy generator before the reset, for `numpy.random.set_state`; None if absent."""
+        return self._low_dim.random_seed
+
+    def frame(self, index: int) -> Frame:
+        """Frame `index` (0 .. T-1; negative counts from the end)."""
+        frames = len(self)
+        if not -frames <= index < frames:
+            raise DataError(f"{self.folder}: no frame {index}; the episode has frames 0 to {frames - 1}")
+        return Frame(index % frames, self._low_dim, self.files)
+
+    def frames_on_disk(self, camera: str, kind: ImageKind = "rgb") -> tuple[int, ...]:
+        """Frames that have an image of this camera, increasing: all in a full dataset, few in a trimmed one."""
+        return self.files.frames(camera, kind)
+
+    def next_keyframe(self, frame: int) -> int | None:
+        """The first keyframe strictly after `frame`; None at or after the last."""
+        return next_keyframe(self.keyframes, frame)
+
+    def steps(self, collision: Literal["keyframe", "previous"] = "keyframe") -> tuple[Keyframe, ...]:
+        """The key-to-key steps: from frame 0 to the first keyframe, from each keyframe to the next.
+
+        Args:
+            collision: which frame's flag a step is given: that of the target ("keyframe", as ARP does) or that of the
+                frame before it ("previous", as PerAct and RVT do).
+        """
+        if collision not in ("keyframe", "previous"):
+            raise ConfigError(f"collision must be 'keyframe' or 'previous', got {collision!r}")
+        back = 1 if collision == "previous" else 0
+        flags = self.ignore_collisions
+        return tuple(
+            Keyframe(
+                index=key,
+                observed=before,
+                gripper_pose=self.gripper_pose[key],
+                gripper_open=float(self.gripper_open[key]),
+                ignore_collisions=float(flags[key - back]),
+            )
+            for before, key in zip((0, *self.keyframes), self.keyframes, strict=False)
+        )
+
+    @property
+    def _low_dim(self) -> LowDim:
+        return read_low_dim(self._own(self.folder / LOW_DIM_FILE))
+
+    def _own(self, path: Path) -> Path:
+        require_inside(path, self._place.root)
+        return path
+
+
+def _short(found: object) -> str:
+    return str(found) if type(found) in (int, float, bool, type(None)) else f"a {type(found).__name__}"

@@ -1,0 +1,121 @@
+"""The image folders of one episode: which images lie there, and reading one of them with its checks."""
+
+import re
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnprobe.core.errors import DataError
+from mnprobe.data.camera import camera_order
+from mnprobe.data.images import KINDS, ImageKind, png_size, read_png
+from mnprobe.data.layout import require_inside
+
+__all__ = ["ImageFiles"]
+
+_IMAGE = re.compile(r"(0|[1-9][0-9]*)\.png")
+_FOLDER = re.compile(rf"(.+)_({'|'.join(KINDS)})")
+
+
+class ImageFiles:
+    """The `<camera>_<kind>/<frame>.png` files of an episode folder.
+
+    The folder is listed when first asked for and remembered; no image is opened before `read`. Folders and files
+    that are links must stay inside `root`.
+    """
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        self.folder = folder
+        self.root = root
+        self._listed: dict[tuple[str, ImageKind], tuple[int, ...]] = {}
+        self._sizes: dict[str, tuple[int, int, Path]] = {}
+
+    @cached_property
+    def kinds(self) -> dict[str, tuple[ImageKind, ...]]:
+        """Cameras that have a folder, in PerAct's order, each with the kinds of image it has a folder for."""
+        found: dict[str, set[str]] = {}
+        try:
+            entries = [entry.name for entry in self.folder.iterdir() if entry.is_dir()]
+        except OSError as error:
+            raise DataError(f"cannot list {self.folder}: {error.strerror or error}") from error
+        for name in entries:
+            if match := _FOLDER.fullmatch(name):
+                found.setdefault(match[1], set()).add(match[2])
+        return {name: tuple(kind for kind in KINDS if kind in found[name]) for name in camera_order(set(found))}
+
+    def frames(self, camera: str, kind: ImageKind) -> tuple[int, ...]:
+        """Indices of the frames that have an image, sorted as numbers; DataError for a camera without any folder."""
+        if camera not in self.kinds:
+            known = ", ".join(self.kinds) or "none"
+            raise DataError(f"{self.folder}: no images of camera {camera!r}; cameras here: {known}")
+        if kind not in self.kinds[camera]:
+            return ()
+        if (camera, kind) not in self._listed:
+            folder = self.folder / f"{camera}_{kind}"
+            require_inside(folder, self.root)
+            names = (_IMAGE.fullmatch(entry.name) for entry in folder.iterdir())
+            self._listed[camera, kind] = tuple(sorted(int(match[1]) for match in names if match))
+        return self._listed[camera, kind]
+
+    def path(self, camera: str, kind: ImageKind, frame: int) -> Path:
+        """Where an image lies; DataError naming the folder and what it has when that frame is not there."""
+        frames = self.frames(camera, kind)
+        folder = self.folder / f"{camera}_{kind}"
+        if not frames:
+            kinds = ", ".join(self.kinds[camera])
+            what = "is empty" if kind in self.kinds[camera] else f"is missing; camera {camera!r} has {kinds} here"
+            raise DataError(f"{folder}: no {kind} image of frame {frame}, the folder {what}")
+        if frame not in frames:
+            some = ", ".join(map(str, frames[:8])) + (", ..." if len(frames) > 8 else "")
+            raise DataError(
+                f"{folder}: no {kind} image of frame {frame}; there are {len(frames)}: {some}. "
+                "Is this a dataset trimmed to keyframes?"
+            )
+        path = folder / f"{frame}.png"
+        require_inside(path, self.root)
+        return path
+
+    def read(self, camera: str, kind: ImageKind, frame: int) -> NDArray[np.uint8]:
+        """Pixels (H, W, 3) of one image; all images of a camera in one episode must have one size."""
+        path = self.path(camera, kind, frame)
+        pixels = read_png(path)
+        self._require_size(camera, path, pixels.shape[:2])
+        return pixels
+
+    def size(self, camera: str) -> tuple[int, int]:
+        """Height and width of this camera's images: those of its first image on disk (only the header is read)."""
+        height, width, _ = self._first(camera)
+        return height, width
+
+    def check(self, frames: int) -> None:
+        """Check a complete episode: every folder has images 0 .. frames - 1, all of a camera's of one size."""
+        for camera, kinds in self.kinds.items():
+            for kind in kinds:
+                have = self.frames(camera, kind)
+                if have != tuple(range(frames)):
+                    missing = sorted(set(range(frames)).difference(have))
+                    detail = f"frame {missing[0]} is missing" if missing else f"frame {have[-1]} is beyond the last"
+                    raise DataError(
+                        f"{self.folder / f'{camera}_{kind}'}: {len(have)} images for {frames} frames of "
+                        f"low_dim_obs.pkl, {detail}. Open the dataset without strict=True if it is trimmed on purpose."
+                    )
+                for frame in have:
+                    path = self.path(camera, kind, frame)
+                    self._require_size(camera, path, png_size(path))
+
+    def _require_size(self, camera: str, path: Path, size: tuple[int, ...]) -> None:
+        height, width, first = self._first(camera)
+        if size != (height, width):
+            raise DataError(
+                f"{path}: {size[1]} x {size[0]} pixels, but {first} has {width} x {height}; "
+                f"all images of camera {camera!r} in one episode must have one size"
+            )
+
+    def _first(self, camera: str) -> tuple[int, int, Path]:
+        if camera not in self._sizes:
+            kinds = (*self.kinds.get(camera, ()), KINDS[0])
+            kind = next((kind for kind in kinds if self.frames(camera, kind)), kinds[-1])
+            first = self.path(camera, kind, next(iter(self.frames(camera, kind)), 0))
+            self._sizes[camera] = (*png_size(first), first)
+        return self._sizes[camera]

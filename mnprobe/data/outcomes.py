@@ -1,0 +1,42 @@
+"""Whether episodes succeeded, where the dataset or the user says so."""
+
+import csv
+from pathlib import Path
+
+from mnprobe.core.errors import DataError
+
+__all__ = ["OUTCOMES_FILE", "read_outcomes"]
+
+OUTCOMES_FILE = "outcomes.csv"
+_VALUES = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "-1": -1, "": -1}
+
+
+def read_outcomes(path: Path) -> dict[str, int]:
+    """Outcomes by episode id from a CSV file with the columns id and success; further columns are ignored.
+
+    Values: 1 or true for success, 0 or false for failure, -1 or nothing where it is not known.
+
+    Raises:
+        DataError: naming file and line, for a missing column, an empty id, an id given twice, or another value.
+    """
+    found: dict[str, int] = {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            for column in ("id", "success"):
+                if column not in (rows.fieldnames or ()):
+                    header = ", ".join(rows.fieldnames or ()) or "nothing"
+                    raise DataError(f"{path}: column {column!r} is missing; outcomes need id, success, found {header}")
+            for row in rows:
+                where = f"{path}, line {rows.line_num}"
+                name, value = (row["id"] or "").strip(), (row["success"] or "").strip()
+                if not name:
+                    raise DataError(f"{where}: the id is empty")
+                if value.lower() not in _VALUES:
+                    raise DataError(f"{where}: success of {name} must be 1, 0 or -1 (not known), got {value!r}")
+                if name in found:
+                    raise DataError(f"{where}: {name} has an outcome already")
+                found[name] = _VALUES[value.lower()]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read the outcomes {path}: {error}") from error
+    return found
