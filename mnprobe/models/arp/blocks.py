@@ -107,4 +107,4 @@ class _CrossAttention(nn.Module):
 
 
 def _split_heads(x: Float[Tensor, "b t n"], heads: int) -> Float[Tensor, "b h t c"]:
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)

@@ -17,7 +17,7 @@ CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist")
 class ARPConfig:
     """Everything that fixes the shape and the behaviour of an ARP policy; the defaults are the released `arp`.
 
-    Source: the fact sheet of the published model (specs/arp.md), section 0 for the variants, sections 2 to 9 for values.
+    Source: the fact sheet of the published model (specs/arp.md), section 0 for the variants, 2 to 9 for values.
 
     >>> ARPConfig.arp().grid, ARPConfig.arp_plus().blocks
     (16, 10)
@@ -48,7 +48,7 @@ class ARPConfig:
     self_blocks: int = 4
     """Blocks without condition; they predict the action tokens."""
     norm_before_modulation: bool = True
-    """Whether the condition passes a LayerNorm without parameters before the modulation layer (`arp` yes, `arp_plus` no)."""
+    """Whether a LayerNorm without parameters stands before the modulation layer (`arp` yes, `arp_plus` no)."""
     upsample_multiplier: float = 1.25
     """Hidden channels of the heatmap head over `width`."""
     rotation_bins: int = 72
@@ -74,7 +74,7 @@ class ARPConfig:
     waypoint_noise: float = 0.05
     """Training: the zoom centre moves by up to twice this, in cube units, along each axis."""
     rotation_shifts: tuple[int, ...] = (-2, -1, 0, -1, -2)
-    """Training: shifts of the rotation tokens that are fed in. The list is the released one: it has no positive shift."""
+    """Training: shifts of the rotation tokens that are fed in. The released list, which has no positive shift."""
     rotation_shift_probabilities: tuple[float, ...] = (0.1, 0.2, 0.4, 0.2, 0.1)
     colour_noise: float = 0.05
     """Training: largest amplitude of the noise on colours (0..1)."""
@@ -105,13 +105,17 @@ class ARPConfig:
                 f"{self.max_chunk}, got {self.action_chunks!r}"
             )
         if self.max_sequence < 11:
-            raise ConfigError(f"ARPConfig.max_sequence must be at least 11 (6 prompts, 5 actions), got {self.max_sequence}")
+            raise ConfigError(
+                f"ARPConfig.max_sequence must be at least 11 (6 prompts, 5 actions), got {self.max_sequence}"
+            )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"ARPConfig.dropout must lie in [0, 1), got {self.dropout!r}")
         if 360 % self.rotation_bins:
             raise ConfigError(f"ARPConfig.rotation_bins must divide 360, got {self.rotation_bins}")
         if not all(low < high for low, high in zip(self.bounds[:3], self.bounds[3:], strict=True)):
-            raise ConfigError(f"ARPConfig.bounds must hold lower x, y, z and then greater upper x, y, z, got {self.bounds!r}")
+            raise ConfigError(
+                f"ARPConfig.bounds must hold lower x, y, z and then greater upper x, y, z, got {self.bounds!r}"
+            )
         for name in ("zoom", "render_radius", "heatmap_sigma", "upsample_multiplier"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"ARPConfig.{name} must be > 0, got {getattr(self, name)!r}")
@@ -141,18 +145,18 @@ class ARPConfig:
         return int(self.upsample_multiplier * self.width)
 
     @property
-    def rotation_resolution(self) -> float:
+    def rotation_resolution(self) -> int:
         """Degrees per rotation bin."""
-        return 360 / self.rotation_bins
+        return 360 // self.rotation_bins
 
     @classmethod
     def arp(cls) -> "ARPConfig":
-        """The released `arp` (72,115,622 parameters): 4 conditioned and 4 plain blocks. The paper's model fits this one."""
+        """The released `arp` (72,115,622 parameters): 4 conditioned, 4 plain blocks. The paper's model fits this."""
         return cls()
 
     @classmethod
     def arp_plus(cls) -> "ARPConfig":
-        """The released `arp_plus` (74,014,374 parameters): 6 plain blocks, wider heatmap head, no norm before modulation."""
+        """The released `arp_plus` (74,014,374 parameters): 6 plain blocks, wider head, no norm before modulation."""
         return cls(self_blocks=6, norm_before_modulation=False, upsample_multiplier=2.0)
 
     @classmethod

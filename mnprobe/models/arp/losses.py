@@ -15,6 +15,6 @@ def heatmap_cross_entropy(logits: Float[Tensor, "m s s"], labels: Float[Tensor, 
     return -(labels.flatten(1) * F.log_softmax(logits.flatten(1).float(), dim=1)).sum(dim=1).mean()
 
 
-def class_cross_entropy(logits: Float[Tensor, "b classes"], labels: Int[Tensor, "b"]) -> Float[Tensor, ""]:
+def class_cross_entropy(logits: Float[Tensor, "b classes"], labels: Int[Tensor, " b"]) -> Float[Tensor, ""]:
     """Mean cross-entropy in nats."""
     return F.cross_entropy(logits.float(), labels)

@@ -1,4 +1,4 @@
-"""The multi-view transformer: three rendered views, an instruction and a robot state become one feature map per view."""
+"""The multi-view transformer: rendered views, an instruction and a robot state become one feature map per view."""
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -54,21 +54,21 @@ class MultiViewTransformer(nn.Module):
             language: token features of the instruction.
         """
         batch, cells = views.shape[0], self.grid**2
-        image: Tensor = self.patchify(views.flatten(0, 1)).unflatten(0, (batch, VIEWS))  # (b, 3, c, k, k)
-        image = image.flatten(3).transpose(2, 3).flatten(1, 2)  # (b, 3 k k, c): view, row, column
+        patches: Tensor = self.patchify(views.flatten(0, 1)).flatten(2).transpose(1, 2)  # (b 3, k k, c)
+        image = patches.reshape(batch, VIEWS * cells, -1)  # view, row, column
         robot: Tensor = self.proprio_preprocess(state)
         image = cat([image, robot[:, None].expand(-1, VIEWS * cells, -1)], dim=-1) + self.pos_encoding
-        words: Tensor = self.lang_preprocess(language.flatten(0, 1)).unflatten(0, language.shape[:2])
+        words: Tensor = self.lang_preprocess(language.flatten(0, 1)).view(batch, language.shape[1], -1)
         tokens: Tensor = self.fc_bef_attn(cat([words, image], dim=1))
-        words, image = tokens.split([language.shape[1], VIEWS * cells], dim=1)
-        image = image.unflatten(1, (VIEWS, cells)).flatten(0, 1)  # each view alone
+        words, image = tokens[:, : -VIEWS * cells], tokens[:, -VIEWS * cells :]
+        image = image.reshape(batch * VIEWS, cells, -1)  # each view alone
         for layer in self.layers[: self.separate]:
             image = layer(image)
-        tokens = cat([words, image.unflatten(0, (batch, VIEWS)).flatten(1, 2)], dim=1)
+        tokens = cat([words, image.reshape(batch, VIEWS * cells, -1)], dim=1)
         for layer in self.layers[self.separate :]:
             tokens = layer(tokens)
-        out: Tensor = self.fc_aft_attn(tokens[:, language.shape[1] :])
-        return out.unflatten(1, (VIEWS, self.grid, self.grid)).permute(0, 1, 4, 2, 3).contiguous()
+        out: Tensor = self.fc_aft_attn(tokens[:, -VIEWS * cells :])
+        return out.view(batch, VIEWS, self.grid, self.grid, -1).permute(0, 1, 4, 2, 3).contiguous()
 
 
 class _Patchify(nn.Module):
@@ -144,7 +144,7 @@ class _Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            part.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
             for part in (self.to_q(x), *self.to_kv(x).chunk(2, dim=-1))
         )
         mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)

@@ -100,10 +100,10 @@ class Lamb(Optimizer):
 def learning_rate(update: int, *, peak: float, warmup: int = 2000, period: int = 83_333, floor: float = 0.01) -> float:
     """Learning rate in force at an update (0-based): linear warm-up to `peak`, then half a cosine down.
 
-    After the warm-up: floor * peak + (1 - floor) * peak * (1 + cos(pi (update - warmup) / period)) / 2. The period counts
-    from the end of the warm-up; the released training made as many updates in all as the period has (160,000 transitions
-    per epoch, 100 epochs, 192 samples an update: 83,333), so that it ended a little above the floor. Past the period the
-    cosine rises again.
+    After the warm-up: floor * peak + (1 - floor) * peak * (1 + cos(pi (update - warmup) / period)) / 2. The period
+    counts from the end of the warm-up; the released training made as many updates in all as the period has (160,000
+    transitions per epoch, 100 epochs, 192 samples an update: 83,333), so that it ended a little above the floor. Past
+    the period the cosine rises again.
 
     Source: specs/arp.md section 9.
 

@@ -81,7 +81,7 @@ class ChunkEmbedder(nn.Module):
         self.chunk_embed = nn.Embedding(max_chunk, width)
         self.token_type_embed = nn.Embedding(len(TOKENS), width)
 
-    def forward(self, places: Int[Tensor, "l"], types: Int[Tensor, "l"]) -> Float[Tensor, "l n"]:
+    def forward(self, places: Int[Tensor, " l"], types: Int[Tensor, " l"]) -> Float[Tensor, "l n"]:
         """Embeddings of the positions, the same for every sample."""
         out: Tensor = self.chunk_embed(places) + self.token_type_embed(types)
         return out
@@ -90,9 +90,7 @@ class ChunkEmbedder(nn.Module):
 class PromptEmbedder(nn.Module):
     """A prompt token of value v is row v of the vectors given at run time."""
 
-    def forward(
-        self, values: Int[Tensor, "b l"], prompts: Float[Tensor, "b six n"]
-    ) -> Float[Tensor, "b l n"]:
+    def forward(self, values: Int[Tensor, "b l"], prompts: Float[Tensor, "b six n"]) -> Float[Tensor, "b l n"]:
         """Rows of `prompts`."""
         return prompts.gather(1, values[..., None].expand(-1, -1, prompts.shape[-1]))
 
@@ -110,7 +108,7 @@ class ZeroEmbedder(nn.Module):
 
 
 class SinusoidEmbedder(nn.Module):
-    """A rotation bin v as [sin(v w_0), ..., cos(v w_0), ...] with w_j = exp(-2 j ln(10000) / n): halves, not interleaved."""
+    """A bin v as [sin(v w_0), ..., cos(v w_0), ...] with w_j = exp(-2 j ln(10000) / n): halves, not interleaved."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

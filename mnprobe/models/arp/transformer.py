@@ -1,4 +1,4 @@
-"""The chunking causal transformer: one set of blocks that predicts screen points from images and actions from prompts."""
+"""The chunking causal transformer: screen points predicted from feature maps, actions predicted from prompts."""
 
 from typing import NamedTuple
 
@@ -158,7 +158,9 @@ class ChunkTransformer(nn.Module):
     ) -> tuple[Streams, dict[str, Tensor]]:
         """Teacher-forced pass over an action sequence: both streams, and logits (b, classes) by token name."""
         streams = self.two_streams(self.layout, values, prompts=prompts)
-        logits = {TOKENS[kind]: self._classify(kind, streams.hat.norm[:, PROMPTS + i]) for i, kind in enumerate(ACTIONS)}
+        logits = {
+            TOKENS[kind]: self._classify(kind, streams.hat.norm[:, PROMPTS + i]) for i, kind in enumerate(ACTIONS)
+        }
         return streams, logits
 
     def generate(self, prompts: Float[Tensor, "b six n"]) -> Generation:
@@ -192,8 +194,8 @@ class ChunkTransformer(nn.Module):
     def zero_gates(self) -> bool:
         """Whether all modulation layers are exactly zero, so that the cross blocks are the identity.
 
-        They start so. Then the screen-point state is a constant that knows nothing of the image (the heatmap still does,
-        through the feature map). An optimiser that scales its step by a tensor's own norm never moves them
+        They start so. Then the screen-point state is a constant that knows nothing of the image (the heatmap does, by
+        way of the feature map). An optimiser that scales its step by a tensor's own norm never moves them
         (`Lamb(rule="capped")`); look before you use the screen-point state as a representation.
         """
         layers = [block.adaLN_modulation for block in self.blocks if isinstance(block, ConditionedBlock)]
@@ -206,7 +208,7 @@ class ChunkTransformer(nn.Module):
     def _run(
         self,
         x: Float[Tensor, "b t n"],
-        places: Int[Tensor, "t"],
+        places: Int[Tensor, " t"],
         allowed: Bool[Tensor, "t t"],
         condition: Float[Tensor, "b m n"] | None = None,
     ) -> States:

@@ -36,8 +36,8 @@ class ConvexUpsample(nn.Module):
     def forward(self, features: Float[Tensor, "b n k k"]) -> Float[Tensor, "b 1 s s"]:
         """Logits of every pixel."""
         rows, columns = features.shape[-2:]
-        coarse = F.unfold(self.net_out(features), 3, padding=1).unflatten(-1, (rows, columns))  # (b, 9, k, k)
+        coarse = F.unfold(self.net_out(features), 3, padding=1).view(-1, _TAPS, 1, 1, rows, columns)
         mask: Tensor = _MASK_SCALE * self.net_mask(features)
-        weights = mask.unflatten(1, (_TAPS, self.ratio, self.ratio)).softmax(dim=1)  # (b, 9, r, r, k, k)
-        fine = (weights * coarse[:, :, None, None]).sum(dim=1)  # (b, r, r, k, k)
-        return fine.permute(0, 3, 1, 4, 2).reshape(len(features), 1, rows * self.ratio, columns * self.ratio)
+        weights = mask.view(-1, _TAPS, self.ratio, self.ratio, rows, columns).softmax(dim=1)
+        fine = (weights * coarse).sum(dim=1)  # (b, r, r, k, k)
+        return fine.permute(0, 3, 1, 4, 2).reshape(-1, 1, rows * self.ratio, columns * self.ratio)

@@ -73,7 +73,7 @@ def piece(golden: Path):
 
 @pytest.fixture(scope="session")
 def assert_golden():
-    """Equal within 2e-5 of the golden array's largest value (the exact GELU in place of the tanh form already shows)."""
+    """Equal within 2e-5 of the golden array's largest value (the exact GELU in place of the tanh form shows)."""
 
     def check(actual: Tensor, expected: Tensor, name: str = "array", tolerance: float = 2e-5) -> None:
         assert actual.shape == expected.shape, name

@@ -32,7 +32,9 @@ def test_screen_point_pass_equals_golden(piece, assert_golden, variant, stage):
     golden = piece(variant)
     policy, arrays, prefix = _load(golden), golden.arrays, f"cross.stage{stage + 1}"
     maps, layout = arrays["cross.featmap"], screen_layout(stage)
-    streams = policy.two_streams(layout, torch.zeros(2, 1, dtype=torch.int64), condition=maps.flatten(2).transpose(1, 2))
+    streams = policy.two_streams(
+        layout, torch.zeros(2, 1, dtype=torch.int64), condition=maps.flatten(2).transpose(1, 2)
+    )
     for name, states in zip(("star", "hat"), streams, strict=True):
         assert_golden(states.norm, arrays[f"{prefix}.train.{name}_out"])
         _check_blocks(states, arrays, f"{prefix}.train.block{{}}.{name}", 0, assert_golden)

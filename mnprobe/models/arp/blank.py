@@ -1,0 +1,32 @@
+"""The policy without its instruction: the control that shows what alignment comes from being told what to do."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mnprobe.core.errors import ConfigError
+from mnprobe.models.arp.observation import Observation
+
+__all__ = ["blank_instruction"]
+
+
+def blank_instruction(observation: Observation, empty: Float[Tensor, "l w"]) -> Observation:
+    """The observation with its language tokens replaced by those of the empty instruction.
+
+    Blank means the token features of the empty text "" (start and end token, then padding) from the same language
+    encoder that made the features of the real instructions: a thing the encoder can say, unlike zeros, which no encoder
+    emits and the policy would have to take for something new. Two observations that differ only in their instruction
+    become equal.
+
+    Args:
+        observation: any batch.
+        empty: features of "", e.g. `encoder([""])[0]`.
+    Raises:
+        ConfigError: `empty` has another size than the observation's language.
+    """
+    language = observation.language
+    if empty.shape != language.shape[1:]:
+        raise ConfigError(
+            f"features of the empty instruction must be {tuple(language.shape[1:])} like those of the observation, "
+            f"got {tuple(empty.shape)}. Make both with one language encoder."
+        )
+    return observation.with_language(empty.to(language).expand_as(language))
