@@ -1,1 +1,42 @@
-"""What was seen and done."""
+"""What was seen and done: demonstrations and played episodes, read, checked and written; no torch in here."""
+
+from mnprobe.data.camera import Camera, depth_to_points, look_at, pinhole, points_to_pixels
+from mnprobe.data.dataset import Dataset, open_dataset
+from mnprobe.data.episode import Episode
+from mnprobe.data.frame import Frame
+from mnprobe.data.images import code_to_depth, depth_to_code, read_png, rgb_to_code, rgb_to_mask
+from mnprobe.data.keyframes import Keyframe, find_keyframes, next_keyframe
+from mnprobe.data.outcomes import OUTCOMES_FILE, read_outcomes
+from mnprobe.data.tasks import COLOURS, TASKS, Task, instruction, slots, task_named
+from mnprobe.data.writer import FrameData, episode_folder, write_episode
+
+__all__ = [
+    "COLOURS",
+    "OUTCOMES_FILE",
+    "TASKS",
+    "Camera",
+    "Dataset",
+    "Episode",
+    "Frame",
+    "FrameData",
+    "Keyframe",
+    "Task",
+    "code_to_depth",
+    "depth_to_code",
+    "depth_to_points",
+    "episode_folder",
+    "find_keyframes",
+    "instruction",
+    "look_at",
+    "next_keyframe",
+    "open_dataset",
+    "pinhole",
+    "points_to_pixels",
+    "read_outcomes",
+    "read_png",
+    "rgb_to_code",
+    "rgb_to_mask",
+    "slots",
+    "task_named",
+    "write_episode",
+]

@@ -115,7 +115,8 @@ def depth_to_code(depth: ArrayLike, near: float, far: float) -> NDArray[np.int64
             f"depth must lie between near {near} m and far {far} m, got {np.min(metres)} to {np.max(metres)} m; "
             "clip it before writing"
         )
-    return np.rint(share.clip(0, 1) * DEPTH_STEPS).astype(np.int64)
+    code: NDArray[np.int64] = np.rint(share.clip(0, 1) * DEPTH_STEPS).astype(np.int64)
+    return code
 
 
 def rgb_to_mask(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
