@@ -53,10 +53,9 @@ def pool(rows: Any, offsets: Array, keyframe: Array | None, how: str, *, where: 
     starts, owner = _groups(offsets, keyframe, len(rows))
     lengths = np.diff(np.append(starts, len(rows)))
     if how == "concat":
-        if len(set(lengths.tolist())) != 1:
-            raise FeatureError(
-                f"{where}: 'concat' needs equally many tokens at every keyframe, found {lengths.min()} to {lengths.max()}"
-            )
+        few, many = lengths.min(), lengths.max()
+        if few != many:
+            raise FeatureError(f"{where}: 'concat' needs equally many tokens at every keyframe, found {few} to {many}")
         return np.concatenate([_mean_of(rows, starts + k, owner, where) for k in range(int(lengths[0]))], axis=1)
     k = int(how.removeprefix("token:"))
     if k >= lengths.min():

@@ -47,7 +47,7 @@ DTYPES = ("float32", "float16")
 Side = Literal["understanding", "execution"]
 SIDES: tuple[Side, ...] = ("understanding", "execution")
 TEXT_COLUMNS = ("id", "task", "instruction", "partition", "prediction")
-NUMBER_COLUMNS = {"variation": np.dtype("<i8"), "success": np.dtype("i1")}
+NUMBER_COLUMNS: dict[str, np.dtype[Any]] = {"variation": np.dtype("<i8"), "success": np.dtype("i1")}
 _LAYER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from mnprobe.core.errors import FeatureError

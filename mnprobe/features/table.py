@@ -103,9 +103,10 @@ def _text(values: Sequence[Any], name: str, where: str) -> np.ndarray[Any, Any]:
 
 
 def _numbers(values: Sequence[Any], name: str, where: str) -> np.ndarray[Any, Any]:
-    limits = np.iinfo(NUMBER_COLUMNS[name])
+    dtype = NUMBER_COLUMNS[name]
+    limits = np.iinfo(dtype)
     for i, value in enumerate(values):
         whole = isinstance(value, int | np.integer | bool | np.bool_)
         if not whole or not limits.min <= int(value) <= limits.max:
             raise FeatureError(f"{where}: episode column {name!r}, row {i}: must be a whole number, got {value!r}")
-    return np.array([int(value) for value in values], dtype=NUMBER_COLUMNS[name])
+    return np.array([int(value) for value in values], dtype=dtype)

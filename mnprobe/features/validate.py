@@ -129,8 +129,8 @@ class _Reader:
         if name not in self.file.attrs:
             raise FeatureError(f"{self.path}: attribute {name!r} is missing")
         kind = {"step": "iu", "trained": "b"}.get(name, "S")
-        described = self.file.attrs.get_id(name)
-        if described.shape != () or described.dtype.kind != kind[0] and described.dtype.kind not in kind:
+        described: Any = self.file.attrs.get_id(name)
+        if described.shape != () or described.dtype.kind not in kind:
             raise FeatureError(
                 f"{self.path}: attribute {name!r} must be one {'text' if kind == 'S' else 'number'}, "
                 f"found {described.dtype} of shape {described.shape}"
@@ -172,9 +172,8 @@ class _Reader:
             raise FeatureError(f"{place}: its data lie outside this file, which a feature store may not do")
         if found.shape is None or len(found.shape) != dims:
             raise FeatureError(f"{place}: must have {dims} dimension(s), has shape {found.shape}")
-        if small:
-            if found.chunks is not None or found.id.get_storage_size() != found.nbytes:
-                raise FeatureError(f"{place}: must be stored in one plain piece")
+        if small and (found.chunks is not None or found.id.get_storage_size() != found.nbytes):
+            raise FeatureError(f"{place}: must be stored in one plain piece")
         return found
 
     def _episodes(self, group: Any) -> Columns:

@@ -39,7 +39,7 @@ class FeatureWriter:
         if dtype not in DTYPES:
             raise FeatureError(f"{path}: values are stored as {' or '.join(DTYPES)}, not {dtype!r}")
         self.path = Path(path)
-        self._header = header
+        self.header = header  # may be replaced until the block ends
         self._columns = make_columns(episodes, where=str(path))
         self._dtype = np.dtype(dtype)
         self._layers: dict[str, _LayerWriter] = {}
@@ -62,7 +62,7 @@ class FeatureWriter:
             self._finish()
 
     def append(
-        self, layer: str, values: Array, *, lengths: Sequence[int] | None = None, keyframe: Array | None = None
+        self, layer: str, values: Array, *, lengths: Sequence[int] | Array | None = None, keyframe: Array | None = None
     ) -> None:
         """Add rows (m, D) for the next episodes of `layer`.
 
@@ -73,6 +73,10 @@ class FeatureWriter:
         if layer not in self._layers:
             self._layers[layer] = _LayerWriter(self._file, check_layer_name(layer), self._dtype, str(self.path))
         self._layers[layer].append(values, lengths, keyframe)
+
+    def add_column(self, name: str, values: Sequence[Any]) -> None:
+        """Add a column of the table of episodes that was not known at the start, such as `prediction`."""
+        self._columns = make_columns(self._columns | {name: values}, where=str(self.path))
 
     def _finish(self) -> None:
         if not self._layers:
@@ -86,7 +90,7 @@ class FeatureWriter:
         for place, array in arrays.items():
             dtype = h5py.string_dtype("utf-8", array.dtype.itemsize) if array.dtype.kind == "S" else array.dtype
             self._file.create_dataset(place, data=array.astype(dtype))
-        attributes = self._header.attributes()
+        attributes = self.header.attributes()
         described = [(f"layers/{name}/values", layer.description()) for name, layer in self._layers.items()]
         attributes["digest"] = content_digest(attributes, [*arrays.items(), *described])
         for key, value in attributes.items():
@@ -155,7 +159,7 @@ class _LayerWriter:
         self._marked: bool | None = None
         self._dim = 0
 
-    def append(self, values: Array, lengths: Sequence[int] | None, keyframe: Array | None) -> None:
+    def append(self, values: Array, lengths: Sequence[int] | Array | None, keyframe: Array | None) -> None:
         block = self._check(values)
         counts = np.ones(len(block), np.int64) if lengths is None else np.asarray(lengths, dtype=np.int64)
         if counts.ndim != 1 or (counts < 0).any() or int(counts.sum()) != len(block):

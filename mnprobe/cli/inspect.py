@@ -1,0 +1,27 @@
+"""`mnprobe inspect`: what feature stores hold, and whether they are sound."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["inspect"]
+
+
+def inspect(
+    files: Annotated[list[Path], typer.Argument(help="Feature stores (.h5).")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Read feature stores wholly: say what they hold and whether every byte is sound; exit code 2 if one is not.
+
+    Example: mnprobe inspect runs/first/features/viclip/demos/step_00000000.h5
+    """
+    from mnprobe.features.summary import describe_features, format_description
+
+    found = [describe_features(path) for path in files]
+    typer.echo(json.dumps(found, indent=2) if as_json else "\n\n".join(map(format_description, found)))
+    bad = sum(not entry["sound"] for entry in found)
+    if bad:
+        typer.echo(f"mnprobe: {bad} of {len(found)} files not sound", err=True)
+        raise typer.Exit(2)

@@ -1,0 +1,73 @@
+"""Sharing work between the processes that torchrun starts; without torchrun there is one process and no torch here."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from mnprobe.core.errors import ConfigError
+
+__all__ = ["Team", "join_team"]
+
+_PATIENCE = timedelta(days=7)  # ranks finish at very different times; torchrun ends all when one dies
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process among `size` processes; rank 0 leads. `local` is the number of the process on its machine."""
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process decides, merges and talks."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.size > 1:
+            import torch.distributed as dist
+
+            dist.barrier()
+
+    def agree(self, value: int) -> int:
+        """The value that rank 0 gave, on all ranks."""
+        if self.size == 1:
+            return value
+        import torch
+        import torch.distributed as dist
+
+        shared = torch.tensor([value])
+        dist.broadcast(shared, src=0)
+        return int(shared.item())
+
+
+@contextmanager
+def join_team() -> Iterator[Team]:
+    """The team that the environment variables of torchrun describe (RANK, WORLD_SIZE, LOCAL_RANK), or a team of one.
+
+    Processes talk through gloo: they exchange nothing but barriers and single numbers, whatever the device.
+    Raises ConfigError when the variables contradict each other.
+    """
+    if "RANK" not in os.environ:
+        yield Team()
+        return
+    try:
+        rank, size, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    except ValueError as error:
+        raise ConfigError(f"RANK, WORLD_SIZE and LOCAL_RANK must be whole numbers: {error}") from None
+    if not 0 <= rank < size:
+        raise ConfigError(f"RANK={rank} does not fit WORLD_SIZE={size}; start with torchrun, or unset RANK")
+    if size == 1:
+        yield Team(rank, size, local)
+        return
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", timeout=_PATIENCE)
+    try:
+        yield Team(rank, size, local)
+    finally:
+        dist.destroy_process_group()

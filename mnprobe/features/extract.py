@@ -1,0 +1,323 @@
+"""From demonstrations and models to feature stores: what `mnprobe extract` does."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from mnprobe.core.errors import ConfigError
+from mnprobe.core.files import sha256_file
+from mnprobe.core.provenance import canonical_json, config_hash, versions
+from mnprobe.core.registry import unknown_name
+from mnprobe.core.rundir import RunDir, resolve_run, step_name
+from mnprobe.data import Dataset, open_dataset
+from mnprobe.features.distributed import Team, join_team
+from mnprobe.features.extractor import EXTRACTORS, ExtractorSpec
+from mnprobe.features.header import Header
+from mnprobe.features.job import Job, run_job
+from mnprobe.features.options import complete_options
+from mnprobe.features.plan import ModelChoice, choose_models, layers_for
+from mnprobe.features.schema import DTYPES, SIDES
+from mnprobe.features.table import Columns, make_columns
+
+__all__ = ["Extracted", "extract"]
+
+_DEFAULT_PRESET = "tiny"
+_READERS_FOR_CUDA = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extracted:
+    """One finished store. `status` is "written" or, when it was there already, "kept"."""
+
+    path: Path
+    model: str
+    kind: str
+    side: str
+    source: str
+    step: int
+    trained: bool
+    layers: tuple[str, ...]
+    episodes: int
+    status: Literal["written", "kept"]
+
+
+def extract(
+    data: Path | str | Sequence[Path | str] | None = None,
+    *,
+    run: RunDir | Path | None = None,
+    out: Path | None = None,
+    models: Sequence[str] = (),
+    checkpoints: Sequence[Path] = (),
+    name: str | None = None,
+    step: int | None = None,
+    preset: str | None = None,
+    seed: int = 0,
+    source: str = "demos",
+    partitions: Sequence[str] | None = None,
+    tasks: Sequence[str] | None = None,
+    limit: int | None = None,
+    instructions: Path | Mapping[str, str | Sequence[str]] | None = None,
+    outcomes: Path | str | None = None,
+    layers: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    batch_size: int = 8,
+    dtype: str = "float32",
+    precision: Literal["float32", "bf16"] = "float32",
+    overwrite: bool = False,
+    quiet: bool = True,
+    note: Callable[[str], None] | None = None,
+) -> list[Extracted]:
+    """Extract frozen features into one store per model and checkpoint; finished stores are checked and kept.
+
+    May be killed at any moment and called again: finished batches are taken up, and the values are those of an
+    undisturbed run. Under torchrun the processes share the batches.
+
+    Args:
+        data: folders of demonstrations; by default the run's `demos`.
+        run: run directory; by default the newest under ./runs, unless `out` is given.
+        out: write here instead of into a run: a file ending in .h5 for a single store, or a folder that gets
+            `<model>/<source>/step_<number>.h5`.
+        models: names of extractors, or of models in the run; see `choose_models`.
+        checkpoints: weights files; the model is read off the file.
+        name: file the features under this model name.
+        step: training step of the checkpoint, where the file does not tell it.
+        preset: size of models with random weights ("tiny" by default), and `seed` their numbers.
+        source: name of the data within the run, such as "demos" or "rollouts".
+        partitions, tasks, instructions, outcomes: see `mnprobe.data.open_dataset`.
+        limit: only the first so many episodes.
+        layers: plain names or `model=layer`; see `layers_for`.
+        options: options of extractors: camera, frames_rule, decoding, blank_instruction, language_weights, ...
+        device: "auto", "cpu", "cuda", "cuda:<number>".
+        batch_size: episodes per forward pass (ARP: key-to-key steps per pass) and per resumable piece.
+        dtype: stored type, "float32" or "float16".
+        precision: "float32", or "bf16" for mixed precision in the model.
+        overwrite: replace stores of another configuration.
+        quiet: show no progress.
+        note: called with remarks for the user.
+    Returns: one entry per store, in order of work.
+    Raises: ConfigError, DataError, CheckpointError, FeatureError.
+    """
+    from mnprobe.features.devices import resolve_device
+
+    if dtype not in DTYPES:
+        raise ConfigError(f"--dtype must be {' or '.join(DTYPES)}, got {dtype!r}")
+    if limit is not None and limit < 1:
+        raise ConfigError(f"--limit must be at least 1, got {limit}")
+    say = note or (lambda text: None)
+    home = run if isinstance(run, RunDir) else None if run is None and out is not None else resolve_run(run)
+    given = {key: value for key, value in (options or {}).items() if value is not None}
+    with join_team() as team:
+        choices = choose_models(home, models, checkpoints, name=name, step=step)
+        choices = _understanding(choices, given, say)
+        _check_preset(choices, preset)
+        if out is not None and out.suffix == ".h5" and len(choices) > 1:
+            raise ConfigError(f"--out {out}: one file, but {len(choices)} stores are to be made; name a folder")
+        folder = data if data is not None else _demos(home)
+        dataset = open_dataset(folder, partitions=partitions, tasks=tasks, instructions=instructions, outcomes=outcomes)
+        dataset = dataset[:limit] if limit else dataset
+        maker = _Maker(
+            home=home,
+            out=out,
+            dataset=dataset,
+            columns=_columns(dataset),
+            fingerprint=dataset.fingerprint(),
+            source=source,
+            options=given,
+            seed=seed,
+            preset=preset,
+            device=resolve_device(device, local=team.local),
+            batch_size=batch_size,
+            dtype=dtype,
+            precision=precision,
+            overwrite=overwrite,
+            say=say,
+        )
+        jobs = [maker.job(choice, layers_for(choice, layers, choices)) for choice in choices]
+        _record(home, out, team, jobs, folder)
+        done = []
+        for choice, job in zip(choices, jobs, strict=True):
+            status = run_job(job, team, quiet=quiet)
+            header = job.header
+            done.append(
+                Extracted(
+                    path=job.target,
+                    model=header.model,
+                    kind=choice.kind,
+                    side=header.side,
+                    source=header.source,
+                    step=header.step,
+                    trained=header.trained,
+                    layers=tuple(job.asked["layers"]),
+                    episodes=len(dataset),
+                    status=status,
+                )
+            )
+    return done
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Maker:
+    """What all jobs of one command share."""
+
+    home: RunDir | None
+    out: Path | None
+    dataset: Dataset
+    columns: Columns
+    fingerprint: str
+    source: str
+    options: Mapping[str, Any]
+    seed: int
+    preset: str | None
+    device: str
+    batch_size: int
+    dtype: str
+    precision: Literal["float32", "bf16"]
+    overwrite: bool
+    say: Callable[[str], None]
+
+    def job(self, choice: ModelChoice, layers: tuple[str, ...]) -> Job:
+        """The job of one model at one checkpoint."""
+        extractor = EXTRACTORS.load(choice.kind)
+        spec = self._spec(choice, layers, complete_options(self.options, extractor.option_defaults))
+        side = extractor.side or spec.options.get("side")
+        if side is None:
+            raise ConfigError(
+                f"--model {choice.kind}: say with --side on which side this model stands: {', '.join(SIDES)}"
+            )
+        if choice.checkpoint is None and extractor.sizes:
+            self.say(f"{choice.name}: random weights of size {spec.preset!r} from seed {self.seed}, not trained")
+        header = Header(
+            model=choice.name,
+            side=side,
+            source=f"{self.source}-blank" if spec.options.get("blank_instruction") else self.source,
+            step=choice.step,
+            trained=choice.trained,
+            checkpoint_sha256=choice.checkpoint.sha256 if choice.checkpoint else "",
+            data_fingerprint=self.fingerprint,
+        )
+        return Job(
+            target=_target(self.home, self.out, choice, header.source),
+            header=header,
+            episodes=self.dataset,
+            columns=self.columns,
+            asked=_asked(header, choice, spec, self.columns, self.dtype),
+            ran=_ran(spec),
+            build=partial(extractor.build, spec),
+            dtype=self.dtype,
+            batch_size=self.batch_size,
+            overwrite=self.overwrite,
+            threads=min(_READERS_FOR_CUDA, os.cpu_count() or 1) if self.device.startswith("cuda") else 1,
+        )
+
+    def _spec(self, choice: ModelChoice, layers: tuple[str, ...], options: Mapping[str, Any]) -> ExtractorSpec:
+        drawn = choice.checkpoint is None and EXTRACTORS.load(choice.kind).sizes
+        return ExtractorSpec(
+            checkpoint=choice.checkpoint.path if choice.checkpoint else None,
+            preset=(self.preset or _DEFAULT_PRESET) if drawn else None,
+            seed=self.seed,
+            layers=layers,
+            device=self.device,
+            precision=self.precision,
+            batch_size=self.batch_size,
+            candidates=tuple(sorted(set(self.columns["instruction"]))),
+            options=options,
+        )
+
+
+def _understanding(
+    choices: list[ModelChoice], given: Mapping[str, Any], say: Callable[[str], None]
+) -> list[ModelChoice]:
+    """Refuse options that no chosen model understands; leave out models that cannot be blanked."""
+    known = {choice.kind: set(EXTRACTORS.load(choice.kind).option_defaults) for choice in choices}
+    everything = set().union(*known.values())
+    for option in given:
+        if option not in everything:
+            raise unknown_name(f"option for {', '.join(sorted(known))}:", option, sorted(everything) or ["(none)"])
+    if not given.get("blank_instruction"):
+        return choices
+    for choice in choices:
+        if "blank_instruction" not in known[choice.kind]:
+            say(f"{choice.name}: is not told the instruction, so it is left out with --blank-instruction")
+    return [choice for choice in choices if "blank_instruction" in known[choice.kind]]
+
+
+def _check_preset(choices: Sequence[ModelChoice], preset: str | None) -> None:
+    if preset is None:
+        return
+    sized = [choice for choice in choices if choice.checkpoint is None and EXTRACTORS.load(choice.kind).sizes]
+    if not sized:
+        raise ConfigError(f"--preset {preset}: is the size of random weights, but all chosen models have checkpoints")
+    for choice in sized:
+        sizes = EXTRACTORS.load(choice.kind).sizes
+        if preset not in sizes:
+            raise unknown_name(f"preset of {choice.kind}:", preset, list(sizes))
+
+
+def _demos(run: RunDir | None) -> Path:
+    if run is None or not run.demos.is_dir():
+        where = f"run {run.path} has no demos folder" if run else "there is no run"
+        raise ConfigError(f"no demonstrations: {where}. Give their folder with --data")
+    return run.demos
+
+
+def _columns(dataset: Dataset) -> Columns:
+    rows = {
+        "id": [episode.id for episode in dataset],
+        "task": [episode.task for episode in dataset],
+        "instruction": [episode.instruction for episode in dataset],
+        "variation": [episode.variation for episode in dataset],
+        "partition": [episode.partition for episode in dataset],
+        "success": [episode.success for episode in dataset],
+    }
+    return make_columns(rows, where="the dataset")
+
+
+def _target(run: RunDir | None, out: Path | None, choice: ModelChoice, source: str) -> Path:
+    if out is not None:
+        return out if out.suffix == ".h5" else out / choice.name / source / f"{step_name(choice.step)}.h5"
+    assert run is not None  # without `out` there is always a run
+    return run.features(choice.name, source, choice.step)
+
+
+def _asked(header: Header, choice: ModelChoice, spec: ExtractorSpec, columns: Columns, dtype: str) -> dict[str, Any]:
+    """All that decides what the values mean, as JSON."""
+    options = dict(spec.options)
+    if options.get("language_weights"):
+        options["language_weights"] = f"sha256:{sha256_file(Path(options['language_weights']))}"
+    table = {name: column.tolist() for name, column in columns.items()}
+    return {
+        "extractor": choice.kind,
+        "revision": EXTRACTORS.load(choice.kind).revision,
+        "model": header.model,
+        "side": header.side,
+        "source": header.source,
+        "step": header.step,
+        "trained": header.trained,
+        "checkpoint_sha256": header.checkpoint_sha256,
+        "preset": spec.preset,
+        "seed": spec.seed if choice.checkpoint is None else None,
+        "layers": list(spec.layers),
+        "options": options,
+        "precision": spec.precision,
+        "dtype": dtype,
+        "data_fingerprint": header.data_fingerprint,
+        "episodes": len(columns["id"]),
+        "episodes_hash": config_hash(table),
+    }
+
+
+def _ran(spec: ExtractorSpec) -> dict[str, Any]:
+    return {"device": spec.device.split(":")[0], "batch_size": spec.batch_size, **versions("torch", "numpy")}
+
+
+def _record(run: RunDir | None, out: Path | None, team: Team, jobs: Sequence[Job], folder: Any) -> None:
+    """What was asked goes into run.toml as well, when the features go into the run."""
+    if run is None or out is not None or not team.leads:
+        return
+    folders = [folder] if isinstance(folder, str | os.PathLike) else list(folder)
+    asked = [canonical_json(dict(job.asked)) for job in jobs]
+    run.record("extract", {"data": [str(path) for path in folders], "asked": asked})

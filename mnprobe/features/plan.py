@@ -1,0 +1,145 @@
+"""Which models, at which checkpoints, a command means."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mnprobe.core.errors import ConfigError
+from mnprobe.core.registry import unknown_name
+from mnprobe.core.rundir import RunDir
+from mnprobe.features.checkpoints import CheckpointInfo, inspect_checkpoint
+from mnprobe.features.extractor import EXTRACTORS
+
+__all__ = ["ModelChoice", "choose_models", "layers_for"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """One model at one checkpoint; `name` is what its features are filed under, `checkpoint` None = random weights."""
+
+    kind: str
+    name: str
+    step: int = 0
+    checkpoint: CheckpointInfo | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether anything was learnt."""
+        return self.checkpoint is not None and self.checkpoint.trained
+
+
+def choose_models(
+    run: RunDir | None,
+    models: Sequence[str],
+    checkpoints: Sequence[Path],
+    *,
+    name: str | None = None,
+    step: int | None = None,
+) -> list[ModelChoice]:
+    """From names and files to choices.
+
+    Without names and files: all checkpoints of the run. A given file belongs to the model that its weights tell. A name
+    without a file means the run's checkpoints of that name, and if it has none, random weights of that extractor.
+
+    Raises ConfigError for unknown names, a file that fits no named model, or two choices that would be one store.
+    """
+    if not models and not checkpoints:
+        choices = _of_run(run, None)
+        if not choices:
+            where = f"run {run.path} has no checkpoints" if run else "there is no run"
+            raise ConfigError(
+                f"nothing to extract: {where}. Give --checkpoint FILE, or --model {'/'.join(EXTRACTORS.names())}"
+            )
+    else:
+        files = [inspect_checkpoint(path, step=step) for path in checkpoints]
+        choices = _of_files(files, models)
+        for model in dict.fromkeys(models):
+            if not any(model == choice.kind for choice in choices):
+                choices += _of_run(run, model) or [_random(model, run, step)]
+    if name is not None:
+        if len({choice.name for choice in choices}) > 1:
+            raise ConfigError(
+                f"--name {name}: names one model, but {', '.join(sorted({c.name for c in choices}))} were chosen"
+            )
+        choices = [_renamed(choice, name) for choice in choices]
+    if step is not None and len(choices) > 1:
+        raise ConfigError(f"--step {step}: fits one checkpoint, but {len(choices)} were chosen")
+    seen: dict[tuple[str, int], ModelChoice] = {}
+    for choice in choices:
+        other = seen.setdefault((choice.name, choice.step), choice)
+        if other is not choice:
+            raise ConfigError(
+                f"two checkpoints would be step {choice.step} of {choice.name!r}: {_file(other)} and {_file(choice)}. "
+                "Extract them apart, with --step or --name"
+            )
+    return choices
+
+
+def layers_for(choice: ModelChoice, wanted: Sequence[str], choices: Sequence[ModelChoice]) -> tuple[str, ...]:
+    """The layers of one choice: those asked for that its model knows, else its default.
+
+    A layer is a plain name, for every model that knows it, or `model=layer` for one. Raises ConfigError for a layer
+    that no chosen model knows.
+    """
+    extractor = EXTRACTORS.load(choice.kind)
+    names = {c.name for c in choices} | {c.kind for c in choices}
+    found = []
+    for text in wanted:
+        owner, sign, layer = text.rpartition("=")
+        if sign and owner not in names:
+            raise unknown_name(f"model in --layer {text}:", owner, sorted(names))
+        fitting = [c for c in choices if not sign or owner in (c.name, c.kind)]
+        if not any(EXTRACTORS.load(c.kind).knows_layer(layer) for c in fitting):
+            defaults = ", ".join(sorted({name for c in fitting for name in EXTRACTORS.load(c.kind).default_layers}))
+            raise ConfigError(f"--layer {text}: no chosen model has such a layer; by default {defaults} is extracted")
+        if choice in fitting and extractor.knows_layer(layer):
+            found.append(layer)
+    layers: tuple[str, ...] = tuple(dict.fromkeys(found)) or extractor.default_layers
+    return layers
+
+
+def _of_run(run: RunDir | None, model: str | None) -> list[ModelChoice]:
+    choices = []
+    for piece in run.checkpoints(model) if run else []:
+        info = inspect_checkpoint(piece.path)
+        if info.step != piece.step:
+            raise ConfigError(f"{piece.path}: its name says step {piece.step}, its metadata {info.step}; rename it")
+        if info.kind is None:
+            raise ConfigError(f"{piece.path}: weights of no known model; extract them with --model hook --checkpoint")
+        choices.append(ModelChoice(kind=info.kind, name=piece.model, step=piece.step, checkpoint=info))
+    return choices
+
+
+def _of_files(files: Sequence[CheckpointInfo], models: Sequence[str]) -> list[ModelChoice]:
+    choices = []
+    unknown_to_us = [model for model in models if model not in ("viclip", "arp", "pixels")]
+    for info in files:
+        kind = info.kind
+        if len(unknown_to_us) == 1 and (kind is None or kind not in models):
+            kind = unknown_to_us[0]  # hook and plugins read weights that only they know
+        if kind is None:
+            raise ConfigError(f"--checkpoint {info.path}: weights of no known model; name its extractor with --model")
+        if models and kind not in models:
+            raise ConfigError(f"--checkpoint {info.path}: is of {kind!r}, but --model says {', '.join(models)}")
+        EXTRACTORS.load(kind)
+        choices.append(ModelChoice(kind=kind, name=kind, step=info.step, checkpoint=info))
+    return choices
+
+
+def _random(model: str, run: RunDir | None, step: int | None) -> ModelChoice:
+    known = EXTRACTORS.names()
+    if model not in known:
+        raise unknown_name(
+            "model", model, sorted({*known, *(piece.model for piece in (run.checkpoints() if run else []))})
+        )
+    return ModelChoice(kind=model, name=model, step=step or 0)
+
+
+def _renamed(choice: ModelChoice, name: str) -> ModelChoice:
+    values: Mapping[str, Any] = vars(choice) | {"name": name}
+    return ModelChoice(**values)
+
+
+def _file(choice: ModelChoice) -> str:
+    return str(choice.checkpoint.path) if choice.checkpoint else "random weights"

@@ -1,0 +1,132 @@
+"""Finished batches on disk: small whole files that a killed job leaves behind and the next one takes up."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from mnprobe.core.errors import FeatureError
+from mnprobe.core.files import whole_file
+from mnprobe.features.extractor import EpisodeFeatures
+
+__all__ = ["Shard", "ShardFolder"]
+
+_DIGEST_BYTES = 32
+
+
+class Shard:
+    """One batch of episodes: joined tokens, lengths and keyframes of each layer; what else was said about them."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray[Any, Any]], notes: Mapping[str, Any]) -> None:
+        self.arrays = arrays
+        self.predictions: list[str | None] = notes["predictions"]
+        self.counts: dict[str, int] = notes["counts"]
+        self.layers: tuple[str, ...] = tuple(notes["layers"])
+        self.model_config: dict[str, Any] = notes["model_config"]
+
+    @classmethod
+    def of(
+        cls, results: Sequence[EpisodeFeatures], layers: Sequence[str], dtype: str, model_config: Mapping[str, Any]
+    ) -> "Shard":
+        """Join the results of one batch; values become `dtype`, as they are stored in the end."""
+        arrays: dict[str, np.ndarray[Any, Any]] = {}
+        for layer in layers:
+            tokens = [result.layers[layer] for result in results]
+            joined = np.concatenate([piece.values for piece in tokens])
+            with np.errstate(over="ignore"):
+                arrays[f"{layer}/values"] = joined.astype(dtype)
+            arrays[f"{layer}/lengths"] = np.array([len(piece.values) for piece in tokens], np.int64)
+            arrays[f"{layer}/keyframe"] = np.concatenate([piece.keyframe for piece in tokens]).astype(np.int32)
+            if not np.isfinite(arrays[f"{layer}/values"]).all():
+                raise FeatureError(
+                    f"layer {layer!r}: the model gave values that {dtype} cannot hold "
+                    f"(largest {np.abs(joined).max()}); take --dtype float32 and --precision float32"
+                )
+        counts: dict[str, int] = {}
+        for result in results:
+            for name, number in result.counts.items():
+                counts[name] = counts.get(name, 0) + int(number)
+        predictions = [result.prediction for result in results]
+        notes = {"predictions": predictions, "counts": counts, "layers": list(layers)}
+        return cls(arrays, notes | {"model_config": dict(model_config)})
+
+    def to_bytes(self) -> bytes:
+        """SHA-256 of the payload, then the payload."""
+        notes = {"predictions": self.predictions, "counts": self.counts, "layers": list(self.layers)}
+        text = np.frombuffer(json.dumps(notes | {"model_config": self.model_config}).encode(), np.uint8)
+        payload = save({**self.arrays, "notes": text})
+        return hashlib.sha256(payload).digest() + payload
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Shard | None":
+        """The shard, or None when the bytes are not what `to_bytes` gave."""
+        digest, payload = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+        if hashlib.sha256(payload).digest() != digest:
+            return None
+        try:
+            arrays = load(payload)
+        except SafetensorError:
+            return None
+        return cls(arrays, json.loads(arrays.pop("notes").tobytes()))
+
+
+class ShardFolder:
+    """The shards of one store: `.<file>.shards/<configuration>/00000.shard`, beside the store that they will be."""
+
+    def __init__(self, target: Path, configuration: str) -> None:
+        self.target = target
+        self.root = target.with_name(f".{target.name}.shards")
+        self.folder = self.root / configuration
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the right to make this store; FeatureError while another process has it. Death releases it."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FeatureError(
+                    f"{self.target}: another process is extracting this very file; wait for it, or write elsewhere"
+                ) from None
+            yield
+
+    def clean(self) -> None:
+        """Remove shards of other configurations and what killed writers left half done. Call under the lock."""
+        for path in self.root.iterdir():
+            if path.is_dir() and path != self.folder:
+                shutil.rmtree(path)
+        halves = [*self.target.parent.glob(f".{self.target.name}.*.part"), *self.folder.glob(".*.part")]
+        for path in halves:
+            path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove all shards, once the store is whole."""
+        shutil.rmtree(self.root)
+
+    def has(self, index: int) -> bool:
+        """Whether shard `index` is there and sound."""
+        return self.read(index) is not None
+
+    def read(self, index: int) -> Shard | None:
+        """Shard `index`, or None when it is absent or damaged."""
+        try:
+            return Shard.from_bytes(self._path(index).read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def write(self, index: int, shard: Shard) -> None:
+        """Write shard `index`, whole or not at all."""
+        with whole_file(self._path(index)) as part:
+            part.write_bytes(shard.to_bytes())
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"{index:05d}.shard"

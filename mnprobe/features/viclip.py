@@ -1,0 +1,120 @@
+"""Understanding side: what ViCLIP makes of an episode seen by one camera."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnprobe.core.errors import ConfigError
+from mnprobe.core.registry import unknown_name
+from mnprobe.data import Episode
+from mnprobe.features.devices import autocast
+from mnprobe.features.extractor import EpisodeFeatures, ExtractorSpec, Tokens
+from mnprobe.features.frames import read_clip
+from mnprobe.features.options import one_of
+from mnprobe.features.schema import Side
+from mnprobe.models.viclip import Tokenizer, ViCLIP, ViCLIPConfig, load_viclip, preprocess, zero_shot
+
+__all__ = ["PreparedClips", "ViCLIPExtractor"]
+
+_LAYER = re.compile(r"u|cls|blocks\.\d+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedClips:
+    """A batch of clips, (B, T, 3, S, S) normalised, and which episodes were too short for T frames."""
+
+    clips: Tensor
+    repeated: tuple[bool, ...]
+
+
+class ViCLIPExtractor:
+    """One clip per episode: T frames of one camera over the whole episode, one class-token state per layer.
+
+    Layers: "u" the paper's output feature (E,), "cls" before the projection, "blocks.<i>" after block i. The
+    prediction is the instruction of the dataset with the highest cosine to u.
+    """
+
+    kind: ClassVar[str] = "viclip"
+    revision: ClassVar[int] = 1
+    side: ClassVar[Side | None] = "understanding"
+    default_layers: ClassVar[tuple[str, ...]] = ("u",)
+    option_defaults: ClassVar[Mapping[str, Any]] = {"camera": "front", "frames_rule": "middle"}
+    sizes: ClassVar[tuple[str, ...]] = ("tiny", "b16", "l14")
+
+    def __init__(self, model: ViCLIP, spec: ExtractorSpec) -> None:
+        self.model = model.eval().to(spec.device)
+        self.layers = spec.layers or self.default_layers
+        for name in self.layers:
+            if name not in model.hidden_names:
+                raise unknown_name("ViCLIP layer", name, list(model.hidden_names))
+        self._spec = spec
+        self._camera = str(spec.options["camera"])
+        self._rule: Any = one_of("frames_rule", spec.options["frames_rule"], ("middle", "strided"))
+        self._texts = self._encode_candidates(spec.candidates)
+
+    @classmethod
+    def knows_layer(cls, name: str) -> bool:
+        """ "u", "cls" or "blocks.<i>"."""
+        return _LAYER.fullmatch(name) is not None
+
+    @classmethod
+    def build(cls, spec: ExtractorSpec) -> "ViCLIPExtractor":
+        """Load the checkpoint, or draw the weights of the preset from the seed."""
+        if spec.checkpoint is not None:
+            return cls(load_viclip(spec.checkpoint, device=spec.device), spec)
+        if spec.preset not in cls.sizes:
+            raise unknown_name("preset of viclip", str(spec.preset), list(cls.sizes))
+        config: ViCLIPConfig = getattr(ViCLIPConfig, spec.preset)()
+        return cls(ViCLIP(config, generator=torch.Generator().manual_seed(spec.seed)), spec)
+
+    def describe(self) -> dict[str, Any]:
+        """The model's sizes."""
+        return {"model": "viclip", **self.model.config.to_dict()}
+
+    def prepare(self, episodes: Sequence[Episode]) -> PreparedClips:
+        """Read, resize and normalise the frames."""
+        config = self.model.config
+        clips = [read_clip(episode, self._camera, config.frames, self._rule) for episode in episodes]
+        ready = [preprocess(clip.frames, size=config.image_size) for clip in clips]
+        return PreparedClips(clips=torch.stack(ready), repeated=tuple(clip.repeated for clip in clips))
+
+    @torch.inference_mode()
+    def compute(self, prepared: PreparedClips) -> list[EpisodeFeatures]:
+        """Run the video encoder; recognise."""
+        wanted = list(dict.fromkeys([*self.layers, "u"] if self._texts is not None else self.layers))
+        with autocast(self._spec.device, self._spec.precision):
+            hidden = self.model.video_hidden(prepared.clips.to(self._spec.device, non_blocking=True), wanted)
+        values = {name: hidden[name].float().cpu().numpy() for name in self.layers}
+        predictions = self._recognise(hidden)
+        return [
+            EpisodeFeatures(
+                layers={
+                    name: Tokens(values=values[name][i : i + 1], keyframe=np.zeros(1, np.int32)) for name in self.layers
+                },
+                prediction=predictions[i],
+                counts={"episodes_with_repeated_frames": int(repeated)},
+            )
+            for i, repeated in enumerate(prepared.repeated)
+        ]
+
+    @torch.inference_mode()
+    def _encode_candidates(self, candidates: Sequence[str]) -> Tensor | None:
+        if not candidates:
+            return None
+        if len(set(candidates)) != len(candidates):
+            raise ConfigError("the candidate instructions must differ from each other")
+        ids = Tokenizer(self.model.config.text_context).tokenize(candidates)
+        with autocast(self._spec.device, self._spec.precision):
+            features = [self.model.encode_text(part.to(self._spec.device)) for part in torch.split(ids, 64)]
+        return torch.cat(features).float()
+
+    def _recognise(self, hidden: Mapping[str, Tensor]) -> list[str | None]:
+        if self._texts is None:
+            return [None] * len(next(iter(hidden.values())))
+        best = zero_shot(hidden["u"].float(), self._texts).argmax(dim=1)
+        return [self._spec.candidates[i] for i in best.tolist()]
