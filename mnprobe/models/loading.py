@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,6 +36,20 @@ FORMAT = "mnprobe.checkpoint/1"
 
 _NESTS = ("model", "module", "model_state", "state_dict")  # where published training code puts the weights
 _SHOWN = 5  # names listed in an error before "and N more"
+# What the readers of torch and of zip archives raise, as fuzzing found, on bytes that end early or make no sense.
+_SENSELESS = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+    OSError,
+    struct.error,
+)
 _TITLES = {"viclip": "ViCLIP", "arp": "ARP", "clip": "CLIP"}
 
 
@@ -250,8 +265,11 @@ def _kind(path: Path) -> Literal["safetensors", "zip", "pickle"]:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise CheckpointError(f"{path}: {what}. Give a weights file (.safetensors, .pth, .pt).")
     size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(64)
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from error
     if head.startswith(b"PK\x03\x04"):
         return "zip"
     if head.startswith(b"version https://git-lfs"):
@@ -280,16 +298,16 @@ def _load_pickle(path: Path, *, zipped: bool) -> Any:
             warnings.simplefilter("ignore", UserWarning)  # remarks on old pickle protocols and storages
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
-        raise _refused(path, str(error)) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, OSError) as error:
-        raise _damaged(path, error) from error  # what torch's readers raise on bytes that end early or make no sense
+        raise (_refused(path, str(error)) if "Unsupported" in str(error) else _damaged(path, error)) from error
+    except _SENSELESS as error:
+        raise _damaged(path, error) from error
 
 
 def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, *_SENSELESS) as error:
         raise _damaged(path, error) from error
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         output = str(path.with_name(path.stem + "-state.pth"))
@@ -311,7 +329,7 @@ def _refused(path: Path, message: str) -> CheckpointError:
     what = f" ({match.group(1)})" if match else ""
     output = str(path.with_name(path.stem + "-weights.pth"))
     return CheckpointError(
-        f"{path}: holds Python objects besides tensors{what}, or is no checkpoint. They are not loaded, because a"
+        f"{path}: holds Python objects besides tensors{what}, or is damaged or no checkpoint. Such are not loaded, because a"
         " pickle can run any code. If you trust the file, save its weights alone, once, and give that file:\n"
         f"  python -c \"import torch; f = torch.load({str(path)!r}, map_location='cpu', weights_only=False);"
         f' torch.save(next((f[k] for k in {_NESTS!r} if k in f), f), {output!r})"'

@@ -20,8 +20,8 @@ def contrastive_loss(
     """Symmetric InfoNCE with soft targets: S = norm(video) @ norm(text).T / temperature.
 
     The mean of the cross-entropies of the rows of S and of S.T. Samples with equal `ids` are positives of each other
-    and share the target equally; without ids each video has its own text alone. Features and ids of several processes must
-    be gathered before.
+    and share the target equally; without ids each video has its own text alone. Features and ids of several processes
+    must be gathered before.
 
     Args:
         video: video features at any scale; row i belongs to row i of `text`.
