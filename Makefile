@@ -5,6 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 DATA   ?=
+INSTRUCTIONS ?=
 
 .PHONY: demo test check bench clean
 .DEFAULT_GOAL := test
@@ -20,7 +21,7 @@ $(VENV)/.bench: $(VENV)/.ready
 	touch $@
 
 demo: $(VENV)/.ready
-	$(BIN)/mnprobe demo --run "$(RUN)" $(if $(DATA),--data "$(DATA)")
+	$(BIN)/mnprobe demo --run "$(RUN)" $(if $(DATA),--data "$(DATA)") $(if $(INSTRUCTIONS),--instructions "$(INSTRUCTIONS)")
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest

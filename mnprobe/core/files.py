@@ -26,7 +26,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        part.touch()
+        mode = part.stat().st_mode  # as the umask has it; some writers make files that only their owner can read
         yield part
+        part.chmod(mode)
         _sync(part)
         part.replace(path)
         _sync(path.parent)

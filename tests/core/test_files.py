@@ -28,3 +28,11 @@ def test_the_target_appears_only_when_it_is_whole(tmp_path):
         assert part.parent == target.parent
     assert target.read_bytes() == b"12"
     assert sha256_file(target) == hashlib.sha256(b"12").hexdigest()
+
+
+def test_others_may_read_what_the_umask_lets_them_read(tmp_path):
+    with whole_file(tmp_path / "a.bin") as part:
+        part.unlink()
+        part.touch(mode=0o600)
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "a.bin").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -1,0 +1,74 @@
+"""`mnprobe demo`: the whole job on a folder of demonstrations, by the same commands that a user would type."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["demo"]
+
+_NO_DATA = """which demonstrations? Give a folder of RLBench or PerAct episodes: `mnprobe demo --data FOLDER`, \
+or `make demo DATA=FOLDER`.
+Where to get one (all under RLBench's licence, non-commercial research):
+  - ten open_drawer episodes: the repository peract/peract_colab on GitHub, folder data/colab_dataset
+  - the 18 tasks of the benchmark, 150 episodes each: the dataset that the PerAct authors publish
+  - your own: RLBench's dataset generator (docs/rlbench.md)
+docs/data.md describes the layouts that are read."""
+
+
+def demo(
+    data: Annotated[list[Path] | None, typer.Option(help="Folder of demonstrations (repeatable).")] = None,
+    run: Annotated[Path, typer.Option(help="Run directory to make or to go on with.")] = Path("runs/demo"),
+    instructions: Annotated[
+        Path | None, typer.Option(help="CSV (task,variation,instruction) in place of the dataset's instructions.")
+    ] = None,
+    outcomes: Annotated[
+        str | None, typer.Option(help="CSV (id,success), or the word 'successful' when all episodes are successes.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the untrained models and of the probes.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto",
+) -> None:
+    """Do the main job: frozen u and e, two heads, Recall@1 with its controls, curve, t-SNE, report.
+
+    A new run starts from tiny untrained models (step 0); a run that holds checkpoints uses all of them. Each command is
+    printed before it runs. Stop it at any moment and run it again to go on.
+
+    Example: mnprobe demo --data path/to/rlbench --run runs/first
+    """
+    from mnprobe.cli.main import command_app
+    from mnprobe.core.errors import ConfigError
+    from mnprobe.core.rundir import RunDir
+
+    if not data:
+        raise ConfigError(_NO_DATA)
+    source = [*(word for folder in data for word in ("--data", str(folder)))]
+    if instructions is not None:
+        source += ["--instructions", str(instructions)]
+    if outcomes is not None:
+        source += ["--outcomes", outcomes]
+    home = ["--run", str(run)]
+    extract = ["extract", *home, *source, "--device", device]
+    job = [
+        extract,
+        [*extract, "--model", "arp", "--blank-instruction"],
+        [*extract, "--model", "pixels"],
+        ["align", *home],
+        ["curve", *home],
+        ["tsne", *home],
+        ["tsne", *home, "--space", "raw"],
+        ["report", *home],
+    ]
+    if not RunDir(run).checkpoints():
+        job.insert(0, ["init", *home, "--seed", str(seed)])
+    for arguments in job:
+        typer.secho(f"\n$ mnprobe {shlex.join(arguments)}", bold=True)
+        _run(command_app(arguments[0]), arguments)
+
+
+def _run(app: typer.Typer, arguments: list[str]) -> None:
+    try:
+        app(args=arguments[1:], prog_name=f"mnprobe {arguments[0]}")
+    except SystemExit as end:
+        if end.code:
+            raise

@@ -1,0 +1,69 @@
+"""`mnprobe init`: a run directory with step-0 checkpoints of both models."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["init"]
+
+
+class ViCLIPSize(StrEnum):
+    """Sizes of the model that watches."""
+
+    tiny = "tiny"
+    b16 = "b16"
+    l14 = "l14"
+
+
+class ARPSize(StrEnum):
+    """Sizes of the policy."""
+
+    tiny = "tiny"
+    arp = "arp"
+    arp_plus = "arp_plus"
+
+
+def init(
+    run: Annotated[Path, typer.Option(help="Run directory to make.")],
+    viclip: Annotated[ViCLIPSize, typer.Option(help="Size of ViCLIP.")] = ViCLIPSize.tiny,
+    arp: Annotated[ARPSize, typer.Option(help="Size of ARP.")] = ARPSize.tiny,
+    seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Make a run with checkpoints of both models at step 0: random weights, the control that every claim needs.
+
+    Put trained checkpoints beside them as checkpoints/<model>/step_<8 digits>.safetensors.
+
+    Example: mnprobe init --run runs/first --viclip tiny --arp tiny --seed 0
+    """
+    from mnprobe.core.errors import ConfigError
+    from mnprobe.core.rundir import RunDir
+    from mnprobe.models.loading import read_metadata
+    from mnprobe.models.untrained import write_untrained
+
+    home = RunDir.create(run)
+    wanted = {"viclip": viclip.value, "arp": arp.value}
+    made: dict[str, dict[str, str]] = {}
+    for model, size in wanted.items():
+        path = home.checkpoint(model, 0)
+        asked = {"size": size, "seed": str(seed)}
+        if path.exists():
+            held = {key: read_metadata(path).get(key, "unknown") for key in asked}
+            if held != asked:
+                raise ConfigError(
+                    f"{path} exists with size {held['size']}, seed {held['seed']}; asked for is size {size}, "
+                    f"seed {seed}. Name another --run, or remove that file"
+                )
+        else:
+            write_untrained(path, model, size, seed)
+        made[model] = asked | {"path": str(path)}
+    home.record("init", {"viclip": wanted["viclip"], "arp": wanted["arp"], "seed": seed})
+    if as_json:
+        typer.echo(json.dumps({"run": str(home.path), "checkpoints": made}, indent=2))
+        return
+    typer.echo(f"run: {home.path}")
+    for model, entry in made.items():
+        typer.echo(f"{model}: {entry['path']} (size {entry['size']}, seed {entry['seed']}, step 0, not trained)")
