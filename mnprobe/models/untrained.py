@@ -34,20 +34,12 @@ def untrained_arp(size: str, seed: int) -> ARP:
 
 def write_untrained(path: Path, model: str, size: str, seed: int) -> None:
     """Write a step-0 checkpoint of `model` ("viclip" or "arp"); the same size and seed give the same bytes."""
+    origin = {"size": size, "seed": str(seed)}
     if model == "viclip":
         viclip = untrained_viclip(size, seed)
-        extra = {"size": size, "seed": str(seed)}
-        save_checkpoint(
-            path,
-            viclip.state_dict(),
-            model="viclip",
-            config=viclip.config.to_dict(),
-            step=0,
-            trained=False,
-            extra=extra,
-        )
+        save_checkpoint(path, viclip.state_dict(), model=model, config=viclip.config.to_dict(), step=0, extra=origin)
     elif model == "arp":
-        save_arp(path, untrained_arp(size, seed), step=0, extra={"size": size, "seed": str(seed)})
+        save_arp(path, untrained_arp(size, seed), step=0, extra=origin)
     else:
         raise unknown_name("model", model, list(SIZES))
 
