@@ -159,10 +159,16 @@ def test_depth_is_cut_to_thousandths_then_centred():
 
 
 def test_depth_saturates_far_away():
-    points = torch.tensor([[0.0, 0.0, -1e30], [0.0, 0.0, -9e9], [0.9, 0.9, 0.5]])
-    top = render_views([points], [torch.eye(3)], size=2, radius=0.1)[0, 0]
-    assert top[:3].isfinite().all()
-    assert top[0, 1, 1] == 1  # both saturate, so the first wins
+    points = torch.tensor([[0.5, 0.5, -1e30], [0.5, 0.5, -9e9], [-0.5, 0.5, -1e30], [-0.5, 0.5, 0.5]])
+    top = render_views([points], [torch.eye(4)], size=2, radius=0.1)[0, 0]
+    assert top[:4, 0].T.tolist() == [[0, 0, 0, 1], [1, 0, 0, 0]]  # the near one wins; both saturated: the first
+    assert top[4].isfinite().all()
+
+
+def test_the_splat_never_reaches_beyond_25_pixels():
+    top = render_views([torch.zeros(1, 3)], [torch.ones(1, 1)], size=65, radius=0.9)[0, 0, 0]
+    rows, columns = top.nonzero().T  # the reach is 29.25 pixels, the window 51 x 51 around pixel 32
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (7, 57, 7, 57)
 
 
 @pytest.mark.parametrize("radius", [0.01, 0.5])
