@@ -329,8 +329,8 @@ def _refused(path: Path, message: str) -> CheckpointError:
     what = f" ({match.group(1)})" if match else ""
     output = str(path.with_name(path.stem + "-weights.pth"))
     return CheckpointError(
-        f"{path}: holds Python objects besides tensors{what}, or is damaged or no checkpoint. Such are not loaded, because a"
-        " pickle can run any code. If you trust the file, save its weights alone, once, and give that file:\n"
+        f"{path}: holds Python objects besides tensors{what}, or is damaged or no checkpoint. Such are not loaded,"
+        " because a pickle can run any code. If you trust the file, save its weights alone, once, and give that file:\n"
         f"  python -c \"import torch; f = torch.load({str(path)!r}, map_location='cpu', weights_only=False);"
         f' torch.save(next((f[k] for k in {_NESTS!r} if k in f), f), {output!r})"'
     )

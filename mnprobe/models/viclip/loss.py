@@ -37,8 +37,9 @@ def contrastive_loss(
             f"videos, texts and ids must come in pairs, got shapes {tuple(video.shape)}, {tuple(text.shape)}"
             + (f" and {tuple(ids.shape)}" if ids is not None else "")
         )
-    if not float(temperature) > 0:
-        raise ConfigError(f"temperature must be above 0, got {float(temperature)!r}")
+    value = temperature.item() if isinstance(temperature, Tensor) else temperature
+    if not value > 0:
+        raise ConfigError(f"temperature must be above 0, got {value!r}")
     logits = F.normalize(video, dim=-1) @ F.normalize(text, dim=-1).T / temperature
     if ids is None:
         targets = torch.arange(len(video), device=video.device)

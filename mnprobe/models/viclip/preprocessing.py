@@ -39,7 +39,11 @@ def preprocess(
     >>> preprocess(torch.zeros(8, 128, 128, 3, dtype=torch.uint8)).shape
     torch.Size([8, 3, 224, 224])
     """
-    images = torch.as_tensor(frames, device=device)
+    if isinstance(frames, np.ndarray):
+        frames = torch.from_numpy(
+            np.require(frames, requirements=["C", "W"])
+        )  # torch takes neither flipped nor read-only
+    images = frames.to(device)
     if images.dtype != torch.uint8 or images.ndim < 3 or images.shape[-1] != 3 or 0 in images.shape[-3:-1]:
         raise DataError(
             f"frames must be uint8 (0..255) of shape (..., H, W, 3), got {str(images.dtype).removeprefix('torch.')} of"
