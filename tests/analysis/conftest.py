@@ -85,3 +85,85 @@ def write_alignment(tmp_path: Path) -> Callable[[pd.DataFrame], Path]:
         return run
 
     return write
+
+
+_SHADES = ("red", "maroon", "lime", "green", "blue", "navy", "yellow", "cyan", "magenta", "silver")
+
+
+@pytest.fixture(scope="session")
+def many_instructions() -> list[tuple[str, str]]:
+    """54 instructions of 18 tasks, three each, as long as those of RLBench."""
+    templates = {
+        "open_drawer": "open the {} drawer",
+        "slide_block_to_color_target": "slide the block to {} target",
+        "sweep_to_dustpan_of_size": "sweep dirt to the {} dustpan",
+        "meat_off_grill": "take the {} off the grill",
+        "turn_tap": "turn {} tap",
+        "put_item_in_drawer": "put the item in the {} drawer",
+        "close_jar": "close the {} jar",
+        "reach_and_drag": "use the stick to drag the cube onto the {} target",
+        "stack_blocks": "stack 4 {} blocks",
+        "light_bulb_in": "screw in the {} light bulb",
+        "put_money_in_safe": "put the money away in the safe on the {} shelf",
+        "place_wine_at_rack_location": "stack the wine bottle to the {} of the rack",
+        "put_groceries_in_cupboard": "put the {} in the cupboard",
+        "place_shape_in_shape_sorter": "put the {} in the shape sorter",
+        "push_buttons": "push the {0} button, then push the white button, then push the {0} button",
+        "insert_onto_square_peg": "put the ring on the {} spoke",
+        "stack_cups": "stack the other cups on top of the {} cup",
+        "place_cups": "place {} cups on the cup holder",
+    }
+    return [
+        (task, template.format(_SHADES[(number + 3 * place) % len(_SHADES)]))
+        for place, (task, template) in enumerate(templates.items())
+        for number in range(3)
+    ]
+
+
+@pytest.fixture(scope="session")
+def write_pair() -> Callable[..., tuple[Path, Path]]:
+    """Writes features of both sides that share a latent vector per instruction, and gives the paths (u, e)."""
+    from mnprobe.features import write_features
+
+    def write(
+        folder: Path,
+        instructions: list[tuple[str, str]],
+        *,
+        each: int = 4,
+        noise: float = 0.5,
+        step: int = 0,
+        trained: bool = False,
+        seed: int = 0,
+        source: str = "demos",
+        understanding: str = "viclip",
+        execution: str = "arp",
+    ) -> tuple[Path, Path]:
+        generator = np.random.default_rng(seed)
+        count = len(instructions) * each
+        rows = np.repeat(np.arange(len(instructions)), each)
+        latent = generator.standard_normal((len(instructions), 16))[rows]
+        episodes = {
+            "id": [f"{instructions[k][0]}/{k}/episode{i}" for i, k in enumerate(rows)],
+            "task": [instructions[k][0] for k in rows],
+            "instruction": [instructions[k][1] for k in rows],
+            "partition": ["test" if i % each == 0 else "train" for i in range(count)],
+            "success": [1] * count,
+        }
+        paths = []
+        for side, model, layer, width in (("understanding", understanding, "u", 24), ("execution", execution, "e", 12)):
+            values = latent @ generator.standard_normal((16, width)) + noise * generator.standard_normal((count, width))
+            path = folder / "features" / model / source / f"step_{step:08d}.h5"
+            write_features(
+                path,
+                layers={layer: values.astype(np.float32), "other": values[:, :5].astype(np.float32)},
+                episodes=episodes,
+                model=model,
+                side=side,
+                source=source,
+                step=step,
+                trained=trained,
+            )
+            paths.append(path)
+        return paths[0], paths[1]
+
+    return write

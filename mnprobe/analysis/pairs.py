@@ -1,0 +1,265 @@
+"""Joining the two sides: which feature files belong together, which episodes both have, and their common space."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mnprobe.analysis.tables import read_alignment
+from mnprobe.core.errors import FeatureError, ProbeError, TooFewSamples
+from mnprobe.core.rundir import RunDir
+from mnprobe.features import open_features
+
+__all__ = ["FeaturePair", "Shared", "find_heads", "find_pairs", "load_pair", "shared_space"]
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturePair:
+    """u and e of the same episodes, row by row: `episodes` says which (id, task, instruction, partition, success)."""
+
+    u: Array
+    e: Array
+    episodes: pd.DataFrame
+    understanding: str
+    execution: str
+    source_u: str
+    source_e: str
+    step_u: int
+    step_e: int
+    trained_u: bool
+    trained_e: bool
+    layer_u: str
+    layer_e: str
+    pool_u: str
+    pool_e: str
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def rows(self, keep: Array) -> "FeaturePair":
+        """The same pair with only the episodes for which `keep` (N,) is True."""
+        from dataclasses import replace
+
+        episodes = self.episodes[keep].reset_index(drop=True)
+        return replace(self, u=self.u[keep], e=self.e[keep], episodes=episodes)
+
+    @property
+    def describe_u(self) -> str:
+        """Model, step and whether it was trained, for people."""
+        return _describe(self.understanding, self.step_u, self.trained_u)
+
+    @property
+    def describe_e(self) -> str:
+        """Model, step and whether it was trained, for people."""
+        return _describe(self.execution, self.step_e, self.trained_e)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """z_u and z_e (N, dim), each row of length 1, and in words where the heads came from."""
+
+    z_u: Array
+    z_e: Array
+    origin: str
+    heads_file: str
+
+
+def find_pairs(
+    run: RunDir,
+    *,
+    understanding: str | None = None,
+    execution: str | None = None,
+    source: str = "demos",
+    steps: Sequence[int] = (),
+) -> list[tuple[Path, Path]]:
+    """Feature files (u, e) of a run that belong together.
+
+    Args:
+        run: the run.
+        understanding, execution: model names; needed only where the run has several (pixels count only when named).
+        source: of the execution side; the understanding side is taken from the same source, or from 'demos' where a
+            blanked instruction changes nothing for it.
+        steps: checkpoints of the execution model, one pair each; the last one when empty.
+    Raises:
+        FeatureError: when one side is missing (naming the command that makes it) or there are several to choose from.
+    """
+    us = _side(run, "understanding", understanding, source.removesuffix("-blank"))
+    es = _side(run, "execution", execution, source)
+    wanted = list(steps) or [max(es)]
+    found = []
+    for step in wanted:
+        if step not in es:
+            have = ", ".join(map(str, sorted(es)))
+            raise FeatureError(f"{run.path} has no execution features at step {step} ({source}); it has {have}")
+        partner = step if step in us else max(us)
+        found.append((us[partner], es[step]))
+    return found
+
+
+def load_pair(
+    path_u: Path,
+    path_e: Path,
+    *,
+    layer_u: str = "u",
+    layer_e: str = "e",
+    pool_u: str = "mean",
+    pool_e: str = "mean",
+    partition: str | None = None,
+) -> FeaturePair:
+    """Read both sides of the episodes that both files have, in the order of the understanding side.
+
+    Raises FeatureError when the files are not one of each side, share no episode, or have none of `partition`.
+    """
+    with open_features(path_u) as file_u, open_features(path_e) as file_e:
+        for file, side in ((file_u, "understanding"), (file_e, "execution")):
+            if file.side != side:
+                raise FeatureError(
+                    f"{file.path} holds features of the {file.side} side; the {side} side is needed here"
+                )
+        table_u, table_e = file_u.episodes, file_e.episodes
+        place = pd.Series(np.arange(len(table_e)), index=table_e["id"])
+        rows_u = np.flatnonzero(table_u["id"].isin(place.index).to_numpy())
+        if not len(rows_u):
+            raise FeatureError(
+                f"{path_u} and {path_e} share no episode: the first ids are {table_u['id'].iloc[0]!r} and "
+                f"{table_e['id'].iloc[0]!r}. Extract both from the same data"
+            )
+        rows_e = place[table_u["id"].iloc[rows_u]].to_numpy()
+        pair = FeaturePair(
+            u=file_u.layer(layer_u).pooled(pool_u)[rows_u],
+            e=file_e.layer(layer_e).pooled(pool_e)[rows_e],
+            episodes=table_u.iloc[rows_u].reset_index(drop=True),
+            understanding=file_u.model,
+            execution=file_e.model,
+            source_u=file_u.source,
+            source_e=file_e.source,
+            step_u=file_u.step,
+            step_e=file_e.step,
+            trained_u=file_u.trained,
+            trained_e=file_e.trained,
+            layer_u=layer_u,
+            layer_e=layer_e,
+            pool_u=pool_u,
+            pool_e=pool_e,
+        )
+    return pair if partition is None else in_partition(pair, partition)
+
+
+def in_partition(pair: FeaturePair, partition: str) -> FeaturePair:
+    """Only the episodes of one partition; FeatureError, with those there are, when it has none."""
+    keep = (pair.episodes["partition"] == partition).to_numpy()
+    if not keep.any():
+        known = ", ".join(repr(name) for name in sorted(pair.episodes["partition"].unique()))
+        raise FeatureError(f"none of the {len(pair)} shared episodes is in partition {partition!r}; there are {known}")
+    return pair.rows(keep)
+
+
+def find_heads(run: RunDir, pair: FeaturePair) -> Path | None:
+    """Saved linear heads that were fitted on the very features of `pair`, or None.
+
+    They are found through the column heads_file of results/alignment.csv (all episodes, own probe, true pairs); where
+    several fit, the lowest seed with episodes held out.
+    """
+    if not run.results("alignment").is_file():
+        return None
+    table = read_alignment(run.results("alignment"), command=f"mnprobe align --run {run.path}")
+    wanted = {
+        "understanding": pair.understanding,
+        "execution": pair.execution,
+        "source_u": pair.source_u,
+        "source_e": pair.source_e,
+        "step_u": pair.step_u,
+        "step_e": pair.step_e,
+        "layer_u": pair.layer_u,
+        "layer_e": pair.layer_e,
+        "pool_u": pair.pool_u,
+        "pool_e": pair.pool_e,
+        "control": "none",
+        "split": "all",
+        "heads": "linear",
+    }
+    for column, value in wanted.items():
+        table = table[table[column] == value]
+    table = table[(table["heads_file"] != "") & (table["seed"] >= 0)]
+    order = table.assign(_h=table["holdout"] != "episodes").sort_values(["_h", "seed"], kind="stable")
+    for name in order["heads_file"]:
+        path = _inside(run, str(name))
+        if path is not None:
+            return path
+    return None
+
+
+def shared_space(pair: FeaturePair, *, heads: Path | None, fit_on: FeaturePair | None = None, seed: int = 0) -> Shared:
+    """Map a pair into one space, rows scaled to length 1 (the space of cosine similarity).
+
+    With `heads`, saved ones; else new ones with the paper's configuration, fitted on `fit_on` or on the pair itself.
+    Raises CheckpointError for heads that cannot be read, ProbeError when their widths do not fit.
+    """
+    import torch
+
+    from mnprobe.probe.fit import fit_heads
+    from mnprobe.probe.heads import load_heads
+
+    if heads is not None:
+        fitted = load_heads(heads)
+        need, have = (fitted.config["dim_u"], fitted.config["dim_e"]), (pair.u.shape[1], pair.e.shape[1])
+        if need != have:
+            raise ProbeError(f"{heads} takes features of widths {need}, these have {have}: other layers or models")
+        origin = f"heads of `mnprobe align` ({heads.name})"
+    else:
+        train = fit_on or pair
+        if train.episodes["instruction"].nunique() < 2:
+            raise TooFewSamples(
+                f"heads cannot be fitted: {len(train)} episodes of one instruction, two instructions are needed. "
+                "Choose --space raw, or another --partition"
+            )
+        fitted = fit_heads(train.u, train.e, train.episodes["instruction"].tolist(), seed=seed).heads
+        origin = (
+            f"heads fitted here on {len(train)} other episodes"
+            if fit_on is not None
+            else f"heads fitted here on these very {len(train)} episodes, so closeness of u and e is no evidence"
+        )
+    with torch.no_grad():
+        z_u, z_e = fitted(
+            torch.from_numpy(np.ascontiguousarray(pair.u)), torch.from_numpy(np.ascontiguousarray(pair.e))
+        )
+        z_u, z_e = (torch.nn.functional.normalize(z, dim=1).numpy() for z in (z_u, z_e))
+    return Shared(z_u=z_u, z_e=z_e, origin=origin, heads_file="" if heads is None else str(heads))
+
+
+def _side(run: RunDir, side: str, model: str | None, source: str) -> dict[int, Path]:
+    """Feature files of one side and model by step."""
+    pieces = []
+    for piece in run.feature_files(model=model):
+        with open_features(piece.path) as file:
+            if file.side == side and (piece.model != "pixels" or model == "pixels"):
+                pieces.append(piece)
+    chosen = [piece for piece in pieces if piece.source == source]
+    what = f"features of the {side} side" + (f" of {model}" if model else "") + f" from source {source!r}"
+    if not chosen:
+        others = sorted({f"{piece.model} from {piece.source}" for piece in pieces})
+        hint = f"; there are {', '.join(others)}" if others else ""
+        raise FeatureError(f"{run.path} has no {what}{hint}. `mnprobe extract --run {run.path}` makes them")
+    models = sorted({piece.model for piece in chosen})
+    if len(models) > 1:
+        raise FeatureError(f"{run.path} has {what} of several models: {', '.join(models)}. Choose one with --{side}")
+    return {piece.step: piece.path for piece in chosen}
+
+
+def _inside(run: RunDir, name: str) -> Path | None:
+    """A path that a table names, if it is a file in the run: relative to the run, or to where it was written."""
+    root = run.path.resolve()
+    for path in (run.path / name, Path(name)):
+        if path.is_file() and path.resolve().is_relative_to(root):
+            return path
+    return None
+
+
+def _describe(model: str, step: int, trained: bool) -> str:
+    return f"{model} at step {step}{'' if trained else ', random weights'}"

@@ -1,0 +1,144 @@
+import logging
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.manifold import trustworthiness
+
+from mnprobe.analysis.embedding import TsneConfig, embed, knn_purity
+from mnprobe.core.errors import ConfigError, ProbeError, TooFewSamples
+
+
+@pytest.fixture(scope="module")
+def clusters():
+    """Eight planted clusters of twelve points in 20 dimensions, and their labels."""
+    generator = np.random.default_rng(3)
+    centres = 8 * generator.standard_normal((8, 20))
+    labels = np.repeat(np.arange(8), 12)
+    return centres[labels] + generator.standard_normal((96, 20)), labels
+
+
+@pytest.fixture(scope="module")
+def layout(clusters):
+    return embed(clusters[0], TsneConfig(perplexity=8, seed=1))
+
+
+def test_planted_clusters_are_mixed_before_and_apart_after(clusters, layout):
+    points, labels = clusters
+    before = np.random.default_rng(0).standard_normal((len(points), 2))
+    assert knn_purity(before, labels, 5) < 0.3
+    assert knn_purity(layout.coordinates, labels, 5) > 0.98
+
+
+def test_trustworthiness_is_that_of_scikit_learn_on_the_unreduced_points(clusters, layout):
+    assert layout.neighbours == 10
+    assert layout.trustworthiness == trustworthiness(clusters[0], layout.coordinates, n_neighbors=10)
+    assert layout.trustworthiness > 0.9
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(clusters):
+    points = np.hstack([clusters[0], clusters[0] ** 2, clusters[0] ** 3])  # 60 columns: through PCA
+    first, again = (embed(points, TsneConfig(perplexity=8, seed=1, iterations=30)) for _ in range(2))
+    np.testing.assert_array_equal(first.coordinates, again.coordinates)
+    assert first.kl == again.kl
+
+
+def test_purity_equals_the_slow_loop(clusters):
+    points, labels = clusters
+    shares = []
+    for row, point in enumerate(points):
+        order = np.argsort(((points - point) ** 2).sum(1), kind="stable")
+        near = [other for other in order if other != row][:7]
+        shares.append(np.mean(labels[near] == labels[row]))
+    assert knn_purity(points, labels, 7) == pytest.approx(np.mean(shares), abs=1e-12)
+
+
+@pytest.mark.parametrize(("count", "effective"), [(4, 1.0), (20, 19 / 3), (96, 30.0)])
+def test_perplexity_is_cut_for_few_points(clusters, count, effective):
+    found = embed(clusters[0][:count], TsneConfig(perplexity=30, iterations=20, exaggeration_iterations=5))
+    assert found.perplexity == pytest.approx(effective)
+    assert found.coordinates.shape == (count, 2)
+    assert np.isfinite(found.coordinates).all()
+    assert found.neighbours < count / 2
+
+
+def test_every_option_arrives(clusters, monkeypatch):
+    import openTSNE
+
+    received = {}
+
+    class Spy(openTSNE.TSNE):
+        def __init__(self, **options):
+            received.update(options)
+            super().__init__(**options)
+
+        def fit(self, points):
+            received["columns"] = points.shape[1]
+            return super().fit(points)
+
+    monkeypatch.setattr(openTSNE, "TSNE", Spy)
+    config = TsneConfig(perplexity=7, seed=11, iterations=13, exaggeration_iterations=3, pca=4, jobs=1, neighbours=6)
+    found = embed(clusters[0], config)
+    assert received == {
+        "perplexity": 7,
+        "n_iter": 13,
+        "early_exaggeration_iter": 3,
+        "initialization": "pca",
+        "metric": "euclidean",
+        "n_jobs": 1,
+        "random_state": 11,
+        "columns": 4,
+    }
+    assert found.neighbours == 6
+
+
+def test_warnings_become_notes_and_never_errors(clusters, monkeypatch):
+    import openTSNE
+
+    class Noisy(openTSNE.TSNE):
+        def fit(self, points):
+            warnings.warn("something is odd", RuntimeWarning, stacklevel=1)
+            logging.getLogger("openTSNE.tsne").warning("and %s too", "this")
+            return super().fit(points)
+
+    monkeypatch.setattr(openTSNE, "TSNE", Noisy)
+    found = embed(clusters[0][:12], TsneConfig(iterations=5, exaggeration_iterations=5))
+    assert set(found.notes) == {"something is odd", "and this too"}
+
+
+def test_points_that_are_all_the_same_are_drawn_and_said():
+    found = embed(np.ones((12, 80)), TsneConfig(iterations=5, exaggeration_iterations=5))
+    assert np.isfinite(found.coordinates).all()
+    assert "all points are the same" in found.notes[0]
+
+
+def test_repeated_points_are_no_obstacle(clusters):
+    found = embed(np.repeat(clusters[0][:5], 4, axis=0), TsneConfig(iterations=50))
+    assert np.isfinite(found.coordinates).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"perplexity": 0.5}, "perplexity must be at least 1, got 0.5"),
+        ({"perplexity": float("nan")}, "perplexity must be at least 1, got nan"),
+        ({"iterations": 0}, "iterations must be at least 1, got 0"),
+        ({"pca": 1}, "pca must be 0"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"jobs": 0}, "jobs must be a number of threads"),
+    ],
+)
+def test_impossible_settings_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        TsneConfig(**options)
+
+
+def test_bad_points_are_refused(clusters):
+    with pytest.raises(TooFewSamples, match="needs at least 4 points, got 3"):
+        embed(clusters[0][:3])
+    points = clusters[0].copy()
+    points[7, 2] = np.nan
+    with pytest.raises(ProbeError, match="row 7 of 96"):
+        embed(points)
+    with pytest.raises(ProbeError, match=r"shape \(96,\)"):
+        embed(points[:, 0])
