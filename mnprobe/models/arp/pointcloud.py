@@ -153,6 +153,7 @@ def _corners(bounds: Bounds, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _placement(bounds: Bounds, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Centre (3,) of the box and the scale () that takes half of its longest side to 1."""
+    """Centre (3,) of the box and the scale () that takes half of its longest side to 1 (a box without extent: 1)."""
     low, high = _corners(bounds, like)
-    return (low + high) / 2, 2 / (high - low).amax()
+    side = (high - low).amax()
+    return (low + high) / 2, 2 / torch.where(side > 0, side, 2)

@@ -132,6 +132,8 @@ def test_a_cloud_has_its_own_box():
     points = torch.tensor([[0.0, 1.0, 5.0], [2.0, -1.0, 5.5]])
     assert cloud_bounds(points).tolist() == [0, -1, 5, 2, 1, 5.5]
     close(from_cube(place_with_mean(points), cloud_bounds(points)), points)
+    alone = torch.tensor([[0.5, 0.25, 1.0]])
+    assert place_with_mean(alone).tolist() == [[0, 0, 0]]
     with pytest.raises(ConfigError, match="an empty cloud has no extent"):
         place_with_mean(torch.zeros(0, 3))
 
