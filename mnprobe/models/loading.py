@@ -235,7 +235,7 @@ def check_finite(found: Mapping[str, Tensor], *, path: str | Path) -> None:
     bad = [
         name
         for name, tensor in found.items()
-        if tensor.is_floating_point() and not tensor.is_meta and not bool(torch.isfinite(tensor).all())
+        if tensor.is_floating_point() and not tensor.is_meta and not bool(torch.isfinite(_wide(tensor)).all())
     ]
     if bad:
         raise CheckpointError(
@@ -249,9 +249,21 @@ def load_into(
 ) -> None:
     """Check `found` against `module` (built on the meta device or not) and make copies of its tensors the weights.
 
-    Floating-point entries become `dtype` on `device`. Raises: CheckpointError as `check_strict`.
+    Floating-point entries become `dtype` on `device`. Raises: CheckpointError as `check_strict`, and where numbers are
+    integers that should be floating point, or the other way round.
     """
     check_strict(shapes_of(module), found, path=path, model=model)
+    own = module.state_dict()
+    mistyped = [
+        f"{name} ({found[name].dtype} instead of {own[name].dtype})"
+        for name in own
+        if found[name].is_floating_point() != own[name].is_floating_point()
+    ]
+    if mistyped:
+        raise CheckpointError(
+            f"{path}: numbers of the wrong kind in {len(mistyped)} of {len(own)} entries: {_some(mistyped)}. Quantised"
+            " weights are not read; give the file with floating-point weights."
+        )
     copies = {
         name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None, copy=True)
         for name, tensor in found.items()
@@ -347,13 +359,25 @@ def _find_tensors(content: Any, path: Path) -> dict[str, Tensor]:
         content, where = content[nest], f"entry {nest!r}"
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: {where} holds {type(content).__name__}, expected names with tensors.")
-    foreign = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    foreign = [str(name) for name, value in content.items() if not _is_plain(value)]
     if foreign or not content:
-        held = f"other things than tensors: {_some(foreign)}" if foreign else "nothing"
+        held = f"other things than plain tensors: {_some(foreign)}" if foreign else "nothing"
         raise CheckpointError(
             f"{path}: {where} holds {held}. Weights are looked for at the top level and under {', '.join(_NESTS)}."
         )
     return {str(name).removeprefix("module."): value for name, value in content.items()}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether this is a tensor with numbers in it: not sparse, not quantised, not a mere shape."""
+    if not isinstance(value, Tensor):
+        return False
+    return value.layout is torch.strided and not value.is_quantized and not value.is_meta
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Eight-bit floats as float32, for which torch has the tests that they lack."""
+    return tensor.float() if tensor.dtype.itemsize == 1 else tensor
 
 
 def _sort_header(path: Path) -> None:

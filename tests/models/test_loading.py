@@ -164,7 +164,8 @@ def test_a_torchscript_archive_is_told_apart_and_the_way_out_is_said(tmp_path):
 def foreign_files(folder: Path) -> dict[str, tuple[Path, str]]:
     """One file of each wrong kind, with a piece of the message it deserves."""
     files = {
-        name: folder / name for name in ("text", "lfs", "arrays.npz", "image.png", "empty", "zeros", "list", "mixed")
+        name: folder / name
+        for name in ("text", "lfs", "arrays.npz", "image.png", "empty", "zeros", "list", "mixed", "sparse", "shapes")
     }
     files["text"].write_text("these are no weights at all")
     files["lfs"].write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
@@ -174,6 +175,8 @@ def foreign_files(folder: Path) -> dict[str, tuple[Path, str]]:
     files["zeros"].write_bytes(bytes(100))
     torch.save([torch.ones(2)], files["list"])
     torch.save({"a": torch.ones(2), "lr": 0.1}, files["mixed"])
+    torch.save({"a": torch.eye(2).to_sparse_coo()}, files["sparse"])
+    torch.save({"a": torch.empty(2, device="meta")}, files["shapes"])
     messages = {
         "text": "not a weights file",
         "lfs": "Git LFS pointer",
@@ -182,12 +185,16 @@ def foreign_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "empty": "no weights file or a damaged one",
         "zeros": "no weights file or a damaged one",
         "list": "holds list, expected names with tensors",
-        "mixed": "other things than tensors: lr",
+        "mixed": "other things than plain tensors: lr",
+        "sparse": "other things than plain tensors: a",
+        "shapes": "other things than plain tensors: a",
     }
     return {name: (files[name], messages[name]) for name in files}
 
 
-@pytest.mark.parametrize("kind", ["text", "lfs", "arrays.npz", "image.png", "empty", "zeros", "list", "mixed"])
+@pytest.mark.parametrize(
+    "kind", ["text", "lfs", "arrays.npz", "image.png", "empty", "zeros", "list", "mixed", "sparse", "shapes"]
+)
 def test_a_foreign_file_is_called_so(tmp_path, kind):
     path, message = foreign_files(tmp_path)[kind]
     with pytest.raises(CheckpointError, match=message) as caught:
@@ -267,7 +274,7 @@ def test_strict_names_the_other_model_and_the_foreign_file():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e5m2])
 def test_weights_that_are_not_finite_are_refused(value, dtype):
     bad = {"fine": torch.ones(2), "a.weight": torch.tensor([1.0, value], dtype=dtype), "n": torch.tensor([1])}
     with pytest.raises(CheckpointError, match=r"NaN or infinite in 1 of 3 entries: a\.weight"):

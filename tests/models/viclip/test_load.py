@@ -85,6 +85,7 @@ BROKEN = {
         "asked for ViCLIP weights, found those of CLIP",
     ),
     "foreign": (lambda s: {"fc.weight": torch.ones(1)}, "no ViCLIP weights: not one of the 303 expected names"),
+    "integers": (lambda s: s | {"temp": torch.tensor(1)}, r"wrong kind in 1 of .*: temp \(torch\.int64 instead of"),
     "block lost": (lambda s: {k: v for k, v in s.items() if ".resblocks.0." not in k}, "missing|impossible sizes"),
 }
 
