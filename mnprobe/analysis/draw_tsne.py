@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from mnprobe.analysis.tables import write_table
 from mnprobe.analysis.tsne_figure import TsnePanel, quality_line, tsne_figure
 from mnprobe.core.errors import ConfigError
 
-__all__ = ["DrawnTsne", "Space", "TsneInput", "draw_tsne", "tsne_panels"]
+__all__ = ["DrawnTsne", "Space", "TsneInput", "as_space", "draw_tsne", "panel_facts", "tsne_panels"]
 
 Space = Literal["shared", "raw"]
 _KEPT = ("id", "task", "instruction", "partition", "success")
@@ -41,6 +41,18 @@ class DrawnTsne:
     caption: str
 
 
+def as_space(name: str) -> Space:
+    """`name` as a space; ConfigError when it is none.
+
+    >>> as_space("raw")
+    'raw'
+    """
+    for space in get_args(Space):
+        if name == space:
+            return cast(Space, space)
+    raise ConfigError(f"space must be {' or '.join(get_args(Space))}, got {name!r}")
+
+
 def tsne_panels(
     inputs: Sequence[TsneInput],
     *,
@@ -54,8 +66,6 @@ def tsne_panels(
     standardised; shared ones have length 1.
     """
     config = config or TsneConfig()
-    if space not in get_args(Space):
-        raise ConfigError(f"space must be {' or '.join(get_args(Space))}, got {space!r}")
     panels, notes = [], []
     for given in inputs:
         shown = given.pair if partition is None else in_partition(given.pair, partition)
@@ -107,7 +117,7 @@ def draw_tsne(
         caption=" ".join([f"{line}." for line in qualities] + [caption]),
         command=command or command_line("tsne", {"space": space, "partition": partition}),
         facts={
-            "panels": [_facts(panel) for panel in panels],
+            "panels": [panel_facts(panel) for panel in panels],
             "perplexity_asked": config.perplexity,
             "seed": config.seed,
         },
@@ -182,7 +192,8 @@ def _coordinates(panel: TsnePanel) -> pd.DataFrame:
     ]
 
 
-def _facts(panel: TsnePanel) -> dict[str, object]:
+def panel_facts(panel: TsnePanel) -> dict[str, object]:
+    """The numbers of one panel, ready for JSON."""
     made = panel.embedding
     return {
         "title": panel.title,

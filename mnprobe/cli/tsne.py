@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from mnprobe.core.errors import ConfigError
 from mnprobe.core.rundir import resolve_run
 
 __all__ = ["tsne"]
@@ -54,90 +53,45 @@ def tsne(
 
     Example: mnprobe tsne --run runs/first --partition test --perplexity 20
     """
-    from mnprobe.analysis.draw_tsne import TsneInput, draw_tsne  # matplotlib and openTSNE load here, not for --help
+    from mnprobe.analysis.draw_tsne import as_space, draw_tsne, panel_facts  # matplotlib loads here, not for --help
     from mnprobe.analysis.embedding import TsneConfig
     from mnprobe.analysis.notes import command_line
-    from mnprobe.analysis.pairs import find_heads, find_pairs, load_pair
+    from mnprobe.analysis.tsne_inputs import tsne_inputs
 
     config = TsneConfig(perplexity=perplexity, iterations=iterations, seed=seed, jobs=jobs)
-    if space not in ("shared", "raw"):
-        raise ConfigError(f"--space must be shared or raw, got {space!r}")
+    wanted_space = as_space(space)
     rundir = resolve_run(run)
-    files_u, files_e = _files(understanding), _files(execution)
-    if bool(files_u) != bool(files_e) or len(files_u) != len(files_e):
-        raise ConfigError(
-            f"give as many feature files with --understanding as with --execution, got {len(files_u)} and {len(files_e)}"
-        )
-    others = [resolve_run(path) for path in compare or []]
-    inputs = []
-    if files_u:
-        if step or others:
-            raise ConfigError("--step and --compare choose files of runs; feature files were named already")
-        found = [(rundir, pair) for pair in zip(files_u, files_e, strict=True)]
-    else:
-        found = [
-            (place, pair)
-            for place in (rundir, *others)
-            for pair in find_pairs(
-                place,
-                understanding=_one("--understanding", understanding),
-                execution=_one("--execution", execution),
-                source=source,
-                steps=step or [],
-            )
-        ]
-    for place, (path_u, path_e) in found:
-        pair = load_pair(path_u, path_e, layer_u=layer_u, layer_e=layer_e, pool_u=pool_u, pool_e=pool_e)
-        chosen = heads or (find_heads(place, pair) if space == "shared" else None)
-        title = "" if len(found) == 1 else f"{place.name}, step {pair.step_e}" if others else f"step {pair.step_e}"
-        if len(found) > 1 and files_u:
-            title = f"{pair.understanding} and {pair.execution}, step {pair.step_e}"
-        inputs.append(TsneInput(pair=pair, heads=chosen, title=title))
+    layers = {"layer_u": layer_u, "layer_e": layer_e, "pool_u": pool_u, "pool_e": pool_e}
+    inputs = tsne_inputs(
+        rundir,
+        understanding=understanding or [],
+        execution=execution or [],
+        source=source,
+        steps=step or [],
+        compare=[resolve_run(path) for path in compare or []],
+        heads=heads,
+        **layers,
+    )
     options: dict[str, object] = {"run": rundir.path, "understanding": understanding, "execution": execution}
     options |= {"source": source, "step": step, "compare": compare, "space": space, "partition": partition}
-    options |= {"layer_u": layer_u, "layer_e": layer_e, "pool_u": pool_u, "pool_e": pool_e, "heads": heads}
-    options |= {"perplexity": f"{perplexity:g}", "iterations": iterations, "seed": seed, "colour": colour, "out": out}
+    options |= {**layers, "heads": heads, "perplexity": f"{perplexity:g}"}
+    options |= {"iterations": iterations, "seed": seed, "colour": colour, "out": out}
     drawn = draw_tsne(
         inputs,
         stem=out or rundir.figures / "tsne",
         table=rundir.results("tsne") if out is None else out.with_name(out.name + ".csv"),
-        space="raw" if space == "raw" else "shared",
+        space=wanted_space,
         partition=partition,
         config=config,
         colour=colour,
         command=command_line("tsne", options),
     )
     if as_json:
-        panels = [
-            {
-                "title": panel.title,
-                "subtitle": panel.subtitle,
-                "n_points": len(panel.points),
-                "n_episodes": int(panel.points["id"].nunique()),
-                "perplexity_asked": perplexity,
-                "perplexity": panel.embedding.perplexity,
-                "trustworthiness": panel.embedding.trustworthiness,
-                "neighbours": panel.embedding.neighbours,
-                "purity": panel.purity,
-                "purity_neighbours": panel.purity_neighbours,
-                "seed": seed,
-                "notes": list(panel.embedding.notes),
-            }
-            for panel in drawn.panels
-        ]
+        asked = {"perplexity_asked": perplexity, "seed": seed}
         paths = {"png": str(drawn.figure.png), "svg": str(drawn.figure.svg), "table": str(drawn.table)}
+        panels = [panel_facts(panel) | asked for panel in drawn.panels]
         typer.echo(json.dumps({"run": str(rundir.path), **paths, "caption": drawn.caption, "panels": panels}))
         return
     typer.echo(f"run {rundir.path}")
     typer.echo(drawn.caption)
     typer.echo(f"wrote {drawn.figure.png}, {drawn.figure.svg}, {drawn.table}")
-
-
-def _files(names: list[str] | None) -> list[Path]:
-    return [Path(name) for name in names or [] if Path(name).suffix == ".h5" or Path(name).is_file()]
-
-
-def _one(option: str, names: list[str] | None) -> str | None:
-    if len(names or []) > 1:
-        raise ConfigError(f"{option} takes one model name, or feature files (.h5); got {', '.join(names or [])}")
-    return names[0] if names else None

@@ -1,0 +1,335 @@
+import hashlib
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from sklearn.manifold import trustworthiness
+
+from mnprobe.analysis.draw_tsne import TsneInput, as_space, draw_tsne, tsne_panels
+from mnprobe.analysis.embedding import TsneConfig
+from mnprobe.analysis.figures import new_figure
+from mnprobe.analysis.instruction_colours import kinds
+from mnprobe.analysis.legend_columns import pack
+from mnprobe.analysis.notes import read_note
+from mnprobe.analysis.pairs import find_heads, find_pairs, load_pair, shared_space
+from mnprobe.analysis.tables import write_table
+from mnprobe.analysis.tsne_figure import tsne_figure
+from mnprobe.analysis.tsne_inputs import tsne_inputs
+from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
+from mnprobe.core.rundir import RunDir
+
+TEN = [("open_drawer", f"open the {place} drawer") for place in ("bottom", "middle", "top")]
+TEN += [("reach_target", "reach the red target"), ("reach_target", "reach the $x_1$ <b> & 'blue' target")]
+QUICK = TsneConfig(iterations=60, exaggeration_iterations=40)
+
+
+@pytest.fixture(scope="module")
+def small(write_pair, tmp_path_factory):
+    """A run with ten episodes of five instructions, at steps 0 and 100."""
+    folder = tmp_path_factory.mktemp("tsne") / "small"
+    RunDir.create(folder)
+    write_pair(folder, TEN, each=2)
+    write_pair(folder, TEN, each=2, step=100, trained=True)
+    return RunDir(folder)
+
+
+@pytest.fixture(scope="module")
+def pair(small):
+    return load_pair(*find_pairs(small, steps=[0])[0])
+
+
+def _offsets(axes, side):
+    (points,) = [item for item in axes.collections if item.get_label() == side]
+    return points
+
+
+def test_points_drawn_are_the_coordinates_with_the_colour_of_their_instruction(pair):
+    panels, _ = tsne_panels([TsneInput(pair=pair)], config=QUICK)
+    (panel,) = panels
+    axes = tsne_figure(panels, QUICK, title="t", caption="c").axes[0]
+    named = {(kind.task, kind.instruction): kind.colour for kind in kinds(TEN)}
+    for side in ("understanding", "execution"):
+        here = (panel.points["side"] == side).to_numpy()
+        drawn = _offsets(axes, side)
+        np.testing.assert_array_equal(drawn.get_offsets(), panel.embedding.coordinates[here])
+        wanted = [named[key] for key in zip(panel.points["task"][here], panel.points["instruction"][here], strict=True)]
+        assert [to_hex(colour).upper() for colour in drawn.get_facecolors()] == [colour.upper() for colour in wanted]
+    markers = {side: len(_offsets(axes, side).get_paths()[0].vertices) for side in ("understanding", "execution")}
+    assert markers["understanding"] != markers["execution"]
+
+
+def test_trustworthiness_on_the_figure_is_that_of_the_shared_space(pair):
+    panels, _ = tsne_panels([TsneInput(pair=pair)], config=QUICK)
+    shared = shared_space(pair, heads=None)
+    space = np.concatenate([shared.z_u, shared.z_e]).astype(np.float64)
+    np.testing.assert_allclose(np.linalg.norm(space, axis=1), 1, atol=1e-6)
+    wanted = trustworthiness(space, panels[0].embedding.coordinates, n_neighbors=9)
+    assert panels[0].embedding.trustworthiness == wanted
+    figure = tsne_figure(panels, QUICK, title="t", caption="c")
+    text = " ".join(item.get_text() for item in figure.axes[0].texts)
+    for part in (f"trustworthiness {wanted:.3f} (k = 9)", "N = 20 points of 10 episodes", "(30 asked"):
+        assert part in text.replace("\n", " ")
+    assert "perplexity 6.33" in text.replace("\n", " ")
+    assert "seed 0" in text.replace("\n", " ")
+
+
+def test_planted_instructions_lie_together_in_the_raw_picture(write_pair, tmp_path):
+    paths = write_pair(tmp_path, [("task", f"do {i}") for i in range(8)], each=10, noise=0.3)
+    given = load_pair(*paths)
+    panels, notes = tsne_panels([TsneInput(pair=given)], space="raw", config=TsneConfig(perplexity=8))
+    assert [panel.title for panel in panels] == ["u before the heads", "e before the heads"]
+    assert min(panel.purity for panel in panels) > 0.95
+    assert notes == []
+    noise, _ = tsne_panels(
+        [TsneInput(pair=load_pair(*write_pair(tmp_path / "noise", TEN, each=10, noise=99.0)))],
+        space="raw",
+        config=QUICK,
+    )
+    assert max(panel.purity for panel in noise) < 0.5
+
+
+def test_the_same_seed_gives_the_same_files(pair, tmp_path):
+    digests = []
+    for name in ("a", "b"):
+        drawn = draw_tsne(
+            [TsneInput(pair=pair)], stem=tmp_path / name, table=tmp_path / f"{name}.csv", config=QUICK, command="x"
+        )
+        files = [drawn.figure.png, drawn.figure.svg, drawn.table, tmp_path / f"{name}.json"]
+        digests.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in files])
+    assert digests[0] == digests[1]
+    table = pd.read_csv(tmp_path / "a.csv")
+    np.testing.assert_array_equal(table[["x", "y"]], drawn.panels[0].embedding.coordinates)
+    note = read_note(tmp_path / "a")
+    assert note is not None
+    assert "these very 10 episodes, so closeness of u and e is no evidence" in note.caption
+
+
+def test_another_seed_gives_another_layout(pair):
+    from dataclasses import replace
+
+    first, second = (tsne_panels([TsneInput(pair=pair)], config=replace(QUICK, seed=seed))[0][0] for seed in (0, 1))
+    assert not np.array_equal(first.embedding.coordinates, second.embedding.coordinates)
+
+
+def test_a_partition_is_all_that_is_shown_and_heads_are_fitted_on_the_rest(pair):
+    panels, notes = tsne_panels([TsneInput(pair=pair)], partition="test", config=QUICK)
+    assert set(panels[0].points["partition"]) == {"test"}
+    assert len(panels[0].points) == 10
+    assert notes[0] == "heads fitted here on 5 other episodes"
+
+
+def test_an_unknown_partition_says_which_there_are(pair):
+    with pytest.raises(
+        FeatureError, match=r"none of the 10 shared episodes is in partition 'val'; there are 'test', 'train'"
+    ):
+        tsne_panels([TsneInput(pair=pair)], partition="val", config=QUICK)
+
+
+def test_one_instruction_alone_needs_the_raw_space(write_pair, tmp_path):
+    given = load_pair(*write_pair(tmp_path, TEN[:1], each=6))
+    with pytest.raises(
+        TooFewSamples, match=r"6 episodes of one instruction, two instructions are needed\. Choose --space raw"
+    ):
+        tsne_panels([TsneInput(pair=given)], config=QUICK)
+    assert len(tsne_panels([TsneInput(pair=given)], space="raw", config=QUICK)[0]) == 2
+
+
+def test_saved_heads_are_used_and_named(small, pair, tmp_path, alignment_row):
+    import torch
+
+    from mnprobe.probe.heads import AlignmentHeads, save_heads
+
+    heads = AlignmentHeads(24, 12, 7, generator=torch.Generator().manual_seed(3))
+    save_heads(small.heads / "mine.safetensors", heads)
+    rows = [
+        alignment_row(statistic="seed", seed=seed, step_u=0, step_e=step, holdout=holdout, heads_file=file)
+        for seed, step, holdout, file in [
+            (1, 0, "episodes", "heads/later.safetensors"),
+            (0, 0, "episodes", "heads/mine.safetensors"),
+            (0, 0, "instructions", "heads/other.safetensors"),
+            (0, 100, "episodes", "heads/wrong.safetensors"),
+        ]
+    ]
+    write_table(pd.DataFrame(rows), small.results("alignment"))
+    try:
+        assert find_heads(small, pair) == small.heads / "mine.safetensors"
+        (given,) = tsne_inputs(small, steps=[0])
+        assert given.heads == small.heads / "mine.safetensors"
+        shared = shared_space(given.pair, heads=given.heads)
+    finally:
+        small.results("alignment").unlink()
+    assert shared.origin == "heads of `mnprobe align` (mine.safetensors)"
+    z = heads.map_u(torch.from_numpy(pair.u)).detach()
+    np.testing.assert_allclose(shared.z_u, torch.nn.functional.normalize(z, dim=1), rtol=1e-6)
+    assert find_heads(small, pair) is None
+
+
+def test_heads_of_other_widths_are_refused(pair, tmp_path):
+    from mnprobe.probe.heads import AlignmentHeads, save_heads
+
+    save_heads(tmp_path / "h.safetensors", AlignmentHeads(3, 4, 5))
+    with pytest.raises(ProbeError, match=r"widths \(3, 4\), these have \(24, 12\)"):
+        shared_space(pair, heads=tmp_path / "h.safetensors")
+
+
+def test_a_heads_file_outside_the_run_is_not_opened(small, pair, tmp_path, alignment_row):
+    outside = tmp_path / "evil.safetensors"
+    outside.write_bytes(b"")
+    rows = [
+        alignment_row(statistic="seed", seed=0, heads_file=name) for name in (str(outside), "../../evil.safetensors")
+    ]
+    write_table(pd.DataFrame(rows), small.results("alignment"))
+    try:
+        assert find_heads(small, pair) is None
+    finally:
+        small.results("alignment").unlink()
+
+
+def test_episodes_are_joined_by_id_in_any_order(write_pair, tmp_path):
+    from mnprobe.features import write_features
+
+    u, _ = write_pair(tmp_path, TEN, each=2)
+    ids = [f"{task}/{k}/episode{2 * k + i}" for k, (task, _) in enumerate(TEN) for i in range(2)]
+    order = [*reversed(ids[2:]), "other/0/episode0"]
+    values = np.array([[float(ids.index(name)) if name in ids else -1.0] for name in order], dtype=np.float32)
+    path = write_features(
+        tmp_path / "e.h5", model="arp", side="execution", episodes={"id": order}, layers={"e": values}
+    )
+    given = load_pair(u, path)
+    assert given.episodes["id"].tolist() == ids[2:]
+    assert given.e[:, 0].tolist() == [float(i) for i in range(2, 10)]
+
+
+def test_files_that_share_no_episode_are_refused(write_pair, tmp_path):
+    u, _ = write_pair(tmp_path / "a", TEN[:2])
+    _, e = write_pair(tmp_path / "b", TEN[3:])
+    with pytest.raises(FeatureError, match="share no episode: the first ids are 'open_drawer/0/episode0'"):
+        load_pair(u, e)
+
+
+def test_two_files_of_one_side_are_refused(write_pair, tmp_path):
+    u, _ = write_pair(tmp_path, TEN)
+    with pytest.raises(FeatureError, match="holds features of the understanding side; the execution side is needed"):
+        load_pair(u, u)
+
+
+def test_the_last_checkpoint_is_shown_unless_steps_are_named(small):
+    assert [given.pair.step_e for given in tsne_inputs(small)] == [100]
+    both = tsne_inputs(small, steps=[0, 100])
+    assert [(given.pair.step_u, given.pair.step_e, given.title) for given in both] == [
+        (0, 0, "step 0"),
+        (100, 100, "step 100"),
+    ]
+    assert both[0].pair.describe_u == "viclip at step 0, random weights"
+    assert both[1].pair.describe_e == "arp at step 100"
+    with pytest.raises(FeatureError, match=r"no execution features at step 7 \(demos\); it has 0, 100"):
+        tsne_inputs(small, steps=[7])
+
+
+def test_layers_pools_and_sources_arrive(small, write_pair, tmp_path):
+    (given,) = tsne_inputs(small, layer_u="other", pool_u="first", pool_e="last")
+    assert given.pair.u.shape == (10, 5)
+    assert (given.pair.layer_u, given.pair.pool_u, given.pair.pool_e) == ("other", "first", "last")
+    with pytest.raises(FeatureError, match=r"from source 'rollouts'; there are .*`mnprobe extract --run"):
+        tsne_inputs(small, source="rollouts")
+    blank = RunDir.create(tmp_path / "blank")
+    write_pair(blank.path, TEN, each=2)
+    write_pair(blank.path, TEN, each=2, source="demos-blank", seed=5)
+    (given,) = tsne_inputs(blank, source="demos-blank")
+    assert (given.pair.source_u, given.pair.source_e) == ("demos", "demos-blank")
+
+
+def test_several_models_must_be_chosen_from_and_pixels_only_when_named(write_pair, tmp_path):
+    run = RunDir.create(tmp_path / "run")
+    write_pair(run.path, TEN, each=2)
+    write_pair(run.path, TEN, each=2, understanding="pixels")
+    assert tsne_inputs(run)[0].pair.understanding == "viclip"
+    assert tsne_inputs(run, understanding=["pixels"])[0].pair.understanding == "pixels"
+    write_pair(run.path, TEN, each=2, execution="arp_plus")
+    with pytest.raises(FeatureError, match=r"of several models: arp, arp_plus\. Choose one with --execution"):
+        tsne_inputs(run)
+    assert tsne_inputs(run, execution=["arp_plus"])[0].pair.execution == "arp_plus"
+
+
+def test_feature_files_and_runs_can_stand_side_by_side(small, write_pair, tmp_path):
+    u, e = write_pair(tmp_path / "mine", TEN, each=3, step=5, understanding="clip", execution="act")
+    files = tsne_inputs(small, understanding=[str(u), str(u)], execution=[str(e), str(e)])
+    assert [given.title for given in files] == ["clip and act, step 5"] * 2
+    other = RunDir.create(tmp_path / "joint")
+    write_pair(other.path, TEN, each=2)
+    assert [given.title for given in tsne_inputs(small, compare=[other])] == ["small, step 100", "joint, step 0"]
+    with pytest.raises(
+        ConfigError, match="as many feature files with --understanding as with --execution, got 1 and 0"
+    ):
+        tsne_inputs(small, understanding=[str(u)])
+    with pytest.raises(ConfigError, match="--step and --compare choose files of runs"):
+        tsne_inputs(small, understanding=[str(u)], execution=[str(e)], steps=[1])
+    with pytest.raises(ConfigError, match="--execution takes one model name"):
+        tsne_inputs(small, execution=["arp", "act"])
+
+
+def test_a_run_without_features_names_the_command(tmp_path):
+    with pytest.raises(FeatureError, match=r"has no features of the understanding side .*`mnprobe extract --run"):
+        find_pairs(RunDir.create(tmp_path / "run"))
+
+
+def test_a_space_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match="space must be shared or raw, got 'both'"):
+        as_space("both")
+
+
+def test_colours_of_54_instructions_are_all_different_and_grouped_by_hue(many_instructions):
+    named = kinds(many_instructions)
+    assert [kind.number for kind in named] == list(range(1, 55))
+    assert len({kind.colour for kind in named}) == 54
+
+
+def test_many_more_instructions_are_coloured_by_task():
+    pairs = [(f"task {i % 18}", f"do {i}") for i in range(249)]
+    named = kinds(pairs)
+    assert [kind.task for kind in named] == [f"task {i}" for i in range(18)]  # natural order
+    assert sum(kind.count for kind in named) == 249
+    assert len(kinds(pairs, by="instruction")) == 249
+    assert [kind.instruction for kind in kinds(TEN, by="task")] == [None, None]
+
+
+def test_the_legend_holds_every_instruction_once_and_keeps_tasks_whole(many_instructions):
+    lines = pack(kinds(many_instructions), 8.3, new_figure(1, 1))
+    numbers = [int(line.text.split()[0]) for line in lines if line.colour]
+    assert numbers == list(range(1, 55))
+    assert sum(line.header for line in lines) == 18
+    column = None
+    for line in lines:
+        column = line.left if line.header else column
+        assert line.left == column
+    assert len({(line.left, line.row) for line in lines}) == len(lines)
+
+
+@pytest.mark.parametrize("space", ["shared", "raw"])
+def test_no_legend_text_overlaps_and_nothing_leaves_the_figure_with_54_instructions(
+    many_instructions, write_pair, tmp_path, space
+):
+    given = load_pair(*write_pair(tmp_path, many_instructions, each=2))
+    config = TsneConfig(iterations=30, exaggeration_iterations=20)
+    if space == "shared":  # random heads are enough for a layout
+        from mnprobe.probe.heads import AlignmentHeads, save_heads
+
+        save_heads(tmp_path / "h.safetensors", AlignmentHeads(24, 12, 8))
+    inputs = [TsneInput(pair=given, heads=tmp_path / "h.safetensors" if space == "shared" else None)]
+    panels, _ = tsne_panels(inputs, space=as_space(space), config=config)
+    figure = tsne_figure(panels, config, title="t", caption="c " * 200)
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in figure.texts]
+    boxes += [text.get_window_extent(renderer) for axes in figure.axes for text in axes.texts]
+    assert len(boxes) > 54 + 18
+    for i, one in enumerate(boxes):
+        for other in boxes[:i]:
+            width = min(one.x1, other.x1) - max(one.x0, other.x0)
+            height = min(one.y1, other.y1) - max(one.y0, other.y0)
+            assert width < 1 or height < 3  # line boxes may touch
+    ink, (wide, high) = figure.get_tightbbox(renderer), figure.get_size_inches()
+    assert min(ink.x0, ink.y0) >= 0
+    assert ink.x1 <= wide
+    assert ink.y1 <= high

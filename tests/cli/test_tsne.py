@@ -1,0 +1,94 @@
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from mnprobe.cli.main import app, main
+from mnprobe.core.rundir import RunDir
+from mnprobe.features import write_features
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run with ten episodes of two instructions on both sides, at steps 0 and 10, without outcomes."""
+    folder = RunDir.create(tmp_path / "runs" / "first")
+    generator = np.random.default_rng(0)
+    episodes = {
+        "id": [f"t/0/episode{i}" for i in range(10)],
+        "task": ["t"] * 10,
+        "instruction": ["push" if i % 2 else "pull" for i in range(10)],
+        "partition": ["test" if i < 6 else "train" for i in range(10)],
+    }
+    for model, side, layer in (("viclip", "understanding", "u"), ("arp", "execution", "e")):
+        for step in (0, 10):
+            layers = {layer: generator.standard_normal((10, 6)), "extra": generator.standard_normal((10, 3))}
+            path = folder.features(model, "demos", step)
+            write_features(path, layers=layers, episodes=episodes, model=model, side=side, step=step, trained=step > 0)
+    return folder
+
+
+def _json(run, *options):
+    result = runner.invoke(app, ["tsne", "--run", str(run.path), "--iterations", "20", *map(str, options), "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_ten_episodes_work_and_both_perplexities_are_said(run):
+    found = _json(run)
+    (panel,) = found["panels"]
+    assert (panel["n_points"], panel["n_episodes"]) == (20, 10)
+    assert (panel["perplexity_asked"], panel["perplexity"]) == (30.0, pytest.approx(19 / 3))
+    assert "perplexity 6.33 (30 asked for)" in found["caption"]
+    for name in ("figures/tsne.png", "figures/tsne.svg", "figures/tsne.json", "results/tsne.csv"):
+        assert (run.path / name).stat().st_size > 0
+
+
+def test_text_names_the_run_first(run):
+    result = runner.invoke(app, ["tsne", "--run", str(run.path), "--iterations", "20"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(f"run {run.path}\n")
+
+
+def test_every_option_arrives(run, tmp_path):
+    options = ["--space", "raw", "--partition", "test", "--perplexity", "1.5", "--seed", "7", "--step", "0"]
+    options += ["--layer-u", "extra", "--pool-u", "first", "--pool-e", "last", "--colour", "task", "--jobs", "1"]
+    found = _json(run, *options, "--out", tmp_path / "mine")
+    assert [panel["title"] for panel in found["panels"]] == ["u before the heads", "e before the heads"]
+    assert found["panels"][0]["subtitle"] == "viclip at step 0, random weights (extra, first)"
+    assert found["panels"][1]["subtitle"] == "arp at step 0, random weights (e, last)"
+    assert {(panel["n_points"], panel["perplexity"], panel["seed"]) for panel in found["panels"]} == {(6, 1.5, 7)}
+    assert found["png"] == str(tmp_path / "mine.png")
+    command = json.loads((tmp_path / "mine.json").read_text())["command"]
+    for words in ("--space raw", "--partition test", "--perplexity 1.5", "--seed 7", "--step 0", "--layer-u extra"):
+        assert words in command
+    assert "--colour task" in command
+
+
+def test_two_checkpoints_make_two_panels(run):
+    assert [panel["title"] for panel in _json(run, "--step", 0, "--step", 10)["panels"]] == ["step 0", "step 10"]
+
+
+def test_named_heads_arrive(run):
+    from mnprobe.probe.heads import AlignmentHeads, save_heads
+
+    save_heads(run.heads / "named.safetensors", AlignmentHeads(6, 6, 4))
+    assert "(named.safetensors)" in _json(run, "--heads", run.heads / "named.safetensors")["caption"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--space", "both"], "space must be shared or raw, got 'both'"),
+        (["--perplexity", "0"], "perplexity must be at least 1, got 0.0"),
+        (["--colour", "blue"], "colour must be auto, instruction or task, got 'blue'"),
+        (["--layer-e", "ee"], "unknown layer 'ee'"),
+        (["--source", "rollouts"], "`mnprobe extract --run"),
+    ],
+)
+def test_refusals_are_one_message_and_code_2(run, capsys, options, message):
+    with pytest.raises(SystemExit, match="2"):
+        main(["tsne", "--run", str(run.path), *options])
+    assert message in capsys.readouterr().err
