@@ -97,7 +97,7 @@ class _Writer:
         self.code += end
 
     def _array(self, value: NDArray[Any]) -> None:
-        array = np.asarray(value, order="C")
+        array = np.asarray(value, dtype=value.dtype.newbyteorder("<"), order="C")
         code = array.dtype.str[1:]
         if code not in _ELEMENTS:
             raise ConfigError(f"cannot write an array of type {array.dtype} into a demonstration's pickle")
