@@ -33,7 +33,6 @@ def load_arp(
     config: ARPConfig | None = None,
     *,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
 ) -> ARP:
     """A policy with the weights of a file, in `eval` mode.
 
@@ -42,8 +41,7 @@ def load_arp(
             another with their names, or a checkpoint of mnprobe.
         config: sizes and settings. By default those that the file carries, or the released variant whose sizes it has.
             When given it wins over the file's own; its sizes must fit all the same.
-        device: where the policy goes.
-        dtype: of its weights.
+        device: where the policy goes. Its weights are float32; use `torch.autocast` for less.
     Raises:
         CheckpointError: a missing, damaged or refused file, another model's file, sizes of no released variant without
             `config`, missing, unexpected, misshapen or non-finite weights.
@@ -61,8 +59,8 @@ def load_arp(
     if config is None:
         config = recognise_arp(found, path=path)
     policy = _empty(config)
-    load_into(policy, found, path=path, model="arp", dtype=dtype, device=device)
-    if policy.policy.zero_gates() and read_metadata(path).get("trained") != "false":
+    load_into(policy, found, path=path, model="arp", dtype=torch.float32, device=device)
+    if policy.zero_gates() and read_metadata(path).get("trained") != "false":
         warnings.warn(
             f"{path}: all modulation layers (adaLN_modulation) are exactly zero. The conditioned blocks do nothing, "
             "and the screen-point states are constants that know nothing of the image: do not use the 'screen' tap.",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -31,7 +31,7 @@ from mnprobe.models.arp.views import project
 __all__ = ["ARP", "ActOutput", "TrainOutput"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ActOutput:
     """What the policy would do, for a batch of B.
 
@@ -61,7 +61,7 @@ class TrainOutput(NamedTuple):
     """As `ARP.encode`; `hidden["e"]` is what a joint training aligns."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Sight:
     """One stage's look at the scene."""
 
@@ -71,7 +71,7 @@ class _Sight:
     heatmaps: Tensor  # (B, 3, S, S) logits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Lesson:
     """A teacher-forced pass over both stages."""
 
@@ -80,7 +80,7 @@ class _Lesson:
     star: States
     hat: States
     logits: dict[str, Tensor]
-    labels: dict[str, Tensor] = field(default_factory=dict)
+    labels: dict[str, Tensor]
 
 
 class ARP(nn.Module):
@@ -115,6 +115,10 @@ class ARP(nn.Module):
         init_vision(self.mvt1, generator)
         init_vision(self.mvt2, generator)
         init_policy(self.policy, generator)
+
+    def zero_gates(self) -> bool:
+        """Whether all modulation layers are zero, so that the "screen" states are blind; see `ChunkTransformer`."""
+        return self.policy.zero_gates()
 
     @torch.no_grad()
     def act(self, observation: Observation, *, heatmaps: bool = False) -> ActOutput:

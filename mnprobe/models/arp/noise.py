@@ -13,7 +13,7 @@ from mnprobe.models.arp.observation import Batch
 __all__ = ["TrainNoise"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TrainNoise:
     """All random numbers of one training step; what is None is left out of the step. Without any, nothing is noisy.
 

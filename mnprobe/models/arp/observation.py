@@ -16,7 +16,7 @@ from mnprobe.models.arp.config import CAMERAS
 __all__ = ["Batch", "FrameArrays", "Observation", "Target", "observation_from_frames"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Observation:
     """What a policy sees at one moment, for a batch of B scenes.
 
@@ -98,7 +98,7 @@ class Observation:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Target:
     """The key pose to reach next, for a batch of B.
 
@@ -137,7 +137,7 @@ class Target:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
     """Observations with their targets, for training."""
 

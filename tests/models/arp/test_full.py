@@ -7,6 +7,7 @@ from mnprobe.core.errors import ConfigError
 from mnprobe.models.arp import ARP, ARPConfig, Batch, Observation, SE3Draws, Target, TrainNoise
 from mnprobe.models.arp.config import CAMERAS
 from mnprobe.models.arp.rotation import bins_to_quat, quat_to_bins
+from mnprobe.models.arp.views import project
 
 VARIANTS = ("full_arp", "full_arp_plus")
 NAMES = ("rot-x", "rot-y", "rot-z", "grip", "collision")
@@ -103,6 +104,10 @@ def test_losses_labels_and_states_equal_golden(piece, assert_golden, variant):
         assert_golden(sight.maps, arrays[f"train.stage{i}.featmap"])
         labels = policy._heatmap_labels(waypoint).view(2, 3, -1).transpose(1, 2)
         assert_golden(labels, arrays[f"train.stage{i}.label_heatmap"])
+        xy = project(waypoint[:, None], golden.config.image_size)[:, 0]
+        assert_golden(xy, arrays[f"train.stage{i}.label_screen_xy"])
+        logged = sight.maps.flatten(2).norm(dim=2).mean()  # what the original writes into its training log
+        torch.testing.assert_close(logged.detach(), arrays[f"train.stat.v{i}_norm"], rtol=1e-5, atol=0)
     for name in NAMES:
         assert torch.equal(lesson.labels[name], arrays[f"train.label.{name.replace('-', '_')}"])
     assert_golden(lesson.star.norm, arrays["train.self_hidden_star"])
@@ -206,7 +211,8 @@ def _random_observation(config, batch, size=8, seed=1):
 
 def _random_batch(config, batch):
     generator = torch.Generator().manual_seed(7)
-    pose = torch.cat([torch.tensor([[0.1, -0.2, 0.9]]).expand(batch, -1), torch.randn(batch, 4, generator=generator)], 1)
+    turns = torch.randn(batch, 4, generator=generator)
+    pose = torch.cat([torch.tensor([[0.1, -0.2, 0.9]]).expand(batch, -1), turns], dim=1)
     target = Target(pose=pose, gripper_open=torch.ones(batch), ignore_collisions=torch.zeros(batch))
     return Batch(observation=_random_observation(config, batch), target=target)
 
@@ -242,6 +248,17 @@ def test_forward_gives_states_that_carry_gradients_and_equal_encode(tiny):
     assert tiny.mvt2.pos_encoding.grad.abs().sum() > 0
     assert tiny.mvt1.pos_encoding.grad is None or not tiny.mvt1.pos_encoding.grad.any()
     tiny.zero_grad()
+
+
+def test_mixed_precision_changes_the_losses_little(tiny):
+    batch = _random_batch(tiny.config, 2)
+    tiny.eval()
+    exact = tiny.losses(batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = tiny.losses(batch)
+        assert tiny.act(batch.observation).action.dtype == torch.float32
+    for name, loss in exact.items():
+        assert rough[name].item() == pytest.approx(loss.item(), rel=0.05), name
 
 
 def test_each_noise_arrives(tiny):
@@ -335,7 +352,7 @@ def test_initialisation_follows_the_rules_and_the_generator_alone():
         assert torch.equal(x, second.state_dict()[name]), name
     second.init_weights(torch.Generator().manual_seed(12))
     assert not torch.equal(first.mvt2.pos_encoding, second.mvt2.pos_encoding)
-    assert first.policy.zero_gates()
+    assert first.zero_gates()
     linear = first.policy.blocks[5].attn.c_attn
     assert linear.weight.abs().max() <= (6 / (64 + 192)) ** 0.5
     assert not linear.bias.any()
