@@ -38,7 +38,8 @@ class Rows:
     def __getitem__(self, key: Any) -> Array:
         try:
             if isinstance(key, list | np.ndarray):  # HDF5 wants ascending rows without repetition
-                unique, back = np.unique(np.arange(len(self))[np.asarray(key)], return_inverse=True)
+                wanted = np.asarray(key) if len(key) else np.zeros(0, np.intp)
+                unique, back = np.unique(np.arange(len(self))[wanted], return_inverse=True)
                 read = self._dataset[unique] if len(unique) else np.zeros((0, self.shape[1]), self.dtype)
                 return np.asarray(read[back])
             return np.asarray(self._dataset[key])

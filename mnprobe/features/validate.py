@@ -172,6 +172,8 @@ class _Reader:
             raise FeatureError(f"{place}: its data lie outside this file, which a feature store may not do")
         if found.shape is None or len(found.shape) != dims:
             raise FeatureError(f"{place}: must have {dims} dimension(s), has shape {found.shape}")
+        if found.dtype.hasobject:
+            raise FeatureError(f"{place}: holds entries of variable length or references; must be of fixed length")
         if small and (found.chunks is not None or found.id.get_storage_size() != found.nbytes):
             raise FeatureError(f"{place}: must be stored in one plain piece")
         return found

@@ -137,6 +137,11 @@ def write_features(
                 writer.append(name, values, keyframe=None if mark is None else np.asarray(mark))
                 continue
             pieces = [np.asarray(piece) for piece in values]
+            shapes = {piece.shape[1:] for piece in pieces}
+            if len(shapes) != 1 or len(next(iter(shapes))) != 1:
+                raise FeatureError(
+                    f"{path}:/layers/{name}: tokens of every episode must be (m, D), got {sorted(shapes)}"
+                )
             joined = None if mark is None else np.concatenate([np.asarray(piece) for piece in mark])
             writer.append(name, np.concatenate(pieces), lengths=[len(piece) for piece in pieces], keyframe=joined)
     return path
