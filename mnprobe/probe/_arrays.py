@@ -30,7 +30,8 @@ def as_features(values: Tensor | NDArray[Any], name: str) -> Tensor:
         bad = int((~finite).sum())
         first = int(torch.nonzero(~finite)[0])
         raise FeatureError(
-            f"{name}: {bad} of {len(tensor)} rows hold NaN or infinity, the first is row {first}. Extract these features again."
+            f"{name}: {bad} of {len(tensor)} rows hold NaN or infinity, the first is row {first}. "
+            "Extract these features again."
         )
     return tensor
 

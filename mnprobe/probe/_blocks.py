@@ -18,7 +18,7 @@ Sides = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Rows of both sides in order of their group: group g has u rows starts_u[g] to starts_u[g + 1], e rows likewise."""
+    """Rows of both sides in order of their group: group g has u rows starts_u[g] to starts_u[g + 1], e likewise."""
 
     order_u: Int[Tensor, " n"]
     order_e: Int[Tensor, " m"]
@@ -80,7 +80,8 @@ def tied_positives(u: Float[Tensor, "n d"], e: Float[Tensor, "m d"], layout: Lay
         _best_of_group(u, e, layout, tolerance, (first_u, end_u, first_e, end_e), found)
     if singles:  # groups of one pair: all in one vector operation
         rows_u, rows_e = torch.tensor(singles, device=u.device).T
-        for part in torch.arange(len(singles), device=u.device).split(8192):
+        for start in range(0, len(singles), 8192):
+            part = slice(start, start + 8192)
             value = (u[rows_u[part]] * e[rows_e[part]]).sum(1)
             found.best_u[rows_u[part]] = value
             found.best_e[rows_e[part]] = value

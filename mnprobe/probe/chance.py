@@ -20,8 +20,8 @@ def chance_recall(
     """Expected Recall@k (hit rate) when the gallery is ranked at random: the mean of 1 - C(N - P, k) / C(N, k).
 
     N is the gallery size, P the number of items of the query's group in it. It is not 1/N when groups repeat: for one
-    gallery of equal groups it is the sum of squared group shares. Queries without any item of their group in the gallery
-    cannot hit; they are left out, as `recall_at_k` leaves them out.
+    gallery it is the sum of squared group shares. Queries without any item of their group in the gallery cannot hit;
+    they are left out, as `recall_at_k` leaves them out.
 
     Args:
         groups_query: group of each query.

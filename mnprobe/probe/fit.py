@@ -82,7 +82,7 @@ class Validation(NamedTuple):
 
 
 class StepRecord(NamedTuple):
-    """One step: its number (from 1), the training loss before its update, the validation loss after it where checked."""
+    """One step: its number (from 1), training loss before its update, validation loss after it where checked."""
 
     step: int
     loss: float
@@ -210,11 +210,13 @@ def _fit(
             positives=config.positives,
         )
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
         value = loss.item()
         if not math.isfinite(value):
-            raise ProbeError(f"the loss became {value} at step {step}: lower lr ({config.lr}) or raise tau ({config.tau})")
+            raise ProbeError(
+                f"the loss became {value} at step {step}: lower lr ({config.lr}) or raise tau ({config.tau})"
+            )
         checked = watch.check(heads, step) if watch and (step % config.check_every == 0 or step == total) else None
         history.append(StepRecord(step, value, checked))
         if watch and watch.waited >= config.patience and step < total:

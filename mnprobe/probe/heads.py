@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -122,7 +123,7 @@ def load_heads(path: Path, device: str | torch.device = "cpu") -> AlignmentHeads
     if not path.is_file():
         raise CheckpointError(f"{path}: no such heads file. `mnprobe align` writes them into the run's heads/ folder.")
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]  # safetensors ships no types
+        with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no iteration over safe_open
     except SafetensorError as error:
@@ -158,7 +159,7 @@ def _fill(heads: AlignmentHeads, tensors: dict[str, Tensor], path: Path) -> None
 def _head(dim_in: int, dim: int, kind: HeadKind, depth: int, generator: torch.Generator) -> nn.Module:
     widths = [dim_in] + [dim] * (depth if kind == "mlp" else 1)
     layers: list[nn.Module] = []
-    for width_in, width_out in zip(widths, widths[1:], strict=False):
+    for width_in, width_out in pairwise(widths):
         if layers:
             layers.append(nn.GELU())
         layers.append(_linear(width_in, width_out, generator))
@@ -167,8 +168,7 @@ def _head(dim_in: int, dim: int, kind: HeadKind, depth: int, generator: torch.Ge
 
 def _linear(width_in: int, width_out: int, generator: torch.Generator) -> nn.Linear:
     """torch.nn.Linear with its usual initial distribution, drawn from `generator` and not from the global state."""
-    layer = nn.utils.skip_init(nn.Linear, width_in, width_out)
-    assert isinstance(layer, nn.Linear)
+    layer = nn.Linear(width_in, width_out, device="meta").to_empty(device="cpu")
     bound = width_in**-0.5
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=generator)

@@ -1,4 +1,4 @@
-"""Which observed action is paired with which executed one: a random partner of the same group, drawn anew each epoch."""
+"""Which observed action is paired with which executed one: a random one of its group, drawn anew each epoch."""
 
 import numpy as np
 import torch

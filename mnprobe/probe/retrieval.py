@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
@@ -154,9 +153,7 @@ def recall_at_k(
                 queries=np.flatnonzero(able),
                 tied=tied_other[able] > 0,
                 chance={
-                    n: chance_recall(
-                        query, gallery, k=n, exclude_own=exclude_own, ids_query=ids[0], ids_gallery=ids[1]
-                    )
+                    n: chance_recall(query, gallery, k=n, exclude_own=exclude_own, ids_query=ids[0], ids_gallery=ids[1])
                     for n in ks
                 },
                 n_gallery=len(gallery) - int(exclude_own),

@@ -1,0 +1,144 @@
+"""`mnprobe align`: fit T_u and T_e, and measure retrieval on held-out episodes."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from mnprobe.core.errors import ConfigError
+from mnprobe.core.rundir import resolve_run
+
+__all__ = ["align"]
+
+_SPLITS = "all; success for the four settings of success and failure; or one of them, such as execution-failure."
+_HOLDOUTS = "What test episodes are: episodes (new ones of known instructions), instructions, tasks, or both."
+_LOSSES = "Eq. 2 as printed (diagonal), same group out of the denominator (exclude), or as positives (multi)."
+
+
+def align(
+    run: Annotated[Path | None, typer.Option(help="The run directory; the newest under ./runs when left out.")] = None,
+    u: Annotated[Path | None, typer.Option("--u", help="One feature store of the understanding side.")] = None,
+    e: Annotated[Path | None, typer.Option("--e", help="One feature store of the execution side.")] = None,
+    split: Annotated[str, typer.Option(help=_SPLITS)] = "all",
+    holdout: Annotated[str, typer.Option(help=_HOLDOUTS)] = "both",
+    mode: Annotated[str, typer.Option(help="For success and failure: own-probe, shared-probe or both.")] = "both",
+    pairing: Annotated[
+        Literal["episode", "instruction", "task"], typer.Option(help="What counts as the same action.")
+    ] = "instruction",
+    loss: Annotated[Literal["diagonal", "exclude", "multi"], typer.Option(help=_LOSSES)] = "diagonal",
+    heads: Annotated[Literal["linear", "mlp"], typer.Option(help="T_u and T_e: linear as in the paper, or mlp.")] = (
+        "linear"
+    ),
+    tau: Annotated[float, typer.Option(help="Temperature of the loss.")] = 0.1,
+    dim: Annotated[int, typer.Option(help="Width of the shared space.")] = 1024,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps per fit; 400 when left out.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training episodes, in place of steps.")] = None,
+    batch: Annotated[int, typer.Option(help="Pairs per step; all when there are fewer.")] = 256,
+    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = 1e-4,
+    early_stop: Annotated[bool, typer.Option("--early-stop", help="Stop on a part of the training episodes.")] = False,
+    layer_u: Annotated[str | None, typer.Option(help="Layer of the understanding side; u when left out.")] = None,
+    layer_e: Annotated[str | None, typer.Option(help="Layer of the execution side; e when left out.")] = None,
+    pool_u: Annotated[str, typer.Option(help="mean, first, last, max, token:<k> or concat.")] = "mean",
+    pool_e: Annotated[str, typer.Option(help="mean, first, last, max, token:<k> or concat.")] = "mean",
+    episodes: Annotated[
+        Literal["all", "shared"], typer.Option(help="all: both sides must have the same; shared: those both have.")
+    ] = "all",
+    seeds: Annotated[int, typer.Option(help="Probe seeds.")] = 5,
+    splits: Annotated[int, typer.Option(help="Random splits, where the data set's own does not decide.")] = 3,
+    draws: Annotated[int, typer.Option(help="Balanced draws for success and failure.")] = 20,
+    k: Annotated[str, typer.Option("--k", help="Neighbour counts of recall, with commas.")] = "1,5,10",
+    exclude_own: Annotated[bool, typer.Option("--exclude-own", help="Leave the query's own episode out.")] = False,
+    shuffled: Annotated[bool, typer.Option(help="Measure the control with shuffled pairs too.")] = True,
+    jobs: Annotated[int, typer.Option(help="Processes; -1 for one per core. Results do not depend on it.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="The table; the run's results/alignment.csv when left out.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Fit two heads on frozen features and measure Recall@1 both ways on held-out episodes, with chance and controls.
+
+    Every understanding store of the run meets every execution store of the same source and step. Prints a table, writes
+    results/alignment.csv (one row per number) and heads/*.safetensors. Finished measurements are kept when run again.
+
+    Example: mnprobe align --run runs/first --holdout both --seeds 5
+    """
+    from mnprobe.probe import AlignConfig, FitConfig, StoredPair, align_stores, join_stores, people_table
+
+    config = AlignConfig(
+        fit=FitConfig(
+            dim=dim,
+            tau=tau,
+            lr=lr,
+            steps=steps,
+            epochs=epochs,
+            batch=batch,
+            positives=loss,
+            heads=heads,
+            early_stop=early_stop,
+        ),
+        pairing=pairing,
+        holdout=holdout,
+        split=split,
+        modes=_modes(mode),
+        shuffled=shuffled,
+        seeds=seeds,
+        splits=splits,
+        draws=draws,
+        k=_counts(k),
+        exclude_own=exclude_own,
+    )
+    notes: list[str] = []
+    if u is not None and e is not None:
+        if run is not None and out is None:
+            folder = resolve_run(run).path
+        else:
+            folder = Path() if out is None else out.parent
+        stored = [StoredPair(u, e)]
+        table = out or folder / "results" / "alignment.csv"
+        heads_folder = folder / "heads"
+    elif u is not None or e is not None:
+        missing = "--e" if e is None else "--u"
+        raise ConfigError(f"--u and --e name the two sides of one pair: {missing} is missing. Or give --run")
+    else:
+        rundir = resolve_run(run)
+        stored, notes = join_stores([piece.path for piece in rundir.feature_files()])
+        table, heads_folder = out or rundir.results("alignment"), rundir.heads
+        typer.echo(f"run {rundir.path}: {len(stored)} pairs of feature stores", err=as_json)
+    rows, _ = align_stores(
+        stored,
+        config,
+        table=table,
+        heads=heads_folder,
+        layer_u=layer_u,
+        layer_e=layer_e,
+        pool_u=pool_u,
+        pool_e=pool_e,
+        episodes=episodes,
+        n_jobs=jobs,
+    )
+    notes += rows.attrs["notes"]
+    if as_json:
+        document = {"table": str(table), "notes": notes, "rows": json.loads(rows.to_json(orient="records"))}
+        typer.echo(json.dumps(document))
+        return
+    typer.echo(people_table(rows))
+    for note in notes:
+        typer.echo(f"note: {note}", file=sys.stderr)
+    typer.echo(f"wrote {table}")
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        raise ConfigError(f"--k must be whole numbers with commas, such as 1,5,10; got {text!r}") from None
+
+
+def _modes(mode: str) -> tuple[Literal["own-probe", "shared-probe"], ...]:
+    if mode == "own-probe":
+        return ("own-probe",)
+    if mode == "shared-probe":
+        return ("shared-probe",)
+    if mode == "both":
+        return ("own-probe", "shared-probe")
+    raise ConfigError(f"--mode must be own-probe, shared-probe or both, got {mode!r}")

@@ -1,0 +1,232 @@
+"""The measurement: probe pairs of models, held-out retrieval with controls, one tidy row per number."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mnprobe.core.errors import ConfigError
+from mnprobe.core.progress import progress
+from mnprobe.probe.config import AlignConfig
+from mnprobe.probe.jobs import Job, Record, run_job
+from mnprobe.probe.measure import measured_rows, within_task_rows
+from mnprobe.probe.pairs import Pair
+from mnprobe.probe.plan import Unit, plan_units
+from mnprobe.probe.rows import IDENTITY, to_frame
+
+__all__ = ["align"]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A unit of one pair, and what its rows have in common."""
+
+    pair: Pair
+    unit: Unit
+    base: dict[str, Any]
+
+
+def align(
+    pairs: Pair | Sequence[Pair],
+    config: AlignConfig | None = None,
+    *,
+    n_jobs: int = 1,
+    previous: pd.DataFrame | None = None,
+    heads: Path | None = None,
+    on_rows: Callable[[pd.DataFrame], None] | None = None,
+    quiet: bool = True,
+) -> pd.DataFrame:
+    """Measure how far u and e of each pair agree: fit T_u and T_e, then bidirectional Recall@k on held-out episodes.
+
+    Args:
+        pairs: what to probe, from `pair_arrays` or `pair_files`.
+        config: all settings; by default those of DESIGN 6: episodes and instructions held out side by side, 5 probe
+            seeds, 3 random splits, the control with shuffled pairs.
+        n_jobs: processes (joblib, loky); -1 for one per core. The numbers do not depend on it.
+        previous: an earlier result. Measurements in it with the same settings and features are kept, others of the same
+            name are replaced, all else stays.
+        heads: folder for the heads of the first seed and split of each measurement; none are written when not given.
+        on_rows: called with the whole table each time a measurement is finished, to save it.
+        quiet: show no progress on standard error.
+
+    Returns:
+        A table with the columns of `mnprobe.probe.rows.COLUMNS`; `frame.attrs["notes"]` lists in words what was left
+        out and which intervals are not to be relied on.
+
+    Raises:
+        TooFewSamples: nothing can be measured, or a holdout asked for by name cannot; says how many there are.
+        ProbeError: success and failure were asked for but outcomes are not known.
+        ConfigError: the same pair is given twice.
+
+    >>> import numpy as np
+    >>> from mnprobe.probe import FitConfig, pair_arrays
+    >>> x = np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
+    >>> config = AlignConfig(fit=FitConfig(dim=8, steps=2), seeds=1, splits=1, shuffled=False, holdout="episodes")
+    >>> table = align(pair_arrays(x, x, [f"do {i % 4}" for i in range(24)]), config)
+    >>> sorted(table["direction"].unique())
+    ['e2u', 'mean', 'u2e']
+    """
+    config = config or AlignConfig()
+    chosen = [pairs] if isinstance(pairs, Pair) else list(pairs)
+    notes: list[str] = []
+    work: list[_Work] = []
+    for pair in chosen:
+        for item in _planned(pair, config, heads, notes):
+            work.append(item)
+    _refuse_doubles(work)
+    frame, todo = _resume(previous, work, heads)
+    total = sum(len(item.unit.jobs) for item in todo)
+    tasks = [(place, job) for place, item in enumerate(todo) for job in item.unit.jobs]
+    with progress("aligning", total, quiet=quiet) as advance:
+        waiting = [len(item.unit.jobs) for item in todo]
+        found: list[list[Record]] = [[] for _ in todo]
+        for (place, _), records in zip(tasks, _run(todo, tasks, config, n_jobs), strict=True):
+            found[place] += records
+            waiting[place] -= 1
+            advance()
+            if waiting[place] == 0:
+                rows = _rows(todo[place], found[place], config, notes)
+                found[place] = []
+                frame = pd.concat([frame, rows], ignore_index=True) if len(frame) else rows
+                if on_rows is not None:
+                    on_rows(_ordered(frame))
+    frame = _ordered(frame)
+    frame.attrs["notes"] = list(dict.fromkeys(notes))
+    return frame
+
+
+def _planned(pair: Pair, config: AlignConfig, heads: Path | None, notes: list[str]) -> Iterator[_Work]:
+    digest = pair.digest()
+    u, e = pair.origin_u, pair.origin_e
+    name = None if heads is None else heads / _heads_name(pair, config, digest)
+    units, found = plan_units(pair.items, config, name)
+    where = f"{u.model} step {u.step} x {e.model} step {e.step} ({e.source}): "
+    notes += [where + note for note in found]
+    for unit in units:
+        base = {
+            "understanding": u.model,
+            "execution": e.model,
+            "source_u": u.source,
+            "source_e": e.source,
+            "step_u": u.step,
+            "step_e": e.step,
+            "trained_u": u.trained,
+            "trained_e": e.trained,
+            "layer_u": u.layer,
+            "layer_e": e.layer,
+            "pool_u": u.pool,
+            "pool_e": e.pool,
+            "heads": config.fit.heads,
+            "pairing": config.pairing,
+            "loss": config.fit.positives,
+            "tau": config.fit.tau,
+            "holdout": unit.holdout,
+            "mode": unit.mode,
+            "control": unit.control,
+            "batch": config.fit.batch,
+            "config_hash": config.digest(),
+            "features_hash": digest,
+        }
+        jobs = tuple(
+            replace(job, fitted_on=_fitted_on(pair, config, base, job)) if job.heads_file else job for job in unit.jobs
+        )
+        yield _Work(pair, replace(unit, jobs=jobs), base)
+
+
+def _heads_name(pair: Pair, config: AlignConfig, digest: str) -> str:
+    """A file name that says what the heads were fitted on; `{holdout}` is filled in later."""
+    parts = f"{pair.origin_u}__{pair.origin_e}__{config.pairing}-{config.fit.heads}"
+    safe = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in parts)
+    return f"{safe}-{{holdout}}-seed0-{digest[:8]}{config.digest()[:8]}.safetensors"
+
+
+def _fitted_on(pair: Pair, config: AlignConfig, base: dict[str, Any], job: Job) -> dict[str, Any]:
+    return base | {
+        "config": config.measurement(),
+        "origin_u": asdict(pair.origin_u),
+        "origin_e": asdict(pair.origin_e),
+        "seed": job.seed,
+        "draw": job.draw,
+        "train_ids": pair.items.ids[job.train].tolist(),
+        "test_ids": {name: pair.items.ids[rows].tolist() for name, rows in job.tests.items()},
+    }
+
+
+def _run(
+    todo: Sequence[_Work], tasks: Sequence[tuple[int, Job]], config: AlignConfig, n_jobs: int
+) -> Iterator[list[Record]]:
+    """Records of all tasks in their order, however many processes there are."""
+    if n_jobs == 1 or len(tasks) < 2:
+        for place, job in tasks:
+            yield run_job(todo[place].pair, job, config)
+        return
+    from joblib import Parallel, delayed  # only when processes are wanted
+
+    parallel = Parallel(n_jobs=n_jobs, backend="loky", return_as="generator")
+    yield from parallel(delayed(run_job)(todo[place].pair, job, config) for place, job in tasks)
+
+
+def _rows(item: _Work, records: Sequence[Record], config: AlignConfig, notes: list[str]) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    by_split = {split: [record for record in records if record.split == split] for split in item.unit.splits}
+    file = next((job.heads_file for job in item.unit.jobs if job.heads_file is not None), None)
+    for split, own in by_split.items():
+        name = "" if file is None else f"{file.parent.name}/{file.name}"
+        found, remarks = measured_rows(own, item.pair.items, config, item.base | {"split": split}, name)
+        rows += found
+        where = f"{item.base['understanding']} step {item.base['step_u']} x {item.base['execution']} step "
+        where += f"{item.base['step_e']}, {item.unit.holdout} held out, {split}: "
+        notes += [where + remark for remark in remarks if item.unit.control == "none"]
+    for side in ("understanding", "execution"):
+        names = (f"{side}-success", f"{side}-failure")
+        if all(name in by_split for name in names):
+            bases = (item.base | {"split": names[0]}, item.base | {"split": names[1]})
+            rows += within_task_rows(by_split[names[0]], by_split[names[1]], item.pair.items, bases)
+    return to_frame(rows)
+
+
+def _identities(frame: pd.DataFrame, columns: Sequence[str]) -> "pd.Series[Any]":
+    return frame[list(columns)].astype(str).agg("\0".join, axis=1)
+
+
+def _resume(
+    previous: pd.DataFrame | None, work: Sequence[_Work], heads: Path | None
+) -> tuple[pd.DataFrame, list[_Work]]:
+    """What is kept of an earlier table, and the work that is left."""
+    if previous is None or previous.empty:
+        return to_frame([]), list(work)
+    columns = (*IDENTITY, "config_hash", "features_hash")
+    whole, bare = _identities(previous, columns), _identities(previous, IDENTITY)
+    todo: list[_Work] = []
+    stale = pd.Series(False, index=previous.index)
+    for item in work:
+        cells = [item.base | {"split": split} for split in item.unit.splits]
+        keys = {"\0".join(str(cell[column]) for column in columns) for cell in cells}
+        files = [job.heads_file for job in item.unit.jobs if job.heads_file is not None]
+        if keys <= set(whole) and all(file.is_file() for file in files):
+            continue
+        todo.append(item)
+        stale |= bare.isin({"\0".join(str(cell[column]) for column in IDENTITY) for cell in cells})
+    return previous[~stale].reset_index(drop=True), todo
+
+
+def _refuse_doubles(work: Sequence[_Work]) -> None:
+    seen: set[tuple[Any, ...]] = set()
+    for item in work:
+        key = (*(item.base[name] for name in IDENTITY if name != "split"), item.unit.splits)
+        if key in seen:
+            base = item.base
+            raise ConfigError(
+                f"the same pair is given twice: {base['understanding']} step {base['step_u']} and "
+                f"{base['execution']} step {base['step_e']}, layers {base['layer_u']!r} "
+                f"and {base['layer_e']!r}. Give each pair its own names."
+            )
+        seen.add(key)
+
+
+def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows in an order that does not depend on which measurement was finished first."""
+    keys = [*IDENTITY, "config_hash", "metric", "direction", "statistic", "draw", "seed"]
+    return frame.sort_values(keys, kind="stable", ignore_index=True)

@@ -1,0 +1,157 @@
+"""Which fits a measurement consists of: seeds, splits, balanced draws, controls."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnprobe.core.errors import ProbeError, TooFewSamples
+from mnprobe.probe.balance import SETTINGS, Setting, Side, balanced_draw, measurable_sides, shared_training
+from mnprobe.probe.config import AlignConfig, Control, Mode
+from mnprobe.probe.items import Items
+from mnprobe.probe.jobs import Job, check_groups
+from mnprobe.probe.splits import Holdout, Partition, has_partitions, hold_out
+
+__all__ = ["Unit", "plan_units"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """Fits that are measured, reported, saved and resumed together; `splits` are the rows of the table they fill."""
+
+    holdout: Holdout
+    splits: tuple[str, ...]
+    mode: Mode
+    control: Control
+    jobs: tuple[Job, ...]
+
+
+def plan_units(items: Items, config: AlignConfig, heads_file: Path | None) -> tuple[list[Unit], list[str]]:
+    """All units for one pair, and sentences about what is left out and why.
+
+    Seeds and draws are crossed at one point only: every probe seed with the first draw, every further draw with the
+    first seed; their spreads can be told apart at the price of seeds + draws - 1 fits. A holdout that the data cannot
+    give is left out with a note under the default "both"; asked for by name it is an error.
+
+    Raises TooFewSamples and ProbeError when nothing that was asked for can be measured.
+    """
+    units: list[Unit] = []
+    notes: list[str] = []
+    failures: list[TooFewSamples] = []
+    for holdout in config.holdouts:
+        path = None if heads_file is None else heads_file.with_name(heads_file.name.format(holdout=holdout))
+        try:
+            if config.split == "all":
+                units += _plain_units(items, config, holdout, path, notes)
+            else:
+                units += _outcome_units(items, config, holdout, notes)
+        except TooFewSamples as error:
+            if config.holdout != "both":
+                raise
+            notes.append(f"{holdout} held out: left out. {error}")
+            failures.append(error)
+    if not units:
+        reasons = "\n  ".join(str(error) for error in failures)
+        raise TooFewSamples(f"nothing can be measured:\n  {reasons}")
+    return units, notes
+
+
+def _plain_units(
+    items: Items, config: AlignConfig, holdout: Holdout, heads_file: Path | None, notes: list[str]
+) -> list[Unit]:
+    fixed = holdout == "episodes" and has_partitions(items)
+    partitions = [_partition(items, config, holdout, draw) for draw in range(1 if fixed else config.splits)]
+    if partitions[0].note:
+        notes.append(f"{holdout} held out: {partitions[0].note}")
+    jobs = [
+        Job(
+            train=partitions[draw].train,
+            validation=partitions[draw].validation,
+            tests={"all": partitions[draw].test},
+            seed=seed,
+            draw=draw,
+            heads_file=heads_file if (seed, draw) == (0, 0) else None,
+        )
+        for seed, draw in _crossed(config.seeds, len(partitions))
+    ]
+    true = Unit(holdout=holdout, splits=("all",), mode="own-probe", control="none", jobs=tuple(jobs))
+    if not config.shuffled:
+        return [true]
+    shuffled = [replace(job, control="shuffled", heads_file=None) for job in jobs if job.draw == 0]
+    return [true, replace(true, control="shuffled", jobs=tuple(shuffled))]
+
+
+def _partition(items: Items, config: AlignConfig, holdout: Holdout, draw: int) -> Partition:
+    share = 0.2 if config.fit.early_stop else 0.0
+    found = hold_out(items, holdout, seed=draw, test_share=config.test_share, validation_share=share)
+    check_groups(items, found.train, config, f"training set with {holdout} held out")
+    check_groups(items, found.test, config, f"test set with {holdout} held out")
+    return found
+
+
+def _outcome_units(items: Items, config: AlignConfig, holdout: Holdout, notes: list[str]) -> list[Unit]:
+    if config.fit.early_stop:
+        raise ProbeError("early stopping takes a part of the few episodes that success and failure share: leave it off")
+    sides, missing = measurable_sides(items)
+    wanted = [setting for setting in SETTINGS if config.split in ("success", setting)]
+    if not sides or not any(setting.startswith(side) for setting in wanted for side in sides):
+        relevant = [text for text in missing if any(setting.startswith(text.split()[0]) for setting in wanted)]
+        raise ProbeError(f"--split {config.split} cannot be measured. " + ". ".join(relevant))
+    notes += [text for text in missing if text not in notes]
+    sides, drawn = _drawn(items, config, holdout, sides, notes)
+    wanted = [setting for setting in wanted if setting in drawn[0]]
+    if not wanted:
+        raise TooFewSamples(f"--split {config.split}: too few matched episodes with {holdout} held out")
+    units: list[Unit] = []
+    for mode in config.modes:
+        jobs: list[Job] = []
+        for seed, draw in _crossed(config.seeds, config.draws):
+            tests: dict[str, NDArray[np.int64]] = {setting: drawn[draw][setting].test for setting in wanted}
+            empty = np.zeros(0, dtype=np.int64)
+            if mode == "shared-probe":
+                train = shared_training(items, holdout, drawn[draw])
+                check_groups(items, train, config, f"training set of the shared probe, {holdout} held out")
+                jobs.append(Job(train=train, validation=empty, tests=tests, seed=seed, draw=draw))
+            else:
+                jobs += [
+                    Job(train=found.train, validation=empty, tests={name: found.test}, seed=seed, draw=draw)
+                    for name, found in drawn[draw].items()
+                    if name in wanted
+                ]
+        units.append(Unit(holdout=holdout, splits=tuple(wanted), mode=mode, control="none", jobs=tuple(jobs)))
+    return units
+
+
+def _drawn(
+    items: Items, config: AlignConfig, holdout: Holdout, sides: Sequence[Side], notes: list[str]
+) -> tuple[list[Side], list[dict[Setting, Partition]]]:
+    """All draws; a side whose outcomes cannot be matched is left out with a note, if the other one can."""
+    able: list[Side] = []
+    errors: list[TooFewSamples] = []
+    for side in sides:
+        try:
+            _draw(items, config, holdout, [side], 0)
+        except TooFewSamples as error:
+            errors.append(error)
+        else:
+            able.append(side)
+    if not able:
+        raise TooFewSamples("; ".join(str(error) for error in errors))
+    notes += [f"left out: {error}" for error in errors]
+    return able, [_draw(items, config, holdout, able, draw) for draw in range(config.draws)]
+
+
+def _draw(
+    items: Items, config: AlignConfig, holdout: Holdout, sides: Sequence[Side], draw: int
+) -> dict[Setting, Partition]:
+    drawn = balanced_draw(items, holdout, sides=sides, draw=draw, test_share=config.test_share)
+    for setting, partition in drawn.items():
+        check_groups(items, partition.train, config, f"training set of {setting}, {holdout} held out")
+        check_groups(items, partition.test, config, f"test set of {setting}, {holdout} held out")
+    return drawn
+
+
+def _crossed(seeds: int, draws: int) -> list[tuple[int, int]]:
+    return [(seed, 0) for seed in range(seeds)] + [(0, draw) for draw in range(1, draws)]

@@ -1,0 +1,91 @@
+"""The tidy table results/alignment.csv: one row per measured number, written whole and read back exactly."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mnprobe.core.errors import ProbeError
+from mnprobe.core.files import write_text
+
+__all__ = ["COLUMNS", "IDENTITY", "read_alignment", "to_frame", "write_alignment"]
+
+IDENTITY = (
+    *("understanding", "execution", "source_u", "source_e", "step_u", "step_e", "trained_u", "trained_e"),
+    *(
+        "layer_u",
+        "layer_e",
+        "pool_u",
+        "pool_e",
+        "heads",
+        "pairing",
+        "loss",
+        "tau",
+        "holdout",
+        "split",
+        "mode",
+        "control",
+    ),
+)
+"""Columns that say what was measured; rows that agree in all of them are the same measurement."""
+
+COLUMNS = (
+    *IDENTITY,
+    *("metric", "direction", "statistic", "seed", "draw", "value", "ci_low", "ci_high", "sd_seeds", "sd_draws"),
+    *("chance", "n_test", "n_groups", "n_gallery", "n_train", "n_train_groups", "n_seeds", "batch"),
+    *("heads_file", "config_hash", "features_hash"),
+)
+"""All columns. `batch` is the batch asked for (all of n_train when that is less; log of the smaller of batch and
+n_groups caps mi_bound). `config_hash` stands for all settings of the probe, `features_hash` for every number and
+label of the pair that was probed."""
+
+_TEXT = (
+    *("understanding", "execution", "source_u", "source_e", "layer_u", "layer_e", "pool_u", "pool_e", "heads"),
+    *("pairing", "loss", "holdout", "split", "mode", "control", "metric", "direction", "statistic"),
+    *("heads_file", "config_hash", "features_hash"),
+)
+_WHOLE = ("step_u", "step_e", "seed", "draw", "n_test", "n_groups", "n_gallery", "n_train", "n_train_groups", "n_seeds")
+_TRUTH = ("trained_u", "trained_e")
+
+
+def to_frame(rows: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
+    """Rows as a table with exactly `COLUMNS`, in this order and with fixed types, also when there are none."""
+    frame = pd.DataFrame(list(rows), columns=pd.Index(COLUMNS))
+    return frame.astype({column: _kind(column) for column in COLUMNS})
+
+
+def write_alignment(path: Path, frame: pd.DataFrame) -> None:
+    """Write the table as CSV, whole or not at all; numbers keep every digit."""
+    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def read_alignment(path: Path) -> pd.DataFrame:
+    """Read back what `write_alignment` wrote; ProbeError when the file holds something else."""
+    try:
+        frame = pd.read_csv(
+            path,
+            dtype=dict.fromkeys(_TEXT, str),
+            keep_default_na=False,
+            na_values={name: [""] for name in COLUMNS if name not in _TEXT},
+            float_precision="round_trip",
+        )
+        missing = [name for name in COLUMNS if name not in frame.columns]
+        if missing:
+            raise ProbeError(
+                f"{path}: not an alignment table of this version: it lacks {', '.join(missing)}. Remove it."
+            )
+        return to_frame(frame[list(COLUMNS)].to_dict("records"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ProbeError(
+            f"{path}: cannot be read as an alignment table ({error}). Remove it to measure anew."
+        ) from error
+
+
+def _kind(column: str) -> Any:
+    if column in _TEXT:
+        return object
+    if column in _TRUTH:
+        return np.bool_
+    return np.int64 if column in (*_WHOLE, "batch") else np.float64

@@ -1,0 +1,184 @@
+"""What is held out: new episodes of known instructions, new instructions, or new tasks (DESIGN 6)."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnprobe.core.errors import ConfigError, ProbeError, TooFewSamples
+from mnprobe.probe._arrays import encode, some
+from mnprobe.probe.items import GroupKind, Items
+
+__all__ = ["Holdout", "Partition", "check_no_overlap", "choose_groups", "has_partitions", "hold_out"]
+
+Holdout = Literal["episodes", "instructions", "tasks"]
+_UNIT: dict[str, GroupKind] = {"episodes": "episode", "instructions": "instruction", "tasks": "task"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """Rows to train on, to stop early on (may be empty), and to test on; `note` says what was left out and why."""
+
+    holdout: Holdout
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    test: NDArray[np.int64]
+    note: str = ""
+
+
+def hold_out(
+    items: Items,
+    holdout: Holdout,
+    *,
+    seed: int = 0,
+    test_share: float = 0.3,
+    validation_share: float = 0.0,
+) -> Partition:
+    """Split episodes so that the test set answers one question.
+
+    - "episodes": new episodes of instructions seen in training (the paper's). Where every episode names its partition
+      and there is a train and a test one (or val, if there is no test), these are used; else episodes are drawn by
+      seed, `test_share` of every instruction that has at least two.
+    - "instructions", "tasks": groups never seen in training, drawn by seed, spread over the tasks. Dataset partitions
+      are kept: training episodes from train, test episodes from test.
+
+    Args:
+        items: the episodes.
+        holdout: what is held out.
+        seed: of the draw.
+        test_share: share to hold out, in (0, 1).
+        validation_share: share of the training set to set aside for early stopping, by the same rule.
+
+    Raises:
+        TooFewSamples: there are too few episodes or groups; the message says how many there are and are needed.
+        ConfigError: a share or a name is impossible.
+
+    Source: DESIGN 6; specs/measuring.md, section 5, pitfall 1.
+    """
+    if holdout not in _UNIT:
+        raise ConfigError(f"holdout must be one of {', '.join(get_args(Holdout))}, got {holdout!r}")
+    for name, share in (("test_share", test_share), ("validation_share", validation_share)):
+        if not 0 <= share < 1 or (name == "test_share" and share == 0):
+            raise ConfigError(f"{name} must lie between 0 and 1, got {share!r}")
+    everything = np.arange(len(items))
+    rng = np.random.default_rng([seed, 1])
+    pool_train, pool_test = _pools(items, everything)
+    cut = _cut_episodes if holdout == "episodes" else _cut_groups
+    train, test, note = cut(items, holdout, pool_train, pool_test, test_share, rng)
+    validation = everything[:0]
+    if validation_share > 0:
+        train, validation, _ = cut(items, holdout, train, train, validation_share, rng)
+    partition = Partition(holdout=holdout, train=train, validation=validation, test=test, note=note)
+    check_no_overlap(items, partition)
+    return partition
+
+
+def check_no_overlap(items: Items, partition: Partition) -> None:
+    """Refuse a partition whose training and test (or validation) rows share what the holdout keeps apart.
+
+    Raises ProbeError that names the groups on both sides.
+    """
+    groups = items.groups(_UNIT[partition.holdout])
+    for name, rows in (("test", partition.test), ("validation", partition.validation)):
+        both = np.intersect1d(groups[partition.train], groups[rows])
+        if len(both):
+            raise ProbeError(
+                f"{len(both)} {partition.holdout} are in the training and in the {name} set, which holding out "
+                f"{partition.holdout} forbids: {some([str(x) for x in both])}"
+            )
+
+
+def has_partitions(items: Items) -> bool:
+    """True when every episode names its partition and there is a train and a test (or val) one."""
+    found = set(items.partitions.tolist())
+    return found <= {"train", "val", "test"} and "train" in found and len(found) > 1
+
+
+def choose_groups(
+    groups: NDArray[Any], strata: NDArray[Any], share: float, rng: np.random.Generator, *, holdout: str
+) -> NDArray[Any]:
+    """Rows of about `share` of the different groups, spread evenly over strata (tasks).
+
+    At least 2 groups are chosen and 2 left; of fewer than 4 tasks, 1 is chosen, as one task has several instructions.
+    Raises TooFewSamples when there are fewer than 4 groups (2 tasks).
+    """
+    (codes,), names = encode(groups)
+    least = 1 if holdout == "tasks" and len(names) < 4 else 2
+    if len(names) < 2 * least:
+        raise TooFewSamples(
+            f"holding out {holdout} needs at least {2 * least} {holdout} ({least} to train, {least} to test), "
+            f"found {len(names)}: {some(names)}"
+        )
+    (of_stratum,), strata_names = encode(strata[np.unique(codes, return_index=True)[1]])
+    key = np.empty(len(names))
+    for stratum in range(len(strata_names)):
+        members = rng.permutation(np.flatnonzero(of_stratum == stratum))
+        key[members] = (np.arange(len(members)) + rng.random()) / len(members)
+    count = min(max(round(share * len(names)), least), len(names) - least)
+    chosen = np.argsort(key, kind="stable")[:count]
+    return np.flatnonzero(np.isin(codes, chosen))
+
+
+def _pools(items: Items, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows that may be trained on, and rows that may be tested on."""
+    if not has_partitions(items):
+        return rows, rows
+    test = "test" if "test" in items.partitions else "val"
+    return rows[items.partitions == "train"], rows[items.partitions == test]
+
+
+def _cut_episodes(
+    items: Items,
+    holdout: Holdout,
+    pool_train: NDArray[np.int64],
+    pool_test: NDArray[np.int64],
+    share: float,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], str]:
+    labels = items.instructions
+    note = ""
+    if pool_train is not pool_test:
+        known = np.isin(labels[pool_test], labels[pool_train])
+        if not known.all():
+            note = f"{int((~known).sum())} test episodes of instructions that training has not seen are left out"
+        train, test = pool_train, pool_test[known]
+    else:
+        parts_train, parts_test = [], []
+        for label in np.unique(labels[pool_train]):
+            rows = rng.permutation(pool_train[labels[pool_train] == label])
+            count = min(max(round(share * len(rows)), 1), len(rows) - 1)
+            parts_test.append(rows[:count])
+            parts_train.append(rows[count:])
+        train, test = np.sort(np.concatenate(parts_train)), np.sort(np.concatenate(parts_test))
+    if len(train) < 2 or len(test) < 2:
+        raise TooFewSamples(
+            f"holding out episodes needs at least 2 training and 2 test episodes of known instructions, found "
+            f"{len(train)} and {len(test)} among {len(items)} episodes of {len(np.unique(labels))} instructions. "
+            "Instructions with one episode cannot be tested."
+        )
+    return train, test, note
+
+
+def _cut_groups(
+    items: Items,
+    holdout: Holdout,
+    pool_train: NDArray[np.int64],
+    pool_test: NDArray[np.int64],
+    share: float,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], str]:
+    groups = items.groups(_UNIT[holdout])
+    strata = items.tasks if holdout == "instructions" else np.full(len(items), "")
+    chosen = np.unique(
+        groups[pool_test][choose_groups(groups[pool_test], strata[pool_test], share, rng, holdout=holdout)]
+    )
+    train = pool_train[~np.isin(groups[pool_train], chosen)]
+    test = pool_test[np.isin(groups[pool_test], chosen)]
+    left = len(np.unique(items.instructions[train]))
+    if left < 2:
+        raise TooFewSamples(
+            f"holding out {holdout} leaves {len(train)} training episodes of {left} instructions, at least 2 "
+            f"instructions are needed ({len(np.unique(groups))} {holdout} in all)"
+        )
+    return train, test, ""

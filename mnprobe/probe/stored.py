@@ -1,0 +1,84 @@
+"""`align` on feature stores: reads pairs of files, resumes the table, saves it after every measurement."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from mnprobe.features import open_features
+from mnprobe.probe.align import align
+from mnprobe.probe.config import AlignConfig
+from mnprobe.probe.join import StoredPair
+from mnprobe.probe.pairs import Pair, pair_files
+from mnprobe.probe.rows import read_alignment, write_alignment
+
+__all__ = ["align_stores"]
+
+_PIXELS = "pixels"  # the control without a model; a choice of layer is not meant for it
+
+
+def align_stores(
+    stored: Sequence[StoredPair],
+    config: AlignConfig | None = None,
+    *,
+    table: Path,
+    heads: Path | None = None,
+    layer_u: str | None = None,
+    layer_e: str | None = None,
+    pool_u: str = "mean",
+    pool_e: str = "mean",
+    episodes: Literal["all", "shared"] = "all",
+    n_jobs: int = 1,
+    quiet: bool = False,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Measure pairs of feature stores and keep the result in `table` (CSV), which is whole at any moment.
+
+    What `table` holds already is kept where settings and features are the same, replaced where they changed, and left
+    alone where it is about something else. See `align` and `pair_files` for the other arguments and the errors.
+
+    Returns the rows of these pairs and settings, and the whole table; the first has `attrs["notes"]`.
+    """
+    config = config or AlignConfig()
+    pairs: list[Pair] = []
+    for item in stored:
+        with open_features(item.u) as file_u, open_features(item.e) as file_e:
+            control = file_u.model == _PIXELS
+            pair = pair_files(
+                file_u,
+                file_e,
+                layer_u=None if control else layer_u,
+                layer_e=layer_e,
+                pool_u="mean" if control else pool_u,
+                pool_e=pool_e,
+                episodes=episodes,
+            )
+        pairs.append(pair)
+    previous = read_alignment(table) if table.is_file() else None
+    whole = align(
+        pairs,
+        config,
+        n_jobs=n_jobs,
+        previous=previous,
+        heads=heads,
+        on_rows=lambda frame: write_alignment(table, frame),
+        quiet=quiet,
+    )
+    return _asked(whole, pairs, config), whole
+
+
+def _asked(whole: pd.DataFrame, pairs: Sequence[Pair], config: AlignConfig) -> pd.DataFrame:
+    digests = {pair.digest() for pair in pairs}
+    rows = whole[whole["features_hash"].isin(digests) & (whole["config_hash"] == config.digest())]
+    rows = rows[rows["holdout"].isin(config.holdouts)]
+    if config.split == "success":
+        rows = rows[rows["split"] != "all"]
+    else:
+        rows = rows[rows["split"] == config.split]
+    if config.split != "all":
+        rows = rows[rows["mode"].isin(config.modes)]
+    if not config.shuffled:
+        rows = rows[rows["control"] == "none"]
+    rows = rows.reset_index(drop=True)
+    rows.attrs["notes"] = whole.attrs["notes"]
+    return rows
