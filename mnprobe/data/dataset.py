@@ -122,8 +122,14 @@ def open_dataset(
 
 
 def _distinct(places: Iterable[EpisodeFolder]) -> list[EpisodeFolder]:
-    """Without repetitions of one folder, when the given paths lie in each other."""
-    return list({place.folder: place for place in places}.values())
+    """Without repetitions of one episode, when the given paths lie in each other or a link leads to a sibling."""
+    found: dict[tuple[Path, str, str, int | None, int], EpisodeFolder] = {}
+    for place in places:
+        real = place.folder.resolve()
+        key = real, place.task, place.partition, place.variation, place.number
+        if key not in found or place.folder == real:
+            found[key] = place
+    return list(found.values())
 
 
 def _natural(place: EpisodeFolder) -> tuple[str, int, int, int, str]:

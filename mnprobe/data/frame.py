@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from mnprobe.data.low_dim import LowDim
 __all__ = ["Frame", "PerCamera"]
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 
 class PerCamera(Mapping[str, T], Generic[T]):
@@ -34,6 +35,16 @@ class PerCamera(Mapping[str, T], Generic[T]):
         if camera not in self._made:
             self._made[camera] = self._make(camera)
         return self._made[camera]
+
+    @overload
+    def get(self, camera: str, /) -> T | None: ...
+    @overload
+    def get(self, camera: str, default: T | D, /) -> T | D: ...
+    def get(self, camera: str, default: T | D | None = None, /) -> T | D | None:
+        """What this camera has, or `default` where it is not among the names; damage is still an error."""
+        if camera not in self:
+            return default
+        return self[camera]
 
     def __contains__(self, camera: object) -> bool:
         return camera in self._names()

@@ -67,6 +67,8 @@ def load(path: Path, *, allow: Literal["demo", "plain"] = "plain") -> object:
             that such a file has no use for (`RefusedGlobal` where it names something).
     """
     try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path}: is no regular file")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:

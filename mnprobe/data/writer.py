@@ -240,7 +240,7 @@ def _numbers(what: str, shape: tuple[int | None, ...], value: ArrayLike) -> NDAr
 def _random_state(state: RandomState) -> tuple[object, ...]:
     try:
         np.random.RandomState().set_state(state)
-    except (TypeError, ValueError) as error:
+    except (IndexError, TypeError, ValueError) as error:
         raise ConfigError(f"random_seed must be what numpy.random.get_state() gives, or None ({error})") from error
     kind, words, position, has_gauss, gauss = state
     return str(kind), np.array(words, dtype=np.uint32), int(position), int(has_gauss), float(gauss)

@@ -169,7 +169,8 @@ def write(tmp_path: Path, make_frames: Callable[..., list[FrameData]]) -> Callab
             "instructions": ["open the middle drawer"],
             "partition": "train",
         } | changes
-        arguments.setdefault("frames", make_frames(seed=arguments["episode"]))
+        if "frames" not in arguments:
+            arguments["frames"] = make_frames(seed=arguments["episode"])
         return write_episode(tmp_path, **arguments)
 
     return write_one

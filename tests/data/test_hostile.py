@@ -1,6 +1,7 @@
 """Hostile pickles: nothing they name is run or imported, and each gives one DataError."""
 
 import builtins
+import contextlib
 import os
 import pickle
 import struct
@@ -317,10 +318,8 @@ def test_attributes_of_any_name_are_only_data():
 )
 def test_small_pickles_take_little_memory_and_time(content):
     tracemalloc.start()
-    try:
+    with contextlib.suppress(DataError):
         loads(content, source="bomb", allow="demo")
-    except DataError:
-        pass
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1_000_000
@@ -381,6 +380,18 @@ def test_too_many_frames_and_cameras_are_refused(tmp_path):
         read_low_dim(path)
 
 
+class _Message(str):
+    __slots__ = ()
+
+
+def _or_error(read):
+    """What is read, or the message of the one error that there may be."""
+    try:
+        return read()
+    except DataError as error:
+        return _Message(error)
+
+
 SMALL = dumps(
     Record(
         Global.DEMO,
@@ -405,18 +416,12 @@ def test_damaged_files_give_data_or_one_data_error(tmp_path_factory, position, p
     path = tmp_path_factory.getbasetemp() / "damaged.pkl"
     path.write_bytes(content)
     os.utime(path, ns=(stamp, stamp))  # another file for the reader's memory
-    try:
-        found = read_low_dim(path)
-    except DataError as error:
-        assert str(path) in str(error)
-    else:
-        assert found.frames >= 2
+    found = _or_error(lambda: read_low_dim(path))
+    assert str(path) in found if isinstance(found, _Message) else found.frames >= 2
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=60))
 def test_random_opcodes_give_a_value_or_one_data_error(body):
-    try:
-        loads(b"\x80\x04" + body + b".", source="noise", allow="demo")
-    except DataError as error:
-        assert str(error).startswith("noise: ")
+    found = _or_error(lambda: loads(b"\x80\x04" + body + b".", source="noise", allow="demo"))
+    assert not isinstance(found, _Message) or found.startswith("noise: ")

@@ -72,7 +72,7 @@ def test_depth_may_leave_its_range_by_rounding_only():
 
 @pytest.mark.parametrize("handles", [[[-1]], [[2**24]], [[0.5]]])
 def test_handles_that_do_not_fit_are_refused(handles):
-    with pytest.raises(ConfigError, match="whole numbers in 0 .. 16777215"):
+    with pytest.raises(ConfigError, match=r"whole numbers in 0 \.\. 16777215"):
         mask_to_rgb(handles)
 
 

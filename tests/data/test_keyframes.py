@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -41,7 +43,7 @@ def test_laws_of_keyframes(rows):
     changes = {i for i in range(1, len(rows)) if gripper[i] != gripper[i - 1]}
     assert changes - set(keys) <= {len(rows) - 2}  # the only one that may be merged away
     stops = sorted(set(keys) - changes - {len(rows) - 1})
-    assert all(later - earlier >= 5 for earlier, later in zip(stops, stops[1:], strict=False))
+    assert all(later - earlier >= 5 for earlier, later in itertools.pairwise(stops))
 
 
 def test_next_keyframe_is_strictly_after():

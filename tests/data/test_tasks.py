@@ -86,7 +86,7 @@ def test_tasks_are_known_by_both_names():
 
 
 def test_unknown_tasks_and_variations_are_refused():
-    with pytest.raises(ConfigError, match="unknown task 'open_draver'. Did you mean 'open_drawer'"):
+    with pytest.raises(ConfigError, match=r"unknown task 'open_draver'\. Did you mean 'open_drawer'"):
         instruction("open_draver", 0)
     with pytest.raises(ConfigError, match="open_drawer has variations 0 to 2, got 3"):
         instruction("open_drawer", 3)
