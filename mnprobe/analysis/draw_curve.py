@@ -1,5 +1,6 @@
 """`mnprobe curve` as a function: from results/alignment.csv of a run to figures and results/curve.csv."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from mnprobe.analysis.figures import SavedFigure, save_figure
 from mnprobe.analysis.notes import FigureNote, command_line, write_note
 from mnprobe.analysis.tables import read_alignment, write_table
 
-__all__ = ["DrawnCurve", "draw_curve"]
+__all__ = ["DrawnCurve", "curve_name", "draw_curve"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,16 @@ class DrawnCurve:
     table: Path
     data: CurveData
     caption: str
+
+
+def curve_name(metric: str, split: str) -> str:
+    """Name of a curve's files: 'curve', with metric and split where they are not the usual ones.
+
+    >>> curve_name("recall@1", "all"), curve_name("recall@5", "outcomes")
+    ('curve', 'curve-recall5-outcomes')
+    """
+    parts = ["curve", *([] if metric == "recall@1" else [metric]), *([] if split == "all" else [split])]
+    return re.sub(r"[^a-z0-9_-]", "", "-".join(parts))
 
 
 def draw_curve(

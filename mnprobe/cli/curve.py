@@ -29,27 +29,29 @@ def curve(
     ] = None,
     log_steps: Annotated[bool, typer.Option("--log-steps", help="A logarithmic step axis.")] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Figure without ending; the run's figures/curve when left out.")
+        Path | None, typer.Option(help="Figure without ending; in the run's figures when left out.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Draw Recall@1 over training checkpoints, with chance, 95 % intervals and every control that was measured.
 
-    Writes figures/curve.png, curve.svg and results/curve.csv. With one checkpoint, points with error bars are drawn.
+    Writes figures/curve.png, curve.svg and results/curve.csv (for another metric or split, with its name added). With
+    one checkpoint, points with error bars are drawn.
 
     Example: mnprobe curve --run runs/first --metric recall@1 --where layer_e=e
     """
-    from mnprobe.analysis.draw_curve import draw_curve  # matplotlib and pandas load here, not for --help
+    from mnprobe.analysis.draw_curve import curve_name, draw_curve  # matplotlib and pandas load here, not for --help
     from mnprobe.analysis.notes import command_line
     from mnprobe.analysis.tables import parse_where
 
     rundir = resolve_run(run)
-    stem = out or rundir.figures / "curve"
+    name = curve_name(metric, split)
+    stem = out or rundir.figures / name
     options = {"run": rundir.path, "alignment": alignment, "metric": metric, "split": split, "direction": direction}
     drawn = draw_curve(
         alignment or rundir.results("alignment"),
         stem=stem,
-        table=rundir.results("curve") if out is None else out.with_name(out.name + ".csv"),
+        table=rundir.results(name) if out is None else out.with_name(out.name + ".csv"),
         metric=metric,
         split=split,
         direction=direction,

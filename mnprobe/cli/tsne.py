@@ -44,12 +44,12 @@ def tsne(
     seed: Annotated[int, typer.Option(help="Of the layout, and of heads fitted here.")] = 0,
     jobs: Annotated[int, typer.Option(help="Threads; more than one only helps above some 5000 points.")] = 1,
     colour: Annotated[str, typer.Option(help="auto, instruction or task.")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="Figure without ending; the run's figures/tsne if left out.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Figure without ending; in the run's figures if left out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Draw features of both models by t-SNE: shape = model, colour = instruction, with trustworthiness on the figure.
 
-    Writes figures/tsne.png, tsne.svg and results/tsne.csv.
+    Writes figures/tsne.png, tsne.svg and results/tsne.csv (with --space raw: tsne-raw).
 
     Example: mnprobe tsne --run runs/first --partition test --perplexity 20
     """
@@ -76,10 +76,11 @@ def tsne(
     options |= {"source": source, "step": step, "compare": compare, "space": space, "partition": partition}
     options |= {**layers, "heads": heads, "perplexity": f"{perplexity:g}"}
     options |= {"iterations": iterations, "seed": seed, "colour": colour, "out": out}
+    name = "tsne" if wanted_space == "shared" else f"tsne-{wanted_space}"
     drawn = draw_tsne(
         inputs,
-        stem=out or rundir.figures / "tsne",
-        table=rundir.results("tsne") if out is None else out.with_name(out.name + ".csv"),
+        stem=out or rundir.figures / name,
+        table=rundir.results(name) if out is None else out.with_name(out.name + ".csv"),
         space=wanted_space,
         partition=partition,
         config=config,

@@ -1,0 +1,245 @@
+"""Everything a report says, collected from a run directory; what is missing or broken is said, never hidden."""
+
+import base64
+import csv
+import io
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from mnprobe.analysis.notes import command_line, read_note
+from mnprobe.analysis.report.headline import caveats, headlines, last_points, summary
+from mnprobe.analysis.report.parts import Episodes, Figure, Headline, Missing, Model, ReportData, Table
+from mnprobe.analysis.tables import read_alignment
+from mnprobe.core.errors import FeatureError, MnprobeError
+from mnprobe.core.provenance import config_hash, now, versions
+from mnprobe.core.rundir import RunDir
+from mnprobe.features import open_features
+
+__all__ = ["ReportData", "gather"]
+
+MOST_ROWS = 2000  # of one table; the file beside the report has them all
+_PACKAGES = ("torch", "numpy", "scikit-learn", "pandas", "matplotlib", "openTSNE", "h5py")
+_MAKERS = {"alignment": "align", "curve": "curve", "tsne": "tsne"}
+_KNOWN = ("task", "instruction", "partition", "success")
+
+
+def gather(run: RunDir) -> ReportData:
+    """Collect what the run holds. Only an unreadable run.toml is an error; all else becomes part of the report."""
+    problems: list[str] = []
+    models, tables = _features(run, problems)
+    figures = _figures(run)
+    results = _tables(run)
+    headline, sentences, doubts = _measured(run, problems)
+    return ReportData(
+        name=run.name,
+        path=str(run.path),
+        command=command_line("report", {"run": run.path}),
+        created=now(),
+        run_created=str(run.config.get("run", {}).get("created", ""))
+        if isinstance(run.config.get("run"), dict)
+        else "",
+        config_hash=config_hash(json.loads(json.dumps(run.config, default=str))),
+        config=run.config_path.read_text(encoding="utf-8"),
+        versions=versions(*_PACKAGES),
+        episodes=_episodes(tables),
+        models=models,
+        figures=figures,
+        tables=results,
+        missing=_missing(run, models, figures),
+        problems=tuple(problems),
+        headline=headline,
+        summary=sentences,
+        caveats=doubts,
+    )
+
+
+_Measured = tuple[tuple[Headline, ...], tuple[str, ...], tuple[str, ...]]
+
+
+def _measured(run: RunDir, problems: list[str]) -> _Measured:
+    """Headline, summary and caveats; empty where nothing was measured."""
+    path = run.results("alignment")
+    if not path.is_file():
+        return (), (), ()
+    try:
+        table = read_alignment(path, command=command_line("align", {"run": run.path}))
+        data = last_points(table)
+    except MnprobeError as error:
+        problems.append(f"No headline: {error}")
+        return (), (), ()
+    return headlines(data.points), summary(data.points), caveats(data.points, table, data.notes)
+
+
+def _features(run: RunDir, problems: list[str]) -> tuple[tuple[Model, ...], list[pd.DataFrame]]:
+    models, tables = [], []
+    for piece in run.feature_files():
+        try:
+            with open_features(piece.path) as file:
+                attributes, table = file.attrs, file.episodes
+                shapes = [f"{name} ({file.layer(name).dim})" for name in file.layers]
+        except FeatureError as error:
+            problems.append(f"A feature file cannot be read: {error}")
+            continue
+        tables.append(table.assign(source=piece.source))
+        config = attributes["model_config"]
+        made = f"mnprobe {attributes['mnprobe_version']}, torch {attributes['torch_version']}"
+        models.append(
+            Model(
+                model=str(attributes["model"]),
+                side=str(attributes["side"]),
+                source=str(attributes["source"]),
+                step=int(attributes["step"]),
+                trained=bool(attributes["trained"]),
+                episodes=len(table),
+                layers=", ".join(shapes),
+                checkpoint=str(attributes["checkpoint_sha256"]),
+                created=str(attributes["created"]),
+                versions=made,
+                language=_flat(config.get("language")) if isinstance(config, dict) else "",
+                config=_pretty(config),
+                provenance=_pretty(attributes["provenance"]),
+                file=_relative(piece.path, run),
+            )
+        )
+    return tuple(models), tables
+
+
+def _episodes(tables: list[pd.DataFrame]) -> Episodes:
+    """Each episode once, by id and source of the demonstrations; outcomes from any file that knows them."""
+    demonstrations = [table for table in tables if not str(table["source"].iloc[0]).startswith("rollouts")]
+    if not demonstrations:
+        return Episodes()
+    joined = pd.concat(demonstrations).sort_values("success", ascending=False, kind="stable")
+    joined = joined.drop_duplicates("id")
+    groups = joined.groupby(["task", "instruction", "partition"], sort=True)["success"]
+    rows = tuple(
+        (*map(str, key), str(len(found)), *(str(int((found == value).sum())) for value in (1, 0, -1)))
+        for key, found in groups
+    )
+    return Episodes(
+        rows=rows,
+        total=len(joined),
+        instructions=len(joined[["task", "instruction"]].drop_duplicates()),
+        tasks=joined["task"].nunique(),
+    )
+
+
+def _figures(run: RunDir) -> tuple[Figure, ...]:
+    paths = _inside(run, run.figures, "*.png")
+    order = {"curve": 0, "tsne": 1}
+    paths.sort(key=lambda path: (order.get(path.stem.partition("-")[0], 2), path.stem))
+    return tuple(_figure(path, run) for path in paths)
+
+
+def _figure(path: Path, run: RunDir) -> Figure:
+    from PIL import Image, UnidentifiedImageError
+
+    problem, title, caption, command = "", path.stem, "", ""
+    try:
+        note = read_note(path.with_suffix(""))
+    except MnprobeError as error:
+        note, problem = None, str(error)
+    if note is not None:
+        title, caption, command = note.title or path.stem, note.caption, note.command
+    command = command or _maker(path.stem, run)
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            image.verify()
+        with Image.open(path, formats=["PNG"]) as image:
+            width, height = image.size
+        png = base64.b64encode(path.read_bytes()).decode("ascii")
+    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        problem = f"{_relative(path, run)} is no whole PNG image ({error}). Draw it again"
+        return Figure(name=path.stem, title=title, caption=caption, command=command, problem=problem)
+    return Figure(
+        name=path.stem,
+        title=title,
+        caption=caption,
+        command=command,
+        png=png,
+        width=width,
+        height=height,
+        problem=problem,
+    )
+
+
+def _tables(run: RunDir) -> tuple[Table, ...]:
+    return tuple(_table(path, run) for path in _inside(run, run.path / "results", "*.csv"))
+
+
+def _table(path: Path, run: RunDir) -> Table:
+    command = _maker(path.stem, run)
+    try:
+        note = read_note(run.figures / path.stem)
+        command = note.command or command if note is not None else command
+    except MnprobeError:
+        pass  # the figure itself says that its note cannot be read
+    try:
+        rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        return Table(name=path.name, command=command, problem=f"{_relative(path, run)} cannot be read ({error})")
+    if not rows:
+        return Table(name=path.name, command=command, problem=f"{_relative(path, run)} is empty")
+    shown = tuple(tuple(_short(cell) for cell in row) for row in rows[1 : MOST_ROWS + 1])
+    return Table(name=path.name, columns=tuple(rows[0]), rows=shown, total=len(rows) - 1, command=command)
+
+
+def _missing(run: RunDir, models: tuple[Model, ...], figures: tuple[Figure, ...]) -> tuple[Missing, ...]:
+    here = {"run": run.path}
+    drawn = {figure.name.partition("-")[0] for figure in figures if figure.png}
+    sides = {(model.side, model.source) for model in models if model.model != "pixels"}
+    found = []
+    for side in ("understanding", "execution"):
+        if not any(name == side for name, _ in sides):
+            found.append(Missing(what=f"features of the {side} side", command=command_line("extract", here)))
+    if any(name == "execution" for name, _ in sides) and not any(source.endswith("-blank") for _, source in sides):
+        command = command_line("extract", here | {"model": "arp", "blank_instruction": True})
+        found.append(Missing(what="features with the instruction blanked (control a)", command=command))
+    if models and not any(model.model == "pixels" for model in models):
+        command = command_line("extract", here | {"model": "pixels"})
+        found.append(Missing(what="pixel features (control c)", command=command))
+    if not run.results("alignment").is_file():
+        found.append(Missing(what="alignment scores", command=command_line("align", here)))
+    if "curve" not in drawn:
+        found.append(Missing(what="alignment curve", command=command_line("curve", here)))
+    if "tsne" not in drawn:
+        found.append(Missing(what="t-SNE", command=command_line("tsne", here)))
+    return tuple(found)
+
+
+def _maker(stem: str, run: RunDir) -> str:
+    name = _MAKERS.get(stem.partition("-")[0])
+    return command_line(name, {"run": run.path}) if name else ""
+
+
+def _inside(run: RunDir, folder: Path, pattern: str) -> list[Path]:
+    """Files of a folder of the run, sorted; hidden files and links that lead out of the run are left alone."""
+    root = run.path.resolve()
+    found = [path for path in folder.glob(pattern) if path.is_file() and not path.name.startswith(".")]
+    return sorted(path for path in found if path.resolve().is_relative_to(root))
+
+
+def _relative(path: Path, run: RunDir) -> str:
+    return str(path.relative_to(run.path)) if path.is_relative_to(run.path) else str(path)
+
+
+def _pretty(value: object) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) if value else ""
+
+
+def _flat(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_flat(one)}" for name, one in value.items())
+    return "" if value is None else str(value)
+
+
+def _short(cell: str) -> str:
+    """Long decimal fractions to six digits, everything else as it stands."""
+    if len(cell) > 8 and "." in cell:
+        try:
+            return f"{float(cell):.6g}"
+        except ValueError:
+            return cell
+    return cell

@@ -1,0 +1,127 @@
+"""The pieces a report is made of: plain data, nothing of HTML."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["Episodes", "Figure", "Headline", "Missing", "Model", "ReportData", "Table"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table as text: `shown` rows of `total`; `command` makes it, `problem` says why it cannot be shown."""
+
+    name: str
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    total: int = 0
+    command: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A figure with its PNG as base64 text and its size in pixels; `problem` says why it cannot be shown."""
+
+    name: str
+    title: str
+    caption: str
+    command: str
+    png: str = ""
+    width: int = 0
+    height: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headline:
+    """One line of the first table: a value with all that is needed to judge it (shares from 0 to 1).
+
+    Lines of one `place` stand in one table.
+    """
+
+    what: str
+    step: int
+    pair: str
+    place: int
+    holdout: str
+    holdout_words: str
+    value: float
+    low: float | None
+    high: float | None
+    chance: float | None
+    verdict: str
+    n_test: str
+    n_groups: str
+    n_gallery: str
+    n_seeds: str
+    sd_seeds: str
+    weights: str
+    is_claim: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episodes:
+    """How many episodes there are, by task, instruction, partition and outcome."""
+
+    rows: tuple[tuple[str, ...], ...] = ()
+    columns: tuple[str, ...] = ("task", "instruction", "partition", "episodes", "success", "failure", "not known")
+    total: int = 0
+    instructions: int = 0
+    tasks: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Who made one feature file; `config` and `provenance` are JSON to unfold."""
+
+    model: str
+    side: str
+    source: str
+    step: int
+    trained: bool
+    episodes: int
+    layers: str
+    checkpoint: str
+    created: str
+    versions: str
+    language: str
+    config: str
+    provenance: str
+    file: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """Something the run does not have yet, and the command that makes it."""
+
+    what: str
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportData:
+    """All that a report says."""
+
+    name: str
+    path: str
+    command: str
+    created: str
+    run_created: str
+    config_hash: str
+    config: str
+    versions: Mapping[str, str]
+    summary: tuple[str, ...] = ()
+    headline: tuple[Headline, ...] = ()
+    caveats: tuple[str, ...] = ()
+    episodes: Episodes = field(default_factory=Episodes)
+    models: tuple[Model, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    tables: tuple[Table, ...] = ()
+    missing: tuple[Missing, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def all_problems(self) -> list[str]:
+        """What could not be read, of the run and of each figure and table."""
+        pieces = [figure.problem for figure in self.figures] + [table.problem for table in self.tables]
+        return [*self.problems, *(problem for problem in pieces if problem)]

@@ -1,0 +1,42 @@
+"""A report's data as one HTML text: Jinja with autoescape, style and images inside, nothing to fetch."""
+
+from importlib.resources import files
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from mnprobe.analysis.report.parts import ReportData
+from mnprobe.analysis.report.words import CONTROLS, GLOSSARY
+
+__all__ = ["render"]
+
+OPEN_UP_TO = 12  # rows: longer tables are folded
+
+
+def render(data: ReportData) -> str:
+    """The whole page as text; every string that comes from a file is escaped.
+
+    The page forbids itself scripts and requests (Content-Security-Policy) and needs neither.
+    """
+    here = files("mnprobe.analysis.report")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"percent": _percent, "unbroken": _unbroken}
+    template = environment.from_string(here.joinpath("report.html").read_text(encoding="utf-8"))
+    page = template.render(
+        data=data,
+        style=Markup(here.joinpath("report.css").read_text(encoding="utf-8")),  # our own file, not a user's
+        controls=CONTROLS,
+        glossary=GLOSSARY,
+        open_up_to=OPEN_UP_TO,
+    )
+    return page.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    """0.125 as '12.5'; '' for None."""
+    return "" if share is None else f"{share * 100:.{digits}f}"
+
+
+def _unbroken(text: str) -> str:
+    """Keep the percent sign on the line of its number."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
