@@ -68,7 +68,7 @@ class Dataset(Sequence[Episode]):
                 instructions = None  # features that need no instruction can still be computed
             parts = [
                 episode.id,
-                sha256_file(episode.folder / LOW_DIM_FILE),
+                sha256_file(episode.low_dim_file),
                 instructions,
                 [_sizes(episode, camera, kind) for camera in sorted(episode.cameras) for kind in KINDS],
             ]

@@ -191,8 +191,16 @@ class Episode:
         )
 
     @property
+    def low_dim_file(self) -> Path:
+        """Path of `low_dim_obs.pkl`; DataError when it is missing, no file, or a link out of the dataset."""
+        path = self._own(self.folder / LOW_DIM_FILE)
+        if not path.is_file():
+            raise DataError(f"{path}: " + ("is no regular file" if path.exists() else "there is no such file"))
+        return path
+
+    @property
     def _low_dim(self) -> LowDim:
-        return read_low_dim(self._own(self.folder / LOW_DIM_FILE))
+        return read_low_dim(self.low_dim_file)
 
     def _own(self, path: Path) -> Path:
         require_inside(path, self._place.root)

@@ -15,7 +15,7 @@ from mnprobe.data.layout import require_inside
 __all__ = ["ImageFiles"]
 
 _IMAGE = re.compile(r"(0|[1-9][0-9]*)\.png")
-_FOLDER = re.compile(rf"(.+)_({'|'.join(KINDS)})")
+_FOLDER = re.compile(rf"([A-Za-z0-9_.-]+)_({'|'.join(KINDS)})")
 
 
 class ImageFiles:
@@ -35,12 +35,8 @@ class ImageFiles:
     def kinds(self) -> dict[str, tuple[ImageKind, ...]]:
         """Cameras that have a folder, in PerAct's order, each with the kinds of image it has a folder for."""
         found: dict[str, set[str]] = {}
-        try:
-            entries = [entry.name for entry in self.folder.iterdir() if entry.is_dir()]
-        except OSError as error:
-            raise DataError(f"cannot list {self.folder}: {error.strerror or error}") from error
-        for name in entries:
-            if match := _FOLDER.fullmatch(name):
+        for entry in _entries(self.folder):
+            if (match := _FOLDER.fullmatch(entry.name)) and entry.is_dir():
                 found.setdefault(match[1], set()).add(match[2])
         return {name: tuple(kind for kind in KINDS if kind in found[name]) for name in camera_order(set(found))}
 
@@ -54,7 +50,7 @@ class ImageFiles:
         if (camera, kind) not in self._listed:
             folder = self.folder / f"{camera}_{kind}"
             require_inside(folder, self.root)
-            names = (_IMAGE.fullmatch(entry.name) for entry in folder.iterdir())
+            names = (_IMAGE.fullmatch(entry.name) for entry in _entries(folder))
             self._listed[camera, kind] = tuple(sorted(int(match[1]) for match in names if match))
         return self._listed[camera, kind]
 
@@ -119,3 +115,10 @@ class ImageFiles:
             first = self.path(camera, kind, next(iter(self.frames(camera, kind)), 0))
             self._sizes[camera] = (*png_size(first), first)
         return self._sizes[camera]
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"cannot list {folder}: {error.strerror or error}") from error

@@ -27,7 +27,7 @@ FIELDS: dict[str, tuple[int, ...]] = {
     "joint_velocities": (7,),
     "ignore_collisions": (),
 }
-_CAMERA_KEY = re.compile(r"(.+)_camera_(extrinsics|intrinsics|near|far)")
+_CAMERA_KEY = re.compile(r"([A-Za-z0-9_]+)_camera_(extrinsics|intrinsics|near|far)")
 _CAMERA_SHAPES: dict[str, tuple[int, ...]] = {"intrinsics": (3, 3), "extrinsics": (4, 4), "near": (), "far": ()}
 _MOST_FRAMES = 20_000  # 17 minutes at RLBench's 20 frames a second
 _MOST_CAMERAS = 32

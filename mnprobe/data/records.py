@@ -83,6 +83,9 @@ class ArrayRecord:
     fortran: object = False
     data: object = None
 
+    def __repr__(self) -> str:  # the parts are as the file had them, and may hold anything
+        return "ArrayRecord(...)"
+
     def set_state(self, state: object) -> None:
         """Store the five parts of an array's state."""
         if not (isinstance(state, tuple) and len(state) == 5 and state[0] == 1 and type(state[0]) is int):

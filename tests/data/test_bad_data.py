@@ -141,8 +141,10 @@ def test_a_damaged_camera_is_named_when_it_is_asked_for(with_demo, case):
 def test_a_missing_low_dim_file_is_named(write, tmp_path):
     path = write() / "low_dim_obs.pkl"
     path.unlink()
-    with pytest.raises(DataError, match=f"cannot read {path}: No such file"):
-        len(open_dataset(tmp_path)[0])
+    dataset = open_dataset(tmp_path)
+    for ask in (lambda: len(dataset[0]), dataset.fingerprint):
+        with pytest.raises(DataError, match=f"{path}: there is no such file"):
+            ask()
 
 
 def test_a_missing_camera_or_frame_says_what_there_is(write, tmp_path):

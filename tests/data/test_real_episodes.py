@@ -89,6 +89,8 @@ def test_frames_equal_the_golden_facts(episodes):
             assert frame.joint_positions.tolist() == fact["joint_positions"]
             assert frame.joint_velocities.tolist() == fact["joint_velocities"]
             assert frame.ignore_collisions == fact["ignore_collisions"]
+            arp18 = [frame.gripper_open, frame.ignore_collisions, *frame.gripper_joint_positions]
+            assert [*arp18, *frame.joint_positions, *frame.gripper_pose] == fact["arp_low_dim_state_18"]
             assert frame.state().tolist() == pytest.approx([fact["gripper_open"], *fact["gripper_joint_positions"]])
             assert list(frame.rgb) == list(frame.depth) == list(fact["cameras"])
             assert list(frame.mask) == []
