@@ -11,7 +11,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mnprobe.core.errors import DataError
@@ -409,7 +409,7 @@ SMALL = dumps(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 900), st.binary(min_size=1, max_size=6), st.booleans(), st.integers(0, 2**31))
 def test_damaged_files_give_data_or_one_data_error(tmp_path_factory, position, piece, insert, stamp):
     content = SMALL[:position] + piece + SMALL[position + (0 if insert else len(piece)) :]
@@ -420,7 +420,7 @@ def test_damaged_files_give_data_or_one_data_error(tmp_path_factory, position, p
     assert str(path) in found if isinstance(found, _Message) else found.frames >= 2
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=60))
 def test_random_opcodes_give_a_value_or_one_data_error(body):
     found = _or_error(lambda: loads(b"\x80\x04" + body + b".", source="noise", allow="demo"))

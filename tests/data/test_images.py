@@ -2,7 +2,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
@@ -45,7 +45,7 @@ def test_depth_codes_of_the_golden_pixels(demo_facts):
     assert seen > 90
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(hnp.arrays(np.int64, (2, 3), elements=st.integers(0, DEPTH_STEPS)), st.floats(0, 0.5), st.floats(0.6, 50))
 def test_codes_survive_every_form(code, near, far):
     np.testing.assert_array_equal(rgb_to_code(code_to_rgb(code)), code)
@@ -53,7 +53,7 @@ def test_codes_survive_every_form(code, near, far):
     np.testing.assert_array_equal(depth_to_code(code_to_depth(code, near, far), near, far), code)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(hnp.arrays(np.float64, 6, elements=st.floats(0.01, 3.0)))
 def test_depth_is_kept_to_half_a_step(depth):
     found = code_to_depth(depth_to_code(depth, 0.01, 3.0), 0.01, 3.0)

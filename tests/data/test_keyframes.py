@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mnprobe.core.errors import ConfigError
@@ -32,7 +32,7 @@ def test_a_resting_start_silences_four_frames_only_if_the_ends_agree():
     assert find_keyframes([1.0] * 15 + [0.0] * 5, speeds) == (2, 15, 19)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.1, 0.11])), min_size=2, max_size=40))
 def test_laws_of_keyframes(rows):
     gripper = [float(row[0]) for row in rows]

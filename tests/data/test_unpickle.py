@@ -4,7 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mnprobe.core.errors import ConfigError
@@ -111,13 +111,13 @@ _values = st.recursive(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_values, st.sampled_from([2, 3, 4, 5]))
 def test_plain_values_are_read_as_they_were_pickled(value, protocol):
     _same(loads(pickle.dumps(value, protocol), source="test"), value)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_values)
 def test_plain_values_are_written_so_that_pickle_reads_them(value):
     _same(pickle.loads(dumps(value)), value)

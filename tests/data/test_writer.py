@@ -10,7 +10,7 @@ import textwrap
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -64,7 +64,7 @@ def test_an_episode_is_read_as_it_was_written(write, make_frames, tmp_path, part
     assert draw.random() == np.random.RandomState(3).random()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_episode_is_read_as_it_was_written(tmp_path_factory, make_frames, data):
     frames = make_frames(
