@@ -1,0 +1,266 @@
+"""Every option of `mnprobe extract` arrives: in the store's attributes, in its values, or in what is printed."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mnprobe.cli.main import main
+from mnprobe.core.rundir import RunDir
+from mnprobe.data import Camera, FrameData, look_at, pinhole, write_episode
+from mnprobe.features import open_features
+from mnprobe.models.clip import LanguageConfig, random_language_encoder
+from mnprobe.models.loading import save_checkpoint
+from mnprobe.models.viclip import ViCLIP, ViCLIPConfig
+
+CAMERAS = {"front": 1.2, "left_shoulder": 1.3, "right_shoulder": 1.4, "wrist": 1.5}
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory):
+    """Three episodes: two tasks, train and val, four cameras of 12 x 12 pixels."""
+    root = tmp_path_factory.mktemp("demos")
+    for number, (task, variation, partition, text) in enumerate(
+        [("open", 0, "train", "open it"), ("open", 1, "val", "open that"), ("reach", 0, "train", "reach it")]
+    ):
+        draw = np.random.default_rng(number)
+        cameras = {
+            name: Camera(
+                name=name,
+                intrinsics=pinhole(60, 12, 12),
+                extrinsics=look_at([x, 0.1, 1.6], [0.2, 0, 0.9]),
+                near=0.01,
+                far=4.5,
+            )
+            for name, x in CAMERAS.items()
+        }
+        frames = [
+            FrameData(
+                gripper_pose=[0.2, 0.01 * i, 1.0, 0, 0, 0, 1],
+                gripper_open=float(i < 6),
+                joint_velocities=[0.5] * 7,
+                gripper_joint_positions=[0.04, 0.04],
+                cameras=cameras,
+                rgb={name: draw.integers(0, 256, (12, 12, 3), dtype=np.uint8) for name in cameras},
+                depth={name: draw.uniform(0.6, 1.8, (12, 12)) for name in cameras},
+            )
+            for i in range(13)
+        ]
+        write_episode(
+            root,
+            task=task,
+            variation=variation,
+            episode=number,
+            partition=partition,
+            instructions=[text],
+            frames=frames,
+        )
+    return root
+
+
+@pytest.fixture
+def run(demos, tmp_path, capsys):
+    """Run the command into a folder of its own; return the entries that --json gives, and standard error."""
+
+    def call(*arguments, folder="out", data=demos):
+        with pytest.raises(SystemExit) as end:
+            main(["extract", "--data", str(data), "--out", str(tmp_path / folder), "--json", *map(str, arguments)])
+        shown = capsys.readouterr()
+        assert not end.value.code, shown.err
+        return json.loads(shown.out), shown.err
+
+    return call
+
+
+def _asked(entry):
+    with open_features(entry["path"]) as file:
+        return file.attrs["provenance"]["asked"]
+
+
+def _values(entry, layer):
+    with open_features(entry["path"]) as file:
+        return file.layer(layer).values[:]
+
+
+def test_model_out_json_and_remarks(run, tmp_path):
+    entries, err = run("--model", "viclip", "--model", "pixels")
+    assert [entry["model"] for entry in entries] == ["viclip", "pixels"]
+    assert entries[0]["path"] == str(tmp_path / "out/viclip/demos/step_00000000.h5")
+    assert (entries[0]["trained"], entries[0]["episodes"], entries[0]["layers"]) == (False, 3, ["u"])
+    assert "viclip: random weights of size 'tiny' from seed 0, not trained" in err
+    assert "3 to do" in err
+    _, err = run("--model", "viclip", "--quiet", folder="quiet")
+    assert err == ""
+
+
+def test_data_may_be_given_several_times(run, demos):
+    entries, _ = run("--model", "pixels", "--data", demos / "val", data=demos / "train")
+    assert entries[0]["episodes"] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "ids"),
+    [
+        (["--partition", "val"], ["open/1/val-episode1"]),
+        (
+            ["--partition", "val", "--partition", "train", "--task", "open"],
+            ["open/0/train-episode0", "open/1/val-episode1"],
+        ),
+        (["--task", "reach"], ["reach/0/train-episode2"]),
+        (["--limit", "1"], ["open/0/train-episode0"]),
+    ],
+)
+def test_which_episodes(run, options, ids):
+    entries, _ = run("--model", "pixels", *options)
+    with open_features(entries[0]["path"]) as file:
+        assert file.episodes["id"].tolist() == ids
+
+
+def test_instructions_and_outcomes(run, tmp_path):
+    (tmp_path / "words.csv").write_text("task,variation,instruction\nopen,0,pull the handle\n")
+    (tmp_path / "outcomes.csv").write_text("id,success\nopen/0/train-episode0,1\nreach/0/train-episode2,0\n")
+    options = ["--instructions", tmp_path / "words.csv", "--outcomes", tmp_path / "outcomes.csv"]
+    entries, _ = run("--model", "pixels", *options)
+    with open_features(entries[0]["path"]) as file:
+        assert file.episodes["instruction"].tolist() == ["pull the handle", "open that", "reach it"]
+        assert file.episodes["success"].tolist() == [1, -1, 0]
+    entries, _ = run("--model", "pixels", "--outcomes", "successful", folder="good")
+    with open_features(entries[0]["path"]) as file:
+        assert file.episodes["success"].tolist() == [1, 1, 1]
+
+
+def test_checkpoint_name_and_step(run, tmp_path):
+    model = ViCLIP(ViCLIPConfig.tiny(), generator=torch.Generator().manual_seed(3))
+    path = tmp_path / "x.safetensors"
+    save_checkpoint(path, model.state_dict(), model="viclip", config=model.config.to_dict(), step=70)
+    entries, _ = run("--checkpoint", path)
+    assert (entries[0]["model"], entries[0]["step"], entries[0]["trained"]) == ("viclip", 70, True)
+    named, _ = run("--checkpoint", path, "--name", "watcher", "--step", "80")
+    assert (named[0]["model"], named[0]["kind"], named[0]["step"]) == ("watcher", "viclip", 80)
+    seeded, _ = run("--model", "viclip", "--seed", "3", folder="seeded")
+    np.testing.assert_array_equal(_values(entries[0], "u"), _values(seeded[0], "u"))
+
+
+def test_seed_and_preset(run):
+    first, _ = run("--model", "viclip")
+    other, err = run("--model", "viclip", "--seed", "1", "--preset", "tiny", folder="b")
+    assert "seed 1" in err
+    assert (_asked(other[0])["seed"], _asked(other[0])["preset"]) == (1, "tiny")
+    assert not np.allclose(_values(first[0], "u"), _values(other[0], "u"))
+
+
+def test_source_names_the_folder_and_the_attribute(run, tmp_path):
+    entries, _ = run("--model", "pixels", "--source", "rollouts")
+    assert entries[0]["path"] == str(tmp_path / "out/pixels/rollouts/step_00000000.h5")
+    with open_features(entries[0]["path"]) as file:
+        assert file.source == "rollouts"
+
+
+def test_layers(run):
+    entries, _ = run("--model", "viclip", "--layer", "u", "--layer", "blocks.0", "--layer", "viclip=cls")
+    with open_features(entries[0]["path"]) as file:
+        assert file.layers == ("blocks.0", "cls", "u")
+
+
+def test_camera_and_frames_rule(run):
+    front, _ = run("--model", "pixels")
+    wrist, _ = run("--model", "pixels", "--camera", "wrist", folder="b")
+    strided, _ = run("--model", "pixels", "--frames-rule", "strided", folder="c")
+    assert _asked(front[0])["options"] == {"camera": "front", "frames_rule": "middle", "frames": 8, "size": 16}
+    assert _asked(wrist[0])["options"]["camera"] == "wrist"
+    assert _asked(strided[0])["options"]["frames_rule"] == "strided"
+    assert not np.allclose(_values(front[0], "u"), _values(wrist[0], "u"))
+    assert not np.allclose(_values(front[0], "u"), _values(strided[0], "u"))
+
+
+def test_decoding_blank_and_language(run, tmp_path):
+    greedy, _ = run("--model", "arp", "--limit", "1")
+    teacher, _ = run("--model", "arp", "--limit", "1", "--decoding", "teacher", folder="b")
+    assert _asked(teacher[0])["options"]["decoding"] == "teacher"
+    assert not np.array_equal(_values(greedy[0], "e"), _values(teacher[0], "e"))
+    blank, _ = run("--model", "arp", "--limit", "1", "--blank-instruction")
+    assert blank[0]["source"] == "demos-blank"
+    assert not np.array_equal(_values(greedy[0], "e"), _values(blank[0], "e"))
+    spoken = random_language_encoder(LanguageConfig(context=16, width=64, layers=1, heads=1, embed_dim=8), 4)
+    torch.save(spoken.text.state_dict(), tmp_path / "clip.pth")
+    told, _ = run("--model", "arp", "--limit", "1", "--language-weights", tmp_path / "clip.pth", folder="d")
+    assert _asked(told[0])["options"]["language_weights"].startswith("sha256:")
+    with open_features(told[0]["path"]) as file:
+        assert file.attrs["model_config"]["language"]["trained"] is True
+    assert not np.array_equal(_values(greedy[0], "e"), _values(told[0], "e"))
+
+
+def test_hook_factory_side_and_options(run, tmp_path, monkeypatch):
+    (tmp_path / "their_model.py").write_text(
+        "import torch\n"
+        "from mnprobe.features import HookTarget\n"
+        "def make(checkpoint, width=2):\n"
+        "    module = torch.nn.Sequential(torch.nn.Linear(1, width))\n"
+        "    return HookTarget(module=module, prepare=lambda episodes: torch.ones(len(episodes), 1))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    options = ["--factory", "their_model:make", "--side", "execution", "--option", "width=5", "--layer", "0"]
+    entries, _ = run("--model", "hook", "--name", "theirs", *options)
+    assert (entries[0]["model"], entries[0]["side"], entries[0]["layers"]) == ("theirs", "execution", ["0"])
+    assert _values(entries[0], "0").shape == (3, 5)
+
+
+def test_options_of_an_extractor_by_key_and_value(run):
+    entries, _ = run("--model", "pixels", "--option", "size=4", "--option", "frames=2")
+    assert _values(entries[0], "u").shape == (3, 2 * 4 * 4 * 3)
+
+
+def test_device_batch_size_dtype_and_precision(run):
+    plain, _ = run("--model", "viclip", "--device", "cpu")
+    options = ["--device", "auto", "--batch-size", "2", "--dtype", "float16", "--precision", "bf16"]
+    rough, _ = run("--model", "viclip", *options, folder="b")
+    with open_features(rough[0]["path"]) as file:
+        provenance = file.attrs["provenance"]
+    assert provenance["ran"]["batch_size"] == 2
+    assert (provenance["asked"]["dtype"], provenance["asked"]["precision"]) == ("float16", "bf16")
+    assert _values(rough[0], "u").dtype == np.float16
+    assert not np.array_equal(_values(plain[0], "u").astype(np.float16), _values(rough[0], "u"))
+    np.testing.assert_allclose(_values(plain[0], "u"), _values(rough[0], "u"), atol=0.1)
+
+
+def test_run_and_overwrite(demos, tmp_path, capsys):
+    RunDir.create(tmp_path / "run")
+    command = ["extract", "--run", str(tmp_path / "run"), "--data", str(demos), "--model", "pixels"]
+    for extra, code, text in (
+        ([], 0, "written"),
+        ([], 0, "kept"),
+        (["--overwrite", "--camera", "wrist"], 0, "written"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main([*command, *extra])
+        shown = capsys.readouterr()
+        assert (end.value.code or 0) == code, shown.err
+        first, *rest = shown.out.splitlines()
+        assert first == f"run: {tmp_path / 'run'}"
+        assert rest == [f"{text} {tmp_path / 'run'}/features/pixels/demos/step_00000000.h5: 3 episodes, u, not trained"]
+    with pytest.raises(SystemExit) as end:
+        main(command)
+    assert end.value.code == 2
+    assert "options.camera was 'wrist', now 'front'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "viclp"], "unknown model 'viclp'. Did you mean 'viclip'?"),
+        (["--model", "pixels", "--option", "size"], "--option must be KEY=VALUE, got 'size'"),
+        (["--model", "pixels", "--option", "size=4", "--option", "size=5"], "--option size is given twice: 4 and '5'"),
+        (["--model", "pixels", "--option", "sise=4"], "unknown option for pixels: 'sise'. Did you mean 'size'?"),
+        (["--model", "viclip", "--camera", "top"], "no images of camera 'top'"),
+        (["--checkpoint", "none.pth"], "none.pth: does not exist"),
+    ],
+)
+def test_errors_are_one_message_and_code_2(demos, tmp_path, capsys, options, message):
+    with pytest.raises(SystemExit) as end:
+        main(["extract", "--data", str(demos), "--out", str(tmp_path / "out"), "--quiet", *options])
+    shown = capsys.readouterr()
+    assert end.value.code == 2
+    assert shown.err.startswith("mnprobe: ")
+    assert message in shown.err
+    assert shown.out == ""

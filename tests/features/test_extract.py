@@ -1,0 +1,418 @@
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from mnprobe.core.errors import ConfigError, DataError, FeatureError
+from mnprobe.core.rundir import RunDir
+from mnprobe.features import EpisodeFeatures, Tokens, extract, open_features, verify
+from mnprobe.features.checkpoints import inspect_checkpoint
+from mnprobe.features.distributed import join_team
+from mnprobe.features.pixels import PixelExtractor
+from mnprobe.features.shards import Shard, ShardFolder
+from mnprobe.models.arp import ARP, ARPConfig, save_arp
+from mnprobe.models.loading import save_checkpoint
+from mnprobe.models.viclip import ViCLIP, ViCLIPConfig
+
+
+@pytest.fixture(scope="module")
+def viclip_checkpoint(tmp_path_factory):
+    """A checkpoint of ours, "trained" for 500 steps."""
+    model = ViCLIP(ViCLIPConfig.tiny(), generator=torch.Generator().manual_seed(7))
+    path = tmp_path_factory.mktemp("weights") / "mine.safetensors"
+    save_checkpoint(path, model.state_dict(), model="viclip", config=model.config.to_dict(), step=500)
+    return path
+
+
+def _values(path, layer="u"):
+    with open_features(path) as file:
+        return file.layer(layer).values[:]
+
+
+def test_random_models_are_extracted_and_say_that_they_are_untrained(demos, tmp_path):
+    remarks = []
+    done = extract(demos, out=tmp_path, models=["viclip", "arp", "pixels"], note=remarks.append)
+    assert [(entry.model, entry.side, entry.status) for entry in done] == [
+        ("viclip", "understanding", "written"),
+        ("arp", "execution", "written"),
+        ("pixels", "understanding", "written"),
+    ]
+    assert [str(entry.path.relative_to(tmp_path)) for entry in done] == [
+        f"{name}/demos/step_00000000.h5" for name in ("viclip", "arp", "pixels")
+    ]
+    assert remarks == [f"{m}: random weights of size 'tiny' from seed 0, not trained" for m in ("viclip", "arp")]
+    for entry in done:
+        verify(entry.path)
+        assert not entry.trained
+        assert entry.episodes == 5
+        with open_features(entry.path) as file:
+            assert not file.trained
+            assert file.episodes["instruction"].tolist()[:2] == ["open the bottom drawer", "open the middle drawer"]
+            assert file.episodes["partition"].tolist() == ["train", "train", "val", "train", "val"]
+            assert file.episodes["variation"].tolist() == [0, 1, 0, 3, 4]
+            assert file.episodes["success"].tolist() == [-1] * 5
+            assert len(file.layer(entry.layers[0]).offsets) == 6
+    with open_features(done[0].path) as file:
+        assert set(file.columns["prediction"]) <= set(file.columns["instruction"])
+        assert file.attrs["provenance"]["counts"] == {"episodes_with_repeated_frames": 1}
+        assert file.attrs["model_config"]["model"] == "viclip"
+        assert file.attrs["provenance"]["ran"]["device"] == "cpu"
+    with open_features(done[1].path) as file:
+        assert "prediction" not in file.columns
+        assert file.layer("e").dim == 64
+    leftovers = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".h5"]
+    assert not leftovers
+
+
+def test_a_finished_store_is_kept_and_another_configuration_is_an_error(demos, tmp_path):
+    first = extract(demos, out=tmp_path, models=["pixels"])[0]
+    before, old = first.path.read_bytes(), _values(first.path)
+    again = extract(demos, out=tmp_path, models=["pixels"], batch_size=2)[0]
+    assert again.status == "kept"
+    with pytest.raises(
+        FeatureError, match=r"another configuration \(options.camera was 'front', now 'wrist'\).*--overwrite"
+    ):
+        extract(demos, out=tmp_path, models=["pixels"], options={"camera": "wrist"})
+    with pytest.raises(FeatureError, match="episodes was 5, now 2; episodes_hash"):
+        extract(demos, out=tmp_path, models=["pixels"], tasks=["reach_target"])
+    assert first.path.read_bytes() == before
+    replaced = extract(demos, out=tmp_path, models=["pixels"], options={"camera": "wrist"}, overwrite=True)[0]
+    assert replaced.status == "written"
+    assert not np.array_equal(_values(replaced.path), old)
+
+
+def test_changed_demonstrations_are_noticed(tmp_path, write_demo):
+    write_demo(tmp_path / "data", "t", 0, "", 0, "do it", 9)
+    extract(tmp_path / "data", out=tmp_path / "out", models=["pixels"])
+    image = next((tmp_path / "data").rglob("front_rgb/4.png"))
+    image.write_bytes(next((tmp_path / "data").rglob("front_rgb/5.png")).read_bytes() + b"\0")
+    with pytest.raises(FeatureError, match="data_fingerprint was"):
+        extract(tmp_path / "data", out=tmp_path / "out", models=["pixels"])
+
+
+def test_a_damaged_store_is_never_kept(demos, tmp_path):
+    path = extract(demos, out=tmp_path, models=["pixels"])[0].path
+    data = bytearray(path.read_bytes())
+    with h5py.File(path) as file:
+        data[file["layers/u/values"].id.get_chunk_info(0).byte_offset + 5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(FeatureError, match=r"damaged(.|\n)*To replace the file, add --overwrite"):
+        extract(demos, out=tmp_path, models=["pixels"])
+    assert extract(demos, out=tmp_path, models=["pixels"], overwrite=True)[0].status == "written"
+    verify(path)
+
+
+def test_a_run_is_filled_from_its_checkpoints_and_demos(tmp_path, write_demo):
+    run = RunDir.create(tmp_path / "run")
+    write_demo(run.demos, "t", 0, "train", 0, "do it", 9)
+    for step in (0, 20):
+        model = ViCLIP(ViCLIPConfig.tiny(), generator=torch.Generator().manual_seed(step))
+        save_checkpoint(
+            run.checkpoint("watcher", step),
+            model.state_dict(),
+            model="viclip",
+            config=model.config.to_dict(),
+            step=step,
+        )
+    policy = ARP(ARPConfig.tiny())
+    policy.init_weights(torch.Generator().manual_seed(0))
+    save_arp(run.checkpoint("arp", 0), policy, step=0)
+    done = extract(run=run)
+    assert [(entry.model, entry.kind, entry.step, entry.trained) for entry in done] == [
+        ("arp", "arp", 0, False),
+        ("watcher", "viclip", 0, False),
+        ("watcher", "viclip", 20, True),
+    ]
+    assert [piece.path for piece in run.feature_files()] == [entry.path for entry in done]
+    blank = extract(run=run, options={"blank_instruction": True})
+    assert [(entry.model, entry.source) for entry in blank] == [("arp", "demos-blank")]
+    assert extract(run=run, models=["watcher"])[1].status == "kept"
+    assert len(RunDir(run.path).config["extract"]["asked"]) == 2
+    assert extract(run=run, models=["arp"], source="elsewhere")[0].path == run.features("arp", "elsewhere", 0)
+
+
+def test_the_step_of_a_file_is_found(demos, tmp_path, viclip_checkpoint):
+    entry = extract(demos, out=tmp_path / "a", checkpoints=[viclip_checkpoint], limit=1)[0]
+    assert (entry.step, entry.trained, entry.kind) == (500, True, "viclip")
+    with open_features(entry.path) as file:
+        assert file.attrs["checkpoint_sha256"] == hashlib.sha256(viclip_checkpoint.read_bytes()).hexdigest()
+    state = ViCLIP(ViCLIPConfig.tiny()).state_dict()
+    torch.save({"model": state, "step": 3000}, tmp_path / "x.pth")
+    torch.save({"model": state}, tmp_path / "arp_model_80000.pth")
+    torch.save({"model": state}, tmp_path / "plain.pth")
+    assert inspect_checkpoint(tmp_path / "x.pth").step == 3000
+    assert inspect_checkpoint(tmp_path / "arp_model_80000.pth").step == 80000
+    assert inspect_checkpoint(tmp_path / "plain.pth").step == 0
+    assert inspect_checkpoint(tmp_path / "x.pth", step=9).step == 9
+    assert inspect_checkpoint(tmp_path / "plain.pth").kind == "viclip"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"models": ["viclp"]}, r"unknown model 'viclp'. Did you mean 'viclip'\?"),
+        ({}, "nothing to extract: there is no run. Give --checkpoint FILE, or --model arp/hook/pixels/viclip"),
+        ({"models": ["viclip"], "layers": ["e"]}, "--layer e: no chosen model has such a layer"),
+        ({"models": ["viclip"], "layers": ["arp=e"]}, "unknown model in --layer arp=e: 'arp'"),
+        ({"models": ["viclip"], "layers": ["blocks.7"]}, "unknown ViCLIP layer 'blocks.7'"),
+        ({"models": ["viclip"], "preset": "b17"}, "unknown preset of viclip: 'b17'. Did you mean 'b16'"),
+        ({"models": ["pixels"], "preset": "b16"}, "--preset b16: is the size of random weights"),
+        ({"models": ["viclip"], "options": {"decoding": "teacher"}}, "unknown option for viclip: 'decoding'"),
+        ({"models": ["viclip"], "device": "cuda:99"}, "--device cuda:99: this machine offers torch . CUDA devices"),
+        ({"models": ["viclip"], "device": "tpu"}, "unknown device 'tpu'"),
+        ({"models": ["viclip"], "device": "meta"}, "extraction runs on cpu or cuda"),
+        ({"models": ["viclip"], "dtype": "int8"}, "--dtype must be float32 or float16, got 'int8'"),
+        ({"models": ["viclip"], "precision": "int8"}, "precision must be"),
+        ({"models": ["viclip"], "limit": 0}, "--limit must be at least 1, got 0"),
+        ({"models": ["viclip"], "batch_size": 0}, "batch size must be >= 1, got 0"),
+        ({"models": ["viclip", "arp"], "name": "x"}, "--name x: names one model, but arp, viclip were chosen"),
+        ({"models": ["viclip", "arp"], "step": 3}, "--step 3: fits one checkpoint, but 2 were chosen"),
+        ({"models": ["viclip"], "partitions": ["test"]}, "no episode of partition 'test'"),
+        ({"models": ["hook"]}, "--model hook: say with --side"),
+        ({"models": ["viclip"], "checkpoints": ["arp"]}, "is of 'arp', but --model says viclip"),
+        ({"checkpoints": ["foreign"]}, "weights of no known model; name its extractor with --model"),
+        ({"checkpoints": ["arp", "arp"]}, "two checkpoints would be step 0 of 'arp'"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_a_reason(demos, tmp_path, arguments, message):
+    files = {"arp": tmp_path / "arp.safetensors", "foreign": tmp_path / "foreign.pth"}
+    policy = ARP(ARPConfig.tiny())
+    policy.init_weights(torch.Generator().manual_seed(0))
+    save_arp(files["arp"], policy, step=0)
+    torch.save({"fc.weight": torch.zeros(2, 2)}, files["foreign"])
+    arguments = dict(arguments)
+    if "checkpoints" in arguments:
+        arguments["checkpoints"] = [files[name] for name in arguments["checkpoints"]]
+    with pytest.raises((ConfigError, DataError), match=message):
+        extract(demos, out=tmp_path / "out", **arguments)
+
+
+def test_one_file_holds_one_store(demos, tmp_path):
+    with pytest.raises(ConfigError, match=r"one\.h5: one file, but 2 stores"):
+        extract(demos, out=tmp_path / "one.h5", models=["viclip", "pixels"])
+    assert extract(demos, out=tmp_path / "one.h5", models=["pixels"])[0].path == tmp_path / "one.h5"
+
+
+def test_without_demonstrations_there_is_a_way_out(tmp_path):
+    run = RunDir.create(tmp_path / "run")
+    with pytest.raises(
+        ConfigError, match=r"no demonstrations: run .* has no demos folder. Give their folder with --data"
+    ):
+        extract(run=run, models=["pixels"])
+
+
+def test_layers_go_to_the_models_that_know_them(demos, tmp_path):
+    layers = ["blocks.1", "blocks.5", "viclip=cls", "arp=norm"]
+    with pytest.raises(ConfigError, match=r"unknown ViCLIP layer 'blocks\.5'"):
+        extract(demos, out=tmp_path, models=["viclip", "arp"], layers=layers, limit=1)
+    done = extract(demos, out=tmp_path, models=["viclip", "arp"], layers=["cls", "arp=norm", "u"], limit=1)
+    assert [entry.layers for entry in done] == [("cls", "u"), ("norm",)]
+    with open_features(done[0].path) as file:
+        assert file.layers == ("cls", "u")
+
+
+# ---- shards, resuming, killing ----------------------------------------------------------------------------------
+
+
+def test_finished_batches_are_taken_up(demos, tmp_path, monkeypatch):
+    done = []
+    original = PixelExtractor.prepare
+
+    def broken(self, episodes):
+        if len(done) == 3:
+            raise DataError("the disk is gone")
+        done.append([episode.id for episode in episodes])
+        return original(self, episodes)
+
+    monkeypatch.setattr(PixelExtractor, "prepare", broken)
+    with pytest.raises(DataError, match="the disk is gone"):
+        extract(demos, out=tmp_path / "x.h5", models=["pixels"], batch_size=1)
+    folder = next((tmp_path / ".x.h5.shards").glob("*/"))
+    assert not (tmp_path / "x.h5").exists()
+    shards = sorted(path.name for path in folder.iterdir())
+    assert shards == ["00000.shard", "00001.shard", "00002.shard"]
+    (folder / "00001.shard").write_bytes((folder / "00001.shard").read_bytes()[:-3])  # half written by someone else
+    (folder / ".00004.shard.1.part").write_bytes(b"half")
+    (tmp_path / ".x.h5.1.part").write_bytes(b"half")
+    (tmp_path / ".x.h5.shards" / "0123456789abcdef").mkdir()
+    done.clear()
+    monkeypatch.setattr(
+        PixelExtractor, "prepare", lambda self, episodes: done.append(episodes[0].id) or original(self, episodes)
+    )
+    assert extract(demos, out=tmp_path / "x.h5", models=["pixels"], batch_size=1)[0].status == "written"
+    assert len(done) == 3  # the damaged one and the two that were missing
+    assert [path.name for path in tmp_path.iterdir()] == ["x.h5"]
+    whole = extract(demos, out=tmp_path / "whole.h5", models=["pixels"], batch_size=5)[0]
+    np.testing.assert_array_equal(_values(tmp_path / "x.h5"), _values(whole.path))
+
+
+def test_a_shard_with_any_flipped_byte_is_no_shard():
+    tokens = Tokens(values=np.arange(6.0).reshape(2, 3), keyframe=np.zeros(2))
+    shard = Shard.of(
+        [EpisodeFeatures(layers={"u": tokens}, prediction="x", counts={"a": 2})], ("u",), "float16", {"w": 1}
+    )
+    data = shard.to_bytes()
+    back = Shard.from_bytes(data)
+    np.testing.assert_array_equal(back.arrays["u/values"], tokens.values.astype(np.float16))
+    assert (back.predictions, back.counts, back.layers, back.model_config) == (["x"], {"a": 2}, ("u",), {"w": 1})
+    for position in range(0, len(data), 7):
+        broken = bytearray(data)
+        broken[position] ^= 4
+        assert Shard.from_bytes(bytes(broken)) is None
+    assert Shard.from_bytes(b"") is None
+
+
+def test_values_beyond_float16_are_refused_with_a_way_out():
+    tokens = Tokens(values=np.full((1, 2), 1e5), keyframe=np.zeros(1))
+    with pytest.raises(FeatureError, match="layer 'u': the model gave values that float16 cannot hold"):
+        Shard.of([EpisodeFeatures(layers={"u": tokens})], ("u",), "float16", {})
+
+
+def test_two_processes_cannot_make_one_store(demos, tmp_path):
+    with (
+        ShardFolder(tmp_path / "x.h5", "a").lock(),
+        pytest.raises(FeatureError, match="another process is extracting this very file"),
+    ):
+        extract(demos, out=tmp_path / "x.h5", models=["pixels"])
+
+
+KILLER = """
+import os, random, signal, sys, time, traceback
+from pathlib import Path
+from mnprobe.features import FeatureWriter, ExtractorSpec, extract, verify
+from mnprobe.features.viclip import ViCLIPExtractor
+
+data, out = Path(sys.argv[1]), Path(sys.argv[2])
+
+# The model is made once, and work and merging are slowed down, so that signals fall into all of it.
+build, compute, finish_writing = ViCLIPExtractor.build, ViCLIPExtractor.compute, FeatureWriter._finish
+made = {}
+
+def build_once(spec):
+    if spec.layers not in made:
+        made[spec.layers] = build(spec)
+    return made[spec.layers]
+
+def slow_compute(self, prepared):
+    time.sleep(0.03)
+    return compute(self, prepared)
+
+def slow_finish(self):
+    time.sleep(0.05)
+    finish_writing(self)
+    time.sleep(0.05)
+
+ViCLIPExtractor.build, ViCLIPExtractor.compute, FeatureWriter._finish = build_once, slow_compute, slow_finish
+
+def work(target):
+    extract(data, out=target, models=["viclip"], layers=["u", "blocks.1"], batch_size=1)
+
+def start(target):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work(target)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return pid
+
+def finish(target):
+    assert os.waitpid(start(target), 0)[1] == 0
+
+work(out / "first.h5")  # in this process, so that the children find everything imported
+begin = time.perf_counter()
+finish(out / "calm.h5")
+took = time.perf_counter() - begin
+kills, stages = 0, set()
+draw = random.Random(0)
+for trial in range(6):
+    target = out / f"killed{trial}.h5"
+    for delay in (took * (trial + 1) / 7, took * draw.uniform(0.1, 0.7)):
+        pid = start(target)
+        time.sleep(delay)
+        os.kill(pid, signal.SIGKILL)
+        kills += os.waitpid(pid, 0)[1] == signal.SIGKILL
+        stages.add(len(list(out.glob(f".{target.name}.shards/*/*.shard"))))
+        if target.exists():
+            verify(target)  # never a half one
+    finish(target)
+print(kills, len(stages))
+"""
+
+
+def test_killed_at_many_points_the_store_is_the_same(demos, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, str(demos), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    kills, stages = map(int, done.stdout.split())
+    assert kills >= 8  # some children are done before the signal comes
+    assert stages >= 3  # they died with different numbers of finished batches
+    for trial in range(6):
+        killed = tmp_path / f"killed{trial}.h5"
+        verify(killed)
+        for layer in ("u", "blocks.1"):
+            assert _values(killed, layer).tobytes() == _values(tmp_path / "calm.h5", layer).tobytes()
+    names = ["calm.h5", "first.h5", *(f"killed{i}.h5" for i in range(6))]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names  # and nothing is left lying about
+
+
+# ---- several processes --------------------------------------------------------------------------------------------
+
+
+def test_torchrun_shares_the_work_and_changes_nothing(demos, tmp_path):
+    command = ["extract", "--data", str(demos), "--model", "viclip", "--model", "pixels", "--batch-size", "2", "--json"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    alone = extract(demos, out=tmp_path / "alone", models=["viclip", "pixels"], batch_size=2)
+    done = subprocess.run(
+        [*torchrun, "-m", "mnprobe", *command, "--out", str(tmp_path / "team")],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    entries = json.loads(done.stdout)
+    assert [entry["status"] for entry in entries] == ["written", "written"]
+    assert "Warning" not in done.stderr
+    for ours, theirs in zip(alone, entries, strict=True):
+        assert _values(ours.path).tobytes() == _values(theirs["path"]).tobytes()
+    again = extract(demos, out=tmp_path / "team", models=["viclip", "pixels"], batch_size=2)
+    assert [entry.status for entry in again] == ["kept", "kept"]
+
+
+def test_alone_nothing_distributed_is_imported(demos, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from mnprobe.features import extract\n"
+        "extract(sys.argv[1], out=Path(sys.argv[2]), models=['pixels'])\n"
+        "import torch.distributed as d; print(d.is_initialized())"
+    )
+    command = [sys.executable, "-c", code, str(demos), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_strange_torchrun_variables_are_refused(monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="RANK=3 does not fit WORLD_SIZE=2"), join_team():
+        pass
+    monkeypatch.setenv("RANK", "x")
+    with pytest.raises(ConfigError, match="must be whole numbers"), join_team():
+        pass

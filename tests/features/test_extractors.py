@@ -1,0 +1,382 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mnprobe.core.errors import CheckpointError, ConfigError, DataError
+from mnprobe.data import open_dataset
+from mnprobe.features import EXTRACTORS, ExtractorSpec, HookInputs
+from mnprobe.features.arp import ARPExtractor, language_encoder_for
+from mnprobe.features.frames import choose_frames, read_clip
+from mnprobe.features.hook import HookExtractor
+from mnprobe.features.pixels import PixelExtractor, area_average
+from mnprobe.features.viclip import ViCLIPExtractor
+from mnprobe.models.arp import ARP, ARPConfig, FrameArrays, Target, load_arp, observation_from_frames, save_arp
+from mnprobe.models.clip import LanguageConfig
+from mnprobe.models.viclip import ViCLIP, ViCLIPConfig, preprocess, recognise
+
+SEEN = {"camera": "front", "frames_rule": "middle"}
+TOLD = dict(ARPExtractor.option_defaults)
+
+
+@pytest.fixture(scope="module")
+def dataset(demos):
+    return open_dataset(demos)
+
+
+@pytest.fixture(scope="module")
+def viclip_model():
+    return ViCLIP(ViCLIPConfig.tiny(), generator=torch.Generator().manual_seed(0)).eval()
+
+
+@pytest.fixture(scope="module")
+def arp_model():
+    policy = ARP(ARPConfig.tiny())
+    policy.init_weights(torch.Generator().manual_seed(0))
+    return policy.eval()
+
+
+def run(extractor, episodes):
+    return extractor.compute(extractor.prepare(episodes))
+
+
+def slow_clip(episode, camera="front", count=8):
+    """The middle frames of equal parts, chosen and read one by one."""
+    on_disk = episode.frames_on_disk(camera)
+    if len(on_disk) < count:
+        chosen = [on_disk[min(i, len(on_disk) - 1)] for i in range(count)]
+    else:
+        borders = [int(i * len(on_disk) / count) for i in range(count + 1)]
+        chosen = [on_disk[(borders[i] + borders[i + 1] - 1) // 2] for i in range(count)]
+    return np.stack([episode.frame(i).rgb[camera] for i in chosen])
+
+
+def test_known_extractors_are_listed_and_misspelled_ones_get_a_hint():
+    assert {"viclip", "arp", "hook", "pixels"} <= set(EXTRACTORS.names())
+    for name in ("viclip", "arp", "hook", "pixels"):
+        assert EXTRACTORS.load(name).kind == name
+    with pytest.raises(ConfigError, match=r"unknown extractor 'viclp'. Did you mean 'viclip'\?"):
+        EXTRACTORS.load("viclp")
+
+
+def test_viclip_features_are_those_of_the_model_called_by_hand(dataset, viclip_model):
+    candidates = tuple(sorted({episode.instruction for episode in dataset}))
+    layers = ("u", "cls", "blocks.1")
+    spec = ExtractorSpec(preset="tiny", layers=layers, options=SEEN, candidates=candidates)
+    extractor = ViCLIPExtractor.build(spec)
+    found = run(extractor, dataset)
+    clips = torch.stack([preprocess(slow_clip(episode), size=64) for episode in dataset])
+    expected = viclip_model.video_hidden(clips, layers)
+    recognised = recognise(viclip_model, clips, candidates).labels[:, 0]
+    for i, episode in enumerate(found):
+        for name in layers:
+            tokens = episode.layers[name]
+            assert tokens.keyframe.tolist() == [0]
+            np.testing.assert_allclose(tokens.values, expected[name][i : i + 1].detach(), rtol=1e-5, atol=1e-6)
+        assert episode.prediction == candidates[recognised[i]]
+    repeated = [episode.counts["episodes_with_repeated_frames"] for episode in found]
+    assert repeated == [int(len(episode) < 8) for episode in dataset]
+    assert sum(repeated) == 1
+    assert extractor.describe()["image_size"] == 64
+
+
+def test_viclip_recognition_does_not_need_u_among_the_layers(dataset):
+    spec = ExtractorSpec(preset="tiny", layers=("blocks.0",), options=SEEN, candidates=("a", "b"))
+    found = run(ViCLIPExtractor.build(spec), dataset[:2])
+    assert set(found[0].layers) == {"blocks.0"}
+    assert found[0].prediction in ("a", "b")
+
+
+def test_viclip_without_candidates_predicts_nothing(dataset):
+    found = run(ViCLIPExtractor.build(ExtractorSpec(preset="tiny", options=SEEN)), dataset[:1])
+    assert found[0].prediction is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": ("blocks.9",)}, r"unknown ViCLIP layer 'blocks.9'. Did you mean 'blocks"),
+        ({"preset": "huge"}, "unknown preset of viclip 'huge'. .*Known: b16, l14, tiny"),
+        ({"options": SEEN | {"frames_rule": "every"}}, "unknown value for option 'frames_rule': 'every'"),
+        ({"candidates": ("a", "a")}, "must differ"),
+    ],
+)
+def test_viclip_refuses_what_it_has_not(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        ViCLIPExtractor.build(ExtractorSpec(**({"preset": "tiny", "options": SEEN} | changes)))
+
+
+def test_only_frames_on_disk_are_used(tmp_path, write_demo):
+    write_demo(tmp_path, "t", 0, "", 0, "do it", 20, images=[0, 3, 7])
+    write_demo(tmp_path, "t", 0, "", 1, "do it", 20, images={"wrist": "all"})
+    trimmed, blind = open_dataset(tmp_path)
+    clip = read_clip(trimmed, "front", 8, "middle")
+    assert clip.repeated
+    np.testing.assert_array_equal(clip.frames[:3], [trimmed.frame(i).rgb["front"] for i in (0, 3, 7)])
+    np.testing.assert_array_equal(clip.frames[3:], np.repeat(clip.frames[2:3], 5, axis=0))
+    with pytest.raises(DataError, match="no images of camera 'front'"):
+        read_clip(blind, "front", 8, "middle")
+
+
+def test_frames_are_chosen_by_rule():
+    frames = tuple(range(100, 120))
+    assert choose_frames(frames, 8) == (100, 103, 105, 108, 110, 113, 115, 118)
+    assert choose_frames(frames, 8, "strided") == (100, 102, 104, 106, 108, 110, 112, 114)
+    assert choose_frames((4, 9), 3, "strided") == (4, 9, 9)
+
+
+def _arp_by_hand(policy, episodes, decoding, told):
+    language = language_encoder_for(policy.config, weights=None)
+    for episode in episodes:
+        states = []
+        for step in episode.steps():
+            frame = episode.frame(step.observed)
+            arrays = FrameArrays(
+                {name: frame.rgb[name] for name in episode.cameras},
+                {name: frame.points(name) for name in episode.cameras},
+                frame.state(),
+            )
+            observation = observation_from_frames([arrays], language([told(episode)]))
+            target = Target(
+                pose=torch.tensor(step.gripper_pose, dtype=torch.float32)[None],
+                gripper_open=torch.tensor([step.gripper_open]),
+                ignore_collisions=torch.tensor([step.ignore_collisions]),
+            )
+            hidden = policy.act(observation).hidden if decoding == "greedy" else policy.encode(observation, target)
+            states.append({name: value.flatten(1, -2)[0].numpy() for name, value in hidden.items()})
+        yield states
+
+
+@pytest.mark.parametrize("decoding", ["greedy", "teacher"])
+def test_arp_features_are_those_of_the_policy_called_by_hand(dataset, arp_model, decoding):
+    layers = ("e", "norm", "blocks.5", "screen")
+    spec = ExtractorSpec(preset="tiny", layers=layers, options=TOLD | {"decoding": decoding}, batch_size=3)
+    extractor = ARPExtractor.build(spec)
+    episodes = dataset[:2]
+    found = run(extractor, episodes)
+    expected = list(_arp_by_hand(arp_model, episodes, decoding, lambda episode: episode.instruction))
+    for ours, by_hand in zip(found, expected, strict=True):
+        assert len(by_hand) >= 2
+        for name, count in zip(layers, (5, 5, 5, 6), strict=True):
+            tokens = ours.layers[name]
+            assert tokens.keyframe.tolist() == [k for k in range(len(by_hand)) for _ in range(count)]
+            joined = np.concatenate([states[name] for states in by_hand])
+            np.testing.assert_allclose(tokens.values, joined, rtol=1e-3, atol=1e-4)
+        assert ours.prediction is None
+    assert extractor.describe()["decoding"] == decoding
+    assert extractor.describe()["language"]["trained"] is False
+
+
+def test_a_blank_instruction_is_the_empty_text_for_all(dataset, arp_model):
+    spec = ExtractorSpec(preset="tiny", options=TOLD | {"blank_instruction": True})
+    found = run(ARPExtractor.build(spec), dataset[:1])
+    by_hand = next(_arp_by_hand(arp_model, dataset[:1], "greedy", lambda episode: ""))
+    told = run(ARPExtractor.build(ExtractorSpec(preset="tiny", options=TOLD)), dataset[:1])
+    joined = np.concatenate([states["e"] for states in by_hand])
+    np.testing.assert_allclose(found[0].layers["e"].values, joined, rtol=1e-3, atol=1e-4)
+    assert not np.allclose(found[0].layers["e"].values, told[0].layers["e"].values, atol=1e-5)
+
+
+def test_arp_takes_episodes_of_different_image_size(tmp_path, write_demo):
+    write_demo(tmp_path, "t", 0, "", 0, "do it", 6, size=16)
+    write_demo(tmp_path, "t", 0, "", 1, "do it", 6, size=12)
+    apart = [
+        run(ARPExtractor.build(ExtractorSpec(preset="tiny", options=TOLD)), [e])[0] for e in open_dataset(tmp_path)
+    ]
+    joined = run(ARPExtractor.build(ExtractorSpec(preset="tiny", options=TOLD)), open_dataset(tmp_path))
+    for a, b in zip(apart, joined, strict=True):
+        np.testing.assert_allclose(a.layers["e"].values, b.layers["e"].values, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": ("u",)}, "unknown ARP layer 'u'"),
+        ({"layers": ("blocks.0",)}, "unknown ARP layer 'blocks.0'. Did you mean 'blocks"),  # a screen pass's block
+        ({"preset": "b16"}, "unknown preset of arp 'b16'"),
+        ({"options": TOLD | {"decoding": "beam"}}, "unknown value for option 'decoding': 'beam'"),
+    ],
+)
+def test_arp_refuses_what_it_has_not(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        ARPExtractor.build(ExtractorSpec(**({"preset": "tiny", "options": TOLD} | changes)))
+
+
+def test_arp_checkpoints_remember_their_language(tmp_path, arp_model):
+    path = tmp_path / "step_00000000.safetensors"
+    right = language_encoder_for(arp_model.config, weights=None).describe()
+    save_arp(path, arp_model, step=0, extra={"language": json.dumps(right)})
+    assert ARPExtractor.build(ExtractorSpec(checkpoint=path, options=TOLD)).policy.config == load_arp(path).config
+    with pytest.raises(CheckpointError, match="was trained with the language encoder"):
+        ARPExtractor.build(ExtractorSpec(checkpoint=path, options=TOLD | {"language_seed": 5}))
+
+
+def test_language_of_another_size_is_refused(tmp_path, arp_model):
+    from mnprobe.models.clip import random_language_encoder
+
+    other = random_language_encoder(LanguageConfig(context=16, width=128, layers=1, heads=2, embed_dim=8))
+    torch.save(other.text.state_dict(), tmp_path / "clip.pt")
+    with pytest.raises(CheckpointError, match="gives language tokens of 16 x 128, the policy reads 16 x 64"):
+        language_encoder_for(arp_model.config, weights=tmp_path / "clip.pt")
+
+
+def test_area_average_equals_the_loops():
+    frames = np.random.default_rng(0).integers(0, 256, (2, 10, 14, 3), dtype=np.uint8)
+    fine = np.kron(frames, np.ones((1, 4, 4, 1)))  # every pixel cut into 4 x 4, so that areas hold whole ones
+    expected = np.zeros((2, 4, 4, 3))
+    for i in range(4):
+        for j in range(4):
+            expected[:, i, j] = fine[:, 10 * i : 10 * i + 10, 14 * j : 14 * j + 14].mean(axis=(1, 2))
+    np.testing.assert_allclose(area_average(frames, 4), expected)
+
+
+def test_pixels_are_the_frames_that_viclip_sees(dataset):
+    options = dict(PixelExtractor.option_defaults) | {"size": 4}
+    found = run(PixelExtractor.build(ExtractorSpec(options=options)), dataset)
+    for ours, episode in zip(found, dataset, strict=True):
+        expected = slow_clip(episode).reshape(8, 4, 4, 4, 4, 3).mean(axis=(2, 4)) / 255
+        np.testing.assert_allclose(ours.layers["u"].values, expected.reshape(1, -1), rtol=1e-6)
+    with pytest.raises(ConfigError, match="option 'size' must be a whole number of at least 1, got 0"):
+        PixelExtractor.build(ExtractorSpec(options=options | {"size": 0}))
+    with pytest.raises(ConfigError, match="is no model and takes no checkpoint"):
+        PixelExtractor.build(ExtractorSpec(options=options, checkpoint=Path("x.pth")))
+
+
+HOOKED = '''
+import torch
+from torch import nn
+from mnprobe.features import HookInputs, HookTarget
+
+class Twice(nn.Module):
+    """Runs one layer twice, another never, and returns a tuple from a third."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(dim, 4), nn.ReLU())
+        self.again = nn.Linear(4, 4)
+        self.never = nn.Linear(4, 4)
+        self.pair = Pair()
+        self.flat = nn.Flatten(0)
+
+    def forward(self, x):
+        x = self.encoder(x)
+        x = self.again(self.again(x))
+        self.flat(x)
+        return self.pair(x)[0].mean(dim=1) if x.ndim == 3 else self.pair(x)[0]
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return 2 * x, x.sum()
+
+def factory(checkpoint, dim=3, rows=1, tokens=0, kind="tensor"):
+    torch.manual_seed(3)
+    def prepare(episodes):
+        count = len(episodes) * rows
+        shape = (count, tokens, dim) if tokens else (count, dim)
+        x = torch.arange(torch.Size(shape).numel(), dtype=torch.float32).reshape(shape) / 10
+        if kind == "bad":
+            return "text"
+        if kind == "short":
+            return HookInputs(args=(x,), lengths=[1])
+        if kind == "inputs":
+            return HookInputs(kwargs={"x": x}, lengths=[rows] * len(episodes))
+        return x if kind == "tensor" else (x,)
+    return HookTarget(module=Twice(dim), prepare=prepare, describe={"checkpoint": str(checkpoint)})
+
+def wrong(checkpoint):
+    return 3
+'''
+
+
+@pytest.fixture
+def hooked(tmp_path, monkeypatch):
+    (tmp_path / "hooked_models.py").write_text(HOOKED)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def build(layers=(), factory="hooked_models:factory", **arguments):
+        options = {"factory": factory, "side": "execution", "arguments": arguments}
+        return HookExtractor.build(ExtractorSpec(layers=layers, options=options))
+
+    return build
+
+
+def test_a_hook_taps_layers_by_name(hooked, dataset):
+    extractor = hooked(("encoder.0", "again", "pair", "output"))
+    found = run(extractor, dataset[:2])
+    module, x = extractor.target.module, torch.arange(6.0).reshape(2, 3) / 10
+    with torch.no_grad():
+        first = module.encoder[0](x)
+        once = module.again(first.relu())
+        twice = module.again(once)
+    for i, episode in enumerate(found):
+        np.testing.assert_array_equal(episode.layers["encoder.0"].values, first[i : i + 1])
+        np.testing.assert_array_equal(episode.layers["again"].values, torch.stack([once[i], twice[i]]))
+        np.testing.assert_array_equal(episode.layers["pair"].values, 2 * twice[i : i + 1])
+        np.testing.assert_array_equal(episode.layers["output"].values, 2 * twice[i : i + 1])
+    assert extractor.describe() == {"model": "hooked_models:factory", "checkpoint": "None"}
+    assert not module.encoder[0]._forward_hooks
+
+
+@pytest.mark.parametrize("kind", ["tensor", "tuple"])
+def test_tokens_of_a_hooked_layer_stay_in_order(hooked, dataset, kind):
+    found = run(hooked(("encoder",), tokens=5, kind=kind), dataset[:3])
+    assert [episode.layers["encoder"].values.shape for episode in found] == [(5, 4)] * 3
+    assert found[0].layers["encoder"].keyframe.tolist() == [0] * 5
+
+
+def test_rows_of_one_episode_are_its_keyframes(hooked, dataset):
+    found = run(hooked(("encoder",), tokens=2, rows=3, kind="inputs"), dataset[:2])
+    whole = run(hooked(("encoder",), tokens=2, rows=1), [*dataset[:3], *dataset[:3]])
+    assert found[1].layers["encoder"].keyframe.tolist() == [0, 0, 1, 1, 2, 2]
+    joined = np.concatenate([episode.layers["encoder"].values for episode in whole[3:]])
+    np.testing.assert_array_equal(found[1].layers["encoder"].values, joined)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"layers": ("encoder.7",)}, "unknown layer 'encoder.7'. Did you mean 'encoder"),
+        ({"layers": ("never",)}, "layer 'never' did not run in the forward pass"),
+        ({"layers": ("flat",)}, r"layer 'flat' gave \(8,\); needed is \(2, D\)"),
+        ({"kind": "bad"}, "prepare must return HookInputs, a tensor or a tuple, got str"),
+        ({"kind": "short"}, "must give >= 1 rows to each of 2 episodes"),
+        ({"factory": None}, "needs --factory"),
+        ({"factory": "hooked_models:wrong"}, "must return a mnprobe.features.HookTarget, got int"),
+        ({"factory": "hooked_models:factry"}, "Did you mean 'factory'"),
+        ({"factory": "no_such_module:x"}, "cannot import 'no_such_module'"),
+        ({"factory": "nothing"}, "must be written as 'package.module:name'"),
+    ],
+)
+def test_a_hook_says_what_is_wrong(hooked, dataset, arguments, message):
+    with pytest.raises(Exception, match=message):
+        run(hooked(**arguments), dataset[:2])
+
+
+def test_a_hook_on_viclip_gives_what_the_viclip_extractor_gives(tmp_path, monkeypatch, dataset):
+    (tmp_path / "by_hook.py").write_text(
+        "import torch\n"
+        "from mnprobe.features import ExtractorSpec, HookTarget\n"
+        "from mnprobe.features.viclip import ViCLIPExtractor\n"
+        "def factory(checkpoint):\n"
+        "    known = ViCLIPExtractor.build(ExtractorSpec(preset='tiny', options="
+        "{'camera': 'front', 'frames_rule': 'middle'}))\n"
+        "    return HookTarget(module=known.model.vision_encoder, prepare=lambda e: known.prepare(e).clips)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    options = {"factory": "by_hook:factory", "side": "understanding", "arguments": {}}
+    hooked = run(HookExtractor.build(ExtractorSpec(options=options)), dataset)
+    known = run(ViCLIPExtractor.build(ExtractorSpec(preset="tiny", options=SEEN)), dataset)
+    for a, b in zip(hooked, known, strict=True):
+        np.testing.assert_array_equal(a.layers["output"].values, b.layers["u"].values)
+
+
+def test_hook_inputs_default_to_one_row_each():
+    assert HookInputs().lengths is None
+
+
+@pytest.mark.parametrize(("field", "value"), [("batch_size", 0), ("precision", "fp8")])
+def test_impossible_specs_are_refused(field, value):
+    with pytest.raises(ConfigError, match=str(value)):
+        ExtractorSpec(**{field: value})
