@@ -44,8 +44,7 @@ def read_clip(episode: Episode, camera: str, count: int, rule: FramesRule) -> Cl
     """
     available = episode.frames_on_disk(camera)
     if not available:
-        cameras = ", ".join(episode.cameras) or "none"
-        raise DataError(f"{episode.folder}: no image of camera {camera!r}; cameras there: {cameras}")
+        raise DataError(f"{episode.folder}: no colour images of camera {camera!r}; choose another with --camera")
     chosen = choose_frames(available, count, rule)
     once = {index: episode.frame(index).rgb[camera] for index in dict.fromkeys(chosen)}
     return Clip(frames=np.stack([once[index] for index in chosen]), repeated=len(available) < count)

@@ -36,7 +36,7 @@ def format_description(found: dict[str, Any]) -> str:
         lines.append(f"  {found['problem']}")
     if "model" not in found:
         return "\n".join(lines)
-    state = "trained" if found["trained"] else "not trained (random weights)"
+    state = "trained" if found["trained"] else "not trained"
     lines += [
         f"  model      {found['model']}, {found['side']} side, step {found['step']}, {state}",
         f"  weights    {found['checkpoint_sha256'] or 'no checkpoint file'}",

@@ -48,7 +48,7 @@ class FeatureWriter:
     def __enter__(self) -> "FeatureWriter":
         with ExitStack() as stack:
             part = stack.enter_context(whole_file(self.path))
-            self._file = stack.enter_context(h5py.File(part, "w", libver=LIBVER))
+            self._file = stack.enter_context(h5py.File(part, "w", libver=LIBVER, locking=False))
             self._stack = stack.pop_all()
         return self
 
