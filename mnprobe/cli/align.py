@@ -89,12 +89,10 @@ def align(
     )
     notes: list[str] = []
     if u is not None and e is not None:
-        if run is not None and out is None:
-            folder = resolve_run(run).path
-        else:
-            folder = Path() if out is None else out.parent
+        inside_run = run is not None and out is None
+        folder = resolve_run(run).path if inside_run else (out or Path("results/alignment.csv")).parent
         stored = [StoredPair(u, e)]
-        table = out or folder / "results" / "alignment.csv"
+        table = out or (folder / "results" if inside_run else folder) / "alignment.csv"
         heads_folder = folder / "heads"
     elif u is not None or e is not None:
         missing = "--e" if e is None else "--u"

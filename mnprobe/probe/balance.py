@@ -20,6 +20,7 @@ SETTINGS: tuple[Setting, ...] = get_args(Setting)
 NEEDED = 4
 """Least number of training and of test episodes in each setting, of at least two instructions each."""
 
+_ATTEMPTS = 50
 _Counts = NDArray[np.int64]
 
 
@@ -140,22 +141,45 @@ def _quota(
         if train is test:
             test = np.where(train > 1, np.clip(np.rint(share * train).astype(np.int64), 1, None), 0)
             train = train - test
-        test = np.where(train > 0, test, 0)
-    else:
-        allowed = np.flatnonzero(test > 0)
-        tasks = items.tasks[np.unique(codes, return_index=True)[1]]
-        units = allowed if holdout == "instructions" else tasks[allowed]
-        strata = tasks[allowed] if holdout == "instructions" else np.full(len(allowed), "")
-        chosen = allowed[choose_groups(units, strata, share, rng, holdout=holdout)] if len(allowed) else allowed
-        held = np.zeros(n_instructions, dtype=bool)
-        held[chosen] = True
-        blocked = held if holdout == "instructions" else np.isin(tasks, tasks[chosen])
-        train, test = np.where(blocked, 0, train), np.where(held, test, 0)
-    _check(items, side, holdout, train, test)
-    return _Quota(train=train, test=test)
+        quota = _Quota(train=train, test=np.where(train > 0, test, 0))
+        _check(items, side, holdout, quota)
+        return quota
+    for attempt in range(_ATTEMPTS):  # some choices of instructions or tasks leave too few episodes: choose others
+        quota = _quota_of_groups(items, holdout, codes, train, test, share, rng)
+        try:
+            _check(items, side, holdout, quota)
+        except TooFewSamples:
+            if attempt == _ATTEMPTS - 1:
+                raise
+        else:
+            break
+    return quota
 
 
-def _check(items: Items, side: Side, holdout: Holdout, train: _Counts, test: _Counts) -> None:
+def _quota_of_groups(
+    items: Items,
+    holdout: Holdout,
+    codes: NDArray[np.int64],
+    train: _Counts,
+    test: _Counts,
+    share: float,
+    rng: np.random.Generator,
+) -> _Quota:
+    """Choose test instructions (or tasks) among those that both outcomes have; train on the others."""
+    tasks = items.tasks[np.unique(codes, return_index=True)[1]]
+    allowed = np.flatnonzero(test > 0)
+    held = np.zeros(len(train), dtype=bool)
+    if len(allowed):
+        by_instruction = holdout == "instructions"
+        units = allowed if by_instruction else tasks[allowed]
+        strata = tasks[allowed] if by_instruction else np.full(len(allowed), "")
+        held[allowed[choose_groups(units, strata, share, rng, holdout=holdout)]] = True
+    blocked = held if holdout == "instructions" else np.isin(tasks, tasks[held])
+    return _Quota(train=np.where(blocked, 0, train), test=np.where(held, test, 0))
+
+
+def _check(items: Items, side: Side, holdout: Holdout, quota: _Quota) -> None:
+    train, test = quota.train, quota.test
     counts = (int(train.sum()), int(test.sum()), int((train > 0).sum()), int((test > 0).sum()))
     if min(counts[:2]) < NEEDED or min(counts[2:]) < 2:
         outcome = _outcome(items, side)

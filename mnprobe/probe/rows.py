@@ -64,23 +64,26 @@ def write_alignment(path: Path, frame: pd.DataFrame) -> None:
 def read_alignment(path: Path) -> pd.DataFrame:
     """Read back what `write_alignment` wrote; ProbeError when the file holds something else."""
     try:
-        frame = pd.read_csv(
-            path,
-            dtype=dict.fromkeys(_TEXT, str),
-            keep_default_na=False,
-            na_values={name: [""] for name in COLUMNS if name not in _TEXT},
-            float_precision="round_trip",
-        )
-        missing = [name for name in COLUMNS if name not in frame.columns]
+        cells = pd.read_csv(path, dtype=str, keep_default_na=False)
+        missing = [name for name in COLUMNS if name not in cells.columns]
         if missing:
-            raise ProbeError(
-                f"{path}: not an alignment table of this version: it lacks {', '.join(missing)}. Remove it."
-            )
-        return to_frame(frame[list(COLUMNS)].to_dict("records"))
+            raise ProbeError(f"{path}: not an alignment table of mnprobe: it lacks {', '.join(missing)}. Remove it.")
+        return to_frame([{name: _parsed(name, row[name]) for name in COLUMNS} for row in cells.to_dict("records")])
     except (ValueError, UnicodeDecodeError) as error:
-        raise ProbeError(
-            f"{path}: cannot be read as an alignment table ({error}). Remove it to measure anew."
-        ) from error
+        raise ProbeError(f"{path}: cannot be read as an alignment table ({error}). Remove it.") from error
+
+
+def _parsed(column: str, cell: str) -> Any:
+    """A cell as written by `write_alignment`; float() gives every digit back."""
+    if column in _TEXT:
+        return cell
+    if column in _TRUTH:
+        if cell not in ("True", "False"):
+            raise ValueError(f"column {column}: {cell!r} is neither True nor False")
+        return cell == "True"
+    if _kind(column) is np.int64:
+        return int(cell)
+    return float(cell) if cell else float("nan")
 
 
 def _kind(column: str) -> Any:

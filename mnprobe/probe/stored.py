@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 from mnprobe.features import open_features
 from mnprobe.probe.align import align
+from mnprobe.probe.balance import SETTINGS
 from mnprobe.probe.config import AlignConfig
 from mnprobe.probe.join import StoredPair
 from mnprobe.probe.pairs import Pair, pair_files
@@ -68,13 +70,14 @@ def align_stores(
 
 
 def _asked(whole: pd.DataFrame, pairs: Sequence[Pair], config: AlignConfig) -> pd.DataFrame:
-    digests = {pair.digest() for pair in pairs}
-    rows = whole[whole["features_hash"].isin(digests) & (whole["config_hash"] == config.digest())]
+    wanted = {_key(pair) for pair in pairs}
+    names = ["understanding", "source_u", "step_u", "layer_u", "pool_u"]
+    names += ["execution", "source_e", "step_e", "layer_e", "pool_e", "features_hash"]
+    own = np.array([key in wanted for key in whole[names].itertuples(index=False, name=None)], dtype=bool)
+    rows = whole[own & (whole["config_hash"] == config.digest())]
     rows = rows[rows["holdout"].isin(config.holdouts)]
-    if config.split == "success":
-        rows = rows[rows["split"] != "all"]
-    else:
-        rows = rows[rows["split"] == config.split]
+    asked = SETTINGS if config.split == "success" else (config.split,)
+    rows = rows[rows["split"].isin(asked)]
     if config.split != "all":
         rows = rows[rows["mode"].isin(config.modes)]
     if not config.shuffled:
@@ -82,3 +85,9 @@ def _asked(whole: pd.DataFrame, pairs: Sequence[Pair], config: AlignConfig) -> p
     rows = rows.reset_index(drop=True)
     rows.attrs["notes"] = whole.attrs["notes"]
     return rows
+
+
+def _key(pair: Pair) -> tuple[object, ...]:
+    u, e = pair.origin_u, pair.origin_e
+    sides = ((origin.model, origin.source, origin.step, origin.layer, origin.pool) for origin in (u, e))
+    return (*next(sides), *next(sides), pair.digest())

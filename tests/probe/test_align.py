@@ -1,0 +1,413 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
+from mnprobe.features import open_features, write_features
+from mnprobe.probe import (
+    COLUMNS,
+    SETTINGS,
+    AlignConfig,
+    FitConfig,
+    Origin,
+    StoredPair,
+    align,
+    align_stores,
+    join_stores,
+    load_heads,
+    pair_arrays,
+    pair_files,
+    people_table,
+    read_alignment,
+    recall_at_k,
+    write_alignment,
+)
+
+FIT = FitConfig(dim=16, steps=40, lr=5e-3)
+TINY = {"fit": FitConfig(dim=4, steps=1), "seeds": 2, "splits": 2, "draws": 2, "resamples": 50, "bound_draws": 2}
+
+
+def tiny(**change):
+    return AlignConfig(**(TINY | change))
+
+
+@pytest.fixture
+def pair(planted):
+    u, e, labels = planted(instructions=8, per=8)
+    rng = np.random.default_rng(1)
+    return pair_arrays(
+        u,
+        e,
+        labels,
+        tasks=[f"task {i // 16}" for i in range(64)],
+        success_u=rng.integers(0, 2, 64),
+        success_e=rng.integers(0, 2, 64),
+        understanding=Origin(model="viclip", step=5, layer="u"),
+        execution=Origin(model="arp", step=5, layer="e"),
+    )
+
+
+def mean_of(table, holdout, metric="recall@1", direction="mean", control="none", split="all"):
+    rows = table[
+        (table["statistic"] == "mean")
+        & (table["metric"] == metric)
+        & (table["direction"] == direction)
+        & (table["holdout"] == holdout)
+        & (table["control"] == control)
+        & (table["split"] == split)
+    ]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+# planted truths ----------------------------------------------------------------------------------------------------
+
+
+def test_a_shared_latent_is_found_and_shuffled_pairs_are_not(planted):
+    u, e, labels = planted(instructions=16, per=6)
+    table = align(pair_arrays(u, e, labels), AlignConfig(fit=FIT, seeds=3, splits=2))
+    for holdout in ("episodes", "instructions"):
+        found, control = mean_of(table, holdout), mean_of(table, holdout, control="shuffled")
+        assert found["ci_low"] > found["chance"] + 0.1
+        assert found["ci_low"] <= found["value"] <= found["ci_high"]
+        assert control["value"] < found["value"] - 0.2
+    control = mean_of(table, "episodes", control="shuffled")
+    assert control["ci_low"] <= control["chance"] <= control["ci_high"]
+    assert mean_of(table, "episodes", "mi_bound")["value"] > 0.5
+    assert mean_of(table, "episodes", "tied_share")["value"] == 0.0
+
+
+def test_independent_noise_is_at_chance(planted):
+    u, e, labels = planted(instructions=12, per=8, related=False, noise=1.0)
+    table = align(pair_arrays(u, e, labels), AlignConfig(fit=FIT, seeds=3, splits=3, shuffled=False))
+    for holdout in ("episodes", "instructions"):
+        found = mean_of(table, holdout)
+        assert found["ci_low"] <= found["chance"] <= found["ci_high"]
+        assert mean_of(table, holdout, "adjusted_recall@1")["value"] == pytest.approx(0.0, abs=0.12)
+        assert mean_of(table, holdout, "mi_bound")["value"] < 0.2
+
+
+def test_arbitrary_instruction_ids_show_why_the_holdout_decides(rng):
+    labels = np.repeat(np.arange(40), 4)
+    u, e = (rng.normal(size=(40, 40)).astype(np.float32)[labels] for _ in range(2))
+    table = align(
+        pair_arrays(u, e, [f"i{i}" for i in labels]),
+        AlignConfig(fit=FitConfig(dim=64, steps=100, lr=5e-3), seeds=1, splits=6, shuffled=False),
+    )
+    assert mean_of(table, "episodes")["value"] > 0.97
+    found = mean_of(table, "instructions")
+    assert found["chance"] == pytest.approx(1 / 12)
+    assert found["value"] == pytest.approx(found["chance"], abs=0.08)
+
+
+def test_constant_features_score_chance_by_ties(planted):
+    labels = planted()[2]
+    same = np.ones((64, 3), np.float32)
+    table = align(pair_arrays(same, same, labels), tiny())
+    for holdout in ("episodes", "instructions"):
+        found = mean_of(table, holdout)
+        assert found["value"] == pytest.approx(found["chance"])
+        assert mean_of(table, holdout, "tied_share")["value"] == 1.0
+    assert "(100% ties)" in people_table(table)
+
+
+# the table ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_is_complete_and_consistent(pair):
+    table = align(pair, tiny(seeds=3, splits=2))
+    assert tuple(table.columns) == COLUMNS
+    metrics = {"recall@1", "recall@5", "recall@10", "adjusted_recall@1", "mi_bound", "tied_share"}
+    assert set(table["metric"]) == metrics
+    for control, fits in (("none", 4), ("shuffled", 3)):  # 3 seeds on split 0, seed 0 on split 1
+        for metric in metrics:
+            for direction in ("u2e", "e2u", "mean"):
+                rows = table[
+                    (table["control"] == control)
+                    & (table["metric"] == metric)
+                    & (table["direction"] == direction)
+                    & (table["holdout"] == "episodes")
+                ]
+                assert rows["statistic"].tolist() == ["mean"] + ["seed"] * fits
+                mean, seeds = rows.iloc[0], rows.iloc[1:]
+                assert (mean["seed"], mean["draw"], mean["n_seeds"]) == (-1, -1, 3)
+                assert mean["value"] == pytest.approx(seeds.groupby("draw")["value"].mean().mean())
+                assert mean["sd_seeds"] == pytest.approx(seeds[seeds["draw"] == 0]["value"].std())
+                if control == "none":
+                    assert mean["sd_draws"] == pytest.approx(seeds[seeds["seed"] == 0]["value"].std())
+    recall, adjusted = mean_of(table, "episodes"), mean_of(table, "episodes", "adjusted_recall@1")
+    chance = recall["chance"]
+    assert adjusted["value"] == pytest.approx((recall["value"] - chance) / (1 - chance))
+    assert adjusted["ci_low"] == pytest.approx((recall["ci_low"] - chance) / (1 - chance))
+    assert (recall["n_test"], recall["n_groups"], recall["n_train"], recall["n_train_groups"]) == (16, 8, 48, 8)
+    assert recall["chance"] == pytest.approx(1 / 8)
+    assert mean_of(table, "instructions")["n_groups"] == 2
+
+
+def test_a_recall_can_be_had_again_from_its_saved_heads(pair, tmp_path):
+    table = align(pair, tiny(fit=FIT, shuffled=False), heads=tmp_path / "heads")
+    saved = table[(table["heads_file"] != "") & (table["seed"] == 0) & (table["metric"] == "recall@1")]
+    assert len(saved) == 6  # two holdouts, three directions
+    row = saved[(saved["direction"] == "u2e") & (saved["holdout"] == "instructions")].iloc[0]
+    heads = load_heads(tmp_path / row["heads_file"])
+    assert "viclip-demos-step5-u" in row["heads_file"]
+    test = np.isin(pair.items.ids, heads.fitted_on["test_ids"]["all"])
+    assert not set(heads.fitted_on["train_ids"]) & set(heads.fitted_on["test_ids"]["all"])
+    z_u, z_e = heads(torch.from_numpy(pair.u[test]), torch.from_numpy(pair.e[test]))
+    assert recall_at_k(z_u, z_e, pair.items.instructions[test]).u2e.recall(1) == pytest.approx(row["value"])
+
+
+def test_processes_do_not_change_the_numbers(pair):
+    config = tiny(shuffled=False, seeds=3, splits=1)
+    pd.testing.assert_frame_equal(align(pair, config, n_jobs=1), align(pair, config, n_jobs=2))
+
+
+def test_reading_back_gives_every_digit(pair, tmp_path):
+    table = align(pair, tiny())
+    write_alignment(tmp_path / "a.csv", table)
+    pd.testing.assert_frame_equal(read_alignment(tmp_path / "a.csv"), table)
+    (tmp_path / "b.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ProbeError, match="not an alignment table"):
+        read_alignment(tmp_path / "b.csv")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"holdout": "seeds"}, "holdout must be one of both, episodes, instructions, tasks, got 'seeds'"),
+        ({"split": "good"}, "split must be one of all, success, .* got 'good'"),
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"k": (5,)}, r"hold 1, got \(5,\)"),
+        ({"modes": ()}, "modes must be some of own-probe, shared-probe"),
+        ({"test_share": 1.0}, "test_share must lie between 0 and 1, got 1.0"),
+        ({"pairing": "episode", "exclude_own": True}, "leaves no positive"),
+    ],
+)
+def test_impossible_settings_are_quoted(change, text):
+    with pytest.raises(ConfigError, match=text):
+        AlignConfig(**change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fit": FitConfig(dim=4, steps=2)},
+        {"pairing": "episode"},
+        {"pairing": "task"},
+        {"exclude_own": True},
+        {"test_share": 0.5},
+        {"bound_draws": 3},
+        {"resamples": 60},
+    ],
+    ids=str,
+)
+def test_every_option_changes_the_numbers_and_the_hash(change, pair):
+    base = {"shuffled": False, "seeds": 1, "splits": 1, "holdout": "episodes"}
+    plain, changed = align(pair, tiny(**base)), align(pair, tiny(**(base | change)))
+    assert plain["config_hash"].unique() != changed["config_hash"].unique()
+    assert not plain[["value", "ci_low"]].equals(changed[["value", "ci_low"]])
+
+
+def test_what_cannot_be_held_out_is_said_or_refused(planted):
+    u, e, labels = planted(instructions=3, per=6)
+    pair = pair_arrays(u, e, labels)
+    table = align(pair, tiny())
+    assert set(table["holdout"]) == {"episodes"}
+    assert any(
+        "instructions held out: left out. holding out instructions needs at least 4" in n for n in table.attrs["notes"]
+    )
+    assert any("only 3 instructions in the test set" in note for note in table.attrs["notes"])
+    with pytest.raises(TooFewSamples, match=r"needs at least 4 instructions .*found 3"):
+        align(pair, tiny(holdout="instructions"))
+    with pytest.raises(TooFewSamples, match="nothing can be measured"):
+        align(pair_arrays(u, e, ["the same"] * 18), tiny())
+    with pytest.raises(ConfigError, match="the same pair is given twice"):
+        align([pair, pair], tiny())
+
+
+# success and failure -----------------------------------------------------------------------------------------------
+
+
+def test_four_settings_in_both_modes(pair):
+    table = align(pair, tiny(split="success", holdout="episodes", seeds=2, draws=3))
+    rows = table[(table["metric"] == "recall@1") & (table["direction"] == "mean")]
+    assert set(rows["split"]) == set(SETTINGS)
+    assert set(rows["mode"]) == {"own-probe", "shared-probe"}
+    own = rows[(rows["mode"] == "own-probe") & (rows["statistic"] == "seed")]
+    assert own.groupby("split").size().tolist() == [4] * 4  # draws 0, 1, 2 by seed 0 and draw 0 by seed 1
+    for _, same in own.groupby(["seed", "draw"]):
+        assert same["n_test"].nunique() == same["n_train"].nunique() == 1
+        for side in ("understanding", "execution"):
+            assert same[same["split"].str.startswith(side)]["chance"].nunique() == 1
+    within = table[table["metric"] == "within_task_recall@1"]
+    assert within.groupby(["split", "mode"]).size().tolist() == [1] * 8
+
+
+def test_planted_failures_align_less(planted):
+    u, e, labels = planted(instructions=6, per=20, noise=0.2)
+    success = np.arange(120) % 2
+    e[success == 0] = np.random.default_rng(3).normal(size=(60, e.shape[1]))  # a failure carries nothing
+    config = AlignConfig(fit=FIT, split="success", holdout="episodes", seeds=1, draws=3, modes=("own-probe",))
+    table = align(pair_arrays(u, e, labels, success_e=success), config)
+    good = mean_of(table, "episodes", split="execution-success")
+    bad = mean_of(table, "episodes", split="execution-failure")
+    assert good["ci_low"] > bad["ci_high"]
+    assert any(note.endswith("predicted instruction") for note in table.attrs["notes"])
+
+
+def test_unknown_outcomes_are_named(planted):
+    u, e, labels = planted(instructions=5, per=2)
+    with pytest.raises(
+        ProbeError, match="execution outcomes: 0 of 10 episodes known; give --outcomes to mnprobe extract"
+    ):
+        align(pair_arrays(u, e, labels), tiny(split="success"))
+    with pytest.raises(ProbeError, match="execution outcomes: 10 successes and 0 failures"):
+        align(pair_arrays(u, e, labels, success_e=[1] * 10), tiny(split="execution-failure"))
+
+
+# resuming ----------------------------------------------------------------------------------------------------------
+
+
+def test_finished_measurements_are_kept_and_changed_ones_replaced(pair, planted, tmp_path):
+    saved = []
+    config = tiny()
+    whole = align(pair, config, on_rows=lambda frame: saved.append(frame.copy()), heads=tmp_path)
+    assert [len(frame) for frame in saved] == sorted(len(frame) for frame in saved)
+    assert len(saved) == 4  # two holdouts, with and without shuffled pairs
+    again = []
+    resumed = align(pair, config, previous=saved[1], on_rows=lambda frame: again.append(frame), heads=tmp_path)
+    assert len(again) == 2
+    pd.testing.assert_frame_equal(resumed, whole)
+    marked = whole.assign(value=-1.0)
+    kept = align(pair, config, previous=marked, heads=tmp_path)
+    assert (kept["value"] == -1.0).all()
+    for file in tmp_path.glob("*episodes*"):
+        file.unlink()
+    assert 0 < (align(pair, config, previous=marked, heads=tmp_path)["value"] != -1.0).sum() < len(whole)
+    more_steps = align(pair, tiny(fit=FitConfig(dim=4, steps=2)), previous=marked)
+    assert len(more_steps) == len(whole)
+    assert (more_steps["value"] != -1.0).all()
+    other_tau = align(pair, tiny(fit=FitConfig(dim=4, steps=1, tau=0.2)), previous=marked)
+    assert len(other_tau) == 2 * len(whole)
+    u, e, labels = planted(seed=9)
+    changed = pair_arrays(u, e, labels, understanding=pair.origin_u, execution=pair.origin_e)
+    assert (align(changed, config, previous=marked)["value"] != -1.0).all()
+
+
+# feature stores ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path, planted):
+    u, e, labels = planted()
+    episodes = {"id": [f"t/0/episode{i}" for i in range(64)], "task": ["t"] * 64, "instruction": labels}
+
+    def write(side, *, model=None, source="demos", step=0, layer=None, keep=slice(None), **columns):
+        model = model or {"understanding": "viclip", "execution": "arp"}[side]
+        path = tmp_path / "features" / model / source / f"step_{step:08d}.h5"
+        table = {name: list(values)[keep] for name, values in (episodes | columns).items()}
+        values = (u if side == "understanding" else e)[keep]
+        layers = {layer or ("u" if side == "understanding" else "e"): values}
+        header = {"model": model, "side": side, "source": source, "step": step, "trained": step > 0}
+        return write_features(path, layers=layers, episodes=table, **header)
+
+    return write
+
+
+def test_stores_are_joined_by_id(store):
+    order = [*range(63, -1, -1)]
+    path_u = store("understanding", prediction=["do thing 0"] * 64)
+    path_e = store("execution", success=[1, 0] * 32)
+    with open_features(path_u) as file_u, open_features(path_e) as file_e:
+        pair = pair_files(file_u, file_e)
+    assert pair.items.success_u.tolist() == [1] * 8 + [0] * 56
+    assert pair.items.success_e.tolist() == [1, 0] * 32
+    assert (pair.origin_u.model, pair.origin_e.layer, pair.origin_e.trained) == ("viclip", "e", False)
+    assert order[0] == 63
+
+
+def test_episodes_on_one_side_only_are_refused_or_left_out(store):
+    path_u, path_e = store("understanding"), store("execution", keep=slice(0, 60))
+    with open_features(path_u) as file_u, open_features(path_e) as file_e:
+        with pytest.raises(FeatureError, match=r"\(64 and 60, 60 in both\)[\s\S]*missing from e: t/0/episode60"):
+            pair_files(file_u, file_e)
+        shared = pair_files(file_u, file_e, episodes="shared")
+        assert len(shared.items) == len(shared.u) == 60
+        with pytest.raises(FeatureError, match="holds features of the execution side"):
+            pair_files(file_e, file_u)
+        with pytest.raises(FeatureError, match=r"blocks.9"):
+            pair_files(file_u, file_e, layer_u="blocks.9", episodes="shared")
+
+
+def test_other_instructions_are_refused_but_blanked_ones_are_not(store):
+    path_u = store("understanding")
+    for words, fine in (("", True), ("something else", False)):
+        path_e = store("execution", instruction=[words] * 64)
+        with open_features(path_u) as file_u, open_features(path_e) as file_e:
+            if fine:
+                assert pair_files(file_u, file_e).items.instructions[0] == "do thing 0"
+            else:
+                with pytest.raises(FeatureError, match=r"64 episodes .* have other instructions"):
+                    pair_files(file_u, file_e)
+
+
+def joined(paths):
+    pairs, notes = join_stores(paths)
+    names = {(p.u.parts[-3], p.u.stem[-1], p.e.parts[-3], p.e.parts[-2], p.e.stem[-1]) for p in pairs}
+    assert len(names) == len(pairs)
+    return names, notes
+
+
+def test_runs_are_joined_by_source_family_and_step(store):
+    paths = [store("understanding", step=step) for step in (0, 5)]
+    paths += [store("understanding", model="pixels")]
+    paths += [store("execution", step=step) for step in (0, 5)]
+    paths += [store("execution", source="demos-blank", step=5), store("execution", source="rollouts", step=5)]
+    names, notes = joined(paths)
+    assert names == {
+        ("viclip", "0", "arp", "demos", "0"),
+        ("viclip", "5", "arp", "demos", "5"),
+        ("viclip", "0", "arp", "demos-blank", "5"),
+        ("viclip", "5", "arp", "demos-blank", "5"),
+        ("pixels", "0", "arp", "demos", "0"),
+        ("pixels", "0", "arp", "demos", "5"),
+        ("pixels", "0", "arp", "demos-blank", "5"),
+    }
+    assert notes == ["arp on rollouts: no understanding features of source 'rollouts'"]
+
+
+def test_other_steps_join_in_order_and_say_so(store):
+    paths = [store("understanding", step=step) for step in (0, 4)] + [store("execution", step=step) for step in (0, 7)]
+    names, notes = joined(paths)
+    assert names == {("viclip", "0", "arp", "demos", "0"), ("viclip", "4", "arp", "demos", "7")}
+    assert "steps differ (0, 4 and 0, 7), joined in order" in notes[0]
+    names, notes = joined([*paths, store("execution", step=4)])
+    assert names == {("viclip", "0", "arp", "demos", "0"), ("viclip", "4", "arp", "demos", "4")}
+    assert "only steps that both have are joined" in notes[0]
+
+
+def test_a_missing_side_is_named(store):
+    with pytest.raises(FeatureError, match="no features of the execution side among 1 stores"):
+        join_stores([store("understanding")])
+    with pytest.raises(FeatureError, match="no understanding and execution stores fit together"):
+        join_stores([store("understanding"), store("execution", source="rollouts")])
+
+
+def test_stores_are_measured_into_a_table_that_is_kept(store, tmp_path):
+    stored = [StoredPair(store("understanding"), store("execution", layer="blocks.1"))]
+    pixels = StoredPair(store("understanding", model="pixels"), stored[0].e)
+    table = tmp_path / "results" / "alignment.csv"
+    given = {"table": table, "heads": tmp_path / "heads", "layer_u": "u", "layer_e": "blocks.1", "quiet": True}
+    first, whole = align_stores(stored, tiny(), **given)
+    assert len(first) == len(whole) == len(read_alignment(table))
+    stamp = table.stat().st_mtime_ns
+    again, _ = align_stores(stored, tiny(), **given)
+    pd.testing.assert_frame_equal(again, first)
+    assert table.stat().st_mtime_ns == stamp
+    second, whole = align_stores([pixels], tiny(), **given)
+    assert set(second["understanding"]) == {"pixels"}
+    assert len(whole) == len(first) + len(second)
+    text = people_table(whole)
+    assert "viclip step 0 untrained" in text
+    assert "[blocks.1]" in text
