@@ -4,9 +4,9 @@
     python benchmarks/extract.py --data FOLDER       (RLBench demonstrations)
 
 ViCLIP-B-16 with random weights, 8 frames of the front camera, on the CPU. The bare side runs the video encoder on
-tensors that are in memory; ours opens the dataset, reads, resizes, runs the same batches, writes pieces and store. Each
-batch is timed on both sides in turn over several rounds. The median of the rounds' ratios must be at most 1.10, else
-the exit code is 1. Loading the weights (once per command) is printed apart; the features of both sides must be equal.
+tensors that are in memory; ours opens the dataset, reads, resizes, runs the same batches, writes pieces and store. The
+two sides take turns over several rounds. The median of the rounds' ratios must be at most 1.10, else the exit code is
+1. Making the model (once per command) is printed apart; the features of both sides must be equal.
 """
 
 import argparse
@@ -93,7 +93,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--episodes", type=int, default=8)
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)

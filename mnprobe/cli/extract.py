@@ -63,6 +63,9 @@ def extract(
     preset: Annotated[
         str | None, typer.Option(help="Size of random weights: tiny, b16, l14 (viclip); tiny, arp, arp_plus (arp).")
     ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="JSON file with the model's sizes, where weights do not tell them.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
     source: Annotated[str, typer.Option(help="Name of the data: demos, rollouts, ...")] = "demos",
     partition: Annotated[list[str] | None, typer.Option(help="train, val or test (repeatable).")] = None,
@@ -147,6 +150,7 @@ def extract(
         name=name,
         step=step,
         preset=preset,
+        config=config,
         seed=seed,
         source=source,
         partitions=partition or None,

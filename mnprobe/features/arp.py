@@ -113,12 +113,13 @@ class ARPExtractor:
     @classmethod
     def build(cls, spec: ExtractorSpec) -> "ARPExtractor":
         """Load the checkpoint, or draw the weights of the preset from the seed; and the language encoder."""
+        config = None if spec.config is None else ARPConfig.from_dict(spec.config)
         if spec.checkpoint is not None:
-            policy = load_arp(spec.checkpoint, device=spec.device)
+            policy = load_arp(spec.checkpoint, config, device=spec.device)
         else:
-            if spec.preset not in cls.sizes:
+            if config is None and spec.preset not in cls.sizes:
                 raise unknown_name("preset of arp", str(spec.preset), list(cls.sizes))
-            policy = ARP(getattr(ARPConfig, spec.preset)())
+            policy = ARP(config or getattr(ARPConfig, str(spec.preset))())
             policy.init_weights(torch.Generator().manual_seed(spec.seed))
         weights, seed = spec.options["language_weights"], int(spec.options["language_seed"])
         language = language_encoder_for(policy.config, weights=Path(weights) if weights else None, seed=seed)

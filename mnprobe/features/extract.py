@@ -1,5 +1,6 @@
 """From demonstrations and models to feature stores: what `mnprobe extract` does."""
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ def extract(
     name: str | None = None,
     step: int | None = None,
     preset: str | None = None,
+    config: Path | Mapping[str, Any] | None = None,
     seed: int = 0,
     source: str = "demos",
     partitions: Sequence[str] | None = None,
@@ -86,6 +88,8 @@ def extract(
         name: file the features under this model name.
         step: training step of the checkpoint, where the file does not tell it.
         preset: size of models with random weights ("tiny" by default), and `seed` their numbers.
+        config: sizes of one model, field by field (a mapping, or a JSON file of one), for weights whose file does not
+            tell them, or for random weights of no preset.
         source: name of the data within the run, such as "demos" or "rollouts".
         partitions, tasks, instructions, outcomes: see `mnprobe.data.open_dataset`.
         limit: only the first so many episodes.
@@ -113,7 +117,7 @@ def extract(
     with join_team() as team:
         choices = choose_models(home, models, checkpoints, name=name, step=step)
         choices = _understanding(choices, given, say)
-        _check_preset(choices, preset)
+        sizes = _sizes(choices, preset, config)
         if out is not None and out.suffix == ".h5" and len(choices) > 1:
             raise ConfigError(f"--out {out}: one file, but {len(choices)} stores are to be made; name a folder")
         folder = data if data is not None else _demos(home)
@@ -129,6 +133,7 @@ def extract(
             options=given,
             seed=seed,
             preset=preset,
+            config=sizes,
             device=resolve_device(device, local=team.local),
             batch_size=batch_size,
             dtype=dtype,
@@ -172,6 +177,7 @@ class _Maker:
     options: Mapping[str, Any]
     seed: int
     preset: str | None
+    config: Mapping[str, Any] | None
     device: str
     batch_size: int
     dtype: str
@@ -189,7 +195,8 @@ class _Maker:
                 f"--model {choice.kind}: say with --side on which side this model stands: {', '.join(SIDES)}"
             )
         if choice.checkpoint is None and extractor.sizes:
-            self.say(f"{choice.name}: random weights of size {spec.preset!r} from seed {self.seed}, not trained")
+            size = "the given size" if spec.preset is None else f"size {spec.preset!r}"
+            self.say(f"{choice.name}: random weights of {size} from seed {self.seed}, not trained")
         header = Header(
             model=choice.name,
             side=side,
@@ -214,10 +221,11 @@ class _Maker:
         )
 
     def _spec(self, choice: ModelChoice, layers: tuple[str, ...], options: Mapping[str, Any]) -> ExtractorSpec:
-        drawn = choice.checkpoint is None and EXTRACTORS.load(choice.kind).sizes
+        drawn = choice.checkpoint is None and EXTRACTORS.load(choice.kind).sizes and self.config is None
         return ExtractorSpec(
             checkpoint=choice.checkpoint.path if choice.checkpoint else None,
             preset=(self.preset or _DEFAULT_PRESET) if drawn else None,
+            config=self.config,
             seed=self.seed,
             layers=layers,
             device=self.device,
@@ -245,9 +253,31 @@ def _understanding(
     return [choice for choice in choices if "blank_instruction" in known[choice.kind]]
 
 
-def _check_preset(choices: Sequence[ModelChoice], preset: str | None) -> None:
-    if preset is None:
-        return
+def _sizes(
+    choices: Sequence[ModelChoice], preset: str | None, config: Path | Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """Check that preset or configuration have a model to be the size of; return the configuration."""
+    if preset is not None:
+        _check_preset(choices, preset)
+    if config is None:
+        return None
+    kinds = {choice.kind for choice in choices}
+    if preset is not None:
+        raise ConfigError(f"--preset {preset} and --config both give the size; leave one out")
+    if len(kinds) != 1 or not EXTRACTORS.load(next(iter(kinds))).sizes:
+        raise ConfigError(f"--config is of one model that has sizes, but chosen are {', '.join(sorted(kinds))}")
+    if isinstance(config, Mapping):
+        return config
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--config {config}: cannot be read as JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"--config {config}: must be a JSON object of fields, got {type(found).__name__}")
+    return found
+
+
+def _check_preset(choices: Sequence[ModelChoice], preset: str) -> None:
     sized = [choice for choice in choices if choice.checkpoint is None and EXTRACTORS.load(choice.kind).sizes]
     if not sized:
         raise ConfigError(f"--preset {preset}: is the size of random weights, but all chosen models have checkpoints")
@@ -299,6 +329,7 @@ def _asked(header: Header, choice: ModelChoice, spec: ExtractorSpec, columns: Co
         "trained": header.trained,
         "checkpoint_sha256": header.checkpoint_sha256,
         "preset": spec.preset,
+        "config": None if spec.config is None else dict(spec.config),
         "seed": spec.seed if choice.checkpoint is None else None,
         "layers": list(spec.layers),
         "options": options,

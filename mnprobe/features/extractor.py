@@ -46,13 +46,15 @@ class EpisodeFeatures:
 class ExtractorSpec:
     """What to build an extractor from.
 
-    `checkpoint` None means random weights: `preset` names the size, `seed` the numbers. `layers` empty means the
+    `checkpoint` None means random weights: `preset` names the size, `seed` the numbers. `config` gives the sizes of
+    the model field by field, where neither a preset nor the file tells them. `layers` empty means the
     extractor's default. `candidates` are the instructions among which an understanding model may choose. `options`
     are the extractor's own (see its `option_defaults`), complete.
     """
 
     checkpoint: Path | None = None
     preset: str | None = None
+    config: Mapping[str, Any] | None = None
     seed: int = 0
     layers: tuple[str, ...] = ()
     device: str = "cpu"

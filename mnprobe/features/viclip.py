@@ -65,11 +65,13 @@ class ViCLIPExtractor:
     @classmethod
     def build(cls, spec: ExtractorSpec) -> "ViCLIPExtractor":
         """Load the checkpoint, or draw the weights of the preset from the seed."""
+        config = None if spec.config is None else ViCLIPConfig.from_dict(spec.config)
         if spec.checkpoint is not None:
-            return cls(load_viclip(spec.checkpoint, device=spec.device), spec)
-        if spec.preset not in cls.sizes:
-            raise unknown_name("preset of viclip", str(spec.preset), list(cls.sizes))
-        config: ViCLIPConfig = getattr(ViCLIPConfig, spec.preset)()
+            return cls(load_viclip(spec.checkpoint, config, device=spec.device), spec)
+        if config is None:
+            if spec.preset not in cls.sizes:
+                raise unknown_name("preset of viclip", str(spec.preset), list(cls.sizes))
+            config = getattr(ViCLIPConfig, spec.preset)()
         return cls(ViCLIP(config, generator=torch.Generator().manual_seed(spec.seed)), spec)
 
     def describe(self) -> dict[str, Any]:

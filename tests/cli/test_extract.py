@@ -10,6 +10,7 @@ from mnprobe.cli.main import main
 from mnprobe.core.rundir import RunDir
 from mnprobe.data import Camera, FrameData, look_at, pinhole, write_episode
 from mnprobe.features import open_features
+from mnprobe.models.arp import ARPConfig
 from mnprobe.models.clip import LanguageConfig, random_language_encoder
 from mnprobe.models.loading import save_checkpoint
 from mnprobe.models.viclip import ViCLIP, ViCLIPConfig
@@ -150,6 +151,27 @@ def test_seed_and_preset(run):
     assert not np.allclose(_values(first[0], "u"), _values(other[0], "u"))
 
 
+def test_config_gives_the_sizes_of_weights_that_do_not_tell_them(run, demos, tmp_path, capsys):
+    config = ViCLIPConfig.tiny().to_dict() | {"heads": 6, "layers": 1}
+    model = ViCLIP(ViCLIPConfig.from_dict(config), generator=torch.Generator().manual_seed(0))
+    torch.save(model.state_dict(), tmp_path / "bare.pth")
+    with pytest.raises(SystemExit):
+        main(
+            ["extract", "--data", str(demos), "--out", str(tmp_path / "x"), "--checkpoint", str(tmp_path / "bare.pth")]
+        )
+    assert "no published size" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded, _ = run("--checkpoint", tmp_path / "bare.pth", "--config", tmp_path / "config.json")
+    assert _asked(loaded[0])["config"] == config
+    drawn, err = run("--model", "viclip", "--config", tmp_path / "config.json", folder="drawn")
+    assert "random weights of the given size from seed 0" in err
+    np.testing.assert_array_equal(_values(loaded[0], "u"), _values(drawn[0], "u"))
+    policy = ARPConfig.tiny().to_dict() | {"self_blocks": 1}
+    (tmp_path / "arp.json").write_text(json.dumps(policy))
+    small, _ = run("--model", "arp", "--config", tmp_path / "arp.json", "--limit", "1", "--layer", "blocks.4")
+    assert small[0]["layers"] == ["blocks.4"]
+
+
 def test_source_names_the_folder_and_the_attribute(run, tmp_path):
     entries, _ = run("--model", "pixels", "--source", "rollouts")
     assert entries[0]["path"] == str(tmp_path / "out/pixels/rollouts/step_00000000.h5")
@@ -253,6 +275,9 @@ def test_run_and_overwrite(demos, tmp_path, capsys):
         (["--model", "pixels", "--option", "size=4", "--option", "size=5"], "--option size is given twice: 4 and '5'"),
         (["--model", "pixels", "--option", "sise=4"], "unknown option for pixels: 'sise'. Did you mean 'size'?"),
         (["--model", "viclip", "--camera", "top"], "no images of camera 'top'"),
+        (["--model", "viclip", "--config", "none.json"], "--config none.json: cannot be read as JSON"),
+        (["--model", "viclip", "--config", "x", "--preset", "tiny"], "both give the size"),
+        (["--model", "pixels", "--config", "x"], "--config is of one model that has sizes, but chosen are pixels"),
         (["--checkpoint", "none.pth"], "none.pth: does not exist"),
     ],
 )
