@@ -1,1 +1,36 @@
-"""Curves, t-SNE, tables, figures and the report: what people look at."""
+"""What people look at: curves, t-SNE, tables, figures and the report."""
+
+from mnprobe.analysis.curve import CurveData, curve_data
+from mnprobe.analysis.curve_figure import curve_caption, curve_figure
+from mnprobe.analysis.draw_curve import DrawnCurve, draw_curve
+from mnprobe.analysis.draw_tsne import DrawnTsne, TsneInput, draw_tsne, tsne_panels
+from mnprobe.analysis.embedding import Embedding, TsneConfig, embed, knn_purity, trust
+from mnprobe.analysis.pairs import FeaturePair, load_pair
+from mnprobe.analysis.report import WrittenReport, write_report
+from mnprobe.analysis.tables import headline, read_alignment
+from mnprobe.analysis.tsne_inputs import tsne_inputs
+
+__all__ = [
+    "CurveData",
+    "DrawnCurve",
+    "DrawnTsne",
+    "Embedding",
+    "FeaturePair",
+    "TsneConfig",
+    "TsneInput",
+    "WrittenReport",
+    "curve_caption",
+    "curve_data",
+    "curve_figure",
+    "draw_curve",
+    "draw_tsne",
+    "embed",
+    "headline",
+    "knn_purity",
+    "load_pair",
+    "read_alignment",
+    "trust",
+    "tsne_inputs",
+    "tsne_panels",
+    "write_report",
+]

@@ -1,6 +1,5 @@
 """The alignment curve as a figure: lines over checkpoints, or points with error bars where there is one checkpoint."""
 
-import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mnprobe.analysis.curve import CurveData
-from mnprobe.analysis.figures import GREY, INK, PALETTE, house_style, new_figure, quiet_axes
+from mnprobe.analysis.figures import GREY, INK, PALETTE, house_style, new_figure, quiet_axes, shorten, wrap
 from mnprobe.analysis.tables import HOLDOUTS
 
 if TYPE_CHECKING:
@@ -126,8 +125,8 @@ def _several(data: CurveData, *, log_steps: bool) -> "Figure":
             _steps_axis(axes, data.points["step"], log=log_steps)
             _value_axis(axes, data, "y")
             quiet_axes(axes)
-            _panel_title(axes, points, holdout, pair if len(pairs) > 1 else None)
-            axes.set_xlabel(data.axis if row == len(pairs) - 1 else "")
+            _panel_title(axes, points, holdout, pair if len(pairs) > 1 else None, width=4.1)
+            axes.set_xlabel(shorten(data.axis, 4.1, 9) if row == len(pairs) - 1 else "")
             axes.tick_params(labelleft=column == 0)
             if column == 0:
                 axes.set_ylabel(_axis_label(data))
@@ -156,7 +155,7 @@ def _single(data: CurveData) -> "Figure":
             axes.tick_params(axis="y", length=0)
             axes.tick_params(axis="x", length=3)
             axes.spines["left"].set_visible(False)
-            _panel_title(axes, points, holdout, pair if len(pairs) > 1 else None)
+            _panel_title(axes, points, holdout, pair if len(pairs) > 1 else None, width=3.4)
             axes.set_xlabel(_axis_label(data) if row == len(pairs) - 1 else "")
     _legend(figure, data, floor)
     return figure
@@ -167,7 +166,7 @@ def _frame(
 ) -> tuple["Figure", list[list["Axes"]], float]:
     """A figure whose panels have fixed sizes in inches, with room for title, legend and caption below."""
     width = left + columns * panel[0] + (columns - 1) * 0.35 + 0.25
-    caption = textwrap.wrap(curve_caption(data), int(width * 18.5))
+    caption = wrap(curve_caption(data), width - 0.3, 7)
     legend_rows = -(-_legend_length(data) // max(1, int(width // 2.9)))
     foot = 0.62 + 0.2 * legend_rows + 0.15 + 0.145 * len(caption)
     height = foot + rows * panel[1] + (rows - 1) * 0.85 + 0.82
@@ -183,7 +182,8 @@ def _frame(
         hspace=0.85 / panel[1],
     )
     grid = [[figure.add_subplot(cells[row, column]) for column in range(columns)] for row in range(rows)]
-    figure.text(0.12 / width, 1 - 0.12 / height, _title(data), ha="left", va="top", fontsize=12, fontweight="bold")
+    title = shorten(_title(data), (width - 0.3) * 0.93, 12)  # bold letters are wider
+    figure.text(0.12 / width, 1 - 0.12 / height, title, ha="left", va="top", fontsize=12, fontweight="bold")
     figure.text(
         0.12 / width, 0.08 / height, "\n".join(caption), ha="left", va="bottom", fontsize=7, color=GREY, linespacing=1.3
     )
@@ -301,11 +301,11 @@ def _value_axis(axes: "Axes", data: CurveData, which: str) -> None:
     (axes.set_ylim if which == "y" else axes.set_xlim)(low - room, high + room)
 
 
-def _panel_title(axes: "Axes", points: pd.DataFrame, holdout: str, pair: tuple[str, str] | None) -> None:
+def _panel_title(axes: "Axes", points: pd.DataFrame, holdout: str, pair: tuple[str, str] | None, width: float) -> None:
     name = f"Held out: {HOLDOUTS.get(holdout, holdout)}"
     if pair is not None:
         name = f"{pair[0]} with {pair[1]}; held out: {holdout}"
-    axes.set_title(name, loc="left", fontsize=9.5, pad=17)
+    axes.set_title(shorten(name, width, 9.5), loc="left", fontsize=9.5, pad=17)
     lead = points[points["series"] == points["series"].iloc[0]] if len(points) else points
     text = _n_text(lead) if len(lead) else "not measured"
     axes.annotate(
@@ -406,7 +406,7 @@ def _is_untrained(points: pd.DataFrame) -> pd.Series:
 
 
 def _look(series: str) -> _Look:
-    return _LOOKS.get(series, _Look(f"features from {series}", PALETTE["black"], "v", "-"))
+    return _LOOKS.get(series, _Look(shorten(f"features from {series}", 2.2, 8), PALETTE["black"], "v", "-"))
 
 
 def _pairs(points: pd.DataFrame) -> list[tuple[str, str]]:

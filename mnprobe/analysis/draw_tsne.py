@@ -11,13 +11,14 @@ import pandas as pd
 from mnprobe.analysis.embedding import TsneConfig, embed, knn_purity
 from mnprobe.analysis.figures import SavedFigure, save_figure
 from mnprobe.analysis.notes import FigureNote, command_line, write_note
-from mnprobe.analysis.pairs import FeaturePair, Shared, in_partition, shared_space
+from mnprobe.analysis.pairs import FeaturePair, Shared, held_out, in_partition, shared_space
 from mnprobe.analysis.tables import write_table
 from mnprobe.analysis.tsne_figure import TsnePanel, quality_line, tsne_figure
 from mnprobe.core.errors import ConfigError
 
-__all__ = ["DrawnTsne", "Space", "TsneInput", "as_space", "draw_tsne", "panel_facts", "tsne_panels"]
+__all__ = ["HELD_OUT", "DrawnTsne", "Space", "TsneInput", "as_space", "draw_tsne", "panel_facts", "tsne_panels"]
 
+HELD_OUT = "held-out"  # the partition of episodes that saved heads were not fitted on
 Space = Literal["shared", "raw"]
 _KEPT = ("id", "task", "instruction", "partition", "success")
 
@@ -68,7 +69,7 @@ def tsne_panels(
     config = config or TsneConfig()
     panels, notes = [], []
     for given in inputs:
-        shown = given.pair if partition is None else in_partition(given.pair, partition)
+        shown = _shown(given, partition)
         if space == "raw":
             made = _raw_panels(shown, given.title, config)
         else:
@@ -98,7 +99,8 @@ def draw_tsne(
         stem: where the figure goes, without ending: `stem`.png, .svg, and .json with caption and command.
         table: where the coordinates go, as CSV.
         space: 'shared' (z_u and z_e together) or 'raw' (u and e apart).
-        partition: only these episodes; heads that must be fitted are then fitted on the others where that can be.
+        partition: only these episodes ('held-out': those that saved heads were not fitted on). Where heads must be
+            fitted, they are then fitted on the other episodes, if these are enough.
         config: of the t-SNE.
         colour: 'auto', 'instruction' or 'task'.
         command: how a person makes this figure again; written beside it.
@@ -126,6 +128,18 @@ def draw_tsne(
     return DrawnTsne(figure=saved, table=table, panels=tuple(panels), caption=note.caption)
 
 
+def _shown(given: TsneInput, partition: str | None) -> FeaturePair:
+    if partition is None:
+        return given.pair
+    if partition != HELD_OUT:
+        return in_partition(given.pair, partition)
+    if given.heads is None:
+        raise ConfigError(
+            f"--partition {HELD_OUT} needs saved heads that know what they were fitted on: `mnprobe align`"
+        )
+    return held_out(given.pair, given.heads)
+
+
 def _shared(given: TsneInput, shown: FeaturePair, partition: str | None, seed: int) -> Shared:
     others = None
     if given.heads is None and partition is not None:
@@ -139,6 +153,7 @@ def _shared_panel(pair: FeaturePair, shared: Shared, title: str, config: TsneCon
         [_points(pair, "understanding", pair.understanding), _points(pair, "execution", pair.execution)],
         ignore_index=True,
     )
+    points["fitted"] = np.tile(shared.fitted, 2)
     return _panel(
         np.concatenate([shared.z_u, shared.z_e]),
         points,
@@ -175,7 +190,7 @@ def _panel(values: np.ndarray, points: pd.DataFrame, title: str, subtitle: str, 
 
 
 def _points(pair: FeaturePair, side: str, model: str) -> pd.DataFrame:
-    return pair.episodes[list(_KEPT)].assign(side=side, model=model)
+    return pair.episodes[list(_KEPT)].assign(side=side, model=model, fitted=False)
 
 
 def _standardised(values: np.ndarray) -> np.ndarray:
@@ -188,7 +203,7 @@ def _standardised(values: np.ndarray) -> np.ndarray:
 def _coordinates(panel: TsnePanel) -> pd.DataFrame:
     spots = panel.embedding.coordinates
     return panel.points.assign(panel=panel.title, x=spots[:, 0], y=spots[:, 1])[
-        ["panel", "side", "model", *_KEPT, "x", "y"]
+        ["panel", "side", "model", *_KEPT, "fitted", "x", "y"]
     ]
 
 
@@ -220,6 +235,7 @@ def _title(space: Space) -> str:
 
 def _caption(space: Space, partition: str | None, notes: Sequence[str]) -> str:
     which = f"Episodes of partition {partition}." if partition else "All episodes that both sides have."
+    which = "Episodes that the heads were not fitted on." if partition == HELD_OUT else which
     how = (
         "Rows have length 1, so that near means a high cosine similarity."
         if space == "shared"

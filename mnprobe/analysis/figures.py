@@ -1,9 +1,10 @@
 """One house style for all figures: colours, fonts, and whole-file writing of PNG and SVG, the same bytes each time."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,10 @@ from mnprobe.core.files import whole_file
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["CONTEXT", "GREY", "INK", "PALETTE", "SavedFigure", "house_style", "new_figure", "quiet_axes", "save_figure"]
+__all__ = [
+    *("CONTEXT", "GREY", "INK", "PALETTE", "SavedFigure"),
+    *("house_style", "new_figure", "quiet_axes", "save_figure", "shorten", "wrap"),
+]
 
 # Okabe and Ito (2008), "Color universal design": eight colours told apart by any kind of colour vision.
 PALETTE = {
@@ -95,6 +99,72 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure
+
+
+def wrap(text: str, width: float, size: float) -> list[str]:
+    """Break `text` into lines that are at most `width` inches wide at `size` points, as measured in the house's font.
+
+    A word that is wider than a line is broken within.
+
+    >>> wrap("one two three", 0.7, 9)
+    ['one two', 'three']
+    """
+    with house_style():
+        fits = _ruler(width, size)
+        lines = [""]
+        for word in text.split():
+            longer = f"{lines[-1]} {word}".strip()
+            if fits(longer):
+                lines[-1] = longer
+                continue
+            while not fits(word) and len(word) > 1:
+                cut = max(1, _largest(len(word) - 1, partial(_fits_up_to, fits, word)))
+                lines.append(word[:cut])
+                word = word[cut:]
+            lines.append(word)
+    return [line for line in lines if line]
+
+
+def shorten(text: str, width: float, size: float) -> str:
+    """`text` on one line; where it is wider than `width` inches at `size` points, its middle becomes an ellipsis.
+
+    >>> shorten("one two three four five", 0.9, 9)
+    'one tw…r five'
+    """
+    line = " ".join(text.split())
+    with house_style():
+        fits = _ruler(width, size)
+        if fits(line):
+            return line
+
+        def short(kept: int) -> str:
+            return f"{line[: (kept + 1) // 2]}…{line[len(line) - kept // 2 :]}"
+
+        return short(_largest(len(line) - 1, lambda kept: fits(short(kept))))
+
+
+def _fits_up_to(fits: Callable[[str], bool], word: str, letters: int) -> bool:
+    return fits(word[:letters])
+
+
+def _largest(most: int, holds: Callable[[int], bool]) -> int:
+    """The largest number from 0 to `most` for which `holds`, which is True up to some number and False beyond; or 0."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)
+    return low
+
+
+def _ruler(width: float, size: float) -> Callable[[str], bool]:
+    figure = new_figure(1, 1)
+    probe = figure.text(0, 0, "", fontsize=size)
+
+    def fits(line: str) -> bool:
+        probe.set_text(_CONTROL.sub("?", line))
+        return not line or float(probe.get_window_extent().width) <= width * figure.dpi
+
+    return fits
 
 
 def quiet_axes(axes: "Axes") -> None:

@@ -1,10 +1,10 @@
 """A legend of many instructions in columns: grouped by task, no task torn apart where that can be helped."""
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mnprobe.analysis.figures import shorten, wrap
 from mnprobe.analysis.instruction_colours import Kind
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LegendLine", "pack"]
 
-_WRAP = 44  # characters of an instruction on one line
+_WIDEST = 2.45  # inches of an instruction on one line
 _WHOLE = 16  # lines: a task with more may go on in the next column
 _GAP = 0.28  # inches between columns
 _SWATCH = 0.13  # inches that a colour takes
@@ -56,13 +56,12 @@ def pack(kinds: Sequence[Kind], width: float, figure: "Figure") -> list[LegendLi
 
 def _blocks(kinds: Sequence[Kind]) -> list[list[_Text]]:
     if all(kind.instruction is None for kind in kinds):
-        return [
-            [_Text(f"{kind.number}  {_clean(kind.task)} ({kind.count} instructions)", kind.colour)] for kind in kinds
-        ]
+        named = [(kind, shorten(kind.task, 2, 7) or "(no task)") for kind in kinds]
+        return [[_Text(f"{kind.number}  {name} ({kind.count} instructions)", kind.colour)] for kind, name in named]
     tasks: dict[str, list[_Text]] = {}
     for kind in kinds:
-        block = tasks.setdefault(kind.task, [_Text(_clean(kind.task) or "(no task)", header=True)])
-        first, *rest = textwrap.wrap(_clean(kind.instruction or ""), _WRAP) or ["(no instruction)"]
+        block = tasks.setdefault(kind.task, [_Text(shorten(kind.task, _WIDEST, 7) or "(no task)", header=True)])
+        first, *rest = wrap(kind.instruction or "", _WIDEST, 7) or ["(no instruction)"]
         block.append(_Text(f"{kind.number}  {first}", kind.colour))
         block += [_Text(f"        {line}") for line in rest]
     return list(tasks.values())
@@ -89,7 +88,3 @@ def _measure(line: _Text, figure: "Figure") -> float:
     wide = float(artist.get_window_extent().width) / figure.dpi
     artist.remove()
     return wide + (_SWATCH if line.colour else 0)
-
-
-def _clean(text: str) -> str:
-    return " ".join(text.split())

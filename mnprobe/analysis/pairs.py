@@ -1,9 +1,9 @@
 """Joining the two sides: which feature files belong together, which episodes both have, and their common space."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,12 @@ from mnprobe.core.errors import FeatureError, ProbeError, TooFewSamples
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features
 
-__all__ = ["FeaturePair", "Shared", "find_heads", "find_pairs", "load_pair", "shared_space"]
+if TYPE_CHECKING:
+    from mnprobe.probe.heads import AlignmentHeads
+
+__all__ = [
+    *("FeaturePair", "Shared", "find_heads", "find_pairs", "held_out", "in_partition", "load_pair", "shared_space"),
+]
 
 Array = NDArray[Any]
 
@@ -44,8 +49,6 @@ class FeaturePair:
 
     def rows(self, keep: Array) -> "FeaturePair":
         """The same pair with only the episodes for which `keep` (N,) is True."""
-        from dataclasses import replace
-
         episodes = self.episodes[keep].reset_index(drop=True)
         return replace(self, u=self.u[keep], e=self.e[keep], episodes=episodes)
 
@@ -62,12 +65,15 @@ class FeaturePair:
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """z_u and z_e (N, dim), each row of length 1, and in words where the heads came from."""
+    """z_u and z_e (N, dim), each row of length 1, and in words where the heads came from.
+
+    `fitted` (N,) is True for episodes that the heads were fitted on.
+    """
 
     z_u: Array
     z_e: Array
     origin: str
-    heads_file: str
+    fitted: Array
 
 
 def find_pairs(
@@ -203,16 +209,12 @@ def shared_space(pair: FeaturePair, *, heads: Path | None, fit_on: FeaturePair |
     """
     import torch
 
-    from mnprobe.probe.fit import fit_heads
-    from mnprobe.probe.heads import load_heads
-
     if heads is not None:
-        fitted = load_heads(heads)
-        need, have = (fitted.config["dim_u"], fitted.config["dim_e"]), (pair.u.shape[1], pair.e.shape[1])
-        if need != have:
-            raise ProbeError(f"{heads} takes features of widths {need}, these have {have}: other layers or models")
-        origin = f"heads of `mnprobe align` ({heads.name})"
+        fitted, ids = _saved(heads, pair)
+        origin = f"heads of `mnprobe align`, {_counted(pair, ids)}"
     else:
+        from mnprobe.probe.fit import fit_heads
+
         train = fit_on or pair
         if train.episodes["instruction"].nunique() < 2:
             raise TooFewSamples(
@@ -220,17 +222,44 @@ def shared_space(pair: FeaturePair, *, heads: Path | None, fit_on: FeaturePair |
                 "Choose --space raw, or another --partition"
             )
         fitted = fit_heads(train.u, train.e, train.episodes["instruction"].tolist(), seed=seed).heads
-        origin = (
-            f"heads fitted here on {len(train)} other episodes"
-            if fit_on is not None
-            else f"heads fitted here on these very {len(train)} episodes, so closeness of u and e is no evidence"
-        )
+        ids = set(train.episodes["id"])
+        origin = f"new heads, {_counted(pair, ids)}"
     with torch.no_grad():
-        z_u, z_e = fitted(
-            torch.from_numpy(np.ascontiguousarray(pair.u)), torch.from_numpy(np.ascontiguousarray(pair.e))
-        )
-        z_u, z_e = (torch.nn.functional.normalize(z, dim=1).numpy() for z in (z_u, z_e))
-    return Shared(z_u=z_u, z_e=z_e, origin=origin, heads_file="" if heads is None else str(heads))
+        u, e = (torch.from_numpy(np.ascontiguousarray(side)) for side in (pair.u, pair.e))
+        z_u, z_e = (torch.nn.functional.normalize(z, dim=1).numpy() for z in fitted(u, e))
+    return Shared(z_u=z_u, z_e=z_e, origin=origin, fitted=pair.episodes["id"].isin(ids).to_numpy())
+
+
+def held_out(pair: FeaturePair, heads: Path) -> FeaturePair:
+    """Only the episodes that saved heads were not fitted on; FeatureError when there are none."""
+    _, ids = _saved(heads, pair)
+    keep = ~pair.episodes["id"].isin(ids).to_numpy()
+    if not keep.any():
+        raise FeatureError(f"{heads} were fitted on all of these {len(pair)} episodes: none is held out")
+    return pair.rows(keep)
+
+
+def _saved(path: Path, pair: FeaturePair) -> tuple["AlignmentHeads", set[str]]:
+    from mnprobe.probe.heads import load_heads
+
+    heads = load_heads(path)
+    need, have = (heads.config["dim_u"], heads.config["dim_e"]), (pair.u.shape[1], pair.e.shape[1])
+    if need != have:
+        raise ProbeError(f"{path} takes features of widths {need}, these have {have}: other layers or models")
+    ids = heads.fitted_on.get("train_ids", [])
+    return heads, {str(name) for name in ids} if isinstance(ids, list) else set()
+
+
+def _counted(pair: FeaturePair, ids: set[str]) -> str:
+    """How many of the episodes shown the heads were fitted on, and what that means."""
+    known = int(pair.episodes["id"].isin(ids).sum())
+    if known == 0:
+        return f"fitted on {len(ids)} other episodes" if ids else "fitted on episodes that they do not name"
+    if known == len(pair):
+        return f"fitted on these very {known} episodes, so closeness of u and e is no evidence"
+    return (
+        f"fitted on {known} of these {len(pair)} episodes, whose closeness is no evidence; {len(pair) - known} held out"
+    )
 
 
 def _side(run: RunDir, side: str, model: str | None, source: str) -> dict[int, Path]:

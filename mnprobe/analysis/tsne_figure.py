@@ -1,18 +1,18 @@
 """t-SNE as a figure: shape = model, colour = instruction, number = instruction once more, legend below."""
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from matplotlib.colors import to_rgba
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import BboxBase
 
 from mnprobe.analysis.embedding import Embedding, TsneConfig
-from mnprobe.analysis.figures import CONTEXT, GREY, INK, house_style, new_figure
+from mnprobe.analysis.figures import CONTEXT, GREY, INK, house_style, new_figure, shorten, wrap
 from mnprobe.analysis.instruction_colours import Kind, kinds
 from mnprobe.analysis.legend_columns import LegendLine, pack
 
@@ -26,12 +26,14 @@ MARKERS = {"understanding": "o", "execution": "^"}
 _NUMBERS_ABOVE = 7  # instructions: fewer are told apart by colour alone
 _WIDE_ABOVE = 20  # instructions: a lone panel is then wide, so that its legend has three columns
 _JOIN_UP_TO = 60  # episodes: more lines would hide the points
+_PALE = 0.35  # opacity of episodes that heads were fitted on
 _LINE = 0.142  # inches of a legend line
 
 
 @dataclass(frozen=True, kw_only=True)
 class TsnePanel:
-    """One panel: `points` has a row per coordinate of `embedding`, with columns id, task, instruction, side, model.
+    """One panel: `points` has a row per coordinate of `embedding`, with columns id, task, instruction,
+    side, model and fitted (True where the heads were fitted on the episode).
 
     `title` and `subtitle` stand above the panel; `purity` is the mean share of the `purity_neighbours` nearest points
     in the plane that have the same instruction.
@@ -75,9 +77,9 @@ def _draw(panels: Sequence[TsnePanel], config: TsneConfig, *, title: str, captio
     rows = -(-len(panels) // columns)
     size = (8.6 if len(named) > _WIDE_ABOVE else 6.6) if columns == 1 else 4.7
     width = columns * size + (columns + 1) * 0.15
-    quality = [textwrap.wrap(quality_line(panel, config), int(size * 17.5)) for panel in panels]
+    quality = [wrap(quality_line(panel, config), size, 7.5) for panel in panels]
     below = 0.14 * max(len(lines) for lines in quality) + 0.12
-    foot_lines = textwrap.wrap(caption, int(width * 18.5))
+    foot_lines = wrap(caption, width - 0.3, 7)
     foot = 0.12 + 0.145 * len(foot_lines)
     canvas = new_figure(1, 1)
     lines = pack(named, width - 0.3, canvas)
@@ -91,7 +93,7 @@ def _draw(panels: Sequence[TsnePanel], config: TsneConfig, *, title: str, captio
         upper = top + row * (head + panel_height + below) + head
         left = 0.15 + column * (size + 0.15)
         axes = figure.add_axes((left / width, 1 - (upper + panel_height) / height, size / width, panel_height / height))
-        _panel(axes, panel, named, quality[place])
+        _panel(axes, panel, named, quality[place], size)
     edge = foot + legend_height
     _shape_legend(figure, panels, everything, (edge + 0.34) / height)
     _colour_legend(figure, lines, edge / height)
@@ -108,12 +110,13 @@ def _draw(panels: Sequence[TsnePanel], config: TsneConfig, *, title: str, captio
     return figure
 
 
-def _panel(axes: "Axes", panel: TsnePanel, named: Sequence[Kind], quality: Sequence[str]) -> None:
+def _panel(axes: "Axes", panel: TsnePanel, named: Sequence[Kind], quality: Sequence[str], size: float) -> None:
     points, spots = panel.points.reset_index(drop=True), panel.embedding.coordinates
     colours, numbers = _lookup(points, named)
     if _joined(panel):
         for _, rows in points.groupby("id", sort=False):
             axes.plot(*spots[rows.index].T, color=CONTEXT, linewidth=0.7, zorder=1, label="_pair")
+    pale = points["fitted"].to_numpy() & _mixed(panel)
     area = float(np.clip(15000 / len(points), 9, 46))
     for side, marker in MARKERS.items():
         here = np.flatnonzero((points["side"] == side).to_numpy())
@@ -121,7 +124,7 @@ def _panel(axes: "Axes", panel: TsnePanel, named: Sequence[Kind], quality: Seque
             axes.scatter(
                 *(spots[here, 0], spots[here, 1]),
                 s=area * (1.15 if marker == "^" else 1.0),
-                c=[colours[i] for i in here],
+                c=[to_rgba(colours[i], _PALE if pale[i] else 1.0) for i in here],
                 marker=marker,
                 linewidths=0.25,
                 edgecolors="white",
@@ -135,9 +138,9 @@ def _panel(axes: "Axes", panel: TsnePanel, named: Sequence[Kind], quality: Seque
     for spine in axes.spines.values():
         spine.set_visible(True)
         spine.set_color(CONTEXT)
-    axes.set_title(panel.title, loc="left", fontsize=10, pad=17)
+    axes.set_title(shorten(panel.title, size, 10), loc="left", fontsize=10, pad=17)
     axes.annotate(
-        *(panel.subtitle, (0, 1)),
+        *(shorten(panel.subtitle, size, 7.5), (0, 1)),
         xytext=(0, 5),
         xycoords="axes fraction",
         textcoords="offset points",
@@ -215,8 +218,14 @@ def _shape_legend(figure: "Figure", panels: Sequence[TsnePanel], points: pd.Data
     for side, marker in MARKERS.items():
         models = list(dict.fromkeys(points.loc[points["side"] == side, "model"]))
         if models:
-            label = f"{side}: {', '.join(models)}"
+            label = shorten(f"{side}: {', '.join(models)}", 2.2, 8)
             handles.append(Line2D([], [], linestyle="none", marker=marker, color=INK, markersize=6, label=label))
+    if any(_mixed(panel) for panel in panels):
+        text = "paler: the heads were fitted on these"
+        pale = to_rgba(INK, _PALE)
+        handles.append(
+            Line2D([], [], linestyle="none", marker="o", color=pale, markeredgewidth=0, markersize=6, label=text)
+        )
     if any(_joined(panel) for panel in panels):
         handles.append(Line2D([], [], color="#BDBDBD", linewidth=1, label="joins u and e of one episode"))
     width = figure.get_size_inches()[0]
@@ -224,7 +233,7 @@ def _shape_legend(figure: "Figure", panels: Sequence[TsnePanel], points: pd.Data
         handles=handles,
         loc="upper left",
         bbox_to_anchor=(0.05 / width, floor),
-        ncols=3,
+        ncols=3 if width < 8 else 4,
         columnspacing=1.8,
         handletextpad=0.3,
         borderaxespad=0.2,
@@ -252,6 +261,11 @@ def _lookup(points: pd.DataFrame, named: Sequence[Kind]) -> tuple[list[str], lis
         for task, instruction in zip(points["task"], points["instruction"], strict=True)
     ]
     return [kind.colour for kind in chosen], [kind.number for kind in chosen]
+
+
+def _mixed(panel: TsnePanel) -> bool:
+    """True when the heads were fitted on some of the episodes shown, but not on all."""
+    return panel.points["fitted"].nunique() == 2
 
 
 def _joined(panel: TsnePanel) -> bool:

@@ -29,7 +29,9 @@ def tsne(
         list[Path] | None, typer.Option(help="Another run, drawn beside this one; can be given repeatedly.")
     ] = None,
     space: Annotated[str, typer.Option(help="shared: z_u and z_e together; raw: u and e apart.")] = "shared",
-    partition: Annotated[str | None, typer.Option(help="Only these episodes, such as test.")] = None,
+    partition: Annotated[
+        str | None, typer.Option(help="Only these episodes: test, or held-out: not seen by saved heads.")
+    ] = None,
     layer_u: Annotated[str, typer.Option(help="Layer of the understanding side.")] = "u",
     layer_e: Annotated[str, typer.Option(help="Layer of the execution side.")] = "e",
     pool_u: Annotated[

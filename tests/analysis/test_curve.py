@@ -207,8 +207,15 @@ def test_files_are_the_same_bytes_each_time_and_the_csv_is_what_is_drawn(write_a
     assert note.caption == curve_caption(drawn.data)
 
 
-def test_nothing_leaves_the_figure(table):
-    for data in (curve_data(table()), curve_data(table(steps=(0,)))):
+def test_nothing_leaves_the_figure(table, alignment_row):
+    long = "a_very_long_name_without_any_break_" * 6
+    named = [alignment_row(understanding=long, execution=long, source_e=long, step_e=step) for step in (0, 10)]
+    for data in (
+        curve_data(table()),
+        curve_data(table(steps=(0,))),
+        curve_data(table(named)),
+        curve_data(table(named[:1])),
+    ):
         figure = curve_figure(data)
         figure.canvas.draw()
         ink = figure.get_tightbbox(figure.canvas.get_renderer())

@@ -6,7 +6,7 @@ import matplotlib
 import pytest
 from PIL import Image
 
-from mnprobe.analysis.figures import PALETTE, house_style, new_figure, save_figure
+from mnprobe.analysis.figures import PALETTE, house_style, new_figure, save_figure, shorten, wrap
 
 
 def _figure(text="a title"):
@@ -77,3 +77,21 @@ def test_the_palette_can_be_told_apart_without_red_or_green_cones():
         seen = [np.clip(view @ linear(PALETTE[name]), 0, 1) ** (1 / 2.2) for name in names]
         gaps = [np.abs(a - b).max() for i, a in enumerate(seen) for b in seen[:i]]
         assert min(gaps) > 0.1
+
+
+def test_wrapped_text_is_whole_and_no_line_is_wider_than_asked():
+    text = "one two " + "x" * 300 + " three " + "word " * 40
+    lines = wrap(text, 2.0, 7)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    probe = new_figure(1, 1)
+    with house_style():
+        widths = [probe.text(0, 0, line, fontsize=7).get_window_extent().width / probe.dpi for line in lines]
+    assert 1.7 < max(widths) <= 2.0
+
+
+def test_shortened_text_keeps_both_ends():
+    short = shorten("begin " + "x" * 300 + " end", 1.5, 8)
+    assert short.startswith("begin")
+    assert short.endswith("end")
+    assert "…" in short
+    assert shorten("as it is", 1.5, 8) == "as it is"

@@ -116,7 +116,7 @@ def test_a_partition_is_all_that_is_shown_and_heads_are_fitted_on_the_rest(pair)
     panels, notes = tsne_panels([TsneInput(pair=pair)], partition="test", config=QUICK)
     assert set(panels[0].points["partition"]) == {"test"}
     assert len(panels[0].points) == 10
-    assert notes[0] == "heads fitted here on 5 other episodes"
+    assert notes[0] == "new heads, fitted on 5 other episodes"
 
 
 def test_an_unknown_partition_says_which_there_are(pair):
@@ -124,6 +124,11 @@ def test_an_unknown_partition_says_which_there_are(pair):
         FeatureError, match=r"none of the 10 shared episodes is in partition 'val'; there are 'test', 'train'"
     ):
         tsne_panels([TsneInput(pair=pair)], partition="val", config=QUICK)
+
+
+def test_held_out_needs_saved_heads(pair):
+    with pytest.raises(ConfigError, match="--partition held-out needs saved heads"):
+        tsne_panels([TsneInput(pair=pair)], partition="held-out", config=QUICK)
 
 
 def test_one_instruction_alone_needs_the_raw_space(write_pair, tmp_path):
@@ -141,7 +146,8 @@ def test_saved_heads_are_used_and_named(small, pair, tmp_path, alignment_row):
     from mnprobe.probe.heads import AlignmentHeads, save_heads
 
     heads = AlignmentHeads(24, 12, 7, generator=torch.Generator().manual_seed(3))
-    save_heads(small.heads / "mine.safetensors", heads)
+    fitted_on = {"train_ids": pair.episodes["id"].tolist()[:6]}
+    save_heads(small.heads / "mine.safetensors", heads, fitted_on)
     rows = [
         alignment_row(statistic="seed", seed=seed, step_u=0, step_e=step, holdout=holdout, heads_file=file)
         for seed, step, holdout, file in [
@@ -157,9 +163,21 @@ def test_saved_heads_are_used_and_named(small, pair, tmp_path, alignment_row):
         (given,) = tsne_inputs(small, steps=[0])
         assert given.heads == small.heads / "mine.safetensors"
         shared = shared_space(given.pair, heads=given.heads)
+        rest, notes = tsne_panels([given], partition="held-out", config=QUICK)
+        all_of_them, _ = tsne_panels([given], config=QUICK)
     finally:
         small.results("alignment").unlink()
-    assert shared.origin == "heads of `mnprobe align` (mine.safetensors)"
+    assert shared.origin == (
+        "heads of `mnprobe align`, fitted on 6 of these 10 episodes, whose closeness is no evidence; 4 held out"
+    )
+    assert rest[0].points["id"].unique().tolist() == pair.episodes["id"].tolist()[6:]
+    assert notes[0] == "heads of `mnprobe align`, fitted on 6 other episodes"
+    assert all_of_them[0].points["fitted"].tolist() == ([True] * 6 + [False] * 4) * 2
+    figure = tsne_figure(all_of_them, QUICK, title="t", caption="c")
+    pale = _offsets(figure.axes[0], "execution").get_facecolors()[:, 3]
+    assert (pale[:6] < 0.5).all()
+    assert (pale[6:] == 1).all()
+    assert "paler: the heads were fitted on these" in [text.get_text() for text in figure.legends[0].texts]
     z = heads.map_u(torch.from_numpy(pair.u)).detach()
     np.testing.assert_allclose(shared.z_u, torch.nn.functional.normalize(z, dim=1), rtol=1e-6)
     assert find_heads(small, pair) is None
@@ -330,6 +348,19 @@ def test_no_legend_text_overlaps_and_nothing_leaves_the_figure_with_54_instructi
             height = min(one.y1, other.y1) - max(one.y0, other.y0)
             assert width < 1 or height < 3  # line boxes may touch
     ink, (wide, high) = figure.get_tightbbox(renderer), figure.get_size_inches()
+    assert min(ink.x0, ink.y0) >= 0
+    assert ink.x1 <= wide
+    assert ink.y1 <= high
+
+
+def test_long_names_stay_inside(write_pair, tmp_path):
+    long = "a_very_long_name_without_any_break_" * 6
+    pairs = [(long, f"{long} {i}") for i in range(9)]
+    given = load_pair(*write_pair(tmp_path, pairs, each=1, understanding=long, execution=f"{long}e"))
+    panels, _ = tsne_panels([TsneInput(pair=given, title=long)], space="raw", config=QUICK)
+    figure = tsne_figure(panels, QUICK, title="t", caption=long * 2)
+    figure.canvas.draw()
+    ink, (wide, high) = figure.get_tightbbox(figure.canvas.get_renderer()), figure.get_size_inches()
     assert min(ink.x0, ink.y0) >= 0
     assert ink.x1 <= wide
     assert ink.y1 <= high

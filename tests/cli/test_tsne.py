@@ -74,8 +74,11 @@ def test_two_checkpoints_make_two_panels(run):
 def test_named_heads_arrive(run):
     from mnprobe.probe.heads import AlignmentHeads, save_heads
 
-    save_heads(run.heads / "named.safetensors", AlignmentHeads(6, 6, 4))
-    assert "(named.safetensors)" in _json(run, "--heads", run.heads / "named.safetensors")["caption"]
+    save_heads(run.heads / "named.safetensors", AlignmentHeads(6, 6, 4), {"train_ids": ["t/0/episode0"]})
+    options = ["--heads", run.heads / "named.safetensors"]
+    assert "fitted on 1 of these 10 episodes" in _json(run, *options)["caption"]
+    (panel,) = _json(run, *options, "--partition", "held-out")["panels"]
+    assert panel["n_episodes"] == 9
 
 
 @pytest.mark.parametrize(
