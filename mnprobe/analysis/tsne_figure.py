@@ -85,7 +85,9 @@ def _draw(panels: Sequence[TsnePanel], config: TsneConfig, *, title: str, captio
     lines = pack(named, width - 0.3, canvas)
     legend_height = _LINE * (max((line.row for line in lines), default=0) + 1) + 0.12
     top, head, panel_height = 0.36, 0.5, min(size * 0.86, 6.2)
-    height = top + rows * (head + panel_height + below) + 0.36 + legend_height + foot
+    handles = _shapes(panels, everything)
+    shapes = 0.16 + 0.2 * -(-len(handles) // _shape_columns(handles, width))
+    height = top + rows * (head + panel_height + below) + shapes + legend_height + foot
     figure = new_figure(width, height)
     figure.text(0.15 / width, 1 - 0.14 / height, title, ha="left", va="top", fontsize=12, fontweight="bold")
     for place, panel in enumerate(panels):
@@ -95,7 +97,7 @@ def _draw(panels: Sequence[TsnePanel], config: TsneConfig, *, title: str, captio
         axes = figure.add_axes((left / width, 1 - (upper + panel_height) / height, size / width, panel_height / height))
         _panel(axes, panel, named, quality[place], size)
     edge = foot + legend_height
-    _shape_legend(figure, panels, everything, (edge + 0.34) / height)
+    _shape_legend(figure, handles, (edge + shapes - 0.02) / height)
     _colour_legend(figure, lines, edge / height)
     figure.text(
         0.15 / width,
@@ -213,7 +215,8 @@ def _inside(x: float, y: float, frame: BboxBase, room: float) -> bool:
     return frame.x0 + room <= x <= frame.x1 - room and frame.y0 + room <= y <= frame.y1 - room
 
 
-def _shape_legend(figure: "Figure", panels: Sequence[TsnePanel], points: pd.DataFrame, floor: float) -> None:
+def _shapes(panels: Sequence[TsnePanel], points: pd.DataFrame) -> list[Line2D]:
+    """What the legend of shapes explains: the models, paleness, and lines between points."""
     handles = []
     for side, marker in MARKERS.items():
         models = list(dict.fromkeys(points.loc[points["side"] == side, "model"]))
@@ -228,12 +231,20 @@ def _shape_legend(figure: "Figure", panels: Sequence[TsnePanel], points: pd.Data
         )
     if any(_joined(panel) for panel in panels):
         handles.append(Line2D([], [], color="#BDBDBD", linewidth=1, label="joins u and e of one episode"))
+    return handles
+
+
+def _shape_columns(handles: Sequence[Line2D], width: float) -> int:
+    return len(handles) if len(handles) <= 3 or width > 9 else 2
+
+
+def _shape_legend(figure: "Figure", handles: Sequence[Line2D], ceiling: float) -> None:
     width = figure.get_size_inches()[0]
     figure.legend(
-        handles=handles,
+        handles=list(handles),
         loc="upper left",
-        bbox_to_anchor=(0.05 / width, floor),
-        ncols=3 if width < 8 else 4,
+        bbox_to_anchor=(0.05 / width, ceiling),
+        ncols=_shape_columns(handles, width),
         columnspacing=1.8,
         handletextpad=0.3,
         borderaxespad=0.2,

@@ -251,8 +251,9 @@ def test_a_control_that_comes_as_high_is_a_caveat(alignment_row, tmp_path):
     write_table(pd.DataFrame([*rows, ties]), tmp_path / "a.csv")
     table = read_alignment(tmp_path / "a.csv")
     told = caveats(last_points(table).points, table)
-    assert told[0].startswith(
-        "A control comes as high (holdout episodes): instruction blanked gives 45.0 %, the claim 50.0 %"
+    assert told[0] == (
+        "Controls that the claim is not told from (holdout episodes): instruction blanked 45.0 %; the claim is 50.0 %, "
+        "its interval begins at 40.0 %."
     )
     assert told[1].startswith("Ties: up to 40.0 % of the queries")
 

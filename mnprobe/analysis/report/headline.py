@@ -118,10 +118,14 @@ def _rivals(claim: pd.Series, points: pd.DataFrame) -> list[str]:
     """Controls that reach the claim's interval: they explain the score as well."""
     same = (points["understanding"] == claim["understanding"]) & (points["execution"] == claim["execution"])
     rivals = points[same & ~points["series"].isin(["main", "rollouts"]) & (points["value"] >= claim["ci_low"])]
+    if rivals.empty:
+        return []
+    told = ", ".join(
+        f"{_name(row['series']).removeprefix('control: ')} {100 * row['value']:.1f} %" for _, row in rivals.iterrows()
+    )
     return [
-        f"A control comes as high (holdout {claim['holdout']}): {_name(row['series']).removeprefix('control: ')} "
-        f"gives {100 * row['value']:.1f} %, the claim {100 * claim['value']:.1f} %."
-        for _, row in rivals.iterrows()
+        f"Controls that the claim is not told from (holdout {claim['holdout']}): {told}; the claim is "
+        f"{100 * claim['value']:.1f} %, its interval begins at {100 * claim['ci_low']:.1f} %."
     ]
 
 
