@@ -47,9 +47,11 @@ _METRICS = {
     "recall@5": "Recall@5",
     "recall@10": "Recall@10",
     "adjusted_recall@1": "Recall@1 above chance, (R - c) / (1 - c)",
+    "within_task_recall@1": "Recall@1 within tasks, mean over tasks",
     "mi_bound": "bound on mutual information (nats)",
     "tied_share": "share of queries with ties",
 }
+_SHARES = ("within_task_recall@1", "tied_share")  # beside recall@k: from 0 to 1
 _DIRECTIONS = {"u2e": "u to e", "e2u": "e to u", "mean": "mean of both directions"}
 
 
@@ -290,7 +292,7 @@ def _steps_axis(axes: "Axes", steps: pd.Series, *, log: bool) -> None:
 
 
 def _value_axis(axes: "Axes", data: CurveData, which: str) -> None:
-    if data.metric.startswith("recall") or data.metric == "tied_share":
+    if data.metric in _SHARES or data.metric.startswith("recall@"):
         axis = axes.yaxis if which == "y" else axes.xaxis
         (axes.set_ylim if which == "y" else axes.set_xlim)(-0.02, 1.02)
         axis.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=" %"))
