@@ -6,9 +6,9 @@
 
 Ours is `recall_at_k` with k = 1, 5, 10, ties counted, both directions, from raw features; faiss searches a flat inner
 product index once for each direction, on features that are normalised beforehand, and computes no recall. Both take
-turns; the ratio of the best rounds must be at most 1.0 and our peak extra memory under 1 GiB, else the exit code is 1. A
-smaller run checks that both give the same Recall@1. On a machine with more work than cores nothing is compared, unless
---busy says so: products, passes over memory and barriers between threads then slow down by different factors.
+turns; the ratio of the best rounds must be at most 1.0 and our peak extra memory under 1 GiB, else the exit code is 1.
+A smaller run checks that both give the same Recall@1. On a machine with more work than cores nothing is compared,
+unless --busy says so: products, passes over memory and barriers between threads then slow down by different factors.
 """
 
 import argparse
