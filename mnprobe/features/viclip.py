@@ -17,6 +17,7 @@ from mnprobe.features.extractor import EpisodeFeatures, ExtractorSpec, Tokens
 from mnprobe.features.frames import read_clip
 from mnprobe.features.options import one_of
 from mnprobe.features.schema import Side
+from mnprobe.models.clip import END
 from mnprobe.models.viclip import Tokenizer, ViCLIP, ViCLIPConfig, load_viclip, preprocess, zero_shot
 
 __all__ = ["PreparedClips", "ViCLIPExtractor"]
@@ -36,7 +37,8 @@ class ViCLIPExtractor:
     """One clip per episode: T frames of one camera over the whole episode, one class-token state per layer.
 
     Layers: "u" the paper's output feature (E,), "cls" before the projection, "blocks.<i>" after block i. The
-    prediction is the instruction of the dataset with the highest cosine to u.
+    prediction is the instruction of the dataset with the highest cosine to u; a model whose text side does not know
+    CLIP's vocabulary predicts nothing.
     """
 
     kind: ClassVar[str] = "viclip"
@@ -106,7 +108,7 @@ class ViCLIPExtractor:
 
     @torch.inference_mode()
     def _encode_candidates(self, candidates: Sequence[str]) -> Tensor | None:
-        if not candidates:
+        if not candidates or self.model.config.vocabulary <= END:  # a text side that does not know CLIP's tokens
             return None
         if len(set(candidates)) != len(candidates):
             raise ConfigError("the candidate instructions must differ from each other")
