@@ -13,6 +13,7 @@ from mnprobe.analysis.tables import read_alignment
 from mnprobe.core.errors import FeatureError, ProbeError, TooFewSamples
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features
+from mnprobe.probe.join import join_stores
 
 if TYPE_CHECKING:
     from mnprobe.probe.heads import AlignmentHeads
@@ -84,7 +85,7 @@ def find_pairs(
     source: str = "demos",
     steps: Sequence[int] = (),
 ) -> list[tuple[Path, Path]]:
-    """Feature files (u, e) of a run that belong together.
+    """Feature files (u, e) of a run that belong together, joined by step as `mnprobe align` joins them.
 
     Args:
         run: the run.
@@ -97,14 +98,20 @@ def find_pairs(
     """
     us = _side(run, "understanding", understanding, source.removesuffix("-blank"))
     es = _side(run, "execution", execution, source)
+    joined, _ = join_stores([*us.values(), *es.values()])
     wanted = list(steps) or [max(es)]
     found = []
     for step in wanted:
         if step not in es:
             have = ", ".join(map(str, sorted(es)))
             raise FeatureError(f"{run.path} has no execution features at step {step} ({source}); it has {have}")
-        partner = step if step in us else max(us)
-        found.append((us[partner], es[step]))
+        partners = [pair.u for pair in joined if pair.e == es[step]]
+        if not partners:
+            raise FeatureError(
+                f"{run.path}: no understanding features belong to step {step} of the execution side; "
+                f"the understanding side has steps {', '.join(map(str, sorted(us)))}"
+            )
+        found.append((partners[-1], es[step]))
     return found
 
 

@@ -51,7 +51,7 @@ def align(
     k: Annotated[str, typer.Option("--k", help="Neighbour counts of recall, with commas.")] = "1,5,10",
     exclude_own: Annotated[bool, typer.Option("--exclude-own", help="Leave the query's own episode out.")] = False,
     shuffled: Annotated[bool, typer.Option(help="Measure the control with shuffled pairs too.")] = True,
-    jobs: Annotated[int, typer.Option(help="Processes; -1 for one per core. Results do not depend on it.")] = 1,
+    jobs: Annotated[int, typer.Option(help="Processes; -1 for one per core. Results do not depend on it.")] = -1,
     out: Annotated[Path | None, typer.Option(help="The table; the run's results/alignment.csv when left out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:

@@ -23,22 +23,25 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
     from mnprobe.worlds.rlbench_install import find_rlbench
 
     packages = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "h5py", "openTSNE", "safetensors", "typer")
+    numbers = versions(*packages)
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    simulator = find_rlbench()
     found = {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "versions": versions(*packages),
+        "cuda": devices,
+        "versions": numbers,
         "extractors": EXTRACTORS.names(),
-        "rlbench": find_rlbench(),
+        "rlbench": simulator,
     }
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
-    typer.echo(f"Python {found['python']} on {found['platform']}, {found['cpus']} CPUs")
-    typer.echo(f"CUDA devices: {', '.join(found['cuda']) or 'none (everything runs on the CPU)'}")
-    typer.echo("versions: " + ", ".join(f"{name} {number}" for name, number in found["versions"].items()))
-    typer.echo("extractors: " + ", ".join(found["extractors"]))
+    typer.echo(f"Python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} CPUs")
+    typer.echo(f"CUDA devices: {', '.join(devices) or 'none (everything runs on the CPU)'}")
+    typer.echo("versions: " + ", ".join(f"{name} {number}" for name, number in numbers.items()))
+    typer.echo("extractors: " + ", ".join(EXTRACTORS.names()))
     typer.echo("live RLBench (optional, see docs/rlbench.md):")
-    for part, state in found["rlbench"].items():
+    for part, state in simulator.items():
         typer.echo(f"  {part}: {state}")

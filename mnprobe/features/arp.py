@@ -18,9 +18,19 @@ from mnprobe.features.devices import autocast
 from mnprobe.features.extractor import EpisodeFeatures, ExtractorSpec, Tokens
 from mnprobe.features.options import one_of
 from mnprobe.features.schema import Side
-from mnprobe.models.arp import ARP, ARPConfig, FrameArrays, Observation, Target, load_arp, observation_from_frames
+from mnprobe.models.arp import (
+    ARP,
+    ARPConfig,
+    FrameArrays,
+    Observation,
+    Target,
+    blank_instruction,
+    load_arp,
+    observation_from_frames,
+)
 from mnprobe.models.clip import LanguageConfig, LanguageEncoder, load_language_encoder, random_language_encoder
 from mnprobe.models.loading import read_metadata
+from mnprobe.models.untrained import PRESETS, untrained_arp
 
 __all__ = ["ARPExtractor", "Transition", "language_encoder_for"]
 
@@ -89,7 +99,7 @@ class ARPExtractor:
         "language_weights": None,
         "language_seed": 0,
     }
-    sizes: ClassVar[tuple[str, ...]] = ("tiny", "arp", "arp_plus")
+    sizes: ClassVar[tuple[str, ...]] = PRESETS["arp"]
 
     def __init__(self, policy: ARP, language: LanguageEncoder, spec: ExtractorSpec) -> None:
         self.policy = policy.eval().to(spec.device)
@@ -117,10 +127,7 @@ class ARPExtractor:
         if spec.checkpoint is not None:
             policy = load_arp(spec.checkpoint, config, device=spec.device)
         else:
-            if config is None and spec.preset not in cls.sizes:
-                raise unknown_name("preset of arp", str(spec.preset), list(cls.sizes))
-            policy = ARP(config or getattr(ARPConfig, str(spec.preset))())
-            policy.init_weights(torch.Generator().manual_seed(spec.seed))
+            policy = untrained_arp(config or str(spec.preset), spec.seed)
         weights, seed = spec.options["language_weights"], int(spec.options["language_seed"])
         language = language_encoder_for(policy.config, weights=Path(weights) if weights else None, seed=seed)
         if spec.checkpoint is not None:
@@ -152,7 +159,7 @@ class ARPExtractor:
                     points={camera: frame.points(camera) for camera in cameras},
                     state=frame.state(),
                 )
-                told = "" if self._blank else episode.instruction
+                told = "" if self._blank else episode.instruction  # so that episodes without one can be blanked too
                 found.append(Transition(episode=number, keyframe=keyframe, frame=arrays, instruction=told, target=step))
         return len(episodes), found
 
@@ -179,6 +186,8 @@ class ARPExtractor:
             device=self._spec.device,
             cameras=config.cameras,
         )
+        if self._blank:
+            observation = blank_instruction(observation, self._speak([""])[0])
         with autocast(self._spec.device, self._spec.precision):
             if self._decoding == "greedy":
                 return self.policy.act(observation).hidden

@@ -35,16 +35,17 @@ def _weights(length: int, size: int) -> np.ndarray[Any, Any]:
 
 
 class PixelExtractor:
-    """Control (c) of every result: the same sampled frames that ViCLIP sees, 16 x 16, values 0..1, no model at all.
+    """Control (c) of every result: the same sampled frames that ViCLIP sees, 8 x 8, values 0..1, no model at all.
 
-    Layer "u": one token of frames * 16 * 16 * 3 numbers, ordered frame, row, column, colour.
+    Layer "u": one token of frames * 8 * 8 * 3 = 1,536 numbers, ordered frame, row, column, colour: about as many as a
+    video model gives, so that its heads are as large. `--option size=16` keeps more of the picture.
     """
 
     kind: ClassVar[str] = "pixels"
     revision: ClassVar[int] = 1
     side: ClassVar[Side | None] = "understanding"
     default_layers: ClassVar[tuple[str, ...]] = ("u",)
-    option_defaults: ClassVar[Mapping[str, Any]] = {"camera": "front", "frames_rule": "middle", "frames": 8, "size": 16}
+    option_defaults: ClassVar[Mapping[str, Any]] = {"camera": "front", "frames_rule": "middle", "frames": 8, "size": 8}
     sizes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, *, camera: str, frames_rule: Any, frames: int, size: int) -> None:

@@ -18,6 +18,7 @@ from mnprobe.features.frames import read_clip
 from mnprobe.features.options import one_of
 from mnprobe.features.schema import Side
 from mnprobe.models.clip import END
+from mnprobe.models.untrained import PRESETS, untrained_viclip
 from mnprobe.models.viclip import Tokenizer, ViCLIP, ViCLIPConfig, load_viclip, preprocess, zero_shot
 
 __all__ = ["PreparedClips", "ViCLIPExtractor"]
@@ -46,7 +47,7 @@ class ViCLIPExtractor:
     side: ClassVar[Side | None] = "understanding"
     default_layers: ClassVar[tuple[str, ...]] = ("u",)
     option_defaults: ClassVar[Mapping[str, Any]] = {"camera": "front", "frames_rule": "middle"}
-    sizes: ClassVar[tuple[str, ...]] = ("tiny", "b16", "l14")
+    sizes: ClassVar[tuple[str, ...]] = PRESETS["viclip"]
 
     def __init__(self, model: ViCLIP, spec: ExtractorSpec) -> None:
         self.model = model.eval().to(spec.device)
@@ -70,11 +71,7 @@ class ViCLIPExtractor:
         config = None if spec.config is None else ViCLIPConfig.from_dict(spec.config)
         if spec.checkpoint is not None:
             return cls(load_viclip(spec.checkpoint, config, device=spec.device), spec)
-        if config is None:
-            if spec.preset not in cls.sizes:
-                raise unknown_name("preset of viclip", str(spec.preset), list(cls.sizes))
-            config = getattr(ViCLIPConfig, spec.preset)()
-        return cls(ViCLIP(config, generator=torch.Generator().manual_seed(spec.seed)), spec)
+        return cls(untrained_viclip(config or str(spec.preset), spec.seed), spec)
 
     def describe(self) -> dict[str, Any]:
         """The model's sizes."""

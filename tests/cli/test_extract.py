@@ -189,7 +189,7 @@ def test_camera_and_frames_rule(run):
     front, _ = run("--model", "pixels")
     wrist, _ = run("--model", "pixels", "--camera", "wrist", folder="b")
     strided, _ = run("--model", "pixels", "--frames-rule", "strided", folder="c")
-    assert _asked(front[0])["options"] == {"camera": "front", "frames_rule": "middle", "frames": 8, "size": 16}
+    assert _asked(front[0])["options"] == {"camera": "front", "frames_rule": "middle", "frames": 8, "size": 8}
     assert _asked(wrist[0])["options"]["camera"] == "wrist"
     assert _asked(strided[0])["options"]["frames_rule"] == "strided"
     assert not np.allclose(_values(front[0], "u"), _values(wrist[0], "u"))
