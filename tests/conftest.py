@@ -1,12 +1,22 @@
-"""Fixtures shared by all rooms: where golden files and real demonstrations lie."""
+"""Fixtures shared by all rooms: golden files, real demonstrations where they are, small written ones everywhere."""
 
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from mnprobe.data import Camera, FrameData, look_at, pinhole, write_episode
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tensors are tiny here: more threads only wait for each other
+
+CAMERAS = {
+    "front": [1.2, 0.1, 1.6],
+    "left_shoulder": [-0.4, 0.9, 1.7],
+    "right_shoulder": [-0.4, -0.9, 1.7],
+    "wrist": [0.3, 0.2, 1.5],
+}
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +32,43 @@ def rlbench_data() -> Path:
     if not (folder / "rlbench").is_dir():
         pytest.skip(f"real RLBench demonstrations are not at {folder}; set MNPROBE_RLBENCH_DATA to their folder")
     return folder
+
+
+def _frames(seed, count, size=16):
+    generator = np.random.default_rng(seed)
+    cameras = {
+        name: Camera(
+            name=name, intrinsics=pinhole(60, size, size), extrinsics=look_at(eye, [0.2, 0, 0.9]), near=0.01, far=4.5
+        )
+        for name, eye in CAMERAS.items()
+    }
+    for index in range(count):
+        yield FrameData(
+            gripper_pose=[0.2 + 0.01 * index, 0.02 * seed, 1.0, 0, 0, 0, 1],
+            gripper_open=float(index < count // 2),
+            joint_velocities=[0.5] * 7,
+            gripper_joint_positions=[0.04, 0.03],
+            ignore_collisions=float(index % 2),
+            cameras=cameras,
+            rgb={name: generator.integers(0, 256, (size, size, 3), dtype=np.uint8) for name in cameras},
+            depth={name: generator.uniform(0.6, 1.8, (size, size)) for name in cameras},
+        )
+
+
+@pytest.fixture(scope="session")
+def write_demo():
+    """Write one synthetic episode: task, variation, partition, number, instruction, frames."""
+
+    def write(root, task, variation, partition, number, instruction, count, *, size=16, images="all"):
+        return write_episode(
+            root,
+            task=task,
+            variation=variation,
+            episode=number,
+            instructions=[instruction],
+            partition=partition,
+            frames=_frames(variation + 10 * number, count, size),
+            images=images,
+        )
+
+    return write

@@ -26,7 +26,8 @@ def demo(
     outcomes: Annotated[
         str | None, typer.Option(help="CSV (id,success), or the word 'successful' when all episodes are successes.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the untrained models and of the probes.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the untrained models.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps per probe fit; 400 when left out.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto",
 ) -> None:
     """Do the main job: frozen u and e, two heads, Recall@1 with its controls, curve, t-SNE, report.
@@ -42,7 +43,7 @@ def demo(
 
     if not data:
         raise ConfigError(_NO_DATA)
-    source = [*(word for folder in data for word in ("--data", str(folder)))]
+    source = [word for folder in data for word in ("--data", str(folder))]
     if instructions is not None:
         source += ["--instructions", str(instructions)]
     if outcomes is not None:
@@ -53,7 +54,7 @@ def demo(
         extract,
         [*extract, "--model", "arp", "--blank-instruction"],
         [*extract, "--model", "pixels"],
-        ["align", *home],
+        ["align", *home, *(["--steps", str(steps)] if steps is not None else [])],
         ["curve", *home],
         ["tsne", *home],
         ["tsne", *home, "--space", "raw"],

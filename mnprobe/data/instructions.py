@@ -14,7 +14,7 @@ Overrides = Mapping[tuple[str, int], tuple[str, ...]]
 _COLUMNS = ("task", "variation", "instruction")
 _HELP = (
     "Give the instructions yourself: a CSV file with the columns task,variation,instruction "
-    "(open_dataset(..., instructions='instructions.csv'))"
+    "(--instructions FILE.csv; open_dataset(..., instructions='FILE.csv'))"
 )
 
 

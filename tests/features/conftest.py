@@ -1,17 +1,10 @@
-"""Small demonstrations with four cameras, written by the package's own writer; stores of any content."""
+"""Five small demonstrations; stores of any content."""
 
 import numpy as np
 import pytest
 
-from mnprobe.data import Camera, FrameData, look_at, pinhole, write_episode
 from mnprobe.features import write_features
 
-CAMERAS = {
-    "front": [1.2, 0.1, 1.6],
-    "left_shoulder": [-0.4, 0.9, 1.7],
-    "right_shoulder": [-0.4, -0.9, 1.7],
-    "wrist": [0.3, 0.2, 1.5],
-}
 EPISODES = [  # task, variation, partition, number, instruction, frames
     ("open_drawer", 0, "train", 0, "open the bottom drawer", 14),
     ("open_drawer", 1, "train", 1, "open the middle drawer", 12),
@@ -19,46 +12,6 @@ EPISODES = [  # task, variation, partition, number, instruction, frames
     ("reach_target", 3, "train", 0, "reach the red target", 12),
     ("reach_target", 4, "val", 0, "reach the blue target", 5),
 ]
-
-
-def _frames(seed, count, size=16):
-    generator = np.random.default_rng(seed)
-    cameras = {
-        name: Camera(
-            name=name, intrinsics=pinhole(60, size, size), extrinsics=look_at(eye, [0.2, 0, 0.9]), near=0.01, far=4.5
-        )
-        for name, eye in CAMERAS.items()
-    }
-    for index in range(count):
-        yield FrameData(
-            gripper_pose=[0.2 + 0.01 * index, 0.02 * seed, 1.0, 0, 0, 0, 1],
-            gripper_open=float(index < count // 2),
-            joint_velocities=[0.5] * 7,
-            gripper_joint_positions=[0.04, 0.03],
-            ignore_collisions=float(index % 2),
-            cameras=cameras,
-            rgb={name: generator.integers(0, 256, (size, size, 3), dtype=np.uint8) for name in cameras},
-            depth={name: generator.uniform(0.6, 1.8, (size, size)) for name in cameras},
-        )
-
-
-@pytest.fixture(scope="session")
-def write_demo():
-    """Write one synthetic episode: task, variation, partition, number, instruction, frames."""
-
-    def write(root, task, variation, partition, number, instruction, count, *, size=16, images="all"):
-        return write_episode(
-            root,
-            task=task,
-            variation=variation,
-            episode=number,
-            instructions=[instruction],
-            partition=partition,
-            frames=_frames(variation + 10 * number, count, size),
-            images=images,
-        )
-
-    return write
 
 
 @pytest.fixture(scope="session")

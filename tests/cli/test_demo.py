@@ -1,0 +1,132 @@
+"""The main job from end to end: on demonstrations written here, and on the real ones where they are."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from mnprobe.cli.main import main
+from mnprobe.core.rundir import RunDir
+from mnprobe.features import open_features, verify
+from mnprobe.models.arp import ARPConfig
+from mnprobe.models.loading import save_checkpoint
+from mnprobe.models.viclip import ViCLIPConfig
+
+REACH_TARGET = Path(__file__).resolve().parents[2] / "docs" / "examples" / "reach_target.csv"
+
+
+def demo(*arguments):
+    with pytest.raises(SystemExit) as end:
+        main(["demo", "--steps", "3", *map(str, arguments)])
+    return end.value.code
+
+
+def check(run, *, episodes):
+    stores = {(piece.model, piece.source): piece.path for piece in run.feature_files()}
+    assert set(stores) == {("arp", "demos"), ("arp", "demos-blank"), ("pixels", "demos"), ("viclip", "demos")}
+    for path in stores.values():
+        verify(path)
+        with open_features(path) as store:
+            assert len(store) == episodes
+            assert not store.trained
+            assert store.step == 0
+    with run.results("alignment").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["metric"] == "recall@1" and row["statistic"] == "mean"]
+    assert {row["control"] for row in rows} == {"none", "shuffled"}
+    assert {row["source_e"] for row in rows} == {"demos", "demos-blank"}
+    assert {row["understanding"] for row in rows} == {"viclip", "pixels"}
+    for row in rows:
+        assert 0 <= float(row["value"]) <= 1
+        assert 0 < float(row["chance"]) <= 1
+        assert int(row["n_test"]) > 0
+    for name in ("curve", "tsne", "tsne-raw"):
+        assert (run.figures / f"{name}.png").stat().st_size > 5000
+        assert "<svg" in (run.figures / f"{name}.svg").read_text()[:2000]
+    page = run.report.read_text(encoding="utf-8")
+    assert "random weights" in page
+    return page
+
+
+@pytest.fixture
+def written(tmp_path, write_demo):
+    """Eight short episodes of four instructions in two tasks."""
+    root = tmp_path / "demos"
+    for number in range(8):
+        task, variation = ("open_drawer", "slide_block_to_color_target")[number % 2], number // 2 % 2
+        write_demo(root, task, variation, "train", number, f"{task} {variation}", 6 + number, images="keyframes")
+    return root
+
+
+def test_demonstrations_become_a_report_and_a_second_run_keeps_everything(tmp_path, written, capsys):
+    run = RunDir(tmp_path / "run")
+    assert demo("--run", run.path, "--data", written, "--seed", 5) == 0
+    page = check(run, episodes=8)
+    assert "slide_block_to_color_target 1" in page
+    assert run.config["init"]["seed"] == 5
+    before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*.h5")}
+    table = run.results("alignment").read_bytes()
+    capsys.readouterr()
+    assert demo("--run", run.path, "--data", written, "--seed", 5) == 0
+    assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*.h5")} == before
+    assert run.results("alignment").read_bytes() == table
+    assert "kept" in capsys.readouterr().out
+
+
+def test_the_golden_weights_do_the_main_job_on_real_demonstrations(tmp_path, golden, rlbench_data, capsys):
+    run = RunDir.create(tmp_path / "run")
+    sizes = json.loads((golden / "viclip-tiny" / "config.json").read_text())
+    vision, text = sizes["vision"], sizes["text"]
+    viclip = ViCLIPConfig(
+        **{name: vision[name] for name in ("image_size", "patch_size", "width", "layers", "heads")},
+        frames=vision["num_frames"],
+        embed_dim=vision["output_dim"],
+        text_context=text["context_length"],
+        vocabulary=text["vocab_size"],
+        **{f"text_{name}": text[name] for name in ("width", "layers", "heads")},
+    )
+    sizes = json.loads((golden / "arp-tiny" / "full_arp.json").read_text())
+    vision, policy = sizes["mvt"], sizes["policy"]
+    arp = ARPConfig(
+        image_size=vision["img_size"],
+        patch_size=vision["img_patch_size"],
+        vision_width=vision["attn_dim"],
+        vision_heads=vision["attn_heads"],
+        vision_head_width=vision["attn_dim_head"],
+        vision_depth=vision["depth"],
+        language_length=vision["lang_len"],
+        language_width=vision["lang_dim"],
+        width=policy["n_embd"],
+        heads=policy["n_head"],
+        cross_blocks=policy["cross_blocks"],
+        self_blocks=policy["self_blocks"],
+        render_radius=sizes["render_radius"],
+    )
+    files = {
+        "viclip": golden / "viclip-tiny" / "weights.safetensors",
+        "arp": golden / "arp-tiny" / "full_arp.safetensors",
+    }
+    for model, config in (("viclip", viclip), ("arp", arp)):
+        weights = {name: tensor.float() for name, tensor in load_file(files[model]).items()}
+        save_checkpoint(run.checkpoint(model, 0), weights, model=model, config=config.to_dict(), step=0)
+    assert demo("--run", run.path, "--data", rlbench_data, "--instructions", REACH_TARGET) == 0
+    page = check(run, episodes=10)
+    assert "open the middle drawer" in page
+    assert "reach the red target" in page
+
+
+def test_instructions_that_the_data_do_not_hold_are_asked_for(tmp_path, rlbench_data, capsys):
+    assert demo("--run", tmp_path / "run", "--data", rlbench_data / "rlbench-native") == 2
+    told = capsys.readouterr().err
+    assert "variation_descriptions.pkl" in told
+    assert "instead of a list of str" in told
+    assert "--instructions" in told
+
+
+def test_without_data_it_says_where_to_get_some(tmp_path, capsys):
+    assert demo("--run", tmp_path / "run") == 2
+    told = capsys.readouterr().err
+    assert "make demo DATA=FOLDER" in told
+    assert "peract_colab" in told
+    assert not (tmp_path / "run").exists()
