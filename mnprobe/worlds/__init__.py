@@ -1,1 +1,27 @@
-"""Where actions are carried out."""
+"""Where actions are carried out: the environment protocol, the embedded tabletop, the live RLBench."""
+
+from mnprobe.worlds.environment import (
+    MAX_STEPS,
+    WORLDS,
+    Environment,
+    KeyPose,
+    Observation,
+    Reason,
+    Situation,
+    StepResult,
+    TaskInfo,
+    make_world,
+)
+
+__all__ = [
+    "MAX_STEPS",
+    "WORLDS",
+    "Environment",
+    "KeyPose",
+    "Observation",
+    "Reason",
+    "Situation",
+    "StepResult",
+    "TaskInfo",
+    "make_world",
+]
