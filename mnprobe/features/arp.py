@@ -1,6 +1,5 @@
 """Execution side: what goes on in ARP while it decides where to move next, at every keyframe of an episode."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,28 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnprobe.core.errors import CheckpointError, DataError
+from mnprobe.core.errors import DataError
 from mnprobe.core.registry import unknown_name
 from mnprobe.data import Episode, Keyframe
+from mnprobe.features.arp_inputs import ARPInputs, arrays_of_frame, language_encoder_for
 from mnprobe.features.devices import autocast
 from mnprobe.features.extractor import EpisodeFeatures, ExtractorSpec, Tokens
 from mnprobe.features.options import one_of
 from mnprobe.features.schema import Side
-from mnprobe.models.arp import (
-    ARP,
-    ARPConfig,
-    FrameArrays,
-    Observation,
-    Target,
-    blank_instruction,
-    load_arp,
-    observation_from_frames,
-)
-from mnprobe.models.clip import LanguageConfig, LanguageEncoder, load_language_encoder, random_language_encoder
-from mnprobe.models.loading import read_metadata
+from mnprobe.models.arp import ARP, ARPConfig, FrameArrays, Target, load_arp
+from mnprobe.models.clip import LanguageEncoder
 from mnprobe.models.untrained import PRESETS, untrained_arp
 
-__all__ = ["ARPExtractor", "Transition", "language_encoder_for"]
+__all__ = ["ARPExtractor", "Transition"]
 
 _LAYER = re.compile(r"e|norm|screen|blocks\.\d+")
 
@@ -51,31 +41,6 @@ class Transition:
     def sizes(self) -> tuple[tuple[int, ...], ...]:
         """Image sizes; transitions of unequal sizes cannot share a batch."""
         return tuple(image.shape for image in self.frame.rgb.values())
-
-
-def language_encoder_for(config: ARPConfig, *, weights: Path | None, seed: int = 0) -> LanguageEncoder:
-    """The language encoder of a policy: CLIP RN50's text branch from `weights`, or fresh weights of the policy's size.
-
-    Fresh weights tell instructions apart but carry no meaning; `describe()` of the encoder says which it is. Policies
-    of the published language size (77 x 512) get CLIP's full text branch, others a small one of two layers.
-
-    Raises CheckpointError when the tokens of `weights` do not have the policy's size.
-    """
-    length, width = config.language_length, config.language_width
-    if weights is None:
-        full = LanguageConfig()
-        if (length, width) == (full.context, full.width):
-            return random_language_encoder(full, seed)
-        heads = next(heads for heads in range(max(width // 32, 1), 0, -1) if width % heads == 0)
-        small = LanguageConfig(context=length, width=width, layers=2, heads=heads, embed_dim=64)
-        return random_language_encoder(small, seed)
-    encoder = load_language_encoder(weights)
-    if (encoder.config.context, encoder.config.width) != (length, width):
-        raise CheckpointError(
-            f"{weights}: gives language tokens of {encoder.config.context} x {encoder.config.width}, "
-            f"the policy reads {length} x {width}. Give the text encoder that the policy was trained with"
-        )
-    return encoder
 
 
 class ARPExtractor:
@@ -103,7 +68,6 @@ class ARPExtractor:
 
     def __init__(self, policy: ARP, language: LanguageEncoder, spec: ExtractorSpec) -> None:
         self.policy = policy.eval().to(spec.device)
-        self.language = language.to(spec.device)
         self.layers = spec.layers or self.default_layers
         config = policy.config
         known = ["e", "norm", "screen", *(f"blocks.{i}" for i in range(config.cross_blocks, config.blocks))]
@@ -112,8 +76,8 @@ class ARPExtractor:
                 raise unknown_name("ARP layer", name, known)
         self._spec = spec
         self._decoding = one_of("decoding", spec.options["decoding"], ("greedy", "teacher"))
-        self._blank = bool(spec.options["blank_instruction"])
-        self._spoken: dict[str, Tensor] = {}
+        blank = bool(spec.options["blank_instruction"])
+        self._inputs = ARPInputs(config, language, device=spec.device, blank=blank)
 
     @classmethod
     def knows_layer(cls, name: str) -> bool:
@@ -129,9 +93,9 @@ class ARPExtractor:
         else:
             policy = untrained_arp(config or str(spec.preset), spec.seed)
         weights, seed = spec.options["language_weights"], int(spec.options["language_seed"])
-        language = language_encoder_for(policy.config, weights=Path(weights) if weights else None, seed=seed)
-        if spec.checkpoint is not None:
-            _check_language(spec.checkpoint, language)
+        language = language_encoder_for(
+            policy.config, weights=Path(weights) if weights else None, seed=seed, checkpoint=spec.checkpoint
+        )
         return cls(policy, language, spec)
 
     def describe(self) -> dict[str, Any]:
@@ -139,9 +103,8 @@ class ARPExtractor:
         return {
             "model": "arp",
             **self.policy.config.to_dict(),
-            "language": self.language.describe(),
+            **self._inputs.describe(),
             "decoding": self._decoding,
-            "blank_instruction": self._blank,
         }
 
     def prepare(self, episodes: Sequence[Episode]) -> tuple[int, list[Transition]]:
@@ -153,13 +116,8 @@ class ARPExtractor:
             if not steps:
                 raise DataError(f"{episode.folder}: no keyframe, so there is no decision to extract; leave it out")
             for keyframe, step in enumerate(steps):
-                frame = episode.frame(step.observed)
-                arrays = FrameArrays(
-                    rgb={camera: frame.rgb[camera] for camera in cameras},
-                    points={camera: frame.points(camera) for camera in cameras},
-                    state=frame.state(),
-                )
-                told = "" if self._blank else episode.instruction  # so that episodes without one can be blanked too
+                arrays = arrays_of_frame(episode.frame(step.observed), cameras)
+                told = "" if self._inputs.blank else episode.instruction  # episodes without one can be blanked too
                 found.append(Transition(episode=number, keyframe=keyframe, frame=arrays, instruction=told, target=step))
         return len(episodes), found
 
@@ -179,27 +137,15 @@ class ARPExtractor:
         ]
 
     def _hidden(self, batch: Sequence[Transition]) -> Mapping[str, Tensor]:
-        config = self.policy.config
-        observation: Observation = observation_from_frames(
-            [transition.frame for transition in batch],
-            self._speak([transition.instruction for transition in batch]),
-            device=self._spec.device,
-            cameras=config.cameras,
+        observation = self._inputs.observation(
+            [transition.frame for transition in batch], [transition.instruction for transition in batch]
         )
-        if self._blank:
-            observation = blank_instruction(observation, self._speak([""])[0])
         with autocast(self._spec.device, self._spec.precision):
             if self._decoding == "greedy":
                 return self.policy.act(observation).hidden
             return self.policy.encode(
                 observation, _target([transition.target for transition in batch], self._spec.device)
             )
-
-    def _speak(self, instructions: Sequence[str]) -> Tensor:
-        new = [text for text in dict.fromkeys(instructions) if text not in self._spoken]
-        if new:
-            self._spoken |= dict(zip(new, self.language(new), strict=True))
-        return torch.stack([self._spoken[text] for text in instructions])
 
 
 def _target(steps: Sequence[Keyframe], device: str) -> Target:
@@ -224,13 +170,3 @@ def _batches(transitions: Sequence[Transition], size: int) -> Iterator[list[Tran
             batch = []
         batch.append(transition)
     yield batch
-
-
-def _check_language(checkpoint: Path, language: LanguageEncoder) -> None:
-    """Our checkpoints may say which encoder their policy was told by: metadata entry `language`, its `describe()`."""
-    recorded = read_metadata(checkpoint).get("language")
-    if recorded is not None and json.loads(recorded) != json.loads(json.dumps(language.describe())):
-        raise CheckpointError(
-            f"{checkpoint}: was trained with the language encoder {recorded}, "
-            f"asked for is {json.dumps(language.describe())}. Give the same --language-weights"
-        )

@@ -8,7 +8,8 @@ import torch
 from mnprobe.core.errors import CheckpointError, ConfigError, DataError
 from mnprobe.data import open_dataset
 from mnprobe.features import EXTRACTORS, ExtractorSpec, HookInputs
-from mnprobe.features.arp import ARPExtractor, language_encoder_for
+from mnprobe.features.arp import ARPExtractor
+from mnprobe.features.arp_inputs import language_encoder_for
 from mnprobe.features.frames import choose_frames, read_clip
 from mnprobe.features.hook import HookExtractor
 from mnprobe.features.pixels import PixelExtractor, area_average

@@ -1,0 +1,94 @@
+"""How played episodes ended: one row each, beside the episodes."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, get_args
+
+from mnprobe.core.errors import DataError
+from mnprobe.core.files import write_text
+from mnprobe.data import OUTCOMES_FILE
+from mnprobe.worlds.environment import Reason
+
+__all__ = ["Outcome", "read_played", "write_outcomes"]
+
+_REASONS = [reason for reason in get_args(Reason) if reason]
+_WHOLE = ("success", "steps", "variation", "seed", "repeat")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How one episode ended.
+
+    Attributes:
+        id: the episode's id, as `open_dataset` has it.
+        success: 1 or 0.
+        steps: key poses executed.
+        reason: "success" or why not.
+        task, variation: what was to be done.
+        seed: of the scene; -1 where the scene is that of a demonstration which does not tell its seed.
+        repeat: which evaluation it belongs to, from 0.
+        demo: id of the demonstration whose initial state it started from, or "".
+    """
+
+    id: str
+    success: int
+    steps: int
+    reason: str
+    task: str
+    variation: int
+    seed: int
+    repeat: int = 0
+    demo: str = ""
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], where: str) -> "Outcome":
+        """From texts or numbers by field; DataError naming `where` and the field for what cannot be."""
+        missing = [field.name for field in fields(cls) if values.get(field.name) is None]
+        if missing:
+            raise DataError(f"{where}: {', '.join(missing)} missing")
+        read: dict[str, Any] = {field.name: str(values[field.name]) for field in fields(cls)}
+        for name in _WHOLE:
+            try:
+                read[name] = int(read[name])
+            except ValueError:
+                raise DataError(f"{where}: {name} must be a whole number, got {values[name]!r}") from None
+        if read["success"] not in (0, 1):
+            raise DataError(f"{where}: success must be 1 or 0, got {read['success']}")
+        if read["reason"] not in _REASONS:
+            raise DataError(f"{where}: reason must be one of {', '.join(_REASONS)}, got {read['reason']!r}")
+        return cls(**read)
+
+    def to_dict(self) -> dict[str, Any]:
+        """By field, for JSON."""
+        return asdict(self)
+
+
+def write_outcomes(folder: Path, outcomes: Iterable[Outcome]) -> Path:
+    """Write `outcomes.csv` of a dataset folder, whole or not at all, in the given order; returns its path."""
+    text = io.StringIO()
+    rows = csv.DictWriter(text, [field.name for field in fields(Outcome)], lineterminator="\n")
+    rows.writeheader()
+    rows.writerows(outcome.to_dict() for outcome in outcomes)
+    path = folder / OUTCOMES_FILE
+    write_text(path, text.getvalue())
+    return path
+
+
+def read_played(folder: Path) -> list[Outcome]:
+    """The outcomes of the played episodes in `folder`.
+
+    Raises DataError, naming file, line and field, when there are none or a row cannot be understood.
+    """
+    path = folder / OUTCOMES_FILE
+    found = []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file)
+            for row in rows:
+                found.append(Outcome.from_mapping(row, f"{path}, line {rows.line_num}"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read the outcomes {path}: {error}. `mnprobe rollout` writes them") from error
+    return found
