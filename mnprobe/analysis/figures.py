@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     *("CONTEXT", "GREY", "INK", "PALETTE", "SavedFigure"),
-    *("house_style", "new_figure", "quiet_axes", "save_figure", "shorten", "wrap"),
+    *("house_style", "new_figure", "quiet_axes", "save_figure", "save_png", "shorten", "wrap"),
 ]
 
 # Okabe and Ito (2008), "Color universal design": eight colours told apart by any kind of colour vision.
@@ -184,13 +184,18 @@ def save_figure(figure: Figure, stem: Path) -> SavedFigure:
     characters in text, which SVG cannot hold, are shown as the replacement sign.
     """
     saved = SavedFigure(png=stem.with_name(stem.name + ".png"), svg=stem.with_name(stem.name + ".svg"))
-    _printable(figure)
-    with house_style():
-        with whole_file(saved.png) as part:
-            figure.savefig(part, format="png", dpi=_DPI, metadata={"Software": None})
-        with whole_file(saved.svg) as part:
-            figure.savefig(part, format="svg", metadata={"Date": None, "Creator": None})
+    save_png(figure, saved.png)
+    with house_style(), whole_file(saved.svg) as part:
+        figure.savefig(part, format="svg", metadata={"Date": None, "Creator": None})
     return saved
+
+
+def save_png(figure: Figure, path: Path) -> Path:
+    """Write `figure` to the PNG file `path` alone, for what is made of photographs; the same bytes each time."""
+    _printable(figure)
+    with house_style(), whole_file(path) as part:
+        figure.savefig(part, format="png", dpi=_DPI, metadata={"Software": None})
+    return path
 
 
 def _printable(figure: Figure) -> None:

@@ -25,6 +25,7 @@ __all__ = ["FrameData", "ImageChoice", "episode_folder", "write_episode"]
 
 _TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
 _CAMERA = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
+_NOTE = re.compile(r"[a-z][a-z0-9_]*\.(json|csv|txt)")
 # Attributes of RLBench's Observation that its loaders expect, though the pixels lie in the image files.
 _IMAGE_ATTRIBUTES = tuple(
     f"{camera}_{kind}"
@@ -94,6 +95,7 @@ def write_episode(
     partition: str = "",
     random_seed: RandomState | None = None,
     images: ImageChoice = "all",
+    notes: Mapping[str, str] | None = None,
 ) -> Path:
     """Write one episode, readable by `open_dataset` and by the loaders made for RLBench's and PerAct's data.
 
@@ -112,6 +114,7 @@ def write_episode(
         images: which frames' images are written: "all", "keyframes" (frame 0 and every keyframe but the last, as
             ARP's trimmed data have), a collection of frame numbers, or one of these per camera (cameras that are not
             named get none). The numbers of all frames are written in any case.
+        notes: further files of the episode's folder, text by file name; readers of the layout pass them over.
 
     Returns:
         The episode's folder.
@@ -125,6 +128,9 @@ def write_episode(
     demo = _demo(data, variation, random_seed)
     chosen = _chosen(data, images)
     _check_images(data)
+    for name in notes or {}:
+        if not _NOTE.fullmatch(name):
+            raise ConfigError(f"a note's file name must be like 'name.json', 'name.csv' or 'name.txt', got {name!r}")
     target = episode_folder(root, task, episode, partition)
     if target.exists():
         raise DataError(f"{target} exists already; episodes are never overwritten. Remove it or write another number.")
@@ -138,6 +144,8 @@ def write_episode(
             (NUMBER_FILE, variation),
         ):
             (part / name).write_bytes(dumps(content))
+        for name, text in (notes or {}).items():
+            (part / name).write_text(text, encoding="utf-8", newline="\n")
         for camera, indices in chosen.items():
             for index in indices:
                 _write_images(part, camera, index, data[index])
