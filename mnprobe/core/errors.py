@@ -5,8 +5,9 @@
     ├── DataError          demonstrations on disk that are missing, damaged or hostile
     ├── CheckpointError    model weights that are missing, damaged or of another model
     ├── FeatureError       a feature store that is missing, damaged or does not fit its partner
-    └── ProbeError         a measurement that cannot be made
-        └── TooFewSamples
+    ├── ProbeError         a measurement that cannot be made
+    │   └── TooFewSamples
+    └── WorldError         a simulator that failed; its own error is the cause
 
 Every message says what was asked, what was found, where, and what to do next. The command line prints it as it is and
 ends with exit code 2.
@@ -20,6 +21,7 @@ __all__ = [
     "MnprobeError",
     "ProbeError",
     "TooFewSamples",
+    "WorldError",
 ]
 
 
@@ -49,3 +51,10 @@ class ProbeError(MnprobeError):
 
 class TooFewSamples(ProbeError):
     """There are fewer samples than the measurement needs; the message gives both numbers."""
+
+
+class WorldError(MnprobeError):
+    """A simulator failed or answered what it must not; where it raised something, that is the cause.
+
+    Never for a motion that could not be made: that is how an episode ends, a value and no error.
+    """

@@ -1,4 +1,4 @@
-"""Finds the live simulator's three parts, and the wrong package that bears the name of one of them."""
+"""Finds the live simulator's parts, the wrong package that bears the name of one, and the RLBench that lacks tasks."""
 
 import importlib
 import os
@@ -7,10 +7,14 @@ from pathlib import Path
 from types import ModuleType
 
 from mnprobe.core.errors import ConfigError
+from mnprobe.data import TASKS
+from mnprobe.worlds.rlbench_display import find_display
 
-__all__ = ["find_rlbench", "is_simulator_pyrep", "require_rlbench"]
+__all__ = ["find_rlbench", "is_simulator_pyrep", "require_plain_randomness", "require_rlbench"]
 
 _HOW = "docs/rlbench.md gives the installation"
+_OLDEST_PYREP = (4, 1, 0, 2)  # what the fork asks for when it is imported
+_RANDOMNESS = "RLBENCH_ENHANCED_RANDOMNESS"
 
 
 def is_simulator_pyrep(module: ModuleType) -> bool:
@@ -24,8 +28,11 @@ def is_simulator_pyrep(module: ModuleType) -> bool:
 
 
 def find_rlbench() -> dict[str, str]:
-    """State of CoppeliaSim, PyRep and RLBench in words, one entry a part, starting with 'ok' where it is usable."""
-    return {"CoppeliaSim": _coppeliasim(), "PyRep": _pyrep(), "RLBench": _rlbench()}
+    """State of the simulator's parts in words, one entry a part, starting with 'ok' where it is usable.
+
+    The parts are CoppeliaSim, PyRep, RLBench and the X display. RLBench itself is not imported for it.
+    """
+    return {"CoppeliaSim": _coppeliasim(), "PyRep": _pyrep(), "RLBench": _rlbench(), "X display": find_display()}
 
 
 def require_rlbench() -> None:
@@ -34,6 +41,17 @@ def require_rlbench() -> None:
     if wrong:
         parts = "; ".join(f"{part}: {state}" for part, state in wrong.items())
         raise ConfigError(f"the live RLBench simulator is not usable here. {parts}. {_HOW}")
+    require_plain_randomness()
+
+
+def require_plain_randomness() -> None:
+    """Raise ConfigError if the forks' RLBENCH_ENHANCED_RANDOMNESS is on: scenes could not be reproduced then."""
+    value = os.environ.get(_RANDOMNESS, "")
+    if value not in ("", "0"):
+        raise ConfigError(
+            f"{_RANDOMNESS} is {value!r}: it adds random draws, so no recorded scene can be made again. "
+            f"Unset it, or set it to 0, before Python starts. {_HOW}"
+        )
 
 
 def _coppeliasim() -> str:
@@ -44,6 +62,8 @@ def _coppeliasim() -> str:
         return f"wrong: COPPELIASIM_ROOT names {root}, which is no folder"
     if root not in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep):
         return f"wrong: LD_LIBRARY_PATH does not contain {root}; set it before Python starts"
+    if os.environ.get("QT_QPA_PLATFORM_PLUGIN_PATH") != root:
+        return f"wrong: QT_QPA_PLATFORM_PLUGIN_PATH is not {root}; set it before Python starts"
     return f"ok: {root}"
 
 
@@ -59,8 +79,27 @@ def _pyrep() -> str:
             "wrong: the installed package pyrep is another project of the same name (a library for file "
             "repositories); `pip uninstall pyrep`, then install the simulator's from its repository"
         )
-    return f"ok: {vars(module)['__version__']}"
+    version = str(vars(module)["__version__"])
+    if _numbers(version) < _OLDEST_PYREP:
+        return f"wrong: version {version}, RLBench's fork needs {'.'.join(map(str, _OLDEST_PYREP))} or newer"
+    return f"ok: {version}"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdecimal() else 0 for part in version.split("."))
 
 
 def _rlbench() -> str:
-    return "ok: installed" if find_spec("rlbench") else "absent: install it from its repository"
+    spec = find_spec("rlbench")
+    if spec is None:
+        return "absent: install it from its repository"
+    folders = [Path(folder) / "tasks" for folder in spec.submodule_search_locations or ()]
+    missing = [task for task in TASKS if not any((folder / f"{task}.py").is_file() for folder in folders)]
+    if len(missing) == len(TASKS):
+        return "wrong: the installed package rlbench has no tasks; install the fork from its repository"
+    if missing:
+        return (
+            f"wrong: it lacks {', '.join(missing)}, as upstream's RLBench does (whose actions have 8 numbers, too); "
+            "install the PerAct fork or a descendant"
+        )
+    return "ok: it has all 18 tasks, as the PerAct fork and its descendants do"

@@ -1,0 +1,287 @@
+"""The live RLBench simulator as a world, used as PerAct, RVT and ARP evaluate in it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from mnprobe.core.errors import ConfigError, WorldError
+from mnprobe.core.provenance import versions
+from mnprobe.core.registry import unknown_name
+from mnprobe.data import TASKS, Episode, FrameData, find_keyframes
+from mnprobe.data.camera import CAMERA_ORDER
+from mnprobe.data.low_dim import RandomState
+from mnprobe.worlds.environment import MAX_STEPS, KeyPose, Observation, Reason, StepResult, TaskInfo
+from mnprobe.worlds.rlbench_action import action_for, has_reached, is_well_formed, reason_for
+from mnprobe.worlds.rlbench_frames import frame_from
+from mnprobe.worlds.rlbench_install import require_plain_randomness, require_rlbench
+from mnprobe.worlds.rlbench_random import LegacyStream, same_state
+from mnprobe.worlds.rlbench_simulator import RLBenchOptions, Simulator
+
+__all__ = ["RLBench"]
+
+_TASKS = {name: TaskInfo(name=name, variations=task.variations) for name, task in TASKS.items()}
+
+
+class RLBench:
+    """The 18 tasks of the paper in RLBench itself: an `Environment` (mnprobe.worlds.environment).
+
+    Making one launches CoppeliaSim in this process; `close()` shuts it down. docs/rlbench.md tells what must be
+    installed, and which of its behaviour has been seen in a real simulator.
+
+    Two things differ from the embedded world. `frames()` holds what was observed at the key poses only, since RLBench's
+    step shows nothing of the way: every frame is a key pose, and the keyframe rule of `mnprobe.data`, which looks at
+    the way, does not apply to them. And the planner samples, so that equal actions can lead to different motions.
+
+    Args:
+        dataset_root, headless, image_size, cameras, max_steps, workspace: see `RLBenchOptions`.
+
+    Raises:
+        ConfigError: if a part of the simulator is missing or wrong (all of them are named), an option cannot be, or
+            a simulator runs in this process already.
+        WorldError: from any method, if RLBench raises what is no failure of a motion. It is the cause; the simulator
+            has been shut down then.
+    """
+
+    name = "rlbench"
+
+    def __init__(
+        self,
+        *,
+        dataset_root: Path | str | None = None,
+        headless: bool = True,
+        image_size: int = 128,
+        cameras: Sequence[str] = CAMERA_ORDER[:4],
+        max_steps: int = MAX_STEPS,
+        workspace: Sequence[float] | None = None,
+    ) -> None:
+        self.options = RLBenchOptions(
+            dataset_root=dataset_root,
+            headless=headless,
+            image_size=image_size,
+            cameras=cameras if isinstance(cameras, str) else tuple(cameras),
+            max_steps=max_steps,
+            workspace=None if workspace is None else tuple(workspace),
+        )
+        require_rlbench()
+        self._simulator = Simulator(self.options)
+        self._task: Any = None
+        self._task_name = ""
+        self._frames: list[FrameData] = []
+        self._observation: Observation | None = None
+        self._done = False
+        self._start: RandomState | None = None
+        self._stream = LegacyStream.from_seed(0)
+
+    @property
+    def tasks(self) -> Mapping[str, TaskInfo]:
+        """The 18 tasks of the paper, by module name."""
+        return dict(_TASKS)
+
+    @property
+    def random_seed(self) -> RandomState | None:
+        """State of numpy's legacy generator from which the present scene was made; None before the first reset.
+
+        Given to `write_episode`, it lets `reset_to` play the same scene again.
+        """
+        return self._start
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the episodes: versions, renderer, cameras, sizes, planner, workspace."""
+        root = os.environ.get("COPPELIASIM_ROOT", "")
+        box = self._simulator.workspace
+        return {
+            "world": self.name,
+            "versions": {
+                **versions("numpy"),
+                "pyrep": _version("pyrep"),
+                "rlbench": _version("rlbench"),
+                "coppeliasim": Path(root).name,
+            },
+            "renderer": "OPENGL",
+            "image_size": self.options.image_size,
+            "cameras": list(self.options.cameras),
+            "arm": "EndEffectorPoseViaPlanning",
+            "gripper": "Discrete",
+            "workspace": {"low": box.low.tolist(), "high": box.high.tolist()},
+            "max_steps": self.options.max_steps,
+        }
+
+    def reset(self, task: str, variation: int, seed: int) -> Observation:
+        """Start an episode of the scene that `numpy.random.seed(seed)` gives; same arguments, same scene.
+
+        Raises ConfigError for an unknown task, a variation it does not have, or a seed outside 0 .. 2^32 - 1.
+        """
+        self._check_place(task, variation)
+        _check_whole("seed", seed, 2**32 - 1)
+        return self._begin(task, variation, LegacyStream.from_seed(seed), None)
+
+    def reset_to(self, episode: Episode) -> Observation:
+        """Start from the scene of a recorded demonstration.
+
+        RLBench stores no object poses: the scene is made again from the state of numpy's legacy generator that the
+        demonstration carries, which needs the simulator and task code it was recorded with.
+
+        Raises ConfigError if the episode carries no such state, or its task or variation is not RLBench's; DataError
+        if its file is damaged.
+        """
+        self._check_place(episode.task, episode.variation)
+        state = episode.random_seed
+        if state is None:
+            raise ConfigError(
+                f"{episode.low_dim_file} has no random_seed, so the scene of {episode.id} cannot be made again; "
+                "reset to a seed instead, or use demonstrations that RLBench recorded"
+            )
+        return self._begin(episode.task, episode.variation, LegacyStream(state), state)
+
+    def step(self, pose: KeyPose) -> StepResult:
+        """Plan and execute one key pose.
+
+        The position is clipped into RLBench's workspace, the quaternion normalised. What the reference evaluators
+        count as failed ends the episode with the observation from before: "invalid action" if the pose is malformed
+        or RLBench refuses it, "unreachable pose" if no path to it was found.
+
+        Raises ConfigError before a reset and after the episode's end.
+        """
+        before = self._playing("step")
+        if not is_well_formed(pose):
+            return self._end(before, "invalid action", reached=False)
+        with self._simulator.guard(f"executing key pose {before.step + 1} of {self._task_name}"):
+            try:
+                with self._stream.running():
+                    seen, reward, terminate = self._task.step(action_for(pose, self._simulator.workspace))
+            except self._simulator.api.failures as error:
+                return self._end(before, reason_for(error, self._simulator.api.unreachable), reached=False)
+            frame = frame_from(seen, self.options.cameras, ignore_collisions=pose.ignore_collisions)
+            success = float(reward) >= 1
+            if terminate and not success:
+                raise WorldError(
+                    f"RLBench ended {self._task_name} without success, which none of the 18 tasks does; "
+                    "is it a changed task? The simulator was shut down"
+                )
+        after = Observation(frame=frame, instructions=before.instructions, step=before.step + 1)
+        self._frames.append(frame)
+        reached = has_reached(pose, frame.gripper_pose)
+        if success:
+            return self._end(after, "success", reached=reached)
+        if after.step >= self.options.max_steps:
+            return self._end(after, "step limit", reached=reached)
+        self._observation = after
+        return StepResult(observation=after, done=False, reason="", reached=reached)
+
+    def frames(self) -> Sequence[FrameData]:
+        """What was observed: the start, then the end of each executed key pose; nothing of the way between them."""
+        return tuple(self._frames)
+
+    def expert(self) -> Sequence[KeyPose]:
+        """Key poses of RLBench's own demonstration of the present scene, recorded live; then the scene is made again.
+
+        Raises ConfigError after the first step, and if RLBench recorded another scene: its expert fails at some
+        scenes and then tries others.
+        """
+        before = self._playing("expert")
+        start = self._start
+        if before.step or start is None:
+            raise ConfigError("RLBench's expert starts from a fresh scene: ask for it after reset and before any step")
+        with self._simulator.guard(f"recording a live demonstration of {self._task_name}"):
+            live = LegacyStream(start)
+            with live.running():
+                demo = self._task.get_demos(1, live_demos=True)[0]
+            poses = _key_poses(demo)
+            found = getattr(demo, "random_seed", None)
+            self._stream = LegacyStream(start)
+            with self._stream.running():
+                _, seen = self._task.reset()
+            frame = frame_from(seen, self.options.cameras, ignore_collisions=False)
+        self._frames = [frame]
+        self._observation = Observation(frame=frame, instructions=before.instructions, step=0)
+        if found is None or not same_state(start, found):
+            raise ConfigError(
+                f"RLBench's expert did not solve this scene of {self._task_name} at its first attempt and recorded "
+                "another scene, so it has no key poses for this one; try another seed"
+            )
+        return poses
+
+    def close(self) -> None:
+        """Shut the simulator down; a second call does nothing."""
+        self._forget()
+        self._simulator.close()
+
+    def _begin(self, task: str, variation: int, stream: LegacyStream, state: RandomState | None) -> Observation:
+        """Make a scene: with `state` None the stream's draws begin before set_variation, else `state` is set after."""
+        if self._simulator.closed:
+            raise ConfigError("this RLBench world is closed; make a new one")
+        require_plain_randomness()
+        self._forget()
+        with self._simulator.guard(f"resetting {task}, variation {variation}"):
+            if self._task_name != task:
+                self._task_name = ""
+                self._task = self._simulator.environment.get_task(self._simulator.api.task_class(task))
+                self._task_name = task
+            with stream.running():
+                self._task.set_variation(variation)
+                start = stream.note() if state is None else state
+            stream = LegacyStream(start)
+            with stream.running():
+                descriptions, seen = self._task.reset()
+            frame = frame_from(seen, self.options.cameras, ignore_collisions=False)
+            observation = Observation(frame=frame, instructions=_texts(descriptions), step=0)
+        self._stream, self._start = stream, start
+        self._frames, self._observation = [frame], observation
+        return observation
+
+    def _forget(self) -> None:
+        self._frames, self._observation, self._done, self._start = [], None, False, None
+
+    def _playing(self, what: str) -> Observation:
+        if self._simulator.closed:
+            raise ConfigError(f"{what}: this RLBench world is closed; make a new one")
+        if self._observation is None:
+            raise ConfigError(f"{what}: no episode has been started; call reset or reset_to first")
+        if self._done:
+            raise ConfigError(f"{what}: the episode is over; call reset or reset_to")
+        return self._observation
+
+    def _end(self, observation: Observation, reason: Reason, *, reached: bool) -> StepResult:
+        self._observation, self._done = observation, True
+        return StepResult(observation=observation, done=True, reason=reason, reached=reached)
+
+    def _check_place(self, task: str, variation: int) -> None:
+        if task not in _TASKS:
+            raise unknown_name("RLBench task", task, list(_TASKS))
+        _check_whole(f"variation of {task}", variation, _TASKS[task].variations - 1)
+
+
+def _check_whole(what: str, value: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise ConfigError(f"{what} must be a whole number from 0 to {most}, got {value!r}")
+
+
+def _texts(descriptions: Any) -> tuple[str, ...]:
+    texts = tuple(descriptions) if isinstance(descriptions, list | tuple) else ()
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise WorldError(f"RLBench's reset must return a list of texts first, got a {type(descriptions).__name__}")
+    return texts
+
+
+def _key_poses(demo: Any) -> tuple[KeyPose, ...]:
+    """The targets of a live demonstration's keyframes, each with the collision flag of its own frame (as ARP's)."""
+    observations = [demo[index] for index in range(len(demo))]
+    keys = find_keyframes(
+        [item.gripper_open for item in observations], [item.joint_velocities for item in observations]
+    )
+    return tuple(
+        KeyPose.from_action(
+            [
+                *observations[key].gripper_pose,
+                float(observations[key].gripper_open),
+                float(observations[key].ignore_collisions),
+            ]
+        )
+        for key in keys
+    )
+
+
+def _version(package: str) -> str:
+    return str(getattr(import_module(package), "__version__", "unknown"))

@@ -1,0 +1,70 @@
+"""The names of RLBench and PyRep that mnprobe calls, imported when a simulator is launched and never before."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from mnprobe.core.errors import ConfigError
+from mnprobe.core.registry import import_object
+
+__all__ = ["Api", "load_api"]
+
+_PLACES = {
+    "render_mode": "pyrep.const:RenderMode",
+    "shape": "pyrep.objects.shape:Shape",
+    "path_error": "pyrep.errors:ConfigurationPathError",
+    "ik_error": "pyrep.errors:IKError",
+    "camera_config": "rlbench.observation_config:CameraConfig",
+    "observation_config": "rlbench.observation_config:ObservationConfig",
+    "arm": "rlbench.action_modes.arm_action_modes:EndEffectorPoseViaPlanning",
+    "gripper": "rlbench.action_modes.gripper_action_modes:Discrete",
+    "both": "rlbench.action_modes.action_mode:MoveArmThenGripper",
+    "environment": "rlbench.environment:Environment",
+    "task_class": "rlbench.backend.utils:task_file_to_task_class",
+    "action_error": "rlbench.backend.exceptions:InvalidActionError",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Api:
+    """What is called, by what it is for; where each lies is specs/rlbench.md vi (a) and (d)."""
+
+    render_mode: Any
+    shape: Callable[..., Any]
+    path_error: type[Exception]
+    ik_error: type[Exception]
+    camera_config: Callable[..., Any]
+    observation_config: Callable[..., Any]
+    arm: Callable[..., Any]
+    gripper: Callable[..., Any]
+    both: Callable[..., Any]
+    environment: Callable[..., Any]
+    task_class: Callable[[str], Any]
+    action_error: type[Exception]
+
+    @property
+    def unreachable(self) -> tuple[type[Exception], ...]:
+        """What a planner or inverse kinematics raises."""
+        return self.path_error, self.ik_error
+
+    @property
+    def failures(self) -> tuple[type[Exception], ...]:
+        """What the reference evaluators count as a failed episode of reward 0; anything else they let through."""
+        return self.action_error, *self.unreachable
+
+
+def load_api() -> Api:
+    """Import all of it.
+
+    Raises:
+        ConfigError: naming what cannot be imported, or that this is upstream's RLBench, whose actions have 8 numbers:
+            its arm mode has a constructor argument `collision_checking` where the fork's actions have a ninth number.
+    """
+    api = Api(**{field.name: import_object(_PLACES[field.name], kind="part of RLBench") for field in fields(Api)})
+    if "collision_checking" in inspect.signature(api.arm).parameters:
+        raise ConfigError(
+            "this is upstream's RLBench, whose actions have 8 numbers; PerAct's, RVT's and ARP's have 9. "
+            "Install the fork that docs/rlbench.md names"
+        )
+    return api

@@ -1,0 +1,48 @@
+"""Asks whether an X server answers, before the simulator ends the process for want of one."""
+
+import os
+import re
+import socket
+
+__all__ = ["find_display"]
+
+_DISPLAY = re.compile(r"(?P<host>[^:]*):(?P<number>\d+)(\.\d+)?")
+_SECONDS = 2.0  # what a connection may take; a server on this machine answers at once
+_START = "start one: `Xvfb :99 -screen 0 1280x1024x24 &`, then `export DISPLAY=:99`"
+
+
+def find_display() -> str:
+    """State of the X display in words, starting with 'ok' where the server that DISPLAY names takes connections.
+
+    RLBench's cameras are rendered through X even when headless. Without a display the simulator is expected to end
+    the whole process, which no error handling survives (specs/rlbench.md vi).
+    """
+    name = os.environ.get("DISPLAY", "")
+    if not name:
+        return f"absent: DISPLAY is not set, and headless rendering needs an X server too; {_START}"
+    found = _DISPLAY.fullmatch(name)
+    if not found:
+        return f"wrong: DISPLAY is {name!r}, expected something like ':99'"
+    host, number = found["host"], int(found["number"])
+    try:
+        _connect(host, number)
+    except (OSError, OverflowError) as error:
+        return f"wrong: DISPLAY is {name}, but no X server answers there ({error}); {_START}"
+    return f"ok: {name}"
+
+
+def _connect(host: str, number: int) -> None:
+    if host not in ("", "unix"):
+        socket.create_connection((host, 6000 + number), timeout=_SECONDS).close()
+        return
+    path = f"/tmp/.X11-unix/X{number}"
+    try:
+        _connect_unix("\0" + path)  # Linux' abstract socket, which X servers open beside the file
+    except OSError:
+        _connect_unix(path)
+
+
+def _connect_unix(address: str) -> None:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_SECONDS)
+        connection.connect(address)
