@@ -60,9 +60,9 @@ class RLBench:
             dataset_root=dataset_root,
             headless=headless,
             image_size=image_size,
-            cameras=cameras if isinstance(cameras, str) else tuple(cameras),
+            cameras=cameras,
             max_steps=max_steps,
-            workspace=None if workspace is None else tuple(workspace),
+            workspace=workspace,
         )
         require_rlbench()
         self._simulator = Simulator(self.options)
@@ -185,8 +185,7 @@ class RLBench:
         if before.step or start is None:
             raise ConfigError("RLBench's expert starts from a fresh scene: ask for it after reset and before any step")
         with self._simulator.guard(f"recording a live demonstration of {self._task_name}"):
-            live = LegacyStream(start)
-            with live.running():
+            with LegacyStream(start).running():
                 demo = self._task.get_demos(1, live_demos=True)[0]
             poses = _key_poses(demo)
             found = getattr(demo, "random_seed", None)
@@ -217,7 +216,8 @@ class RLBench:
         with self._simulator.guard(f"resetting {task}, variation {variation}"):
             if self._task_name != task:
                 self._task_name = ""
-                self._task = self._simulator.environment.get_task(self._simulator.api.task_class(task))
+                with LegacyStream.from_seed(0).running():  # loading may draw, too: then always the same
+                    self._task = self._simulator.environment.get_task(self._simulator.api.task_class(task))
                 self._task_name = task
             with stream.running():
                 self._task.set_variation(variation)
@@ -268,9 +268,8 @@ def _texts(descriptions: Any) -> tuple[str, ...]:
 def _key_poses(demo: Any) -> tuple[KeyPose, ...]:
     """The targets of a live demonstration's keyframes, each with the collision flag of its own frame (as ARP's)."""
     observations = [demo[index] for index in range(len(demo))]
-    keys = find_keyframes(
-        [item.gripper_open for item in observations], [item.joint_velocities for item in observations]
-    )
+    grippers = [item.gripper_open for item in observations]
+    keys = find_keyframes(grippers, [item.joint_velocities for item in observations])
     return tuple(
         KeyPose.from_action(
             [
