@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from mnprobe.core.errors import FeatureError, MnprobeError
 from mnprobe.core.progress import progress
-from mnprobe.core.provenance import config_hash
+from mnprobe.core.provenance import config_hash, differences
 from mnprobe.data import Episode
 from mnprobe.features.distributed import Team
 from mnprobe.features.extractor import Extractor
@@ -106,26 +106,11 @@ def _is_finished(job: Job) -> bool:
         recorded = file.attrs["provenance"]
     if recorded.get("config_hash") == job.config_hash:
         return True
-    changes = _differences(recorded.get("asked", {}), job.asked)
+    changes = differences(recorded.get("asked", {}), job.asked)
     raise FeatureError(
         f"{job.target}: was made with another configuration ({'; '.join(changes) or 'unknown'}). "
         "Add --overwrite to replace it, or write elsewhere with --out or --source"
     )
-
-
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        found = []
-        for name in sorted({*old, *new}):
-            found += _differences(old.get(name), new.get(name), f"{path}.{name}" if path else name)
-        return found
-    plain = list(new) if isinstance(new, tuple) else new
-    return [] if old == plain else [f"{path} was {_short(old)}, now {_short(new)}"]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _compute(job: Job, team: Team, shards: ShardFolder, quiet: bool) -> None:

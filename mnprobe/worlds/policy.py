@@ -60,7 +60,7 @@ class Policy(Protocol):
 
 
 class ExpertPolicy:
-    """The world's own scripted expert; asked again when its key poses are used up and the task is not solved."""
+    """The world's own scripted expert; it stays where it is when its key poses are used up."""
 
     name = "expert"
 
@@ -78,9 +78,7 @@ class ExpertPolicy:
         self._left = list(self._world.expert())
 
     def act(self, observation: Observation) -> KeyPose:
-        """The expert's next key pose; staying in place when it knows none."""
-        if not self._left:
-            self._left = list(self._world.expert())
+        """The expert's next key pose; staying in place after the last."""
         return self._left.pop(0) if self._left else _stay(observation)
 
 
