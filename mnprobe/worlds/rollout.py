@@ -28,7 +28,7 @@ from mnprobe.worlds.rollout_plan import PlannedEpisode
 __all__ = [
     "FILMS_FOLDER",
     "ROLLOUT_FILE",
-    "FirstSeed",
+    "ROLLOUT_SEED",
     "RolloutConfig",
     "WrittenRollout",
     "collect_outcomes",

@@ -1,5 +1,6 @@
 """Which episodes a rollout plays: numbers, situations, seeds."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,7 +84,7 @@ def plan_episodes(
                     variation=chosen[number % episodes % len(chosen)],
                     seed=seed + number,
                     repeat=number // episodes,
-                    policy_seed=_policy_seed(seed, number),
+                    policy_seed=_policy_seed(seed, task, number),
                 )
             )
     return planned
@@ -123,7 +124,7 @@ def plan_demos(
                     variation=demo.variation,
                     seed=int(note.get("seed", UNKNOWN_SEED)),
                     repeat=number // len(found),
-                    policy_seed=_policy_seed(seed, number),
+                    policy_seed=_policy_seed(seed, task, number),
                     demo=demo.id,
                     start=demo,
                 )
@@ -158,5 +159,6 @@ def _variations(world: Environment, task: str, wanted: Sequence[int]) -> list[in
     return list(dict.fromkeys(wanted)) or list(range(count))
 
 
-def _policy_seed(seed: int, number: int) -> int:
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+def _policy_seed(seed: int, task: str, number: int) -> int:
+    name = int.from_bytes(hashlib.sha256(task.encode()).digest()[:8], "big")
+    return int(np.random.SeedSequence([seed, name, number]).generate_state(1)[0])
