@@ -14,6 +14,7 @@ __all__ = ["COMMANDS", "app", "command_app", "main"]
 
 COMMANDS = {
     "init": "Make a run with seeded step-0 checkpoints.",
+    "demos": "Play scripted demonstrations in an embedded world.",
     "extract": "Dump frozen features u and e to HDF5.",
     "inspect": "Say what a feature store holds, and if it is sound.",
     "align": "Fit T_u and T_e; Recall@1 on held-out episodes.",

@@ -13,7 +13,14 @@ from mnprobe.core.provenance import versions
 from mnprobe.data import FrameData, find_keyframes, write_episode
 from mnprobe.worlds.environment import Environment, Situation
 
-__all__ = ["SITUATION_FILE", "read_situation", "record_episode", "situation_note", "video_instants"]
+__all__ = [
+    "SITUATION_FILE",
+    "played_keyframes",
+    "read_situation",
+    "record_episode",
+    "situation_note",
+    "video_instants",
+]
 
 SITUATION_FILE = "situation.json"
 _SCHEMA = "mnprobe.situation/1"
@@ -74,6 +81,14 @@ def read_situation(folder: Path) -> dict[str, Any] | None:
     return found
 
 
+def played_keyframes(frames: Sequence[FrameData]) -> tuple[int, ...]:
+    """The keyframes that the ordinary rule finds in played frames; no image is looked at."""
+    return find_keyframes(
+        [float(frame.gripper_open) for frame in frames],
+        np.array([frame.joint_velocities for frame in frames], dtype=np.float64),
+    )
+
+
 def record_episode(
     root: Path,
     world: Environment,
@@ -84,7 +99,6 @@ def record_episode(
     partition: str = "",
     video_frames: int = 16,
     video_camera: str = "front",
-    key_poses: int | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the episode that `world` has just played in PerAct's layout, whole or not at all.
@@ -102,7 +116,6 @@ def record_episode(
         partition: "train", "val", "test" or "".
         video_frames: 0 or more.
         video_camera: its name; passed over where the world has none of that name.
-        key_poses: how many the keyframe rule must find, or None to take what it finds.
         facts: further entries of `situation.json`.
 
     Returns:
@@ -110,15 +123,10 @@ def record_episode(
 
     Raises:
         ConfigError: what `write_episode` refuses.
-        DataError: when the episode exists already, or the keyframe rule does not find `key_poses` of them.
+        DataError: when the episode exists already.
     """
     frames = list(world.frames())
-    keys = find_keyframes(
-        [float(frame.gripper_open) for frame in frames],
-        np.array([frame.joint_velocities for frame in frames], dtype=np.float64),
-    )
-    if key_poses is not None and len(keys) != key_poses:
-        raise DataError(f"the keyframe rule finds {len(keys)} key poses at frames {keys}; {key_poses} were executed")
+    keys = played_keyframes(frames)
     seen = {0, *keys[:-1]}
     video = {*video_instants(len(frames), video_frames), *seen, *keys}
     return write_episode(

@@ -1,0 +1,123 @@
+"""`mnprobe demos`: scripted demonstrations of an embedded world, and contact sheets of any demonstrations."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["demos"]
+
+
+def demos(
+    run: Annotated[
+        Path | None, typer.Option(help="Run directory, made if needed; by default the newest under ./runs.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write to this folder instead of a run's demos.")] = None,
+    world: Annotated[str, typer.Option(help="World with a scripted expert: tabletop, or a plugin's.")] = "tabletop",
+    task: Annotated[list[str] | None, typer.Option(help="Only this task (repeatable); default all.")] = None,
+    variation: Annotated[
+        list[int] | None, typer.Option(help="Only this variation of each task (repeatable); default all.")
+    ] = None,
+    train: Annotated[int, typer.Option(help="Demonstrations of each variation for training.")] = 10,
+    val: Annotated[int, typer.Option(help="Demonstrations of each variation for validation.")] = 0,
+    test: Annotated[int, typer.Option(help="Demonstrations of each variation for tests.")] = 5,
+    seed: Annotated[int, typer.Option(help="First seed of train; val begins 1000000 later, test 2000000.")] = 0,
+    renderer: Annotated[
+        str | None, typer.Option(help="rays (no graphics library; the default), gl, or auto: gl where it works.")
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(help="Width and height of images; default 128.")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for a plugin's world (repeatable).")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes of one thread; default one per processor.")] = None,
+    video_frames: Annotated[int, typer.Option(help="Evenly spaced instants of the front camera to keep.")] = 16,
+    sheet: Annotated[bool, typer.Option("--sheet", help="Draw a contact sheet of each task, too.")] = False,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="With --sheet: draw these demonstrations (any that are read) and write none (repeatable)."),
+    ] = None,
+    episode: Annotated[
+        list[str] | None, typer.Option(help="With --sheet: the episode of this id (repeatable).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no remarks.")] = False,
+) -> None:
+    """Play scripted demonstrations in an embedded world; write them as RLBench's are, with partitions and outcomes.
+
+    Stop it at any moment; run it again to go on, or with larger numbers to add more. A contact sheet has a row per
+    camera and a column per key pose; they lie in the run's figures/sheets, or in sheets/ of --out.
+
+    Example: mnprobe demos --run runs/first --task open_drawer --train 10 --test 5 --sheet
+    """
+    from mnprobe.core.errors import ConfigError
+    from mnprobe.core.rundir import RunDir, resolve_run
+    from mnprobe.features.options import parse_options
+    from mnprobe.worlds.demos import DemosConfig, write_demos
+    from mnprobe.worlds.parallel import default_workers
+
+    if (data or episode) and not sheet:
+        raise ConfigError("--data and --episode choose what --sheet draws; give --sheet as well")
+    if run is not None and out is not None:
+        raise ConfigError("--run and --out both say where to write; give one of them")
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers must be 1 or more, got {workers}")
+    if data:
+        _draw(data, out or resolve_run(run).figures / "sheets", task, episode, as_json, {})
+        return
+    options = parse_options(option or [])
+    options |= {
+        name: value for name, value in (("renderer", renderer), ("image_size", image_size)) if value is not None
+    }
+    config = DemosConfig(
+        world=world,
+        options=options,
+        tasks=tuple(task or ()),
+        variations=tuple(variation or ()),
+        train=train,
+        val=val,
+        test=test,
+        seed=seed,
+        video_frames=video_frames,
+    )
+    home = RunDir.create(run) if run is not None else resolve_run(None) if out is None else None
+    if home is not None and not quiet:
+        typer.echo(f"run: {home.path}", err=as_json)
+    written = write_demos(
+        home.demos if home is not None else out or Path(),
+        config,
+        workers=default_workers() if workers is None else workers,
+        quiet=quiet,
+        note=None if quiet else lambda text: typer.echo(text, err=True),
+    )
+    if home is not None:
+        asked = {name: value for name, value in vars(config).items() if name != "options"}
+        home.record("demos", {key: list(v) if isinstance(v, tuple) else v for key, v in asked.items()} | options)
+    facts = written.to_dict()
+    if not as_json:
+        numbers = ", ".join(f"{number} {name}" for name, number in written.partitions.items())
+        typer.echo(f"{written.folder}: {numbers} ({written.made} made now, {written.cpu_seconds:.1f} CPU-s)")
+        for name, seeds in written.failed_seeds.items():
+            typer.echo(f"{name}: the expert failed on {len(seeds)} seeds, replaced: {', '.join(map(str, seeds))}")
+    if sheet:
+        sheets = written.folder / "sheets" if home is None else home.figures / "sheets"
+        _draw([written.folder], sheets, task, episode, as_json, facts)
+    elif as_json:
+        typer.echo(json.dumps(facts))
+
+
+def _draw(
+    data: list[Path],
+    folder: Path,
+    tasks: list[str] | None,
+    episodes: list[str] | None,
+    as_json: bool,
+    facts: dict[str, Any],
+) -> None:
+    from mnprobe.analysis.contact_sheet import draw_sheets
+    from mnprobe.data import open_dataset
+
+    paths = draw_sheets(open_dataset(data, tasks=tasks or None), folder, episodes=episodes or ())
+    if as_json:
+        typer.echo(json.dumps(facts | {"sheets": [str(path) for path in paths]}))
+        return
+    for path in paths:
+        typer.echo(f"wrote {path}")

@@ -1,0 +1,158 @@
+"""What a folder of demonstrations is made of: its manifest, compared before anything is added to the folder."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mnprobe.core.errors import ConfigError, DataError
+from mnprobe.core.files import write_text
+from mnprobe.core.provenance import canonical_json, config_hash
+
+__all__ = ["MANIFEST_FILE", "Manifest", "open_folder", "remove_leftovers"]
+
+MANIFEST_FILE = "manifest.json"
+SCHEMA = "mnprobe.demos/1"
+_PART = re.compile(r"\..+\.([0-9]+)\.part")
+
+
+class Manifest:
+    """`manifest.json` at the root of a folder of demonstrations.
+
+    `config` is what all episodes of the folder share and what must not change: the world as it describes itself,
+    versions, seeds, images. `tasks` is what was asked for so far: task -> {"variations": [...], "per_variation":
+    {partition: demonstrations}}; tasks can be added and numbers can grow. `complete` says whether all of it is there.
+    `failed_seeds` are by task those on which the expert failed. No date is in it: the same demonstrations have the same
+    manifest.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        tasks: Mapping[str, Mapping[str, Any]],
+        *,
+        complete: bool = False,
+        failed_seeds: Mapping[str, Iterable[int]] | None = None,
+    ) -> None:
+        self.config: dict[str, Any] = json.loads(canonical_json(config))  # as it comes back from a file
+        self.tasks: dict[str, dict[str, Any]] = json.loads(canonical_json(tasks))
+        self.complete = complete
+        self.failed_seeds = {task: list(seeds) for task, seeds in (failed_seeds or {}).items()}
+
+    @property
+    def hash(self) -> str:
+        """Of `config`: written into every episode."""
+        return config_hash(self.config)
+
+    @classmethod
+    def read(cls, path: Path) -> "Manifest":
+        """From a file; DataError, naming it and what is wrong, when it is no manifest of demonstrations."""
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"cannot read {path}: {error}") from error
+        schema = found.get("schema") if isinstance(found, dict) else None
+        if schema != SCHEMA:
+            raise DataError(f"{path}: its schema is {schema!r}; demonstrations have {SCHEMA!r}")
+        for name, kind in (("config", dict), ("tasks", dict), ("failed_seeds", dict), ("complete", bool)):
+            if not isinstance(found.get(name), kind):
+                raise DataError(f"{path}: {name} is missing or damaged")
+        for task, entry in found["tasks"].items():
+            if not isinstance(entry, dict) or not {"variations", "per_variation"} <= entry.keys():
+                raise DataError(f"{path}: tasks, {task}: variations or per_variation are missing")
+        return cls(found["config"], found["tasks"], complete=found["complete"], failed_seeds=found["failed_seeds"])
+
+    def write(self, folder: Path) -> None:
+        """Write it, whole or not at all."""
+        content = {
+            "schema": SCHEMA,
+            "complete": self.complete,
+            "config": self.config,
+            "tasks": self.tasks,
+            "failed_seeds": self.failed_seeds,
+        }
+        write_text(folder / MANIFEST_FILE, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+    def joined(self, asked: "Manifest", folder: Path) -> "Manifest":
+        """This manifest (of `folder`) with what is asked for in addition; not complete unless nothing is new.
+
+        Raises ConfigError, naming both values, when the two differ in what must be alike.
+        """
+        remedy = "name another folder, or ask for what this one has"
+        if difference := _difference("", self.config, asked.config):
+            name, held, wanted = difference
+            raise ConfigError(f"{folder} holds demonstrations with {name} {held}; asked for is {wanted}: {remedy}")
+        tasks = json.loads(canonical_json(self.tasks))
+        for task, entry in asked.tasks.items():
+            held = tasks.setdefault(task, entry)
+            if held["variations"] != entry["variations"]:
+                raise ConfigError(
+                    f"{folder} holds variations {_listed(held['variations'])} of {task}; asked for is "
+                    f"{_listed(entry['variations'])}: {remedy}"
+                )
+            for partition, number in entry["per_variation"].items():
+                held["per_variation"][partition] = max(held["per_variation"].get(partition, 0), number)
+        unchanged = tasks == self.tasks
+        return Manifest(self.config, tasks, complete=self.complete and unchanged, failed_seeds=self.failed_seeds)
+
+
+def open_folder(folder: Path, asked: Manifest) -> Manifest:
+    """The manifest that `folder` will have: that of what it holds already, joined with what is asked for.
+
+    Nothing is written. Raises ConfigError when the folder is a file, holds other things, or demonstrations of another
+    configuration; DataError when its manifest is damaged.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; demonstrations need a folder")
+    if (folder / MANIFEST_FILE).exists():
+        return Manifest.read(folder / MANIFEST_FILE).joined(asked, folder)
+    strange = (
+        sorted(path.name for path in folder.iterdir() if not _PART.fullmatch(path.name)) if folder.exists() else []
+    )
+    if strange:
+        raise ConfigError(
+            f"{folder} is not empty ({_listed(strange)}) and has no {MANIFEST_FILE}, so these are not demonstrations "
+            "made by this command; name a new folder"
+        )
+    return asked
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Remove what killed processes left half-written below `folder`; pieces of living processes stay. How many."""
+    removed = 0
+    for pattern in (".*.part", "*/*/all_variations/episodes/.*.part", "*/all_variations/episodes/.*.part"):
+        for path in folder.glob(pattern):
+            match = _PART.fullmatch(path.name)
+            if match and not _alive(int(match[1])):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+                removed += 1
+    return removed
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _difference(name: str, held: object, asked: object) -> tuple[str, str, str] | None:
+    """Where two configurations first differ, with both values as text."""
+    if isinstance(held, dict) and isinstance(asked, dict):
+        for key in sorted(held.keys() | asked.keys()):
+            inner = f"{name}.{key}" if name else str(key)
+            if found := _difference(inner, held.get(key), asked.get(key)):
+                return found
+        return None
+    return None if held == asked else (name, canonical_json(held), canonical_json(asked))
+
+
+def _listed(things: Iterable[object]) -> str:
+    texts = [str(thing) for thing in things]
+    return ", ".join(texts[:8]) + (f" and {len(texts) - 8} more" if len(texts) > 8 else "")
