@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from mnprobe.core.errors import ProbeError
-from mnprobe.core.rundir import RunDir, step_of
+from mnprobe.core.rundir import step_of
+from mnprobe.data import OUTCOMES_FILE
 from mnprobe.worlds.outcomes import Outcome, read_played
 
 __all__ = [
@@ -105,12 +107,12 @@ def success_table(rollouts: Iterable[Rollouts]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(SUCCESS_COLUMNS))
 
 
-def find_rollouts(run: RunDir) -> list[Rollouts]:
-    """All played episodes of a run, by model and training step."""
+def find_rollouts(root: Path) -> list[Rollouts]:
+    """All played episodes below `root` (a run's `rollouts`), by model and training step."""
     found = []
-    for folder in sorted((run.path / "rollouts").glob("*/step_*")):
+    for folder in sorted(root.glob("*/step_*")):
         step = step_of(folder.name)
-        if step is not None and (folder / "outcomes.csv").is_file():
+        if step is not None and (folder / OUTCOMES_FILE).is_file():
             found.append(Rollouts(model=folder.parent.name, step=step, outcomes=tuple(read_played(folder))))
     return sorted(found, key=lambda played: (played.model, played.step))
 

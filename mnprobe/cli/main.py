@@ -17,6 +17,7 @@ COMMANDS = {
     "demos": "Play scripted demonstrations in an embedded world.",
     "extract": "Dump frozen features u and e to HDF5.",
     "inspect": "Say what a feature store holds, and if it is sound.",
+    "rollout": "Let a policy play episodes in a world; success per task.",
     "align": "Fit T_u and T_e; Recall@1 on held-out episodes.",
     "curve": "Draw alignment over training checkpoints.",
     "tsne": "Draw z_u and z_e in the plane.",

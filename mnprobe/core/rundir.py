@@ -129,6 +129,11 @@ class RunDir:
         """Demonstrations of the embedded benchmark."""
         return self.path / "demos"
 
+    @property
+    def rollouts(self) -> Path:
+        """Played episodes: `<model>/step_<number>/`, each a dataset."""
+        return self.path / "rollouts"
+
     def results(self, name: str) -> Path:
         """Where the tidy table `name` (without ending) belongs."""
         return self.path / "results" / f"{name}.csv"

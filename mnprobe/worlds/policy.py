@@ -65,7 +65,7 @@ class ExpertPolicy:
     name = "expert"
 
     def __init__(self, spec: PolicySpec) -> None:
-        _no_weights(self.name, spec)
+        _takes_nothing(self.name, spec)
         self._world = spec.world
         self._left: list[KeyPose] = []
 
@@ -88,7 +88,7 @@ class RandomPolicy:
     name = "random"
 
     def __init__(self, spec: PolicySpec) -> None:
-        _no_weights(self.name, spec)
+        _takes_nothing(self.name, spec)
         self._draws = np.random.default_rng(0)
 
     def describe(self) -> dict[str, Any]:
@@ -133,6 +133,8 @@ def _stay(observation: Observation) -> KeyPose:
     return KeyPose(position=pose[:3], quaternion=pose[3:], gripper_open=bool(frame.gripper_open))
 
 
-def _no_weights(name: str, spec: PolicySpec) -> None:
+def _takes_nothing(name: str, spec: PolicySpec) -> None:
     if spec.checkpoint is not None:
         raise ConfigError(f"policy {name!r} has no weights, so --checkpoint {spec.checkpoint} is not for it")
+    if spec.options:
+        raise ConfigError(f"policy {name!r} has no options, got {', '.join(spec.options)}")

@@ -28,7 +28,6 @@ from mnprobe.worlds.rollout_plan import PlannedEpisode
 __all__ = [
     "FILMS_FOLDER",
     "ROLLOUT_FILE",
-    "ROLLOUT_SEED",
     "RolloutConfig",
     "WrittenRollout",
     "collect_outcomes",
@@ -36,9 +35,6 @@ __all__ = [
 ]
 
 ROLLOUT_FILE = "rollout.json"
-ROLLOUT_SEED = 1_000_000_000
-"""Where seeds of played scenes begin by default: far from those of demonstrations."""
-
 FILMS_FOLDER = "films"
 _SCHEMA = "mnprobe.rollout/1"
 _FACT = "rollout"
@@ -109,7 +105,7 @@ def rollout(
     Args:
         folder: made if needed.
         config: who plays where.
-        plan: gives the episodes to play, from the world; see `plan_episodes`, `plan_demos`.
+        plan: gives the episodes to play, from the world; see `RolloutPlan`.
         films: of how many episodes of each task, from the first, a GIF is made.
         workers: processes; 0 plays in this one.
         quiet: show no progress.

@@ -3,17 +3,31 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.registry import unknown_name
-from mnprobe.data import Dataset, Episode
+from mnprobe.data import Dataset, Episode, open_dataset
 from mnprobe.worlds.environment import Environment
 from mnprobe.worlds.record import read_situation
 
-__all__ = ["UNKNOWN_SEED", "PlannedEpisode", "plan_demos", "plan_episodes"]
+__all__ = [
+    "DEFAULT_EPISODES",
+    "ROLLOUT_SEED",
+    "UNKNOWN_SEED",
+    "PlannedEpisode",
+    "RolloutPlan",
+    "open_demos",
+    "plan_demos",
+    "plan_episodes",
+]
+
+DEFAULT_EPISODES = 25
+ROLLOUT_SEED = 1_000_000_000
+"""Where seeds of played scenes begin by default: far from those of demonstrations."""
 
 UNKNOWN_SEED = -1
 """Seed of a scene that is restored from a demonstration which does not tell its own."""
@@ -46,75 +60,74 @@ class PlannedEpisode:
         return {name: value for name, value in vars(self).items() if name != "start"}
 
 
-def plan_episodes(
-    world: Environment,
-    *,
-    tasks: Sequence[str] = (),
-    variations: Sequence[int] = (),
-    episodes: int,
-    seed: int,
-    repeats: int = 1,
-) -> list[PlannedEpisode]:
+@dataclass(frozen=True, kw_only=True)
+class RolloutPlan:
+    """What to play; called with the world, it gives the episodes, as `plan_episodes` or `plan_demos` plans them.
+
+    `demos` are the episodes whose initial states are played; None = new scenes. `episodes` None = 25, or all `demos`.
+    """
+
+    tasks: tuple[str, ...] = ()
+    variations: tuple[int, ...] = ()
+    episodes: int | None = None
+    seed: int = ROLLOUT_SEED
+    repeats: int = 1
+    demos: Dataset | None = None
+
+    def __post_init__(self) -> None:
+        if self.episodes is not None and self.episodes < 1:
+            raise ConfigError(f"--episodes must be at least 1 per task, got {self.episodes}")
+        if self.repeats < 1:
+            raise ConfigError(f"--repeat must be at least 1, got {self.repeats}")
+        if self.seed < 0:
+            raise ConfigError(f"--seed must be 0 or more, got {self.seed}")
+
+    def __call__(self, world: Environment) -> list[PlannedEpisode]:
+        """The episodes; ConfigError for tasks and variations that there are not."""
+        return plan_episodes(world, self) if self.demos is None else plan_demos(world, self, self.demos)
+
+
+def plan_episodes(world: Environment, plan: RolloutPlan) -> list[PlannedEpisode]:
     """New scenes: `episodes` of each task in each evaluation, variations in rotation, every episode with its own seed.
 
     Episode N has scene seed `seed + N`; the evaluations follow each other, so that no two share a scene.
 
-    Args:
-        world: says which tasks and variations there are.
-        tasks: all of the world by default.
-        variations: all of each task by default.
-        episodes: per task and evaluation.
-        seed: of the first scene.
-        repeats: evaluations.
-
-    Raises:
-        ConfigError: an unknown task or variation, or a number that is too small.
+    Raises ConfigError for a task or variation that the world does not have.
     """
-    _check_counts(episodes, repeats)
-    if seed < 0:
-        raise ConfigError(f"seed must be 0 or more, got {seed}")
+    episodes = DEFAULT_EPISODES if plan.episodes is None else plan.episodes
     planned = []
-    for task in _known_tasks(world, tasks):
-        chosen = _variations(world, task, variations)
-        for number in range(episodes * repeats):
+    for task in _known_tasks(world, plan.tasks):
+        chosen = _variations(world, task, plan.variations)
+        for number in range(episodes * plan.repeats):
             planned.append(
                 PlannedEpisode(
                     number=number,
                     task=task,
                     variation=chosen[number % episodes % len(chosen)],
-                    seed=seed + number,
+                    seed=plan.seed + number,
                     repeat=number // episodes,
-                    policy_seed=_policy_seed(seed, task, number),
+                    policy_seed=_policy_seed(plan.seed, task, number),
                 )
             )
     return planned
 
 
-def plan_demos(
-    world: Environment,
-    demos: Dataset,
-    *,
-    tasks: Sequence[str] = (),
-    variations: Sequence[int] = (),
-    episodes: int | None = None,
-    seed: int,
-    repeats: int = 1,
-) -> list[PlannedEpisode]:
+def plan_demos(world: Environment, plan: RolloutPlan, demos: Dataset) -> list[PlannedEpisode]:
     """The initial states of recorded episodes: the first `episodes` of each task (all by default) in each evaluation.
 
     Evaluations differ by what the policy and the world draw themselves (a sampling planner, for one).
 
     Raises ConfigError for a task that the world or the recording does not have, or when nothing is left.
     """
-    _check_counts(1 if episodes is None else episodes, repeats)
-    for task in tasks:
+    for task in plan.tasks:
         if task not in demos.tasks:
             raise unknown_name("task of the demonstrations:", task, list(demos.tasks))
     planned = []
-    for task in _known_tasks(world, tasks or demos.tasks):
-        found = [demo for demo in demos if demo.task == task and (not variations or demo.variation in variations)]
-        found = found[:episodes]
-        for number in range(len(found) * repeats):
+    for task in _known_tasks(world, plan.tasks or demos.tasks):
+        of_task = [demo for demo in demos if demo.task == task]
+        found = [demo for demo in of_task if not plan.variations or demo.variation in plan.variations]
+        found = found[: plan.episodes]
+        for number in range(len(found) * plan.repeats):
             demo = found[number % len(found)]
             note = read_situation(demo.folder) or {}
             planned.append(
@@ -124,23 +137,28 @@ def plan_demos(
                     variation=demo.variation,
                     seed=int(note.get("seed", UNKNOWN_SEED)),
                     repeat=number // len(found),
-                    policy_seed=_policy_seed(seed, task, number),
+                    policy_seed=_policy_seed(plan.seed, task, number),
                     demo=demo.id,
                     start=demo,
                 )
             )
     if not planned:
         raise ConfigError(
-            f"no demonstration of variations {', '.join(map(str, variations))} in {', '.join(map(str, demos.paths))}"
+            f"no demonstration of variation {', '.join(map(str, plan.variations))} in "
+            f"{', '.join(map(str, demos.paths))}"
         )
     return planned
 
 
-def _check_counts(episodes: int, repeats: int) -> None:
-    if episodes < 1:
-        raise ConfigError(f"episodes must be at least 1 per task, got {episodes}")
-    if repeats < 1:
-        raise ConfigError(f"repeat must be at least 1, got {repeats}")
+def open_demos(folder: Path, partition: str | None = None) -> Dataset:
+    """The episodes whose initial states are to be played: of `partition`; by default of test, or all without one.
+
+    Raises DataError when there are none.
+    """
+    if partition is not None:
+        return open_dataset(folder, partitions=[partition])
+    found = open_dataset(folder)
+    return open_dataset(folder, partitions=["test"]) if "test" in found.partitions else found
 
 
 def _known_tasks(world: Environment, tasks: Sequence[str]) -> list[str]:
