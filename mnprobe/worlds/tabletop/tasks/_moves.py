@@ -1,0 +1,48 @@
+"""Moves that several experts are made of: take hold of a thing from above, set it down."""
+
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mnprobe.worlds.environment import KeyPose
+from mnprobe.worlds.tabletop.hand import key_pose, pointing_down
+
+__all__ = ["grasp", "nearest_turn", "set_down"]
+
+_CLEARANCE = 0.12  # metres above a thing at which the hand comes and goes
+
+
+def grasp(at: ArrayLike, yaw: float, *, clearance: float = _CLEARANCE) -> list[KeyPose]:
+    """Above a thing with the fingers open, down to it, fingers closed, up again: four key poses.
+
+    `at` (3,) metres is where the fingertips take hold, `yaw` turns the hand about the vertical.
+    """
+    low = np.asarray(at, dtype=np.float64)
+    high, turn = low + (0, 0, clearance), pointing_down(yaw)
+    return [
+        key_pose(high, turn, gripper_open=True),
+        key_pose(low, turn, gripper_open=True),
+        key_pose(low, turn, gripper_open=False),
+        key_pose(high, turn, gripper_open=False),
+    ]
+
+
+def set_down(at: ArrayLike, yaw: float, *, clearance: float = _CLEARANCE) -> list[KeyPose]:
+    """Over a place with the fingers closed, down, fingers open, up again: four key poses."""
+    low = np.asarray(at, dtype=np.float64)
+    high, turn = low + (0, 0, clearance), pointing_down(yaw)
+    return [
+        key_pose(high, turn, gripper_open=False),
+        key_pose(low, turn, gripper_open=False),
+        key_pose(low, turn, gripper_open=True),
+        key_pose(high, turn, gripper_open=True),
+    ]
+
+
+def nearest_turn(yaw: float, period: float, to: float = 0.0) -> float:
+    """Of all angles yaw + k * period the one nearest `to`, radians: the least turn to an orientation that repeats.
+
+    >>> round(nearest_turn(1.5, math.pi / 2), 3)
+    -0.071
+    """
+    return yaw - period * round((yaw - to) / period)
