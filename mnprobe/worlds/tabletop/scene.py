@@ -43,6 +43,7 @@ _HEAD = """<mujoco model="tabletop">
   <default class="pushed"><geom condim="4" friction="0.3 0.01 0.001" priority="1"/></default>
   <default class="visual"><geom contype="0" conaffinity="0"/></default>
   <default class="hidden"><geom group="3"/></default>
+  <default class="backdrop"><geom group="2"/></default>
 </default>
 """
 
@@ -53,7 +54,7 @@ class Mjcf:
 
     Names of bodies, joints and geoms must be unique; "hand", "mocap", "palm", "flange", "finger_left", "finger_right",
     "fingers", "table" and "floor" are taken. Default classes for geoms: none (hard, friction 1.5), "pushed" (slides on
-    the table), "visual" (touches nothing), "hidden" (touches, is not drawn).
+    the table), "visual" (touches nothing), "hidden" (touches, is not drawn), "backdrop" (part of floor and table).
     """
 
     worldbody: str
@@ -68,11 +69,11 @@ def compose(task: Mjcf) -> str:
     hand = hand_mjcf()
     red, green, blue = WOOD
     world = (
-        '<body name="floor"><geom name="floor" type="box" size="4 4 0.05" pos="0 0 -0.05" '
+        '<body name="floor"><geom name="floor" class="backdrop" type="box" size="4 4 0.05" pos="0 0 -0.05" '
         'contype="0" conaffinity="0" rgba="0.36 0.38 0.41 1"/></body>'
-        f'<body name="table"><geom name="table" type="box" size="0.55 0.65 0.025" pos="0.25 0 {TABLE_TOP - 0.025}" '
+        f'<body name="table"><geom name="table" class="backdrop" type="box" size="0.55 0.65 0.025" pos="0.25 0 {TABLE_TOP - 0.025}" '
         f'rgba="{red} {green} {blue} 1"/>'
-        f'<geom class="visual" type="box" size="0.25 0.3 {(TABLE_TOP - 0.05) / 2}" '
+        f'<geom class="backdrop" contype="0" conaffinity="0" type="box" size="0.25 0.3 {(TABLE_TOP - 0.05) / 2}" '
         f'pos="0.25 0 {(TABLE_TOP - 0.05) / 2}" rgba="0.30 0.27 0.25 1"/></body>'
     )
     return (

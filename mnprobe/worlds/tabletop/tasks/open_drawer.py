@@ -48,7 +48,7 @@ class _Scene(TaskScene):
         self._wanted = DRAWERS[variation]
         side = 1 if rng.random() < 0.5 else -1
         yaw = side * rng.uniform(math.radians(40), math.radians(80))
-        centre = np.array([rng.uniform(0.10, 0.20), -side * rng.uniform(0.04, 0.12)])
+        centre = np.array([rng.uniform(0.06, 0.14), -side * rng.uniform(0.10, 0.18)])
         self.mjcf = Mjcf(worldbody=cabinet_mjcf(centre, yaw))
 
     def success(self, sim: Simulation) -> bool:
@@ -101,7 +101,7 @@ def opening_poses(sim: Simulation, slot: str, pull: float = 0.15) -> list[KeyPos
     handle = sim.position(f"drawer_{slot}") + (_DEPTH + 0.012 + _HANDLE) * outwards
     turned = pointing(-outwards, (0, 0, 1))
     return [
-        key_pose(handle + 0.09 * outwards, turned, gripper_open=True),
+        key_pose(handle + 0.10 * outwards, turned, gripper_open=True),
         key_pose(handle, turned, gripper_open=True),
         key_pose(handle, turned, gripper_open=False),
         key_pose(handle + pull * outwards, turned, gripper_open=False),
