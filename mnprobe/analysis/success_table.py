@@ -15,6 +15,7 @@ from mnprobe.core.errors import ProbeError
 from mnprobe.core.rundir import step_of
 from mnprobe.data import OUTCOMES_FILE
 from mnprobe.worlds.outcomes import Outcome, read_played
+from mnprobe.worlds.rollout import read_rollout
 
 __all__ = [
     "ALL_TASKS",
@@ -31,7 +32,7 @@ ALL_TASKS = "all tasks"
 """In the column `task`: the mean over tasks, each task counting alike."""
 
 SUCCESS_COLUMNS = (
-    *("model", "step", "task", "value", "ci_low", "ci_high", "n", "successes", "repeats", "sd_repeats"),
+    *("world", "model", "step", "task", "value", "ci_low", "ci_high", "n", "successes", "repeats", "sd_repeats"),
     *("mean_steps", "step_limit", "unreachable_pose", "collision", "invalid_action"),
 )
 _REASONS = {name.replace(" ", "_"): name for name in ("step limit", "unreachable pose", "collision", "invalid action")}
@@ -39,8 +40,9 @@ _REASONS = {name.replace(" ", "_"): name for name in ("step limit", "unreachable
 
 @dataclass(frozen=True, kw_only=True)
 class Rollouts:
-    """The played episodes of one model at one training step."""
+    """The played episodes of one model at one training step, in one world."""
 
+    world: str
     model: str
     step: int
     outcomes: tuple[Outcome, ...]
@@ -113,7 +115,9 @@ def find_rollouts(root: Path) -> list[Rollouts]:
     for folder in sorted(root.glob("*/step_*")):
         step = step_of(folder.name)
         if step is not None and (folder / OUTCOMES_FILE).is_file():
-            found.append(Rollouts(model=folder.parent.name, step=step, outcomes=tuple(read_played(folder))))
+            world = str(read_rollout(folder)["world"]["name"])
+            outcomes = tuple(read_played(folder))
+            found.append(Rollouts(world=world, model=folder.parent.name, step=step, outcomes=outcomes))
     return sorted(found, key=lambda played: (played.model, played.step))
 
 
@@ -121,15 +125,16 @@ def format_success(table: pd.DataFrame) -> str:
     """`table` for people: a row per task, a column per model and step: percent, interval, episodes.
 
     >>> one = Outcome(id="t/0/episode0", success=1, steps=3, reason="success", task="t", variation=0, seed=0)
-    >>> print(format_success(success_table([Rollouts(model="arp", step=1000, outcomes=(one,))])))
-    success, %   arp 1000
-    t            100.0 [20.7, 100.0] n=1
-    all tasks    100.0 [20.7, 100.0] n=1
+    >>> print(format_success(success_table([Rollouts(world="tabletop", model="arp", step=9, outcomes=(one,))])))
+    tabletop: success, %   arp 9
+    t                      100.0 [20.7, 100.0] n=1
+    all tasks              100.0 [20.7, 100.0] n=1
     """
     columns = list(dict.fromkeys(zip(table["model"], table["step"], strict=True)))
     tasks = [task for task in sorted(set(table["task"])) if task != ALL_TASKS] + [ALL_TASKS]
     cells = {(row["model"], row["step"], row["task"]): _cell(row) for _, row in table.iterrows()}
-    lines = [["success, %", *(f"{model} {step}" for model, step in columns)]]
+    worlds = ", ".join(sorted(set(table["world"])))
+    lines = [[f"{worlds}: success, %", *(f"{model} {step}" for model, step in columns)]]
     lines += [[task, *(cells.get((*column, task), "-") for column in columns)] for task in tasks]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
@@ -165,6 +170,7 @@ def _rows(played: Rollouts) -> Iterable[dict[str, object]]:
 def _head(played: Rollouts, task: str, rows: pd.DataFrame) -> dict[str, object]:
     reasons = rows["reason"].value_counts()
     return {
+        "world": played.world,
         "model": played.model,
         "step": played.step,
         "task": task,

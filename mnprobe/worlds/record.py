@@ -105,7 +105,8 @@ def record_episode(
 
     The numbers of all frames are written. Images: of every camera colour and depth at frame 0 and at every keyframe
     but the last, where a policy looks; of `video_camera` colour also at the last and at `video_frames` evenly spaced
-    instants. A world that draws its images when they are asked for draws no others.
+    instants. A world that draws its images when they are asked for draws no others. An episode that ended before
+    anything was executed is written as two equal frames.
 
     Args:
         root: the dataset's folder.
@@ -126,6 +127,8 @@ def record_episode(
         DataError: when the episode exists already.
     """
     frames = list(world.frames())
+    if len(frames) == 1:  # nothing could be executed: the hand stays, and that is the one keyframe
+        frames *= 2
     keys = played_keyframes(frames)
     seen = {0, *keys[:-1]}
     video = {*video_instants(len(frames), video_frames), *seen, *keys}

@@ -31,6 +31,7 @@ __all__ = [
     "RolloutConfig",
     "WrittenRollout",
     "collect_outcomes",
+    "read_rollout",
     "rollout",
 ]
 
@@ -163,6 +164,19 @@ def rollout(
     )
 
 
+def read_rollout(folder: Path) -> dict[str, Any]:
+    """What all episodes in a folder of rollouts share; DataError when `rollout.json` is missing or damaged."""
+    path = folder / ROLLOUT_FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path}: {error}. `mnprobe rollout` writes it") from error
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if schema != _SCHEMA or not isinstance(found.get("world"), dict) or "name" not in found["world"]:
+        raise DataError(f"{path}: is no description of rollouts (schema {schema!r}, expected {_SCHEMA!r})")
+    return dict(found)
+
+
 def collect_outcomes(folder: Path) -> dict[tuple[str, int], Outcome]:
     """Outcomes of all finished episodes in a folder of rollouts, by task and number, from their `situation.json`."""
     found = {}
@@ -287,10 +301,7 @@ def _check_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
                 "name another folder with --out"
             )
         return
-    try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
+    recorded = read_rollout(folder)
     changes = differences(recorded, manifest)
     if changes:
         raise ConfigError(
