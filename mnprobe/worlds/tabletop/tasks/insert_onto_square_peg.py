@@ -20,6 +20,8 @@ _SPOKE = 0.012  # half a spoke's edge
 _TALL = 0.058  # a spoke's height above the board: a hand around the ring stays clear of it
 _PITCH = 0.11  # from one spoke to the next
 _OUTER, _INNER, _THICK = 0.034, 0.022, 0.009  # half sizes of the ring, of its hole, of its height
+# Fingers close at more than 1 m/s: with the usual softer contacts they would go through sides as thin as these.
+_FIRM = 'priority="1" condim="6" friction="2 0.05 0.001" solref="0.004 1"'
 _DARK: Colour = (0.22, 0.20, 0.20)
 
 
@@ -59,8 +61,8 @@ class _Scene(TaskScene):
             spokes += body(f"spoke_{colour}", shape, at=(0, place, _BOARD))
         middle, wall = (_OUTER + _INNER) / 2, (_OUTER - _INNER) / 2
         sides = "".join(
-            geom("box", (wall, _OUTER, _THICK), WHITE, at=(sign * middle, 0, 0), mass=0.015)
-            + geom("box", (_INNER, wall, _THICK), WHITE, at=(0, sign * middle, 0), mass=0.01)
+            geom("box", (wall, _OUTER, _THICK), WHITE, at=(sign * middle, 0, 0), mass=0.015, more=_FIRM)
+            + geom("box", (_INNER, wall, _THICK), WHITE, at=(0, sign * middle, 0), mass=0.01, more=_FIRM)
             for sign in (-1, 1)
         )
         turn = rng.uniform(-math.pi / 4, math.pi / 4)
