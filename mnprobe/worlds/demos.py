@@ -81,7 +81,7 @@ class WrittenDemos:
         folder: the dataset.
         world, renderer: what made it.
         partitions: episodes by partition, of all tasks in the folder.
-        made, kept: episodes that were made now, and that were there before.
+        made, kept: episodes that were made now, and that were there before (or that another command made meanwhile).
         failed_seeds: seeds of the folder's tasks whose demonstration failed; another seed took their place.
         cpu_seconds: processor time of the episodes made now.
     """
@@ -175,15 +175,18 @@ def write_demos(
     if to_do or not manifest.complete:
         manifest.complete = False
         manifest.write(folder)
-    cpu = 0.0
+    made, cpu = 0, 0.0
     work = functools.partial(_demonstrate, config.world, canonical_json(options), config.video_frames)
     try:
-        for job, (seconds, failed) in run_episodes(
+        for job, effort in run_episodes(
             to_do, work, workers=workers, what="demonstrations", quiet=quiet, done=len(jobs) - len(to_do)
         ):
-            cpu += seconds
-            if failed and note:
-                note(f"{job}: the expert failed ({'; '.join(failed)}); another seed took its place")
+            if effort is None:
+                continue
+            made += 1
+            cpu += effort.seconds
+            if effort.failed and note:
+                note(f"{job}: the expert failed ({'; '.join(effort.failed)}); another seed took its place")
     finally:
         remove_leftovers(folder)
     outcomes, failed_seeds = _outcomes(jobs)
@@ -196,8 +199,8 @@ def write_demos(
         world=config.world,
         renderer=str(described.get("renderer", "")),
         partitions={name: sum(job.partition == name for job in jobs) for name in PARTITIONS},
-        made=len(to_do),
-        kept=len(jobs) - len(to_do),
+        made=made,
+        kept=len(jobs) - made,
         failed_seeds=failed_seeds,
         cpu_seconds=cpu,
     )
@@ -294,8 +297,18 @@ def _world(name: str, options: str) -> Environment:
     return make_world(name, **json.loads(options))
 
 
-def _demonstrate(name: str, options: str, video_frames: int, job: _Job) -> tuple[float, list[str]]:
-    """Make one demonstration; (processor seconds, what failed before)."""
+@dataclass(frozen=True, kw_only=True)
+class _Effort:
+    """What one demonstration took: processor seconds, and what failed before it."""
+
+    seconds: float
+    failed: list[str]
+
+
+def _demonstrate(name: str, options: str, video_frames: int, job: _Job) -> _Effort | None:
+    """Make one demonstration; None where another command, at work in the same folder, was quicker."""
+    if _finished(job):
+        return None
     started = time.process_time()
     world = _world(name, options)
     failed: dict[int, str] = {}
@@ -318,9 +331,10 @@ def _demonstrate(name: str, options: str, video_frames: int, job: _Job) -> tuple
                 facts={"config": job.config, "steps": steps, "failed_seeds": list(failed)},
             )
         except DataError:
-            if not _finished(job):  # another command was quicker at the same demonstration
+            if not _finished(job):
                 raise
-        return time.process_time() - started, _told(failed)
+            return None
+        return _Effort(seconds=time.process_time() - started, failed=_told(failed))
     raise DataError(
         f"{job}: the expert failed on all {ATTEMPTS} seeds that were tried ({'; '.join(_told(failed))}), so this "
         "variation cannot be demonstrated"

@@ -10,7 +10,7 @@ from typing import Any
 
 from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.core.files import write_text
-from mnprobe.core.provenance import canonical_json, config_hash
+from mnprobe.core.provenance import canonical_json, config_hash, differences
 
 __all__ = ["MANIFEST_FILE", "Manifest", "open_folder", "remove_leftovers"]
 
@@ -82,16 +82,17 @@ class Manifest:
         Raises ConfigError, naming both values, when the two differ in what must be alike.
         """
         remedy = "name another folder, or ask for what this one has"
-        if difference := _difference("", self.config, asked.config):
-            name, held, wanted = difference
-            raise ConfigError(f"{folder} holds demonstrations with {name} {held}; asked for is {wanted}: {remedy}")
+        if changes := differences(self.config, asked.config):
+            raise ConfigError(
+                f"{folder} holds demonstrations of another configuration ({'; '.join(changes)}); {remedy}"
+            )
         tasks = json.loads(canonical_json(self.tasks))
         for task, entry in asked.tasks.items():
             held = tasks.setdefault(task, entry)
             if held["variations"] != entry["variations"]:
                 raise ConfigError(
                     f"{folder} holds variations {_listed(held['variations'])} of {task}; asked for is "
-                    f"{_listed(entry['variations'])}: {remedy}"
+                    f"{_listed(entry['variations'])}; {remedy}"
                 )
             for partition, number in entry["per_variation"].items():
                 held["per_variation"][partition] = max(held["per_variation"].get(partition, 0), number)
@@ -140,17 +141,6 @@ def _alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _difference(name: str, held: object, asked: object) -> tuple[str, str, str] | None:
-    """Where two configurations first differ, with both values as text."""
-    if isinstance(held, dict) and isinstance(asked, dict):
-        for key in sorted(held.keys() | asked.keys()):
-            inner = f"{name}.{key}" if name else str(key)
-            if found := _difference(inner, held.get(key), asked.get(key)):
-                return found
-        return None
-    return None if held == asked else (name, canonical_json(held), canonical_json(asked))
 
 
 def _listed(things: Iterable[object]) -> str:
