@@ -75,9 +75,10 @@ def hand_mjcf() -> dict[str, str]:
         ),
         "equality": (
             '<weld body1="mocap" body2="hand" solref="0.006 1" solimp="0.95 0.99 0.001" torquescale="1"/>'
-            '<joint joint1="finger_right" joint2="finger_left" polycoef="0 1 0 0 0"/>'
+            '<joint joint1="finger_right" joint2="finger_left" polycoef="0 1 0 0 0" '
+            'solref="0.005 1" solimp="0.99 0.999 0.001"/>'
         ),
-        "actuator": (f'<position name="{ACTUATOR}" joint="finger_left" kp="1500" kv="40" forcerange="-30 30"/>'),
+        "actuator": f'<position name="{ACTUATOR}" joint="finger_left" kp="1500" kv="40" forcerange="-30 30"/>',
         "contact": '<exclude body1="finger_left" body2="finger_right"/>',
     }
 

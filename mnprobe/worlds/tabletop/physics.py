@@ -184,8 +184,8 @@ class Simulation:
 
         `observe` is called every 0.01 s and says whether the task is solved; the motion is carried out to its end all
         the same, so that the last frame shows the key pose that was asked for. A hand that is held up (4 cm behind
-        where it should be) stays where it is. One that shall not touch anything ends its motion where it hits something with
-        more than 10 N; what it touches at the start, such as a held object, does not count.
+        where it should be) stays where it is. One that shall not touch anything ends its motion where it hits something
+        with more than 10 N; what it touches at the start, such as a held object, does not count.
         """
         way = _Way(self, pose)
         run = _Run(self, observe, pose.ignore_collisions)

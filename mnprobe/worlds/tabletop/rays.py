@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mnprobe.data import Camera
 
-__all__ = ["BACKGROUND", "NOTHING", "RayRenderer", "View"]
+__all__ = ["BACKGROUND", "NOTHING", "TOWARDS_LIGHT", "RayRenderer", "View"]
 
 NOTHING = 2**24 - 1
 """Handle of a pixel in whose direction there is nothing, as in RLBench's masks."""
@@ -22,7 +22,7 @@ _BACKDROP = np.array([0, 0, 1, 0, 0, 0], dtype=np.uint8)
 _ENDLESS = mujoco.mjMAXVAL
 _CORNERS = np.array(list(itertools.product((-1.0, 1.0), repeat=3)))
 _LIGHT = np.array([0.9, -1.1, 3.0])  # metres
-_TOWARDS_LIGHT = (_LIGHT - [0.2, 0.0, 0.75]) / np.linalg.norm(_LIGHT - [0.2, 0.0, 0.75])  # as from far away
+TOWARDS_LIGHT = (_LIGHT - [0.2, 0.0, 0.75]) / np.linalg.norm(_LIGHT - [0.2, 0.0, 0.75])  # as from far away
 _AMBIENT, _DIFFUSE = 0.68, 0.36  # a face that looks away from the light has the difference
 _SHADE = 0.40  # brightness in a shadow
 
@@ -131,7 +131,7 @@ def _cast(
         mujoco.mj_multiRay(
             model, data, origin, rays.ravel(), groups, True, -1, geom, distance, normal.reshape(-1), count, _ENDLESS
         )
-    return _Hits(geom, distance, (_AMBIENT + _DIFFUSE * (normal @ _TOWARDS_LIGHT)).astype(np.float32))
+    return _Hits(geom, distance, (_AMBIENT + _DIFFUSE * (normal @ TOWARDS_LIGHT)).astype(np.float32))
 
 
 def _covered(model: "mujoco.MjModel", data: "mujoco.MjData", camera: Camera, size: int) -> NDArray[np.bool_]:

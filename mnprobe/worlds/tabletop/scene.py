@@ -71,7 +71,8 @@ def compose(task: Mjcf) -> str:
     world = (
         '<body name="floor"><geom name="floor" class="backdrop" type="box" size="4 4 0.05" pos="0 0 -0.05" '
         'contype="0" conaffinity="0" rgba="0.36 0.38 0.41 1"/></body>'
-        f'<body name="table"><geom name="table" class="backdrop" type="box" size="0.55 0.65 0.025" pos="0.25 0 {TABLE_TOP - 0.025}" '
+        f'<body name="table"><geom name="table" class="backdrop" type="box" size="0.55 0.65 0.025" '
+        f'pos="0.25 0 {TABLE_TOP - 0.025}" '
         f'rgba="{red} {green} {blue} 1"/>'
         f'<geom class="backdrop" contype="0" conaffinity="0" type="box" size="0.25 0.3 {(TABLE_TOP - 0.05) / 2}" '
         f'pos="0.25 0 {(TABLE_TOP - 0.05) / 2}" rgba="0.30 0.27 0.25 1"/></body>'
