@@ -20,6 +20,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
 
     from mnprobe.core.provenance import versions
     from mnprobe.features import EXTRACTORS
+    from mnprobe.worlds import WORLDS
     from mnprobe.worlds.rlbench_install import find_rlbench
 
     packages = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "h5py", "openTSNE", "safetensors", "typer")
@@ -33,6 +34,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
         "cuda": devices,
         "versions": numbers,
         "extractors": EXTRACTORS.names(),
+        "worlds": WORLDS.names(),
         "rlbench": simulator,
     }
     if as_json:
@@ -42,6 +44,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
     typer.echo(f"CUDA devices: {', '.join(devices) or 'none (everything runs on the CPU)'}")
     typer.echo("versions: " + ", ".join(f"{name} {number}" for name, number in numbers.items()))
     typer.echo("extractors: " + ", ".join(EXTRACTORS.names()))
+    typer.echo("worlds: " + ", ".join(WORLDS.names()))
     typer.echo("live RLBench (optional, see docs/rlbench.md):")
     for part, state in simulator.items():
         typer.echo(f"  {part}: {state}")

@@ -13,6 +13,7 @@ from mnprobe.data import TASKS, Episode, FrameData, find_keyframes
 from mnprobe.data.camera import CAMERA_ORDER
 from mnprobe.data.low_dim import RandomState
 from mnprobe.worlds.environment import MAX_STEPS, KeyPose, Observation, Reason, StepResult, TaskInfo
+from mnprobe.worlds.record import read_situation
 from mnprobe.worlds.rlbench_action import action_for, has_reached, is_well_formed, reason_for
 from mnprobe.worlds.rlbench_frames import frame_from
 from mnprobe.worlds.rlbench_install import require_plain_randomness, require_rlbench
@@ -121,14 +122,18 @@ class RLBench:
         """Start from the scene of a recorded demonstration.
 
         RLBench stores no object poses: the scene is made again from the state of numpy's legacy generator that the
-        demonstration carries, which needs the simulator and task code it was recorded with.
+        demonstration carries, which needs the simulator and task code it was recorded with. An episode that mnprobe
+        played in this world tells its seed instead, in its `situation.json`.
 
-        Raises ConfigError if the episode carries no such state, or its task or variation is not RLBench's; DataError
-        if its file is damaged.
+        Raises ConfigError if the episode carries neither, or its task or variation is not RLBench's; DataError if a
+        file of it is damaged.
         """
         self._check_place(episode.task, episode.variation)
         state = episode.random_seed
         if state is None:
+            note = read_situation(episode.folder) or {}
+            if note.get("world") == self.name and note["seed"] >= 0:
+                return self.reset(episode.task, episode.variation, note["seed"])
             raise ConfigError(
                 f"{episode.low_dim_file} has no random_seed, so the scene of {episode.id} cannot be made again; "
                 "reset to a seed instead, or use demonstrations that RLBench recorded"

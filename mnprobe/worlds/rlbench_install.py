@@ -30,9 +30,13 @@ def is_simulator_pyrep(module: ModuleType) -> bool:
 def find_rlbench() -> dict[str, str]:
     """State of the simulator's parts in words, one entry a part, starting with 'ok' where it is usable.
 
-    The parts are CoppeliaSim, PyRep, RLBench and the X display. RLBench itself is not imported for it.
+    The parts are CoppeliaSim, PyRep, RLBench and the X display, and "randomness" where a variable disturbs it. RLBench
+    itself is not imported for it.
     """
-    return {"CoppeliaSim": _coppeliasim(), "PyRep": _pyrep(), "RLBench": _rlbench(), "X display": find_display()}
+    parts = {"CoppeliaSim": _coppeliasim(), "PyRep": _pyrep(), "RLBench": _rlbench(), "X display": find_display()}
+    if disturbed := _disturbed():
+        parts["randomness"] = f"wrong: {disturbed}"
+    return parts
 
 
 def require_rlbench() -> None:
@@ -41,17 +45,22 @@ def require_rlbench() -> None:
     if wrong:
         parts = "; ".join(f"{part}: {state}" for part, state in wrong.items())
         raise ConfigError(f"the live RLBench simulator is not usable here. {parts}. {_HOW}")
-    require_plain_randomness()
 
 
 def require_plain_randomness() -> None:
     """Raise ConfigError if the forks' RLBENCH_ENHANCED_RANDOMNESS is on: scenes could not be reproduced then."""
+    if disturbed := _disturbed():
+        raise ConfigError(f"{disturbed}. {_HOW}")
+
+
+def _disturbed() -> str:
     value = os.environ.get(_RANDOMNESS, "")
-    if value not in ("", "0"):
-        raise ConfigError(
-            f"{_RANDOMNESS} is {value!r}: it adds random draws, so no recorded scene can be made again. "
-            f"Unset it, or set it to 0, before Python starts. {_HOW}"
-        )
+    if value in ("", "0"):
+        return ""
+    return (
+        f"{_RANDOMNESS} is {value!r}: it adds random draws, so that no recorded scene can be made again; "
+        "unset it, or set it to 0, before Python starts"
+    )
 
 
 def _coppeliasim() -> str:

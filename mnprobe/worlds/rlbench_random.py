@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import numpy as np
 
@@ -47,6 +48,7 @@ class LegacyStream:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Let the global generator be this stream inside the `with` block, and what it was before after it."""
+        _present()  # refuse another kind of generator before touching it
         with kept_global_state():
             np.random.set_state(self.state)  # noqa: NPY002 - the only way to reproduce RLBench's scenes
             try:
@@ -56,13 +58,7 @@ class LegacyStream:
 
     def note(self) -> RandomState:
         """Take over the present global state as this stream's, and return it; only inside `running`."""
-        present = np.random.get_state(legacy=True)  # noqa: NPY002 - the stream lives in the legacy global generator
-        if isinstance(present, dict):
-            raise ConfigError(
-                f"numpy's global generator is {present['bit_generator']}, RLBench's scenes need MT19937; "
-                "do not call numpy.random.set_bit_generator in this process"
-            )
-        self.state = _checked(present)
+        self.state = _present()
         return self.state
 
 
@@ -76,13 +72,20 @@ def same_state(first: RandomState, second: RandomState) -> bool:
     return same and (not first[3] or first[4] == second[4])
 
 
+def _present() -> RandomState:
+    state = np.random.get_state(legacy=False)  # noqa: NPY002 - the stream lives in the legacy global generator
+    if isinstance(state, dict) and state["bit_generator"] != "MT19937":
+        raise ConfigError(
+            f"numpy's global generator is {state['bit_generator']}, RLBench's scenes need MT19937; "
+            "do not call numpy.random.set_bit_generator in this process"
+        )
+    return _checked(np.random.get_state(legacy=True))  # noqa: NPY002 - as above
+
+
 def _five(generator: np.random.RandomState) -> RandomState:
-    state = generator.get_state(legacy=True)
-    if isinstance(state, dict):  # numpy's type allows it; RandomState(seed) is always MT19937
-        raise ConfigError(f"expected a state of MT19937, got one of {state['bit_generator']}")
-    return _checked(state)
+    return _checked(generator.get_state(legacy=True))
 
 
-def _checked(state: tuple[object, ...]) -> RandomState:
-    kind, words, position, has_gauss, gauss = state
+def _checked(state: object) -> RandomState:
+    kind, words, position, has_gauss, gauss = cast(tuple[object, ...], state)  # MT19937's are tuples, by numpy's word
     return str(kind), np.array(words, dtype=np.uint32), int(str(position)), int(str(has_gauss)), float(str(gauss))

@@ -97,6 +97,7 @@ class Simulator:
                 "an RLBench simulator is running in this process already, or could not be shut down; there can be one "
                 "per process. close() the other, or play in another process"
             )
+        self._held = _ONE
         self._closed = False
         self._process = os.getpid()
         self.environment: Any = None
@@ -184,8 +185,8 @@ class Simulator:
         if os.getpid() != self._process:
             return  # a forked child holds a copy of these objects, but no simulator
         if environment is not None:
-            environment.shutdown()  # where this raises, _ONE stays held: nobody knows what is left in this process
-        _ONE.release()
+            environment.shutdown()  # where this raises, the lock stays held: nobody knows what is left in this process
+        self._held.release()
 
 
 def _told(error: BaseException) -> str:

@@ -1,0 +1,5 @@
+__version__ = "4.1.0.3"
+
+
+class PyRep:
+    pass

@@ -1,0 +1,72 @@
+"""The whole thing in a process of its own, as a user meets it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+PLAY = """
+import sys
+from mnprobe.worlds import make_world, KeyPose
+assert "rlbench" not in sys.modules and "pyrep" not in sys.modules and "mujoco" not in sys.modules
+world = make_world("rlbench", image_size=8)
+observation = world.reset("open_drawer", 2, 0)
+print(observation.instruction)
+for pose in world.expert():
+    result = world.step(pose)
+    if result.done:
+        break
+print(result.reason, len(world.frames()))
+import standin_log
+print("shutdown" in standin_log.names())
+"""
+
+
+@pytest.fixture
+def run(variables, standin_folder):
+    def started(*arguments, **changes):
+        environment = {**os.environ, **variables, "PYTHONPATH": str(standin_folder), **changes}
+        return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
+
+    return started
+
+
+def test_an_episode_is_played_and_the_simulator_shut_down_at_the_end(run, tmp_path):
+    note = tmp_path / "ended"
+    last = f"import standin_log, atexit, pathlib; _n = pathlib.Path({str(note)!r})\n"
+    last += "atexit.register(lambda: _n.write_text(str(standin_log.names()[-1])))\n"  # runs after the world's own
+    done = run("-W", "error", "-c", last + PLAY)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["do variation 2", "success 4", "False"]
+    assert note.read_text() == "shutdown"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [({"DISPLAY": ""}, "DISPLAY is not set"), ({"PYTHONPATH": ""}, "PyRep: absent")],
+)
+def test_what_is_missing_is_one_clear_error(run, changes, text):
+    done = run("-c", "from mnprobe.worlds import make_world; make_world('rlbench')", **changes)
+    assert done.returncode == 1
+    assert "the live RLBench simulator is not usable here" in done.stderr
+    assert text in done.stderr
+
+
+def test_an_unknown_option_is_refused(run):
+    done = run("-c", "from mnprobe.worlds import make_world; make_world('rlbench', image_sise=3)")
+    assert "ConfigError: world 'rlbench'" in done.stderr
+    assert "image_sise" in done.stderr
+
+
+def test_doctor_tells_the_parts_apart(run):
+    found = json.loads(run("-c", "from mnprobe.cli.main import main; main(['doctor', '--json'])").stdout)
+    assert found["rlbench"].keys() == {"CoppeliaSim", "PyRep", "RLBench", "X display"}
+    assert all(state.startswith("ok") for state in found["rlbench"].values())
+    assert "all 18 tasks" in found["rlbench"]["RLBench"]
+    assert {"rlbench", "tabletop"} <= set(found["worlds"])
+    changes = {"DISPLAY": "", "RLBENCH_ENHANCED_RANDOMNESS": "1"}
+    text = run("-c", "from mnprobe.cli.main import main; main(['doctor'])", **changes).stdout
+    assert "X display: absent: DISPLAY is not set" in text
+    assert "RLBENCH_ENHANCED_RANDOMNESS is '1'" in text

@@ -1,0 +1,235 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from mnprobe.core.errors import ConfigError, WorldError
+from mnprobe.data import open_dataset, write_episode
+from mnprobe.worlds.rlbench_random import LegacyStream, same_state
+
+
+def global_state():
+    return np.random.get_state()  # noqa: NPY002 - what the fence must leave alone
+
+
+def seeded(seed):
+    np.random.seed(seed)  # noqa: NPY002 - what a reference evaluator calls
+
+
+def since(simulator, name):
+    """Names of the calls from the last `name` on."""
+    names = simulator.names()
+    return names[len(names) - 1 - names[::-1].index(name) :]
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Write the frames of a world as an episode, and open it."""
+
+    def write(world, *, random_seed=None, variation=1, task="turn_tap", notes=None):
+        frames = [*world.frames(), *world.frames()][:2]
+        write_episode(
+            tmp_path,
+            task=task,
+            variation=variation,
+            episode=0,
+            instructions=["turn right tap"],
+            frames=frames,
+            random_seed=random_seed,
+            **({} if notes is None else {"notes": notes}),
+        )
+        return open_dataset(tmp_path)[0]
+
+    return write
+
+
+def test_seed_variation_and_reset_come_in_this_order(world, simulator):
+    observation = world.reset("turn_tap", 1, seed=5)
+    assert since(simulator, "task_file_to_task_class") == [
+        "task_file_to_task_class",
+        "get_task",
+        "set_variation",
+        "reset",
+    ]
+    assert observation.instructions == ("do variation 1", "another way to say it")
+    assert observation.step == 0
+    seeded(5)
+    np.random.uniform(0, 1, 1)  # noqa: NPY002 - the stand-in's set_variation draws once
+    assert same_state(simulator.STATES[-1], global_state())
+    assert same_state(world.random_seed, global_state())
+
+
+def test_equal_arguments_give_the_equal_scene(world, simulator, target):
+    world.reset("turn_tap", 1, 7)
+    first, frame = target(world), world.frames()[0]
+    world.reset("close_jar", 3, 8)
+    assert not np.array_equal(target(world), first)
+    seeded(99)
+    world.reset("turn_tap", 1, 7)
+    assert np.array_equal(target(world), first)
+    assert np.array_equal(world.frames()[0].rgb["front"], frame.rgb["front"])
+
+
+def test_a_task_is_loaded_once_for_consecutive_episodes(world, simulator):
+    for task, seed in (("turn_tap", 0), ("turn_tap", 1), ("close_jar", 0), ("turn_tap", 0)):
+        world.reset(task, 0, seed)
+    assert [args for name, args, _ in simulator.CALLS if name == "get_task"] == [
+        ("TurnTap",),
+        ("CloseJar",),
+        ("TurnTap",),
+    ]
+
+
+def test_the_state_of_a_recorded_episode_is_set_right_before_the_reset(world, simulator, written, target):
+    state = LegacyStream.from_seed(1234).state
+    state = (state[0], state[1], 77, 1, 0.25)  # all five parts count
+    world.reset("turn_tap", 0, 0)
+    observation = world.reset_to(written(world, random_seed=state))
+    assert since(simulator, "set_variation") == ["set_variation", "reset"]
+    assert simulator.CALLS[-2][1] == (1,)
+    assert same_state(simulator.STATES[-1], state)
+    assert observation.instruction == "do variation 1"
+    placed = target(world)
+    np.random.set_state(state)  # noqa: NPY002 - what RLBench's own reset_to_demo does
+    assert np.array_equal(placed[:2], np.random.uniform([0.0, -0.3], [0.5, 0.3], 2))  # noqa: NPY002 - as above
+
+
+def test_a_played_episode_can_be_played_again(world, written, target):
+    world.reset("turn_tap", 1, 42)
+    place = target(world)
+    episode = written(world, random_seed=world.random_seed)
+    world.reset("turn_tap", 0, 1)
+    world.reset_to(episode)
+    assert np.array_equal(target(world), place)
+
+
+def test_a_played_episode_tells_its_seed_where_it_has_no_state(world, written, target):
+    world.reset("turn_tap", 1, 42)
+    place = target(world)
+    note = '{"schema": "mnprobe.situation/1", "world": "rlbench", "task": "turn_tap", "variation": 1, "seed": 42}'
+    episode = written(world, notes={"situation.json": note})
+    world.reset("turn_tap", 0, 1)
+    world.reset_to(episode)
+    assert np.array_equal(target(world), place)
+
+
+def test_an_episode_without_state_or_seed_is_refused(world, written, simulator):
+    world.reset("turn_tap", 1, 0)
+    episode = written(world)
+    calls = len(simulator.CALLS)
+    with pytest.raises(ConfigError, match=r"low_dim_obs\.pkl has no random_seed"):
+        world.reset_to(episode)
+    assert len(simulator.CALLS) == calls
+
+
+def test_an_episode_of_another_world_is_refused(world, written):
+    world.reset("turn_tap", 1, 0)
+    for task, variation, text in (("put_shape_in_tray", 0, "unknown RLBench task"), ("open_drawer", 3, "from 0 to 2")):
+        episode = written(world, task=task, variation=variation, random_seed=world.random_seed)
+        with pytest.raises(ConfigError, match=text):
+            world.reset_to(episode)
+        shutil.rmtree(episode.folder.parent.parent.parent)
+
+
+def test_real_demonstrations_carry_what_a_reset_needs(world, simulator, rlbench_data):
+    for episode in open_dataset(rlbench_data)[:2]:
+        world.reset_to(episode)
+        assert same_state(simulator.STATES[-1], episode.random_seed)
+        assert simulator.CALLS[-2][:2] == ("set_variation", (episode.variation,))
+
+
+def test_numpys_global_state_is_left_alone(world, simulator, pose):
+    seeded(11)
+    before = global_state()
+    world.reset("turn_tap", 0, 3)
+    world.step(pose())
+    world.reset("close_jar", 0, 4)
+    world.expert()
+    assert same_state(global_state(), before)
+    simulator.FAULTS["reset"] = ValueError("broken")
+    with pytest.raises(WorldError):
+        world.reset("turn_tap", 0, 3)
+    assert same_state(global_state(), before)
+
+
+def test_the_callers_draws_do_not_change_an_episode(world, simulator, pose):
+    def drawn(disturb):
+        world.reset("turn_tap", 0, 3)
+        for _ in range(3):
+            if disturb:
+                np.random.uniform(size=5)  # noqa: NPY002 - a caller that shares the global generator
+            world.step(pose())
+        return [kwargs["drawn"] for name, _, kwargs in simulator.CALLS if name == "step"][-3:]
+
+    calm = drawn(disturb=False)
+    assert len(set(calm)) == 3
+    assert drawn(disturb=True) == calm
+
+
+def test_another_global_generator_than_numpys_own_comes_back(world):
+    own = np.random.mtrand._rand._bit_generator
+    other = np.random.PCG64(5)
+    np.random.set_bit_generator(other)
+    try:
+        with pytest.raises(ConfigError, match=r"global generator is PCG64, RLBench's scenes need MT19937"):
+            world.reset("turn_tap", 0, 3)
+        assert other.state == np.random.PCG64(5).state
+    finally:
+        np.random.set_bit_generator(own)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("turn_tab", 0, 0), "Did you mean 'turn_tap'"),
+        (("turn_tap", 2, 0), "variation of turn_tap must be a whole number from 0 to 1, got 2"),
+        (("turn_tap", -1, 0), "got -1"),
+        (("turn_tap", True, 0), "got True"),
+        (("turn_tap", 0, 2**32), "seed must be a whole number from 0 to 4294967295"),
+        (("turn_tap", 0, -1), "seed must be"),
+        (("turn_tap", 0, 1.5), "got 1.5"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_the_simulator_hears_of_it(world, simulator, arguments, text):
+    calls = len(simulator.CALLS)
+    with pytest.raises(ConfigError, match=text):
+        world.reset(*arguments)
+    assert len(simulator.CALLS) == calls
+    world.reset("turn_tap", 0, 0)
+
+
+def test_enhanced_randomness_is_noticed_when_it_is_switched_on_later(world, monkeypatch):
+    monkeypatch.setenv("RLBENCH_ENHANCED_RANDOMNESS", "1")
+    with pytest.raises(ConfigError, match="adds random draws"):
+        world.reset("turn_tap", 0, 0)
+
+
+@pytest.mark.parametrize("descriptions", [None, [], "turn tap", [""], [3]])
+def test_texts_that_are_none_are_an_error(world, simulator, descriptions):
+    simulator.CHANGES["descriptions"] = descriptions
+    with pytest.raises(WorldError, match="must return a list of texts"):
+        world.reset("turn_tap", 0, 0)
+    assert simulator.names()[-1] == "shutdown"
+
+
+@pytest.mark.parametrize(
+    ("call", "module", "name"),
+    [
+        ("reset", "rlbench.backend.exceptions", "TaskEnvironmentError"),
+        ("set_variation", "rlbench.backend.exceptions", "TaskEnvironmentError"),
+        ("reset", "rlbench.backend.exceptions", "BoundaryError"),
+        ("reset", "rlbench.backend.exceptions", "WaypointError"),
+        ("get_task", "builtins", "RuntimeError"),
+        ("reset", "pyrep.errors", "PyRepError"),
+        ("reset", "rlbench.backend.exceptions", "InvalidActionError"),
+    ],
+)
+def test_whatever_a_reset_raises_ends_the_simulator(world, simulator, call, module, name):
+    error = getattr(__import__(module, fromlist=[name]), name)("it does not work")
+    simulator.FAULTS[call] = error
+    with pytest.raises(WorldError, match=rf"resetting turn_tap, variation 0 \({name}: it does not work\)") as found:
+        world.reset("turn_tap", 0, 0)
+    assert found.value.__cause__ is error
+    assert simulator.names()[-1] == "shutdown"
+    with pytest.raises(ConfigError, match="is closed; make a new one"):
+        world.reset("turn_tap", 0, 0)
