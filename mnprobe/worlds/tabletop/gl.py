@@ -23,13 +23,15 @@ class GLRenderer:
     """Draws with MuJoCo's own OpenGL renderer: no shadows, no smoothing (both cost a hundredfold in software).
 
     The frustum is shifted by half a pixel, so that a pixel's middle lies where RLBench's matrices have its integer
-    position. Colours are those of the ray renderer, lit from the same side; the images are alike, not equal.
+    position. Colours are those of the ray renderer, lit from the same side; the images are alike, not equal. Masks take
+    a second drawing; without `masks` they say NOTHING everywhere.
     """
 
     name = "gl"
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, masks: bool = True) -> None:
         make_current()
+        self._masks = masks
         self._model: mujoco.MjModel | None = None
         self._size = size
         self._viewport = mujoco.MjrRect(0, 0, size, size)
@@ -59,7 +61,7 @@ class GLRenderer:
         empty = code <= 0
         rgb[empty] = np.rint(np.array(BACKGROUND) * 255)
         depth[empty] = camera.far
-        return View(rgb=rgb, depth=depth.clip(camera.near, camera.far), mask=self._mask(model))
+        return View(rgb=rgb, depth=depth.clip(camera.near, camera.far), mask=self._mask(model) if self._masks else np.full((size, size), NOTHING, np.int64))
 
     def close(self) -> None:
         """Give back what the driver holds for us."""

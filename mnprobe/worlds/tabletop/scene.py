@@ -35,7 +35,7 @@ _HEAD = """<mujoco model="tabletop">
 <compiler angle="radian" autolimits="true"/>
 <option timestep="0.002" integrator="implicitfast" cone="elliptic" impratio="10" iterations="30"/>
 <statistic extent="1" center="0.2 0 0.8"/>
-<visual><map znear="0.01" zfar="5"/><quality shadowsize="0" offsamples="0" numslices="24" numstacks="12"/>
+<visual><map znear="0.01" zfar="5"/><quality shadowsize="0" offsamples="0" numslices="16" numstacks="8" numquads="1"/>
 <headlight active="0"/></visual>
 <default>
   <geom condim="4" friction="1.5 0.01 0.001" solref="0.01 1" solimp="0.95 0.99 0.001"/>
