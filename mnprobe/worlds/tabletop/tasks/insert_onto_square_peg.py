@@ -10,7 +10,7 @@ from mnprobe.worlds.tabletop.palette import PALETTE, WHITE, Colour
 from mnprobe.worlds.tabletop.physics import Simulation
 from mnprobe.worlds.tabletop.scene import TABLE_TOP, Mjcf, body, geom
 from mnprobe.worlds.tabletop.task import Task, TaskScene
-from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, set_down
+from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, raised, set_down
 
 __all__ = ["InsertOntoSquarePeg"]
 
@@ -41,7 +41,7 @@ class InsertOntoSquarePeg(Task):
         )
 
     def build(self, variation: int, rng: np.random.Generator) -> TaskScene:
-        """A board with three spokes to one side, the ring to the other."""
+        """A board with three spokes before or behind the ring."""
         return _Scene(_COLOURS[variation], rng)
 
 
@@ -50,11 +50,12 @@ class _Scene(TaskScene):
         self._wanted = wanted
         others = rng.permutation([colour for colour in _COLOURS if colour != wanted])[:2].tolist()
         colours = rng.permutation([wanted, *others]).tolist()
-        side = 1 if rng.random() < 0.5 else -1
-        # The board's long axis is its y; it runs to and fro before the robot, more or less.
-        board = rng.uniform((0.16, 0.08), (0.26, 0.16)) * (1, side)
-        yaw = rng.uniform(-math.radians(30), math.radians(30)) + side * math.radians(55)
-        ring = rng.uniform((0.08, -0.24), (0.34, -0.12)) * (1, side)
+        # The board runs from left to right, so that no spoke hides another from the front.
+        yaw = rng.uniform(-math.radians(30), math.radians(30))
+        board = rng.uniform((0.10, -0.08), (0.16, 0.08))
+        ring = rng.uniform((0.32, -0.20), (0.38, 0.20))
+        if rng.random() < 0.5:
+            board[0], ring[0] = 0.42 - board[0], 0.42 - ring[0]
         spokes = geom("box", (0.04, _PITCH + 0.035, _BOARD / 2), _DARK, at=(0, 0, _BOARD / 2))
         for place, colour in zip((-_PITCH, 0.0, _PITCH), colours, strict=True):
             shape = geom("box", (_SPOKE, _SPOKE, _TALL / 2), PALETTE[colour], at=(0, 0, _TALL / 2))
@@ -84,5 +85,5 @@ class _Scene(TaskScene):
         turned = nearest_turn(sim.yaw("board"), math.pi / 2, yaw)
         return [
             *grasp(sim.position("ring"), yaw, clearance=0.14),
-            *set_down(spoke + (0, 0, _THICK + 0.004), turned, clearance=0.10),
+            *set_down(raised(spoke, _THICK + 0.004), turned, clearance=0.10),
         ]

@@ -10,7 +10,7 @@ from mnprobe.worlds.tabletop.palette import STEEL, WHITE, Colour
 from mnprobe.worlds.tabletop.physics import Simulation
 from mnprobe.worlds.tabletop.scene import TABLE_TOP, Mjcf, body, geom
 from mnprobe.worlds.tabletop.task import Task, TaskScene
-from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, set_down
+from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, raised, set_down
 
 __all__ = ["MeatOffGrill"]
 
@@ -66,14 +66,12 @@ class _Scene(TaskScene):
         world += body("plate", geom("cylinder", (_RADIUS, _PLATE), WHITE), at=(*plate.tolist(), TABLE_TOP + _PLATE))
         for piece, sign in zip(_PIECES, (first, -first), strict=True):
             along, across = rng.uniform((-0.035, 0.045), (0.035, 0.06)) * (1, sign)
-            place = grill + (
-                along * math.cos(yaw) - across * math.sin(yaw),
-                along * math.sin(yaw) + across * math.cos(yaw),
-            )
+            x = grill[0] + along * math.cos(yaw) - across * math.sin(yaw)
+            y = grill[1] + along * math.sin(yaw) + across * math.cos(yaw)
             height = TABLE_TOP + _GRILL + _HALF_HEIGHT[piece] + 0.001
             turn = yaw + rng.uniform(-math.radians(40), math.radians(40))
             shape = _chicken() if piece == "chicken" else _steak()
-            world += body(piece, shape, at=(*place.tolist(), height), yaw=turn, free=True)
+            world += body(piece, shape, at=(x, y, height), yaw=turn, free=True)
         self.mjcf = Mjcf(worldbody=world)
 
     def success(self, sim: Simulation) -> bool:
@@ -85,11 +83,10 @@ class _Scene(TaskScene):
         """Grasp the piece across, lift it, over the plate, set it down, let go."""
         piece = self._wanted
         yaw = nearest_turn(sim.yaw(piece), math.pi)
-        lift = (0, 0, _LIFT[piece])
-        rest = sim.position("plate") + (0, 0, _PLATE + _HALF_HEIGHT[piece] + 0.004)
+        rest = raised(sim.position("plate"), _PLATE + _HALF_HEIGHT[piece] + 0.004)
         return [
-            *grasp(sim.position(piece) + lift, yaw, clearance=0.10),
-            *set_down(rest + lift, 0.5 * yaw, clearance=0.12),
+            *grasp(raised(sim.position(piece), _LIFT[piece]), yaw, clearance=0.10),
+            *set_down(raised(rest, _LIFT[piece]), 0.5 * yaw, clearance=0.12),
         ]
 
 
@@ -99,7 +96,9 @@ def _chicken() -> str:
     return (
         geom("box", (0.028, 0.016, half), _ROAST, mass=0.07, style="hidden")
         + geom("ellipsoid", (0.036, 0.021, half), _ROAST, mass=0, style="visual")
-        + geom("capsule", (0.006, 0.016), WHITE, at=(0.048, 0, 0), euler=(0, math.pi / 2, 0), mass=0.002, style="visual")
+        + geom(
+            "capsule", (0.006, 0.016), WHITE, at=(0.048, 0, 0), euler=(0, math.pi / 2, 0), mass=0.002, style="visual"
+        )
         + geom("sphere", 0.0085, WHITE, at=(0.067, 0.005, 0), mass=0, style="visual")
         + geom("sphere", 0.0085, WHITE, at=(0.067, -0.005, 0), mass=0, style="visual")
     )

@@ -10,7 +10,7 @@ from mnprobe.worlds.tabletop.palette import PALETTE, Colour
 from mnprobe.worlds.tabletop.physics import Simulation
 from mnprobe.worlds.tabletop.scene import TABLE_TOP, Mjcf, body, geom
 from mnprobe.worlds.tabletop.task import Task, TaskScene
-from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, set_down
+from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, raised, set_down
 
 __all__ = ["PutShapeInTray"]
 
@@ -79,7 +79,7 @@ class _Scene(TaskScene):
         period = math.pi if self._shape == "cylinder" else math.pi / 2
         yaw = 0.0 if self._shape == "cylinder" else nearest_turn(sim.yaw(self._shape), period)
         turned = nearest_turn(sim.yaw(f"tray_{self._tray}"), math.pi / 2, yaw)
-        inside = sim.position(f"tray_{self._tray}") + (0, 0, 2 * _FLOOR + _HALF + 0.006)
+        inside = raised(sim.position(f"tray_{self._tray}"), 2 * _FLOOR + _HALF + 0.006)
         return [*grasp(sim.position(self._shape), yaw), *set_down(inside, turned, clearance=0.10)]
 
 

@@ -11,7 +11,7 @@ from mnprobe.worlds.tabletop.palette import GREY, PALETTE, STEEL, Colour
 from mnprobe.worlds.tabletop.physics import Simulation
 from mnprobe.worlds.tabletop.scene import TABLE_TOP, Mjcf, body, geom
 from mnprobe.worlds.tabletop.task import Task, TaskScene
-from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn
+from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, raised
 
 __all__ = ["ReachAndDrag"]
 
@@ -28,7 +28,7 @@ _WOODEN: Colour = (0.45, 0.28, 0.14)
 
 
 class ReachAndDrag(Task):
-    """RLBench's task with six colours, four of them on the table; the stick has two prongs that reach around the cube."""
+    """RLBench's task with six colours, four of them on the table; the stick's two prongs reach around the cube."""
 
     name: ClassVar[str] = "reach_and_drag"
     variations: ClassVar[int] = len(_COLOURS)
@@ -89,7 +89,7 @@ class _Scene(TaskScene):
         turn = pointing_down(along)
         return [
             *grasp(stick, yaw, clearance=0.12),
-            key_pose(before + (0, 0, 0.10), turn, gripper_open=False),
+            key_pose(raised(before, 0.10), turn, gripper_open=False),
             key_pose(before, turn, gripper_open=False),
             key_pose(after, turn, gripper_open=False),
         ]

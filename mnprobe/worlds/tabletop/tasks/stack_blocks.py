@@ -11,7 +11,7 @@ from mnprobe.worlds.tabletop.physics import Simulation
 from mnprobe.worlds.tabletop.placing import scatter
 from mnprobe.worlds.tabletop.scene import TABLE_TOP, Mjcf, body, geom
 from mnprobe.worlds.tabletop.task import Task, TaskScene
-from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, set_down
+from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, raised, set_down
 
 __all__ = ["StackBlocks"]
 
@@ -57,9 +57,8 @@ class _Scene(TaskScene):
         # The hand is 10 cm wide with its fingers open: it comes between any two blocks.
         places = scatter(rng, 2 * _SAME, apart=0.10, x=(0.02, 0.40), y=(-0.27, 0.27), taken=plate)
         turns = rng.uniform(-math.pi / 4, math.pi / 4, 2 * _SAME + 1)
-        world = body(
-            "plate", geom("box", (0.045, 0.045, _PLATE), GREY), at=(*plate[0].tolist(), TABLE_TOP + _PLATE), yaw=turns[-1]
-        )
+        stand = geom("box", (0.045, 0.045, _PLATE), GREY)
+        world = body("plate", stand, at=(*plate[0].tolist(), TABLE_TOP + _PLATE), yaw=turns[-1])
         for name, place, turn in zip(names, places.tolist(), turns, strict=False):
             shape = geom("box", (_HALF, _HALF, _HALF), PALETTE[name.split("_")[0]], mass=0.08)
             world += body(f"block_{name}", shape, at=(*place, TABLE_TOP + _HALF), yaw=turn, free=True)
@@ -84,7 +83,7 @@ class _Scene(TaskScene):
         poses = []
         for level, name in enumerate(order[: self._count]):
             yaw = nearest_turn(sim.yaw(f"block_{name}"), math.pi / 2)
-            target = plate + (0, 0, _PLATE + _HALF + 2 * _HALF * level + 0.002)
+            target = raised(plate, _PLATE + _HALF + 2 * _HALF * level + 0.002)
             poses += grasp(sim.position(f"block_{name}"), yaw, clearance=0.15)
             poses += set_down(target, nearest_turn(sim.yaw("plate"), math.pi / 2, yaw), clearance=0.06)
         return poses

@@ -11,12 +11,12 @@ from mnprobe.worlds.tabletop.palette import PALETTE, STEEL, Colour
 from mnprobe.worlds.tabletop.physics import Simulation
 from mnprobe.worlds.tabletop.scene import TABLE_TOP, Mjcf, body, geom, joint
 from mnprobe.worlds.tabletop.task import Task, TaskScene
-from mnprobe.worlds.tabletop.tasks._moves import nearest_turn
+from mnprobe.worlds.tabletop.tasks._moves import nearest_turn, raised
 
 __all__ = ["TurnTap"]
 
 _SIDES = ("left", "right")
-_APART = 0.095  # metres from the spout to each handle
+_APART = 0.11  # metres from the spout to each handle
 _HEIGHT = 0.085  # metres from the table to the middle of a handle's bar
 _TURNED = 1.1  # radians from which on a tap counts as turned
 _UNTOUCHED = 0.3  # radians up to which the other one counts as left alone
@@ -54,8 +54,8 @@ class _Scene(TaskScene):
         yaw = rng.uniform(-math.radians(35), math.radians(35))
         colour = PALETTE[str(rng.choice(list(PALETTE)))]
         spout = (
-            geom("box", (0.03, _APART + 0.025, 0.008), STEEL, at=(0, 0, 0.008))
-            + geom("cylinder", (0.014, 0.07), _CHROME, at=(0, 0, 0.086))
+            geom("box", (0.03, _APART + 0.03, 0.008), STEEL, at=(0, 0, 0.008))
+            + geom("cylinder", (0.018, 0.07), _CHROME, at=(0, 0, 0.086))
             + geom("box", (0.045, 0.012, 0.010), _CHROME, at=(0.037, 0, 0.156))
             + geom("cylinder", (0.009, 0.012), _CHROME, at=(0.07, 0, 0.138))
         )
@@ -76,7 +76,7 @@ class _Scene(TaskScene):
         sense = 1 if self._wanted == "left" else -1
         down = pointing_down(yaw)
         return [
-            key_pose(at + (0, 0, 0.10), down, gripper_open=True),
+            key_pose(raised(at, 0.10), down, gripper_open=True),
             key_pose(at, down, gripper_open=True),
             key_pose(at, down, gripper_open=False),
             key_pose(at, pointing_down(yaw + 0.75 * sense), gripper_open=False),
@@ -89,7 +89,7 @@ def _handle(side: str, sign: int, colour: Colour, turn: float) -> str:
     post = geom("cylinder", (0.011, (_HEIGHT - 0.012) / 2), _CHROME, at=(0, sign * _APART, (_HEIGHT - 0.012) / 2))
     bar = (
         joint(f"handle_{side}", "hinge", (0, 0, sign), (0, 1.8), damping=0.02, friction=0.05)
-        + geom("box", (0.042, 0.008, 0.009), colour, mass=0.04)
-        + geom("cylinder", (0.016, 0.003), colour, at=(0, 0, -0.009), mass=0.01)
+        + geom("box", (0.048, 0.010, 0.011), colour, mass=0.04)
+        + geom("cylinder", (0.018, 0.003), colour, at=(0, 0, -0.016), mass=0.01, style="visual")
     )
     return post + body(f"handle_{side}", bar, at=(0, sign * _APART, _HEIGHT), yaw=turn)
