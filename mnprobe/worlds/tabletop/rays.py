@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mnprobe.data import Camera
 
-__all__ = ["BACKGROUND", "NOTHING", "TOWARDS_LIGHT", "RayRenderer", "View"]
+__all__ = ["BACKGROUND", "LIGHT", "NOTHING", "TOWARDS_LIGHT", "RayRenderer", "View"]
 
 NOTHING = 2**24 - 1
 """Handle of a pixel in whose direction there is nothing, as in RLBench's masks."""
@@ -21,8 +21,8 @@ _OBJECTS = np.array([1, 1, 0, 0, 0, 0], dtype=np.uint8)
 _BACKDROP = np.array([0, 0, 1, 0, 0, 0], dtype=np.uint8)
 _ENDLESS = mujoco.mjMAXVAL
 _CORNERS = np.array(list(itertools.product((-1.0, 1.0), repeat=3)))
-_LIGHT = np.array([0.9, -1.1, 3.0])  # metres
-TOWARDS_LIGHT = (_LIGHT - [0.2, 0.0, 0.75]) / np.linalg.norm(_LIGHT - [0.2, 0.0, 0.75])  # as from far away
+LIGHT = np.array([0.9, -1.1, 3.0])  # metres
+TOWARDS_LIGHT = (LIGHT - [0.2, 0.0, 0.75]) / np.linalg.norm(LIGHT - [0.2, 0.0, 0.75])  # as from far away
 _AMBIENT, _DIFFUSE = 0.68, 0.36  # a face that looks away from the light has the difference
 _SHADE = 0.40  # brightness in a shadow
 
@@ -164,9 +164,9 @@ def _darken(
 ) -> None:
     """Lower the brightness where something stands between a point and the light."""
     lit = np.flatnonzero(hit >= 0)
-    way = points[lit] - _LIGHT
+    way = points[lit] - LIGHT
     for groups in (_BACKDROP, _OBJECTS):
-        between = _cast(model, data, _LIGHT, way, groups)
+        between = _cast(model, data, LIGHT, way, groups)
         dark = lit[(between.geom >= 0) & (between.distance < 1 - 1e-3)]
         bright[dark] = np.minimum(bright[dark], _SHADE)
 
