@@ -31,9 +31,10 @@ class RLBench:
     Making one launches CoppeliaSim in this process; `close()` shuts it down. docs/rlbench.md tells what must be
     installed, and which of its behaviour has been seen in a real simulator.
 
-    Two things differ from the embedded world. `frames()` holds what was observed at the key poses only, since RLBench's
-    step shows nothing of the way: every frame is a key pose, and the keyframe rule of `mnprobe.data`, which looks at
-    the way, does not apply to them. And the planner samples, so that equal actions can lead to different motions.
+    Two things differ from the embedded world. `frames()` holds the start and one frame a step, since RLBench's step
+    shows nothing of the way: every frame but the first is a key pose, and the keyframe rule of `mnprobe.data`, which
+    looks at the way, finds only some of them. And the planner samples, so that equal actions can lead to different
+    motions.
 
     Args:
         dataset_root, headless, image_size, cameras, max_steps, workspace: see `RLBenchOptions`.
@@ -151,13 +152,13 @@ class RLBench:
         """
         before = self._playing("step")
         if not is_well_formed(pose):
-            return self._end(before, "invalid action", reached=False)
+            return self._fail(before, "invalid action")
         with self._simulator.guard(f"executing key pose {before.step + 1} of {self._task_name}"):
             try:
                 with self._stream.running():
                     seen, reward, terminate = self._task.step(action_for(pose, self._simulator.workspace))
             except self._simulator.api.failures as error:
-                return self._end(before, reason_for(error, self._simulator.api.unreachable), reached=False)
+                return self._fail(before, reason_for(error, self._simulator.api.unreachable))
             frame = frame_from(seen, self.options.cameras, ignore_collisions=pose.ignore_collisions)
             success = float(reward) >= 1
             if terminate and not success:
@@ -176,7 +177,7 @@ class RLBench:
         return StepResult(observation=after, done=False, reason="", reached=reached)
 
     def frames(self) -> Sequence[FrameData]:
-        """What was observed: the start, then the end of each executed key pose; nothing of the way between them."""
+        """The start, then what each step returned (after a failed one the frame before, again); nothing of the way."""
         return tuple(self._frames)
 
     def expert(self) -> Sequence[KeyPose]:
@@ -247,6 +248,10 @@ class RLBench:
         if self._done:
             raise ConfigError(f"{what}: the episode is over; call reset or reset_to")
         return self._observation
+
+    def _fail(self, before: Observation, reason: Reason) -> StepResult:
+        self._frames.append(before.frame)
+        return self._end(before, reason, reached=False)
 
     def _end(self, observation: Observation, reason: Reason, *, reached: bool) -> StepResult:
         self._observation, self._done = observation, True

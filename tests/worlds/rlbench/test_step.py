@@ -100,7 +100,8 @@ def test_what_evaluators_count_as_failed_ends_the_episode(world, simulator, pose
     result = world.step(pose((0.2, 0.2, 1.0)))
     assert (result.done, result.reason, result.success, result.reached) == (True, reason, False, False)
     assert result.observation is before
-    assert len(world.frames()) == 2
+    assert len(world.frames()) == 3
+    assert world.frames()[2] is before.frame
     assert "shutdown" not in simulator.names()
     simulator.FAULTS.clear()
     assert not world.reset("turn_tap", 0, 1).step
