@@ -20,7 +20,7 @@ __all__ = ["contact_sheet", "draw_sheets"]
 _CELL = 1.28  # inches an image is wide and high at most: 192 dots
 _GAP = 0.05
 _LEFT = 0.95  # for the cameras' names
-_HEAD = 0.42  # for the key poses' names, above each block of rows
+_HEAD = 0.48  # for the key poses' names, above each block of rows
 _MARGIN = 0.12
 _MOST_COLUMNS = 9  # key poses side by side; more go on below
 _TITLE, _SMALL = 11.0, 8.0
@@ -92,8 +92,8 @@ def _sheet(episode: Episode) -> Figure:
         for column, index in enumerate(indices):
             left = _LEFT + column * (_CELL + _GAP)
             name, detail = _column(episode, index, instants[index])
-            axes.text(left, top + 0.17, name, fontsize=_SMALL, va="baseline")
-            axes.text(left, top + 0.17 + _LINE * _SMALL, detail, fontsize=_SMALL - 1.5, color=GREY, va="baseline")
+            axes.text(left, top + 0.23, name, fontsize=_SMALL, va="baseline")
+            axes.text(left, top + 0.23 + _LINE * _SMALL, detail, fontsize=_SMALL - 1.5, color=GREY, va="baseline")
             for row, camera in enumerate(cameras):
                 place = left, top + _HEAD + row * (_CELL + _GAP)
                 picture = episode.frame(instants[index]).rgb[camera] if instants[index] in on_disk[camera] else None

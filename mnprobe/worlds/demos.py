@@ -356,7 +356,14 @@ def _play_expert(world: Environment) -> tuple[int, str]:
 
 
 def _told(failed: Mapping[int, str]) -> list[str]:
-    return [f"seed {seed}: {reason}" for seed, reason in failed.items()]
+    """Seeds by what went wrong."""
+    by_reason: dict[str, list[int]] = {}
+    for seed, reason in failed.items():
+        by_reason.setdefault(reason, []).append(seed)
+    return [
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}: {reason}"
+        for reason, seeds in by_reason.items()
+    ]
 
 
 def _outcomes(jobs: list[_Job]) -> tuple[list[Outcome], dict[str, list[int]]]:

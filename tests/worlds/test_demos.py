@@ -191,8 +191,8 @@ def test_what_failed_is_told(plugin, tmp_path):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"fails": list(range(7))}, "seed 0: step limit; seed 3000000: step limit"),
-        ({"wrong": "restless"}, "seed 0: 2 key poses executed, 1 found by the keyframe rule"),
+        ({"fails": list(range(7))}, "seeds 0, 3000000, .*, 27000000: step limit"),
+        ({"wrong": "restless"}, "seeds 0, .*: 2 key poses executed, 1 found by the keyframe rule"),
     ],
 )
 def test_a_task_that_cannot_be_demonstrated_ends_with_one_error(plugin, tmp_path, options, reason):
@@ -255,16 +255,15 @@ def _episodes(out):
     return len(list(out.glob("*/*/all_variations/episodes/episode*")))
 
 
-@pytest.mark.parametrize("whole_group", [False, True])
-def test_killed_anywhere_it_can_go_on(whole, tmp_path, whole_group):
+def test_killed_anywhere_it_can_go_on(whole, tmp_path):
     out = tmp_path / "killed"
-    for wanted in (0, 6):
+    for kill, wanted in ((os.kill, 0), (os.killpg, 4), (os.kill, 8)):
         process = _start(out, "--workers", "2")
         end = time.monotonic() + 30
         while not out.exists() or _episodes(out) < wanted:
             assert time.monotonic() < end
             assert process.poll() is None, _log(out)
-        (os.killpg if whole_group else os.kill)(process.pid, signal.SIGKILL)
+        kill(process.pid, signal.SIGKILL)
         process.wait()
         if _episodes(out):
             assert {episode.success for episode in open_dataset(out)} == {-1}  # whole episodes, no outcomes yet
