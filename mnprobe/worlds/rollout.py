@@ -119,6 +119,8 @@ def rollout(
     """
     if films < 0:
         raise ConfigError(f"--film must be 0 or more, got {films}")
+    if workers < 0:
+        raise ConfigError(f"--workers must be 0 (this process) or more, got {workers}")
     world = make_world(config.world, **config.world_options)
     try:
         planned = list(plan(world))
