@@ -19,7 +19,7 @@ __all__ = ["CloseJar"]
 
 _COLOURS = tuple(PALETTE)
 _SHOULDER = 0.07  # metres from the table to where a lid rests
-_NECK, _NECK_HEIGHT = 0.020, 0.012  # a jar's neck, metres
+_NECK, _NECK_HEIGHT = 0.018, 0.012  # a jar's neck, metres
 _LID, _LID_HEIGHT = 0.030, 0.028  # a lid's radius and height
 _HOLLOW = 0.014  # how deep a lid goes over the neck
 _GRASP = 0.014
@@ -53,16 +53,18 @@ class _Scene(TaskScene):
         turns = rng.uniform(-math.pi, math.pi, 3)
         jars = "".join(
             _jar(name, *place, turn)
-            for name, place, turn in zip((colour, other), places.tolist(), turns.tolist(), strict=False)
+            for name, place, turn in zip(
+                rng.permutation([colour, other]).tolist(), places.tolist(), turns.tolist(), strict=False
+            )
         )
         self.mjcf = Mjcf(worldbody=jars + _lid(*places[2].tolist(), float(turns[2])))
 
     def success(self, sim: Simulation) -> bool:
-        """The lid rests level on the shoulder of that jar (1 cm to the side, 5 mm in height), let go."""
+        """The lid rests level on the shoulder of that jar (1.2 cm to the side, 5 mm in height), let go."""
         if not (sim.holds_nothing() and upright(sim, self._jar) and upright(sim, "lid")):
             return False
         x, y, z = seen_from(sim, self._jar, "lid")
-        return bool(math.hypot(x, y) < 0.010 and abs(z - _SHOULDER) < 0.005)
+        return bool(math.hypot(x, y) < 0.012 and abs(z - _SHOULDER) < 0.005)
 
     def expert(self, sim: Simulation) -> list[KeyPose]:
         """The lid from above onto the neck."""
@@ -86,5 +88,5 @@ def _jar(colour: str, x: float, y: float, yaw: float) -> str:
 
 def _lid(x: float, y: float, yaw: float) -> str:
     cover = prism(GREY, radius=_LID, low=_HOLLOW, high=_LID_HEIGHT, mass=0.03)
-    skirt = wall(GREY, bottom=_LID, top=_LID, low=0.0, high=_HOLLOW, thickness=0.004, mass=0.02)
+    skirt = wall(GREY, bottom=_LID, top=_LID, low=0.0, high=_HOLLOW, thickness=0.004, mass=0.02, style="pushed")
     return body("lid", cover + skirt, at=(x, y, TABLE_TOP), yaw=yaw, free=True)

@@ -64,7 +64,7 @@ class _Scene(TaskScene):
         )
         world = body("grill", stand, at=(*grill.tolist(), TABLE_TOP), yaw=yaw)
         world += body("plate", geom("cylinder", (_RADIUS, _PLATE), WHITE), at=(*plate.tolist(), TABLE_TOP + _PLATE))
-        for piece, sign in zip(_PIECES, (first, -first), strict=True):
+        for piece, sign in zip(_PIECES[::first], (1, -1), strict=True):
             along, across = rng.uniform((-0.035, 0.045), (0.035, 0.06)) * (1, sign)
             x = grill[0] + along * math.cos(yaw) - across * math.sin(yaw)
             y = grill[1] + along * math.sin(yaw) + across * math.cos(yaw)

@@ -59,9 +59,10 @@ class _Scene(TaskScene):
         turns = rng.uniform(-math.pi / 4, math.pi / 4, 2 * _SAME + 1)
         stand = geom("box", (0.045, 0.045, _PLATE), GREY)
         world = body("plate", stand, at=(*plate[0].tolist(), TABLE_TOP + _PLATE), yaw=turns[-1])
-        for name, place, turn in zip(names, places.tolist(), turns, strict=False):
-            shape = geom("box", (_HALF, _HALF, _HALF), PALETTE[name.split("_")[0]], mass=0.08)
-            world += body(f"block_{name}", shape, at=(*place, TABLE_TOP + _HALF), yaw=turn, free=True)
+        # In random order, so that the order of the bodies does not tell which are wanted.
+        for index, place, turn in zip(rng.permutation(2 * _SAME).tolist(), places.tolist(), turns, strict=False):
+            shape = geom("box", (_HALF, _HALF, _HALF), PALETTE[names[index].split("_")[0]], mass=0.08)
+            world += body(f"block_{names[index]}", shape, at=(*place, TABLE_TOP + _HALF), yaw=turn, free=True)
         self.mjcf = Mjcf(worldbody=world)
 
     def success(self, sim: Simulation) -> bool:

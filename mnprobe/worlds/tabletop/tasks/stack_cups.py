@@ -57,7 +57,9 @@ class _Scene(TaskScene):
         self.mjcf = Mjcf(
             worldbody="".join(
                 _cup(colour, x, y, turn)
-                for colour, (x, y), turn in zip((base, *others), places.tolist(), turns.tolist(), strict=True)
+                for colour, (x, y), turn in zip(
+                    rng.permutation([base, *others]).tolist(), places.tolist(), turns.tolist(), strict=True
+                )
             )
         )
 
@@ -88,6 +90,17 @@ def _cup(colour: str, x: float, y: float, yaw: float) -> str:
     floor = geom(
         "cylinder", (_BOTTOM - 0.001, _FLOOR / 2), darker(paint), at=(0, 0, _FLOOR / 2), mass=0.03, more=_CUPS_AND_REST
     )
-    sides = wall(paint, bottom=_BOTTOM, top=_TOP, low=0.001, high=_HEIGHT, thickness=0.003, mass=0.03, more=_CUPS_ONLY)
+    # Walls slide on walls, so that a cup set down a little aside does not get stuck.
+    sides = wall(
+        paint,
+        bottom=_BOTTOM,
+        top=_TOP,
+        low=0.001,
+        high=_HEIGHT,
+        thickness=0.003,
+        mass=0.03,
+        style="pushed",
+        more=_CUPS_ONLY,
+    )
     core = prism(paint, radius=_TOP - 0.001, low=_FLOOR, high=_HEIGHT, mass=0.02, style="hidden", more=_REST_ONLY)
     return body(f"cup_{colour}", floor + sides + core, at=(x, y, TABLE_TOP), yaw=yaw, free=True)
