@@ -81,7 +81,6 @@ class GLRenderer:
                 self._context.free()
             model.vis.global_.offwidth = model.vis.global_.offheight = self._size
             self._context = mujoco.MjrContext(model, int(mujoco.mjtFontScale.mjFONTSCALE_100))
-            mujoco.mjr_setBuffer(int(mujoco.mjtFramebuffer.mjFB_OFFSCREEN), self._context)
             # 0 is far: near zero floats are dense, so that depth stays exact far away.
             self._context.readDepthMap = int(mujoco.mjtDepthMap.mjDEPTH_ZEROFAR)
 
@@ -109,6 +108,8 @@ class GLRenderer:
         """(S, S, 3) colours and (S, S) the depth buffer, 1 at near and 0 at far."""
         rgb = np.empty((self._size, self._size, 3), np.uint8)
         depth = np.empty((self._size, self._size), np.float32)
+        # Another renderer of this process may have drawn since: its buffer would be the one that is drawn into.
+        mujoco.mjr_setBuffer(int(mujoco.mjtFramebuffer.mjFB_OFFSCREEN), self._context)
         mujoco.mjr_render(self._viewport, self._scene, self._context)
         mujoco.mjr_readPixels(rgb, depth, self._viewport, self._context)
         return rgb[::-1].copy(), depth[::-1].astype(np.float64)

@@ -29,7 +29,7 @@ _SHORTEST = 0.15  # seconds; with the rest five frames, the closest that two sto
 _REST_FRAMES = 2
 _FINGER_FRAMES = 5
 _MOVING = 0.2  # least speed written into a frame of a motion; up to 0.1 counts as rest
-_LAG = 0.04  # metres between where the hand is and where it should be, from which on it is held up
+_LAG = 0.01  # metres that the hand is behind where it should be, from which on it is held up; moving freely 0.007
 _TOUCH = 10.0  # newtons of a contact that counts as a collision
 
 
@@ -183,7 +183,7 @@ class Simulation:
         """Move the hand to a key pose, then the fingers.
 
         `observe` is called every 0.01 s and says whether the task is solved; the motion is carried out to its end all
-        the same, so that the last frame shows the key pose that was asked for. A hand that is held up (4 cm behind
+        the same, so that the last frame shows the key pose that was asked for. A hand that is held up (1 cm behind
         where it should be) stays where it is. One that shall not touch anything ends its motion where it hits something
         with more than 10 N; what it touches at the start, such as a held object, does not count.
         """

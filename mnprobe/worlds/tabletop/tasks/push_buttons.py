@@ -52,12 +52,13 @@ class _Scene(TaskScene):
     def __init__(self, wanted: tuple[str, ...], rng: np.random.Generator) -> None:
         self._wanted = wanted
         others = [colour for colour in _COLOURS if colour not in wanted]
-        self._colours = (*wanted, *rng.permutation(others)[: 3 - len(wanted)].tolist())
+        shown = [*wanted, *rng.permutation(others)[: 3 - len(wanted)].tolist()]
+        self._colours: list[str] = rng.permutation(shown).tolist()  # neither order nor place tells what is wanted
         self._places = scatter(rng, 3, apart=0.14, x=(0.06, 0.38), y=(-0.24, 0.24))
         self._turns = rng.uniform(-np.pi / 4, np.pi / 4, 3)
         self.pressed: list[str] = []
         self.mjcf = Mjcf(
-            worldbody="".join(self._button(i) for i in range(3)),
+            worldbody="".join(self._button(i) for i in rng.permutation(3).tolist()),
             contact="".join(exclude(f"cap_{colour}", f"button_{colour}") for colour in self._colours),
         )
 
