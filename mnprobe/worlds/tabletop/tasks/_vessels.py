@@ -24,12 +24,13 @@ def wall(
     high: float,
     thickness: float,
     mass: float,
+    style: str = "",
     more: str = "",
 ) -> str:
     """Eight sides around the z axis from `low` to `high`, metres.
 
-    `bottom` and `top` are the distances from the axis to the middle of a side's outer face at either end; `more` is
-    handed to every geom.
+    `bottom` and `top` are the distances from the axis to the middle of a side's outer face at either end; `style`
+    and `more` are handed to every geom.
     """
     lean = math.atan2(top - bottom, high - low)
     half_width = max(bottom, top) * math.tan(EIGHTH / 2)
@@ -47,6 +48,7 @@ def wall(
                 colour,
                 at=(radius * math.cos(around), radius * math.sin(around), (low + high) / 2),
                 mass=mass / _SIDES,
+                style=style,
                 more=f'quat="{numbers((c * d, -s * t, c * t, s * d))}" {more}',
             )
         )

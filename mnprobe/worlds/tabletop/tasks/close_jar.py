@@ -1,6 +1,7 @@
 """Set the lid on the jar of a colour."""
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -11,7 +12,7 @@ from mnprobe.worlds.tabletop.physics import Simulation
 from mnprobe.worlds.tabletop.placing import scatter
 from mnprobe.worlds.tabletop.scene import TABLE_TOP, Mjcf, body, geom
 from mnprobe.worlds.tabletop.task import Task, TaskScene
-from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, set_down
+from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, raised, set_down
 from mnprobe.worlds.tabletop.tasks._relations import seen_from, upright
 from mnprobe.worlds.tabletop.tasks._vessels import EIGHTH, prism, wall
 
@@ -49,15 +50,11 @@ class _Scene(TaskScene):
     def __init__(self, colour: str, rng: np.random.Generator) -> None:
         self._jar = f"jar_{colour}"
         other = str(rng.choice([name for name in _COLOURS if name != colour]))
-        places = scatter(rng, 3, apart=0.15, x=(0.05, 0.37), y=(-0.24, 0.24))
-        turns = rng.uniform(-math.pi, math.pi, 3)
-        jars = "".join(
-            _jar(name, *place, turn)
-            for name, place, turn in zip(
-                rng.permutation([colour, other]).tolist(), places.tolist(), turns.tolist(), strict=False
-            )
-        )
-        self.mjcf = Mjcf(worldbody=jars + _lid(*places[2].tolist(), float(turns[2])))
+        places = scatter(rng, 3, apart=0.15, x=(0.05, 0.37), y=(-0.24, 0.24)).tolist()
+        turns = rng.uniform(-math.pi, math.pi, 3).tolist()
+        colours = rng.permutation([colour, other]).tolist()  # the order of bodies, too, tells nothing
+        jars = "".join(_jar(colours[index], places[index], turns[index]) for index in range(2))
+        self.mjcf = Mjcf(worldbody=jars + _lid(places[2], turns[2]))
 
     def success(self, sim: Simulation) -> bool:
         """The lid rests level on the shoulder of that jar (1.2 cm to the side, 5 mm in height), let go."""
@@ -69,24 +66,24 @@ class _Scene(TaskScene):
     def expert(self, sim: Simulation) -> list[KeyPose]:
         """The lid from above onto the neck."""
         yaw = nearest_turn(sim.yaw("lid"), EIGHTH)
-        over = sim.position(self._jar) + (0, 0, _SHOULDER + _GRASP + 0.002)
+        over = raised(sim.position(self._jar), _SHOULDER + _GRASP + 0.002)
         return [
-            *grasp(sim.position("lid") + (0, 0, _GRASP), yaw, clearance=0.14),
+            *grasp(raised(sim.position("lid"), _GRASP), yaw, clearance=0.14),
             *set_down(over, yaw, clearance=0.07),
         ]
 
 
-def _jar(colour: str, x: float, y: float, yaw: float) -> str:
+def _jar(colour: str, place: Sequence[float], yaw: float) -> str:
     half, neck = _SHOULDER / 2, _NECK_HEIGHT / 2
     vessel = (
         geom("cylinder", (0.038, half), PALETTE[colour], at=(0, 0, half), mass=0.35)
         + geom("cylinder", (_NECK, neck), WHITE, at=(0, 0, _SHOULDER + neck), mass=0.02)
         + geom("cylinder", (_NECK - 0.005, 0.0005), STEEL, at=(0, 0, _SHOULDER + _NECK_HEIGHT), style="visual", mass=0)
     )
-    return body(f"jar_{colour}", vessel, at=(x, y, TABLE_TOP), yaw=yaw, free=True)
+    return body(f"jar_{colour}", vessel, at=(*place, TABLE_TOP), yaw=yaw, free=True)
 
 
-def _lid(x: float, y: float, yaw: float) -> str:
+def _lid(place: Sequence[float], yaw: float) -> str:
     cover = prism(GREY, radius=_LID, low=_HOLLOW, high=_LID_HEIGHT, mass=0.03)
     skirt = wall(GREY, bottom=_LID, top=_LID, low=0.0, high=_HOLLOW, thickness=0.004, mass=0.02, style="pushed")
-    return body("lid", cover + skirt, at=(x, y, TABLE_TOP), yaw=yaw, free=True)
+    return body("lid", cover + skirt, at=(*place, TABLE_TOP), yaw=yaw, free=True)

@@ -1,6 +1,7 @@
 """Place one to three cups on the spokes of a cup holder."""
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from mnprobe.worlds.tabletop.physics import Simulation
 from mnprobe.worlds.tabletop.placing import scatter
 from mnprobe.worlds.tabletop.scene import TABLE_TOP, Mjcf, body, geom
 from mnprobe.worlds.tabletop.task import Task, TaskScene
-from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, set_down
+from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, raised, set_down
 from mnprobe.worlds.tabletop.tasks._relations import seen_from, upright
 from mnprobe.worlds.tabletop.tasks._vessels import darker, prism, wall
 
@@ -35,10 +36,10 @@ class PlaceCups(Task):
 
     def instructions(self, variation: int) -> tuple[str, ...]:
         """RLBench's first wording and others of the same meaning."""
-        cups = "1 cup" if variation == 0 else f"{variation + 1} cups"
+        cups, each = ("1 cup", "it") if variation == 0 else (f"{variation + 1} cups", "each")
         return (
             f"place {cups} on the cup holder",
-            f"pick up {cups} and put each over a spoke of the holder",
+            f"pick up {cups} and put {each} over a spoke of the holder",
             f"move {cups} from the table to the cup holder",
         )
 
@@ -63,7 +64,7 @@ class _Scene(TaskScene):
         ]
         self.mjcf = Mjcf(
             worldbody=self._holder(holder, turn)
-            + "".join(_cup(i, colours[i], *places[i].tolist(), float(turns[i])) for i in range(_CUPS))
+            + "".join(_cup(i, colours[i], places[i].tolist(), float(turns[i])) for i in range(_CUPS))
         )
 
     def _holder(self, centre: NDArray[np.float64], turn: float) -> str:
@@ -94,12 +95,12 @@ class _Scene(TaskScene):
             cup = sim.yaw(f"cup_{index}")
             yaw = nearest_turn(cup, math.pi)
             turned = yaw + nearest_turn(turn + around - cup, 2 * math.pi)
-            poses += grasp(sim.position(f"cup_{index}") + (0, 0, _GRASP), yaw)
+            poses += grasp(raised(sim.position(f"cup_{index}"), _GRASP), yaw)
             poses += set_down(holder + rotation @ np.array([x, y, _PLATE + _GRASP + 0.002]), turned)
         return poses
 
 
-def _cup(index: int, colour: str, x: float, y: float, yaw: float) -> str:
+def _cup(index: int, colour: str, place: Sequence[float], yaw: float) -> str:
     paint = PALETTE[colour]
     top = prism(paint, radius=_RADIUS, low=_HEIGHT - _SOLID, high=_HEIGHT, mass=0.04)
     disc = geom("cylinder", (_RADIUS - 0.006, 0.001), darker(paint), at=(0, 0, _HEIGHT), style="visual", mass=0)
@@ -107,4 +108,4 @@ def _cup(index: int, colour: str, x: float, y: float, yaw: float) -> str:
     handle = "".join(
         geom("box", (0.010, 0.004, 0.004), paint, at=(_RADIUS + 0.009, 0, z), mass=0.002) for z in (0.018, 0.050)
     ) + geom("box", (0.004, 0.004, 0.020), paint, at=(_RADIUS + 0.018, 0, 0.034), mass=0.002)
-    return body(f"cup_{index}", top + disc + sides + handle, at=(x, y, TABLE_TOP), yaw=yaw, free=True)
+    return body(f"cup_{index}", top + disc + sides + handle, at=(*place, TABLE_TOP), yaw=yaw, free=True)

@@ -11,7 +11,7 @@ from mnprobe.worlds.tabletop.palette import PALETTE
 from mnprobe.worlds.tabletop.physics import Simulation
 from mnprobe.worlds.tabletop.scene import TABLE_TOP, Mjcf, body, geom
 from mnprobe.worlds.tabletop.task import Task, TaskScene
-from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, set_down
+from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, raised, set_down
 from mnprobe.worlds.tabletop.tasks._relations import seen_from
 from mnprobe.worlds.tabletop.tasks.open_drawer import DRAWERS, cabinet_mjcf, opening_poses
 
@@ -74,7 +74,7 @@ class _Scene(TaskScene):
         end, sideways = opening[-1].position, opening[-1].quaternion
         item = sim.position("item")
         yaw = nearest_turn(sim.yaw("item"), math.pi / 2)
-        tray = sim.position(f"drawer_{self._slot}") + (_PULL + _LANDING) * outwards + (0, 0, 0.01)
+        tray = raised(sim.position(f"drawer_{self._slot}") + (_PULL + _LANDING) * outwards, 0.01)
         clear = end + 0.09 * outwards
         height = item[2] + 0.12
         return [

@@ -114,7 +114,7 @@ def _stand(place: NDArray[np.float64], yaw: float) -> str:
 
 
 def _money(place: NDArray[np.float64], yaw: float) -> str:
-    length, width, height = _MONEY
+    _, width, height = _MONEY
     notes = geom("box", _MONEY, _BANKNOTE, mass=0.05)
     band = geom("box", (0.010, width + 0.0005, height + 0.0005), WHITE, style="visual", mass=0.0)
     at = (float(place[0]), float(place[1]), TABLE_TOP + _STAND + height)

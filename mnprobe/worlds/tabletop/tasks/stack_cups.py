@@ -1,6 +1,7 @@
 """Stack two cups into the cup of a colour."""
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -11,7 +12,7 @@ from mnprobe.worlds.tabletop.physics import Simulation
 from mnprobe.worlds.tabletop.placing import scatter
 from mnprobe.worlds.tabletop.scene import TABLE_TOP, Mjcf, body, geom
 from mnprobe.worlds.tabletop.task import Task, TaskScene
-from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, set_down
+from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, raised, set_down
 from mnprobe.worlds.tabletop.tasks._relations import seen_from, upright
 from mnprobe.worlds.tabletop.tasks._vessels import EIGHTH, darker, prism, wall
 
@@ -52,14 +53,12 @@ class _Scene(TaskScene):
         self._base = f"cup_{base}"
         others = rng.permutation([colour for colour in _COLOURS if colour != base])[:2].tolist()
         self._others = tuple(f"cup_{colour}" for colour in others)
-        places = scatter(rng, 3, apart=0.14, x=(0.05, 0.37), y=(-0.24, 0.24))
-        turns = rng.uniform(-math.pi, math.pi, 3)
+        places = scatter(rng, 3, apart=0.14, x=(0.05, 0.37), y=(-0.24, 0.24)).tolist()
+        turns = rng.uniform(-math.pi, math.pi, 3).tolist()
+        colours = rng.permutation([base, *others]).tolist()  # the order of bodies, too, tells nothing
         self.mjcf = Mjcf(
             worldbody="".join(
-                _cup(colour, x, y, turn)
-                for colour, (x, y), turn in zip(
-                    rng.permutation([base, *others]).tolist(), places.tolist(), turns.tolist(), strict=True
-                )
+                _cup(colour, place, turn) for colour, place, turn in zip(colours, places, turns, strict=True)
             )
         )
 
@@ -79,13 +78,13 @@ class _Scene(TaskScene):
         base, turn = sim.position(self._base), sim.yaw(self._base)
         for level, cup in enumerate(self._others, start=1):
             yaw = nearest_turn(sim.yaw(cup), EIGHTH)
-            poses += grasp(sim.position(cup) + (0, 0, _GRASP), yaw, clearance=0.07 + _FLOOR * level)
-            target = base + (0, 0, _GRASP + _FLOOR * level + 0.003)
+            poses += grasp(raised(sim.position(cup), _GRASP), yaw, clearance=0.07 + _FLOOR * level)
+            target = raised(base, _GRASP + _FLOOR * level + 0.003)
             poses += set_down(target, nearest_turn(turn, EIGHTH, yaw), clearance=0.08)
         return poses
 
 
-def _cup(colour: str, x: float, y: float, yaw: float) -> str:
+def _cup(colour: str, place: Sequence[float], yaw: float) -> str:
     paint = PALETTE[colour]
     floor = geom(
         "cylinder", (_BOTTOM - 0.001, _FLOOR / 2), darker(paint), at=(0, 0, _FLOOR / 2), mass=0.03, more=_CUPS_AND_REST
@@ -103,4 +102,4 @@ def _cup(colour: str, x: float, y: float, yaw: float) -> str:
         more=_CUPS_ONLY,
     )
     core = prism(paint, radius=_TOP - 0.001, low=_FLOOR, high=_HEIGHT, mass=0.02, style="hidden", more=_REST_ONLY)
-    return body(f"cup_{colour}", floor + sides + core, at=(x, y, TABLE_TOP), yaw=yaw, free=True)
+    return body(f"cup_{colour}", floor + sides + core, at=(*place, TABLE_TOP), yaw=yaw, free=True)
