@@ -1,7 +1,9 @@
 """Rollouts: what is played, what is written, what survives a kill, what is refused."""
 
 import fcntl
+import re
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -350,3 +352,20 @@ def test_the_expert_stays_when_it_has_no_more_to_do(world):
     pose = policy.act(observation)
     np.testing.assert_array_equal(pose.position, np.asarray(observation.frame.gripper_pose)[:3])
     assert pose.gripper_open == bool(observation.frame.gripper_open)
+
+
+def test_the_policy_of_the_documentation_plays(tmp_path, monkeypatch):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "rollouts.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
+    (tmp_path / "documented_policy.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "documented_policy", raising=False)
+    options = {"policy": "documented_policy:Higher", "policy_options": {"reach": 0.01}, "max_steps": 3}
+    outcomes = _play(tmp_path / "a", tasks=("push_buttons",), workers=1, **options).outcomes
+    assert [(outcome.reason, outcome.steps) for outcome in outcomes] == [("step limit", 3)]
+    assert read_rollout(tmp_path / "a")["policy"] == {
+        "name": "higher",
+        "from": "documented_policy:Higher",
+        "policy": "higher",
+        "reach": 0.01,
+    }
