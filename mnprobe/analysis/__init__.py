@@ -1,5 +1,6 @@
 """What people look at: curves, t-SNE, tables, figures and the report."""
 
+from mnprobe.analysis.contact_sheet import contact_sheet, draw_sheets
 from mnprobe.analysis.curve import CurveData, curve_data
 from mnprobe.analysis.curve_figure import curve_caption, curve_figure
 from mnprobe.analysis.draw_curve import DrawnCurve, draw_curve
@@ -19,10 +20,12 @@ __all__ = [
     "TsneConfig",
     "TsneInput",
     "WrittenReport",
+    "contact_sheet",
     "curve_caption",
     "curve_data",
     "curve_figure",
     "draw_curve",
+    "draw_sheets",
     "draw_tsne",
     "embed",
     "headline",

@@ -1,5 +1,6 @@
 """Where actions are carried out: the environment protocol, the embedded tabletop, the live RLBench."""
 
+from mnprobe.worlds.demos import DemosConfig, WrittenDemos, write_demos
 from mnprobe.worlds.environment import (
     MAX_STEPS,
     WORLDS,
@@ -16,6 +17,7 @@ from mnprobe.worlds.environment import (
 __all__ = [
     "MAX_STEPS",
     "WORLDS",
+    "DemosConfig",
     "Environment",
     "KeyPose",
     "Observation",
@@ -23,5 +25,7 @@ __all__ = [
     "Situation",
     "StepResult",
     "TaskInfo",
+    "WrittenDemos",
     "make_world",
+    "write_demos",
 ]

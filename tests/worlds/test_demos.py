@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mnprobe.core.errors import ConfigError, DataError
-from mnprobe.data import open_dataset
+from mnprobe.data import FrameData, open_dataset, write_episode
 from mnprobe.worlds import WORLDS
 from mnprobe.worlds.demos import ATTEMPTS, DemosConfig, write_demos
 from mnprobe.worlds.record import read_situation, video_instants
@@ -417,3 +417,18 @@ def test_a_folder_that_cannot_be_written(plugin, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="Not a directory"):
         _write(tmp_path / "file" / "out", train=1)
+
+
+def test_a_note_is_a_plain_text_file_of_the_episode(tmp_path):
+    frame = FrameData(
+        gripper_pose=[0, 0, 1, 0, 0, 0, 1],
+        gripper_open=1.0,
+        joint_velocities=[0.5] * 7,
+        gripper_joint_positions=[0.04, 0.04],
+    )
+    asked = {"task": "t", "variation": 0, "episode": 0, "instructions": ["do it"], "frames": [frame, frame]}
+    folder = write_episode(tmp_path, **asked, notes={"note.txt": "é\n"})
+    assert (folder / "note.txt").read_bytes() == b"\xc3\xa9\n"
+    for name in ("../note.txt", "note", "low_dim_obs.pkl", ".note.txt"):
+        with pytest.raises(ConfigError, match="a note's file name must be like"):
+            write_episode(tmp_path, **(asked | {"episode": 1}), notes={name: ""})
