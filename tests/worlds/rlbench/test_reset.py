@@ -5,6 +5,7 @@ import pytest
 
 from mnprobe.core.errors import ConfigError, WorldError
 from mnprobe.data import open_dataset, write_episode
+from mnprobe.worlds.rlbench import RLBench
 from mnprobe.worlds.rlbench_random import LegacyStream, same_state
 
 
@@ -150,6 +151,21 @@ def test_numpys_global_state_is_left_alone(world, simulator, pose):
     with pytest.raises(WorldError):
         world.reset("turn_tap", 0, 3)
     assert same_state(global_state(), before)
+
+
+def test_a_launch_leaves_numpys_global_state_alone(simulator):
+    seeded(11)
+    before = global_state()
+    RLBench(image_size=8).close()  # the stand-in draws while it is launched
+    assert same_state(global_state(), before)
+
+
+def test_a_task_is_always_loaded_with_the_same_draws(world, simulator):
+    for seed, task in ((1, "turn_tap"), (2, "close_jar")):
+        seeded(seed)
+        world.reset(task, 0, seed)
+    first, second = (kwargs["drawn"] for name, _, kwargs in simulator.CALLS if name == "get_task")
+    assert first == second
 
 
 def test_the_callers_draws_do_not_change_an_episode(world, simulator, pose):
