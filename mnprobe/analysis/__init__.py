@@ -8,6 +8,7 @@ from mnprobe.analysis.draw_tsne import DrawnTsne, TsneInput, draw_tsne, tsne_pan
 from mnprobe.analysis.embedding import Embedding, TsneConfig, embed, knn_purity, trust
 from mnprobe.analysis.pairs import FeaturePair, load_pair
 from mnprobe.analysis.report import WrittenReport, write_report
+from mnprobe.analysis.success_table import Rollouts, find_rollouts, success_table, wilson_interval
 from mnprobe.analysis.tables import headline, read_alignment
 from mnprobe.analysis.tsne_inputs import tsne_inputs
 
@@ -17,6 +18,7 @@ __all__ = [
     "DrawnTsne",
     "Embedding",
     "FeaturePair",
+    "Rollouts",
     "TsneConfig",
     "TsneInput",
     "WrittenReport",
@@ -28,12 +30,15 @@ __all__ = [
     "draw_sheets",
     "draw_tsne",
     "embed",
+    "find_rollouts",
     "headline",
     "knn_purity",
     "load_pair",
     "read_alignment",
+    "success_table",
     "trust",
     "tsne_inputs",
     "tsne_panels",
+    "wilson_interval",
     "write_report",
 ]

@@ -13,19 +13,32 @@ from mnprobe.worlds.environment import (
     TaskInfo,
     make_world,
 )
+from mnprobe.worlds.outcomes import Outcome
+from mnprobe.worlds.policy import POLICIES, Policy, PolicySpec, make_policy
+from mnprobe.worlds.rollout import RolloutConfig, WrittenRollout, rollout
+from mnprobe.worlds.rollout_plan import RolloutPlan
 
 __all__ = [
     "MAX_STEPS",
+    "POLICIES",
     "WORLDS",
     "DemosConfig",
     "Environment",
     "KeyPose",
     "Observation",
+    "Outcome",
+    "Policy",
+    "PolicySpec",
     "Reason",
+    "RolloutConfig",
+    "RolloutPlan",
     "Situation",
     "StepResult",
     "TaskInfo",
     "WrittenDemos",
+    "WrittenRollout",
+    "make_policy",
     "make_world",
+    "rollout",
     "write_demos",
 ]
