@@ -48,7 +48,7 @@ def raised(at: ArrayLike, by: float) -> NDArray[np.float64]:
 def nearest_turn(yaw: float, period: float, to: float = 0.0) -> float:
     """Of all angles yaw + k * period the one nearest `to`, radians: the least turn to an orientation that repeats.
 
-    >>> round(nearest_turn(1.5, math.pi / 2), 3)
-    -0.071
+    >>> nearest_turn(1.75, 1.5)
+    0.25
     """
     return yaw - period * round((yaw - to) / period)

@@ -64,7 +64,7 @@ class _Scene(TaskScene):
         cube = geom("box", (_HALF, _HALF, _HALF), GREY, mass=0.08, style="pushed")
         turn = rng.uniform(-math.pi / 4, math.pi / 4)
         world += body("cube", cube, at=(*centre.tolist(), TABLE_TOP + _HALF), yaw=turn, free=True)
-        rest = rng.uniform((0.06, 0.25), (0.14, 0.29)) * (1, side)
+        rest = rng.uniform((0.05, 0.22), (0.12, 0.25)) * (1, side)
         lean = rng.uniform(-math.radians(12), math.radians(12))
         world += body("stick", _stick(), at=(*rest.tolist(), TABLE_TOP + _ROD), yaw=lean, free=True)
         self.mjcf = Mjcf(worldbody=world)
