@@ -341,7 +341,7 @@ def test_auto_is_what_it_came_to(plugin, tmp_path):
         ({"train": 1, "tasks": ("vist",)}, "unknown task 'vist'. Did you mean 'visit'"),
         ({"train": 1, "tasks": ("visit",), "variations": (3,)}, "unknown variation 3 of task 'visit': it has 0 to 2"),
         ({"train": 1, "variations": (2,)}, "unknown variation 2 of task 'greet': it has 0 to 0"),
-        ({"train": 1, "seed": -1}, "--seed must be from 0 to 2117483647, got -1"),
+        ({"train": 1, "seed": -1}, "--seed must be from 0 to 969999999, got -1"),
         ({"train": 1, "video_frames": -2}, "--video-frames must be 0 or more, got -2"),
         ({"train": 400_000}, "would share seeds with another partition; at most 333333"),
         ({"train": 1, "options": {"colour": "red"}}, "world 'toy'.*unexpected keyword argument 'colour'"),
