@@ -11,7 +11,9 @@ import numpy as np
 from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.core.provenance import versions
 from mnprobe.data import FrameData, find_keyframes, write_episode
+from mnprobe.data.low_dim import RandomState
 from mnprobe.worlds.environment import Environment, Situation
+from mnprobe.worlds.spread import spread_key_poses
 
 __all__ = [
     "SITUATION_FILE",
@@ -100,6 +102,8 @@ def record_episode(
     video_frames: int = 16,
     video_camera: str = "front",
     facts: Mapping[str, Any] | None = None,
+    key_poses: int | None = None,
+    random_seed: RandomState | None = None,
 ) -> Path:
     """Write the episode that `world` has just played in PerAct's layout, whole or not at all.
 
@@ -118,6 +122,9 @@ def record_episode(
         video_frames: 0 or more.
         video_camera: its name; passed over where the world has none of that name.
         facts: further entries of `situation.json`.
+        key_poses: how many were executed. A world that has one frame for each and none of the way is thereby known,
+            and gets a way (`spread_key_poses`), so that the keyframe rule finds them.
+        random_seed: state of numpy's legacy generator that the scene was made from, where the world has one.
 
     Returns:
         The episode's folder.
@@ -129,6 +136,8 @@ def record_episode(
     frames = list(world.frames())
     if len(frames) == 1:  # nothing could be executed: the hand stays, and that is the one keyframe
         frames *= 2
+    elif key_poses is not None and len(frames) == key_poses + 1:
+        frames = spread_key_poses(frames)
     keys = played_keyframes(frames)
     seen = {0, *keys[:-1]}
     video = {*video_instants(len(frames), video_frames), *seen, *keys}
@@ -139,6 +148,7 @@ def record_episode(
         episode=episode,
         partition=partition,
         instructions=instructions,
+        random_seed=random_seed,
         frames=[
             _with_images(frame, whole=index in seen, video=video_camera if index in video else None)
             for index, frame in enumerate(frames)

@@ -260,6 +260,8 @@ def _play_one(setup: _Setup, episode: PlannedEpisode) -> Outcome:
         instructions=played.instructions,
         episode=episode.number,
         facts={_FACT: {"config": setup.digest, "planned": episode.to_dict(), "outcome": outcome.to_dict()}},
+        key_poses=played.steps,
+        random_seed=getattr(world, "random_seed", None),  # of worlds whose scenes come from numpy's global generator
     )
     return outcome
 
