@@ -44,6 +44,8 @@ def _context(process: int) -> tuple[ctypes.CDLL, int, int, int]:
 
 
 def _library() -> ctypes.CDLL:
+    # Mesa's software driver would start a thread for every core; processes are what we have several of.
+    os.environ.setdefault("LP_NUM_THREADS", "0")
     name = ctypes.util.find_library("EGL")
     if name is None:
         raise ConfigError("the system has no libEGL")

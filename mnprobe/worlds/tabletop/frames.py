@@ -25,7 +25,14 @@ class Renderer(Protocol):
     name: str
 
     def render(
-        self, model: "mujoco.MjModel", data: "mujoco.MjData", camera: Camera, size: int, colours: NDArray[np.float32]
+        self,
+        model: "mujoco.MjModel",
+        data: "mujoco.MjData",
+        camera: Camera,
+        size: int,
+        colours: NDArray[np.float32],
+        *,
+        mask: bool = True,
     ) -> View:
         """What `camera` sees in an image of `size` x `size` pixels; `colours` (geoms, 3) in 0 .. 1."""
 
@@ -64,30 +71,45 @@ class Studio:
             task_low_dim_state=qpos[9:],
             ignore_collisions=float(instant.ignore_collisions),
             cameras=views,
-            rgb=_Lazy(shots, lambda view: view.rgb),
-            depth=_Lazy(shots, lambda view: view.depth),
-            mask=_Lazy(shots if self._masks else {}, lambda view: view.mask),
+            rgb=_Lazy(shots, _Shot.rgb),
+            depth=_Lazy(shots, _Shot.depth),
+            mask=_Lazy(shots if self._masks else {}, _Shot.mask),
         )
 
-    def draw(self, instant: Instant, camera: Camera) -> View:
+    def draw(self, instant: Instant, camera: Camera, *, mask: bool = False) -> View:
         """Draw one camera's image of a state."""
         if self._shown is not instant:
             self._data.qpos[:] = instant.qpos
             mujoco.mj_kinematics(self._model, self._data)
             self._shown = instant
-        return self._renderer.render(self._model, self._data, camera, self._size, instant.colours)
+        return self._renderer.render(self._model, self._data, camera, self._size, instant.colours, mask=mask)
 
 
 @dataclass(eq=False)
 class _Shot:
-    """One camera at one frame; drawn once, on first use."""
+    """One camera at one frame; drawn on first use, and again only where the mask then asked for cost extra."""
 
     studio: Studio
     instant: Instant
     camera: Camera
     made: View | None = None
 
-    def view(self) -> View:
+    def rgb(self) -> NDArray[np.uint8]:
+        return self._view().rgb
+
+    def depth(self) -> NDArray[np.float64]:
+        return self._view().depth
+
+    def mask(self) -> NDArray[np.int64]:
+        found = self._view().mask
+        if found is None:
+            self.made = self.studio.draw(self.instant, self.camera, mask=True)
+            found = self.made.mask
+        if found is None:
+            raise ValueError("the renderer gave no mask")
+        return found
+
+    def _view(self) -> View:
         if self.made is None:
             self.made = self.studio.draw(self.instant, self.camera)
         return self.made
@@ -96,12 +118,12 @@ class _Shot:
 class _Lazy(Mapping[str, T], Generic[T]):
     """Camera -> image."""
 
-    def __init__(self, shots: Mapping[str, _Shot], part: Callable[[View], T]) -> None:
+    def __init__(self, shots: Mapping[str, _Shot], part: Callable[[_Shot], T]) -> None:
         self._shots = shots
         self._part = part
 
     def __getitem__(self, camera: str) -> T:
-        return self._part(self._shots[camera].view())
+        return self._part(self._shots[camera])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shots)

@@ -23,23 +23,30 @@ class GLRenderer:
     """Draws with MuJoCo's own OpenGL renderer: no shadows, no smoothing (both cost a hundredfold in software).
 
     The frustum is shifted by half a pixel, so that a pixel's middle lies where RLBench's matrices have its integer
-    position. Colours are those of the ray renderer, lit from the same side; the images are alike, not equal. Masks take
-    a second drawing; without `masks` they say NOTHING everywhere.
+    position. Colours are those of the ray renderer, lit from the same side; the images are alike, not equal. A mask
+    takes a second drawing.
     """
 
     name = "gl"
 
-    def __init__(self, size: int, *, masks: bool = True) -> None:
+    def __init__(self, size: int) -> None:
         make_current()
-        self._masks = masks
         self._model: mujoco.MjModel | None = None
+        self._context: mujoco.MjrContext | None = None
         self._size = size
         self._viewport = mujoco.MjrRect(0, 0, size, size)
         self._option = mujoco.MjvOption()
         self._camera = mujoco.MjvCamera()
 
     def render(
-        self, model: "mujoco.MjModel", data: "mujoco.MjData", camera: Camera, size: int, colours: NDArray[np.float32]
+        self,
+        model: "mujoco.MjModel",
+        data: "mujoco.MjData",
+        camera: Camera,
+        size: int,
+        colours: NDArray[np.float32],
+        *,
+        mask: bool = True,
     ) -> View:
         """Draw `data`, whose kinematics must be up to date, with `colours` (geoms, 3) in 0 .. 1."""
         if size != self._size:
@@ -61,13 +68,13 @@ class GLRenderer:
         empty = code <= 0
         rgb[empty] = np.rint(np.array(BACKGROUND) * 255)
         depth[empty] = camera.far
-        return View(rgb=rgb, depth=depth.clip(camera.near, camera.far), mask=self._mask(model) if self._masks else np.full((size, size), NOTHING, np.int64))
+        return View(rgb=rgb, depth=depth.clip(camera.near, camera.far), mask=self._mask(model) if mask else None)
 
     def close(self) -> None:
         """Give back what the driver holds for us."""
-        if self._model is not None:
+        if self._context is not None:
             self._context.free()
-            self._model = None
+        self._context = self._model = None
 
     def _use(self, model: "mujoco.MjModel") -> None:
         """Make buffers for another model."""
@@ -76,8 +83,8 @@ class GLRenderer:
         self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 64)
         for flag in ("SHADOW", "REFLECTION", "SKYBOX", "FOG", "HAZE"):
             self._scene.flags[int(getattr(mujoco.mjtRndFlag, f"mjRND_{flag}"))] = 0
-        if not hasattr(self, "_context") or model.nmesh or model.ntex or not self._context.glInitialized:
-            if hasattr(self, "_context"):
+        if self._context is None or model.nmesh or model.ntex:  # primitives are the same in every model
+            if self._context is not None:
                 self._context.free()
             model.vis.global_.offwidth = model.vis.global_.offheight = self._size
             self._context = mujoco.MjrContext(model, int(mujoco.mjtFontScale.mjFONTSCALE_100))
@@ -167,5 +174,9 @@ def _try_gl() -> None:
         np.array([[1, 0, 0]], np.float32),
     )
     renderer.close()
-    if abs(view.depth[16, 16] - 0.8) > 1e-3 or view.mask[16, 16] != 0 or view.mask[0, 0] != NOTHING:
+    if (
+        view.mask is None
+        or abs(view.depth[16, 16] - 0.8) > 1e-3
+        or (view.mask[16, 16], view.mask[0, 0]) != (0, NOTHING)
+    ):
         raise ConfigError(f"OpenGL draws a sphere at 0.8 m in a distance of {view.depth[16, 16]:.3f} m")

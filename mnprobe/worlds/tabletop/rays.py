@@ -34,12 +34,12 @@ class View:
     Attributes:
         rgb: (H, W, 3) uint8.
         depth: (H, W) float64 metres along the optical axis, clipped to the camera's near and far.
-        mask: (H, W) int64 number of the body; NOTHING beyond far.
+        mask: (H, W) int64 number of the body; NOTHING beyond far. None where it was not asked for and would cost.
     """
 
     rgb: NDArray[np.uint8]
     depth: NDArray[np.float64]
-    mask: NDArray[np.int64]
+    mask: NDArray[np.int64] | None
 
 
 class RayRenderer:
@@ -59,9 +59,16 @@ class RayRenderer:
         self._backdrops: dict[str, tuple[bytes, _Hits]] = {}
 
     def render(
-        self, model: "mujoco.MjModel", data: "mujoco.MjData", camera: Camera, size: int, colours: NDArray[np.float32]
+        self,
+        model: "mujoco.MjModel",
+        data: "mujoco.MjData",
+        camera: Camera,
+        size: int,
+        colours: NDArray[np.float32],
+        *,
+        mask: bool = True,
     ) -> View:
-        """Draw `data`, whose kinematics must be up to date, with `colours` (geoms, 3) in 0 .. 1."""
+        """Draw `data`, whose kinematics must be up to date, with `colours` (geoms, 3) in 0 .. 1; masks are for free."""
         rays = _directions(size, float(camera.intrinsics[0, 0])) @ camera.extrinsics[:3, :3].T
         origin = np.array(camera.extrinsics[:3, 3])
         behind = self._backdrop(model, data, camera, origin, rays)

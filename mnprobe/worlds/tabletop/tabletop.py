@@ -65,7 +65,7 @@ class Tabletop:
         self.cameras = check_cameras(cameras)
         self._masks = masks
         self._shadow = shadow
-        self._renderer = _make_renderer(renderer, image_size, shadow, masks)
+        self._renderer = _make_renderer(renderer, image_size, shadow)
         self._infos: dict[str, TaskInfo] | None = None
         self._situation: Situation | None = None
         self._closed = False
@@ -223,7 +223,7 @@ class Tabletop:
                     raise ConfigError(f"images names frame {index}; the episode has frames 0 to {last}")
 
 
-def _make_renderer(name: str, size: int, shadow: bool, masks: bool) -> Renderer:
+def _make_renderer(name: str, size: int, shadow: bool) -> Renderer:
     if name not in ("rays", "gl", "auto"):
         raise unknown_name("renderer", name, ["rays", "gl", "auto"])
     if name != "rays":
@@ -233,7 +233,7 @@ def _make_renderer(name: str, size: int, shadow: bool, masks: bool) -> Renderer:
         if not problem:
             if shadow:
                 raise ConfigError("shadow is an option of the ray renderer; take renderer='rays'")
-            return GLRenderer(size, masks=masks)
+            return GLRenderer(size)
         if name == "gl":
             raise ConfigError(
                 f"renderer 'gl' does not work here: {problem}. Take renderer='rays', which needs no OpenGL"

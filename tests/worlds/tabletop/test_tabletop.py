@@ -75,9 +75,9 @@ def test_images_are_drawn_only_where_they_are_asked_for(play, monkeypatch):
     drawn = []
     render = world._renderer.render
 
-    def counted(*given):
+    def counted(*given, **options):
         drawn.append(given[2].name)
-        return render(*given)
+        return render(*given, **options)
 
     monkeypatch.setattr(world._renderer, "render", counted)
     frames = world.frames(images={"front": {0, 7}, "wrist": [7]})
@@ -88,6 +88,7 @@ def test_images_are_drawn_only_where_they_are_asked_for(play, monkeypatch):
     assert set(frames[3].cameras) == set(world.cameras)
     assert frames[7].rgb["wrist"].std() > 0
     assert frames[7].depth["wrist"] is frames[7].depth["wrist"]
+    assert frames[7].mask["wrist"].shape == (16, 16)
     assert drawn == ["wrist"]
 
 
