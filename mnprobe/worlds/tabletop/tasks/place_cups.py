@@ -15,7 +15,7 @@ from mnprobe.worlds.tabletop.scene import TABLE_TOP, Mjcf, body, geom
 from mnprobe.worlds.tabletop.task import Task, TaskScene
 from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, raised, set_down
 from mnprobe.worlds.tabletop.tasks._relations import seen_from, upright
-from mnprobe.worlds.tabletop.tasks._vessels import darker, prism, wall
+from mnprobe.worlds.tabletop.tasks._vessels import prism, wall
 
 __all__ = ["PlaceCups"]
 
@@ -103,9 +103,11 @@ class _Scene(TaskScene):
 def _cup(index: int, colour: str, place: Sequence[float], yaw: float) -> str:
     paint = PALETTE[colour]
     top = prism(paint, radius=_RADIUS, low=_HEIGHT - _SOLID, high=_HEIGHT, mass=0.04)
-    disc = geom("cylinder", (_RADIUS - 0.006, 0.001), darker(paint), at=(0, 0, _HEIGHT), style="visual", mass=0)
+    red, green, blue = paint
+    pale = (0.5 + red / 2, 0.5 + green / 2, 0.5 + blue / 2)  # the foot, so that a cup is seen to stand on its mouth
+    foot = geom("cylinder", (_RADIUS - 0.007, 0.002), pale, at=(0, 0, _HEIGHT + 0.002), style="visual", mass=0)
     sides = wall(paint, bottom=_RADIUS, top=_RADIUS, low=0.0, high=_HEIGHT - _SOLID, thickness=0.004, mass=0.03)
     handle = "".join(
         geom("box", (0.010, 0.004, 0.004), paint, at=(_RADIUS + 0.009, 0, z), mass=0.002) for z in (0.018, 0.050)
     ) + geom("box", (0.004, 0.004, 0.020), paint, at=(_RADIUS + 0.018, 0, 0.034), mass=0.002)
-    return body(f"cup_{index}", top + disc + sides + handle, at=(*place, TABLE_TOP), yaw=yaw, free=True)
+    return body(f"cup_{index}", top + foot + sides + handle, at=(*place, TABLE_TOP), yaw=yaw, free=True)
