@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnprobe.core.errors import ProbeError
+from mnprobe.probe._arrays import encode
 from mnprobe.probe.config import AlignConfig
 from mnprobe.probe.items import Items
 from mnprobe.probe.jobs import DIRECTIONS, Record
@@ -70,13 +71,13 @@ def contrast_rows(
 ) -> list[dict[str, Any]]:
     """Success against failure of one side: recall@1 inside tasks for both, and the paired differences.
 
-    - "within_task_recall@1", one row each: the mean over the tasks that both have, so that hard tasks, where failures
-      cluster, weigh the same on both sides.
+    - "within_task_recall@1", one row each: the mean over the tasks, so that hard tasks, where failures cluster, weigh
+      no more than others.
     - "success_minus_failure@1": difference of recall@1, in each direction and their mean.
     - "within_task_success_minus_failure@1": the difference inside each task, mean over tasks.
 
-    Differences stand in rows of the success split, with 95 % intervals that resample the same instructions (inside
-    tasks: the same tasks) on both sides; 0 takes the place of chance.
+    Differences stand in rows of the success split, with 95 % intervals that resample the same instructions on both
+    sides; 0 takes the place of chance. `n_groups` of the rows inside tasks counts the tasks.
     """
     sides = [[_stacked(records, side) for side in (0, 1)] for records in (success, failure)]
     rows: list[dict[str, Any]] = []
@@ -110,38 +111,34 @@ def _within_task_rows(
     bases: tuple[dict[str, Any], dict[str, Any]],
     common: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    tasks = np.unique(items.tasks)
-    tested = np.array([[_tested(records, task, items) for task in tasks] for records in (success, failure)])
-    shared = ~np.isnan(tested).any(axis=0)
-    if not shared.any():
-        return []
-    tested = tested[:, shared]
-    rows = [
+    """Means over tasks: each query weighs one over the number of queries of its task, in all draws together."""
+    columns = [np.stack([_stacked(records, side) for side in (0, 1)], axis=1) for records in (success, failure)]
+    copies = len(columns[0]) // len(items)
+    (codes,), names = encode(np.tile(items.tasks, copies))
+    counts = [np.bincount(codes[~np.isnan(values[:, 0])], minlength=len(names)) for values in columns]
+    if not np.array_equal(counts[0], counts[1]):
+        raise ProbeError("success and failure were not measured on equally many test episodes of every task")
+    weights = np.divide(1.0, counts[0], out=np.zeros(len(names)), where=counts[0] > 0)[codes]
+    clusters = np.tile(items.instructions, copies)
+    values = [float(np.mean([_weighted(one, weights) for one in both.T])) for both in columns]
+    intervals = [
+        cluster_bootstrap(both, clusters, weights=weights, hits=True, resamples=config.resamples) for both in columns
+    ]
+    found = cluster_difference(columns[0], columns[1], clusters, weights=weights, resamples=config.resamples)
+    shared = common | {"direction": "mean", "n_groups": int((counts[0] > 0).sum())}
+    single, contrast = "within_task_recall@1", "within_task_success_minus_failure@1"
+    numbers = (
+        (bases[0], success, single, values[0], _NAN, intervals[0]),
+        (bases[1], failure, single, values[1], _NAN, intervals[1]),
+        (bases[0], success, contrast, values[0] - values[1], 0.0, found),
+    )
+    return [
         base
         | _mean_counts(records)
-        | common
-        | {"metric": "within_task_recall@1", "direction": "mean", "value": float(values.mean()), "chance": _NAN}
-        | {"ci_low": _NAN, "ci_high": _NAN, "n_groups": len(values)}
-        for records, values, base in zip((success, failure), tested, bases, strict=True)
+        | shared
+        | {"metric": metric, "value": value, "chance": chance, "ci_low": interval.low, "ci_high": interval.high}
+        for base, records, metric, value, chance, interval in numbers
     ]
-    found = cluster_difference(tested[0], tested[1], tasks[shared], resamples=config.resamples)
-    name = "within_task_success_minus_failure@1"
-    rows.append(
-        bases[0]
-        | _mean_counts(success)
-        | common
-        | {"metric": name, "direction": "mean", "value": float((tested[0] - tested[1]).mean()), "chance": 0.0}
-        | {"ci_low": found.low, "ci_high": found.high, "n_groups": len(tested[0])}
-    )
-    return rows
-
-
-def _tested(records: Sequence[Record], task: str, items: Items) -> float:
-    """Recall@1 of the queries of one task, seeds of one draw averaged first; NaN where the task was not tested."""
-    rows = np.tile(items.tasks == task, len({record.draw for record in records}))
-    values = np.concatenate([_stacked(records, side)[rows] for side in (0, 1)])
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else _NAN
 
 
 def _numbers(record: Record, config: AlignConfig) -> dict[tuple[str, str], tuple[float, float]]:

@@ -36,9 +36,10 @@ def cluster_bootstrap(
 ) -> Interval:
     """Expanded percentile interval of a mean when whole clusters (instructions) are drawn with replacement.
 
-    The plain percentile interval is too narrow with few clusters (measured: with 12 instructions, 8 % to 23 % of the
-    nominal 95 % intervals missed chance). Its quantiles are therefore taken further out, as Student's t is wider than
-    the normal: at Phi(sqrt(G / (G - 1)) t) with G clusters and t the quantile for G - 1 degrees of freedom.
+    The plain percentile interval is too narrow with few clusters, so its quantiles are taken further out, as Student's
+    t is wider than the normal: at Phi(sqrt(G / (G - 1)) t) with G clusters and t the quantile for G - 1 degrees of
+    freedom. Measured on 640 alignments of unrelated features (12 or 30 instructions): 99 % of these intervals do not
+    lie above chance (plain percentiles: 95 %), 91 % hold it (87 %); what misses lies below, where recall cannot vary.
 
     Args:
         values: one number per item, shape (n,); or several columns, shape (n, m), NaN where an item has no number in a

@@ -293,7 +293,7 @@ def test_planted_failures_align_less(planted):
     header, everywhere, inside = people_table(table).split("\n\n")[1].splitlines()
     assert "success minus failure of" in header
     assert f"all           {good['value'] - bad['value']:+.3f}" in everywhere
-    assert inside.endswith("none              2 x 18 in 1 tasks")  # one task: nothing to resample
+    assert inside.endswith("2 x 18 in 1 tasks")
     assert any(note.endswith("predicted instruction") for note in table.attrs["notes"])
 
 
@@ -305,6 +305,20 @@ def test_unknown_outcomes_are_named(planted):
         align(pair_arrays(u, e, labels), tiny(split="success"))
     with pytest.raises(ProbeError, match="execution outcomes: 10 successes and 0 failures"):
         align(pair_arrays(u, e, labels, success_e=[1] * 10), tiny(split="execution-failure"))
+
+
+def test_the_contrast_inside_tasks_gives_every_task_the_same_weight(planted):
+    u, e, labels = planted(instructions=9, per=20, noise=0.1)
+    tasks = np.where(np.arange(180) < 20, "small", "large")  # one instruction of the one, eight of the other
+    success = np.arange(180) % 2
+    noise = np.random.default_rng(3).normal(size=e.shape)
+    e = np.where(((success == 0) & (tasks == "small"))[:, None], noise, e).astype(np.float32)
+    config = AlignConfig(fit=FIT, split="success", holdout="episodes", seeds=2, draws=2, modes=("own-probe",))
+    table = align(pair_arrays(u, e, labels, tasks=tasks, success_e=success), config)
+    overall = mean_of(table, "episodes", "success_minus_failure@1", split="execution-success")
+    inside = mean_of(table, "episodes", "within_task_success_minus_failure@1", split="execution-success")
+    assert inside["n_groups"] == 2
+    assert overall["value"] < 0.25 < inside["value"]
 
 
 def test_pairs_without_failures_do_not_keep_the_others_from_being_split(planted):
