@@ -8,8 +8,9 @@ import pandas as pd
 from mnprobe.analysis.tables import HOLDOUTS, SPLITS, apply_where, settle
 from mnprobe.core.errors import ProbeError
 
-__all__ = ["OUTCOMES", "CurveData", "curve_data"]
+__all__ = ["DIFFERENCE", "OUTCOMES", "CurveData", "curve_data"]
 
+DIFFERENCE = "success_minus_failure@1"  # ends the names of metrics that are differences of recall
 OUTCOMES = "outcomes"  # the four success and failure settings in place of the controls
 PIXELS = "pixels"  # the understanding side that no model made (DESIGN 6, control c)
 
@@ -68,7 +69,11 @@ def curve_data(
     if split == OUTCOMES:
         rows = _outcome_rows(rows)
     rows, notes = settle(rows)
-    rows = rows.assign(series=_series(rows, by_outcome=split == OUTCOMES))
+    if split == "all":
+        rows = rows.assign(series=_series(rows))
+    else:
+        rows, more = _outcome_series(rows)
+        notes += more
     rows = rows[rows["series"] != ""]
     if rows.empty:
         raise ProbeError(
@@ -101,7 +106,7 @@ def _outcome_rows(rows: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-def _series(rows: pd.DataFrame, *, by_outcome: bool) -> pd.Series:
+def _series(rows: pd.DataFrame) -> pd.Series:
     """The line each row belongs to; '' for rows that are drawn nowhere (such as shuffled pairs of a control)."""
     base = _main_source(rows)
     names = {base: "main", f"{base}-blank": "blank", "rollouts": "rollouts", "rollouts-blank": "rollouts-blank"}
@@ -109,14 +114,33 @@ def _series(rows: pd.DataFrame, *, by_outcome: bool) -> pd.Series:
     def role(row: pd.Series) -> str:
         source = names.get(row["source_e"], row["source_e"])
         if row["understanding"] == PIXELS:
-            return PIXELS if source == "main" and row["control"] == "none" and not by_outcome else ""
+            return PIXELS if source == "main" and row["control"] == "none" else ""
         if row["control"] != "none":
-            return str(row["control"]) if source == "main" and not by_outcome else ""
-        if by_outcome:
-            return str(row["split"]) if source == "main" else ""
+            return str(row["control"]) if source == "main" else ""
         return str(source)
 
     return rows.apply(role, axis=1)
+
+
+def _outcome_series(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Lines by outcome. Whether an action was carried out is asked of the policy's own episodes, where there are any.
+
+    Whether it was recognised is asked of the demonstrations first. Sentences say where another source is drawn.
+    """
+    plain = (rows["understanding"] != PIXELS) & (rows["control"] == "none") & ~rows["source_e"].str.endswith("-blank")
+    rows = rows[plain]
+    kept, notes = [], []
+    for split, found in rows.groupby("split", sort=False):
+        sources = list(found["source_e"].unique())
+        first = "rollouts" if str(split).startswith("execution") else "demos"
+        source = first if first in sources else sources[0]
+        if source != "demos":
+            notes.append(f"{str(split).partition('-')[0]} outcomes: measured on {source}")
+        kept.append(found[found["source_e"] == source])
+    chosen = pd.concat(kept) if kept else rows
+    difference = chosen["metric"].str.endswith(DIFFERENCE)
+    names = chosen["split"].where(~difference, chosen["split"].str.replace("-success", "-difference"))
+    return chosen.assign(series=names), list(dict.fromkeys(notes))
 
 
 def _main_source(rows: pd.DataFrame) -> str:
@@ -187,7 +211,7 @@ def _refuse_doubles(means: pd.DataFrame) -> None:
 
 def _missing(means: pd.DataFrame) -> list[str]:
     """Controls of DESIGN 6 that the table does not have."""
-    if set(means["series"]) <= set(SPLITS):
+    if not {"main", "rollouts"} & set(means["series"]):  # lines by outcome
         return []
     names = {
         "blank": "instruction blanked",

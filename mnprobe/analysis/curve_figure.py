@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from mnprobe.analysis.curve import CurveData
+from mnprobe.analysis.curve import DIFFERENCE, CurveData
 from mnprobe.analysis.figures import GREY, INK, PALETTE, house_style, new_figure, quiet_axes, shorten, wrap
 from mnprobe.analysis.tables import HOLDOUTS
 
@@ -41,6 +41,12 @@ _LOOKS = {
     "understanding-failure": _Look("understanding: not recognised", PALETTE["sky"], "o", "--"),
     "execution-success": _Look("execution: carried out", PALETTE["vermillion"], "s", "-"),
     "execution-failure": _Look("execution: not carried out", PALETTE["orange"], "s", "--"),
+    "understanding-difference": _Look(
+        "understanding: recognised minus not recognised", PALETTE["blue"], "o", "-", 0.18
+    ),
+    "execution-difference": _Look(
+        "execution: carried out minus not carried out", PALETTE["vermillion"], "s", "-", 0.15
+    ),
 }
 _METRICS = {
     "recall@1": "Recall@1",
@@ -48,6 +54,8 @@ _METRICS = {
     "recall@10": "Recall@10",
     "adjusted_recall@1": "Recall@1 above chance, (R - c) / (1 - c)",
     "within_task_recall@1": "Recall@1 within tasks, mean over tasks",
+    "success_minus_failure@1": "Recall@1, success minus failure",
+    "within_task_success_minus_failure@1": "Recall@1 within tasks, success minus failure",
     "mi_bound": "bound on mutual information (nats)",
     "tied_share": "share of queries with ties",
 }
@@ -101,6 +109,9 @@ def curve_caption(data: CurveData) -> str:
         parts.append("Where none is drawn, the table has no interval.")
     if data.single:
         parts.append("There is one checkpoint only: points instead of a line over training.")
+    if data.metric == "mi_bound":
+        most = main[["batch", "n_groups"]].min(axis=1).map(np.log)
+        parts.append(f"It cannot exceed log B = {_span(most, digits=2)} nats, one pair of each group in a batch.")
     untrained = _untrained(points)
     if untrained:
         parts.append(f"Hollow markers: random weights (untrained): {untrained}.")
@@ -131,7 +142,8 @@ def _several(data: CurveData, *, log_steps: bool) -> "Figure":
             axes.set_xlabel(shorten(data.axis, 4.1, 9) if row == len(pairs) - 1 else "")
             axes.tick_params(labelleft=column == 0)
             if column == 0:
-                axes.set_ylabel(_axis_label(data))
+                label = _axis_label(data)  # two lines where one would be longer than the panel is high
+                axes.set_ylabel(label if len(label) < 45 else label.replace(", mean of", ",\nmean of"))
     _legend(figure, data, floor)
     return figure
 
@@ -329,7 +341,8 @@ def _legend(figure: "Figure", data: CurveData, floor: float) -> None:
             handles.append(Line2D([], [], color=look.colour, linestyle=look.line, marker=look.marker, label=look.label))
     if data.points["chance"].notna().any():
         bar = {"marker": "|", "linestyle": "none", "markersize": 11} if data.single else {"linewidth": 1.0}
-        handles.append(Line2D([], [], color=INK, label="chance of this very test set", **bar))
+        level = "no difference" if data.metric.endswith(DIFFERENCE) else "chance of this very test set"
+        handles.append(Line2D([], [], color=INK, label=level, **bar))
     if data.single and not data.seeds.empty:
         handles.append(
             Line2D([], [], color=GREY, linestyle="none", marker="|", markersize=5, label="single probe seeds")
@@ -372,11 +385,12 @@ def _title(data: CurveData) -> str:
 
 
 def _axis_label(data: CurveData) -> str:
-    return f"{metric_name(data.metric)}, {_DIRECTIONS.get(data.direction, data.direction)}"
+    name, direction = metric_name(data.metric), _DIRECTIONS.get(data.direction, data.direction)
+    return f"{name}, {direction}"
 
 
 def _n_text(points: pd.DataFrame) -> str:
-    chance = points["chance"].dropna()
+    chance = points["chance"].dropna() if not points["metric"].iloc[0].endswith(DIFFERENCE) else points["chance"][:0]
     level = f", chance {_span(chance * 100, digits=1)} %" if len(chance) else ""
     return f"n = {_span(points['n_test'])} test episodes in {_span(points['n_groups'])} groups{level}"
 

@@ -177,14 +177,17 @@ def _raw_panels(pair: FeaturePair, title: str, config: TsneConfig) -> list[TsneP
 
 def _panel(values: np.ndarray, points: pd.DataFrame, title: str, subtitle: str, config: TsneConfig) -> TsnePanel:
     embedding = embed(values, config)
-    labels = list(zip(points["task"], points["instruction"], strict=True))
+    fitted = points["fitted"].to_numpy(dtype=bool)
+    counted = ~fitted if (~fitted).sum() >= 2 else np.ones(len(points), dtype=bool)
+    labels = list(zip(points.loc[counted, "task"], points.loc[counted, "instruction"], strict=True))
     neighbours = max(1, min(config.neighbours, int(pd.Series(labels).value_counts().median()) - 1))
     return TsnePanel(
         title=title,
         subtitle=subtitle,
         points=points,
         embedding=embedding,
-        purity=knn_purity(embedding.coordinates, labels, neighbours),
+        purity=knn_purity(embedding.coordinates[counted], labels, neighbours),
+        purity_of="" if not fitted.any() else ("held-out" if not fitted[counted].any() else "fitted"),
         purity_neighbours=neighbours,
     )
 
@@ -218,6 +221,7 @@ def panel_facts(panel: TsnePanel) -> dict[str, object]:
         "perplexity": made.perplexity,
         "trustworthiness": made.trustworthiness,
         "purity": panel.purity,
+        "purity_of": panel.purity_of,
         "neighbours": made.neighbours,
         "purity_neighbours": panel.purity_neighbours,
         "kl": made.kl,

@@ -49,7 +49,7 @@ _REAL = ("tau", "value", "ci_low", "ci_high", "sd_seeds", "sd_draws", "chance")
 ALIGNMENT_COLUMNS = (*_TEXT, *_TRUTH, *_WHOLE, *_REAL)
 HOLDOUTS = {
     "episodes": "new episodes of known instructions",
-    "instructions": "new instructions of known tasks",
+    "instructions": "new instructions",
     "tasks": "new tasks",
 }
 SPLITS = {

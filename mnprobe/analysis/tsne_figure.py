@@ -36,7 +36,8 @@ class TsnePanel:
     side, model and fitted (True where the heads were fitted on the episode).
 
     `title` and `subtitle` stand above the panel; `purity` is the mean share of the `purity_neighbours` nearest points
-    in the plane that have the same instruction.
+    in the plane that have the same instruction. Where the heads were fitted on some of the points, it is taken among
+    the others (`purity_of` "held-out"), as fitted ones lie together by construction; "fitted" if there are none.
     """
 
     title: str
@@ -45,6 +46,7 @@ class TsnePanel:
     embedding: Embedding
     purity: float
     purity_neighbours: int
+    purity_of: str = ""
 
 
 def quality_line(panel: TsnePanel, config: TsneConfig) -> str:
@@ -53,7 +55,8 @@ def quality_line(panel: TsnePanel, config: TsneConfig) -> str:
     cut = f" ({config.perplexity:g} asked for)" if made.perplexity < config.perplexity else ""
     return (
         f"trustworthiness {made.trustworthiness:.3f} (k = {made.neighbours}), "
-        f"instruction purity {panel.purity:.2f} (k = {panel.purity_neighbours}); "
+        f"instruction purity {f'of {panel.purity_of} points ' if panel.purity_of else ''}{panel.purity:.2f} "
+        f"(k = {panel.purity_neighbours}); "
         f"N = {len(panel.points)} points of {panel.points['id'].nunique()} episodes; "
         f"perplexity {made.perplexity:.3g}{cut}; seed {config.seed}"
     )

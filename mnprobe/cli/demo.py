@@ -40,9 +40,11 @@ def demo(
     from mnprobe.cli.main import command_app
     from mnprobe.core.errors import ConfigError
     from mnprobe.core.rundir import RunDir
+    from mnprobe.data import open_dataset
 
     if not data:
         raise ConfigError(_NO_DATA)
+    open_dataset(data, instructions=instructions, outcomes=outcomes)  # refused before anything is made
     source = [word for folder in data for word in ("--data", str(folder))]
     if instructions is not None:
         source += ["--instructions", str(instructions)]

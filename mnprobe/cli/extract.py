@@ -117,6 +117,7 @@ def extract(
 
     Example: mnprobe extract --data path/to/rlbench --model viclip --model arp --out features
     """
+    from mnprobe.core.errors import ConfigError
     from mnprobe.core.rundir import resolve_run
     from mnprobe.features.extract import extract as run_extract
     from mnprobe.features.options import parse_options
@@ -140,6 +141,9 @@ def extract(
         "side": side.value if side else None,
     }
     extra = parse_options(option or [])
+    for key in () if factory else extra:
+        if key in options:
+            raise ConfigError(f"--option {key}: is an option of its own; write --{key.replace('_', '-')}")
     options |= ({"arguments": extra} if extra else {}) if factory else extra
     done = run_extract(
         data or None,

@@ -41,9 +41,11 @@ def init(
     """
     from mnprobe.core.errors import ConfigError
     from mnprobe.core.rundir import RunDir
+    from mnprobe.core.seeds import check_seed
     from mnprobe.models.loading import read_metadata
     from mnprobe.models.untrained import write_untrained
 
+    check_seed(seed, name="--seed")
     home = RunDir.create(run)
     wanted = {"viclip": viclip.value, "arp": arp.value}
     made: dict[str, dict[str, str]] = {}

@@ -2,8 +2,9 @@
 
 import importlib
 import sys
+import warnings
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +26,9 @@ COMMANDS = {
     "demo": "All of the above on a folder of demonstrations.",
     "doctor": "Say what is installed here and what is missing.",
 }
+
+_INTERRUPTED = 130
+_STOPPED = "interrupted. What was finished is kept: run the same command again to go on"
 
 
 def command_app(name: str) -> typer.Typer:
@@ -74,14 +78,49 @@ app = _build()
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; ends the process with 0, with 2 for what mnprobe refuses, with 130 when interrupted."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _remark
+        _guarded(arguments)
+
+
+def _guarded(arguments: list[str] | None) -> None:
     try:
         app(args=arguments, prog_name="mnprobe")
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            typer.echo(f"mnprobe: {_STOPPED}", err=True)
+        raise
     except MnprobeError as error:
         _fail(str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        _fail(f"out of memory ({str(error) or 'no more can be had'}); ask for less, such as a smaller --batch-size")
     except OSError as error:  # a full disk, a folder without permission: no bug of ours, so no traceback
         if error.errno is None:
             raise
         _fail(f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror}")
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Also torch's own ways to say it; torch itself is not loaded to ask."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
+
+
+def _remark(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    """A warning as one line for people, without the line of code that gave it."""
+    typer.echo(f"mnprobe: {category.__name__}: {message}", err=True)
 
 
 def _fail(message: str) -> None:

@@ -1,12 +1,16 @@
 """Whole files or none: writing under a temporary name, hashing."""
 
+import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["sha256_file", "whole_file", "write_text"]
+__all__ = ["require_room", "sha256_file", "whole_file", "write_text"]
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -33,6 +37,10 @@ def whole_file(path: Path) -> Iterator[Path]:
         _sync(part)
         part.replace(path)
         _sync(path.parent)
+    except OSError as error:
+        if error.errno in _NO_ROOM and error.filename is None:  # a full disk does not say which
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
     finally:
         part.unlink(missing_ok=True)
 
@@ -41,6 +49,17 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8 to `path`, whole or not at all."""
     with whole_file(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def require_room(path: Path, size: int) -> None:
+    """OSError "No space left on device" when `size` more bytes do not fit where the file `path` lies.
+
+    For writers that cannot stand a disk that fills up under them: HDF5 crashes the process on closing such a file.
+    """
+    free = shutil.disk_usage(path.parent).free
+    if free < size:
+        needed = f"{free / 2**20:.1f} MiB are free, {size / 2**20:.1f} MiB are needed"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({needed})", str(path))
 
 
 def sha256_file(path: Path) -> str:

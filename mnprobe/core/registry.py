@@ -9,6 +9,8 @@ from mnprobe.core.errors import ConfigError
 
 __all__ = ["Registry", "import_object", "unknown_name"]
 
+_SHOWN = 60  # names listed before "and N more"
+
 
 def unknown_name(kind: str, name: str, known: list[str]) -> ConfigError:
     """The error for a name that is not known: nearest known name first, then all of them.
@@ -18,7 +20,8 @@ def unknown_name(kind: str, name: str, known: list[str]) -> ConfigError:
     """
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return ConfigError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(sorted(known))}")
+    more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
+    return ConfigError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(sorted(known)[:_SHOWN])}{more}")
 
 
 def import_object(target: str, *, kind: str = "object") -> Any:

@@ -12,7 +12,7 @@ from mnprobe.core.files import sha256_file
 from mnprobe.core.registry import unknown_name
 from mnprobe.data.episode import LOW_DIM_FILE, Episode
 from mnprobe.data.images import KINDS
-from mnprobe.data.instructions import read_overrides
+from mnprobe.data.instructions import Overrides, read_overrides
 from mnprobe.data.layout import PARTITIONS, EpisodeFolder, find_episodes
 from mnprobe.data.outcomes import OUTCOMES_FILE, read_outcomes
 
@@ -114,6 +114,7 @@ def open_dataset(
     episodes = [Episode(place, overrides=overrides) for place in places]
     _refuse_equal_ids(episodes)
     _set_outcomes(episodes, folders, outcomes)
+    _require_use(episodes, overrides, instructions)
     episodes = _select(episodes, folders, partitions, tasks)
     if strict:
         for episode in episodes:
@@ -160,6 +161,8 @@ def _set_outcomes(episodes: list[Episode], folders: list[Path], given: Path | st
         if given is None and not file.is_file():
             continue
         outcomes = read_outcomes(file)
+        if given is not None and not outcomes:
+            raise DataError(f"{file}: no outcome in it, only a header")
         by_id = {episode.id: episode for episode in episodes}
         unknown = [name for name in outcomes if name not in by_id]
         if unknown:
@@ -170,6 +173,27 @@ def _set_outcomes(episodes: list[Episode], folders: list[Path], given: Path | st
             )
         for name, success in outcomes.items():
             by_id[name].success = success
+
+
+def _require_use(episodes: list[Episode], overrides: Overrides, given: object) -> None:
+    """Instructions that are given for no episode at all are a slip, which would otherwise pass in silence."""
+    if not overrides:
+        return
+    there: set[tuple[str, int]] = set()
+    for episode in episodes:
+        key = (episode.task, episode.variation)
+        if key in overrides:
+            return
+        there.add(key)
+    named = given if isinstance(given, str | os.PathLike) else "instructions"
+    raise DataError(
+        f"{named}: no episode is of what it gives instructions for, {_some(set(overrides))}; there are {_some(there)}"
+    )
+
+
+def _some(keys: set[tuple[str, int]]) -> str:
+    names = [f"{task} variation {variation}" for task, variation in sorted(keys)]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _select(

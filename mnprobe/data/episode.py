@@ -90,7 +90,8 @@ class Episode:
             return read_descriptions(self._own(above))
         raise DataError(
             f"{beside} is missing (and so is {above}), so {self.id} has no instruction. "
-            "Give the instructions as a CSV file with the columns task,variation,instruction."
+            "Give the instructions as a CSV file with the columns task,variation,instruction "
+            "(--instructions FILE.csv; open_dataset(..., instructions='FILE.csv'))."
         )
 
     @property

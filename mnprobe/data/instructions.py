@@ -77,8 +77,11 @@ def read_overrides(source: Path | str | Mapping[str, str | Sequence[str]] | None
                 key = _key(row["task"], row["variation"], f"{path}, line {rows.line_num}")
                 text = _instruction(row["instruction"], f"{path}, line {rows.line_num}")
                 found[key] = (*found.get(key, ()), text)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read the instructions {path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 (byte {error.start}); save the instructions as UTF-8") from error
+    except (OSError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read the instructions {path}: {reason}") from error
     if not found:
         raise DataError(f"{path}: no instruction in it, only a header")
     return found
@@ -107,4 +110,6 @@ def _key(task: str | None, variation: str | None, where: str) -> tuple[str, int]
 def _instruction(text: object, where: str) -> str:
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{where}: instruction must be a text, got {text!r}")
+    if not text.strip().isprintable():
+        raise DataError(f"{where}: instruction holds a line break or another control character: {text.strip()!r}")
     return text.strip()

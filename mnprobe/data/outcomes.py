@@ -37,6 +37,14 @@ def read_outcomes(path: Path) -> dict[str, int]:
                 if name in found:
                     raise DataError(f"{where}: {name} has an outcome already")
                 found[name] = _VALUES[value.lower()]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read the outcomes {path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 (byte {error.start}); save the outcomes as UTF-8") from error
+    except FileNotFoundError as error:
+        raise DataError(
+            f"cannot read the outcomes {path}: there is no such file. "
+            "Give a CSV file (id,success), or the word 'successful'"
+        ) from error
+    except (OSError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read the outcomes {path}: {reason}") from error
     return found

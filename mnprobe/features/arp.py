@@ -12,11 +12,12 @@ from torch import Tensor
 
 from mnprobe.core.errors import DataError
 from mnprobe.core.registry import unknown_name
+from mnprobe.core.seeds import check_seed
 from mnprobe.data import Episode, Keyframe
 from mnprobe.features.arp_inputs import ARPInputs, arrays_of_frame, language_encoder_for
 from mnprobe.features.devices import autocast
 from mnprobe.features.extractor import EpisodeFeatures, ExtractorSpec, Tokens
-from mnprobe.features.options import one_of
+from mnprobe.features.options import config_from, one_of
 from mnprobe.features.schema import Side
 from mnprobe.models.arp import ARP, ARPConfig, FrameArrays, Target, load_arp
 from mnprobe.models.clip import LanguageEncoder
@@ -87,14 +88,17 @@ class ARPExtractor:
     @classmethod
     def build(cls, spec: ExtractorSpec) -> "ARPExtractor":
         """Load the checkpoint, or draw the weights of the preset from the seed; and the language encoder."""
-        config = None if spec.config is None else ARPConfig.from_dict(spec.config)
+        config = None if spec.config is None else config_from(ARPConfig.from_dict, spec.config)
         if spec.checkpoint is not None:
             policy = load_arp(spec.checkpoint, config, device=spec.device)
         else:
             policy = untrained_arp(config or str(spec.preset), spec.seed)
-        weights, seed = spec.options["language_weights"], int(spec.options["language_seed"])
+        weights = spec.options["language_weights"]
         language = language_encoder_for(
-            policy.config, weights=Path(weights) if weights else None, seed=seed, checkpoint=spec.checkpoint
+            policy.config,
+            weights=Path(weights) if weights else None,
+            seed=check_seed(spec.options["language_seed"], name="option language_seed"),
+            checkpoint=spec.checkpoint,
         )
         return cls(policy, language, spec)
 

@@ -1,7 +1,6 @@
 """What a weights file is, before it is loaded: which model, which training step, trained or not."""
 
 import json
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,18 @@ _PUBLISHED = re.compile(r"model_(\d+)$")
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
-    """A weights file. `kind` is "viclip", "arp", or None for models that mnprobe does not know."""
+    """A weights file.
+
+    `kind` is "viclip", "arp", or None for models that mnprobe does not know. `step_told` is False where neither the
+    file nor the user says at which training step it was written, so that `step` is 0 for want of a better number.
+    """
 
     path: Path
     kind: str | None
     step: int
     trained: bool
     sha256: str
+    step_told: bool = True
 
 
 def step_in_name(path: Path) -> int | None:
@@ -47,13 +51,13 @@ def inspect_checkpoint(path: Path, *, step: int | None = None) -> CheckpointInfo
 
     Raises CheckpointError for a file that cannot be read.
     """
-    from mnprobe.models.loading import detect_model, read_metadata, read_state_dict
+    from mnprobe.models.loading import detect_model, read_metadata, read_state_dict, read_step
 
     path = Path(path)
     metadata = read_metadata(path)
     ours = "format" in metadata and "model" in metadata
     found = _metadata_step(metadata, path)
-    found = _entry_step(path) if found is None and not metadata else found
+    found = read_step(path) if found is None and not metadata else found
     found = step_in_name(path) if found is None else found
     return CheckpointInfo(
         path=path,
@@ -61,6 +65,7 @@ def inspect_checkpoint(path: Path, *, step: int | None = None) -> CheckpointInfo
         step=step if step is not None else found or 0,
         trained=metadata.get("trained", "true") != "false",
         sha256=sha256_file(path),
+        step_told=step is not None or found is not None,
     )
 
 
@@ -71,18 +76,3 @@ def _metadata_step(metadata: dict[str, str], path: Path) -> int | None:
         return int(json.loads(metadata["step"]))
     except (ValueError, TypeError):
         raise CheckpointError(f"{path}: metadata entry 'step' is no number: {metadata['step']!r}") from None
-
-
-def _entry_step(path: Path) -> int | None:
-    """The entry `step` beside the weights of a published file; such files are pickles, read without running code."""
-    import torch
-
-    with path.open("rb") as file:
-        if file.read(9)[8:9] == b"{":
-            return None  # safetensors without metadata
-    try:
-        content = torch.load(path, map_location="meta", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, ValueError, KeyError, EOFError):
-        return None  # the weights were readable, so only the extra entries are odd
-    step = content.get("step") if isinstance(content, dict) else None
-    return step if isinstance(step, int) and not isinstance(step, bool) and step >= 0 else None

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from mnprobe.core.errors import ConfigError
+from mnprobe.core.errors import ConfigError, FeatureError
 
 __all__ = ["Team", "join_team"]
 
@@ -27,11 +27,12 @@ class Team:
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Wait for all processes."""
+        """Wait for all processes; FeatureError when one of them has stopped."""
         if self.size > 1:
             import torch.distributed as dist
 
-            dist.barrier()
+            with self._peers():
+                dist.barrier()
 
     def agree(self, value: int) -> int:
         """The value that rank 0 gave, on all ranks."""
@@ -41,8 +42,19 @@ class Team:
         import torch.distributed as dist
 
         shared = torch.tensor([value])
-        dist.broadcast(shared, src=0)
+        with self._peers():
+            dist.broadcast(shared, src=0)
         return int(shared.item())
+
+    @contextmanager
+    def _peers(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # what gloo raises when the other end is gone
+            raise FeatureError(
+                f"process {self.rank} of {self.size}: another process of the team has stopped; its message says why. "
+                "What was finished is kept: run the same command again to go on"
+            ) from error
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from mnprobe.core.files import sha256_file
 from mnprobe.core.provenance import canonical_json, config_hash, versions
 from mnprobe.core.registry import unknown_name
 from mnprobe.core.rundir import RunDir, resolve_run, step_name
+from mnprobe.core.seeds import check_seed
 from mnprobe.data import Dataset, open_dataset
 from mnprobe.features.distributed import Team, join_team
 from mnprobe.features.extractor import EXTRACTORS, ExtractorSpec
@@ -111,12 +112,17 @@ def extract(
         raise ConfigError(f"--dtype must be {' or '.join(DTYPES)}, got {dtype!r}")
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit must be at least 1, got {limit}")
+    check_seed(seed, name="--seed")
     say = note or (lambda text: None)
     home = run if isinstance(run, RunDir) else None if run is None and out is not None else resolve_run(run)
     given = {key: value for key, value in (options or {}).items() if value is not None}
     with join_team() as team:
         choices = choose_models(home, models, checkpoints, name=name, step=step)
         choices = _understanding(choices, given, say)
+        for choice in choices:
+            if choice.checkpoint is not None and not choice.checkpoint.step_told:
+                remark = "tells no training step, so it counts as step 0; --step or --name says more"
+                say(f"{choice.checkpoint.path}: {remark}")
         sizes = _sizes(choices, preset, config)
         if out is not None and out.suffix == ".h5" and len(choices) > 1:
             raise ConfigError(f"--out {out}: one file, but {len(choices)} stores are to be made; name a folder")
@@ -194,9 +200,6 @@ class _Maker:
             raise ConfigError(
                 f"--model {choice.kind}: say with --side on which side this model stands: {', '.join(SIDES)}"
             )
-        if choice.checkpoint is None and extractor.sizes:
-            size = "the given size" if spec.preset is None else f"size {spec.preset!r}"
-            self.say(f"{choice.name}: random weights of {size} from seed {self.seed}, not trained")
         header = Header(
             model=choice.name,
             side=side,
@@ -206,6 +209,9 @@ class _Maker:
             checkpoint_sha256=choice.checkpoint.sha256 if choice.checkpoint else "",
             data_fingerprint=self.fingerprint,
         )
+        if choice.checkpoint is None and extractor.sizes:
+            size = "the given size" if spec.preset is None else f"size {spec.preset!r}"
+            self.say(f"{choice.name}: random weights of {size} from seed {self.seed}, not trained")
         return Job(
             target=_target(self.home, self.out, choice, header.source),
             header=header,
@@ -270,7 +276,9 @@ def _sizes(
         return config
     try:
         found = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ConfigError(f"--config {config}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
         raise ConfigError(f"--config {config}: cannot be read as JSON ({error})") from error
     if not isinstance(found, dict):
         raise ConfigError(f"--config {config}: must be a JSON object of fields, got {type(found).__name__}")
@@ -317,7 +325,10 @@ def _asked(header: Header, choice: ModelChoice, spec: ExtractorSpec, columns: Co
     """All that decides what the values mean, as JSON."""
     options = dict(spec.options)
     if options.get("language_weights"):
-        options["language_weights"] = f"sha256:{sha256_file(Path(options['language_weights']))}"
+        weights = Path(options["language_weights"])
+        if not weights.is_file():
+            raise ConfigError(f"--language-weights {weights}: there is no such file; give the weights of CLIP RN50")
+        options["language_weights"] = f"sha256:{sha256_file(weights)}"
     table = {name: column.tolist() for name, column in columns.items()}
     return {
         "extractor": choice.kind,

@@ -11,6 +11,8 @@ from mnprobe.features.schema import SCHEMA, SIDES, Side
 
 __all__ = ["Header"]
 
+_LARGEST_STEP = 10**15 - 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
@@ -34,11 +36,13 @@ class Header:
     def __post_init__(self) -> None:
         if self.side not in SIDES:
             raise FeatureError(f"side must be one of {', '.join(SIDES)}, got {self.side!r}")
-        if self.step < 0:
-            raise FeatureError(f"step must be >= 0, got {self.step}")
+        if not 0 <= self.step <= _LARGEST_STEP:
+            raise FeatureError(
+                f"step must be >= 0, got {self.step}" if self.step < 0 else f"step must be below 10^15, got {self.step}"
+            )
         for name in ("model", "source"):
             value = getattr(self, name)
-            if not value or "/" in value or value.startswith("."):
+            if not value or "/" in value or "\\" in value or value.startswith(".") or not value.isprintable():
                 raise FeatureError(f"{name} must be a plain name that can be a folder's name, got {value!r}")
 
     def attributes(self) -> dict[str, str | int | bool]:

@@ -14,6 +14,7 @@ tokens, in order. Input row r belongs to the episodes in order, one row each, un
 rows each episode has; a token's keyframe is the number of its row within the episode.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -96,7 +97,8 @@ class HookExtractor:
         if not name:
             raise ConfigError("the extractor 'hook' needs --factory package.module:factory")
         torch.manual_seed(spec.seed)  # a factory of strangers may draw weights from the global state
-        target = import_object(name, kind="factory")(spec.checkpoint, **spec.options["arguments"])
+        factory = _factory(str(name), spec.options["arguments"])
+        target = factory(spec.checkpoint, **spec.options["arguments"])
         if not isinstance(target, HookTarget):
             raise ConfigError(
                 f"factory {name!r} must return a mnprobe.features.HookTarget, got {type(target).__name__}"
@@ -144,6 +146,23 @@ class HookExtractor:
             EpisodeFeatures(layers={name: _tokens(values[a:b]) for name, values in rows.items()})
             for a, b in pairwise(starts)
         ]
+
+
+def _factory(name: str, arguments: Mapping[str, Any]) -> Callable[..., Any]:
+    """The factory, once it is sure that it can be called with the checkpoint and these arguments."""
+    factory: Callable[..., Any] = import_object(name, kind="factory")
+    if not callable(factory):
+        raise ConfigError(f"factory {name!r} is a {type(factory).__name__}; it must be a function")
+    try:
+        inspect.signature(factory).bind(None, **arguments)
+    except TypeError as error:
+        raise ConfigError(
+            f"factory {name!r} is called with the checkpoint (a Path or None) and the --option arguments "
+            f"{', '.join(arguments) or '(none)'}, which does not fit its parameters: {error}"
+        ) from error
+    except ValueError:  # some built-in functions do not tell their parameters
+        pass
+    return factory
 
 
 def _catcher(into: list[Any]) -> Callable[[nn.Module, Any, Any], None]:

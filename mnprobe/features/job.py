@@ -98,6 +98,8 @@ def _decide(job: Job, team: Team, shards: ShardFolder, stack: ExitStack) -> int:
 def _is_finished(job: Job) -> bool:
     if not job.target.exists():
         return False
+    if job.target.is_dir():
+        raise FeatureError(f"{job.target}: is a folder; a feature store is one file. Name another with --out")
     try:
         verify(job.target)
     except FeatureError as error:
@@ -109,7 +111,7 @@ def _is_finished(job: Job) -> bool:
     changes = differences(recorded.get("asked", {}), job.asked)
     raise FeatureError(
         f"{job.target}: was made with another configuration ({'; '.join(changes) or 'unknown'}). "
-        "Add --overwrite to replace it, or write elsewhere with --out or --source"
+        "Add --overwrite to replace it, or write elsewhere with --name, --step, --source or --out"
     )
 
 
@@ -131,7 +133,8 @@ def _compute(job: Job, team: Team, shards: ShardFolder, quiet: bool) -> None:
     with progress(f"{what} (episodes)", total, done=done, quiet=quiet or not team.leads) as advance:
         for index, ready in prefetch(left, read, threads=job.threads, ahead=job.threads):
             results = extractor.compute(ready)
-            shards.write(index, Shard.of(results, extractor.layers, job.dtype, described))
+            names = [episode.id for episode in batches[index]]
+            shards.write(index, Shard.of(results, extractor.layers, job.dtype, described, names=names))
             advance(len(batches[index]))
 
 

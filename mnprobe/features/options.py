@@ -1,13 +1,23 @@
 """Options of extractors: completing them with defaults, and reading values that came as text."""
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.registry import unknown_name
 
-__all__ = ["complete_options", "one_of", "parse_options", "positive_int"]
+__all__ = ["complete_options", "config_from", "one_of", "parse_options", "positive_int"]
+
+Config = TypeVar("Config")
+
+
+def config_from(make: Callable[[Mapping[str, Any]], Config], fields: Mapping[str, Any]) -> Config:
+    """A model's configuration from the fields that the user gave; ConfigError says that it is about these."""
+    try:
+        return make(fields)
+    except ConfigError as error:
+        raise ConfigError(f"--config: {error}") from error
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -39,10 +49,10 @@ def complete_options(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> d
     return dict(defaults) | {name: value for name, value in given.items() if name in defaults}
 
 
-def positive_int(name: str, value: Any) -> int:
-    """`value` as a whole number of at least 1; ConfigError otherwise."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"option {name!r} must be a whole number of at least 1, got {value!r}")
+def positive_int(name: str, value: Any, *, most: int) -> int:
+    """`value` as a whole number from 1 to `most`; ConfigError otherwise."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise ConfigError(f"option {name!r} must be a whole number from 1 to {most}, got {value!r}")
     return value
 
 

@@ -14,6 +14,8 @@ from mnprobe.features.schema import Side
 
 __all__ = ["PixelExtractor", "area_average"]
 
+_MOST = 1024  # frames of a clip, and pixels a side
+
 
 def area_average(frames: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
     """Shrink (T, H, W, C) to (T, size, size, C) float64: each output pixel is the mean of the area it covers.
@@ -66,7 +68,7 @@ class PixelExtractor:
         if spec.checkpoint is not None:
             raise ConfigError(f"the extractor 'pixels' is no model and takes no checkpoint, got {spec.checkpoint}")
         options = dict(spec.options)
-        options |= {name: positive_int(name, options[name]) for name in ("frames", "size")}
+        options |= {name: positive_int(name, options[name], most=_MOST) for name in ("frames", "size")}
         return cls(**options)
 
     def describe(self) -> dict[str, Any]:

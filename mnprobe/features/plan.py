@@ -119,7 +119,11 @@ def _of_files(files: Sequence[CheckpointInfo], models: Sequence[str]) -> list[Mo
         if len(unknown_to_us) == 1 and (kind is None or kind not in models):
             kind = unknown_to_us[0]  # hook and plugins read weights that only they know
         if kind is None:
-            raise ConfigError(f"--checkpoint {info.path}: weights of no known model; name its extractor with --model")
+            asked = f"asked for is {', '.join(models)}, found are " if models else ""
+            raise ConfigError(
+                f"--checkpoint {info.path}: {asked}weights of no known model. Give the file of a ViCLIP or an ARP, or "
+                "read it by a factory of your own: --model hook --factory package.module:factory"
+            )
         if models and kind not in models:
             raise ConfigError(f"--checkpoint {info.path}: is of {kind!r}, but --model says {', '.join(models)}")
         EXTRACTORS.load(kind)

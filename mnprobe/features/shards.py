@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 
 from mnprobe.core.errors import FeatureError
 from mnprobe.core.files import whole_file
-from mnprobe.features.extractor import EpisodeFeatures
+from mnprobe.features.extractor import EpisodeFeatures, Tokens
 
 __all__ = ["Shard", "ShardFolder"]
 
@@ -34,9 +34,18 @@ class Shard:
 
     @classmethod
     def of(
-        cls, results: Sequence[EpisodeFeatures], layers: Sequence[str], dtype: str, model_config: Mapping[str, Any]
+        cls,
+        results: Sequence[EpisodeFeatures],
+        layers: Sequence[str],
+        dtype: str,
+        model_config: Mapping[str, Any],
+        *,
+        names: Sequence[str] = (),
     ) -> "Shard":
-        """Join the results of one batch; values become `dtype`, as they are stored in the end."""
+        """Join the results of one batch; values become `dtype`, as they are stored in the end.
+
+        Raises FeatureError for values that are not finite, or too large for `dtype`, with the episode of `names`.
+        """
         arrays: dict[str, np.ndarray[Any, Any]] = {}
         for layer in layers:
             tokens = [result.layers[layer] for result in results]
@@ -46,10 +55,7 @@ class Shard:
             arrays[f"{layer}/lengths"] = np.array([len(piece.values) for piece in tokens], np.int64)
             arrays[f"{layer}/keyframe"] = np.concatenate([piece.keyframe for piece in tokens]).astype(np.int32)
             if not np.isfinite(arrays[f"{layer}/values"]).all():
-                raise FeatureError(
-                    f"layer {layer!r}: the model gave values that {dtype} cannot hold "
-                    f"(largest {np.abs(joined).max()}); take --dtype float32 and --precision float32"
-                )
+                raise _not_finite(layer, tokens, dtype, names)
         counts: dict[str, int] = {}
         for result in results:
             for name, number in result.counts.items():
@@ -76,6 +82,18 @@ class Shard:
         except SafetensorError:
             return None
         return cls(arrays, json.loads(arrays.pop("notes").tobytes()))
+
+
+def _not_finite(layer: str, tokens: Sequence[Tokens], dtype: str, names: Sequence[str]) -> FeatureError:
+    for number, piece in enumerate(tokens):
+        if not np.isfinite(piece.values).all():
+            who = names[number] if names else f"number {number} of the batch"
+            return FeatureError(
+                f"layer {layer!r}: the model gave NaN or infinite values for episode {who}. "
+                "Its weights may have diverged; with --precision bf16, try float32"
+            )
+    largest = max(float(np.abs(piece.values).max()) for piece in tokens if piece.values.size)
+    return FeatureError(f"layer {layer!r}: holds {largest:.6g}, which is beyond {dtype}; take --dtype float32")
 
 
 class ShardFolder:

@@ -15,7 +15,7 @@ from mnprobe.data import Episode
 from mnprobe.features.devices import autocast
 from mnprobe.features.extractor import EpisodeFeatures, ExtractorSpec, Tokens
 from mnprobe.features.frames import read_clip
-from mnprobe.features.options import one_of
+from mnprobe.features.options import config_from, one_of
 from mnprobe.features.schema import Side
 from mnprobe.models.clip import END
 from mnprobe.models.untrained import PRESETS, untrained_viclip
@@ -68,7 +68,7 @@ class ViCLIPExtractor:
     @classmethod
     def build(cls, spec: ExtractorSpec) -> "ViCLIPExtractor":
         """Load the checkpoint, or draw the weights of the preset from the seed."""
-        config = None if spec.config is None else ViCLIPConfig.from_dict(spec.config)
+        config = None if spec.config is None else config_from(ViCLIPConfig.from_dict, spec.config)
         if spec.checkpoint is not None:
             return cls(load_viclip(spec.checkpoint, config, device=spec.device), spec)
         return cls(untrained_viclip(config or str(spec.preset), spec.seed), spec)

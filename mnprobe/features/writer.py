@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from mnprobe.core.errors import FeatureError
-from mnprobe.core.files import whole_file
+from mnprobe.core.files import require_room, whole_file
 from mnprobe.features.header import Header
 from mnprobe.features.schema import CHUNK_ROWS, DTYPES, LIBVER, check_layer_name, content_digest
 from mnprobe.features.table import encode_text, make_columns
@@ -18,6 +18,7 @@ from mnprobe.features.table import encode_text, make_columns
 __all__ = ["FeatureWriter", "write_features"]
 
 Array = np.ndarray[Any, Any]
+_SPARE_ROOM = 16 * 2**20  # bytes that must stay free: more than HDF5 holds back until it closes a file
 
 
 class FeatureWriter:
@@ -25,7 +26,7 @@ class FeatureWriter:
 
     `episodes` is a DataFrame or a mapping of columns (at least `id`). Values go to disk in chunks of 256 rows as they
     are appended, so a store may be larger than memory. On leaving, every layer must have as many episodes as the
-    table; an exception inside the block, or a killed process, leaves the old file or none.
+    table; an exception inside the block, a full disk, or a killed process, leaves the old file or none.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "u.h5"
@@ -48,6 +49,7 @@ class FeatureWriter:
     def __enter__(self) -> "FeatureWriter":
         with ExitStack() as stack:
             part = stack.enter_context(whole_file(self.path))
+            require_room(self.path, _SPARE_ROOM)
             self._file = stack.enter_context(h5py.File(part, "w", libver=LIBVER, locking=False))
             self._stack = stack.pop_all()
         return self
@@ -71,7 +73,7 @@ class FeatureWriter:
         also for values too large for float16.
         """
         if layer not in self._layers:
-            self._layers[layer] = _LayerWriter(self._file, check_layer_name(layer), self._dtype, str(self.path))
+            self._layers[layer] = _LayerWriter(self._file, check_layer_name(layer), self._dtype, self.path)
         self._layers[layer].append(values, lengths, keyframe)
 
     def add_column(self, name: str, values: Sequence[Any]) -> None:
@@ -87,6 +89,7 @@ class FeatureWriter:
             arrays |= {f"layers/{name}/{part}": array for part, array in layer.finish(count).items()}
         for name, column in self._columns.items():
             arrays[f"episodes/{name}"] = encode_text(column) if column.dtype == object else column
+        require_room(self.path, sum(array.nbytes for array in arrays.values()) + _SPARE_ROOM)
         for place, array in arrays.items():
             dtype = h5py.string_dtype("utf-8", array.dtype.itemsize) if array.dtype.kind == "S" else array.dtype
             self._file.create_dataset(place, data=array.astype(dtype))
@@ -150,11 +153,12 @@ def write_features(
 class _LayerWriter:
     """One layer on its way to disk: collects rows to whole chunks, remembers lengths and keyframes."""
 
-    def __init__(self, file: h5py.File, name: str, dtype: np.dtype[Any], where: str) -> None:
+    def __init__(self, file: h5py.File, name: str, dtype: np.dtype[Any], path: Path) -> None:
         self._file = file
+        self._path = path
         self._dtype = dtype
         self._place = f"layers/{name}/values"
-        self._where = f"{where}:/{self._place}"
+        self._where = f"{path}:/{self._place}"
         self._values: Any = None
         self._rows = 0  # on disk
         self._room = 0
@@ -227,6 +231,7 @@ class _LayerWriter:
             self._write(block)
 
     def _write(self, block: Array) -> None:
+        require_room(self._path, block.nbytes + _SPARE_ROOM)
         if self._values is None:
             self._values = self._file.create_dataset(
                 self._place,

@@ -28,6 +28,7 @@ __all__ = [
     "read_config",
     "read_metadata",
     "read_state_dict",
+    "read_step",
     "save_checkpoint",
     "shapes_of",
 ]
@@ -86,6 +87,18 @@ def read_metadata(path: str | Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except SafetensorError as error:
         raise _damaged(path, error) from error
+
+
+def read_step(path: str | Path) -> int | None:
+    """The entry `step` that published training code writes beside the weights; None where there is none.
+
+    Raises: CheckpointError as `read_state_dict`.
+    """
+    path = Path(path)
+    kind = _kind(path)
+    content = None if kind == "safetensors" else _load_pickle(path, zipped=kind == "zip")
+    step = content.get("step") if isinstance(content, Mapping) else None
+    return step if isinstance(step, int) and not isinstance(step, bool) and step >= 0 else None
 
 
 def read_config(path: str | Path, *, model: str) -> dict[str, Any] | None:
@@ -154,7 +167,10 @@ def save_checkpoint(
         tensors[name] = tensor.clone() if address in seen else tensor
         seen.add(address)
     with whole_file(path) as part:
-        save_file(tensors, part, metadata=metadata)
+        try:
+            save_file(tensors, part, metadata=metadata)
+        except SafetensorError as error:  # a full disk comes as this
+            raise CheckpointError(f"{path}: cannot be written ({error})") from error
         _sort_header(part)
 
 
@@ -310,7 +326,7 @@ def _load_pickle(path: Path, *, zipped: bool) -> Any:
             warnings.simplefilter("ignore", UserWarning)  # remarks on old pickle protocols and storages
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
-        raise (_refused(path, str(error)) if "Unsupported" in str(error) else _damaged(path, error)) from error
+        raise (_refused(path, str(error)) if "nsupported" in str(error) else _damaged(path, error)) from error
     except _SENSELESS as error:
         raise _damaged(path, error) from error
 
@@ -337,6 +353,11 @@ def _check_archive(path: Path) -> None:
 
 
 def _refused(path: Path, message: str) -> CheckpointError:
+    if blocked := re.search(r"GLOBAL ([\w.]+) whose module [\w.]+ is blocked", message):
+        return CheckpointError(
+            f"{path}: refused: the file names {blocked.group(1)}, which runs commands and which no weights need."
+            " Nothing was run. Do not open this file by other means; get the weights from another source."
+        )
     match = re.search(r"GLOBAL ([\w.]+)", message) or re.search(r"(Unsupported (?:operand|class)[^\n]*)", message)
     what = f" ({match.group(1)})" if match else ""
     output = str(path.with_name(path.stem + "-weights.pth"))

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from mnprobe.core.registry import unknown_name
+from mnprobe.core.seeds import check_seed
 from mnprobe.models.arp import ARP, ARPConfig, save_arp
 from mnprobe.models.loading import save_checkpoint
 from mnprobe.models.viclip import ViCLIP, ViCLIPConfig
@@ -22,14 +23,14 @@ def untrained_viclip(size: str | ViCLIPConfig, seed: int) -> ViCLIP:
     torch.Size([1, 64])
     """
     config: ViCLIPConfig = getattr(ViCLIPConfig, _known("viclip", size))() if isinstance(size, str) else size
-    return ViCLIP(config, generator=torch.Generator().manual_seed(seed))
+    return ViCLIP(config, generator=_generator(seed))
 
 
 def untrained_arp(size: str | ARPConfig, seed: int) -> ARP:
     """ARP of a preset or of any size, with weights drawn from `seed`; ConfigError for an unknown preset."""
     config: ARPConfig = getattr(ARPConfig, _known("arp", size))() if isinstance(size, str) else size
     policy = ARP(config)
-    policy.init_weights(torch.Generator().manual_seed(seed))
+    policy.init_weights(_generator(seed))
     return policy
 
 
@@ -43,6 +44,10 @@ def write_untrained(path: Path, model: str, preset: str, seed: int) -> None:
         save_arp(path, untrained_arp(preset, seed), step=0, extra=origin)
     else:
         raise unknown_name("model", model, list(PRESETS))
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(check_seed(seed))
 
 
 def _known(model: str, preset: str) -> str:

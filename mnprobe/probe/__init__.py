@@ -19,7 +19,7 @@ from mnprobe.probe.shuffled import shuffled_groups
 from mnprobe.probe.splits import Partition, check_no_overlap, hold_out
 from mnprobe.probe.stored import align_stores
 from mnprobe.probe.table import people_table
-from mnprobe.probe.uncertainty import Interval, cluster_bootstrap, spread
+from mnprobe.probe.uncertainty import Interval, cluster_bootstrap, cluster_difference, spread
 
 __all__ = [
     "COLUMNS",
@@ -45,6 +45,7 @@ __all__ = [
     "chance_recall",
     "check_no_overlap",
     "cluster_bootstrap",
+    "cluster_difference",
     "fit_heads",
     "held_out_bound",
     "hold_out",

@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from mnprobe.core.errors import ConfigError
+from mnprobe.core.errors import ConfigError, TooFewSamples
 from mnprobe.core.progress import progress
 from mnprobe.probe.config import AlignConfig
 from mnprobe.probe.jobs import Job, Record, run_job
-from mnprobe.probe.measure import measured_rows, within_task_rows
+from mnprobe.probe.measure import contrast_rows, measured_rows
 from mnprobe.probe.pairs import Pair
-from mnprobe.probe.plan import Unit, plan_units
+from mnprobe.probe.plan import NoOutcomes, Unit, plan_units
 from mnprobe.probe.rows import IDENTITY, to_frame
 
 __all__ = ["align"]
@@ -57,7 +57,7 @@ def align(
 
     Raises:
         TooFewSamples: nothing can be measured, or a holdout asked for by name cannot; says how many there are.
-        ProbeError: success and failure were asked for but outcomes are not known.
+        ProbeError: success and failure were asked for but outcomes are not known for any pair.
         ConfigError: the same pair is given twice.
 
     >>> import numpy as np
@@ -71,10 +71,7 @@ def align(
     config = config or AlignConfig()
     chosen = [pairs] if isinstance(pairs, Pair) else list(pairs)
     notes: list[str] = []
-    work: list[_Work] = []
-    for pair in chosen:
-        for item in _planned(pair, config, heads, notes):
-            work.append(item)
+    work = _all_planned(chosen, config, heads, notes)
     _refuse_doubles(work)
     frame, todo = _resume(previous, work, heads)
     total = sum(len(item.unit.jobs) for item in todo)
@@ -97,13 +94,37 @@ def align(
     return frame
 
 
+def _all_planned(pairs: Sequence[Pair], config: AlignConfig, heads: Path | None, notes: list[str]) -> list[_Work]:
+    """The work of all pairs; of several, those whose outcomes cannot be compared are left out with a note.
+
+    (Demonstrations have no failures, while the policy's own episodes beside them have.)
+    """
+    work: list[_Work] = []
+    refusals: list[NoOutcomes | TooFewSamples] = []
+    for pair in pairs:
+        try:
+            work += _planned(pair, config, heads, notes)
+        except (NoOutcomes, TooFewSamples) as error:
+            if config.split == "all" or len(pairs) == 1:
+                raise
+            refusals.append(error)
+            notes.append(f"{_where(pair)}left out. {error}")
+    if refusals and not work:
+        raise refusals[0]
+    return work
+
+
+def _where(pair: Pair) -> str:
+    u, e = pair.origin_u, pair.origin_e
+    return f"{u.model} step {u.step} x {e.model} step {e.step} ({e.source}): "
+
+
 def _planned(pair: Pair, config: AlignConfig, heads: Path | None, notes: list[str]) -> Iterator[_Work]:
     digest = pair.digest()
     u, e = pair.origin_u, pair.origin_e
     name = None if heads is None else heads / _heads_name(pair, config, digest)
     units, found = plan_units(pair.items, config, name)
-    where = f"{u.model} step {u.step} x {e.model} step {e.step} ({e.source}): "
-    notes += [where + note for note in found]
+    notes += [_where(pair) + note for note in found]
     for unit in units:
         base = {
             "understanding": u.model,
@@ -181,9 +202,9 @@ def _rows(item: _Work, records: Sequence[Record], config: AlignConfig, notes: li
         notes += [where + remark for remark in remarks if item.unit.control == "none"]
     for side in ("understanding", "execution"):
         names = (f"{side}-success", f"{side}-failure")
-        if all(name in by_split for name in names):
+        if item.unit.control == "none" and all(name in by_split for name in names):
             bases = (item.base | {"split": names[0]}, item.base | {"split": names[1]})
-            rows += within_task_rows(by_split[names[0]], by_split[names[1]], item.pair.items, bases)
+            rows += contrast_rows(by_split[names[0]], by_split[names[1]], item.pair.items, config, bases)
     return to_frame(rows)
 
 

@@ -15,7 +15,7 @@ __all__ = ["AlignConfig", "Control", "Mode"]
 Mode = Literal["own-probe", "shared-probe"]
 Control = Literal["none", "shuffled"]
 
-_REVISION = 1  # raise when a change of code changes what the same settings measure
+_REVISION = 2  # raise when a change of code changes what the same settings measure
 
 
 @dataclass(frozen=True, kw_only=True)

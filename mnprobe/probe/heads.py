@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from mnprobe.core.errors import CheckpointError, ConfigError
@@ -112,7 +112,20 @@ def save_heads(path: Path, heads: AlignmentHeads, fitted_on: Mapping[str, Any] |
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in heads.state_dict().items()}
     with whole_file(path) as part:
-        save_file(tensors, part, metadata=metadata)
+        part.write_bytes(_in_order(save(tensors, metadata=metadata)))
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same safetensors content with its metadata sorted: safetensors writes them in another order each time.
+
+    Layout: 8 bytes length of the header (little endian), header as JSON padded with spaces, tensors.
+    """
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def load_heads(path: Path, device: str | torch.device = "cpu") -> AlignmentHeads:

@@ -81,7 +81,7 @@ def run_job(pair: Pair, job: Job, config: AlignConfig) -> list[Record]:
 def _fit(pair: Pair, job: Job, config: AlignConfig) -> FitResult:
     groups = pair.items.groups(config.pairing)
     labels = groups[job.train]
-    labels_e = shuffled_groups(labels, seed=job.seed) if job.control == "shuffled" else labels
+    labels_e = shuffled_groups(labels, seed=1000 * job.draw + job.seed) if job.control == "shuffled" else labels
     held = job.validation
     validation = Validation(pair.u[held], pair.e[held], groups[held], groups[held]) if config.fit.early_stop else None
     return fit_heads(

@@ -8,9 +8,11 @@ from pathlib import Path
 from mnprobe.core.errors import FeatureError
 from mnprobe.features import open_features
 
-__all__ = ["StoredPair", "join_stores"]
+__all__ = ["PIXELS", "StoredPair", "join_stores"]
 
 _BLANK = "-blank"
+PIXELS = "pixels"
+"""The understanding side that no model made: a control, for which a choice of layer is not meant (DESIGN 6, c)."""
 
 
 @dataclass(frozen=True, order=True)
@@ -35,7 +37,8 @@ def join_stores(paths: Sequence[Path]) -> tuple[list[StoredPair], list[str]]:
 
     Sources join by family: features of "demos-blank" (instruction blanked) meet those of "demos", likewise for
     "rollouts". Training steps join one to one where both sides have them; a side with one step (such as pixels, or a
-    model that was not trained here) meets every step of the other. Where both sides have as many checkpoints but at
+    model that was not trained here) meets every step of the other. Pixels, the control for u, meet the policy's
+    features as they are and not the blanked ones, the control for e. Where both sides have as many checkpoints but at
     other steps, they are joined in order (first with first, last with last), and a note says so.
 
     Raises FeatureError when one side is missing altogether or no pair can be made; the message lists what there is.
@@ -57,7 +60,9 @@ def join_stores(paths: Sequence[Path]) -> tuple[list[StoredPair], list[str]]:
     sides_e = [group for group in series if group[0].side == "execution"]
     for group_e in sides_e:
         family = group_e[0].source.removesuffix(_BLANK)
-        partners = [group_u for group_u in sides_u if group_u[0].source == family]
+        blanked = group_e[0].source != family
+        partners = [group for group in sides_u if group[0].source == family]
+        partners = [group for group in partners if not (blanked and group[0].model == PIXELS)] or partners
         if not partners:
             notes.append(f"{group_e[0].model} on {group_e[0].source}: no understanding features of source {family!r}")
         for group_u in partners:

@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mnprobe.core.errors import ProbeError
+from mnprobe.probe._arrays import encode
 from mnprobe.probe.config import AlignConfig
 from mnprobe.probe.items import Items
 from mnprobe.probe.jobs import DIRECTIONS, Record
-from mnprobe.probe.uncertainty import Interval, cluster_bootstrap, spread
+from mnprobe.probe.uncertainty import Interval, cluster_bootstrap, cluster_difference, spread
 
-__all__ = ["measured_rows", "within_task_rows"]
+__all__ = ["contrast_rows", "measured_rows"]
 
 _NAN = float("nan")
 
@@ -27,7 +29,11 @@ def measured_rows(
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     numbers = [_numbers(record, config) for record in records]
-    intervals = {(k, place): _interval(records, items, config, k, place) for k in config.k for place in range(3)}
+    intervals = {
+        (metric, direction): _interval(records, items, config, metric, place)
+        for metric in (*(f"recall@{k}" for k in config.k), "adjusted_recall@1")
+        for place, direction in enumerate((*DIRECTIONS, "mean"))
+    }
     for metric, direction in numbers[0]:
         chances = np.array([entry[metric, direction][1] for entry in numbers])
         values = np.array([entry[metric, direction][0] for entry in numbers])
@@ -40,7 +46,7 @@ def measured_rows(
                 | {"ci_low": _NAN, "ci_high": _NAN, "sd_seeds": _NAN, "sd_draws": _NAN}
                 | {"heads_file": heads_file if (record.seed, record.draw) == (0, 0) else ""}
             )
-        low, high = _metric_interval(metric, direction, intervals, records)
+        low, high = _metric_interval(metric, direction, intervals)
         rows.append(
             base
             | _mean_counts(records)
@@ -50,41 +56,89 @@ def measured_rows(
             | {"sd_draws": spread(values[[record.seed == 0 for record in records]])}
             | {"n_seeds": len({record.seed for record in records}), "heads_file": heads_file}
         )
-    note = intervals[1, 2].note
+    note = intervals["recall@1", "mean"].note
     if note:
         notes.append(note)
     return rows, notes
 
 
-def within_task_rows(
-    success: Sequence[Record], failure: Sequence[Record], items: Items, bases: tuple[dict[str, Any], dict[str, Any]]
+def contrast_rows(
+    success: Sequence[Record],
+    failure: Sequence[Record],
+    items: Items,
+    config: AlignConfig,
+    bases: tuple[dict[str, Any], dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Success against failure inside tasks: the mean over tasks of recall@1 in the task, for tasks that have both.
+    """Success against failure of one side: recall@1 inside tasks for both, and the paired differences.
 
-    Failures cluster in hard tasks; this contrast gives every task the same weight on both sides.
+    - "within_task_recall@1", one row each: the mean over the tasks, so that hard tasks, where failures cluster, weigh
+      no more than others.
+    - "success_minus_failure@1": difference of recall@1, in each direction and their mean.
+    - "within_task_success_minus_failure@1": the difference inside each task, mean over tasks.
+
+    Differences stand in rows of the success split, with 95 % intervals that resample the same instructions on both
+    sides; 0 takes the place of chance. `n_groups` of the rows inside tasks counts the tasks.
     """
-    tested = [[_tested(records, task, items) for task in np.unique(items.tasks)] for records in (success, failure)]
-    shared = [one is not None and other is not None for one, other in zip(*tested, strict=True)]
+    sides = [[_stacked(records, side) for side in (0, 1)] for records in (success, failure)]
     rows: list[dict[str, Any]] = []
-    for records, numbers, base in zip((success, failure), tested, bases, strict=True):
-        values = np.array([number for number, both in zip(numbers, shared, strict=True) if both and number is not None])
-        if len(values):
-            rows.append(
-                base
-                | _mean_counts(records)
-                | {"metric": "within_task_recall@1", "direction": "mean", "statistic": "mean", "seed": -1, "draw": -1}
-                | {"value": float(values.mean()), "chance": _NAN, "ci_low": _NAN, "ci_high": _NAN, "sd_seeds": _NAN}
-                | {"sd_draws": _NAN, "n_groups": len(values), "n_seeds": len({record.seed for record in records})}
-                | {"heads_file": ""}
-            )
-    return rows
+    common = {"statistic": "mean", "seed": -1, "draw": -1, "heads_file": "", "sd_seeds": _NAN, "sd_draws": _NAN}
+    common |= {"n_seeds": len({record.seed for record in success})}
+    weights = np.concatenate([_draw_weights(records) for records in (success, failure)]).reshape(2, -1)
+    if not np.array_equal(weights[0], weights[1]):  # equal numbers on both sides, draw by draw, is what they are for
+        raise ProbeError("success and failure were not measured on equally many test episodes")
+    clusters = np.tile(items.instructions, len(weights[0]) // len(items))
+    for place, direction in enumerate((*DIRECTIONS, "mean")):
+        chosen = (place,) if place < 2 else (0, 1)
+        one, other = (np.stack([side[k] for k in chosen], axis=1) for side in sides)
+        found = cluster_difference(one, other, clusters, weights=weights[0], resamples=config.resamples)
+        value = float(np.mean([_weighted(values, weights[0]) for values in one.T]))
+        value -= float(np.mean([_weighted(values, weights[0]) for values in other.T]))
+        rows.append(
+            bases[0]
+            | _mean_counts(success)
+            | common
+            | {"metric": "success_minus_failure@1", "direction": direction, "value": value, "chance": 0.0}
+            | {"ci_low": found.low, "ci_high": found.high}
+        )
+    return rows + _within_task_rows(success, failure, items, config, bases, common)
 
 
-def _tested(records: Sequence[Record], task: str, items: Items) -> float | None:
-    rows = items.tasks == task
-    values = np.concatenate([side[rows] for record in records for side in record.hits[1]])
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else None
+def _within_task_rows(
+    success: Sequence[Record],
+    failure: Sequence[Record],
+    items: Items,
+    config: AlignConfig,
+    bases: tuple[dict[str, Any], dict[str, Any]],
+    common: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """Means over tasks: each query weighs one over the number of queries of its task, in all draws together."""
+    columns = [np.stack([_stacked(records, side) for side in (0, 1)], axis=1) for records in (success, failure)]
+    copies = len(columns[0]) // len(items)
+    (codes,), names = encode(np.tile(items.tasks, copies))
+    counts = [np.bincount(codes[~np.isnan(values[:, 0])], minlength=len(names)) for values in columns]
+    if not np.array_equal(counts[0], counts[1]):
+        raise ProbeError("success and failure were not measured on equally many test episodes of every task")
+    weights = np.divide(1.0, counts[0], out=np.zeros(len(names)), where=counts[0] > 0)[codes]
+    clusters = np.tile(items.instructions, copies)
+    values = [float(np.mean([_weighted(one, weights) for one in both.T])) for both in columns]
+    intervals = [
+        cluster_bootstrap(both, clusters, weights=weights, hits=True, resamples=config.resamples) for both in columns
+    ]
+    found = cluster_difference(columns[0], columns[1], clusters, weights=weights, resamples=config.resamples)
+    shared = common | {"direction": "mean", "n_groups": int((counts[0] > 0).sum())}
+    single, contrast = "within_task_recall@1", "within_task_success_minus_failure@1"
+    numbers = (
+        (bases[0], success, single, values[0], _NAN, intervals[0]),
+        (bases[1], failure, single, values[1], _NAN, intervals[1]),
+        (bases[0], success, contrast, values[0] - values[1], 0.0, found),
+    )
+    return [
+        base
+        | _mean_counts(records)
+        | shared
+        | {"metric": metric, "value": value, "chance": chance, "ci_low": interval.low, "ci_high": interval.high}
+        for base, records, metric, value, chance, interval in numbers
+    ]
 
 
 def _numbers(record: Record, config: AlignConfig) -> dict[tuple[str, str], tuple[float, float]]:
@@ -110,15 +164,44 @@ def _adjusted(value: float, chance: float) -> float:
     return (value - chance) / (1 - chance) if chance < 1 else _NAN
 
 
-def _interval(records: Sequence[Record], items: Items, config: AlignConfig, k: int, place: int) -> Interval:
-    """Bootstrap over instructions of all hits, seeds of one draw averaged; place 0 u2e, 1 e2u, 2 the mean of both."""
+def _interval(records: Sequence[Record], items: Items, config: AlignConfig, metric: str, place: int) -> Interval:
+    """Bootstrap over instructions of all hits, seeds of one draw averaged; place 0 u2e, 1 e2u, 2 the mean of both.
+
+    Items weigh so that every draw weighs the same, as it does in the value itself.
+    """
+    adjusted = metric == "adjusted_recall@1"
+    k = 1 if adjusted else int(metric.removeprefix("recall@"))
+    chosen = (place,) if place < 2 else (0, 1)
+    columns = [_stacked(records, side, k) for side in chosen]
+    if adjusted:
+        chances = {record.draw: record.chance[1] for record in records}
+        levels = [np.repeat([chances[draw][side] for draw in sorted(chances)], len(items)) for side in chosen]
+        if any((level >= 1).any() for level in levels):
+            return Interval(_NAN, _NAN, 0, "")
+        columns = [(values - level) / (1 - level) for values, level in zip(columns, levels, strict=True)]
+    weights = _draw_weights(records)
+    clusters = np.tile(items.instructions, len(weights) // len(items))
+    values = np.stack(columns, axis=1)
+    return cluster_bootstrap(values, clusters, weights=weights, hits=not adjusted, resamples=config.resamples)
+
+
+def _stacked(records: Sequence[Record], side: int, k: int = 1) -> NDArray[np.float64]:
+    """Hits of every item in every draw, laid end to end, seeds of one draw averaged; NaN where it was no query."""
     draws = sorted({record.draw for record in records})
-    columns = [
-        np.concatenate([_item_means([record.hits[k][side] for record in records if record.draw == d]) for d in draws])
-        for side in ((place,) if place < 2 else (0, 1))
-    ]
-    clusters = np.tile(items.instructions, len(draws))
-    return cluster_bootstrap(np.stack(columns, axis=1), clusters, resamples=config.resamples)
+    return np.concatenate(
+        [_item_means([record.hits[k][side] for record in records if record.draw == draw]) for draw in draws]
+    )
+
+
+def _draw_weights(records: Sequence[Record]) -> NDArray[np.float64]:
+    """One over the number of queries of its draw, for every item in every draw."""
+    sizes = {record.draw: int((~np.isnan(record.hits[1][0])).sum()) for record in records}
+    return np.repeat([1.0 / sizes[draw] for draw in sorted(sizes)], len(records[0].hits[1][0]))
+
+
+def _weighted(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    present = ~np.isnan(values)
+    return float(np.average(values[present], weights=weights[present]))
 
 
 def _item_means(hits: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -129,19 +212,9 @@ def _item_means(hits: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def _metric_interval(
-    metric: str, direction: str, intervals: dict[tuple[int, int], Interval], records: Sequence[Record]
-) -> tuple[float, float]:
-    place = (*DIRECTIONS, "mean").index(direction)
-    if metric.startswith("recall@"):
-        found = intervals[int(metric.removeprefix("recall@")), place]
-        return found.low, found.high
-    if metric == "adjusted_recall@1":
-        by_side = np.array([record.chance[1] for record in records])
-        chance = _grand(records, by_side.mean(1) if place == 2 else by_side[:, place])
-        found = intervals[1, place]
-        return _adjusted(found.low, chance), _adjusted(found.high, chance)
-    return _NAN, _NAN
+def _metric_interval(metric: str, direction: str, intervals: dict[tuple[str, str], Interval]) -> tuple[float, float]:
+    found = intervals.get((metric, direction))
+    return (_NAN, _NAN) if found is None else (found.low, found.high)
 
 
 def _grand(records: Sequence[Record], values: NDArray[np.float64]) -> float:

@@ -14,7 +14,11 @@ from mnprobe.probe.items import Items
 from mnprobe.probe.jobs import Job, check_groups
 from mnprobe.probe.splits import Holdout, Partition, has_partitions, hold_out
 
-__all__ = ["Unit", "plan_units"]
+__all__ = ["NoOutcomes", "Unit", "plan_units"]
+
+
+class NoOutcomes(ProbeError):
+    """Success and failure were asked for, but outcomes are not known or all alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +83,13 @@ def _plain_units(
     true = Unit(holdout=holdout, splits=("all",), mode="own-probe", control="none", jobs=tuple(jobs))
     if not config.shuffled:
         return [true]
-    shuffled = [replace(job, control="shuffled", heads_file=None) for job in jobs if job.draw == 0]
-    return [true, replace(true, control="shuffled", jobs=tuple(shuffled))]
+    return [true, _shuffled(true)]
+
+
+def _shuffled(unit: Unit) -> Unit:
+    """The same fits on shuffled pairs: on the very test sets of the true ones, so that the two can be compared."""
+    jobs = tuple(replace(job, control="shuffled", heads_file=None) for job in unit.jobs)
+    return replace(unit, control="shuffled", jobs=jobs)
 
 
 def _partition(items: Items, config: AlignConfig, holdout: Holdout, draw: int) -> Partition:
@@ -98,7 +107,7 @@ def _outcome_units(items: Items, config: AlignConfig, holdout: Holdout, notes: l
     wanted = [setting for setting in SETTINGS if config.split in ("success", setting)]
     if not sides or not any(setting.startswith(side) for setting in wanted for side in sides):
         relevant = [text for text in missing if any(setting.startswith(text.split()[0]) for setting in wanted)]
-        raise ProbeError(f"--split {config.split} cannot be measured. " + ". ".join(relevant))
+        raise NoOutcomes(f"--split {config.split} cannot be measured. " + ". ".join(relevant))
     notes += [text for text in missing if text not in notes]
     sides, drawn = _drawn(items, config, holdout, sides, notes)
     wanted = [setting for setting in wanted if setting in drawn[0]]
@@ -120,7 +129,11 @@ def _outcome_units(items: Items, config: AlignConfig, holdout: Holdout, notes: l
                     for name, found in drawn[draw].items()
                     if name in wanted
                 ]
-        units.append(Unit(holdout=holdout, splits=tuple(wanted), mode=mode, control="none", jobs=tuple(jobs)))
+        unit = Unit(holdout=holdout, splits=tuple(wanted), mode=mode, control="none", jobs=tuple(jobs))
+        units.append(unit)
+        if config.shuffled and mode == "own-probe":  # every seed, first draw: whether something leaks, not how much
+            first = replace(unit, jobs=tuple(job for job in jobs if job.draw == 0))
+            units.append(_shuffled(first))
     return units
 
 

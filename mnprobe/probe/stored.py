@@ -11,13 +11,11 @@ from mnprobe.features import open_features
 from mnprobe.probe.align import align
 from mnprobe.probe.balance import SETTINGS
 from mnprobe.probe.config import AlignConfig
-from mnprobe.probe.join import StoredPair
+from mnprobe.probe.join import PIXELS, StoredPair
 from mnprobe.probe.pairs import Pair, pair_files
 from mnprobe.probe.rows import read_alignment, write_alignment
 
 __all__ = ["align_stores"]
-
-_PIXELS = "pixels"  # the control without a model; a choice of layer is not meant for it
 
 
 def align_stores(
@@ -45,7 +43,7 @@ def align_stores(
     pairs: list[Pair] = []
     for item in stored:
         with open_features(item.u) as file_u, open_features(item.e) as file_e:
-            control = file_u.model == _PIXELS
+            control = file_u.model == PIXELS
             pair = pair_files(
                 file_u,
                 file_e,

@@ -23,10 +23,14 @@ _HEADER = (
 )
 
 
+_CONTRASTS = {"success_minus_failure@1": "all", "within_task_success_minus_failure@1": "within tasks"}
+
+
 def people_table(frame: pd.DataFrame) -> str:
     """Recall@1 of every measurement in plain text; R@1 is the mean of both directions, lift is R@1 over chance.
 
-    Models with random weights are marked 'untrained'; values that ties decide are marked with their share.
+    Models with random weights are marked 'untrained'; values that ties decide are marked with their share. Where
+    success and failure were measured, a second table gives their paired difference, over all episodes and within tasks.
     """
     means = frame[(frame["statistic"] == "mean") & (frame["metric"] == "recall@1")]
     keys = [
@@ -58,7 +62,36 @@ def people_table(frame: pd.DataFrame) -> str:
                 str(row["n_groups"]),
             )
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADER))]
+    contrasts = _contrasts(frame)
+    return _aligned(lines) + (f"\n\n{_aligned(contrasts)}" if len(contrasts) > 1 else "")
+
+
+def _contrasts(frame: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Success minus failure of each side: over all test episodes, and inside tasks."""
+    lines: list[tuple[str, ...]] = [
+        ("pair", "held out", "success minus failure of", "where", "R@1", "95 % interval", "n")
+    ]
+    for name, where in _CONTRASTS.items():
+        rows = frame[(frame["metric"] == name) & (frame["direction"] == "mean") & (frame["statistic"] == "mean")]
+        for _, row in rows.iterrows():
+            side = str(row["split"]).removesuffix("-success")
+            number = "2 x " + (f"{row['n_test']}" if where == "all" else f"{row['n_test']} in {row['n_groups']} tasks")
+            lines.append(
+                (
+                    f"{_side(row, 'u')} x {_side(row, 'e')}",
+                    str(row["holdout"]),
+                    side + (" (shared probe)" if row["mode"] == "shared-probe" else ""),
+                    where,
+                    f"{row['value']:+.3f}",
+                    "none" if math.isnan(row["ci_low"]) else f"{row['ci_low']:+.3f} to {row['ci_high']:+.3f}",
+                    number,
+                )
+            )
+    return lines
+
+
+def _aligned(lines: list[tuple[str, ...]]) -> str:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )

@@ -113,6 +113,41 @@ def test_outcomes_show_the_four_settings(alignment_row, table):
     assert data.points[["series", "value"]].to_numpy().tolist() == [[n, 0.1 * i] for i, n in enumerate(names)]
 
 
+def test_outcomes_of_the_policys_own_episodes_are_drawn_and_named(alignment_row, table):
+    own = {"source_u": "rollouts", "source_e": "rollouts", "split": "execution-success"}
+    data = curve_data(table([alignment_row(), alignment_row(**own, value=0.3)]), split="outcomes")
+    assert data.points[["series", "value"]].to_numpy().tolist() == [["execution-success", 0.3]]
+    both = [alignment_row(**own, value=0.3), alignment_row(split="execution-success", value=0.4)]
+    both += [alignment_row(**own | {"split": "understanding-success"}, value=0.5)]
+    both += [alignment_row(split="understanding-success", value=0.6)]
+    data = curve_data(table(both), split="outcomes")
+    assert dict(zip(data.points["series"], data.points["value"], strict=True)) == {
+        "understanding-success": 0.6,
+        "execution-success": 0.3,
+    }
+    assert "execution outcomes: measured on rollouts" in data.notes
+    assert "understanding outcomes: measured on rollouts" not in data.notes
+
+
+def test_a_difference_is_drawn_as_one_against_none(alignment_row, table):
+    rows = [
+        alignment_row(metric="success_minus_failure@1", split="execution-success", step_e=step, chance=0.0, value=-0.2)
+        for step in (0, 10)
+    ]
+    data = curve_data(table(rows), metric="success_minus_failure@1", split="outcomes")
+    assert data.points["series"].unique().tolist() == ["execution-difference"]
+    figure = curve_figure(data)
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts[:2] == ["execution: carried out minus not carried out", "no difference"]
+    assert figure.axes[0].get_ylim()[0] < -0.2
+    assert "chance" not in curve_caption(data)
+
+
+def test_the_bound_on_information_names_its_cap(alignment_row, table):
+    data = curve_data(table([alignment_row(metric="mi_bound", chance="", n_groups=8)]), metric="mi_bound")
+    assert "It cannot exceed log B = 2.08 nats" in curve_caption(data)
+
+
 def test_outcomes_without_outcomes_name_the_command(alignment_row, table):
     with pytest.raises(ProbeError, match="`mnprobe align --split success` measures them"):
         curve_data(table([alignment_row()]), split="outcomes")

@@ -10,7 +10,7 @@ from mnprobe.analysis.draw_tsne import TsneInput, draw_tsne
 from mnprobe.analysis.embedding import TsneConfig
 from mnprobe.analysis.pairs import load_pair
 from mnprobe.analysis.report import gather, write_report
-from mnprobe.analysis.report.headline import caveats, headlines, last_points
+from mnprobe.analysis.report.headline import caveats, contrasts, headlines, last_points
 from mnprobe.analysis.tables import read_alignment, write_table
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.rundir import RunDir
@@ -245,17 +245,51 @@ def test_each_doubt_is_said_when_it_applies_and_only_then(alignment_row, tmp_pat
     assert told(alignment_row(**good)) == ""
 
 
-def test_a_control_that_comes_as_high_is_a_caveat(alignment_row, tmp_path):
-    rows = [alignment_row(n_test=200), alignment_row(source_e="demos-blank", n_test=200, value=0.45)]
-    ties = alignment_row(metric="tied_share", value=0.4)
-    write_table(pd.DataFrame([*rows, ties]), tmp_path / "a.csv")
-    table = read_alignment(tmp_path / "a.csv")
-    told = caveats(last_points(table).points, table)
-    assert told[0] == (
-        "Controls that the claim is not told from (holdout episodes): instruction blanked 45.0 %; the claim is 50.0 %, "
-        "its interval begins at 40.0 %."
+def test_controls_near_the_claim_are_caveats_and_as_high_is_said_only_of_as_high(alignment_row, tmp_path):
+    def told(**blank):
+        rows = [alignment_row(n_test=200), alignment_row(source_e="demos-blank", n_test=200, **blank)]
+        ties = alignment_row(metric="tied_share", value=0.4)
+        write_table(pd.DataFrame([*rows, ties]), tmp_path / "a.csv")
+        table = read_alignment(tmp_path / "a.csv")
+        return caveats(last_points(table).points, table)
+
+    overlap = told(value=0.35, ci_low=0.2, ci_high=0.45)
+    assert overlap[0] == (
+        "Not told apart from a control at this sample size (holdout episodes): the claim's interval, 40.0 % to 60.0 %, "
+        "overlaps that of instruction blanked 35.0 % (20.0 % to 45.0 %)."
     )
-    assert told[1].startswith("Ties: up to 40.0 % of the queries")
+    assert overlap[1].startswith("Ties: up to 40.0 % of the queries")
+    assert told(value=0.5)[0] == (
+        "A control scores as high (holdout episodes): instruction blanked 50.0 %; the claim 50.0 %. "
+        "What the control has is enough for this score."
+    )
+    assert told(value=0.2, ci_low=0.1, ci_high=0.3)[0].startswith("Ties")
+
+
+def test_a_score_that_is_chance_up_to_rounding_is_not_above_it(alignment_row, tmp_path):
+    third = 1 / 3
+    row = alignment_row(n_test=200, value=third, ci_low=third + 1e-16, ci_high=third + 1e-16, chance=third - 1e-16)
+    write_table(pd.DataFrame([row]), tmp_path / "a.csv")
+    points = last_points(read_alignment(tmp_path / "a.csv")).points
+    assert headlines(points)[0].verdict == "includes chance"
+
+
+def test_success_against_failure_is_told_as_a_difference(alignment_row, tmp_path):
+    where = {"split": "execution-success", "source_e": "rollouts", "source_u": "rollouts", "n_test": 40, "chance": 0.0}
+    rows = [alignment_row()]
+    for step, value in ((0, 0.9), (5, 0.25)):
+        found = where | {"value": value, "ci_low": value - 0.3, "ci_high": value + 0.1, "step_e": step}
+        rows.append(alignment_row(metric="success_minus_failure@1", **found))
+        rows.append(alignment_row(metric="within_task_success_minus_failure@1", **(found | {"value": value - 0.1})))
+    write_table(pd.DataFrame(rows), tmp_path / "a.csv")
+    table = read_alignment(tmp_path / "a.csv")
+    (sentence,) = contrasts(table)
+    assert sentence.endswith(
+        "40 test episodes of the same instructions on each side, arp at step 5, rollouts): Recall@1 differs by +25.0 "
+        "points (95 % interval -5.0 to +35.0); within tasks +15.0 points (95 % interval -5.0 to +35.0). The interval "
+        "includes no difference."
+    )
+    assert contrasts(table[table["split"] == "all"]) == ()
 
 
 def test_episodes_are_counted_once_with_the_outcome_that_any_file_knows(run, tmp_path):

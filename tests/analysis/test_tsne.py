@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import to_hex
 from sklearn.manifold import trustworthiness
 
-from mnprobe.analysis.draw_tsne import TsneInput, as_space, draw_tsne, tsne_panels
+from mnprobe.analysis.draw_tsne import TsneInput, _panel, as_space, draw_tsne, tsne_panels
 from mnprobe.analysis.embedding import TsneConfig
 from mnprobe.analysis.figures import new_figure
 from mnprobe.analysis.instruction_colours import kinds
@@ -14,7 +14,7 @@ from mnprobe.analysis.legend_columns import pack
 from mnprobe.analysis.notes import read_note
 from mnprobe.analysis.pairs import find_heads, find_pairs, load_pair, shared_space
 from mnprobe.analysis.tables import write_table
-from mnprobe.analysis.tsne_figure import tsne_figure
+from mnprobe.analysis.tsne_figure import quality_line, tsne_figure
 from mnprobe.analysis.tsne_inputs import tsne_inputs
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
 from mnprobe.core.rundir import RunDir
@@ -72,6 +72,26 @@ def test_trustworthiness_on_the_figure_is_that_of_the_shared_space(pair):
         assert part in text.replace("\n", " ")
     assert "perplexity 6.33" in text.replace("\n", " ")
     assert "seed 0" in text.replace("\n", " ")
+
+
+def test_purity_is_that_of_episodes_the_heads_were_not_fitted_on():
+    rng = np.random.default_rng(0)
+    labels, fitted = np.repeat(np.arange(5), 16), np.arange(80) % 2 == 0
+    values = np.where(fitted[:, None], 50.0 * np.eye(5)[labels], 0.0) + 0.1 * rng.normal(size=(80, 5))
+    points = pd.DataFrame({"id": [f"e{i}" for i in range(80)], "task": "t", "side": "u", "model": "m"})
+    points["instruction"], points["partition"], points["success"] = labels.astype(str), "", 1
+    found = {
+        name: _panel(values[rows], points[rows].assign(fitted=mask[rows]), "t", "s", QUICK)
+        for name, rows, mask in (
+            ("held-out", np.ones(80, dtype=bool), fitted),
+            ("fitted", fitted, fitted),
+            ("", fitted, ~fitted),
+        )
+    }
+    assert {panel.purity_of for panel in found.values()} == set(found)
+    assert found["held-out"].purity < 0.5 < 0.95 < found["fitted"].purity == found[""].purity
+    assert "instruction purity of held-out points 0." in quality_line(found["held-out"], QUICK)
+    assert "instruction purity 1.00" in quality_line(found[""], QUICK)
 
 
 def test_planted_instructions_lie_together_in_the_raw_picture(write_pair, tmp_path):

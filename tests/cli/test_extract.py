@@ -1,6 +1,9 @@
 """Every option of `mnprobe extract` arrives: in the store's attributes, in its values, or in what is printed."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -275,10 +278,24 @@ def test_run_and_overwrite(demos, tmp_path, capsys):
         (["--model", "pixels", "--option", "size=4", "--option", "size=5"], "--option size is given twice: 4 and '5'"),
         (["--model", "pixels", "--option", "sise=4"], "unknown option for pixels: 'sise'. Did you mean 'size'?"),
         (["--model", "viclip", "--camera", "top"], "no images of camera 'top'"),
-        (["--model", "viclip", "--config", "none.json"], "--config none.json: cannot be read as JSON"),
+        (["--model", "viclip", "--config", "none.json"], "--config none.json: cannot be read (No such file"),
         (["--model", "viclip", "--config", "x", "--preset", "tiny"], "both give the size"),
         (["--model", "pixels", "--config", "x"], "--config is of one model that has sizes, but chosen are pixels"),
         (["--checkpoint", "none.pth"], "none.pth: does not exist"),
+        (["--model", "viclip", "--seed", "-1"], "--seed must be a whole number from 0 to 9223372036854775807, got -1"),
+        (["--model", "viclip", "--seed", "9" * 30], "--seed must be a whole number from 0"),
+        (["--model", "viclip", "--step", "9" * 30], "step must be below 10^15"),
+        (["--model", "viclip", "--name", "a\nb"], "must be a plain name that can be a folder's name, got 'a\\nb'"),
+        (["--model", "viclip", "--option", "camera=wrist"], "--option camera: is an option of its own; write --camera"),
+        (["--model", "pixels", "--option", "size=100000"], "must be a whole number from 1 to 1024, got 100000"),
+        (["--model", "arp", "--language-weights", "none"], "--language-weights none: there is no such file"),
+        (["--model", "arp", "--option", "language_seed=x"], "option language_seed must be a whole number"),
+        (["--model", "pixels", "--outcomes", "sucessful"], "or the word 'successful'"),
+        (["--model", "hook", "--side", "execution", "--factory", "os:sep"], "factory 'os:sep' is a str"),
+        (
+            ["--model", "hook", "--side", "execution", "--factory", "os:fspath", "--option", "a=1"],
+            "the --option arguments a, which does not fit its parameters",
+        ),
     ],
 )
 def test_errors_are_one_message_and_code_2(demos, tmp_path, capsys, options, message):
@@ -289,3 +306,29 @@ def test_errors_are_one_message_and_code_2(demos, tmp_path, capsys, options, mes
     assert shown.err.startswith("mnprobe: ")
     assert message in shown.err
     assert shown.out == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "message"),
+    [
+        ("os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", 130, "interrupted. What was finished is kept: run the"),
+        ("raise MemoryError", 2, "out of memory (no more can be had); ask for less"),
+        ("np.zeros(10**15)", 2, "out of memory (Unable to allocate"),
+        ("torch.zeros(10**15)", 2, "out of memory ("),
+        ("warnings.warn('mind the gap')", 2, "mnprobe: UserWarning: mind the gap\nmnprobe: factory 'stops:make' must"),
+    ],
+)
+def test_what_ends_a_job_from_outside_is_one_message(demos, tmp_path, line, code, message):
+    (tmp_path / "stops.py").write_text(
+        f"import os, signal, time, warnings\nimport numpy as np\nimport torch\ndef make(checkpoint):\n    {line}\n"
+    )
+    arguments = ["--data", demos, "--out", tmp_path / "out", "--model", "hook", "--side", "execution", "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mnprobe", "extract", *map(str, arguments), "--factory", "stops:make"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

@@ -47,3 +47,10 @@ def test_a_second_init_keeps_equal_checkpoints_and_refuses_others(tmp_path, caps
     capsys.readouterr()
     assert init("--run", run.path, "--seed", 1) == 2
     assert "exists with size tiny, seed 0; asked for is size tiny, seed 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", ["-1", "9" * 30])
+def test_an_impossible_seed_is_refused_before_anything_is_made(tmp_path, capsys, seed):
+    assert init("--run", tmp_path / "r", "--seed", seed) == 2
+    assert f"--seed must be a whole number from 0 to 9223372036854775807, got {seed}" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()

@@ -1,8 +1,9 @@
+import errno
 import hashlib
 
 import pytest
 
-from mnprobe.core.files import sha256_file, whole_file, write_text
+from mnprobe.core.files import require_room, sha256_file, whole_file, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
@@ -36,3 +37,17 @@ def test_others_may_read_what_the_umask_lets_them_read(tmp_path):
         part.touch(mode=0o600)
     (tmp_path / "plain").touch()
     assert (tmp_path / "a.bin").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    require_room(tmp_path / "a.bin", 1)
+    with pytest.raises(OSError, match=r"No space left on device \(.* MiB are free, .* are needed\): .*a\.bin"):
+        require_room(tmp_path / "a.bin", 2**60)
+
+    def fill_up():
+        with whole_file(tmp_path / "b.bin"):
+            raise OSError(errno.ENOSPC, "full")  # as a write to an open file says it: without a name
+
+    with pytest.raises(OSError, match=r"No space left on device: .*b\.bin"):
+        fill_up()
+    assert not list(tmp_path.iterdir())

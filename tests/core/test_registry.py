@@ -1,7 +1,7 @@
 import pytest
 
 from mnprobe.core.errors import ConfigError
-from mnprobe.core.registry import Registry, import_object
+from mnprobe.core.registry import Registry, import_object, unknown_name
 
 
 def test_a_name_is_imported_only_when_it_is_asked_for():
@@ -30,3 +30,10 @@ def test_plugins_enter_through_entry_points_and_cannot_replace_what_is_built_in(
     assert "mnprobe" in scripts.names()
     scripts.add("mnprobe", "pathlib:Path")
     assert scripts.load("mnprobe").__name__ == "Path"
+
+
+def test_of_very_many_names_only_some_are_listed():
+    known = [f"name{i:03d}" for i in range(300)]
+    message = str(unknown_name("name", "name0300", known))
+    assert "Did you mean 'name" in message
+    assert message.endswith("name059 and 240 more")

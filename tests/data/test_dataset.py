@@ -328,3 +328,39 @@ def test_episodes_and_frames_can_be_sent_to_other_processes(write, tmp_path):
     episode = pickle.loads(pickle.dumps(open_dataset(tmp_path)[0]))
     frame = pickle.loads(pickle.dumps(episode.frame(2)))
     assert frame.rgb["front"].shape == (4, 6, 3)
+
+
+def test_instructions_that_fit_no_episode_are_refused(write, tmp_path):
+    write()
+    file = tmp_path / "given.csv"
+    file.write_text("task,variation,instruction\nopen_drawr,1,pull\n")
+    with pytest.raises(
+        DataError, match=r"given\.csv: no episode is of .*open_drawr variation 1; there are open_drawer variation 1"
+    ):
+        open_dataset(tmp_path, instructions=file)
+    file.write_text("task,variation,instruction\nopen_drawer,1,pull\nother,0,push\n")
+    assert open_dataset(tmp_path, instructions=file)[0].instruction == "pull"
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "a\0b", "\x1b[31mred"])
+def test_instructions_with_control_characters_are_refused(write, tmp_path, text):
+    write()
+    with pytest.raises(DataError, match="holds a line break or another control character"):
+        open_dataset(tmp_path, instructions={"open_drawer/1": text})
+
+
+def test_tables_must_be_utf8(write, tmp_path):
+    write()
+    file = tmp_path / "given.csv"
+    file.write_bytes("task,variation,instruction\nopen_drawer,1,schließe\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"given\.csv: is not UTF-8 \(byte 47\); save the instructions as UTF-8"):
+        open_dataset(tmp_path, instructions=file)
+    with pytest.raises(DataError, match=r"given\.csv: is not UTF-8 \(byte 47\); save the outcomes as UTF-8"):
+        open_dataset(tmp_path, outcomes=file)
+
+
+def test_a_given_table_without_outcomes_is_refused(write, tmp_path):
+    write()
+    (tmp_path / "o.csv").write_text("id,success\n")
+    with pytest.raises(DataError, match=r"o\.csv: no outcome in it, only a header"):
+        open_dataset(tmp_path, outcomes=tmp_path / "o.csv")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnprobe.core.errors import ConfigError, DataError, FeatureError
+from mnprobe.core.errors import CheckpointError, ConfigError, DataError, FeatureError
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import EpisodeFeatures, Tokens, extract, open_features, verify
 from mnprobe.features.checkpoints import inspect_checkpoint
@@ -176,7 +176,7 @@ def test_the_step_of_a_file_is_found(demos, tmp_path, viclip_checkpoint):
         ({"models": ["viclip"], "partitions": ["test"]}, "no episode of partition 'test'"),
         ({"models": ["hook"]}, "--model hook: say with --side"),
         ({"models": ["viclip"], "checkpoints": ["arp"]}, "is of 'arp', but --model says viclip"),
-        ({"checkpoints": ["foreign"]}, "weights of no known model; name its extractor with --model"),
+        ({"checkpoints": ["foreign"]}, ": weights of no known model. Give the file of a ViCLIP or an ARP"),
         ({"checkpoints": ["arp", "arp"]}, "two checkpoints would be step 0 of 'arp'"),
     ],
 )
@@ -270,7 +270,7 @@ def test_a_shard_with_any_flipped_byte_is_no_shard():
 
 def test_values_beyond_float16_are_refused_with_a_way_out():
     tokens = Tokens(values=np.full((1, 2), 1e5), keyframe=np.zeros(1))
-    with pytest.raises(FeatureError, match="layer 'u': the model gave values that float16 cannot hold"):
+    with pytest.raises(FeatureError, match="layer 'u': holds 100000, which is beyond float16; take --dtype float32"):
         Shard.of([EpisodeFeatures(layers={"u": tokens})], ("u",), "float16", {})
 
 
@@ -416,3 +416,33 @@ def test_strange_torchrun_variables_are_refused(monkeypatch):
     monkeypatch.setenv("RANK", "x")
     with pytest.raises(ConfigError, match="must be whole numbers"), join_team():
         pass
+
+
+def test_a_file_without_a_step_is_said_to_count_as_step_0(demos, tmp_path):
+    policy = ARP(ARPConfig.tiny())
+    policy.init_weights(torch.Generator().manual_seed(0))
+    for content, name, told in (
+        ({"model_state": policy.state_dict()}, "plain.pth", False),
+        ({"model_state": policy.state_dict(), "step": 7}, "inside.pth", True),
+        ({"model_state": policy.state_dict()}, "arp_model_80000.pth", True),
+    ):
+        torch.save(content, tmp_path / name)
+        assert inspect_checkpoint(tmp_path / name).step_told is told
+    assert inspect_checkpoint(tmp_path / "plain.pth", step=3).step_told
+    remarks = []
+    with pytest.raises(CheckpointError, match="neither released variant"):
+        extract(demos, out=tmp_path / "out", checkpoints=[tmp_path / "plain.pth"], limit=1, note=remarks.append)
+    assert remarks[0].endswith("plain.pth: tells no training step, so it counts as step 0; --step or --name says more")
+
+
+def test_values_that_are_not_finite_name_the_episode():
+    fine = EpisodeFeatures(layers={"u": Tokens(values=np.zeros((1, 2)), keyframe=np.zeros(1))})
+    bad = EpisodeFeatures(layers={"u": Tokens(values=np.array([[0, np.nan]]), keyframe=np.zeros(1))})
+    with pytest.raises(FeatureError, match="layer 'u': the model gave NaN or infinite values for episode b"):
+        Shard.of([fine, bad], ("u",), "float32", {}, names=["a", "b"])
+
+
+def test_a_folder_at_the_place_of_a_store_is_refused(demos, tmp_path):
+    (tmp_path / "x.h5").mkdir()
+    with pytest.raises(FeatureError, match=r"x\.h5: is a folder; a feature store is one file"):
+        extract(demos, out=tmp_path / "x.h5", models=["pixels"], overwrite=False)

@@ -239,7 +239,7 @@ def test_pixels_are_the_frames_that_viclip_sees(dataset):
     for ours, episode in zip(found, dataset, strict=True):
         expected = slow_clip(episode).reshape(8, 4, 4, 4, 4, 3).mean(axis=(2, 4)) / 255
         np.testing.assert_allclose(ours.layers["u"].values, expected.reshape(1, -1), rtol=1e-6)
-    with pytest.raises(ConfigError, match="option 'size' must be a whole number of at least 1, got 0"):
+    with pytest.raises(ConfigError, match="option 'size' must be a whole number from 1 to 1024, got 0"):
         PixelExtractor.build(ExtractorSpec(options=options | {"size": 0}))
     with pytest.raises(ConfigError, match="is no model and takes no checkpoint"):
         PixelExtractor.build(ExtractorSpec(options=options, checkpoint=Path("x.pth")))

@@ -1,5 +1,6 @@
 import pickle
 import shutil
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mnprobe.core import files
 from mnprobe.core.errors import FeatureError
 from mnprobe.features import FeatureWriter, Header, open_features, verify, write_features
 from mnprobe.features.schema import CHUNK_ROWS
@@ -411,3 +413,19 @@ def test_unknown_layers_and_episodes_get_a_hint(store):
             file.layer("clup")
         with pytest.raises(FeatureError, match=r"episode 3 is outside 0\.\.2"):
             file.layer("e").tokens(3)
+
+
+def test_a_store_is_not_begun_or_gone_on_with_on_a_full_disk(tmp_path, monkeypatch):
+    free = iter([2**40, 2**40, 1000])  # beginning, first block, second block
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=next(free)))
+
+    def write():
+        with FeatureWriter(
+            tmp_path / "u.h5", Header(model="m", side="understanding"), {"id": list(map(str, range(512)))}
+        ) as writer:
+            for _ in range(2):
+                writer.append("u", np.zeros((CHUNK_ROWS, 4), np.float32))
+
+    with pytest.raises(OSError, match=r"No space left on device .*u\.h5"):
+        write()
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import pickle
 import random
 import subprocess
@@ -22,6 +23,7 @@ from mnprobe.models.loading import (
     read_config,
     read_metadata,
     read_state_dict,
+    read_step,
     save_checkpoint,
 )
 
@@ -279,3 +281,38 @@ def test_weights_that_are_not_finite_are_refused(value, dtype):
     bad = {"fine": torch.ones(2), "a.weight": torch.tensor([1.0, value], dtype=dtype), "n": torch.tensor([1])}
     with pytest.raises(CheckpointError, match=r"NaN or infinite in 1 of 3 entries: a\.weight"):
         check_finite(bad, path="f")
+
+
+class Commands:
+    """Pickles as a call of os.system."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def test_a_file_that_runs_commands_is_refused_without_a_way_out(tmp_path):
+    torch.save({"model": Commands(f"touch {tmp_path / 'ran'}")}, tmp_path / "evil.pth")
+    with pytest.raises(CheckpointError, match=r"refused: the file names posix\.system, which runs commands") as caught:
+        read_state_dict(tmp_path / "evil.pth")
+    assert "weights_only=False" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "step"),
+    [
+        ({"step": 80000, "model_state": WEIGHTS}, 80000),
+        ({"model": WEIGHTS}, None),
+        ({"step": True, "model": WEIGHTS}, None),
+        ({"step": -1, "model": WEIGHTS}, None),
+        ({"step": torch.tensor(3), "model": WEIGHTS}, None),
+    ],
+)
+def test_the_step_beside_published_weights(tmp_path, content, step):
+    torch.save(content, tmp_path / "f.pth")
+    assert read_step(tmp_path / "f.pth") == step
+    save_file(WEIGHTS, tmp_path / "f.safetensors")
+    assert read_step(tmp_path / "f.safetensors") is None

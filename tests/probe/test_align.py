@@ -28,6 +28,9 @@ FIT = FitConfig(dim=16, steps=40, lr=5e-3)
 TINY = {"fit": FitConfig(dim=4, steps=1), "seeds": 2, "splits": 2, "draws": 2, "resamples": 50, "bound_draws": 2}
 
 
+AROUND = {"adjusted_recall@1", "mi_bound", "tied_share"}
+
+
 def tiny(**change):
     return AlignConfig(**(TINY | change))
 
@@ -101,6 +104,19 @@ def test_arbitrary_instruction_ids_show_why_the_holdout_decides(rng):
     assert found["value"] == pytest.approx(found["chance"], abs=0.08)
 
 
+def test_an_interval_belongs_to_its_value_when_test_sets_differ_in_size(rng):
+    sizes = [2, 2, 3, 4, 6, 30, 2, 2, 3, 4, 6, 30]  # which instructions are held out decides n and chance
+    labels = np.repeat(np.arange(12), sizes)
+    u, e = (rng.normal(size=(len(labels), 8)).astype(np.float32) for _ in range(2))
+    table = align(pair_arrays(u, e, [f"i{i}" for i in labels]), tiny(splits=5, seeds=1, resamples=2000, fit=FIT))
+    means = table[(table["statistic"] == "mean") & table["ci_low"].notna()]
+    assert table[(table["holdout"] == "instructions") & (table["statistic"] == "seed")]["n_test"].nunique() > 1
+    assert set(means["metric"]) == {"recall@1", "recall@5", "recall@10", "adjusted_recall@1"}
+    assert (means["ci_low"] <= means["value"]).all()
+    assert (means["value"] <= means["ci_high"]).all()
+    assert means[means["metric"] != "adjusted_recall@1"]["ci_high"].le(1).all()
+
+
 def test_constant_features_score_chance_by_ties(planted):
     labels = planted()[2]
     same = np.ones((64, 3), np.float32)
@@ -118,9 +134,9 @@ def test_constant_features_score_chance_by_ties(planted):
 def test_the_table_is_complete_and_consistent(pair):
     table = align(pair, tiny(seeds=3, splits=2))
     assert tuple(table.columns) == COLUMNS
-    metrics = {"recall@1", "recall@5", "recall@10", "adjusted_recall@1", "mi_bound", "tied_share"}
+    metrics = {"recall@1", "recall@5", "recall@10"} | AROUND
     assert set(table["metric"]) == metrics
-    for control, fits in (("none", 4), ("shuffled", 3)):  # 3 seeds on split 0, seed 0 on split 1
+    for control in ("none", "shuffled"):  # on the same test sets
         for metric in metrics:
             for direction in ("u2e", "e2u", "mean"):
                 rows = table[
@@ -129,13 +145,12 @@ def test_the_table_is_complete_and_consistent(pair):
                     & (table["direction"] == direction)
                     & (table["holdout"] == "episodes")
                 ]
-                assert rows["statistic"].tolist() == ["mean"] + ["seed"] * fits
+                assert rows["statistic"].tolist() == ["mean"] + ["seed"] * 4  # 3 on split 0, seed 0 on split 1
                 mean, seeds = rows.iloc[0], rows.iloc[1:]
                 assert (mean["seed"], mean["draw"], mean["n_seeds"]) == (-1, -1, 3)
                 assert mean["value"] == pytest.approx(seeds.groupby("draw")["value"].mean().mean())
                 assert mean["sd_seeds"] == pytest.approx(seeds[seeds["draw"] == 0]["value"].std())
-                if control == "none":
-                    assert mean["sd_draws"] == pytest.approx(seeds[seeds["seed"] == 0]["value"].std())
+                assert mean["sd_draws"] == pytest.approx(seeds[seeds["seed"] == 0]["value"].std())
     recall, adjusted = mean_of(table, "episodes"), mean_of(table, "episodes", "adjusted_recall@1")
     chance = recall["chance"]
     assert adjusted["value"] == pytest.approx((recall["value"] - chance) / (1 - chance))
@@ -231,7 +246,7 @@ def test_what_cannot_be_held_out_is_said_or_refused(planted):
 
 def test_four_settings_in_both_modes(pair):
     table = align(pair, tiny(split="success", holdout="episodes", seeds=2, draws=3))
-    rows = table[(table["metric"] == "recall@1") & (table["direction"] == "mean")]
+    rows = table[(table["metric"] == "recall@1") & (table["direction"] == "mean") & (table["control"] == "none")]
     assert set(rows["split"]) == set(SETTINGS)
     assert set(rows["mode"]) == {"own-probe", "shared-probe"}
     own = rows[(rows["mode"] == "own-probe") & (rows["statistic"] == "seed")]
@@ -242,6 +257,24 @@ def test_four_settings_in_both_modes(pair):
             assert same[same["split"].str.startswith(side)]["chance"].nunique() == 1
     within = table[table["metric"] == "within_task_recall@1"]
     assert within.groupby(["split", "mode"]).size().tolist() == [1] * 8
+    shuffled = table[
+        (table["control"] == "shuffled") & (table["metric"] == "recall@1") & (table["direction"] == "mean")
+    ]
+    assert set(shuffled["mode"]) == {"own-probe"}
+    assert shuffled.groupby(["split", "statistic"]).size().tolist() == [1, 2] * 4  # the mean; two seeds, first draw
+
+
+def test_success_minus_failure_is_the_difference_of_the_two_values(pair):
+    table = align(pair, tiny(split="success", holdout="both", seeds=2, draws=3, fit=FIT, shuffled=False))
+    means = table[table["statistic"] == "mean"].set_index(["holdout", "mode", "split", "metric", "direction"])
+    found = means[means.index.get_level_values("metric").str.endswith("success_minus_failure@1")]
+    assert len(found) == 2 * 2 * 2 * (3 + 1)
+    for (holdout, mode, split, metric, direction), row in found.iterrows():
+        single = {"success_minus_failure@1": "recall@1"}.get(metric, "within_task_recall@1")
+        good, bad = (means.loc[(holdout, mode, name, single, direction)] for name in (split, split[:-7] + "failure"))
+        assert row["value"] == pytest.approx(good["value"] - bad["value"])
+        assert -1 <= row["ci_low"] <= row["value"] <= row["ci_high"] <= 1
+        assert (row["chance"], row["n_test"]) == (0.0, good["n_test"])
 
 
 def test_planted_failures_align_less(planted):
@@ -253,6 +286,14 @@ def test_planted_failures_align_less(planted):
     good = mean_of(table, "episodes", split="execution-success")
     bad = mean_of(table, "episodes", split="execution-failure")
     assert good["ci_low"] > bad["ci_high"]
+    for metric in ("success_minus_failure@1", "within_task_success_minus_failure@1"):
+        more = mean_of(table, "episodes", metric, split="execution-success")
+        assert more["value"] == pytest.approx(good["value"] - bad["value"], abs=0.05)
+    assert mean_of(table, "episodes", "success_minus_failure@1", split="execution-success")["ci_low"] > 0
+    header, everywhere, inside = people_table(table).split("\n\n")[1].splitlines()
+    assert "success minus failure of" in header
+    assert f"all           {good['value'] - bad['value']:+.3f}" in everywhere
+    assert inside.endswith("2 x 18 in 1 tasks")
     assert any(note.endswith("predicted instruction") for note in table.attrs["notes"])
 
 
@@ -264,6 +305,35 @@ def test_unknown_outcomes_are_named(planted):
         align(pair_arrays(u, e, labels), tiny(split="success"))
     with pytest.raises(ProbeError, match="execution outcomes: 10 successes and 0 failures"):
         align(pair_arrays(u, e, labels, success_e=[1] * 10), tiny(split="execution-failure"))
+
+
+def test_the_contrast_inside_tasks_gives_every_task_the_same_weight(planted):
+    u, e, labels = planted(instructions=9, per=20, noise=0.1)
+    tasks = np.where(np.arange(180) < 20, "small", "large")  # one instruction of the one, eight of the other
+    success = np.arange(180) % 2
+    noise = np.random.default_rng(3).normal(size=e.shape)
+    e = np.where(((success == 0) & (tasks == "small"))[:, None], noise, e).astype(np.float32)
+    config = AlignConfig(fit=FIT, split="success", holdout="episodes", seeds=2, draws=2, modes=("own-probe",))
+    table = align(pair_arrays(u, e, labels, tasks=tasks, success_e=success), config)
+    overall = mean_of(table, "episodes", "success_minus_failure@1", split="execution-success")
+    inside = mean_of(table, "episodes", "within_task_success_minus_failure@1", split="execution-success")
+    assert inside["n_groups"] == 2
+    assert overall["value"] < 0.25 < inside["value"]
+
+
+def test_pairs_without_failures_do_not_keep_the_others_from_being_split(planted):
+    u, e, labels = planted(instructions=6, per=8)
+    success = np.arange(48) % 2
+    pairs = [
+        pair_arrays(u, e, labels, success_e=outcome, execution=Origin(model="arp", source=source, layer="e"))
+        for source, outcome in (("demos", [1] * 48), ("rollouts", success))
+    ]
+    config = tiny(split="success", holdout="episodes")
+    table = align(pairs, config)
+    assert set(table["source_e"]) == {"rollouts"}
+    assert any("(demos): left out. --split success cannot be measured" in note for note in table.attrs["notes"])
+    with pytest.raises(ProbeError, match="execution outcomes: 48 successes and 0 failures"):
+        align([pairs[0], pair_arrays(u, e, labels)], config)
 
 
 # resuming ----------------------------------------------------------------------------------------------------------
@@ -372,8 +442,7 @@ def test_runs_are_joined_by_source_family_and_step(store):
         ("viclip", "5", "arp", "demos-blank", "5"),
         ("pixels", "0", "arp", "demos", "0"),
         ("pixels", "0", "arp", "demos", "5"),
-        ("pixels", "0", "arp", "demos-blank", "5"),
-    }
+    }  # and no control of a control: pixels with blanked instructions
     assert notes == ["arp on rollouts: no understanding features of source 'rollouts'"]
 
 

@@ -80,6 +80,13 @@ def test_saved_heads_map_raw_features_as_before(kind, tmp_path, generator):
     torch.testing.assert_close(loaded(u, e), heads(u, e), rtol=0, atol=0)
 
 
+def test_equal_heads_are_equal_bytes(tmp_path):
+    heads = AlignmentHeads(3, 2, dim=4)
+    for number in range(8):  # safetensors alone writes its metadata in another order each time
+        save_heads(tmp_path / f"{number}.safetensors", heads, {"instruction": "öffne", "steps": 3})
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def test_bad_heads_files_are_refused(tmp_path):
     from safetensors.torch import load_file, save_file
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from mnprobe.analysis.notes import command_line, read_note
-from mnprobe.analysis.report.headline import caveats, headlines, last_points, summary
+from mnprobe.analysis.report.headline import caveats, contrasts, headlines, last_points, summary
 from mnprobe.analysis.report.parts import Episodes, Figure, Headline, Missing, Model, ReportData, Table
 from mnprobe.analysis.tables import read_alignment
 from mnprobe.core.errors import FeatureError, MnprobeError
@@ -69,7 +69,7 @@ def _measured(run: RunDir, problems: list[str]) -> _Measured:
     except MnprobeError as error:
         problems.append(f"No headline: {error}")
         return (), (), ()
-    return headlines(data.points), summary(data.points), caveats(data.points, table, data.notes)
+    return headlines(data.points), summary(data.points) + contrasts(table), caveats(data.points, table, data.notes)
 
 
 def _features(run: RunDir, problems: list[str]) -> tuple[tuple[Model, ...], list[pd.DataFrame]]:

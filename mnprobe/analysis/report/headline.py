@@ -6,18 +6,31 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from mnprobe.analysis.curve import CurveData, curve_data
+from mnprobe.analysis.curve import DIFFERENCE, OUTCOMES, CurveData, curve_data
 from mnprobe.analysis.curve_figure import series_name
 from mnprobe.analysis.report.parts import Headline
 from mnprobe.analysis.tables import HOLDOUTS
+from mnprobe.core.errors import ProbeError
 
-__all__ = ["FEW_GROUPS", "FEW_SEEDS", "FEW_TEST", "STEP_0", "WIDE", "caveats", "headlines", "last_points", "summary"]
+__all__ = [
+    "FEW_GROUPS",
+    "FEW_SEEDS",
+    "FEW_TEST",
+    "STEP_0",
+    "WIDE",
+    "caveats",
+    "contrasts",
+    "headlines",
+    "last_points",
+    "summary",
+]
 
 STEP_0 = "step-0"
 FEW_TEST = 50  # test episodes below which a score moves by 2 points and more with each episode
 FEW_GROUPS = 8  # groups below which a cluster bootstrap says little (specs: refuse below about 8)
 FEW_SEEDS = 5  # probe seeds that DESIGN asks for
 WIDE = 0.25  # width of a 95 % interval that leaves most conclusions open
+_ROUNDING = 1e-9  # constant features score chance exactly, up to the last digits
 _TIED = 0.05  # share of queries with ties that deserves a word
 
 
@@ -59,6 +72,35 @@ def summary(points: pd.DataFrame) -> tuple[str, ...]:
     return tuple(sentences)
 
 
+def contrasts(table: pd.DataFrame) -> tuple[str, ...]:
+    """Success against failure at the last checkpoint, in sentences; empty where they were not measured."""
+    try:
+        overall = curve_data(table, metric=DIFFERENCE, split=OUTCOMES).points
+        inside = curve_data(table, metric=f"within_task_{DIFFERENCE}", split=OUTCOMES).points
+    except ProbeError:
+        return ()
+    key = ["holdout", "understanding", "execution", "series"]
+    sentences = []
+    for _, row in overall.sort_values("step", kind="stable").groupby(key, sort=False).tail(1).iterrows():
+        same = inside[(inside[[*key, "step"]] == row[[*key, "step"]]).all(axis=1)]
+        within = f"; within tasks {_points(same.iloc[0])}" if len(same) else ""
+        verdict = " The interval includes no difference." if row["ci_low"] <= 0 <= row["ci_high"] else ""
+        held = HOLDOUTS.get(row["holdout"], row["holdout"])
+        sentences.append(
+            f"Success against failure ({_name(row['series'])}; {held} held out, "
+            f"{row['n_test']:.0f} test episodes of the same instructions on each side, {row['execution']} at step "
+            f"{row['step_e']}, {row['source_e']}): Recall@1 differs by {_points(row)}{within}.{verdict}"
+        )
+    return tuple(sentences)
+
+
+def _points(row: pd.Series) -> str:
+    interval = ""
+    if np.isfinite(row["ci_low"]):
+        interval = f" (95 % interval {100 * row['ci_low']:+.1f} to {100 * row['ci_high']:+.1f})"
+    return f"{100 * row['value']:+.1f} points{interval}"
+
+
 def caveats(points: pd.DataFrame, table: pd.DataFrame, notes: Sequence[str] = ()) -> tuple[str, ...]:
     """What weakens the numbers of this very run; empty when nothing does."""
     found = []
@@ -92,8 +134,9 @@ def caveats(points: pd.DataFrame, table: pd.DataFrame, notes: Sequence[str] = ()
             found.append(f"Wide interval ({where}): from {100 * row['ci_low']:.1f} % to {100 * row['ci_high']:.1f} %.")
         if not np.isfinite(row["ci_low"]):
             found.append(f"No interval ({where}): the spread over samples is not known.")
-        elif np.isfinite(row["chance"]) and row["ci_low"] <= row["chance"]:
-            found.append(f"Not above chance ({where}): the interval includes {100 * row['chance']:.1f} %.")
+        elif np.isfinite(row["chance"]) and _verdict(row) != "above chance":
+            place = "includes" if _verdict(row) == "includes chance" else "lies below"
+            found.append(f"Not above chance ({where}): the interval {place} {100 * row['chance']:.1f} %.")
         if np.isfinite(row["chance"]) and row["chance"] > 1.5 / row["n_groups"]:
             found.append(
                 f"Uneven groups ({where}): chance is {100 * row['chance']:.1f} %, more than 1/groups = "
@@ -115,18 +158,35 @@ def caveats(points: pd.DataFrame, table: pd.DataFrame, notes: Sequence[str] = ()
 
 
 def _rivals(claim: pd.Series, points: pd.DataFrame) -> list[str]:
-    """Controls that reach the claim's interval: they explain the score as well."""
+    """Controls that score as high as the claim, and those whose interval meets the claim's: they explain it as well."""
     same = (points["understanding"] == claim["understanding"]) & (points["execution"] == claim["execution"])
-    rivals = points[same & ~points["series"].isin(["main", "rollouts"]) & (points["value"] >= claim["ci_low"])]
-    if rivals.empty:
-        return []
-    told = ", ".join(
-        f"{_name(row['series']).removeprefix('control: ')} {100 * row['value']:.1f} %" for _, row in rivals.iterrows()
+    controls = points[same & ~points["series"].isin(["main", "rollouts"])]
+    higher = controls["value"] >= claim["value"]
+    meets = ~higher & (controls["ci_high"] >= claim["ci_low"])
+    told = []
+    if higher.any():
+        told.append(
+            f"A control scores as high (holdout {claim['holdout']}): {_listed(controls[higher])}; the claim "
+            f"{100 * claim['value']:.1f} %. What the control has is enough for this score."
+        )
+    if meets.any():
+        told.append(
+            f"Not told apart from a control at this sample size (holdout {claim['holdout']}): the claim's interval, "
+            f"{_range(claim)}, overlaps that of {_listed(controls[meets], intervals=True)}."
+        )
+    return told
+
+
+def _listed(rows: pd.DataFrame, *, intervals: bool = False) -> str:
+    return ", ".join(
+        f"{_name(row['series']).removeprefix('control: ')} {100 * row['value']:.1f} %"
+        + (f" ({_range(row)})" if intervals else "")
+        for _, row in rows.iterrows()
     )
-    return [
-        f"Controls that the claim is not told from (holdout {claim['holdout']}): {told}; the claim is "
-        f"{100 * claim['value']:.1f} %, its interval begins at {100 * claim['ci_low']:.1f} %."
-    ]
+
+
+def _range(row: pd.Series) -> str:
+    return f"{100 * row['ci_low']:.1f} % to {100 * row['ci_high']:.1f} %"
 
 
 def _headline(row: pd.Series, place: int) -> Headline:
@@ -164,9 +224,9 @@ def _name(series: str) -> str:
 def _verdict(row: pd.Series) -> str:
     if not np.isfinite(row["chance"]) or not np.isfinite(row["ci_low"]):
         return "no interval"
-    if row["ci_low"] > row["chance"]:
+    if row["ci_low"] > row["chance"] + _ROUNDING:
         return "above chance"
-    return "below chance" if row["ci_high"] < row["chance"] else "includes chance"
+    return "below chance" if row["ci_high"] < row["chance"] - _ROUNDING else "includes chance"
 
 
 def _against_chance(row: pd.Series) -> str:

@@ -23,8 +23,8 @@ CONTROLS = (
     ),
     (
         "Shuffled pairs",
-        "Heads fitted on pairs that do not belong together. They must score at chance; if they do not, something "
-        "leaks.",
+        "Heads fitted on pairs that do not belong together. They must not score above chance; if they do, "
+        "something leaks.",
         "part of mnprobe align",
     ),
     (
@@ -53,7 +53,9 @@ GLOSSARY = (
     ("chance", "what random ranking would score on this very test set; not 1/n where groups repeat or differ in size"),
     (
         "95 % interval",
-        "cluster bootstrap over instructions: whole instructions are drawn again, as their episodes are alike",
+        "cluster bootstrap over instructions: whole instructions are drawn again, as their episodes are alike; widened "
+        "as Student's t is where there are few, and where every query hits or misses, the binomial bound for as many "
+        "trials as instructions",
     ),
     (
         "holdout",

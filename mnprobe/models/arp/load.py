@@ -93,7 +93,7 @@ def recognise_arp(found: Mapping[str, Tensor], *, path: str | Path) -> ARPConfig
         f"{path}: ARP weights, but of neither released variant: found {mark[0]} blocks, {mark[1]} channels in the "
         f"heatmap head and width {mark[2]}; "
         + "; ".join(f"{name} has {blocks}, {channels} and {width}" for name, (blocks, channels, width) in marks.items())
-        + ". Pass the configuration they were made with: load_arp(path, config=ARPConfig(...))."
+        + ". Give the configuration they were made with: --config FILE.json, or load_arp(path, config=ARPConfig(...))."
     )
 
 

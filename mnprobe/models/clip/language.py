@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from mnprobe.core.errors import CheckpointError, ConfigError
 from mnprobe.core.files import sha256_file
+from mnprobe.core.seeds import check_seed
 from mnprobe.models.clip.text import TextEncoder
 from mnprobe.models.clip.tokenizer import Tokenizer
 from mnprobe.models.loading import load_into, read_state_dict
@@ -105,7 +106,7 @@ def random_language_encoder(config: LanguageConfig | None = None, seed: int = 0)
     config = config or LanguageConfig()
     encoder = LanguageEncoder(config, origin={"trained": False, "seed": seed})
     encoder.text.to_empty(device="cpu")
-    encoder.text.init_weights(Generator().manual_seed(seed))
+    encoder.text.init_weights(Generator().manual_seed(check_seed(seed, name="language_seed")))
     return encoder.requires_grad_(False).eval()
 
 

@@ -134,7 +134,8 @@ class ViCLIPConfig:
         if width % _HEAD or text_width % _HEAD or grid * grid != patches:
             raise CheckpointError(
                 f"{path}: no published size of ViCLIP (width {width}, text width {text_width}, {patches} patches):"
-                f" widths are multiples of {_HEAD} there and frames are square. Pass config=ViCLIPConfig(...)."
+                f" widths are multiples of {_HEAD} there and frames are square."
+                " Give the sizes: --config FILE.json, or config=ViCLIPConfig(...)."
             )
         try:
             return cls(
