@@ -5,7 +5,8 @@ rest, and 0.25 s for the fingers if they change. States are kept 20 times a seco
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import mujoco
@@ -187,6 +188,10 @@ class Simulation:
         where it should be) stays where it is. One that shall not touch anything ends its motion where it hits something
         with more than 10 N; what it touches at the start, such as a held object, does not count.
         """
+        with _no_log_file():
+            return self._carry_out(pose, observe)
+
+    def _carry_out(self, pose: KeyPose, observe: Callable[[], bool]) -> Motion:
         way = _Way(self, pose)
         run = _Run(self, observe, pose.ignore_collisions)
         for step in range(way.frames):
@@ -235,6 +240,17 @@ class Simulation:
             if not least or force[0] > least:
                 found.add(other)
         return found
+
+
+@contextmanager
+def _no_log_file() -> Iterator[None]:
+    """Keep MuJoCo from writing a file into the working folder when a state is not finite; `Motion.broken` tells."""
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)
 
 
 def settle(sim: Simulation, frames: int = 4) -> None:

@@ -177,3 +177,18 @@ def test_the_written_pose_is_that_of_the_finger_tips(sim):
     inside = np.linalg.inv(tip) @ [*middle, 1]
     np.testing.assert_allclose(inside[:2], 0, atol=1e-3)
     assert -0.04 < inside[2] < 0
+
+
+def test_an_unstable_simulation_is_a_value_and_leaves_no_log_file(sim, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+
+    def burst():
+        sim.data.qvel[0] = np.inf
+        return False
+
+    motion = go(sim, (0.1, 0.0, 1.0), observe=burst)
+    assert motion.broken
+    assert not motion.success
+    assert np.isfinite(motion.instants[-1].qpos).all()
+    assert not list(tmp_path.iterdir())
+    assert capfd.readouterr() == ("", "")
