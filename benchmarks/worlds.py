@@ -4,10 +4,10 @@
     python benchmarks/worlds.py --tasks open_drawer --demos 2 --memory 50
 
 Seconds are CPU seconds of the process, insensitive to what else the machine does; the gain of a second process is wall
-time, best of several rounds, and means something on two idle cores only. Wanted: 350 RGB-D images of 128 x 128 with
-mask per CPU second by ray casting, averaged over the tasks; 0.25 CPU seconds for a demonstration with its images
-written; 1.8 times as many demonstrations with two processes as with one; a worker below 500 MiB that does not grow.
-The exit code is 1 where one of these is missed. OpenGL is measured where it works.
+time, so the gain of processes that only count is printed beside it. Wanted: 350 RGB-D images of 128 x 128 with mask per
+CPU second by ray casting, averaged over the tasks; 0.25 CPU seconds for a demonstration with its images written; with
+two processes 1.8 times as many demonstrations where counting gains 2 (in proportion where less); a worker below 500 MiB
+that does not grow. The exit code is 1 where one of these is missed. OpenGL is measured where it works.
 """
 
 import argparse
@@ -93,16 +93,25 @@ def write_some(tasks: Sequence[str], seeds: range) -> float:
         return time.perf_counter() - start
 
 
-def gain_of_two(tasks: Sequence[str], demos: int, rounds: int = 3) -> float:
-    """How many times as many demonstrations per second two processes write as one; median of the rounds."""
-    gains = []
+def spin(seconds: float) -> float:
+    """Wall seconds in which this process gets `seconds` of CPU time."""
+    start, busy = time.perf_counter(), time.process_time()
+    while time.process_time() - busy < seconds:
+        sum(range(1000))
+    return time.perf_counter() - start
+
+
+def gain_of_two(tasks: Sequence[str], demos: int, rounds: int = 5) -> tuple[float, float]:
+    """How many times as much two processes do as one: of demonstrations, and of nothing at all; medians of rounds."""
+    gains, bounds = [], []
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         list(pool.map(write_some, [tasks] * 2, [range(1)] * 2))  # imports
         for _ in range(rounds):
             alone = pool.submit(write_some, tasks, range(demos)).result()
-            both = list(pool.map(write_some, [tasks] * 2, [range(demos)] * 2))
-            gains.append(2 * alone / max(both))
-    return float(np.median(gains))
+            gains.append(2 * alone / max(pool.map(write_some, [tasks] * 2, [range(demos)] * 2)))
+            alone = pool.submit(spin, 1.0).result()
+            bounds.append(2 * alone / max(pool.map(spin, [1.0] * 2)))
+    return float(np.median(gains)), float(np.median(bounds))
 
 
 def memory(tasks: Sequence[str], demos: int) -> list[float]:
@@ -155,9 +164,9 @@ def main() -> int:
         if name == "rays":
             well.append(bool(whole <= WANTED_SECONDS))
 
-    gain = gain_of_two(given.tasks, 2 * len(given.tasks))
-    print(f"two processes write {gain:.2f} times as many demonstrations as one (wanted: {WANTED_GAIN})")
-    well.append(gain >= WANTED_GAIN)
+    gain, bound = gain_of_two(given.tasks, len(given.tasks))
+    print(f"two processes write {gain:.2f} times as many demonstrations as one (two empty loops do {bound:.2f} times)")
+    well.append(gain >= WANTED_GAIN * min(bound, 2.0) / 2)
 
     if given.memory:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
