@@ -10,6 +10,7 @@ import pandas as pd
 
 from mnprobe.core.errors import ProbeError
 from mnprobe.core.files import write_text
+from mnprobe.probe.rows import COLUMNS, TEXT, TRUTH, WHOLE
 
 __all__ = [
     "ALIGNMENT_COLUMNS",
@@ -24,29 +25,9 @@ __all__ = [
     "write_table",
 ]
 
-_TEXT = (
-    *(
-        "understanding",
-        "execution",
-        "source_u",
-        "source_e",
-        "layer_u",
-        "layer_e",
-        "pool_u",
-        "pool_e",
-        "heads",
-        "pairing",
-    ),
-    *("loss", "holdout", "split", "mode", "control", "metric", "direction", "statistic", "heads_file", "config_hash"),
-)
-_TRUTH = ("trained_u", "trained_e")
-_WHOLE = (
-    *("step_u", "step_e", "seed", "draw", "n_test", "n_groups", "n_gallery", "n_train", "n_train_groups", "n_seeds"),
-    "batch",
-)
-_REAL = ("tau", "value", "ci_low", "ci_high", "sd_seeds", "sd_draws", "chance")
+ALIGNMENT_COLUMNS = tuple(name for name in COLUMNS if name != "features_hash")
+"""What is read here of the table that `mnprobe align` writes; its last column serves only to go on with it."""
 
-ALIGNMENT_COLUMNS = (*_TEXT, *_TRUTH, *_WHOLE, *_REAL)
 HOLDOUTS = {
     "episodes": "new episodes of known instructions",
     "instructions": "new instructions",
@@ -114,10 +95,11 @@ def read_alignment(path: Path, *, command: str = "mnprobe align") -> pd.DataFram
     Raises ProbeError as `read_table` does, and when a cell is no number or truth value, naming column and row.
     """
     table = read_table(path, ALIGNMENT_COLUMNS, command=command)
-    for name in (*_WHOLE, *_REAL):
-        table[name] = _numbers(table[name], name, path)
-    for name in _TRUTH:
-        table[name] = _truths(table[name], name, path)
+    for name in ALIGNMENT_COLUMNS:
+        if name in TRUTH:
+            table[name] = _truths(table[name], name, path)
+        elif name not in TEXT:
+            table[name] = _numbers(table[name], name, path)
     return table
 
 
@@ -206,7 +188,7 @@ def headline(table: pd.DataFrame, *, metric: str = "recall@1") -> pd.DataFrame:
     numbers = ["value", "ci_low", "ci_high", "chance", "n_test", "n_groups", "n_gallery", "n_seeds", "sd_seeds"]
     ordered = rows.assign(_h=rows["holdout"].map({name: i for i, name in enumerate(HOLDOUTS)}))
     ordered = ordered.sort_values(["_h", "step_e", "step_u"], kind="stable")
-    return ordered[[*shown, *numbers, *_TRUTH]].reset_index(drop=True)
+    return ordered[[*shown, *numbers, *TRUTH]].reset_index(drop=True)
 
 
 def _numbers(column: pd.Series, name: str, path: Path) -> pd.Series:
@@ -216,7 +198,7 @@ def _numbers(column: pd.Series, name: str, path: Path) -> pd.Series:
     if wrong.any():
         row = int(np.flatnonzero(wrong.to_numpy())[0])
         raise ProbeError(f"{path}, row {row + 2}, column {name}: {cells.iloc[row]!r} is no number")
-    if name in _WHOLE and not found.isna().any():
+    if name in WHOLE and not found.isna().any():
         return found.astype(int)
     return found
 

@@ -44,7 +44,7 @@ class PixelExtractor:
     """
 
     kind: ClassVar[str] = "pixels"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     side: ClassVar[Side | None] = "understanding"
     default_layers: ClassVar[tuple[str, ...]] = ("u",)
     option_defaults: ClassVar[Mapping[str, Any]] = {"camera": "front", "frames_rule": "middle", "frames": 8, "size": 8}

@@ -43,7 +43,7 @@ class ViCLIPExtractor:
     """
 
     kind: ClassVar[str] = "viclip"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     side: ClassVar[Side | None] = "understanding"
     default_layers: ClassVar[tuple[str, ...]] = ("u",)
     option_defaults: ClassVar[Mapping[str, Any]] = {"camera": "front", "frames_rule": "middle"}

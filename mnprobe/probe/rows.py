@@ -10,7 +10,7 @@ import pandas as pd
 from mnprobe.core.errors import ProbeError
 from mnprobe.core.files import write_text
 
-__all__ = ["COLUMNS", "IDENTITY", "read_alignment", "to_frame", "write_alignment"]
+__all__ = ["COLUMNS", "IDENTITY", "TEXT", "TRUTH", "WHOLE", "read_alignment", "to_frame", "write_alignment"]
 
 IDENTITY = (
     *("understanding", "execution", "source_u", "source_e", "step_u", "step_e", "trained_u", "trained_e"),
@@ -41,13 +41,17 @@ COLUMNS = (
 n_groups caps mi_bound). `config_hash` stands for all settings of the probe, `features_hash` for every number and
 label of the pair that was probed."""
 
-_TEXT = (
+TEXT = (
     *("understanding", "execution", "source_u", "source_e", "layer_u", "layer_e", "pool_u", "pool_e", "heads"),
     *("pairing", "loss", "holdout", "split", "mode", "control", "metric", "direction", "statistic"),
     *("heads_file", "config_hash", "features_hash"),
 )
-_WHOLE = ("step_u", "step_e", "seed", "draw", "n_test", "n_groups", "n_gallery", "n_train", "n_train_groups", "n_seeds")
-_TRUTH = ("trained_u", "trained_e")
+WHOLE = (
+    *("step_u", "step_e", "seed", "draw", "n_test", "n_groups", "n_gallery", "n_train", "n_train_groups", "n_seeds"),
+    "batch",
+)
+TRUTH = ("trained_u", "trained_e")
+"""Columns of text, of whole numbers, of True or False; all others hold real numbers, NaN where a cell is empty."""
 
 
 def to_frame(rows: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
@@ -75,9 +79,9 @@ def read_alignment(path: Path) -> pd.DataFrame:
 
 def _parsed(column: str, cell: str) -> Any:
     """A cell as written by `write_alignment`; float() gives every digit back."""
-    if column in _TEXT:
+    if column in TEXT:
         return cell
-    if column in _TRUTH:
+    if column in TRUTH:
         if cell not in ("True", "False"):
             raise ValueError(f"column {column}: {cell!r} is neither True nor False")
         return cell == "True"
@@ -87,8 +91,8 @@ def _parsed(column: str, cell: str) -> Any:
 
 
 def _kind(column: str) -> Any:
-    if column in _TEXT:
+    if column in TEXT:
         return object
-    if column in _TRUTH:
+    if column in TRUTH:
         return np.bool_
-    return np.int64 if column in (*_WHOLE, "batch") else np.float64
+    return np.int64 if column in WHOLE else np.float64
