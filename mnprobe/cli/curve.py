@@ -28,9 +28,7 @@ def curve(
         typer.Option(help="column=value, where the table holds several ways of measuring; can be given repeatedly."),
     ] = None,
     log_steps: Annotated[bool, typer.Option("--log-steps", help="A logarithmic step axis.")] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Figure without ending; in the run's figures when left out.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Figure without ending; in the run's figures when left out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Draw Recall@1 over training checkpoints, with chance, 95 % intervals and every control that was measured.

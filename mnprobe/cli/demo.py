@@ -1,4 +1,4 @@
-"""`mnprobe demo`: the whole job on a folder of demonstrations, by the same commands that a user would type."""
+"""`mnprobe demo`: the whole job, by the same commands that a user would type."""
 
 import shlex
 from pathlib import Path
@@ -8,17 +8,15 @@ import typer
 
 __all__ = ["demo"]
 
-_NO_DATA = """which demonstrations? Give a folder of RLBench or PerAct episodes: `mnprobe demo --data FOLDER`, \
-or `make demo DATA=FOLDER`.
-Where to get one (all under RLBench's licence, non-commercial research):
-  - ten open_drawer episodes: the repository peract/peract_colab on GitHub, folder data/colab_dataset
-  - the 18 tasks of the benchmark, 150 episodes each: the dataset that the PerAct authors publish
-  - your own: RLBench's dataset generator (docs/rlbench.md)
-docs/data.md describes the layouts that are read."""
+_TASKS = ("meat_off_grill", "open_drawer", "push_buttons", "slide_block_to_color_target", "turn_tap")
+"""What is played where no data are given: 23 instructions that a laptop demonstrates in half a minute."""
 
 
 def demo(
-    data: Annotated[list[Path] | None, typer.Option(help="Folder of demonstrations (repeatable).")] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of demonstrations (repeatable); without it the embedded tabletop makes some."),
+    ] = None,
     run: Annotated[Path, typer.Option(help="Run directory to make or to go on with.")] = Path("runs/demo"),
     instructions: Annotated[
         Path | None, typer.Option(help="CSV (task,variation,instruction) in place of the dataset's instructions.")
@@ -26,26 +24,30 @@ def demo(
     outcomes: Annotated[
         str | None, typer.Option(help="CSV (id,success), or the word 'successful' when all episodes are successes.")
     ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Without --data: demonstrate this task (repeatable); default five.")
+    ] = None,
+    train: Annotated[int, typer.Option(help="Without --data: demonstrations of an instruction to train on.")] = 4,
+    test: Annotated[int, typer.Option(help="Without --data: demonstrations of an instruction to test on.")] = 2,
     seed: Annotated[int, typer.Option(help="Seed of the untrained models.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps per probe fit; 400 when left out.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto",
 ) -> None:
     """Do the main job: frozen u and e, two heads, Recall@1 with its controls, curve, t-SNE, report.
 
+    The demonstrations are yours (--data) or scripted ones of the embedded tabletop.
     A new run starts from tiny untrained models (step 0); a run that holds checkpoints uses all of them. Each command is
     printed before it runs. Stop it at any moment and run it again to go on.
 
-    Example: mnprobe demo --data path/to/rlbench --run runs/first
+    Example: mnprobe demo --run runs/first
     """
     from mnprobe.cli.main import command_app
-    from mnprobe.core.errors import ConfigError
     from mnprobe.core.rundir import RunDir
     from mnprobe.data import open_dataset
 
-    if not data:
-        raise ConfigError(_NO_DATA)
-    open_dataset(data, instructions=instructions, outcomes=outcomes)  # refused before anything is made
-    source = [word for folder in data for word in ("--data", str(folder))]
+    if data:
+        open_dataset(data, instructions=instructions, outcomes=outcomes)  # refused before anything is made
+    source = [word for folder in data or () for word in ("--data", str(folder))]
     if instructions is not None:
         source += ["--instructions", str(instructions)]
     if outcomes is not None:
@@ -64,6 +66,9 @@ def demo(
     ]
     if not RunDir(run).checkpoints():
         job.insert(0, ["init", *home, "--seed", str(seed)])
+    if not data:
+        tasks = [word for name in task or _TASKS for word in ("--task", name)]
+        job.insert(0, ["demos", *home, *tasks, "--train", str(train), "--test", str(test)])
     for arguments in job:
         typer.secho(f"\n$ mnprobe {shlex.join(arguments)}", bold=True)
         _run(command_app(arguments[0]), arguments)

@@ -23,7 +23,7 @@ COMMANDS = {
     "curve": "Draw alignment over training checkpoints.",
     "tsne": "Draw z_u and z_e in the plane.",
     "report": "Write the self-contained HTML report.",
-    "demo": "All of the above on a folder of demonstrations.",
+    "demo": "The whole job at once, on yours or on tabletop demos.",
     "doctor": "Say what is installed here and what is missing.",
 }
 

@@ -124,9 +124,14 @@ def test_instructions_that_the_data_do_not_hold_are_asked_for(tmp_path, rlbench_
     assert "--instructions" in told
 
 
-def test_without_data_it_says_where_to_get_some(tmp_path, capsys):
-    assert demo("--run", tmp_path / "run") == 2
-    told = capsys.readouterr().err
-    assert "make demo DATA=FOLDER" in told
-    assert "peract_colab" in told
-    assert not (tmp_path / "run").exists()
+def test_without_data_the_tabletop_makes_them(tmp_path, capsys):
+    run = RunDir(tmp_path / "run")
+    tasks = ["--task", "turn_tap", "--task", "open_drawer"]
+    assert demo("--run", run.path, *tasks, "--train", 2, "--test", 1) == 0
+    page = check(run, episodes=15)
+    assert "open the middle drawer" in page
+    told = capsys.readouterr().out
+    assert "$ mnprobe demos --run" in told
+    with open_features(run.features("arp", "demos", 0)) as store:
+        assert set(store.episodes["partition"]) == {"train", "test"}
+        assert set(store.episodes["success"]) == {1}
