@@ -30,7 +30,7 @@ def test_every_command_in_the_text_exists(page):
     assert used <= set(COMMANDS)
 
 
-@pytest.mark.parametrize("page", [REPOSITORY / "README.md", REPOSITORY / "docs" / "features.md"], ids=names)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem in ("README", "features", "tabletop")], ids=names)
 def test_the_code_runs(page):
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
