@@ -16,6 +16,7 @@ from mnprobe.worlds.tabletop.rays import BACKGROUND, NOTHING, TOWARDS_LIGHT, Vie
 __all__ = ["GLRenderer", "probe_gl"]
 
 _AMBIENT, _DIFFUSE = 0.45, 0.55
+_BACKGROUND = np.rint(np.array(BACKGROUND) * 255).astype(np.uint8)
 _PROBE_SECONDS = 60
 
 
@@ -64,11 +65,13 @@ class GLRenderer:
         self._light()
         self._aim(camera)
         rgb, code = self._draw()
-        depth = 1 / (code * (1 / camera.near - 1 / camera.far) + 1 / camera.far)
-        empty = code <= 0
-        rgb[empty] = np.rint(np.array(BACKGROUND) * 255)
-        depth[empty] = camera.far
-        return View(rgb=rgb, depth=depth.clip(camera.near, camera.far), mask=self._mask(model) if mask else None)
+        rgb.reshape(-1, 3)[np.flatnonzero(code <= 0)] = _BACKGROUND
+        depth = code.astype(np.float64)  # in place from here on: new arrays cost as much as the drawing
+        depth *= 1 / camera.near - 1 / camera.far
+        depth += 1 / camera.far
+        np.reciprocal(depth, out=depth)
+        np.clip(depth, camera.near, camera.far, out=depth)
+        return View(rgb=rgb, depth=depth, mask=self._mask(model) if mask else None)
 
     def close(self) -> None:
         """Give back what the driver holds for us."""
@@ -111,7 +114,7 @@ class GLRenderer:
             eye.frustum_top = (middle + 0.5) / focal * near
             eye.frustum_bottom = (middle + 0.5 - self._size) / focal * near
 
-    def _draw(self) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    def _draw(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """(S, S, 3) colours and (S, S) the depth buffer, 1 at near and 0 at far."""
         rgb = np.empty((self._size, self._size, 3), np.uint8)
         depth = np.empty((self._size, self._size), np.float32)
@@ -119,7 +122,7 @@ class GLRenderer:
         mujoco.mjr_setBuffer(int(mujoco.mjtFramebuffer.mjFB_OFFSCREEN), self._context)
         mujoco.mjr_render(self._viewport, self._scene, self._context)
         mujoco.mjr_readPixels(rgb, depth, self._viewport, self._context)
-        return rgb[::-1].copy(), depth[::-1].astype(np.float64)
+        return rgb[::-1].copy(), depth[::-1]
 
     def _mask(self, model: "mujoco.MjModel") -> NDArray[np.int64]:
         flags = [int(mujoco.mjtRndFlag.mjRND_SEGMENT), int(mujoco.mjtRndFlag.mjRND_IDCOLOR)]
