@@ -107,10 +107,11 @@ def _all_planned(pairs: Sequence[Pair], config: AlignConfig, heads: Path | None,
         except (NoOutcomes, TooFewSamples) as error:
             if config.split == "all" or len(pairs) == 1:
                 raise
-            refusals.append(error)
-            notes.append(f"{_where(pair)}left out. {error}")
+            refusals.append(type(error)(f"{_where(pair)}left out. {error}"))
     if refusals and not work:
-        raise refusals[0]
+        told = "\n  ".join(map(str, refusals))
+        raise type(refusals[0])(f"none of {len(pairs)} pairs can be measured:\n  {told}")
+    notes += map(str, refusals)
     return work
 
 

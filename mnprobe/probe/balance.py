@@ -166,12 +166,13 @@ def _quota_of_groups(
     rng: np.random.Generator,
 ) -> _Quota:
     """Choose test instructions (or tasks) among those that both outcomes have; train on the others."""
-    tasks = items.tasks[np.unique(codes, return_index=True)[1]]
+    first = np.unique(codes, return_index=True)[1]
+    tasks, instructions = items.tasks[first], items.instructions[first]
     allowed = np.flatnonzero(test > 0)
     held = np.zeros(len(train), dtype=bool)
     if len(allowed):
         by_instruction = holdout == "instructions"
-        units = allowed if by_instruction else tasks[allowed]
+        units = (instructions if by_instruction else tasks)[allowed]
         strata = tasks[allowed] if by_instruction else np.full(len(allowed), "")
         held[allowed[choose_groups(units, strata, share, rng, holdout=holdout)]] = True
     blocked = held if holdout == "instructions" else np.isin(tasks, tasks[held])
