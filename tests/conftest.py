@@ -1,6 +1,7 @@
 """Fixtures shared by all rooms: golden files, real demonstrations where they are, small written ones everywhere."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from mnprobe.data import Camera, FrameData, look_at, pinhole, write_episode
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tensors are tiny here: more threads only wait for each other
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a suite in the background of a shell: tests send this signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CAMERAS = {
     "front": [1.2, 0.1, 1.6],

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mnprobe.analysis.curve import CurveData, curve_data
@@ -45,6 +45,7 @@ def draw_curve(
     where: Mapping[str, str] | None = None,
     log_steps: bool = False,
     command: str | None = None,
+    note: str = "",
 ) -> DrawnCurve:
     """Draw alignment over checkpoints.
 
@@ -55,6 +56,7 @@ def draw_curve(
         metric, split, direction, where: see `curve_data`.
         log_steps: a logarithmic step axis (linear up to the first step).
         command: how a person makes this figure again; written beside it.
+        note: one more sentence for the caption, such as the world that was played in; no full stop.
     Raises:
         ProbeError: as `read_alignment` and `curve_data`.
     """
@@ -65,14 +67,15 @@ def draw_curve(
         direction=direction,
         where=where,
     )
+    data = replace(data, notes=(*data.notes, note)) if note else data
     caption = curve_caption(data)
     write_table(data.points, table)
     saved = save_figure(curve_figure(data, log_steps=log_steps), stem)
-    note = FigureNote(
+    about = FigureNote(
         title=f"{metric_name(metric)} over training checkpoints" if not data.single else f"{metric_name(metric)}",
         caption=caption,
         command=command or command_line("curve", {"metric": metric, "split": split}),
         facts={"points": len(data.points), "single_checkpoint": data.single},
     )
-    write_note(note, stem)
+    write_note(about, stem)
     return DrawnCurve(figure=saved, table=table, data=data, caption=caption)

@@ -14,6 +14,7 @@ from mnprobe.analysis.notes import FigureNote, command_line, write_note
 from mnprobe.analysis.pairs import FeaturePair, Shared, held_out, in_partition, shared_space
 from mnprobe.analysis.tables import write_table
 from mnprobe.analysis.tsne_figure import TsnePanel, quality_line, tsne_figure
+from mnprobe.analysis.world import world_note
 from mnprobe.core.errors import ConfigError
 
 __all__ = ["HELD_OUT", "DrawnTsne", "Space", "TsneInput", "as_space", "draw_tsne", "panel_facts", "tsne_panels"]
@@ -109,7 +110,8 @@ def draw_tsne(
     if colour not in ("auto", "instruction", "task"):
         raise ConfigError(f"colour must be auto, instruction or task, got {colour!r}")
     panels, notes = tsne_panels(inputs, space=space, partition=partition, config=config)
-    caption = _caption(space, partition, notes)
+    worlds = sorted({name for given in inputs for name in given.pair.worlds})
+    caption = _caption(space, partition, [*notes, world_note(worlds)])
     figure = tsne_figure(panels, config, title=_title(space), caption=caption, colour=colour)
     write_table(pd.concat([_coordinates(panel) for panel in panels]), table)
     saved = save_figure(figure, stem)

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mnprobe.analysis.tables import read_alignment
+from mnprobe.analysis.world import played_in
 from mnprobe.core.errors import FeatureError, ProbeError, TooFewSamples
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features
@@ -44,6 +45,7 @@ class FeaturePair:
     layer_e: str
     pool_u: str
     pool_e: str
+    worlds: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -160,6 +162,7 @@ def load_pair(
             layer_e=layer_e,
             pool_u=pool_u,
             pool_e=pool_e,
+            worlds=played_in((path_u, path_e)),
         )
     return pair if partition is None else in_partition(pair, partition)
 

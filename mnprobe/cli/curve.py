@@ -41,6 +41,7 @@ def curve(
     from mnprobe.analysis.draw_curve import curve_name, draw_curve  # matplotlib and pandas load here, not for --help
     from mnprobe.analysis.notes import command_line
     from mnprobe.analysis.tables import parse_where
+    from mnprobe.analysis.world import played_in, world_note
 
     rundir = resolve_run(run)
     name = curve_name(metric, split)
@@ -56,6 +57,7 @@ def curve(
         where=parse_where(where or []),
         log_steps=log_steps,
         command=command_line("curve", options | {"where": where, "log_steps": log_steps, "out": out}),
+        note=world_note(played_in(piece.path for piece in rundir.feature_files())),
     )
     if as_json:
         summary = {

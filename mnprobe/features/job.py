@@ -18,6 +18,7 @@ from mnprobe.features.shards import Shard, ShardFolder
 from mnprobe.features.store import open_features, verify
 from mnprobe.features.table import Columns
 from mnprobe.features.writer import FeatureWriter
+from mnprobe.worlds.record import read_situation
 
 __all__ = ["Job", "run_job"]
 
@@ -155,8 +156,15 @@ def _merge(job: Job, shards: ShardFolder) -> None:
             "ran": dict(job.ran),
             "config_hash": job.config_hash,
             "counts": dict(sorted(counts.items())),
+            "worlds": _worlds(job.episodes),
         }
         writer.header = replace(job.header, model_config=shard.model_config, provenance=provenance)
+
+
+def _worlds(episodes: Sequence[Episode]) -> list[str]:
+    """Names of the worlds that the episodes were played in, as far as they say; RLBench's own files do not."""
+    situations = [read_situation(episode.folder) for episode in episodes]
+    return sorted({str(situation["world"]) for situation in situations if situation is not None})
 
 
 def _all_shards(job: Job, shards: ShardFolder) -> Iterator[Shard]:

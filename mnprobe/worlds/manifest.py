@@ -140,7 +140,13 @@ def _alive(process: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    try:
+        state = (
+            Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+        )
+    except (OSError, IndexError):
+        return True
+    return state not in ("Z", "X")  # dead, only not yet fetched by the process that must
 
 
 def _listed(things: Iterable[object]) -> str:

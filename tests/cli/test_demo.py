@@ -132,6 +132,9 @@ def test_without_data_the_tabletop_makes_them(tmp_path, capsys):
     assert "open the middle drawer" in page
     told = capsys.readouterr().out
     assert "$ mnprobe demos --run" in told
+    named = "Episodes of the world tabletop, not to be set beside numbers from any other."
+    assert told.count(named) == 3  # the captions of the curve and of both t-SNEs
+    assert page.count(named) >= 4
     with open_features(run.features("arp", "demos", 0)) as store:
         assert set(store.episodes["partition"]) == {"train", "test"}
         assert set(store.episodes["success"]) == {1}

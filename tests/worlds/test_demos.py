@@ -15,6 +15,7 @@ from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.data import FrameData, open_dataset, write_episode
 from mnprobe.worlds import WORLDS
 from mnprobe.worlds.demos import ATTEMPTS, DemosConfig, write_demos
+from mnprobe.worlds.manifest import remove_leftovers
 from mnprobe.worlds.record import read_situation, video_instants
 
 TOY = '''
@@ -269,7 +270,23 @@ def test_killed_anywhere_it_can_go_on(whole, tmp_path):
             assert {episode.success for episode in open_dataset(out)} == {-1}  # whole episodes, no outcomes yet
     process = _start(out, "--workers", "2")
     assert process.wait(timeout=60) == 0, _log(out)
+    end = time.monotonic() + 20
+    while _tree(out) != whole and time.monotonic() < end:  # orphans of the last kill tidy up by themselves
+        time.sleep(0.1)
     assert _tree(out) == whole
+
+
+def test_pieces_of_the_dead_are_removed_even_if_nobody_fetched_them(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as child:
+        child.stdout.read()  # ends with the process, which stays a zombie until it is waited for
+        dead, living = (tmp_path / f".episode0.{pid}.part" for pid in (child.pid, os.getpid()))
+        dead.mkdir()
+        living.mkdir()
+        for _ in range(100):
+            if remove_leftovers(tmp_path):
+                break
+            time.sleep(0.05)
+        assert (dead.exists(), living.exists()) == (False, True)
 
 
 def test_a_killed_worker_does_no_harm(whole, tmp_path):

@@ -12,6 +12,7 @@ from mnprobe.analysis.notes import command_line, read_note
 from mnprobe.analysis.report.headline import caveats, contrasts, headlines, last_points, summary
 from mnprobe.analysis.report.parts import Episodes, Figure, Headline, Missing, Model, ReportData, Table
 from mnprobe.analysis.tables import read_alignment
+from mnprobe.analysis.world import world_note, worlds_of
 from mnprobe.core.errors import FeatureError, MnprobeError
 from mnprobe.core.provenance import config_hash, now, versions
 from mnprobe.core.rundir import RunDir
@@ -44,6 +45,7 @@ def gather(run: RunDir) -> ReportData:
         config=run.config_path.read_text(encoding="utf-8"),
         versions=versions(*_PACKAGES),
         episodes=_episodes(tables),
+        world=world_note(sorted({name for model in models for name in model.worlds})),
         models=models,
         figures=figures,
         tables=results,
@@ -101,6 +103,7 @@ def _features(run: RunDir, problems: list[str]) -> tuple[tuple[Model, ...], list
                 config=_pretty(config),
                 provenance=_pretty(attributes["provenance"]),
                 file=_relative(piece.path, run),
+                worlds=worlds_of(attributes),
             )
         )
     return tuple(models), tables

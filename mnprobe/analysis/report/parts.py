@@ -88,6 +88,7 @@ class Model:
     config: str
     provenance: str
     file: str
+    worlds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,7 @@ class ReportData:
     headline: tuple[Headline, ...] = ()
     caveats: tuple[str, ...] = ()
     episodes: Episodes = field(default_factory=Episodes)
+    world: str = ""
     models: tuple[Model, ...] = ()
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
