@@ -101,7 +101,7 @@ def align(
         rundir = resolve_run(run)
         stored, notes = join_stores([piece.path for piece in rundir.feature_files()])
         table, heads_folder = out or rundir.results("alignment"), rundir.heads
-        typer.echo(f"run {rundir.path}: {len(stored)} pairs of feature stores", err=as_json)
+        typer.echo(f"run: {rundir.path} ({len(stored)} pairs of feature stores)", err=as_json)
     rows, _ = align_stores(
         stored,
         config,

@@ -72,6 +72,6 @@ def curve(
         }
         typer.echo(json.dumps(summary))
         return
-    typer.echo(f"run {rundir.path}")
+    typer.echo(f"run: {rundir.path}")
     typer.echo(drawn.caption)
     typer.echo(f"wrote {drawn.figure.png}, {drawn.figure.svg}, {drawn.table}")

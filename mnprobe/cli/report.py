@@ -43,7 +43,7 @@ def report(
         }
         typer.echo(json.dumps(summary))
         return
-    typer.echo(f"run {rundir.path}")
+    typer.echo(f"run: {rundir.path}")
     for sentence in data.summary:
         typer.echo(sentence)
     for piece in data.missing:

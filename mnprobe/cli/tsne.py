@@ -95,6 +95,6 @@ def tsne(
         panels = [panel_facts(panel) | asked for panel in drawn.panels]
         typer.echo(json.dumps({"run": str(rundir.path), **paths, "caption": drawn.caption, "panels": panels}))
         return
-    typer.echo(f"run {rundir.path}")
+    typer.echo(f"run: {rundir.path}")
     typer.echo(drawn.caption)
     typer.echo(f"wrote {drawn.figure.png}, {drawn.figure.svg}, {drawn.table}")

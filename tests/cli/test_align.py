@@ -47,7 +47,7 @@ def run_align(run, capsys, *arguments):
 def test_a_run_is_measured_into_its_table(run, capsys):
     code, out, err = run_align(run, capsys)
     assert code == 0
-    assert f"run {run.path}: 3 pairs of feature stores" in out
+    assert f"run: {run.path} (3 pairs of feature stores)" in out
     assert "viclip step 0 untrained x arp step 0 untrained on demos-blank" in out
     assert f"wrote {run.results('alignment')}" in out
     assert "note: viclip step 0 x arp step 0" in err

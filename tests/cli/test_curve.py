@@ -45,7 +45,7 @@ def _json(*arguments):
 def test_it_writes_into_the_run(run):
     result = runner.invoke(app, ["curve", "--run", str(run)])
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith(f"run {run}\n")
+    assert result.stdout.startswith(f"run: {run}\n")
     for name in ("figures/curve.png", "figures/curve.svg", "results/curve.csv"):
         assert (run / name).stat().st_size > 0
 

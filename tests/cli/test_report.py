@@ -17,7 +17,7 @@ def run(tmp_path):
 def test_it_writes_the_page_and_says_what_is_missing(run):
     result = runner.invoke(app, ["report", "--run", str(run.path)])
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith(f"run {run.path}\n")
+    assert result.stdout.startswith(f"run: {run.path}\n")
     assert f"no t-SNE yet: run `mnprobe tsne --run {run.path}`" in result.stdout
     assert run.report.read_text().startswith("<!DOCTYPE html>")
 

@@ -49,7 +49,7 @@ def test_ten_episodes_work_and_both_perplexities_are_said(run):
 def test_text_names_the_run_first(run):
     result = runner.invoke(app, ["tsne", "--run", str(run.path), "--iterations", "20"])
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith(f"run {run.path}\n")
+    assert result.stdout.startswith(f"run: {run.path}\n")
 
 
 def test_every_option_arrives(run, tmp_path):
