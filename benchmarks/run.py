@@ -20,7 +20,8 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"unknown benchmark {sorted(unknown)}; known: {', '.join(known)}", file=sys.stderr)
         return 2
-    failed, left_out = [], []
+    failed: list[str] = []
+    left_out: list[str] = []
     for name in names or known:
         load = os.getloadavg()[0]
         busy = "  (busy machine: trust no seconds)" if load > (os.cpu_count() or 1) else ""
