@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mnprobe.analysis.tables import read_alignment
-from mnprobe.analysis.world import played_in
+from mnprobe.analysis.world import worlds_of
 from mnprobe.core.errors import FeatureError, ProbeError, TooFewSamples
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features
@@ -162,7 +162,7 @@ def load_pair(
             layer_e=layer_e,
             pool_u=pool_u,
             pool_e=pool_e,
-            worlds=played_in((path_u, path_e)),
+            worlds=tuple(sorted({*worlds_of(file_u.attrs), *worlds_of(file_e.attrs)})),
         )
     return pair if partition is None else in_partition(pair, partition)
 

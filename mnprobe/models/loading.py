@@ -31,6 +31,7 @@ __all__ = [
     "read_step",
     "save_checkpoint",
     "shapes_of",
+    "write_safetensors",
 ]
 
 FORMAT = "mnprobe.checkpoint/1"
@@ -166,9 +167,17 @@ def save_checkpoint(
         address = tensor.untyped_storage().data_ptr()
         tensors[name] = tensor.clone() if address in seen else tensor
         seen.add(address)
+    write_safetensors(path, tensors, metadata)
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors (contiguous, on the CPU) as safetensors, whole or not at all; equal content gives equal bytes.
+
+    Raises: CheckpointError when it cannot be written, as on a full disk.
+    """
     with whole_file(path) as part:
         try:
-            save_file(tensors, part, metadata=metadata)
+            save_file(dict(tensors), part, metadata=dict(metadata))
         except SafetensorError as error:  # a full disk comes as this
             raise CheckpointError(f"{path}: cannot be written ({error})") from error
         _sort_header(part)

@@ -9,12 +9,11 @@ from typing import Any, Literal, get_args
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from mnprobe.core.errors import CheckpointError, ConfigError
-from mnprobe.core.files import whole_file
 from mnprobe.core.provenance import canonical_json
+from mnprobe.models.loading import write_safetensors
 
 __all__ = ["AlignmentHeads", "HeadKind", "load_heads", "save_heads"]
 
@@ -111,21 +110,7 @@ def save_heads(path: Path, heads: AlignmentHeads, fitted_on: Mapping[str, Any] |
         "fitted_on": canonical_json(dict(heads.fitted_on if fitted_on is None else fitted_on)),
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in heads.state_dict().items()}
-    with whole_file(path) as part:
-        part.write_bytes(_in_order(save(tensors, metadata=metadata)))
-
-
-def _in_order(data: bytes) -> bytes:
-    """The same safetensors content with its metadata sorted: safetensors writes them in another order each time.
-
-    Layout: 8 bytes length of the header (little endian), header as JSON padded with spaces, tensors.
-    """
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:end])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + data[end:]
+    write_safetensors(path, tensors, metadata)
 
 
 def load_heads(path: Path, device: str | torch.device = "cpu") -> AlignmentHeads:
