@@ -107,6 +107,7 @@ def align(
         config,
         table=table,
         heads=heads_folder,
+        hits=table.parent / "hits",
         layer_u=layer_u,
         layer_e=layer_e,
         pool_u=pool_u,

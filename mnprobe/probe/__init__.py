@@ -7,6 +7,7 @@ from mnprobe.probe.chance import chance_recall
 from mnprobe.probe.config import AlignConfig
 from mnprobe.probe.fit import FitConfig, FitResult, Validation, fit_heads
 from mnprobe.probe.heads import AlignmentHeads, load_heads, save_heads
+from mnprobe.probe.hits import HitScores, find_hits, read_hits, write_hits
 from mnprobe.probe.items import Items
 from mnprobe.probe.join import StoredPair, join_stores
 from mnprobe.probe.loss import info_nce, info_nce_directions
@@ -30,6 +31,7 @@ __all__ = [
     "FitConfig",
     "FitResult",
     "HeldOutBound",
+    "HitScores",
     "Interval",
     "Items",
     "Origin",
@@ -46,6 +48,7 @@ __all__ = [
     "check_no_overlap",
     "cluster_bootstrap",
     "cluster_difference",
+    "find_hits",
     "fit_heads",
     "held_out_bound",
     "hold_out",
@@ -60,10 +63,12 @@ __all__ = [
     "paired_ranks",
     "people_table",
     "read_alignment",
+    "read_hits",
     "recall_at_k",
     "save_heads",
     "shuffled_groups",
     "spread",
     "true_recall_at_k",
     "write_alignment",
+    "write_hits",
 ]

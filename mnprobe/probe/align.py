@@ -10,6 +10,7 @@ import pandas as pd
 from mnprobe.core.errors import ConfigError, TooFewSamples
 from mnprobe.core.progress import progress
 from mnprobe.probe.config import AlignConfig
+from mnprobe.probe.hits import hit_scores, hits_name, write_hits
 from mnprobe.probe.jobs import Job, Record, run_job
 from mnprobe.probe.measure import contrast_rows, measured_rows
 from mnprobe.probe.pairs import Pair
@@ -35,6 +36,7 @@ def align(
     n_jobs: int = 1,
     previous: pd.DataFrame | None = None,
     heads: Path | None = None,
+    hits: Path | None = None,
     on_rows: Callable[[pd.DataFrame], None] | None = None,
     quiet: bool = True,
 ) -> pd.DataFrame:
@@ -48,6 +50,7 @@ def align(
         previous: an earlier result. Measurements in it with the same settings and features are kept, others of the same
             name are replaced, all else stays.
         heads: folder for the heads of the first seed and split of each measurement; none are written when not given.
+        hits: folder for the score of every test episode (`read_hits`), one file per measurement; none when not given.
         on_rows: called with the whole table each time a measurement is finished, to save it.
         quiet: show no progress on standard error.
 
@@ -73,7 +76,7 @@ def align(
     notes: list[str] = []
     work = _all_planned(chosen, config, heads, notes)
     _refuse_doubles(work)
-    frame, todo = _resume(previous, work, heads)
+    frame, todo = _resume(previous, work, hits)
     total = sum(len(item.unit.jobs) for item in todo)
     tasks = [(place, job) for place, item in enumerate(todo) for job in item.unit.jobs]
     with progress("aligning", total, quiet=quiet) as advance:
@@ -84,7 +87,11 @@ def align(
             waiting[place] -= 1
             advance()
             if waiting[place] == 0:
-                rows = _rows(todo[place], found[place], config, notes)
+                item = todo[place]
+                rows = _rows(item, found[place], config, notes)
+                if hits is not None:
+                    scores = hit_scores(item.base, item.pair.items, item.unit.jobs, found[place])
+                    write_hits(hits / hits_name(item.base, item.unit.splits), scores)
                 found[place] = []
                 frame = pd.concat([frame, rows], ignore_index=True) if len(frame) else rows
                 if on_rows is not None:
@@ -214,7 +221,7 @@ def _identities(frame: pd.DataFrame, columns: Sequence[str]) -> "pd.Series[Any]"
 
 
 def _resume(
-    previous: pd.DataFrame | None, work: Sequence[_Work], heads: Path | None
+    previous: pd.DataFrame | None, work: Sequence[_Work], hits: Path | None
 ) -> tuple[pd.DataFrame, list[_Work]]:
     """What is kept of an earlier table, and the work that is left."""
     if previous is None or previous.empty:
@@ -227,6 +234,7 @@ def _resume(
         cells = [item.base | {"split": split} for split in item.unit.splits]
         keys = {"\0".join(str(cell[column]) for column in columns) for cell in cells}
         files = [job.heads_file for job in item.unit.jobs if job.heads_file is not None]
+        files += [] if hits is None else [hits / hits_name(item.base, item.unit.splits)]
         if keys <= set(whole) and all(file.is_file() for file in files):
             continue
         todo.append(item)

@@ -24,6 +24,7 @@ def align_stores(
     *,
     table: Path,
     heads: Path | None = None,
+    hits: Path | None = None,
     layer_u: str | None = None,
     layer_e: str | None = None,
     pool_u: str = "mean",
@@ -61,6 +62,7 @@ def align_stores(
         n_jobs=n_jobs,
         previous=previous,
         heads=heads,
+        hits=hits,
         on_rows=lambda frame: write_alignment(table, frame),
         quiet=quiet,
     )

@@ -1,0 +1,92 @@
+"""Which difference could have been seen at all: detectable difference, power, and the error that counts alone give."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import nctdtr, stdtrit
+
+from mnprobe.analysis.statistics._studentised import block_sums
+from mnprobe.analysis.statistics.matching import match_weights
+from mnprobe.core.errors import ConfigError
+from mnprobe.probe._arrays import Labels, as_labels, encode
+
+__all__ = ["detectable_difference", "expected_error", "power_at"]
+
+
+def detectable_difference(error: float, n_blocks: int, *, power: float = 0.8, level: float = 0.05) -> float:
+    """The true difference that is found (two-sided p < level) with the given power, by its standard error.
+
+    The difference d for which `power_at(d, error, n_blocks)` is `power`; close to
+    (t(1 - level / 2) + t(power)) x error with G - 1 degrees of freedom. It assumes that the statistic divided by its
+    error follows Student's t; benchmarks/calibration.py plants such differences and counts how often they are found.
+    NaN with fewer than 2 blocks or without an error. With fewer than 6 blocks no flip test can reach p < 0.05.
+
+    >>> round(detectable_difference(0.1, 1000), 2)
+    0.28
+    """
+    _check(power, level)
+    if n_blocks < 2 or not math.isfinite(error):
+        return math.nan
+    if error == 0:
+        return 0.0
+    low, high = 0.0, 1.0
+    while power_at(high, 1.0, n_blocks, level=level) < power:
+        high *= 2
+        if high > 1e4:
+            return math.nan
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if power_at(middle, 1.0, n_blocks, level=level) < power else (low, middle)
+    return high * error
+
+
+def power_at(difference: float, error: float, n_blocks: int, *, level: float = 0.05) -> float:
+    """Chance that a true difference with this standard error gives p < level: the noncentral t with G - 1 degrees.
+
+    >>> round(power_at(0.0, 0.1, 20), 3)
+    0.05
+    """
+    _check(0.5, level)
+    if n_blocks < 2 or not error > 0:
+        return math.nan
+    bound = float(stdtrit(n_blocks - 1, 1 - level / 2))
+    shift = abs(difference) / error
+    if shift > 37:  # beyond what the noncentral t can be computed for
+        return float(bound < shift)
+    return float(1 - nctdtr(n_blocks - 1, shift, bound) + nctdtr(n_blocks - 1, shift, -bound))
+
+
+def expected_error(
+    labels: NDArray[np.bool_],
+    blocks: Labels,
+    *,
+    rate: float,
+    weights: NDArray[np.float64] | None = None,
+    spread: float = 0.0,
+) -> float:
+    """Standard error of success minus failure before anything is measured, from the counts alone.
+
+    Assumes hits of 0 or 1 with probability `rate`, independent given the instruction, and a true difference that
+    varies between instructions with standard deviation `spread`:
+    sqrt(rate (1 - rate) x sum of squared weights + spread^2 x sum of squared block weights), weights of each set adding
+    up to 1. Scores averaged over both directions and several seeds vary less than this.
+
+    >>> round(expected_error(np.array([True, False] * 50), np.repeat(range(50), 2), rate=0.5), 3)
+    0.1
+    """
+    if not 0 <= rate <= 1 or spread < 0:
+        raise ConfigError(f"rate must lie in 0 to 1 and spread be >= 0, got {rate!r} and {spread!r}")
+    marks = np.asarray(labels, dtype=np.bool_)
+    mass = match_weights(marks, blocks) if weights is None else weights
+    if not mass.any():
+        return math.nan
+    share = np.where(marks, mass / mass[marks].sum(), mass / mass[~marks].sum())
+    (codes,), names = encode(as_labels(blocks, len(marks), "blocks"))
+    of_block = block_sums(np.where(marks, share, 0.0), codes, len(names))
+    return float(np.sqrt(rate * (1 - rate) * np.sum(share**2) + spread**2 * np.sum(of_block**2)))
+
+
+def _check(power: float, level: float) -> None:
+    if not (0 < power < 1 and 0 < level < 1):
+        raise ConfigError(f"power and level must lie between 0 and 1, got {power!r} and {level!r}")
