@@ -1,0 +1,141 @@
+"""What an index is: one side's features are prepared once, and every permutation is answered from what was prepared."""
+
+from abc import ABC, abstractmethod
+from dataclasses import fields, is_dataclass
+from typing import Any, ClassVar, cast, final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mnprobe.analysis.similarity.about import About
+from mnprobe.analysis.similarity.arrays import Codes, Rows, as_codes, as_rows
+from mnprobe.core.errors import FeatureError, ProbeError, TooFewSamples
+
+__all__ = ["Index", "MatrixIndex", "MatrixRelation", "Relation"]
+
+_BLOCK = 1 << 23  # numbers of permuted matrices held at once: 64 MiB
+
+
+class Relation(ABC):
+    """Two prepared sides that belong together, ready to be permuted against each other."""
+
+    @abstractmethod
+    def value(self, order: Codes | None = None) -> float:
+        """The index when row i of one side meets row `order[i]` of the other; row i meets row i without an order.
+
+        Whatever belongs to the place and not to the features (groups, batches, folds) stays where it is.
+        """
+
+    def values(self, orders: NDArray[np.int64]) -> Rows:
+        """`value` for every row of `orders` (K, N)."""
+        return np.array([self.value(order) for order in orders], dtype=np.float64)
+
+
+class Index(ABC):
+    """A similarity index; subclasses are frozen dataclasses whose fields are its options.
+
+    To add one of your own, subclass it, and name it under the entry-point group `mnprobe.indices`
+    (`yourname = "package.module:YourIndex"`); see docs/similarity.md.
+    """
+
+    about: ClassVar[About]
+
+    @abstractmethod
+    def prepare(self, values: Rows, groups: Codes) -> Any:
+        """All that depends on one side alone; `values` (N, D) finite float64, `groups` (N,) numbers of groups."""
+
+    @abstractmethod
+    def relate(self, one: Any, other: Any) -> Relation:
+        """Join two prepared sides of the same N rows."""
+
+    @final
+    def options(self) -> dict[str, Any]:
+        """Names and values of the options in use."""
+        return (
+            {field.name: getattr(self, field.name) for field in fields(cast(Any, self))} if is_dataclass(self) else {}
+        )
+
+    @final
+    def ready(self, values: ArrayLike, groups: ArrayLike | None = None, *, name: str = "x") -> Any:
+        """Check features and groups (each row its own where left out), then `prepare` them.
+
+        Raises FeatureError for wrong shapes or values that are not finite, TooFewSamples for fewer rows than
+        `about.smallest`, ProbeError where the features leave the index undefined (such as all rows equal).
+        """
+        rows = as_rows(values, name)
+        if len(rows) < self.about.smallest:
+            raise TooFewSamples(f"{self.about.title} needs at least {self.about.smallest} rows, {name} has {len(rows)}")
+        return self.prepare(rows, as_codes(groups, len(rows)))
+
+    @final
+    def relation(self, x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Relation:
+        """Both sides checked, prepared and joined; errors as `ready`."""
+        one, other = as_rows(x, "x"), as_rows(y, "y")
+        if len(one) != len(other):
+            raise FeatureError(f"x and y must have one row per episode each, got {len(one)} and {len(other)} rows")
+        return self.relate(self.ready(one, groups, name="x"), self.ready(other, groups, name="y"))
+
+    @final
+    def score(self, x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> float:
+        """The index between x (N, p) and y (N, q), row i of both belonging together."""
+        return self.relation(x, y, groups).value()
+
+
+class MatrixRelation(Relation):
+    """The sum over all entries of one symmetric (N, N) matrix times another."""
+
+    def __init__(self, one: Rows, other: Rows) -> None:
+        self.one = one
+        self.other = other
+
+    def value(self, order: Codes | None = None) -> float:
+        """See `Relation.value`."""
+        other = self.other if order is None else self.other.take(order, 0).take(order, 1)
+        return float(np.vdot(self.one, other))
+
+
+class MatrixIndex(Index):
+    """An index that is the inner product of two matrices, one of each side, whose rows and columns are episodes.
+
+    Permuting episodes permutes such a matrix, so nothing is computed again, and one permuted matrix serves every layer
+    of the other side.
+    """
+
+    @abstractmethod
+    def matrix(self, values: Rows) -> Rows:
+        """The symmetric (N, N) matrix of one side, not yet scaled."""
+
+    @final
+    def prepare(self, values: Rows, groups: Codes) -> Rows:
+        """`matrix`, scaled to Frobenius norm 1; ProbeError when it is nothing but zeros."""
+        found = self.matrix(values)
+        norm = float(np.linalg.norm(found))
+        if not norm > 1e-12 * max(self.size(values), 1e-300):
+            raise ProbeError(
+                f"{self.about.title} is not defined for these features: {len(values)} rows that do not differ "
+                "in any way it looks at (collapsed embeddings?)"
+            )
+        return found / norm
+
+    def size(self, values: Rows) -> float:
+        """The size that a matrix of such features has unless everything cancels; tells zero from rounding."""
+        return float(np.einsum("nd,nd->", values, values))
+
+    @final
+    def relate(self, one: Rows, other: Rows) -> MatrixRelation:
+        """See `Index.relate`."""
+        return MatrixRelation(one, other)
+
+    @staticmethod
+    def permuted(ones: list[Rows], other: Rows, orders: NDArray[np.int64]) -> Rows:
+        """Values (len(ones), K) of many first sides against one second side in K orders: one product per block."""
+        flat = np.stack([one.reshape(-1) for one in ones])
+        found = np.empty((len(ones), len(orders)))
+        step = max(1, _BLOCK // other.size)
+        block = np.empty((min(step, len(orders)), other.size))
+        for start in range(0, len(orders), step):
+            part = orders[start : start + step]
+            for place, order in enumerate(part):
+                np.take(other.take(order, 0), order, 1, out=block[place].reshape(other.shape))
+            found[:, start : start + len(part)] = flat @ block[: len(part)].T
+        return found

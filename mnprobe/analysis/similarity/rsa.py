@@ -1,0 +1,83 @@
+"""Representational similarity analysis: do pairs of episodes that are far apart for one model lie so for the other?"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import rankdata
+
+from mnprobe.analysis.similarity.about import About
+from mnprobe.analysis.similarity.arrays import Rows, unit_rows
+from mnprobe.analysis.similarity.gram import squared_distances
+from mnprobe.analysis.similarity.index import MatrixIndex
+from mnprobe.core.errors import ConfigError
+
+__all__ = ["RSA", "rsa"]
+
+Distance = Literal["cosine", "correlation", "euclidean"]
+Correlation = Literal["spearman", "pearson"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RSA(MatrixIndex):
+    """Correlation between the upper triangles of the two representational dissimilarity matrices.
+
+    `distance`: "cosine" (1 - cos), "correlation" (1 - Pearson over the features) or "euclidean". `correlation`:
+    "spearman" (ties share their mean rank) or "pearson". Other tools have other defaults: say both with the number.
+    """
+
+    distance: Distance = "cosine"
+    correlation: Correlation = "spearman"
+
+    about: ClassVar[About] = About(
+        name="rsa",
+        title="RSA",
+        symbol="RSA",
+        formula="Spearman correlation of the upper triangles of D_X and D_Y, D_ij = 1 - cos(x_i, x_j)",
+        low=-1.0,
+        high=1.0,
+        invariances=frozenset({"orthogonal", "scale"}),
+        source="Kriegeskorte et al. 2008 (Frontiers in Systems Neuroscience 2:4), figure 1",
+        smallest=4,
+        unbiased=True,
+        remark="cosines depend on the origin: adding a vector to all rows changes it",
+    )
+
+    def __post_init__(self) -> None:
+        for name, known in (("distance", get_args(Distance)), ("correlation", get_args(Correlation))):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+
+    def matrix(self, values: Rows) -> Rows:
+        """Centred ranks (or distances) of all pairs, both triangles, 0 on the diagonal."""
+        upper = np.triu_indices(len(values), 1)
+        pairs = _dissimilarities(values, self.distance)[upper]
+        largest = float(np.abs(pairs).max())
+        pairs = np.round(pairs / largest, 12) if largest > 1e-12 * self.size(values) else np.zeros_like(pairs)
+        numbers = rankdata(pairs) if self.correlation == "spearman" else pairs  # rounding: equal ones must tie
+        found = np.zeros((len(values), len(values)))
+        found[upper] = numbers - numbers.mean()
+        return found + found.T
+
+    def size(self, values: Rows) -> float:
+        """Cosines are of the order of 1, distances of that of the features."""
+        return float(np.linalg.norm(values)) if self.distance == "euclidean" else 1.0
+
+
+def _dissimilarities(values: Rows, distance: Distance) -> Rows:
+    if distance == "euclidean":
+        return np.sqrt(squared_distances(values))
+    rows = values - values.mean(axis=1, keepdims=True) if distance == "correlation" else values
+    unit = unit_rows(rows)
+    return np.asarray(1.0 - unit @ unit.T)
+
+
+def rsa(x: ArrayLike, y: ArrayLike, *, distance: Distance = "cosine", correlation: Correlation = "spearman") -> float:
+    """RSA of x (N, p) and y (N, q); see `RSA`.
+
+    >>> x = [[1.0, 0.0], [0.0, 1.0], [2.0, 3.0], [1.0, 5.0]]
+    >>> round(rsa(x, x), 12)
+    1.0
+    """
+    return RSA(distance=distance, correlation=correlation).score(x, y)
