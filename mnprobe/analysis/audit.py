@@ -1,0 +1,194 @@
+"""`mnprobe audit` as a function: leakage, controls, decomposition and the verdict of a run, as tables and figures."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mnprobe.analysis.controls import controls_table
+from mnprobe.analysis.controls_figure import draw_controls
+from mnprobe.analysis.curve import curve_data
+from mnprobe.analysis.decomposition import DECOMPOSITION_COLUMNS, decompose
+from mnprobe.analysis.decomposition_figure import draw_decomposition
+from mnprobe.analysis.figures import SavedFigure
+from mnprobe.analysis.leakage import leakage_table
+from mnprobe.analysis.tables import read_alignment, write_table
+from mnprobe.analysis.verdict import Finding, verdicts
+from mnprobe.core.errors import FeatureError, ProbeError
+from mnprobe.core.progress import progress
+from mnprobe.core.rundir import RunDir
+from mnprobe.features import open_features
+from mnprobe.probe.fit import FitConfig
+from mnprobe.probe.heads import AlignmentHeads, load_heads
+from mnprobe.probe.hits import HitScores, find_hits, read_hits
+from mnprobe.probe.pairs import Pair, pair_files
+
+__all__ = ["Audit", "audit_run"]
+
+_PLACE = ("understanding", "execution", "source_u", "source_e", "step_u", "step_e", "holdout")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """Tables and figures of an audit; `notes` say in words what was left out."""
+
+    leakage: pd.DataFrame
+    controls: pd.DataFrame
+    decomposition: pd.DataFrame
+    findings: tuple[Finding, ...]
+    figures: tuple[SavedFigure, ...]
+    notes: tuple[str, ...]
+
+
+def audit_run(
+    run: RunDir,
+    *,
+    seeds: int = 3,
+    resamples: int = 1999,
+    decomposed: bool = True,
+    note: str = "",
+    command: str | None = None,
+    quiet: bool = False,
+) -> Audit:
+    """Check and explain what `mnprobe align` measured in a run.
+
+    Writes results/leakage.csv, results/controls.csv, results/decomposition.csv, results/verdict.csv, and the figures
+    controls and decomposition (PNG, SVG).
+
+    Args:
+        run: with results/alignment.csv, the kept scores (results/hits) and the feature stores.
+        seeds: heads fitted anew for each factor that is taken out.
+        resamples: of each test.
+        decomposed: fit and write the decomposition of the last checkpoint too.
+        note: one more sentence for the captions, no full stop.
+        command: how a person makes the figures again.
+        quiet: no progress on standard error.
+
+    Raises:
+        ProbeError: no measurement of all episodes, or none whose scores were kept.
+    """
+    path = run.results("alignment")
+    table = read_alignment(path, command=f"mnprobe align --run {run.path}")
+    hits = path.parent / "hits"
+    current = set(zip(table["config_hash"], table["features_hash"], strict=True))
+    kept = [read_hits(file) for file in find_hits(hits, control="none")] if hits.is_dir() else []
+    kept = [one for one in kept if (one.about["config_hash"], one.about["features_hash"]) in current]
+    if not kept:
+        raise ProbeError(f"no scores under {hits} belong to {path}. `mnprobe align --run {run.path}` keeps them")
+    notes: list[str] = []
+    pairs = [_pair(run, one, notes) for one in kept]
+    leakage = leakage_table(kept, pairs)
+    write_table(leakage, run.results("leakage"))
+    controls = controls_table(table, hits, resamples=resamples)
+    write_table(controls, run.results("controls"))
+    findings = verdicts(controls, leakage)
+    write_table(_listed(findings), run.results("verdict"))
+    figures = [draw_controls(controls, findings, stem=run.figures / "controls", command=command, note=note)]
+    parts = pd.DataFrame(columns=[*_PLACE, *DECOMPOSITION_COLUMNS])
+    if decomposed:
+        parts = _decomposition(run, table, kept, pairs, seeds, notes, quiet=quiet)
+        write_table(parts, run.results("decomposition"))
+        if len(parts):
+            stem = run.figures / "decomposition"
+            figures.append(draw_decomposition(parts, stem=stem, command=command, note=note))
+    return Audit(
+        leakage=leakage,
+        controls=controls,
+        decomposition=parts,
+        findings=findings,
+        figures=tuple(figures),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _pair(run: RunDir, scores: HitScores, notes: list[str]) -> Pair | None:
+    """The features behind kept scores, if they are still in the run as they were."""
+    about = scores.about
+    paths = [
+        run.features(str(about[model]), str(about[f"source_{side}"]), int(about[f"step_{side}"]))
+        for model, side in (("understanding", "u"), ("execution", "e"))
+    ]
+    if not all(path.is_file() for path in paths):
+        notes.append(f"{paths[0]} or {paths[1]} is not in the run: near-duplicates were not looked for")
+        return None
+    try:
+        with open_features(paths[0]) as file_u, open_features(paths[1]) as file_e:
+            pair = pair_files(
+                file_u,
+                file_e,
+                layer_u=str(about["layer_u"]),
+                layer_e=str(about["layer_e"]),
+                pool_u=str(about["pool_u"]),
+                pool_e=str(about["pool_e"]),
+                episodes="shared",
+            )
+    except FeatureError as error:
+        notes.append(str(error))
+        return None
+    if pair.digest() != about["features_hash"] or not np.array_equal(pair.items.ids, scores.ids):
+        notes.append(f"{paths[0]} or {paths[1]} changed since they were aligned: align them again")
+        return None
+    return pair
+
+
+def _decomposition(
+    run: RunDir,
+    table: pd.DataFrame,
+    kept: list[HitScores],
+    pairs: list[Pair | None],
+    seeds: int,
+    notes: list[str],
+    *,
+    quiet: bool,
+) -> pd.DataFrame:
+    """The claim at its last checkpoint, for each pair of models and holdout, on the first partition."""
+    points = curve_data(table).points
+    claims = points[points["series"] == "main"].sort_values("step", kind="stable")
+    claims = claims.groupby(["understanding", "execution", "holdout"], sort=False).tail(1)
+    found: list[pd.DataFrame] = []
+    names = (*_PLACE, "config_hash", "layer_u", "layer_e", "pool_u", "pool_e")
+    with progress("decomposing", len(claims), quiet=quiet) as advance:
+        for _, row in claims.iterrows():
+            for scores, pair in zip(kept, pairs, strict=True):
+                about = scores.about
+                if pair is not None and "all" in scores.splits and all(about[name] == row[name] for name in names):
+                    heads, fit = _heads(run, table, about, notes)
+                    parts = decompose(
+                        pair,
+                        np.flatnonzero(scores.train[0]),
+                        np.flatnonzero(scores.test[0]),
+                        pairing=about["pairing"],
+                        fit=fit,
+                        heads=heads,
+                        seeds=seeds,
+                    )
+                    found.append(parts.assign(**{name: about[name] for name in _PLACE}))
+                    break
+            advance()
+    columns = [*_PLACE, *DECOMPOSITION_COLUMNS]
+    return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
+
+
+def _heads(
+    run: RunDir, table: pd.DataFrame, about: Any, notes: list[str]
+) -> tuple[AlignmentHeads | None, FitConfig | None]:
+    """The saved heads of the first seed and partition, and how they were fitted."""
+    rows = table[(table["heads_file"] != "") & (table["split"] == "all") & (table["control"] == "none")]
+    for name in (*_PLACE, "config_hash", "features_hash"):
+        rows = rows[rows[name] == about[name]]
+    for name in dict.fromkeys(rows["heads_file"]):
+        path = run.path / str(name)
+        if path.is_file() and path.resolve().is_relative_to(run.path.resolve()):
+            heads = load_heads(path)
+            config = heads.fitted_on.get("config")
+            settings = config.get("fit", {}) if isinstance(config, dict) else {}
+            known = {field.name for field in fields(FitConfig)}
+            return heads, FitConfig(**{key: value for key, value in settings.items() if key in known})
+    notes.append("heads of the claim were not kept: the decomposition fits new ones with the paper's settings")
+    return None, None
+
+
+def _listed(findings: tuple[Finding, ...]) -> pd.DataFrame:
+    names = [field.name for field in fields(Finding)]
+    return pd.DataFrame([[getattr(one, name) for name in names] for one in findings], columns=names)

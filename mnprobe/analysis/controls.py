@@ -1,0 +1,180 @@
+"""The claim beside every control, with paired differences and rises: results/controls.csv (DESIGN 6)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mnprobe.analysis.curve import curve_data
+from mnprobe.analysis.episode_scores import EpisodeScores, episode_scores
+from mnprobe.analysis.statistics import PairedContrast, cluster_jackknife, holm, paired_contrast
+from mnprobe.core.errors import ProbeError
+from mnprobe.probe.hits import find_hits, read_hits
+
+__all__ = ["CONTROL_COLUMNS", "PAIRED", "RISING", "controls_table", "score_difference"]
+
+PAIRED = ("step-0", "blank", "pixels", "shuffled")
+"""Controls on the very episodes of the claim: their difference to it is paired."""
+RISING = ("main", "blank", "rollouts", "rollouts-blank")
+"""Lines over training whose rise, last checkpoint minus first, is measured."""
+
+CONTROL_COLUMNS = (
+    *("understanding", "execution", "holdout", "series", "kind", "step", "step_first", "source_e", "value", "ci_low"),
+    *("ci_high", "chance", "difference", "d_low", "d_high", "p", "p_holm", "family", "detectable", "n_test"),
+    *("n_groups", "n_instructions", "n_draws", "n_seeds", "trained_u", "trained_e", "note"),
+)
+
+
+def controls_table(table: pd.DataFrame, hits: Path, *, resamples: int = 1999) -> pd.DataFrame:
+    """Levels of claim and controls at the last checkpoint, and rises over training, from alignment and kept scores.
+
+    Rows of `kind` "level": `value` with its 95 % interval (cluster jackknife on the log-odds scale) and exact chance;
+    `difference` is claim minus control on the same episodes, for PAIRED controls. Rows of `kind` "rise": `difference`
+    is the last checkpoint minus the first, of one line; paired by episode where both have the same episodes, else by
+    instruction. `p`: flips of whole instructions; `p_holm` corrects over all differences of the table.
+
+    Args:
+        table: results/alignment.csv as `read_alignment` gives it, with its column features_hash.
+        hits: folder of the kept scores.
+        resamples: of each test.
+
+    Raises ProbeError as `curve_data` does.
+    """
+    points = curve_data(table).points
+    key = ["understanding", "execution", "holdout", "series"]
+    rows: list[dict[str, Any]] = []
+    for (understanding, execution, holdout), panel in points.groupby(key[:3], sort=False):
+        names = {"understanding": understanding, "execution": execution, "holdout": holdout}
+        found = {(str(row["series"]), int(row["step"])): _scores(row, table, hits) for _, row in panel.iterrows()}
+        claim_rows = panel[panel["series"] == "main"].sort_values("step", kind="stable")
+        claim = None if claim_rows.empty else found["main", int(claim_rows["step"].iloc[-1])]
+        for series, line in panel.groupby("series", sort=False):
+            line = line.sort_values("step", kind="stable")
+            last, first = line.iloc[-1], line.iloc[0]
+            own = found[str(series), int(last["step"])]
+            against = claim if series in PAIRED else None
+            rows.append(_level(names, str(series), last, own, against, resamples))
+            if series == "main" and first["step"] == 0 and len(line) > 1:
+                start = found["main", 0]
+                rows.append(_level(names, "step-0", first, start, claim, resamples))
+            if series in RISING and len(line) > 1:
+                rows.append(
+                    _rise(names, str(series), first, last, found[str(series), int(first["step"])], own, resamples)
+                )
+    out = pd.DataFrame(rows, columns=list(CONTROL_COLUMNS))
+    p = out["p"].to_numpy(dtype=np.float64)
+    out["p_holm"], out["family"] = holm(p), int((~np.isnan(p)).sum())
+    return out
+
+
+def score_difference(
+    one: EpisodeScores, other: EpisodeScores, *, resamples: int = 1999, seed: int = 0
+) -> PairedContrast:
+    """Recall@1 of `one` minus that of `other`: by episode where both tested the same ones, else by instruction.
+
+    Raises ProbeError when they share fewer than 2 instructions.
+    """
+    if np.array_equal(np.sort(one.ids), np.sort(other.ids)):
+        first, second = np.argsort(one.ids), np.argsort(other.ids)
+        return paired_contrast(
+            one.mean[first],
+            other.mean[second],
+            one.instructions[first],
+            weights=(one.weights[first] + other.weights[second]) / 2,
+            resamples=resamples,
+            seed=seed,
+        )
+    shared = np.intersect1d(one.instructions, other.instructions)
+    means, shares = zip(*(_by_instruction(scores, shared) for scores in (one, other)), strict=True)
+    weights = (shares[0] / shares[0].sum() + shares[1] / shares[1].sum()) / 2 if len(shared) else np.zeros(0)
+    return paired_contrast(means[0], means[1], shared, weights=weights, resamples=resamples, seed=seed)
+
+
+def _by_instruction(scores: EpisodeScores, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    weights = np.array([scores.weights[scores.instructions == name].sum() for name in names])
+    sums = np.array([(scores.weights * scores.mean)[scores.instructions == name].sum() for name in names])
+    return sums / np.where(weights > 0, weights, 1.0), weights
+
+
+def _scores(row: "pd.Series[Any]", table: pd.DataFrame, hits: Path) -> EpisodeScores | None:
+    """Kept scores behind a point of the curve; None where they were not kept."""
+    pixels = row["series"] == "pixels"
+    wanted: dict[str, Any] = {"understanding": "pixels" if pixels else row["understanding"]}
+    wanted |= {name: row[name] for name in ("execution", "source_u", "source_e", "holdout", "mode", "config_hash")}
+    wanted |= {name: int(row[name]) for name in ("step_u", "step_e")}
+    wanted |= {name: row[name] for name in ("layer_u", "layer_e", "pool_u", "pool_e")}
+    wanted["control"] = "shuffled" if row["series"] == "shuffled" else "none"
+    behind = np.ones(len(table), dtype=np.bool_)
+    for name, value in wanted.items():
+        behind &= (table[name] == value).to_numpy()
+    current = set(table.loc[behind, "features_hash"])
+    for path in find_hits(hits, **wanted):
+        scores = read_hits(path)
+        if scores.about["features_hash"] in current and "all" in scores.splits:
+            return episode_scores(scores)
+    return None
+
+
+def _level(
+    names: Mapping[str, Any],
+    series: str,
+    row: "pd.Series[Any]",
+    own: EpisodeScores | None,
+    claim: EpisodeScores | None,
+    resamples: int,
+) -> dict[str, Any]:
+    cells = _cells(names, series, "level", row)
+    if own is None:
+        return cells | {"ci_low": row["ci_low"], "ci_high": row["ci_high"], "note": "scores were not kept"}
+    interval = cluster_jackknife(own.hits, own.instructions, weights=own.weights, shares=True)
+    cells |= {"ci_low": interval.low, "ci_high": interval.high, "note": interval.note}
+    cells |= {"n_instructions": interval.n_clusters, "n_draws": own.n_draws}
+    return cells if claim is None else cells | _compared(claim, own, resamples)
+
+
+def _rise(
+    names: Mapping[str, Any],
+    series: str,
+    first: "pd.Series[Any]",
+    last: "pd.Series[Any]",
+    start: EpisodeScores | None,
+    end: EpisodeScores | None,
+    resamples: int,
+) -> dict[str, Any]:
+    cells = _cells(names, series, "rise", last) | {"step_first": int(first["step"])}
+    if start is None or end is None:
+        return cells | {"difference": last["value"] - first["value"], "note": "scores were not kept"}
+    return cells | _compared(end, start, resamples) | {"n_draws": end.n_draws}
+
+
+def _compared(one: EpisodeScores, other: EpisodeScores, resamples: int) -> dict[str, Any]:
+    try:
+        found = score_difference(one, other, resamples=resamples)
+    except ProbeError as error:
+        return {"note": str(error)}
+    return {
+        "difference": found.value,
+        "d_low": found.low,
+        "d_high": found.high,
+        "p": found.p,
+        "detectable": found.detectable,
+        "n_instructions": found.n_blocks,
+        "note": found.note,
+    }
+
+
+def _cells(names: Mapping[str, Any], series: str, kind: str, row: "pd.Series[Any]") -> dict[str, Any]:
+    kept: Sequence[str] = (
+        "step",
+        "source_e",
+        "value",
+        "chance",
+        "n_test",
+        "n_groups",
+        "n_seeds",
+        "trained_u",
+        "trained_e",
+    )
+    return dict(names) | {"series": series, "kind": kind, "note": ""} | {name: row[name] for name in kept}

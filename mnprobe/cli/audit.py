@@ -1,0 +1,63 @@
+"""`mnprobe audit`: leakage, controls, what the score is made of, and the verdict in plain words."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mnprobe.core.rundir import resolve_run
+
+__all__ = ["audit"]
+
+
+def audit(
+    run: Annotated[Path | None, typer.Option(help="The run directory; the newest under ./runs when left out.")] = None,
+    seeds: Annotated[int, typer.Option(help="Heads fitted anew for each factor that is taken out.")] = 3,
+    resamples: Annotated[int, typer.Option(help="Permutations of each test.")] = 1999,
+    decomposition: Annotated[bool, typer.Option(help="Break the last score into task, instruction, variation.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Check what `mnprobe align` measured: nothing leaks, every control beside the claim, and what follows in words.
+
+    Writes results/leakage.csv, controls.csv, decomposition.csv, verdict.csv and the figures controls and decomposition.
+    The rules behind each sentence stand in docs/statistics.md.
+
+    Example: mnprobe audit --run runs/first
+    """
+    from mnprobe.analysis.audit import audit_run
+    from mnprobe.analysis.notes import command_line
+    from mnprobe.analysis.world import played_in, world_note
+
+    rundir = resolve_run(run)
+    done = audit_run(
+        rundir,
+        seeds=seeds,
+        resamples=resamples,
+        decomposed=decomposition,
+        note=world_note(played_in(piece.path for piece in rundir.feature_files())),
+        command=command_line("audit", {"run": rundir.path, "seeds": seeds, "resamples": resamples}),
+    )
+    if as_json:
+        summary = {
+            "run": str(rundir.path),
+            "findings": [asdict(finding) for finding in done.findings],
+            "figures": [str(path) for saved in done.figures for path in (saved.png, saved.svg)],
+            "notes": list(done.notes),
+            "leakage": json.loads(done.leakage.to_json(orient="records")),
+            "controls": json.loads(done.controls.to_json(orient="records")),
+            "decomposition": json.loads(done.decomposition.to_json(orient="records")),
+        }
+        typer.echo(json.dumps(summary))
+        return
+    typer.echo(f"run: {rundir.path}")
+    for finding in done.findings:
+        where = "" if finding.holdout == "both" else f" ({finding.holdout} held out)"
+        typer.echo(
+            f"{'! ' if finding.alarm else ''}{finding.understanding} with {finding.execution}{where}: "
+            f"{finding.sentence}"
+        )
+    for text in done.notes:
+        typer.echo(f"note: {text}", err=True)
+    typer.echo(f"wrote {rundir.results('verdict')}, {', '.join(str(saved.png) for saved in done.figures)}")

@@ -1,0 +1,63 @@
+"""`mnprobe success`: success against failure, with tests, intervals and what could have been seen."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mnprobe.core.rundir import resolve_run
+
+__all__ = ["success"]
+
+
+def success(
+    run: Annotated[Path | None, typer.Option(help="The run directory; the newest under ./runs when left out.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Only episodes of this source, such as rollouts; all when left out.")
+    ] = None,
+    resamples: Annotated[int, typer.Option(help="Permutations of each test.")] = 1999,
+    out: Annotated[Path | None, typer.Option(help="Figure without ending; in the run's figures when left out.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Contrast the four settings of `mnprobe align --split success`: differences, 95 % intervals, p corrected, power.
+
+    Writes results/success_contrast.csv and figures/success.png and .svg: bars with intervals and exact chance, both
+    modes, all episodes and within tasks.
+
+    Example: mnprobe success --run runs/first --source rollouts
+    """
+    from mnprobe.analysis.notes import command_line
+    from mnprobe.analysis.success_contrast import write_contrasts
+    from mnprobe.analysis.success_figure import draw_success
+    from mnprobe.analysis.success_words import contrast_sentences
+    from mnprobe.analysis.world import played_in, world_note
+
+    rundir = resolve_run(run)
+    target = rundir.results("success_contrast")
+    table = write_contrasts(rundir.results("alignment"), target.parent / "hits", target, resamples=resamples)
+    options = {"run": rundir.path, "source": source, "resamples": resamples, "out": out}
+    drawn = draw_success(
+        table,
+        stem=out or rundir.figures / "success",
+        source=source,
+        command=command_line("success", options),
+        note=world_note(played_in(piece.path for piece in rundir.feature_files())),
+    )
+    sentences = contrast_sentences(drawn.rows)
+    if as_json:
+        summary = {
+            "run": str(rundir.path),
+            "table": str(target),
+            "png": str(drawn.figure.png),
+            "svg": str(drawn.figure.svg),
+            "caption": drawn.caption,
+            "sentences": list(sentences),
+            "rows": json.loads(table.to_json(orient="records")),
+        }
+        typer.echo(json.dumps(summary))
+        return
+    typer.echo(f"run: {rundir.path}")
+    for sentence in sentences:
+        typer.echo(sentence)
+    typer.echo(f"wrote {target}, {drawn.figure.png}, {drawn.figure.svg}")
