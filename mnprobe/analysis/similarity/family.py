@@ -24,8 +24,8 @@ class Family:
         null_mean, null_sd, null_95: of each cell's null sample; null_95 is the calibrated level.
         p: of each cell by itself.
         p_max: of each cell when it was chosen among all: the share of permutations whose best cell is at least as far
-            above its own null. Only this may be quoted for a maximum.
-        best: row and column of the cell that is farthest above its null.
+            beyond its own null. Only this may be quoted for a maximum.
+        best: row and column of the cell that is farthest beyond its null.
     """
 
     value: Rows

@@ -1,0 +1,242 @@
+"""Similarity of many features of one side with many of the other: layers by layers, or checkpoints by checkpoints."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mnprobe.analysis.similarity import (
+    Family,
+    Index,
+    balanced_rows,
+    calibrate,
+    column_values,
+    exchange,
+    make_index,
+)
+from mnprobe.analysis.similarity.arrays import Rows
+from mnprobe.core.errors import ConfigError, FeatureError, ProbeError
+from mnprobe.core.progress import progress
+from mnprobe.core.provenance import canonical_json, config_hash
+from mnprobe.core.seeds import check_seed
+
+__all__ = ["COLUMNS", "CompareConfig", "Comparison", "FeatureSet", "compare", "comparison_hash"]
+
+COLUMNS = (
+    *("index", "options", "grid", "understanding", "execution", "source_u", "source_e", "step_u", "step_e"),
+    *("trained_u", "trained_e", "layer_u", "layer_e", "pool_u", "pool_e", "value", "null_mean", "null_sd", "null_95"),
+    *("p", "p_max", "best", "n", "n_groups", "n_cells", "permute", "block", "permutations", "seed", "config_hash"),
+)
+"""Columns of results/similarity.csv; one row per cell. `block`: episodes per instruction that move together, or 1."""
+
+_REVISION = 1  # raise when a change of code changes what the same settings measure
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSet:
+    """One vector per episode (N, D) of one layer of one checkpoint, and where it comes from."""
+
+    values: NDArray[Any]
+    model: str
+    source: str = "demos"
+    step: int = 0
+    trained: bool = True
+    layer: str = ""
+    pool: str = "mean"
+
+    def __str__(self) -> str:
+        return f"{self.model} step {self.step}, layer {self.layer}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """What is measured: the index with its options, and the null it is set against."""
+
+    index: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    permute: str = "instructions"
+    permutations: int = 999
+    seed: int = 0
+    grid: str = "layers"
+
+    def __post_init__(self) -> None:
+        if self.permutations < 19:
+            raise ConfigError(f"permutations must be at least 19, so that p can reach 0.05, got {self.permutations!r}")
+        check_seed(self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The table (columns `COLUMNS`, one row per cell, understanding by execution) and sentences about it."""
+
+    table: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def compare(
+    rows: Sequence[FeatureSet],
+    columns: Sequence[FeatureSet],
+    *,
+    tasks: Sequence[str],
+    instructions: Sequence[str],
+    config: CompareConfig,
+    n_jobs: int = 1,
+    quiet: bool = True,
+) -> Comparison:
+    """Measure every set of `rows` (understanding) against every set of `columns` (execution), row i being episode i.
+
+    All cells share one list of permutations, drawn by `config.seed`, so that the maximum can be calibrated. Where whole
+    instructions change places and have unequal numbers of episodes, an equal number of each is drawn first, and a note
+    says how many stay. Results do not depend on `n_jobs`.
+
+    Args:
+        rows: features of the understanding side.
+        columns: features of the execution side.
+        tasks: the task of each episode.
+        instructions: the instruction of each episode; also the groups of indices that use groups.
+        config: index, null, seed.
+        n_jobs: processes; columns are shared out among them.
+        quiet: show no progress.
+    Raises:
+        FeatureError: sets of different lengths, or values that are not finite.
+        ConfigError: an unknown index, option or scheme.
+        TooFewSamples: too little can be permuted, or too few episodes for the index.
+        ProbeError: no cell has a value.
+    """
+    index = make_index(config.index, config.options)
+    n = len(instructions)
+    for given in (*rows, *columns):
+        if len(given.values) != n:
+            raise FeatureError(f"{given}: {len(given.values)} rows of features for {n} episodes")
+    notes: list[str] = []
+    kept = np.arange(n)
+    labels, of_tasks = np.asarray(instructions).astype(str), np.asarray(tasks).astype(str)
+    if config.permute.startswith("instructions"):
+        kept = balanced_rows(labels, seed=config.seed)
+        if len(kept) < n:
+            notes.append(_balancing(labels, kept))
+    labels, of_tasks = labels[kept], of_tasks[kept]
+    swap = exchange(config.permute, tasks=of_tasks, instructions=labels, n=len(kept))
+    orders = swap.orders(config.permutations, config.seed)
+    sides_u, told = _prepared(index, rows, kept, labels)
+    sides_e, more = _prepared(index, columns, kept, labels)
+    notes += told + more
+    value = np.full((len(rows), len(columns)), np.nan)
+    null = np.full((len(rows), len(columns), len(orders)), np.nan)
+    with progress(f"{index.about.title}", len(columns), quiet=quiet) as advance:
+        results = _columns(index, sides_u, sides_e, orders, n_jobs)
+        for place, (values, sample, remarks) in enumerate(results):
+            value[:, place], null[:, place] = values, sample
+            notes += [f"{rows[row]} and {columns[place]} have no value: {text}" for row, text in remarks]
+            advance()
+    if not np.isfinite(value).any():
+        reasons = "; ".join(dict.fromkeys(notes)) or "the index gives no finite number"
+        raise ProbeError(f"{index.about.title} has no value for any of the {value.size} cells: {reasons}")
+    family = calibrate(value, null, higher_is_alike=index.about.higher_is_alike)
+    block = 1 if swap.block is None else len(kept) // len(np.unique(labels))
+    facts: dict[str, Any] = {"n": len(kept), "n_groups": len(np.unique(labels)), "block": block}
+    facts["config_hash"] = comparison_hash(rows, columns, tasks=tasks, instructions=instructions, config=config)
+    return Comparison(table=_table(rows, columns, family, config, index, facts), notes=tuple(dict.fromkeys(notes)))
+
+
+def comparison_hash(
+    rows: Sequence[FeatureSet],
+    columns: Sequence[FeatureSet],
+    *,
+    tasks: Sequence[str],
+    instructions: Sequence[str],
+    config: CompareConfig,
+) -> str:
+    """16 digits that change when a setting, a feature or a label does: what a finished table is recognised by."""
+    total = hashlib.sha256("\0".join([*map(str, tasks), "\1", *map(str, instructions)]).encode())
+    for given in (*rows, *columns):
+        total.update(repr((str(given), given.source, given.pool, given.values.shape, given.values.dtype.str)).encode())
+        total.update(np.ascontiguousarray(given.values).data)
+    settings = {name: getattr(config, name) for name in ("index", "permute", "permutations", "seed", "grid")}
+    index = make_index(config.index, config.options)
+    settings |= {"options": index.options(), "data": total.hexdigest(), "revision": _REVISION, "columns": len(columns)}
+    return config_hash(settings)
+
+
+def _prepared(
+    index: Index, sets: Sequence[FeatureSet], kept: NDArray[np.int64], labels: NDArray[Any]
+) -> tuple[list[Any], list[str]]:
+    """Prepared sides, None where the features leave the index undefined, with the reasons."""
+    sides: list[Any] = []
+    notes: list[str] = []
+    for given in sets:
+        try:
+            sides.append(index.ready(given.values[kept], labels, name=str(given)))
+        except ProbeError as error:
+            sides.append(None)
+            notes.append(f"{given} has no value: {error}")
+    return sides, notes
+
+
+_Column = tuple[Rows, Rows, list[tuple[int, str]]]
+
+
+def _columns(
+    index: Index, ones: list[Any], others: list[Any], orders: NDArray[np.int64], n_jobs: int
+) -> Iterator[_Column]:
+    if n_jobs == 1 or len(others) < 2:
+        for other in others:
+            yield _column(index, ones, other, orders)
+        return
+    from joblib import Parallel, delayed  # only when processes are wanted
+
+    parallel = Parallel(n_jobs=n_jobs, backend="loky", return_as="generator")
+    yield from parallel(delayed(_column)(index, ones, other, orders) for other in others)
+
+
+def _column(index: Index, ones: list[Any], other: Any, orders: NDArray[np.int64]) -> _Column:
+    heard: list[tuple[int, str]] = []
+    values, null = column_values(index, ones, other, orders, note=lambda row, error: heard.append((row, str(error))))
+    return values, null, heard
+
+
+def _table(
+    rows: Sequence[FeatureSet],
+    columns: Sequence[FeatureSet],
+    family: Family,
+    config: CompareConfig,
+    index: Index,
+    facts: Mapping[str, Any],
+) -> pd.DataFrame:
+    about = {
+        "index": config.index,
+        "options": canonical_json(index.options()),
+        "grid": config.grid,
+        "n_cells": int(np.isfinite(family.p).sum()),
+        "permute": config.permute,
+        "permutations": config.permutations,
+        "seed": config.seed,
+        **facts,
+    }
+    cells = []
+    for r, u in enumerate(rows):
+        for c, e in enumerate(columns):
+            names = {"understanding": u.model, "execution": e.model}
+            for side, given in (("u", u), ("e", e)):
+                names |= {
+                    f"{name}_{side}": getattr(given, name) for name in ("source", "step", "trained", "layer", "pool")
+                }
+            numbers = {
+                name: float(getattr(family, name)[r, c])
+                for name in ("value", "null_mean", "null_sd", "null_95", "p", "p_max")
+            }
+            cells.append(about | names | numbers | {"best": (r, c) == family.best})
+    return pd.DataFrame(cells, columns=pd.Index(COLUMNS))
+
+
+def _balancing(labels: NDArray[Any], kept: NDArray[np.int64]) -> str:
+    before, after = len(np.unique(labels)), len(np.unique(labels[kept]))
+    left = f"; {before - after} of {before} instructions have fewer and are left out" if after < before else ""
+    return (
+        f"whole instructions can only change places with equally large ones: {len(kept)} of {len(labels)} episodes are "
+        f"used, {len(kept) // after} of each instruction{left}"
+    )

@@ -1,0 +1,186 @@
+"""`mnprobe compare`: similarity indices of both models' features, without training."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mnprobe.core.errors import ConfigError
+from mnprobe.core.rundir import resolve_run
+
+__all__ = ["compare"]
+
+_PERMUTE = (
+    "What may change places under the null: instructions (whole ones), instructions-within-task, within-task, "
+    "within-instruction (episodes), or free."
+)
+
+
+def compare(
+    run: Annotated[Path | None, typer.Option(help="The run directory; the newest under ./runs when left out.")] = None,
+    u: Annotated[Path | None, typer.Option("--u", help="One feature store of the understanding side.")] = None,
+    e: Annotated[Path | None, typer.Option("--e", help="One feature store of the execution side.")] = None,
+    index: Annotated[
+        list[str] | None,
+        typer.Option(help="A similarity index; several make several heatmaps. debiased_cka, mutual_knn if left out."),
+    ] = None,
+    grid: Annotated[str, typer.Option(help="layers: all layers of one checkpoint; checkpoints: all steps.")] = "layers",
+    understanding: Annotated[str | None, typer.Option(help="A model of the run, where it has several.")] = None,
+    execution: Annotated[str | None, typer.Option(help="A model of the run, where it has several.")] = None,
+    source: Annotated[str, typer.Option(help="Where the features come from: demos, demos-blank, rollouts.")] = "demos",
+    step: Annotated[int | None, typer.Option(help="Checkpoint of the execution model; the last if left out.")] = None,
+    layer_u: Annotated[
+        list[str] | None, typer.Option(help="Layer of the understanding side; can be given repeatedly.")
+    ] = None,
+    layer_e: Annotated[
+        list[str] | None, typer.Option(help="Layer of the execution side; can be given repeatedly.")
+    ] = None,
+    pool_u: Annotated[str, typer.Option(help="mean, first, last, max, token:<k> or concat.")] = "mean",
+    pool_e: Annotated[str, typer.Option(help="mean, first, last, max, token:<k> or concat.")] = "mean",
+    partition: Annotated[str | None, typer.Option(help="Only these episodes: train, val or test.")] = None,
+    permute: Annotated[str, typer.Option(help=_PERMUTE)] = "instructions",
+    permutations: Annotated[int, typer.Option(help="Permutations of the null; p is at least 1 / (K + 1).")] = 999,
+    outside_group: Annotated[
+        bool, typer.Option("--outside-group", help="Neighbours of the own instruction do not count.")
+    ] = False,
+    k: Annotated[int | None, typer.Option("--k", help="Neighbours of mutual_knn and cknna; 10 if left out.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="name=value for the one index given; can be given repeatedly.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the permutations.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Processes; -1 for one per core. Results do not depend on it.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Folder of table and figures; the run's own if left out.")] = None,
+    list_indices: Annotated[bool, typer.Option("--list", help="List the indices with their definitions.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Compare layers or checkpoints of both models by similarity indices, beside the probe and without training.
+
+    Writes results/similarity.csv and a heatmap of each index (figures/similarity-*.png, .svg) on which cells that do
+    not pass the level that permutations give are grey. A maximum over cells counts only with its own p (p_max).
+
+    Example: mnprobe compare --run runs/first --grid checkpoints --index debiased_cka --permute instructions
+    """
+    from mnprobe.analysis.similarity import INDICES  # numpy and scipy load here, not for --help
+
+    if list_indices:
+        _list(INDICES.names(), as_json=as_json)
+        return
+    from mnprobe.analysis.compare_inputs import compare_inputs, find_stores
+    from mnprobe.analysis.draw_compare import best_line, draw_compare
+    from mnprobe.analysis.notes import command_line
+    from mnprobe.analysis.similarity import make_index
+
+    names = index or ["debiased_cka", "mutual_knn"]
+    chosen = _configs(names, option or [], k, outside_group, permute, permutations, seed, grid)
+    if (u is None) != (e is None):
+        raise ConfigError(
+            f"--u and --e name the two sides of one pair: --{'u' if u is None else 'e'} is missing. Or give --run"
+        )
+    folder = None
+    if u is not None and e is not None:
+        stores = ([u], [e])
+        inside = resolve_run(run) if run is not None else None
+    else:
+        inside = resolve_run(run)
+        names_of = {"understanding": understanding, "execution": execution, "source": source, "step": step}
+        stores = find_stores(inside, grid, **names_of)  # type: ignore[arg-type]
+        typer.echo(f"run: {inside.path}", err=as_json)
+    inputs = compare_inputs(
+        *stores,
+        grid=grid,
+        layers_u=layer_u or [],
+        layers_e=layer_e or [],
+        pool_u=pool_u,
+        pool_e=pool_e,
+        partition=partition,
+    )
+    options: dict[str, object] = {"run": run if inside is None else inside.path, "u": u, "e": e, "index": names}
+    options |= {"grid": grid, "understanding": understanding, "execution": execution, "source": source, "step": step}
+    options |= {"layer_u": layer_u, "layer_e": layer_e, "pool_u": pool_u, "pool_e": pool_e, "partition": partition}
+    options |= {"permute": permute, "permutations": permutations, "outside_group": outside_group, "k": k}
+    options |= {"option": option, "seed": seed, "out": out}
+    folder = out or (Path() if inside is None else inside.path)
+    table = folder / "similarity.csv" if out else folder / "results" / "similarity.csv"
+    drawn = draw_compare(
+        inputs,
+        chosen,
+        table=table,
+        folder=out or folder / "figures",
+        command=command_line("compare", options),
+        n_jobs=jobs,
+    )
+    if as_json:
+        found = [
+            {
+                "index": config.index,
+                "png": str(item.figure.png),
+                "svg": str(item.figure.svg),
+                "caption": item.caption,
+                "notes": list(item.notes),
+                "cells": json.loads(item.table.to_json(orient="records", double_precision=15)),
+            }
+            for config, item in zip(chosen, drawn, strict=True)
+        ]
+        typer.echo(json.dumps({"table": str(table), "comparisons": found}))
+        return
+    for config, item in zip(chosen, drawn, strict=True):
+        typer.echo(best_line(item.table, make_index(config.index, config.options).about))
+        for note in item.notes:
+            typer.echo(f"note: {note}", file=sys.stderr)
+        typer.echo(f"wrote {item.figure.png}, {item.figure.svg}{' (cells kept from before)' if item.kept else ''}")
+    typer.echo(f"wrote {table}")
+
+
+def _configs(
+    names: list[str],
+    texts: list[str],
+    k: int | None,
+    outside: bool,
+    permute: str,
+    permutations: int,
+    seed: int,
+    grid: str,
+) -> list[Any]:
+    from mnprobe.analysis.compare import CompareConfig
+    from mnprobe.analysis.similarity import make_index, parse_options
+
+    if texts and len(names) != 1:
+        raise ConfigError(f"--option belongs to one index, but {len(names)} are compared: name one with --index")
+    asked: dict[str, Any] = ({} if k is None else {"k": k}) | ({"outside": True} if outside else {})
+    configs = []
+    for name in names:
+        known = make_index(name).options()
+        options = {option: value for option, value in asked.items() if option in known}
+        options |= parse_options(name, texts)
+        configs.append(
+            CompareConfig(index=name, options=options, permute=permute, permutations=permutations, seed=seed, grid=grid)
+        )
+    for option, flag in (("k", "--k"), ("outside", "--outside-group")):
+        if option in asked and not any(option in config.options for config in configs):
+            raise ConfigError(f"{flag} is for indices of neighbours (mutual_knn, cknna), not for {', '.join(names)}")
+    return configs
+
+
+def _list(names: list[str], *, as_json: bool) -> None:
+    from mnprobe.analysis.similarity import make_index
+
+    found = []
+    for name in names:
+        one = make_index(name)
+        about = one.about
+        facts = {"name": name, "title": about.title, "formula": about.formula, "source": about.source}
+        facts |= {"direction": "higher is more alike" if about.higher_is_alike else "lower is more alike"}
+        facts |= {"unchanged_by": ", ".join(sorted(about.invariances)), "smallest_n": str(about.smallest)}
+        facts |= {"options": ", ".join(f"{key}={value}" for key, value in one.options().items()) or "none"}
+        facts |= {"remark": about.remark}
+        found.append(facts)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    for facts in found:
+        typer.echo(f"{facts.pop('name')}: {facts.pop('title')}")
+        for key, value in facts.items():
+            if value:
+                typer.echo(f"  {key.replace('_', ' ')}: {value}")
