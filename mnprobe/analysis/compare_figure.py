@@ -195,8 +195,9 @@ def _bar(
     least, most = float(levels.min()), float(levels.max())
     never, some = ((low, least), (least, most)) if about.higher_is_alike else ((most, high), (least, most))
     for (start, end), share in ((never, 1.0), (some, 0.4)):  # no cell passes here; only some cells do
-        style = {"facecolor": _PALE, "edgecolor": "#B5B5B5", "hatch": "////", "linewidth": 0.0}
-        axes.add_patch(Rectangle((0, start), share, end - start, **style))
+        axes.add_patch(
+            Rectangle((0, start), share, end - start, facecolor=_PALE, edgecolor="#B5B5B5", hatch="////", linewidth=0)
+        )
     middle = float(np.median(levels))
     axes.axhline(middle, color=INK, linewidth=1.4)
     axes.set_xlim(0, 1)

@@ -164,7 +164,7 @@ def test_beyond_the_level_means_p_of_at_most_5_percent(count, higher):
 
 
 def test_too_few_permutations_for_a_level_are_refused():
-    with pytest.raises(ConfigError, match="at least 19 for p <= 0.05, got 18"):
+    with pytest.raises(ConfigError, match=r"at least 19 for p <= 0\.05, got 18"):
         calibrated_level(np.zeros(18))
 
 

@@ -1,0 +1,366 @@
+"""Comparison of layers and checkpoints: the table, its null, what is refused, resuming, and what the heatmap shows."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.patches import Rectangle
+
+from mnprobe.analysis.compare import COLUMNS, CompareConfig, FeatureSet, compare, comparison_hash
+from mnprobe.analysis.compare_figure import compare_figure
+from mnprobe.analysis.compare_inputs import CompareInputs, compare_inputs, find_stores
+from mnprobe.analysis.draw_compare import draw_compare, read_similarity
+from mnprobe.analysis.similarity import balanced_rows, exchange, make_index, similarity_test
+from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
+from mnprobe.core.rundir import RunDir
+from mnprobe.features import write_features
+
+QUICK = CompareConfig(index="debiased_cka", permute="within-task", permutations=99)
+
+
+@pytest.fixture
+def sides():
+    """Three u layers and two e layers for 48 episodes of 12 instructions in 3 tasks; the last of each share something."""
+    generator = np.random.default_rng(0)
+    instructions = [f"instruction {i // 4}" for i in range(48)]
+    tasks = [f"task {i // 16}" for i in range(48)]
+    latent = generator.standard_normal((48, 4))
+    u = [
+        FeatureSet(
+            values=share * latent @ generator.standard_normal((4, 9)) + generator.standard_normal((48, 9)),
+            model="viclip",
+            step=10,
+            layer=layer,
+        )
+        for layer, share in (("blocks.0", 0.0), ("blocks.1", 0.0), ("u", 2.0))
+    ]
+    e = [
+        FeatureSet(
+            values=share * latent @ generator.standard_normal((4, 6)) + generator.standard_normal((48, 6)),
+            model="arp",
+            step=10,
+            layer=layer,
+            trained=False,
+        )
+        for layer, share in (("blocks.0", 0.0), ("e", 2.0))
+    ]
+    return u, e, {"tasks": tasks, "instructions": instructions}
+
+
+def test_every_cell_is_what_the_test_of_two_arrays_gives(sides):
+    u, e, labels = sides
+    table = compare(u, e, **labels, config=QUICK).table
+    assert tuple(table.columns) == COLUMNS
+    assert table[["layer_u", "layer_e"]].to_numpy().tolist() == [[a.layer, b.layer] for a in u for b in e]
+    for place, row in table.iterrows():
+        one, other = u[place // 2], e[place % 2]
+        found = similarity_test(
+            make_index("debiased_cka"), one.values, other.values, permute="within-task", permutations=99, **labels
+        )
+        for name in ("value", "null_mean", "null_95", "p"):
+            assert row[name] == pytest.approx(getattr(found, name), abs=1e-12)
+
+
+def test_the_planted_cell_is_the_best_and_choosing_is_paid_for(sides):
+    u, e, labels = sides
+    table = compare(u, e, **labels, config=QUICK).table
+    best = table[table["best"]].iloc[0]
+    assert (best["layer_u"], best["layer_e"]) == ("u", "e")
+    assert best["p_max"] == best["p"] == 0.01
+    assert (table["p_max"] >= table["p"] - 1e-12).all()
+    others = table[~table["best"]]
+    assert (others["p_max"] > 0.05).all()
+    assert set(table["n_cells"]) == {6}
+    assert set(table["trained_e"]) == {False}
+
+
+def test_results_do_not_depend_on_the_number_of_processes(sides):
+    u, e, labels = sides
+    one = compare(u, e, **labels, config=QUICK, n_jobs=1).table
+    pd.testing.assert_frame_equal(one, compare(u, e, **labels, config=QUICK, n_jobs=2).table)
+
+
+def test_unequal_instructions_are_balanced_and_it_is_said(sides):
+    u, e, labels = sides
+    keep = np.flatnonzero(np.arange(48) != 5)
+    u, e = ([replace(item, values=item.values[keep]) for item in side] for side in (u, e))
+    labels = {name: [values[i] for i in keep] for name, values in labels.items()}
+    found = compare(u, e, **labels, config=replace(QUICK, permute="instructions", seed=3))
+    row = found.table.iloc[0]
+    assert (row["n"], row["n_groups"], row["block"]) == (44, 11, 4)
+    assert "44 of 47 episodes are used, 4 of each instruction; 1 of 12 instructions have fewer" in found.notes[0]
+    kept = balanced_rows(labels["instructions"], seed=3)
+    orders = exchange("instructions", instructions=np.asarray(labels["instructions"])[kept], n=44).orders(99, 3)
+    x, y = u[0].values[kept], e[0].values[kept]
+    null = [make_index("debiased_cka").score(x, y[order]) for order in orders]
+    assert row["null_mean"] == pytest.approx(np.mean(null), abs=1e-12)
+
+
+def test_cells_without_a_value_say_why_and_leave_the_others(sides):
+    u, e, labels = sides
+    u = [*u, replace(u[0], values=np.ones((48, 3)), layer="collapsed")]
+    found = compare(u, e, **labels, config=QUICK)
+    lost = found.table[found.table["layer_u"] == "collapsed"]
+    assert lost[["value", "p", "p_max"]].isna().all(axis=None)
+    assert set(found.table["n_cells"]) == {6}
+    assert any("layer collapsed has no value: debiased CKA is not defined" in note for note in found.notes)
+    pd.testing.assert_series_equal(found.table["p_max"][:6], compare(u[:3], e, **labels, config=QUICK).table["p_max"])
+
+
+def test_saturated_cca_is_told_and_refused_when_nothing_is_left(sides):
+    u, e, labels = sides
+    wide = replace(u[0], values=np.random.default_rng(0).standard_normal((48, 45)))
+    found = compare([u[2], wide], e, **labels, config=replace(QUICK, index="cca"))
+    assert any("have no value: mean canonical correlation: 45 and 6 dimensions" in note for note in found.notes)
+    with pytest.raises(ProbeError, match=r"no value for any of the 2 cells: .*45 and 6 dimensions"):
+        compare([wide], e, **labels, config=replace(QUICK, index="cca"))
+
+
+def test_refusals(sides):
+    u, e, labels = sides
+    short = replace(u[0], values=u[0].values[:40])
+    with pytest.raises(FeatureError, match="40 rows of features for 48 episodes"):
+        compare([short], e, **labels, config=QUICK)
+    with pytest.raises(ConfigError, match="permutations must be at least 19"):
+        replace(QUICK, permutations=10)
+    with pytest.raises(ConfigError, match="Did you mean 'debiased_cka'"):
+        compare(u, e, **labels, config=replace(QUICK, index="debiased_ka"))
+    one = {name: ["same"] * 48 for name in labels}
+    with pytest.raises(TooFewSamples, match="at least 8 that can move"):
+        compare(u, e, **one, config=replace(QUICK, permute="instructions"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"index": "cka"},
+        {"index": "mutual_knn", "options": {"k": 5}},
+        {"permute": "free"},
+        {"permutations": 199},
+        {"seed": 1},
+        {"grid": "checkpoints"},
+    ],
+)
+def test_the_hash_knows_every_setting(sides, changes):
+    u, e, labels = sides
+    assert comparison_hash(u, e, **labels, config=QUICK) != comparison_hash(
+        u, e, **labels, config=replace(QUICK, **changes)
+    )
+
+
+def test_the_hash_knows_every_number_and_label(sides):
+    u, e, labels = sides
+    base = comparison_hash(u, e, **labels, config=QUICK)
+    other = u[0].values.copy()
+    other[3, 2] += 1e-9
+    assert comparison_hash([replace(u[0], values=other), *u[1:]], e, **labels, config=QUICK) != base
+    assert comparison_hash(u, e, tasks=labels["tasks"], instructions=["x"] * 48, config=QUICK) != base
+    assert comparison_hash(u, [replace(e[0], step=11), e[1]], **labels, config=QUICK) != base
+    assert comparison_hash(u[:2], e, **labels, config=QUICK) != base
+
+
+def patches(figure):
+    return {
+        patch.get_gid(): patch
+        for axes in figure.axes
+        for patch in axes.patches
+        if isinstance(patch, Rectangle) and str(patch.get_gid()).startswith("cell")
+    }
+
+
+@pytest.mark.parametrize("index", ["debiased_cka", "procrustes_distance"])
+def test_the_heatmap_greys_what_does_not_pass_its_level(sides, index):
+    u, e, labels = sides
+    table = compare(u, e, **labels, config=replace(QUICK, index=index)).table
+    about = make_index(index).about
+    figure = compare_figure(table, about, title="title", caption="caption")
+    cells = patches(figure)
+    assert len(cells) == 6
+    for place, row in table.iterrows():
+        cell = cells[f"cell-{place // 2}-{place % 2}"]
+        passes = row["p"] <= 0.05
+        assert (cell.get_hatch() is None) == passes
+        assert (to_hex(cell.get_facecolor()) != "#e4e4e4") == passes
+    frames = [patch for patch in figure.axes[0].patches if not patch.get_fill()]
+    assert len(frames) == (table["p_max"] <= 0.05).sum()
+    levels = table["null_95"]
+    assert f"{levels.min():.2f} to {levels.max():.2f}" in figure.axes[1].get_title(loc="left")
+    assert figure.axes[1].get_ylabel() == about.symbol
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["blocks.0", "blocks.1", "u"]
+
+
+def test_a_cell_without_a_value_is_a_dash_and_many_cells_carry_no_numbers(sides):
+    u, e, labels = sides
+    empty = replace(u[0], values=np.ones((48, 3)), layer="collapsed")
+    about = make_index("debiased_cka").about
+    table = compare([u[2], empty], e, **labels, config=QUICK).table
+    texts = [text.get_text() for text in compare_figure(table, about, title="t", caption="c").axes[0].texts]
+    assert texts.count("–") == 2  # noqa: RUF001  # the dash that is drawn
+    many = pd.concat([table.iloc[[0]].assign(layer_u=f"blocks.{i}") for i in range(30)], ignore_index=True)
+    assert not compare_figure(many, about, title="t", caption="c").axes[0].texts
+
+
+def inputs_of(sides):
+    u, e, labels = sides
+    episodes = pd.DataFrame(
+        {
+            "id": [str(i) for i in range(48)],
+            "task": labels["tasks"],
+            "instruction": labels["instructions"],
+            "partition": "",
+        }
+    )
+    return CompareInputs(rows=tuple(u), columns=tuple(e), episodes=episodes, worlds=("tabletop",))
+
+
+def test_drawing_writes_table_figures_and_note(sides, tmp_path):
+    configs = [QUICK, replace(QUICK, index="rsa")]
+    drawn = draw_compare(
+        inputs_of(sides), configs, table=tmp_path / "similarity.csv", folder=tmp_path, command="the command", quiet=True
+    )
+    assert [item.figure.png.name for item in drawn] == [
+        "similarity-debiased-cka-layers.png",
+        "similarity-rsa-layers.png",
+    ]
+    read = read_similarity(tmp_path / "similarity.csv")
+    pd.testing.assert_frame_equal(
+        read, pd.concat([item.table for item in drawn], ignore_index=True), check_dtype=False, rtol=1e-12
+    )
+    note = json.loads((tmp_path / "similarity-rsa-layers.json").read_text())
+    assert note["command"] == "the command"
+    for words in (
+        "Spearman",
+        "48 episodes of 12 instructions",
+        "99 permutations of episodes of one task",
+        "p_max 0.01",
+    ):
+        assert words in note["caption"]
+    assert "Episodes of the world tabletop" in note["caption"]
+    assert note["facts"]["best"][0]["layer_e"] == "e"
+
+
+def test_finished_comparisons_are_kept_and_others_stay(sides, tmp_path):
+    table = tmp_path / "similarity.csv"
+    arguments = {"table": table, "folder": tmp_path, "quiet": True}
+    first = draw_compare(inputs_of(sides), [QUICK], **arguments)[0]
+    svg = first.figure.svg.read_bytes()
+    assert not first.kept
+    again = draw_compare(inputs_of(sides), [QUICK], **arguments)[0]
+    assert again.kept
+    assert again.figure.svg.read_bytes() == svg  # drawn from the table alone
+    draw_compare(inputs_of(sides), [replace(QUICK, index="cka")], **arguments)
+    assert read_similarity(table)["index"].unique().tolist() == ["debiased_cka", "cka"]
+    other = draw_compare(inputs_of(sides), [replace(QUICK, seed=5)], **arguments)[0]
+    assert not other.kept
+    read = read_similarity(table)
+    assert len(read) == 12
+    assert set(read.loc[read["index"] == "debiased_cka", "seed"]) == {5}
+
+
+def test_a_table_of_something_else_is_refused(sides, tmp_path):
+    path = tmp_path / "similarity.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(ProbeError, match="lacks the columns index"):
+        draw_compare(inputs_of(sides), [QUICK], table=path, folder=tmp_path, quiet=True)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run with steps 0 and 10 of both models, three numbered layers on the understanding side."""
+    found = RunDir.create(tmp_path / "run")
+    generator = np.random.default_rng(1)
+    episodes = {
+        "id": [f"t/{i // 3}/episode{i}" for i in range(30)],
+        "task": [f"t{i // 15}" for i in range(30)],
+        "instruction": [f"do {i // 3}" for i in range(30)],
+        "partition": ["test" if i % 3 == 0 else "train" for i in range(30)],
+    }
+    for model, side, layers in (
+        ("viclip", "understanding", ("u", "blocks.10", "blocks.2")),
+        ("arp", "execution", ("e",)),
+    ):
+        for step in (0, 10):
+            last = (
+                {name: values[:-1] for name, values in episodes.items()} if step and side == "execution" else episodes
+            )
+            count = len(last["id"])
+            write_features(
+                found.features(model, "demos", step),
+                layers={name: generator.standard_normal((count, 5)) for name in layers},
+                episodes=last,
+                model=model,
+                side=side,
+                step=step,
+                trained=step > 0,
+            )
+    return found
+
+
+def test_layers_of_the_last_step_in_natural_order_on_shared_episodes(run):
+    found = compare_inputs(*find_stores(run, "layers"))
+    assert [item.layer for item in found.rows] == ["blocks.2", "blocks.10", "u"]
+    assert [(item.layer, item.step) for item in found.columns] == [("e", 10)]
+    assert len(found.episodes) == 29
+    assert {len(item.values) for item in (*found.rows, *found.columns)} == {29}
+
+
+def test_checkpoints_take_every_step_and_the_papers_layer(run):
+    found = compare_inputs(*find_stores(run, "checkpoints"), grid="checkpoints", partition="test", pool_u="first")
+    assert [(item.step, item.layer, item.trained) for item in found.rows] == [(0, "u", False), (10, "u", True)]
+    assert [item.step for item in found.columns] == [0, 10]
+    assert set(found.episodes["partition"]) == {"test"}
+    assert found.rows[0].pool == "first"
+
+
+def test_rows_are_joined_by_id(run, tmp_path):
+    path = run.features("arp", "demos", 0)
+    from mnprobe.features import open_features
+
+    with open_features(path) as file:
+        episodes, values = file.episodes, file.layer("e").pooled()
+    order = np.random.default_rng(0).permutation(30)
+    other = tmp_path / "shuffled.h5"
+    table = {name: episodes[name].to_numpy()[order].tolist() for name in ("id", "task", "instruction", "partition")}
+    write_features(other, layers={"e": values[order]}, episodes=table, model="arp", side="execution", step=0)
+    store = run.features("viclip", "demos", 0)
+    straight, joined = compare_inputs([store], [path]), compare_inputs([store], [other])
+    assert straight.episodes["id"].tolist() == joined.episodes["id"].tolist()
+    np.testing.assert_array_equal(straight.columns[0].values, joined.columns[0].values)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda run: find_stores(run, "steps"), ConfigError, "grid must be layers or checkpoints, got 'steps'"),
+        (lambda run: find_stores(run, "checkpoints", step=10), ConfigError, "--step chooses one checkpoint"),
+        (lambda run: find_stores(run, "layers", step=7), FeatureError, "no execution features at step 7"),
+        (
+            lambda run: compare_inputs(
+                *find_stores(run, "checkpoints"), grid="checkpoints", layers_u=["u", "blocks.2"]
+            ),
+            ConfigError,
+            "--layer-u names u, blocks.2",
+        ),
+        (
+            lambda run: compare_inputs(*find_stores(run, "layers"), layers_u=["blocks.3"]),
+            FeatureError,
+            "unknown layer 'blocks.3'",
+        ),
+        (
+            lambda run: compare_inputs(*find_stores(run, "layers"), partition="val"),
+            FeatureError,
+            "none of the common episodes is in partition 'val'; there are 'test', 'train'",
+        ),
+        (
+            lambda run: compare_inputs(*reversed(find_stores(run, "layers"))),
+            FeatureError,
+            "holds features of the execution side; the understanding side is needed here",
+        ),
+    ],
+)
+def test_inputs_that_cannot_be_are_refused(run, call, error, message):
+    with pytest.raises(error, match=message):
+        call(run)
