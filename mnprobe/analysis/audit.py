@@ -82,16 +82,15 @@ def audit_run(
     write_table(leakage, run.results("leakage"))
     controls = controls_table(table, hits, resamples=resamples)
     write_table(controls, run.results("controls"))
-    findings = verdicts(controls, leakage)
-    write_table(_listed(findings), run.results("verdict"))
-    figures = [draw_controls(controls, findings, stem=run.figures / "controls", command=command, note=note)]
     parts = pd.DataFrame(columns=[*_PLACE, *DECOMPOSITION_COLUMNS])
     if decomposed:
         parts = _decomposition(run, table, kept, pairs, seeds, notes, quiet=quiet)
         write_table(parts, run.results("decomposition"))
-        if len(parts):
-            stem = run.figures / "decomposition"
-            figures.append(draw_decomposition(parts, stem=stem, command=command, note=note))
+    findings = verdicts(controls, leakage, parts)
+    write_table(_listed(findings), run.results("verdict"))
+    figures = [draw_controls(controls, findings, stem=run.figures / "controls", command=command, note=note)]
+    if len(parts):
+        figures.append(draw_decomposition(parts, stem=run.figures / "decomposition", command=command, note=note))
     return Audit(
         leakage=leakage,
         controls=controls,

@@ -79,8 +79,8 @@ def _figure(controls: pd.DataFrame, findings: tuple[Finding, ...], note: str) ->
     width, left, tall = 9.6, 2.35, 0.34 * len(names) + 0.35
     lines = wrap(controls_caption(controls) + (f" {note}." if note else ""), width - 0.3, 7)
     told = [line for finding in findings for line in wrap(f"- {_where(finding)}{finding.sentence}", width - 0.3, 8)]
-    foot = 0.2 + 0.145 * len(lines) + 0.17 * len(told) + 0.6
-    height = foot + len(panels) * (tall + 0.75) + 0.35
+    foot = 0.2 + 0.14 * len(lines) + 0.155 * len(told) + 0.6
+    height = foot + len(panels) * (tall + 0.75) - 0.05
     figure = new_figure(width, height)
     for place, panel in enumerate(panels):
         bottom = (foot + (len(panels) - 1 - place) * (tall + 0.75)) / height
@@ -95,11 +95,11 @@ def _figure(controls: pd.DataFrame, findings: tuple[Finding, ...], note: str) ->
         levels.set_title(shorten(title + count, 6.8, 9.5), loc="left", fontsize=9.5)
         if place == len(panels) - 1:
             levels.set_xlabel("Recall@1, mean of both directions")
-            differences.set_xlabel("difference, points")
+            differences.set_xlabel("points: ○ claim minus control, △ rise over training")
     figure.text(0.12 / width, 1 - 0.1 / height, "The claim and its controls", va="top", fontsize=12, fontweight="bold")
     figure.text(0.12 / width, 0.08 / height, "\n".join(lines), va="bottom", fontsize=7, color=GREY, linespacing=1.3)
     if told:
-        above = (0.16 + 0.145 * len(lines)) / height
+        above = (0.2 + 0.14 * len(lines)) / height
         figure.text(0.12 / width, above, "\n".join(told), va="bottom", fontsize=8, color=INK, linespacing=1.3)
     return figure
 
@@ -150,8 +150,7 @@ def _differences(axes: "Axes", rows: pd.DataFrame, names: list[str]) -> None:
             )
     axes.set_yticks(range(len(names)), [""] * len(names))
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:+.0f}"))
-    axes.set_title("○ claim minus control   △ rise over training", loc="right", fontsize=8, color=GREY)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:+.0f}" if abs(value) > 1e-9 else "0"))
     _quiet(axes)
 
 

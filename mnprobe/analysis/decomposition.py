@@ -152,7 +152,7 @@ def decompose(
     for name, values in factors.items():
         (u, seen), (e, _) = without_means(pair.u, values, train), without_means(pair.e, values, train)
         if not seen[test].all():
-            add("without", name, None, 0, f"{int((~seen[test]).sum())} test episodes are of a {name} training has not")
+            add("without", name, None, 0, f"{int((~seen[test]).sum())} test episodes: training has no such {name}")
             continue
         try:
             fresh = _fitted(u, e, groups, train, config, seeds)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["decomposition_figure", "draw_decomposition"]
 
 _NAMES = {
-    "recall": ("Recall@1 of {}", PALETTE["blue"]),
+    "recall": ("Recall@1, same {}", PALETTE["blue"]),
     "right": ("{} right", PALETTE["green"]),
     "right given coarser": ("{} right, {note}", PALETTE["sky"]),
     "oracle": ("oracle: {} only (exact)", GREY),
@@ -66,10 +66,10 @@ def _figure(table: pd.DataFrame, note: str) -> "Figure":
     tall = [0.24 * len(rows) + 0.2 for _, rows in panels]
     width, left = 7.6, 3.1
     lines = wrap(_CAPTION + (f" {note}." if note else ""), width - 0.3, 7)
-    foot = 0.2 + 0.145 * len(lines) + 0.55
-    height = foot + sum(tall) + 0.6 * len(panels) + 0.3
+    foot = 0.2 + 0.14 * len(lines) + 0.35
+    height = foot + sum(tall) + 0.6 * len(panels) + 0.1
     figure = new_figure(width, height)
-    top = height - 0.3
+    top = height - 0.15
     for (key, rows), high in zip(panels, tall, strict=True):
         top -= high + 0.5
         axes = figure.add_axes((left / width, top / height, (width - left - 0.3) / width, high / height))

@@ -52,9 +52,14 @@ class DrawnSuccess:
 def last_contrasts(table: pd.DataFrame, *, source: str | None = None) -> pd.DataFrame:
     """Rows of `contrast_table` to draw: the last checkpoint of each pair and source, one way of measuring.
 
+    Without `source`: the policy's own episodes where it has both outcomes there, else all sources.
+
     Raises ProbeError when there is nothing for `source`, or several ways of measuring and none is the default.
     """
+    own = table[table["source_e"].str.startswith("rollouts") & (table["side"] == "execution")]
     rows = table if source is None else table[table["source_e"] == source]
+    if source is None and len(own):
+        rows = table[table["source_e"].str.startswith("rollouts")]
     if rows.empty:
         have = ", ".join(sorted(set(table["source_e"]))) or "none"
         raise ProbeError(f"no contrast of success and failure for source {source!r}; there are {have}")
@@ -114,7 +119,7 @@ def draw_success(
     Args:
         table: from `contrast_table` or `read_contrasts`.
         stem: figure path without ending.
-        source: only episodes of this source; all when not given.
+        source: only episodes of this source; see `last_contrasts` when not given.
         command: how a person makes this figure again.
         note: one more sentence for the caption, no full stop.
     """
@@ -137,14 +142,14 @@ def _figure(rows: pd.DataFrame, note: str = "") -> "Figure":
     holdouts = [name for name in HOLDOUTS if name in set(rows["holdout"])]
     width = 0.75 + len(holdouts) * _PANEL[0] + (len(holdouts) - 1) * 0.3 + 0.2
     caption = wrap(success_caption(rows) + (f" {note}." if note else ""), width - 0.3, 7)
-    foot = 0.75 + 0.145 * len(caption)
-    gap = 0.95
-    height = foot + len(panels) * (_PANEL[1] + gap) + 0.55
+    foot = 0.85 + 0.14 * len(caption)
+    gap = 1.0
+    height = foot + len(panels) * (_PANEL[1] + gap) - 0.05
     figure = new_figure(width, height)
     for row, panel in enumerate(panels):
         for column, holdout in enumerate(holdouts):
             left = (0.75 + column * (_PANEL[0] + 0.3)) / width
-            bottom = (foot + (len(panels) - 1 - row) * (_PANEL[1] + gap) + 0.35) / height
+            bottom = (foot + (len(panels) - 1 - row) * (_PANEL[1] + gap) + 0.3) / height
             axes = figure.add_axes((left, bottom, _PANEL[0] / width, _PANEL[1] / height))
             own = rows[(rows[["understanding", "execution", "source_e"]] == list(panel)).all(axis=1)]
             _panel(axes, own[own["holdout"] == holdout], panel, holdout)
@@ -193,7 +198,7 @@ def _panel(axes: "Axes", rows: pd.DataFrame, panel: tuple[str, str, str], holdou
     axes.set_xticks(range(len(groups)), [_tick(rows, side, mode) for side, mode in groups], fontsize=7)
     quiet_axes(axes)
     step = f", step {rows['step_e'].iloc[0]}" if len(rows) else ""
-    name = f"Episodes: {panel[2]}{step}; held out: {HOLDOUTS.get(holdout, holdout)}"
+    name = f"{panel[0]}, {panel[1]}; {panel[2]}{step}; new {holdout}"
     axes.set_title(shorten(name if len(rows) else f"{name}: not measured", _PANEL[0], 9), loc="left", fontsize=9, pad=5)
 
 
@@ -230,7 +235,7 @@ def _p(value: float) -> str:
 
 def _tick(rows: pd.DataFrame, side: str, mode: str) -> str:
     row = rows[(rows["side"] == side) & (rows["mode"] == mode)].iloc[0]
-    return f"{side}\n{_MODES[mode]}\nn = 2 x {row['n_test']} in {row['n_instructions']} instr."
+    return f"{side}\n{_MODES[mode]}\nn = 2 x {row['n_test']}\n{row['n_instructions']} instructions"
 
 
 def _title(rows: pd.DataFrame) -> str:

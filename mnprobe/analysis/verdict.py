@@ -51,8 +51,10 @@ def relation(difference: float, low: float, high: float, p: float) -> str:
     return "same" if low >= -MARGIN and high <= MARGIN else "open"
 
 
-def verdicts(controls: pd.DataFrame, leakage: pd.DataFrame | None = None) -> tuple[Finding, ...]:
-    """Conclusions from results/controls.csv (and results/leakage.csv), alarms first.
+def verdicts(
+    controls: pd.DataFrame, leakage: pd.DataFrame | None = None, decomposition: pd.DataFrame | None = None
+) -> tuple[Finding, ...]:
+    """Conclusions from results/controls.csv (and leakage.csv, decomposition.csv beside it), alarms first.
 
     The rules, for every pair and holdout. `more`, `less`, `same`, `open` are those of `relation`, on corrected p.
 
@@ -71,6 +73,8 @@ def verdicts(controls: pd.DataFrame, leakage: pd.DataFrame | None = None) -> tup
     - pixels: claim minus pixels: more (beyond pixels), same or less (pixels suffice), open (not told apart).
     - rollouts: rise on the policy's own episodes: shown and blanked too (survives), shown but not blanked (with the
       instruction only), not shown.
+    - task: the claim's interval against what knowing the task alone would score (oracle): above it (beyond task), or
+      not (task suffices).
     - known instructions: above chance on new episodes but not on new instructions (known only), or on both (carries
       over).
     """
@@ -81,6 +85,8 @@ def verdicts(controls: pd.DataFrame, leakage: pd.DataFrame | None = None) -> tup
         where = _Panel(str(values[0]), str(values[1]), str(values[2]), panel)
         for part in (_shuffled, _chance, _rise, _instruction, _pixels, _rollouts):
             found += part(where)
+        if decomposition is not None:
+            found += _task(where, decomposition)
     for values, both in controls.groupby(["understanding", "execution"], sort=False):
         found += _known(str(values[0]), str(values[1]), both)
     return tuple(sorted(found, key=lambda one: not one.alarm))
@@ -289,6 +295,27 @@ def _pixels(panel: _Panel) -> Iterator[Finding]:
     conclusion, text = words[how]
     tail = _seen(row) if how == "open" else ""
     yield panel.say("pixels", conclusion, f"{text}: {_percent(row['value'])} with pixels, {_difference(row)}{tail}.")
+
+
+def _task(panel: _Panel, parts: pd.DataFrame) -> Iterator[Finding]:
+    row = panel.row("main", "level")
+    own = parts[(parts["quantity"] == "oracle") & (parts["factor"] == "task") & (parts["holdout"] == panel.holdout)]
+    own = own[(own["understanding"] == panel.understanding) & (own["execution"] == panel.execution)]
+    if row is None or own.empty or not np.isfinite(row["ci_low"]):
+        return
+    oracle = float(own.iloc[0]["value"])
+    claim = f"{_percent(row['value'])} ({_percent(row['ci_low'])} to {_percent(row['ci_high'])})"
+    if row["ci_low"] > oracle:
+        yield panel.say(
+            "task", "beyond task", f"The score is more than knowing the task alone gives ({_percent(oracle)}): {claim}."
+        )
+    else:
+        yield panel.say(
+            "task",
+            "task suffices",
+            f"Knowing the task and nothing else would score {_percent(oracle)} on this test set: {claim} shows no more "
+            "than the task.",
+        )
 
 
 def _rollouts(panel: _Panel) -> Iterator[Finding]:

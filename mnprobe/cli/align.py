@@ -116,14 +116,25 @@ def align(
         n_jobs=jobs,
     )
     notes += rows.attrs["notes"]
+    contrasts = None
+    if split == "success":
+        from mnprobe.analysis.success_contrast import write_contrasts
+
+        contrasts = table.with_name("success_contrast.csv")
+        write_contrasts(table, table.parent / "hits", contrasts)
     if as_json:
-        document = {"table": str(table), "notes": notes, "rows": json.loads(rows.to_json(orient="records"))}
+        document = {
+            "table": str(table),
+            "contrasts": contrasts and str(contrasts),
+            "notes": notes,
+            "rows": json.loads(rows.to_json(orient="records")),
+        }
         typer.echo(json.dumps(document))
         return
     typer.echo(people_table(rows))
     for note in notes:
         typer.echo(f"note: {note}", file=sys.stderr)
-    typer.echo(f"wrote {table}")
+    typer.echo(f"wrote {table}" + (f", {contrasts}; `mnprobe success` draws them" if contrasts else ""))
 
 
 def _counts(text: str) -> tuple[int, ...]:

@@ -14,7 +14,8 @@ __all__ = ["success"]
 def success(
     run: Annotated[Path | None, typer.Option(help="The run directory; the newest under ./runs when left out.")] = None,
     source: Annotated[
-        str | None, typer.Option(help="Only episodes of this source, such as rollouts; all when left out.")
+        str | None,
+        typer.Option(help="Episodes of this source; rollouts where the policy has both outcomes there, else all."),
     ] = None,
     resamples: Annotated[int, typer.Option(help="Permutations of each test.")] = 1999,
     out: Annotated[Path | None, typer.Option(help="Figure without ending; in the run's figures when left out.")] = None,

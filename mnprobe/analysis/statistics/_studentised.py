@@ -15,10 +15,11 @@ def block_sums(values: NDArray[Any], codes: NDArray[np.int64], blocks: int) -> N
     return np.bincount(codes, values.astype(np.float64), blocks).astype(np.float64)
 
 
-def studentised(sums: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def studentised(sums: NDArray[np.float64], weights: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
     """|mean| over its delete-one-block standard error, for rows of block sums (..., blocks) and weights (blocks,).
 
-    0 where the mean is 0, infinity where it is not but its error is.
+    Errors below 1e-9 of `scale`, the size of the values, count as that much: where all blocks agree, larger means still
+    have larger statistics.
     """
     blocks = sums.shape[-1]
     total, mass = sums.sum(-1, keepdims=True), weights.sum()
@@ -26,15 +27,11 @@ def studentised(sums: NDArray[np.float64], weights: NDArray[np.float64]) -> NDAr
     left_out = (total - sums) / (mass - weights)
     error = np.sqrt((blocks - 1) / blocks * ((left_out - mean) ** 2).sum(-1))
     size = np.abs(mean[..., 0])
-    tiny = _SAME * np.abs(sums).sum(-1) / mass
-    out = np.full(size.shape, np.inf)
-    np.divide(size, error, out=out, where=error > tiny)
-    return np.where(size <= tiny, 0.0, out)
+    least = _SAME * (scale if scale > 0 else 1.0)
+    return np.asarray(np.where(size <= least, 0.0, size / np.maximum(error, least)), dtype=np.float64)
 
 
 def share_as_large(found: float, drawn: NDArray[np.float64]) -> float:
     """(b + 1) / (K + 1), b of K drawn statistics being as large as the found one (but for rounding)."""
-    as_large = (
-        int((drawn >= found - _SAME * max(1.0, abs(found))).sum()) if np.isfinite(found) else int(np.isinf(drawn).sum())
-    )
+    as_large = int((drawn >= found - _SAME * max(1.0, abs(found))).sum())
     return (as_large + 1) / (len(drawn) + 1)

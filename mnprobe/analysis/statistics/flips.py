@@ -64,6 +64,7 @@ def flip_sums(
         raise ProbeError(f"a test that flips blocks needs at least 2 of them, there are {len(sums)}")
     signs = 2.0 * np.random.default_rng([seed, 12]).integers(0, 2, size=(resamples, len(sums))) - 1.0
     both = np.concatenate([sums[None], signs * sums])
-    statistic = studentised(both, weights) if studentise else np.abs(both.sum(-1) / weights.sum())
+    scale = float(np.abs(sums).sum() / weights.sum())
+    statistic = studentised(both, weights, scale) if studentise else np.abs(both.sum(-1) / weights.sum())
     p = share_as_large(float(statistic[0]), statistic[1:])
     return Test(p, float(sums.sum() / weights.sum()), resamples, len(sums))

@@ -66,7 +66,8 @@ def outcome_contrast(
         labels: True for successes.
         blocks: the instruction of each episode.
         weights: of each episode; equal for both labels in every block (`match_weights` when not given).
-        resamples: of the tests and of the bootstrap.
+        resamples: of the exchange within instructions and of the bootstrap; whole instructions are flipped ten times as
+            often, so that p stays small enough to correct over a large family.
         seed: of both.
 
     Raises ProbeError when nothing can be compared.
@@ -115,7 +116,7 @@ def outcome_contrast(
         boot_high=boot.high,
         error=error,
         p_within=within.p,
-        p_blocks=flip_sums(sums, mass, studentise=True, resamples=resamples, seed=seed).p,
+        p_blocks=flip_sums(sums, mass, studentise=True, resamples=10 * resamples, seed=seed).p,
         detectable=detectable_difference(error, len(names)),
         note=interval.note,
         n_one=int(found.labels.sum()),

@@ -43,7 +43,8 @@ def paired_contrast(
 ) -> PairedContrast:
     """Mean of `one` minus mean of `other`, item by item (the claim and a control on the same episodes).
 
-    Items that have no number on one side (NaN) are left out of both. Blocks are instructions.
+    Items that have no number on one side (NaN) are left out of both. Blocks are instructions. The
+    bootstrap takes `resamples`, the test ten times as many flips.
 
     Raises ProbeError when fewer than 2 blocks have items of both.
 
@@ -57,7 +58,7 @@ def paired_contrast(
     mass = np.ones(len(one)) if weights is None else weights
     keep = ~np.isnan(one) & ~np.isnan(other) & (mass > 0)
     one, other, names, mass = one[keep], other[keep], names[keep], mass[keep]
-    test = flip_test(one - other, names, weights=mass, resamples=resamples, seed=seed)
+    test = flip_test(one - other, names, weights=mass, resamples=10 * resamples, seed=seed)
     interval = cluster_jackknife_difference(one, other, names, weights=mass)
     boot = cluster_difference(one, other, names, weights=mass, resamples=resamples, seed=seed)
     error = standard_error(one, other, names, weights=mass)

@@ -70,11 +70,12 @@ def permutation_test(
     signed = np.where(found.labels, found.weights, -found.weights)[order]
     starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
     mass = np.add.reduceat(np.abs(signed), starts) / 2
+    scale = float(np.abs(score).max())
     rng = np.random.default_rng([seed, 11])
 
     def statistic(rows: NDArray[np.float64]) -> NDArray[np.float64]:
         sums = np.add.reduceat(rows * signed, starts, axis=-1)
-        return studentised(sums, mass) if studentise else np.abs(sums.sum(-1) / mass.sum())
+        return studentised(sums, mass, scale) if studentise else np.abs(sums.sum(-1) / mass.sum())
 
     drawn = []
     for start in range(0, resamples, max(1, _CELLS // len(score))):

@@ -1,0 +1,267 @@
+"""Whether the tests and intervals keep their word: simulated data without and with a difference (docs/statistics.md).
+
+    python benchmarks/calibration.py --datasets 1000 --out docs/calibration
+
+Every data set has 10 to 30 instructions of unequal size, three to a task, each with its own difficulty; harder
+instructions succeed less often, so successes and failures are unequal, and matched by the draws that `mnprobe align`
+makes. Three kinds: "hits" (a hit or miss of each episode, nothing shared), "one probe" (features, retrieval in each
+balanced draw), "own probes" (features, a closed-form probe fitted for each outcome and draw, then retrieval).
+"""
+
+import argparse
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mnprobe.analysis.figures import INK, PALETTE, house_style, new_figure, save_figure
+from mnprobe.analysis.statistics import (
+    cluster_bootstrap,
+    cluster_jackknife,
+    detectable_difference,
+    expected_error,
+    outcome_contrast,
+    paired_contrast,
+)
+from mnprobe.analysis.tables import write_table
+from mnprobe.core.errors import TooFewSamples
+from mnprobe.probe import Items, balanced_draw
+
+Array = NDArray[np.float64]
+KINDS = ("hits", "one probe", "own probes")
+_SIZE, _COVERAGE, _POWER = (0.035, 0.065), (0.93, 0.97), (0.75, 0.85)
+
+
+class Data(NamedTuple):
+    """One simulated data set: instruction, difficulty and outcome of every episode, and features of both sides."""
+
+    names: NDArray[np.int64]
+    hard: Array
+    items: Items
+    u: Array
+    e: Array
+    other: Array  # a second e, as good as the first: for paired comparisons
+
+
+def simulate(rng: np.random.Generator) -> Data:
+    count = int(rng.integers(10, 31))
+    sizes = np.clip(np.rint(rng.pareto(1.2, count) * 4 + 6), 6, 40).astype(int)
+    names = np.repeat(np.arange(count), sizes)
+    hard = rng.random(count)
+    rate = np.clip(0.15 + 0.7 * (1 - hard) + 0.15 * rng.normal(size=count), 0.1, 0.9)
+    success = (rng.random(len(names)) < rate[names]).astype(np.int8)
+    place = rng.normal(size=(count, 8)) + 0.7 * rng.normal(size=(count // 3 + 1, 8))[np.arange(count) // 3]
+    noise = (0.4 + 0.9 * hard)[names, None]
+    sides = [(place[names] + noise * rng.normal(size=(len(names), 8))) @ rng.normal(size=(8, 12)) for _ in range(3)]
+    items = Items.of(
+        ids=np.arange(len(names)).astype(str),
+        instructions=np.char.mod("do %d", names),
+        tasks=np.char.mod("task %d", names // 3),
+        success_e=success,
+    )
+    return Data(names, hard, items, *sides)
+
+
+def draws(data: Data, number: int, seed: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """(train, test) of success and failure in turn, as `mnprobe align --split success` draws them."""
+    found = []
+    for draw in range(number):
+        drawn = balanced_draw(data.items, "episodes", sides=["execution"], draw=draw, seed=seed)
+        found += [(part.train, part.test) for part in drawn.values()]
+    return found
+
+
+def probe(u: Array, e: Array, names: NDArray[np.int64], train: NDArray[np.int64]) -> tuple[Array, Array]:
+    """Closed-form heads: the leading directions in which whitened u predicts the mean whitened e of its instruction."""
+    centred = [side - side[train].mean(0) for side in (u, e)]
+    white = []
+    for side in centred:
+        values, vectors = np.linalg.eigh(side[train].T @ side[train] / len(train) + 0.1 * np.eye(side.shape[1]))
+        white.append(side @ (vectors / np.sqrt(values)) @ vectors.T)
+    same = names[train][:, None] == names[train]
+    mean = same @ white[1][train] / same.sum(1, keepdims=True)
+    left, strength, right = np.linalg.svd(white[0][train].T @ mean / len(train), full_matrices=False)
+    z = white[0] @ left[:, :8] * np.sqrt(strength[:8]), white[1] @ right[:8].T * np.sqrt(strength[:8])
+    return z[0] / np.linalg.norm(z[0], axis=1, keepdims=True), z[1] / np.linalg.norm(z[1], axis=1, keepdims=True)
+
+
+def retrieve(z_u: Array, z_e: Array, names: NDArray[np.int64]) -> Array:
+    """Hits of every item as a query, u to e and e to u (n, 2)."""
+    nearness = z_u @ z_e.T
+    return np.stack([names[nearness.argmax(k)] == names for k in (1, 0)], axis=1).astype(np.float64)
+
+
+def scored(
+    data: Data, kind: str, parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]], hit: Array
+) -> tuple[Array, Array]:
+    """Mean hit of every episode over the draws that tested it, and its weight."""
+    total, weights = np.zeros(len(data.names)), np.zeros(len(data.names))
+    for place, (train, test) in enumerate(parts):
+        if kind == "hits":
+            hits = hit[test]
+        else:
+            if kind == "one probe":  # on all that neither setting of this draw tests
+                tested = np.concatenate([parts[place - place % 2][1], parts[place - place % 2 + 1][1]])
+                train = np.setdiff1d(np.arange(len(data.names)), tested)
+            z_u, z_e = probe(data.u, data.e, data.names, train)
+            hits = retrieve(z_u[test], z_e[test], data.names[test]).mean(1)
+        total[test] += hits / len(test)
+        weights[test] += 1 / len(test)
+    return total / np.where(weights > 0, weights, 1), weights
+
+
+def measure(datasets: int, seed: int, resamples: int, number: int) -> pd.DataFrame:
+    counts: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    means: dict[str, list[tuple[float, ...]]] = defaultdict(list)
+    for one in range(datasets):
+        rng = np.random.default_rng([seed, one])
+        data = simulate(rng)
+        try:
+            parts = draws(data, number, one)
+        except TooFewSamples:
+            continue
+        success = data.items.success_e == 1
+        rate = np.clip(0.3 + 0.4 * (1 - data.hard), 0, 1)[data.names]
+        hit = (rng.random(len(data.names)) < rate).astype(np.float64)
+        for kind in KINDS:
+            score, weights = scored(data, kind, parts, hit)
+            keep = weights > 0
+            found = outcome_contrast(
+                score[keep], success[keep], data.names[keep], weights=weights[keep], resamples=resamples, seed=one
+            )
+            counts["success minus failure", "p, outcomes exchanged within instructions", kind].append(
+                found.p_within <= 0.05
+            )
+            counts["success minus failure", "p, whole instructions exchanged", kind].append(found.p_blocks <= 0.05)
+            counts["success minus failure", "interval, jackknife t", kind].append(found.low <= 0 <= found.high)
+            counts["success minus failure", "interval, bootstrap", kind].append(found.boot_low <= 0 <= found.boot_high)
+        _power(data, parts, rng, resamples, one, counts)
+        _paired(data, parts, resamples, one, counts)
+        _means(rng, resamples, one, means)
+    for kind, rows in means.items():
+        table = np.array(rows)
+        truth = table[:, 0].mean()
+        for place, name in ((1, "interval, jackknife t (log-odds)"), (3, "interval, bootstrap")):
+            counts["Recall@1", name, kind] = list((table[:, place] <= truth) & (truth <= table[:, place + 1]))
+    lines: list[tuple[object, ...]] = []
+    for (what, name, kind), hit_or_miss in counts.items():
+        band = _POWER if "power" in what else _SIZE if name.startswith("p,") else _COVERAGE
+        share = float(np.mean(np.array(hit_or_miss, dtype=np.float64)))
+        error = float(np.sqrt(share * (1 - share) / len(hit_or_miss)))
+        lines.append((what, name, kind, share, error, len(hit_or_miss), *band, band[0] <= share <= band[1]))
+    columns = ["what", "method", "data", "share", "standard_error", "datasets", "band_low", "band_high", "inside"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def _power(
+    data: Data,
+    parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    rng: np.random.Generator,
+    resamples: int,
+    seed: int,
+    counts: dict[tuple[str, str, str], list[float]],
+) -> None:
+    """Plant the difference that the counts promise to show in 80 of 100 cases."""
+    _, weights = scored(data, "hits", parts, np.zeros(len(data.names)))
+    keep = weights > 0
+    success, names = data.items.success_e[keep] == 1, data.names[keep]
+    error = expected_error(success, names, rate=0.5, weights=weights[keep])
+    planted = detectable_difference(error, len(np.unique(names)))
+    if planted > 0.8:
+        return
+    rate = 0.5 + np.where(success, planted, -planted) / 2
+    hit = (rng.random(len(rate)) < rate).astype(np.float64)
+    found = outcome_contrast(hit, success, names, weights=weights[keep], resamples=resamples, seed=seed)
+    counts["power 80 %", "p, outcomes exchanged within instructions", "hits"].append(found.p_within <= 0.05)
+    counts["power 80 %", "p, whole instructions exchanged", "hits"].append(found.p_blocks <= 0.05)
+
+
+def _paired(
+    data: Data,
+    parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    resamples: int,
+    seed: int,
+    counts: dict[tuple[str, str, str], list[float]],
+) -> None:
+    """Two execution models that are equally good, tested on the same episodes: claim minus control."""
+    test = np.sort(np.concatenate([parts[0][1], parts[1][1]]))
+    train = np.setdiff1d(np.arange(len(data.names)), test)
+    scores = []
+    for side in (data.e, data.other):
+        z_u, z_e = probe(data.u, side, data.names, train)
+        scores.append(retrieve(z_u[test], z_e[test], data.names[test]).mean(1))
+    found = paired_contrast(scores[0], scores[1], data.names[test], resamples=resamples, seed=seed)
+    counts["claim minus control", "p, whole instructions exchanged", "own probes"].append(found.p <= 0.05)
+    counts["claim minus control", "interval, jackknife t", "own probes"].append(found.low <= 0 <= found.high)
+    counts["claim minus control", "interval, bootstrap", "own probes"].append(found.boot_low <= 0 <= found.boot_high)
+
+
+def _means(rng: np.random.Generator, resamples: int, seed: int, means: dict[str, list[tuple[float, ...]]]) -> None:
+    """Recall@1 itself: 15 instructions of unequal size; the truth is the mean over all data sets."""
+    sizes = np.clip(np.rint(rng.pareto(1.2, 15) * 2 + 3), 3, 20).astype(int)
+    names = np.repeat(np.arange(15), sizes)
+    hard = rng.random(15)
+    hits = (rng.random((len(names), 1)) < (0.15 + 0.7 * (1 - hard))[names, None]).astype(np.float64)
+    place = rng.normal(size=(15, 8))
+    noise = (0.4 + 0.9 * hard)[names, None]
+    z_u, z_e = (place[names] + noise * rng.normal(size=(len(names), 8)) for _ in range(2))
+    z_u, z_e = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (z_u, z_e))
+    for kind, values in (("hits", hits), ("one probe", retrieve(z_u, z_e, names))):
+        own = cluster_jackknife(values, names, shares=True)
+        boot = cluster_bootstrap(values, names, hits=True, resamples=resamples, seed=seed)
+        means[kind].append((float(values.mean()), own.low, own.high, boot.low, boot.high))
+
+
+def draw(table: pd.DataFrame, stem: Path) -> None:
+    """One line per row: the share with two standard errors, over the band it must lie in."""
+    with house_style():
+        figure = new_figure(9.4, 0.27 * len(table) + 1.1)
+        panels = (
+            ("p,", "share of p < 0.05 without a difference"),
+            ("interval", "share of intervals that hold the truth"),
+        )
+        power = table["what"].str.startswith("power")
+        groups = [(title, table[table["method"].str.startswith(start) & ~power]) for start, title in panels]
+        groups.append(("share of planted differences that are found", table[power]))
+        total = sum(len(rows) + 2.6 for _, rows in groups)
+        bottom = 1.0
+        for title, rows in groups:
+            height = len(rows) / total
+            bottom -= (len(rows) + 1.3) / total
+            axes = figure.add_axes((0.52, bottom + 0.01, 0.46, height * 0.98))
+            bottom -= 1.3 / total
+            for place, (_, row) in enumerate(rows.iterrows()):
+                colour = PALETTE["green"] if row["inside"] else PALETTE["vermillion"]
+                axes.plot([row["band_low"], row["band_high"]], [place] * 2, color="#DDDDDD", linewidth=9, zorder=1)
+                reach = 2 * row["standard_error"]
+                axes.plot([row["share"] - reach, row["share"] + reach], [place] * 2, color=colour, linewidth=1.6)
+                axes.plot([row["share"]], [place], "o", color=colour)
+            labels = [f"{row['what']}: {row['method'].split(', ', 1)[1]} ({row['data']})" for _, row in rows.iterrows()]
+            axes.set_yticks(range(len(rows)), labels)
+            axes.set_ylim(len(rows) - 0.5, -0.5)
+            axes.set_title(title, loc="left", fontsize=9, color=INK)
+    save_figure(figure, stem)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--datasets", type=int, default=1000)
+    parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--resamples", type=int, default=399)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("docs/calibration"))
+    chosen = parser.parse_args()
+    start = time.process_time()
+    table = measure(chosen.datasets, chosen.seed, chosen.resamples, chosen.draws)
+    write_table(table, chosen.out.with_suffix(".csv"))
+    draw(table, chosen.out)
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+    print(f"{len(table)} rows from {chosen.datasets} data sets in {time.process_time() - start:.0f} CPU seconds")
+
+
+if __name__ == "__main__":
+    main()

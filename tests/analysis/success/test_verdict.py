@@ -1,0 +1,190 @@
+"""Every sentence of the verdict, on tables with a planted cause."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mnprobe.analysis.controls import CONTROL_COLUMNS
+from mnprobe.analysis.verdict import relation, verdicts
+
+MORE, LESS, SAME, OPEN = (0.3, 0.2, 0.4, 0.01), (-0.3, -0.4, -0.2, 0.01), (0.0, -0.02, 0.02, 0.9), (0.1, -0.1, 0.3, 0.4)
+
+
+def row(series, kind, how=None, *, holdout="episodes", value=0.8, low=0.7, high=0.9, chance=0.1):
+    difference, d_low, d_high, p = how or (np.nan,) * 4
+    return dict.fromkeys(CONTROL_COLUMNS, np.nan) | {
+        "understanding": "viclip", "execution": "arp", "holdout": holdout, "series": series, "kind": kind, "step": 8000,
+        "step_first": 0, "source_e": "demos", "value": value, "ci_low": low, "ci_high": high, "chance": chance,
+        "difference": difference, "d_low": d_low, "d_high": d_high, "p": p, "p_holm": p, "family": 9,
+        "detectable": 0.12, "n_test": 40, "n_groups": 8, "note": "",
+    }  # fmt: skip
+
+
+def table(*rows):
+    return pd.DataFrame(rows, columns=list(CONTROL_COLUMNS))
+
+
+def conclusion(topic, *rows, **other):
+    found = [one for one in verdicts(table(*rows), **other) if one.topic == topic]
+    assert len(found) <= 1
+    return (found[0].conclusion, found[0].sentence, found[0].alarm) if found else None
+
+
+@pytest.mark.parametrize(
+    ("numbers", "name"),
+    [
+        (MORE, "more"),
+        (LESS, "less"),
+        (SAME, "same"),
+        (OPEN, "open"),
+        ((np.nan,) * 4, "unknown"),
+        ((0.1, 0.0, 0.2, np.nan), "unknown"),
+        ((0.3, 0.01, 0.5, 0.2), "open"),
+    ],
+)
+def test_relations(numbers, name):
+    assert relation(*numbers) == name
+
+
+def test_shuffled_pairs():
+    bad = conclusion("shuffled", row("shuffled", "level", value=0.3, low=0.2, high=0.4))
+    assert bad[0] == "broken"
+    assert bad[2]
+    assert "Read no other number" in bad[1]
+    good = conclusion("shuffled", row("shuffled", "level", value=0.1, low=0.05, high=0.15))
+    assert good[:1] == ("sound",)
+    assert "10.0 % (95 % interval 5.0 % to 15.0 %), chance 10.0 %" in good[1]
+    assert conclusion("shuffled", row("shuffled", "level", low=np.nan)) is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "name", "alarm"),
+    [(0.2, 0.4, "above", False), (0.01, 0.05, "below", True), (0.05, 0.3, "not shown", False)],
+)
+def test_against_chance(low, high, name, alarm):
+    found = conclusion("chance", row("main", "level", value=(low + high) / 2, low=low, high=high))
+    assert (found[0], found[2]) == (name, alarm)
+    assert "chance 10.0 %, 40 test episodes" in found[1]
+
+
+@pytest.mark.parametrize(
+    ("how", "name", "words"),
+    [
+        (MORE, "rises", "rises from step 0 to 8000: +30.0 points (+20.0 to +40.0)"),
+        (LESS, "falls", "falls from step 0"),
+        (SAME, "flat", "stays the same from step 0 to 8000, within 5 points"),
+        (OPEN, "not shown", "one of 12 points would mostly have been seen"),
+    ],
+)
+def test_rises(how, name, words):
+    found = conclusion("rise", row("main", "rise", how))
+    assert found[0] == name
+    assert words in found[1]
+
+
+def instruction(rise, lowered, blank_rise):
+    rows = [row("main", "level"), row("step-0", "level", rise, value=0.5), row("blank", "level", lowered, value=0.3)]
+    rows += [row("main", "rise", rise)] + ([row("blank", "rise", blank_rise)] if blank_rise else [])
+    return conclusion("instruction", *rows)
+
+
+@pytest.mark.parametrize(
+    ("rise", "lowered", "blank_rise", "name", "words"),
+    [
+        (MORE, MORE, SAME, "rise explained", "is explained by the instruction given to the policy: with"),
+        (MORE, MORE, LESS, "rise explained", "does not rise (-30.0 points"),
+        (MORE, MORE, OPEN, "rise perhaps explained", "may be explained by the instruction"),
+        (MORE, MORE, MORE, "rise survives", "with the instruction blanked the score rises too"),
+        (MORE, SAME, None, "untested", "the blanked control has one checkpoint only"),
+        (SAME, MORE, SAME, "score explained", "before training it is as high, and without the instruction it drops by"),
+        (LESS, MORE, SAME, "score explained", "before training it is higher"),
+        (OPEN, MORE, OPEN, "score explained", "before training it is not shown to be lower"),
+        (SAME, SAME, SAME, "nothing from training", "nor from the instruction"),
+        (OPEN, OPEN, OPEN, "nothing from training", "nor from the instruction"),
+    ],
+)
+def test_why_the_claim_is_as_high_as_it_is(rise, lowered, blank_rise, name, words):
+    found = instruction(rise, lowered, blank_rise)
+    assert found[0] == name
+    assert words in found[1]
+
+
+def test_missing_controls_are_named_with_their_commands():
+    found = conclusion("instruction", row("main", "level"), row("main", "rise", MORE), row("step-0", "level", MORE))
+    assert found[0] == "untested"
+    assert "`mnprobe extract --blank-instruction`" in found[1]
+    assert "`mnprobe init`" not in found[1]
+    both = conclusion("instruction", row("main", "level"))
+    assert "`mnprobe init`" in both[1]
+
+
+@pytest.mark.parametrize(
+    ("how", "name", "words"),
+    [
+        (MORE, "beyond pixels", "adds to what pixels give"),
+        (SAME, "pixels suffice", "Pixels score as high"),
+        (LESS, "pixels suffice", "Pixels score higher"),
+        (OPEN, "not told apart", "not told apart from pixels"),
+    ],
+)
+def test_pixels(how, name, words):
+    found = conclusion("pixels", row("pixels", "level", how))
+    assert found[0] == name
+    assert words in found[1]
+    assert conclusion("pixels", row("pixels", "level")) is None
+
+
+@pytest.mark.parametrize(
+    ("how", "blank", "name", "words"),
+    [
+        (MORE, MORE, "survives", "with the instruction blanked too"),
+        (MORE, SAME, "with the instruction only", "but with the instruction blanked no rise is shown"),
+        (MORE, None, "shown", "it was not measured"),
+        (OPEN, MORE, "not shown", "no rise is shown: +10.0 points (-10.0 to +30.0); one of 12 points"),
+        (LESS, MORE, "not shown", "no rise is shown: -30.0 points"),
+    ],
+)
+def test_the_policys_own_episodes(how, blank, name, words):
+    rows = [row("rollouts", "rise", how)] + ([row("rollouts-blank", "rise", blank)] if blank else [])
+    found = conclusion("rollouts", *rows)
+    assert found[0] == name
+    assert words in found[1]
+
+
+def test_known_instructions():
+    old = row("main", "level")
+    weak = row("main", "level", holdout="instructions", value=0.1, low=0.02, high=0.2)
+    strong = row("main", "level", holdout="instructions", low=0.5)
+    assert conclusion("known instructions", old, weak)[0] == "known only"
+    assert conclusion("known instructions", old, strong)[0] == "carries over"
+    assert conclusion("known instructions", row("main", "level", low=0.05), weak) is None
+    assert conclusion("known instructions", old) is None
+
+
+@pytest.mark.parametrize(("oracle", "name"), [(0.3, "beyond task"), (0.75, "task suffices"), (1.0, "task suffices")])
+def test_the_task_alone(oracle, name):
+    parts = pd.DataFrame(
+        [{"understanding": "viclip", "execution": "arp", "holdout": "episodes", "quantity": "oracle", "factor": "task",
+          "value": oracle}]
+    )  # fmt: skip
+    found = conclusion("task", row("main", "level"), decomposition=parts)
+    assert found[0] == name
+    assert f"{100 * oracle:.1f} %" in found[1]
+
+
+def test_leaks_come_first():
+    base = {"understanding": "viclip", "execution": "arp", "shared_episodes": 3, "shared_instructions": 1,
+            "shared_tasks": 1, "n_test": 40, "close_u": 5, "close_e": 0}  # fmt: skip
+    leakage = pd.DataFrame(
+        [base | {"holdout": "episodes", "verdict": "overlap"},
+         base | {"holdout": "tasks", "verdict": "near-duplicates"},
+         base | {"holdout": "instructions", "verdict": "clean"}]
+    )  # fmt: skip
+    found = verdicts(table(row("main", "level")), leakage)
+    assert [(one.conclusion, one.holdout) for one in found[:2]] == [
+        ("broken", "episodes"),
+        ("near-duplicates", "tasks"),
+    ]
+    assert "no score of this holdout is to be read" in found[0].sentence
+    assert "Up to 5 of 40 test episodes" in found[1].sentence
+    assert [one.alarm for one in found] == [True, True, *[False] * (len(found) - 2)]
