@@ -23,6 +23,7 @@ from mnprobe.analysis.statistics import (
     cluster_bootstrap,
     cluster_jackknife,
     detectable_difference,
+    effective_blocks,
     expected_error,
     outcome_contrast,
     paired_contrast,
@@ -170,7 +171,7 @@ def _power(
     keep = weights > 0
     success, names = data.items.success_e[keep] == 1, data.names[keep]
     error = expected_error(success, names, rate=0.5, weights=weights[keep])
-    planted = detectable_difference(error, len(np.unique(names)))
+    planted = detectable_difference(error, effective_blocks(np.bincount(names, weights[keep]).astype(np.float64)))
     if planted > 0.8:
         return
     rate = 0.5 + np.where(success, planted, -planted) / 2

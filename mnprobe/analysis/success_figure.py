@@ -144,12 +144,12 @@ def _figure(rows: pd.DataFrame, note: str = "") -> "Figure":
     caption = wrap(success_caption(rows) + (f" {note}." if note else ""), width - 0.3, 7)
     foot = 0.85 + 0.14 * len(caption)
     gap = 1.0
-    height = foot + len(panels) * (_PANEL[1] + gap) - 0.05
+    height = foot + len(panels) * (_PANEL[1] + gap) + 0.1
     figure = new_figure(width, height)
     for row, panel in enumerate(panels):
         for column, holdout in enumerate(holdouts):
             left = (0.75 + column * (_PANEL[0] + 0.3)) / width
-            bottom = (foot + (len(panels) - 1 - row) * (_PANEL[1] + gap) + 0.3) / height
+            bottom = (foot + (len(panels) - 1 - row) * (_PANEL[1] + gap) + 0.45) / height
             axes = figure.add_axes((left, bottom, _PANEL[0] / width, _PANEL[1] / height))
             own = rows[(rows[["understanding", "execution", "source_e"]] == list(panel)).all(axis=1)]
             _panel(axes, own[own["holdout"] == holdout], panel, holdout)

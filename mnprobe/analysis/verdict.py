@@ -75,8 +75,8 @@ def verdicts(
       instruction only), not shown.
     - task: the claim's interval against what knowing the task alone would score (oracle): above it (beyond task), or
       not (task suffices).
-    - known instructions: above chance on new episodes but not on new instructions (known only), or on both (carries
-      over).
+    - known instructions: above chance on new episodes but not on new instructions (known only), or on both: the claim
+      on new instructions lies above what the task alone would score (carries over), or not (the task carries over).
     """
     found: list[Finding] = []
     if leakage is not None:
@@ -88,7 +88,7 @@ def verdicts(
         if decomposition is not None:
             found += _task(where, decomposition)
     for values, both in controls.groupby(["understanding", "execution"], sort=False):
-        found += _known(str(values[0]), str(values[1]), both)
+        found += _known(str(values[0]), str(values[1]), both, decomposition)
     return tuple(sorted(found, key=lambda one: not one.alarm))
 
 
@@ -299,11 +299,9 @@ def _pixels(panel: _Panel) -> Iterator[Finding]:
 
 def _task(panel: _Panel, parts: pd.DataFrame) -> Iterator[Finding]:
     row = panel.row("main", "level")
-    own = parts[(parts["quantity"] == "oracle") & (parts["factor"] == "task") & (parts["holdout"] == panel.holdout)]
-    own = own[(own["understanding"] == panel.understanding) & (own["execution"] == panel.execution)]
-    if row is None or own.empty or not np.isfinite(row["ci_low"]):
+    oracle = _oracle(parts, panel.understanding, panel.execution, panel.holdout)
+    if row is None or not np.isfinite(row["ci_low"]) or not np.isfinite(oracle):
         return
-    oracle = float(own.iloc[0]["value"])
     claim = f"{_percent(row['value'])} ({_percent(row['ci_low'])} to {_percent(row['ci_high'])})"
     if row["ci_low"] > oracle:
         yield panel.say(
@@ -316,6 +314,15 @@ def _task(panel: _Panel, parts: pd.DataFrame) -> Iterator[Finding]:
             f"Knowing the task and nothing else would score {_percent(oracle)} on this test set: {claim} shows no more "
             "than the task.",
         )
+
+
+def _oracle(parts: pd.DataFrame | None, understanding: str, execution: str, holdout: str) -> float:
+    """What knowing the task alone would score; NaN where that was not computed."""
+    if parts is None:
+        return float("nan")
+    own = parts[(parts["quantity"] == "oracle") & (parts["factor"] == "task") & (parts["holdout"] == holdout)]
+    own = own[(own["understanding"] == understanding) & (own["execution"] == execution)]
+    return float(own.iloc[0]["value"]) if len(own) else float("nan")
 
 
 def _rollouts(panel: _Panel) -> Iterator[Finding]:
@@ -350,7 +357,7 @@ def _rollouts(panel: _Panel) -> Iterator[Finding]:
         )
 
 
-def _known(understanding: str, execution: str, rows: pd.DataFrame) -> Iterator[Finding]:
+def _known(understanding: str, execution: str, rows: pd.DataFrame, parts: pd.DataFrame | None) -> Iterator[Finding]:
     claims = rows[(rows["series"] == "main") & (rows["kind"] == "level")]
     found = {str(row["holdout"]): row for _, row in claims.iterrows()}
     if not {"episodes", "instructions"} <= set(found):
@@ -364,6 +371,13 @@ def _known(understanding: str, execution: str, rows: pd.DataFrame) -> Iterator[F
             "known only",
             "What the two sides share is tied to instructions the heads have seen: on new instructions the score is "
             f"not above chance ({_percent(new['value'])}, chance {_percent(new['chance'])}).",
+        )
+    elif above["episodes"] and new["ci_low"] <= _oracle(parts, understanding, execution, "instructions"):
+        yield panel.say(
+            "known instructions",
+            "the task carries over",
+            "What the two sides share carries over to instructions the heads have never seen "
+            f"({_percent(new['value'])}, chance {_percent(new['chance'])}), but not further than the task does.",
         )
     elif above["episodes"]:
         yield panel.say(

@@ -7,7 +7,7 @@ from mnprobe.analysis.statistics.matching import match_weights
 from mnprobe.analysis.statistics.outcomes import OutcomeContrast, outcome_contrast
 from mnprobe.analysis.statistics.paired import PairedContrast, paired_contrast
 from mnprobe.analysis.statistics.permutation import Test, permutation_test
-from mnprobe.analysis.statistics.power import detectable_difference, expected_error, power_at
+from mnprobe.analysis.statistics.power import detectable_difference, effective_blocks, expected_error, power_at
 from mnprobe.analysis.success_table import wilson_interval
 from mnprobe.probe.chance import chance_recall
 from mnprobe.probe.uncertainty import Interval, cluster_bootstrap, cluster_difference
@@ -24,6 +24,7 @@ __all__ = [
     "cluster_jackknife",
     "cluster_jackknife_difference",
     "detectable_difference",
+    "effective_blocks",
     "expected_error",
     "flip_test",
     "holm",

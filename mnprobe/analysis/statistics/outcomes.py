@@ -11,7 +11,7 @@ from mnprobe.analysis.statistics.flips import flip_sums
 from mnprobe.analysis.statistics.jackknife import cluster_jackknife_difference, standard_error
 from mnprobe.analysis.statistics.matching import matched
 from mnprobe.analysis.statistics.permutation import permutation_test
-from mnprobe.analysis.statistics.power import detectable_difference
+from mnprobe.analysis.statistics.power import detectable_difference, effective_blocks
 from mnprobe.core.errors import ProbeError
 from mnprobe.probe._arrays import Labels, encode
 from mnprobe.probe.uncertainty import cluster_difference
@@ -117,7 +117,7 @@ def outcome_contrast(
         error=error,
         p_within=within.p,
         p_blocks=flip_sums(sums, mass, studentise=True, resamples=10 * resamples, seed=seed).p,
-        detectable=detectable_difference(error, len(names)),
+        detectable=detectable_difference(error, effective_blocks(mass)),
         note=interval.note,
         n_one=int(found.labels.sum()),
         n_other=int((~found.labels).sum()),

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mnprobe.analysis.statistics._studentised import block_sums
 from mnprobe.analysis.statistics.flips import flip_test
 from mnprobe.analysis.statistics.jackknife import cluster_jackknife_difference, standard_error
-from mnprobe.analysis.statistics.power import detectable_difference
+from mnprobe.analysis.statistics.power import detectable_difference, effective_blocks
 from mnprobe.core.errors import ProbeError
-from mnprobe.probe._arrays import Labels, as_labels
+from mnprobe.probe._arrays import Labels, as_labels, encode
 from mnprobe.probe.uncertainty import cluster_difference
 
 __all__ = ["PairedContrast", "paired_contrast"]
@@ -58,6 +59,7 @@ def paired_contrast(
     mass = np.ones(len(one)) if weights is None else weights
     keep = ~np.isnan(one) & ~np.isnan(other) & (mass > 0)
     one, other, names, mass = one[keep], other[keep], names[keep], mass[keep]
+    (codes,), _ = encode(names)
     test = flip_test(one - other, names, weights=mass, resamples=10 * resamples, seed=seed)
     interval = cluster_jackknife_difference(one, other, names, weights=mass)
     boot = cluster_difference(one, other, names, weights=mass, resamples=resamples, seed=seed)
@@ -70,7 +72,7 @@ def paired_contrast(
         boot_high=boot.high,
         error=error,
         p=test.p,
-        detectable=detectable_difference(error, test.n_blocks),
+        detectable=detectable_difference(error, effective_blocks(block_sums(mass, codes, test.n_blocks))),
         n=len(one),
         n_blocks=test.n_blocks,
         note=interval.note,

@@ -11,16 +11,17 @@ from mnprobe.analysis.statistics.matching import match_weights
 from mnprobe.core.errors import ConfigError
 from mnprobe.probe._arrays import Labels, as_labels, encode
 
-__all__ = ["detectable_difference", "expected_error", "power_at"]
+__all__ = ["detectable_difference", "effective_blocks", "expected_error", "power_at"]
 
 
-def detectable_difference(error: float, n_blocks: int, *, power: float = 0.8, level: float = 0.05) -> float:
+def detectable_difference(error: float, n_blocks: float, *, power: float = 0.8, level: float = 0.05) -> float:
     """The true difference that is found (two-sided p < level) with the given power, by its standard error.
 
     The difference d for which `power_at(d, error, n_blocks)` is `power`; close to
     (t(1 - level / 2) + t(power)) x error with G - 1 degrees of freedom. It assumes that the statistic divided by its
     error follows Student's t; benchmarks/calibration.py plants such differences and counts how often they are found.
-    NaN with fewer than 2 blocks or without an error. With fewer than 6 blocks no flip test can reach p < 0.05.
+    Where blocks weigh unequally, `n_blocks` is `effective_blocks`. NaN with fewer than 2 blocks or without an error.
+    With fewer than 6 blocks no flip test can reach p < 0.05.
 
     >>> round(detectable_difference(0.1, 1000), 2)
     0.28
@@ -41,7 +42,16 @@ def detectable_difference(error: float, n_blocks: int, *, power: float = 0.8, le
     return high * error
 
 
-def power_at(difference: float, error: float, n_blocks: int, *, level: float = 0.05) -> float:
+def effective_blocks(weights: NDArray[np.float64]) -> float:
+    """How many equal blocks these unequal ones are worth: (sum of weights)^2 / sum of squared weights (Kish 1965).
+
+    >>> effective_blocks(np.array([1.0, 1.0, 1.0])), effective_blocks(np.array([2.0, 1.0, 1.0])) < 3
+    (3.0, True)
+    """
+    return float(weights.sum() ** 2 / np.sum(weights**2)) if weights.any() else 0.0
+
+
+def power_at(difference: float, error: float, n_blocks: float, *, level: float = 0.05) -> float:
     """Chance that a true difference with this standard error gives p < level: the noncentral t with G - 1 degrees.
 
     >>> round(power_at(0.0, 0.1, 20), 3)

@@ -6,6 +6,7 @@ from mnprobe.analysis.statistics import (
     cluster_jackknife,
     cluster_jackknife_difference,
     detectable_difference,
+    effective_blocks,
     expected_error,
     power_at,
     standard_error,
@@ -81,6 +82,12 @@ def test_the_detectable_difference_has_its_power(blocks):
     assert power_at(
         detectable_difference(0.03, blocks, power=0.5, level=0.01), 0.03, blocks, level=0.01
     ) == pytest.approx(0.5, abs=1e-6)
+
+
+def test_unequal_blocks_show_less():
+    assert effective_blocks(np.ones(9)) == 9
+    assert effective_blocks(np.array([8.0] + [1.0] * 8)) == pytest.approx(256 / 72)
+    assert detectable_difference(0.1, 3.56) > detectable_difference(0.1, 9)
 
 
 def test_power_needs_blocks_and_an_error():

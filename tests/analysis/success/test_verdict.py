@@ -157,6 +157,12 @@ def test_known_instructions():
     strong = row("main", "level", holdout="instructions", low=0.5)
     assert conclusion("known instructions", old, weak)[0] == "known only"
     assert conclusion("known instructions", old, strong)[0] == "carries over"
+    for oracle, name in ((0.3, "carries over"), (0.6, "the task carries over")):
+        parts = pd.DataFrame(
+            [{"understanding": "viclip", "execution": "arp", "holdout": "instructions", "quantity": "oracle",
+              "factor": "task", "value": oracle}]
+        )  # fmt: skip
+        assert conclusion("known instructions", old, strong, decomposition=parts)[0] == name
     assert conclusion("known instructions", row("main", "level", low=0.05), weak) is None
     assert conclusion("known instructions", old) is None
 
