@@ -81,7 +81,7 @@ class ViCLIPExtractor:
         """Read, resize and normalise the frames."""
         config = self.model.config
         clips = [read_clip(episode, self._camera, config.frames, self._rule) for episode in episodes]
-        ready = [preprocess(clip.frames, size=config.image_size) for clip in clips]
+        ready = [preprocess(clip.frames, size=config.image_size, crop=config.crop) for clip in clips]
         return PreparedClips(clips=torch.stack(ready), repeated=tuple(clip.repeated for clip in clips))
 
     @torch.inference_mode()

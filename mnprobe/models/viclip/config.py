@@ -46,6 +46,9 @@ class ViCLIPConfig:
     stochastic_depth: float = 0.0
     """Chance that a residual of the last video block is left out in training; 0.1 in the official pretraining. Off by
     default: the rate of the fine-tuning is not known, and with it `encode_video` needs a generator."""
+    crop: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    """Part of a stored image that the model is shown: top, left, bottom, right as shares of its height and width. All
+    of it in the published models; small models gain by leaving out where nothing happens."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -61,6 +64,8 @@ class ViCLIPConfig:
                 )
         if not 0 <= self.stochastic_depth < 1:
             raise ConfigError(f"stochastic_depth must lie in [0, 1), got {self.stochastic_depth!r}")
+        if len(self.crop) != 4 or not (0 <= self.crop[0] < self.crop[2] <= 1 and 0 <= self.crop[1] < self.crop[3] <= 1):
+            raise ConfigError(f"crop must be top < bottom and left < right within 0..1, got {self.crop!r}")
 
     @classmethod
     def b16(cls) -> "ViCLIPConfig":
@@ -111,7 +116,7 @@ class ViCLIPConfig:
         for name in values:
             if name not in known:
                 raise unknown_name("field of ViCLIPConfig", name, known)
-        return cls(**values)
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor], *, path: str | Path = "state dict") -> "ViCLIPConfig":
