@@ -58,8 +58,9 @@ def preprocess(
     values = torch.arange(256, dtype=torch.float64) / 255
     tables = [((values - m) / s).float().to(small.device) for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
     order = (0, 1, 2) if channels == "rgb" else (2, 1, 0)
-    planes = [table[small[..., channel].int()] for table, channel in zip(tables, order, strict=True)]
-    return torch.stack(planes, dim=-3)
+    pixels = [small[..., channel].int().flatten() for channel in order]
+    planes = [table.index_select(0, pixel) for table, pixel in zip(tables, pixels, strict=True)]
+    return torch.stack([plane.view(small.shape[:-1]) for plane in planes], dim=-3)
 
 
 def crop_images(
