@@ -2,7 +2,8 @@
 
 from mnprobe.analysis.contact_sheet import contact_sheet, draw_sheets
 from mnprobe.analysis.curve import CurveData, curve_data
-from mnprobe.analysis.curve_figure import curve_caption, curve_figure
+from mnprobe.analysis.curve_figure import curve_figure
+from mnprobe.analysis.curve_words import curve_caption
 from mnprobe.analysis.draw_curve import DrawnCurve, draw_curve
 from mnprobe.analysis.draw_tsne import DrawnTsne, TsneInput, draw_tsne, tsne_panels
 from mnprobe.analysis.embedding import Embedding, TsneConfig, embed, knn_purity, trust

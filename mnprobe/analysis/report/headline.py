@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mnprobe.analysis.curve import DIFFERENCE, OUTCOMES, CurveData, curve_data
-from mnprobe.analysis.curve_figure import series_name
+from mnprobe.analysis.curve_looks import series_name
 from mnprobe.analysis.report.parts import Headline
 from mnprobe.analysis.tables import HOLDOUTS
 from mnprobe.core.errors import ProbeError
