@@ -8,6 +8,10 @@ import torch
 from torch.nn import functional as F
 
 from mnprobe.data import open_dataset
+from mnprobe.models.arp import ARPConfig
+from mnprobe.models.viclip import ViCLIPConfig
+from mnprobe.probe.joint.config import TrainConfig
+from mnprobe.probe.joint.optimise import OptimiserConfig
 from mnprobe.models.arp import ARP, ARPConfig, Batch, Observation, SE3Draws, Target, TrainNoise
 from mnprobe.models.viclip import ViCLIP, ViCLIPConfig
 from mnprobe.probe import AlignmentHeads
@@ -173,3 +177,55 @@ def take_rows():
         )
 
     return take
+
+
+@pytest.fixture(scope="session")
+def micro():
+    """A training of the smallest models that train in seconds; any setting can be replaced."""
+
+    def make(**changes):
+        settings = {
+            "viclip": ViCLIPConfig(
+                image_size=28,
+                patch_size=14,
+                frames=2,
+                width=16,
+                layers=1,
+                heads=2,
+                embed_dim=12,
+                text_context=12,
+                text_width=16,
+                text_layers=1,
+                text_heads=2,
+            ),
+            "arp": ARPConfig(
+                image_size=28,
+                patch_size=14,
+                vision_width=16,
+                vision_heads=2,
+                vision_head_width=8,
+                vision_depth=2,
+                language_length=12,
+                language_width=16,
+                width=16,
+                heads=2,
+                cross_blocks=1,
+                self_blocks=1,
+                render_radius=0.096,
+            ),
+            "updates": 6,
+            "batch": 4,
+            "understanding_share": 0.5,
+            "dim": 8,
+            "text_share": 1.0,
+            "video": OptimiserConfig(kind="adamw", lr=1e-3, warmup=2),
+            "policy": OptimiserConfig(kind="adamw", lr=1e-3, warmup=2),
+            "align": OptimiserConfig(kind="adamw", lr=1e-3),
+            "point_stride": 2,
+            "augment": "shift",
+            "colour_noise": False,
+            "checkpoints": (0.0, 0.5, 1.0),
+        }
+        return TrainConfig(**(settings | changes))
+
+    return make
