@@ -28,6 +28,7 @@ __all__ = [
     "best_texts",
     "distinct_texts",
     "encode_texts",
+    "own_numbers",
     "plain_text",
     "rank_texts",
     "reads_text",
@@ -108,6 +109,16 @@ def distinct_texts(texts: Sequence[str]) -> tuple[str, ...]:
     for text in sorted(set(texts)):
         found.setdefault(plain_text(text), text)
     return tuple(found.values())
+
+
+def own_numbers(instructions: Sequence[str], candidates: Sequence[str]) -> list[int | None]:
+    """For each instruction the number of the candidate that it is, case and outer space apart; None where it is none.
+
+    >>> own_numbers(["Open it", "shut it"], ["open it"])
+    [0, None]
+    """
+    numbers = {plain_text(text): number for number, text in enumerate(candidates)}
+    return [numbers.get(plain_text(text)) for text in instructions]
 
 
 def reads_text(model: ViCLIP) -> bool:
