@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -24,8 +24,8 @@ __all__ = ["Arrays", "Rows", "kept_arrays"]
 Arrays = Mapping[str, NDArray[Any]]
 """Arrays by name, one row per item on their first axis."""
 
-Rows = tuple[str, Arrays]
-"""Some rows of every array, and whose they are (for errors)."""
+Rows = tuple[str, Mapping[str, Arrays]]
+"""Whose rows these are (for errors), and by kind some rows of every array of it."""
 
 _SCHEMA = "mnprobe.arrays/1"
 _MANIFEST = "manifest.json"
@@ -33,13 +33,12 @@ _MANIFEST = "manifest.json"
 
 def kept_arrays(
     cache: Path,
-    kind: str,
-    key: Mapping[str, Any],
-    make: Callable[[], Iterable[Rows]],
+    wanted: Mapping[str, Mapping[str, Any]],
+    make: Callable[[Sequence[str]], Iterable[Rows]],
     *,
     note: Callable[[str], None] | None = None,
-) -> Arrays:
-    """The arrays that `make` yields row by row, from `cache/<kind>-<hash of key>/` if they lie there already.
+) -> dict[str, Arrays]:
+    """Arrays of some kinds, each kind from `cache/<kind>-<hash of its key>/`; `make` makes those that are not there.
 
     They are opened as memory maps for reading. Rows go to disk as they come, into a folder of another name, which is
     renamed when all of them are written and synced: a killed process leaves nothing that is taken for whole. Processes
@@ -48,37 +47,58 @@ def kept_arrays(
 
     Args:
         cache: folder of any number of such arrays.
-        kind: first part of the folder's name, one word.
-        key: everything that the arrays depend on; JSON values.
-        make: yields rows; every piece has the same names, types and sizes of a row.
+        wanted: by kind (one word) the key: everything that its arrays depend on, as JSON values.
+        make: given the kinds that are missing, yields their rows; every piece of a kind has the same names, types and
+            sizes of a row.
         note: told in a sentence what a person may want to know.
 
     Raises:
         DataError: rows of unequal sizes (the message names whose), or none at all.
         OSError: the disk is full, or nothing can be written there.
     """
-    full = {"schema": _SCHEMA, "kind": kind, **key}
-    folder = cache / f"{kind}-{config_hash(full)}"
-    if (found := _read(folder, full)) is not None:
-        return found
-    cache.mkdir(parents=True, exist_ok=True)
-    with _alone(folder, note):
-        if (found := _read(folder, full)) is not None:  # made by another process meanwhile
-            return found
-        for leftover in cache.glob(f".{folder.name}.*.part"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        if folder.exists() and note:
-            note(f"{folder} is damaged, it is made again")
-        part = _part_of(folder)
-        try:
-            _write(part, full, make())
-            _publish(part, folder)
-        finally:
+    keys = {kind: {"schema": _SCHEMA, "kind": kind, **key} for kind, key in wanted.items()}
+    folders = {kind: cache / f"{kind}-{config_hash(key)}" for kind, key in keys.items()}
+
+    def found() -> dict[str, Arrays]:
+        arrays = {kind: _read(folder, keys[kind]) for kind, folder in folders.items()}
+        return {kind: there for kind, there in arrays.items() if there is not None}
+
+    missing = sorted(set(wanted).difference(found()))  # sorted, so that no two processes wait for each other
+    if missing:
+        cache.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as held:
+            for kind in missing:
+                held.enter_context(_alone(folders[kind], note))
+            if still := sorted(set(wanted).difference(found())):  # and not made by another process meanwhile
+                _make({kind: folders[kind] for kind in still}, keys, make, note)
+    arrays = found()
+    if lost := sorted(set(wanted).difference(arrays)):
+        raise DataError(
+            f"{folders[lost[0]]}: not as it was written a moment ago; is another program at work in this folder?"
+        )
+    return arrays
+
+
+def _make(
+    folders: Mapping[str, Path],
+    keys: Mapping[str, Mapping[str, Any]],
+    make: Callable[[Sequence[str]], Iterable[Rows]],
+    note: Callable[[str], None] | None,
+) -> None:
+    parts = {kind: _part_of(folder) for kind, folder in folders.items()}
+    try:
+        for kind, folder in folders.items():
+            for leftover in folder.parent.glob(f".{folder.name}.*.part"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            if folder.exists() and note:
+                note(f"{folder} is damaged; it is made again")
+            parts[kind].mkdir()
+        _write(parts, keys, make(tuple(folders)))
+        for kind, folder in folders.items():
+            _publish(parts[kind], folder)
+    finally:
+        for part in parts.values():
             shutil.rmtree(part, ignore_errors=True)
-    found = _read(folder, full)
-    if found is None:
-        raise DataError(f"{folder}: not as it was written a moment ago; is another program at work in this folder?")
-    return found
 
 
 def _read(folder: Path, key: Mapping[str, Any]) -> dict[str, NDArray[Any]] | None:
@@ -137,26 +157,29 @@ def _publish(part: Path, folder: Path) -> None:
     _sync(folder.parent)
 
 
-def _write(part: Path, key: Mapping[str, Any], pieces: Iterable[Rows]) -> None:
-    part.mkdir()
-    columns: dict[str, _Column] = {}
+def _write(parts: Mapping[str, Path], keys: Mapping[str, Mapping[str, Any]], pieces: Iterable[Rows]) -> None:
+    columns: dict[str, dict[str, _Column]] = {}
     first = ""
     with ExitStack() as stack:
-        for whose, arrays in pieces:
+        for whose, kinds in pieces:
             if not columns:
                 first = whose
-                columns = {
-                    name: stack.enter_context(_Column(part / _file_of(name), array)) for name, array in arrays.items()
-                }
-            for name, column in columns.items():
-                column.append(arrays[name], whose, first)
+                for kind, arrays in kinds.items():
+                    columns[kind] = {
+                        name: stack.enter_context(_Column(parts[kind] / _file_of(name), array))
+                        for name, array in arrays.items()
+                    }
+            for kind, of_kind in columns.items():
+                for name, column in of_kind.items():
+                    column.append(kinds[kind][name], whose, first)
     if not columns:
         raise DataError("there is nothing to prepare: no episode was given")
-    manifest = {"key": key, "arrays": {name: column.describe() for name, column in columns.items()}}
-    path = part / _MANIFEST
-    path.write_text(canonical_json(manifest), encoding="utf-8")
-    for written in (path, part):
-        _sync(written)
+    for kind, of_kind in columns.items():
+        manifest = {"key": keys[kind], "arrays": {name: column.describe() for name, column in of_kind.items()}}
+        path = parts[kind] / _MANIFEST
+        path.write_text(canonical_json(manifest), encoding="utf-8")
+        _sync(path)
+        _sync(parts[kind])
 
 
 class _Column:

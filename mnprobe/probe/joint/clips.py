@@ -1,6 +1,5 @@
 """The clips that the video model is trained on: one per episode, kept as the bytes that normalisation starts from."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from mnprobe.data import Episode
 from mnprobe.features.frames import FramesRule, read_clip
 from mnprobe.models.viclip import ViCLIPConfig, crop_images, preprocess, resize_bilinear
 
-__all__ = ["clip_key", "clip_reader", "normalised_clips"]
+__all__ = ["clip_key", "normalised_clips", "read_clip_bytes"]
 
 
 def clip_key(config: ViCLIPConfig, camera: str, frames_rule: FramesRule) -> dict[str, Any]:
@@ -27,25 +26,20 @@ def clip_key(config: ViCLIPConfig, camera: str, frames_rule: FramesRule) -> dict
     }
 
 
-def clip_reader(
-    config: ViCLIPConfig, camera: str, frames_rule: FramesRule
-) -> Callable[[Episode], dict[str, NDArray[Any]]]:
-    """Reads one episode's clip: `clips` (1, T, S, S, 3) uint8 RGB, cropped and resized as ViCLIP's preprocessing does.
+def read_clip_bytes(
+    episode: Episode, config: ViCLIPConfig, camera: str, frames_rule: FramesRule
+) -> dict[str, NDArray[Any]]:
+    """One episode's clip: `clips` (1, T, S, S, 3) uint8 RGB, cropped and resized as ViCLIP's preprocessing does it.
 
     What is left is the normalisation (`normalised_clips`), so that a training sees the numbers that the extractor
     computes, bit for bit, at a quarter of the bytes.
     """
-
-    def read(episode: Episode) -> dict[str, NDArray[Any]]:
-        frames = torch.from_numpy(read_clip(episode, camera, config.frames, frames_rule).frames)
-        small = resize_bilinear(crop_images(frames, config.crop), config.image_size)
-        return {"clips": small.numpy()[None]}
-
-    return read
+    frames = torch.from_numpy(read_clip(episode, camera, config.frames, frames_rule).frames)
+    return {"clips": resize_bilinear(crop_images(frames, config.crop), config.image_size).numpy()[None]}
 
 
 def normalised_clips(
     frames: UInt8[np.ndarray, "b t size size 3"], device: torch.device | str = "cpu"
 ) -> Float[Tensor, "b t 3 size size"]:
-    """Clips as the video encoder takes them, from the bytes that `clip_reader` gives; computed on `device`."""
+    """Clips as the video encoder takes them, from the bytes that `read_clip_bytes` gives; computed on `device`."""
     return preprocess(frames, size=frames.shape[-2], device=device)

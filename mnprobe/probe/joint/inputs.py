@@ -1,10 +1,11 @@
 """Everything that a training reads, decoded once from a dataset and then only looked up."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -16,20 +17,22 @@ from mnprobe.core.progress import progress
 from mnprobe.core.provenance import config_hash, versions
 from mnprobe.data import Dataset, Episode
 from mnprobe.features.frames import FramesRule
-from mnprobe.features.prefetch import prefetch
 from mnprobe.models.arp import ARPConfig, Batch
 from mnprobe.models.viclip import ViCLIPConfig
 from mnprobe.probe.items import GroupKind
 from mnprobe.probe.joint.arrays import Arrays, Rows, kept_arrays
-from mnprobe.probe.joint.clips import clip_key, clip_reader, normalised_clips
-from mnprobe.probe.joint.transitions import batch_of_steps, step_reader, steps_key
+from mnprobe.probe.joint.clips import clip_key, normalised_clips, read_clip_bytes
+from mnprobe.probe.joint.transitions import batch_of_steps, read_steps, steps_key
 
 __all__ = ["Language", "TrainingInputs", "prepare_inputs"]
 
 Language = Callable[[Sequence[str]], Tensor]
 """Instructions -> language tokens (number of instructions, L, W)."""
 
+_Reader = Callable[[int, Episode], Arrays]
+
 _SPOKEN_AT_ONCE = 64
+_STATE_WIDTH = 3
 
 
 class TrainingInputs:
@@ -162,7 +165,8 @@ def prepare_inputs(
         camera: whose colours the clips show.
         frames_rule: which frames of an episode make its clip.
         point_stride: keep every so many-th row and column of the policy's images.
-        workers: threads that decode.
+        workers: processes that decode; 1 decodes in this one. Others take seconds to start, which pays for hundreds
+            of long episodes (RLBench's), not for the tabletop's.
         quiet: show no progress.
         note: told in a sentence what a person may want to know.
 
@@ -175,41 +179,32 @@ def prepare_inputs(
     if not len(dataset):
         raise DataError("there is no episode to train on; choose other tasks or partitions")
     ids = [episode.id for episode in dataset]
-    instructions = _instructions(dataset)
+    instructions = [episode.instruction for episode in dataset]
     fingerprint = dataset.fingerprint()
     cameras = arp.cameras if arp is not None else ()
     stride = point_stride if cameras else 1
+    readers: dict[str, _Reader] = {"steps": partial(_read_steps, cameras=cameras, point_stride=stride)}
+    keys = {"steps": steps_key(cameras, stride)}
+    if viclip is not None:
+        readers["clips"] = partial(_read_clip, config=viclip, camera=camera, frames_rule=frames_rule)
+        keys["clips"] = clip_key(viclip, camera, frames_rule)
     common = {"dataset": fingerprint, "order": config_hash(ids), "versions": versions("numpy", "pillow")}
-    read_all = partial(_read_all, dataset, workers=workers, quiet=quiet)
-    about_steps = steps_key(cameras, stride)
-    steps = kept_arrays(
+    found = kept_arrays(
         cache,
-        "steps",
-        common | about_steps,
-        lambda: read_all(step_reader(cameras, stride), "decoding steps" if cameras else "listing steps"),
+        {kind: common | key for kind, key in keys.items()},
+        lambda kinds: _read_all(dataset, {kind: readers[kind] for kind in kinds}, workers, quiet),
         note=note,
     )
-    about_clips = None if viclip is None else clip_key(viclip, camera, frames_rule)
-    clips = None
-    if viclip is not None and about_clips is not None:
-        read_clip = clip_reader(viclip, camera, frames_rule)
-        clips = kept_arrays(
-            cache,
-            "clips",
-            common | about_clips,
-            lambda: read_all(lambda _, episode: read_clip(episode), "decoding clips"),
-            note=note,
-        )
     return TrainingInputs(
         ids=ids,
         tasks=[episode.task for episode in dataset],
         instructions=instructions,
         dataset=fingerprint,
-        steps=steps,
-        clips=clips,
+        steps=found["steps"],
+        clips=found.get("clips"),
         cameras=cameras,
         point_stride=stride,
-        made_of={"versions": common["versions"], "clips": about_clips, "steps": about_steps},
+        made_of={"versions": common["versions"], "steps": keys["steps"], "clips": keys.get("clips")},
     )
 
 
@@ -218,27 +213,32 @@ def _check(arp: ARPConfig | None, point_stride: int, workers: int) -> None:
         raise ConfigError(f"point_stride must be at least 1, got {point_stride!r}")
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers!r}")
-    if arp is not None and arp.state_width != 3:
+    if arp is not None and arp.state_width != _STATE_WIDTH:
         raise ConfigError(
-            f"the policy reads a state of {arp.state_width} numbers, demonstrations give 3: gripper open, two fingers. "
-            "Set state_width to 3"
+            f"the policy reads a state of {arp.state_width} numbers, demonstrations give {_STATE_WIDTH}: gripper open, "
+            f"two fingers. Set state_width to {_STATE_WIDTH}"
         )
 
 
-def _instructions(dataset: Iterable[Episode]) -> list[str]:
-    return [episode.instruction for episode in dataset]
+def _read_steps(row: int, episode: Episode, *, cameras: Sequence[str], point_stride: int) -> dict[str, NDArray[Any]]:
+    return read_steps(episode, row, cameras, point_stride)
 
 
-def _read_all(
-    dataset: Dataset,
-    read: Callable[[int, Episode], dict[str, NDArray[Any]]],
-    what: str,
-    *,
-    workers: int,
-    quiet: bool,
-) -> Iterator[Rows]:
-    with progress(what, len(dataset), quiet=quiet) as advance:
-        items = enumerate(dataset)
-        for (_, episode), arrays in prefetch(items, lambda item: read(*item), threads=workers, ahead=2 * workers):
-            yield episode.id, arrays
+def _read_clip(
+    _row: int, episode: Episode, *, config: ViCLIPConfig, camera: str, frames_rule: FramesRule
+) -> dict[str, NDArray[Any]]:
+    return read_clip_bytes(episode, config, camera, frames_rule)
+
+
+def _read_all(dataset: Dataset, readers: Mapping[str, _Reader], workers: int, quiet: bool) -> Iterator[Rows]:
+    """Rows of all episodes, in order."""
+    jobs = (joblib.delayed(_read_one)(readers, row, episode) for row, episode in enumerate(dataset))
+    with progress("decoding demonstrations", len(dataset), quiet=quiet) as advance:
+        for rows in joblib.Parallel(n_jobs=workers, return_as="generator")(jobs):
+            yield rows
             advance()
+
+
+def _read_one(readers: Mapping[str, _Reader], row: int, episode: Episode) -> Rows:
+    """What every reader makes of one episode; its numbers are read from disk once for all of them."""
+    return episode.id, {kind: read(row, episode) for kind, read in readers.items()}

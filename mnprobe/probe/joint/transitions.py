@@ -1,6 +1,6 @@
 """What the policy is trained on: an episode's key-to-key steps, kept compactly, and batches of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from mnprobe.data.images import DEPTH_STEPS
 from mnprobe.models.arp import Batch, Observation, Target
 from mnprobe.probe.joint.arrays import Arrays
 
-__all__ = ["batch_of_steps", "codes_to_points", "step_reader", "steps_key"]
+__all__ = ["batch_of_steps", "codes_to_points", "read_steps", "steps_key"]
 
 _PIXELS_AT_ONCE = 2**16  # measured: four times as fast as a batch at once, which runs out of the caches
 
@@ -25,35 +25,29 @@ def steps_key(cameras: Sequence[str], point_stride: int) -> dict[str, Any]:
     return {"cameras": list(cameras), "point_stride": point_stride}
 
 
-def step_reader(cameras: Sequence[str], point_stride: int) -> Callable[[int, Episode], dict[str, NDArray[Any]]]:
-    """Reads all key-to-key steps of one episode, K rows: observed at the keyframe before, aimed at the next.
+def read_steps(episode: Episode, row: int, cameras: Sequence[str], point_stride: int) -> dict[str, NDArray[Any]]:
+    """All key-to-key steps of one episode, K rows: observed at the keyframe before, aimed at the next.
 
     `episode` (K,) int64 the given row; `pose` (K, 7), `gripper_open` (K,), `ignore_collisions` (K,), `state` (K, 3)
     float32; for camera c: `rgb_c` (K, 3, h, w) uint8, `depth_c` (K, h, w) int32 the 24-bit codes as stored on disk,
     from which points are exact; `intrinsics` (K, C, 3, 3) of the whole image, `extrinsics` (K, C, 4, 4), `range`
     (K, C, 2) near and far, float64. Of the images every `point_stride`-th row and column is kept, from the first on.
     """
-
-    def read(row: int, episode: Episode) -> dict[str, NDArray[Any]]:
-        steps = episode.steps()
-        if not steps:
-            raise DataError(f"{episode.folder}: no keyframe, so there is no step to learn from; leave it out")
-        frames = [episode.frame(step.observed) for step in steps]
-        arrays: dict[str, NDArray[Any]] = {
-            "episode": np.full(len(steps), row, dtype=np.int64),
-            "pose": np.stack([step.gripper_pose for step in steps]).astype(np.float32),
-            "gripper_open": np.array([step.gripper_open for step in steps], dtype=np.float32),
-            "ignore_collisions": np.array([step.ignore_collisions for step in steps], dtype=np.float32),
-            "state": np.stack([frame.state() for frame in frames]),
-        }
-        for number, camera in enumerate(cameras):
-            arrays[f"rgb_{number}"] = _rgb(frames, camera, point_stride)
-            arrays[f"depth_{number}"] = _codes(episode, frames, camera, point_stride)
-        if cameras:
-            arrays |= _matrices(frames, cameras)
-        return arrays
-
-    return read
+    steps = episode.steps()
+    if not steps:
+        raise DataError(f"{episode.folder}: no keyframe, so there is no step to learn from; leave it out")
+    frames = [episode.frame(step.observed) for step in steps]
+    arrays: dict[str, NDArray[Any]] = {
+        "episode": np.full(len(steps), row, dtype=np.int64),
+        "pose": np.stack([step.gripper_pose for step in steps]).astype(np.float32),
+        "gripper_open": np.array([step.gripper_open for step in steps], dtype=np.float32),
+        "ignore_collisions": np.array([step.ignore_collisions for step in steps], dtype=np.float32),
+        "state": np.stack([frame.state() for frame in frames]),
+    }
+    for number, camera in enumerate(cameras):
+        arrays[f"rgb_{number}"] = _rgb(frames, camera, point_stride)
+        arrays[f"depth_{number}"] = _codes(episode, frames, camera, point_stride)
+    return arrays | _matrices(frames, cameras) if cameras else arrays
 
 
 def batch_of_steps(
@@ -64,7 +58,7 @@ def batch_of_steps(
     language: Float[Tensor, "b l w"],
     device: torch.device | str = "cpu",
 ) -> Batch:
-    """The steps `rows` of the arrays of `step_reader` as a batch on `device`, where the points are computed."""
+    """The steps `rows` of the arrays of `read_steps` as a batch on `device`, where the points are computed."""
 
     def take(name: str) -> Tensor:
         return torch.from_numpy(arrays[name][rows]).to(device, non_blocking=True)
