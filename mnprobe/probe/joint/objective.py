@@ -136,8 +136,9 @@ class JointModel(nn.Module):
     """Both models and the heads as one module, so that one DistributedDataParallel can hold them.
 
     In a team (torch.distributed) the features, not the losses, are gathered: every process computes the losses of the
-    joint batch, with its negatives. Under DistributedDataParallel(find_unused_parameters=True) the gradients equal
-    those of one process with the joint batch.
+    joint batch, with its negatives. Under DistributedDataParallel the gradients equal those of one process with the
+    joint batch. With a video model it needs find_unused_parameters: an update without understanding leaves the video
+    model and the heads out, and `ViCLIP.temp` never takes part. A policy alone uses all its weights.
 
     Under autocast the encoders run in reduced precision, the heads and both contrastive losses in float32.
 

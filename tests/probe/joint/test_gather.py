@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mnprobe.probe.joint.gather import gather_with_gradient, mean_over_team
-from mnprobe.probe.joint.objective import StepSettings
+from mnprobe.probe.joint.objective import JointModel, StepSettings
 
 WORKER = """
 import sys
@@ -22,9 +22,13 @@ folder, rank = Path(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 given = torch.load(folder / "given.pt", weights_only=False)
-wrapped = DistributedDataParallel(given["model"], find_unused_parameters=True)
+sides = {  # a policy alone uses all its weights: looking for unused ones would only warn
+    name: DistributedDataParallel(model, find_unused_parameters=model.viclip is not None)
+    for name, model in given["models"].items()
+}
 found = []
-for parts in given["cases"]:
+for side, parts in given["cases"]:
+    wrapped = sides[side]
     wrapped.zero_grad(set_to_none=True)
     out = wrapped(parts[rank])
     torch.autograd.backward(out.total)
@@ -56,10 +60,12 @@ PAIRINGS = {  # groups of four pairs: every episode its own, some of one instruc
     "instruction": [5, 9, 5, 11],
     "task": [7, 7, 7, 7],
 }
-CASES = [
-    *product(PAIRINGS, ["diagonal", "exclude", "multi"], [True]),
-    ("instruction", "diagonal", False),
-    ("instruction", "diagonal", True),  # once more: what an update without understanding leaves behind does no harm
+CASES = [  # sides, pairing, positives, understanding
+    *product(["both"], PAIRINGS, ["diagonal", "exclude", "multi"], [True]),
+    ("both", "instruction", "diagonal", False),
+    ("both", "instruction", "diagonal", True),  # once more: the update before leaves nothing behind
+    ("understanding", "instruction", "diagonal", True),
+    ("execution", "instruction", "diagonal", False),
 ]
 
 
@@ -97,10 +103,17 @@ def _case(inputs, take_rows, pairing, positives, understanding):
 
 
 def test_two_processes_equal_one_with_the_joint_batch(run_team, micro_model, make_inputs, take_rows):
-    cases = [_case(make_inputs(), take_rows, *case) for case in CASES]
-    model = micro_model()
-    team = run_team({"model": model, "cases": [parts for _, parts in cases]})
+    cases = [_case(make_inputs(), take_rows, *case) for _, *case in CASES]
+    both, understanding, execution = micro_model(), micro_model(), micro_model()
+    models = {
+        "both": both,
+        "understanding": JointModel(viclip=understanding.viclip),
+        "execution": JointModel(arp=execution.arp),
+    }
+    told = [(case[0], parts) for case, (_, parts) in zip(CASES, cases, strict=True)]
+    team = run_team({"models": models, "cases": told})
     for number, (whole, _) in enumerate(cases):
+        model = models[CASES[number][0]]
         model.zero_grad(set_to_none=True)
         out = model(whole)
         torch.autograd.backward(out.total)
@@ -117,7 +130,7 @@ def test_two_processes_equal_one_with_the_joint_batch(run_team, micro_model, mak
     one, other = (rank["found"] for rank in team)
     for (_, first), (_, second) in zip(one, other, strict=True):
         assert all(g is None or torch.equal(g, second[name]) for name, g in first.items())
-    _, unused = one[CASES.index(("instruction", "diagonal", False))]
+    _, unused = one[CASES.index(("both", "instruction", "diagonal", False))]
     assert all(g is None for name, g in unused.items() if name.startswith(("viclip.", "heads.")))
     # the pieces of the gather, by hand
     for rank, told in enumerate(team):
