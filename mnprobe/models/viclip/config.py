@@ -116,7 +116,8 @@ class ViCLIPConfig:
         for name in values:
             if name not in known:
                 raise unknown_name("field of ViCLIPConfig", name, known)
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        found: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**found)
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor], *, path: str | Path = "state dict") -> "ViCLIPConfig":
