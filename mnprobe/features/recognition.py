@@ -188,7 +188,7 @@ def rank_texts(u: NDArray[Any], texts: NDArray[Any], own: NDArray[np.int64]) -> 
     others = cosine.copy()
     others[rows, own] = -np.inf
     best_other = others.max(axis=1)
-    margin = np.where(np.isneginf(best_other), np.nan, mine[:, 0] - best_other)
+    margin = np.where(np.isneginf(best_other), np.nan, np.round(mine[:, 0] - best_other, _DIGITS))
     return Ranking(best=np.argmax(cosine, axis=1), rank=rank, margin=margin)
 
 
