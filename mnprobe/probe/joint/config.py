@@ -26,7 +26,17 @@ Precision = Literal["float32", "bf16"]
 
 _REVISION = 1  # raise when a change of code changes what the same settings train
 
-_OF_VIDEO = ("viclip", "video", "temperature", "text_share", "clips", "camera", "frames_rule", "understanding_share")
+_OF_VIDEO = (
+    "viclip",
+    "video",
+    "temperature",
+    "text_share",
+    "clips",
+    "camera",
+    "frames_rule",
+    "understanding_share",
+    "recompute",
+)
 _OF_POLICY = ("arp", "policy", "lambda_ee", "augment", "colour_noise", "point_stride", "language_seed")
 _OF_ALIGNMENT = ("align", "heads", "head_depth", "dim", "tau", "positives")
 
@@ -87,6 +97,9 @@ class TrainConfig:
     clip_norm: float | None = None
     """Largest norm of each model's gradient (each by itself, so that a baseline couples nothing); None leaves it."""
     precision: Precision = "float32"
+    recompute: bool = False
+    """Whether the video encoder's blocks keep their inputs alone and compute the rest again in the backward pass: much
+    less memory, more time, the same numbers."""
     checkpoints: tuple[float, ...] | int = (0.0, 0.1, 0.25, 0.5, 1.0)
     """Shares of the updates after which checkpoints are written, or a number: every so many updates. The first (step 0)
     and the last are always written."""
@@ -127,6 +140,13 @@ class TrainConfig:
     def aligns(self) -> bool:
         """Whether the alignment loss takes part."""
         return self.sides == "both" and self.lambda_align > 0
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Settings of what is not trained."""
+        unused: tuple[str, ...] = () if self.trains_viclip else _OF_VIDEO
+        unused += () if self.trains_arp else _OF_POLICY
+        return unused + (() if self.aligns else _OF_ALIGNMENT)
 
     @property
     def clips_drawn(self) -> int:
@@ -223,10 +243,7 @@ class TrainConfig:
     def measurement(self) -> dict[str, Any]:
         """The settings that change weights, as plain values: those of a side that is not trained are left out."""
         values = self.to_dict() | {"revision": _REVISION}
-        unused: tuple[str, ...] = () if self.trains_viclip else _OF_VIDEO
-        unused += () if self.trains_arp else _OF_POLICY
-        unused += () if self.aligns else _OF_ALIGNMENT
-        return {name: value for name, value in values.items() if name not in unused}
+        return {name: value for name, value in values.items() if name not in (*self.unused, "recompute")}
 
     def digest(self) -> str:
         """16 digits that stand for `measurement()`."""

@@ -1,7 +1,9 @@
 """What a training leaves behind: checkpoints of both models, its heads, and the note that it is finished."""
 
+import fcntl
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from mnprobe.models.loading import check_finite, read_metadata, save_checkpoint
 from mnprobe.probe.heads import save_heads
 from mnprobe.probe.joint.start import Start
 
-__all__ = ["Keeper"]
+__all__ = ["Keeper", "alone_in"]
 
 _RESULT_NAME = "result.json"
 
@@ -152,3 +154,21 @@ class Keeper:
 
     def _way_out(self) -> str:
         return f"To train anew, remove {self.folder} and the checkpoints of {self.name!r}, or give another --name"
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """The right to train into `folder`, made if needed; ends with the process, however it ends.
+
+    Raises ConfigError when another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{folder}: another process is training into this folder; wait for it, or give this training a --name "
+                "of its own"
+            ) from None
+        yield

@@ -24,7 +24,7 @@ from mnprobe.features.prefetch import prefetch
 from mnprobe.probe.joint.config import TrainConfig
 from mnprobe.probe.joint.feed import Feed
 from mnprobe.probe.joint.inputs import TrainingInputs, prepare_inputs
-from mnprobe.probe.joint.keep import Keeper
+from mnprobe.probe.joint.keep import Keeper, alone_in
 from mnprobe.probe.joint.log import TrainLog, Window, short_losses
 from mnprobe.probe.joint.objective import StepInputs
 from mnprobe.probe.joint.optimise import NamedOptimiser, build_optimisers
@@ -134,22 +134,23 @@ def train(
             "data": {"fingerprint": dataset.fingerprint(), "episodes": len(dataset)},
         }
         keeper = Keeper(run=run, name=called, folder=folder, start=start, asked=asked)
-        begun = matches_record(folder, asked, name=called)
-        if not begun:
-            keeper.refuse_strangers()
-        done = keeper.finished() if begun else None
-        if done is not None:
-            keeper.check(start.config.checkpoint_steps())
-            return _result(keeper, "kept", done)
-        _remark(start, say)
-        inputs = _prepare(start, dataset, run, workers=workers, team=crew, quiet=quiet, say=say)
-        training = _Training(keeper, inputs, place, crew, log_every=log_every, save_every=save_every)
-        crew.barrier()  # all have seen what was there before anything is written
-        if crew.leads and not begun:
-            write_record(folder, asked)
-        if crew.leads:
-            run.record(f"train-{called}", _recorded(start, dataset, asked, crew, place))
-        return training.run(quiet=quiet, say=say)
+        with alone_in(folder) if crew.leads else nullcontext():
+            begun = matches_record(folder, asked, name=called)
+            if not begun:
+                keeper.refuse_strangers()
+            done = keeper.finished() if begun else None
+            if done is not None:
+                keeper.check(start.config.checkpoint_steps())
+                return _result(keeper, "kept", done)
+            _remark(start, say)
+            inputs = _prepare(start, dataset, run, workers=workers, team=crew, quiet=quiet, say=say)
+            training = _Training(keeper, inputs, place, crew, log_every=log_every, save_every=save_every)
+            crew.barrier()  # all have seen what was there before anything is written
+            if crew.leads:
+                if not begun:
+                    write_record(folder, asked)
+                run.record(f"train-{called}", _recorded(start, dataset, asked, crew, place))
+            return training.run(quiet=quiet, say=say)
 
 
 class _Training:

@@ -78,6 +78,7 @@ PRESETS: Mapping[str, TrainConfig] = {
         colour_noise=True,
         point_stride=1,
         precision="bf16",
+        recompute=True,
         checkpoints=10_000,
     ),
 }
@@ -119,6 +120,7 @@ SOURCES: Mapping[str, str] = {
     "frames_rule": "paper silent; the middle of equal parts, ViCLIP's rule for evaluation (specs/viclip.md 6)",
     "clip_norm": "none: neither ViCLIP's nor ARP's own training clips (specs/viclip.md 9, specs/arp.md 9)",
     "precision": "bfloat16 as in ViCLIP's own training; ARP's used float16 with a scaler (specs/arp.md 9)",
+    "recompute": "paper silent; two GPUs of 80 GB could not hold it otherwise; ViCLIP's own training does it",
     "checkpoints": "evaluation every 10,000 iterations (paper, table 5)",
     "language_seed": "only without --language-weights; the paper's policy reads CLIP RN50 (specs/arp.md 11)",
     "seed": "paper silent",

@@ -18,6 +18,7 @@ from mnprobe.models.viclip import load_viclip
 from mnprobe.probe.heads import AlignmentHeads
 from mnprobe.probe.joint.config import TrainConfig
 from mnprobe.probe.joint.objective import JointModel
+from mnprobe.probe.joint.recompute import recompute_blocks
 
 __all__ = ["Start", "check_start", "start_from"]
 
@@ -97,6 +98,8 @@ def start_from(
             depth=config.head_depth,
             generator=torch.Generator().manual_seed(derived_seed(config.seed, "heads")),
         )
+    if video is not None and config.recompute:
+        recompute_blocks(video)
     model = JointModel(viclip=video, arp=policy, heads=heads).train()
     return Start(config=config, model=model, language=language, origin=origin, trained=trained)
 
