@@ -139,9 +139,10 @@ class _Members:
 
 
 def _refuse_one_group(inputs: TrainingInputs, groups: NDArray[np.int64], pairing: str) -> None:
+    examples = {"instruction": inputs.instructions, "task": inputs.tasks, "episode": inputs.ids}
     for what, count in (("instruction", len(inputs.texts)), (pairing, len(np.unique(groups)))):
         if count < 2:
             raise DataError(
-                f"the {len(inputs.ids)} episodes are all of one {what} ({inputs.texts[0]!r}), so there is nothing to "
-                f"tell apart; add episodes of another {what}, or train the execution side alone"
+                f"the {len(inputs.ids)} episodes are all of one {what} ({str(examples[what][0])!r}), so there is "
+                f"nothing to tell apart; add episodes of another {what}, or train the execution side alone"
             )

@@ -15,6 +15,7 @@ from torch import Tensor
 from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.core.progress import progress
 from mnprobe.core.provenance import config_hash, versions
+from mnprobe.core.registry import unknown_name
 from mnprobe.data import Dataset, Episode
 from mnprobe.features.frames import FramesRule
 from mnprobe.models.arp import ARPConfig, Batch
@@ -88,7 +89,7 @@ class TrainingInputs:
         """
         labels = {"episode": self.ids, "instruction": self.instructions, "task": self.tasks}
         if kind not in labels:
-            raise ConfigError(f"unknown pairing {kind!r}. Known: {', '.join(labels)}")
+            raise unknown_name("pairing", kind, list(labels))
         return np.unique(labels[kind], return_inverse=True)[1].astype(np.int64)
 
     def clips(self, rows: ArrayLike, *, device: torch.device | str = "cpu") -> Float[Tensor, "b t 3 size size"]:
