@@ -54,6 +54,7 @@ _DEFAULTS: dict[str, str | None] = {
     "pool_u": "mean",
     "pool_e": "mean",
     "tau": "0.1",
+    "fit_source": "demos",
     "batch": None,
     "config_hash": None,
 }
@@ -96,7 +97,9 @@ def read_alignment(path: Path, *, command: str = "mnprobe align") -> pd.DataFram
 
     Raises ProbeError as `read_table` does, and when a cell is no number or truth value, naming column and row.
     """
-    table = read_table(path, ALIGNMENT_COLUMNS, command=command)
+    table = read_table(path, [name for name in ALIGNMENT_COLUMNS if name != "fit_source"], command=command)
+    if "fit_source" not in table:
+        table["fit_source"] = table["source_u"]  # tables of earlier versions: heads were fitted on the same source
     for name in ALIGNMENT_COLUMNS:
         if name in TRUTH:
             table[name] = truths(table[name], name, path)

@@ -1,8 +1,5 @@
 """Curves, t-SNE and names where trainings are compared."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -10,7 +7,6 @@ from mnprobe.analysis.curve import curve_data
 from mnprobe.analysis.curve_figure import curve_figure
 from mnprobe.analysis.curve_looks import training_colours
 from mnprobe.analysis.curve_words import curve_caption
-from mnprobe.analysis.draw_curve import draw_curve
 from mnprobe.analysis.draw_tsne import draw_tsne
 from mnprobe.analysis.embedding import TsneConfig
 from mnprobe.analysis.progress import recognition_progress, success_progress
@@ -225,19 +221,3 @@ def test_the_first_seed_stands_for_its_training(write_pair, tmp_path):
     inputs = tsne_inputs(run)
     assert [given.pair.execution for given in inputs] == ["arp-baseline-seed1", "arp-joint-seed1"]
     assert [given.title for given in inputs] == ["baseline-seed1, step 9", "joint-seed1, step 9"]
-
-
-@pytest.mark.skipif("LOOK" not in os.environ, reason="for a person's eyes: set LOOK to a folder")
-def test_look(write_trained):
-    out = Path(os.environ["LOOK"])
-    for name, seeds in (("one", (0,)), ("three", (0, 1, 2))):
-        run = RunDir(write_trained(out / name, seeds=seeds))
-        files = {"recognition": run.results("recognition"), "success": run.results("success")}
-        for split in ("all", "outcomes"):
-            draw_curve(
-                run.results("alignment"),
-                stem=run.figures / ("curve" if split == "all" else "curve-outcomes"),
-                table=run.results("curve" if split == "all" else "curve-outcomes"),
-                split=split,
-                **(files if split == "all" else {}),
-            )

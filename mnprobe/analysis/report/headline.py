@@ -6,11 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from mnprobe.analysis.curve import DIFFERENCE, OUTCOMES, CurveData, curve_data
+from mnprobe.analysis.curve import CurveData, curve_data
 from mnprobe.analysis.curve_looks import series_name
 from mnprobe.analysis.report.parts import Headline
 from mnprobe.analysis.tables import HOLDOUTS
-from mnprobe.core.errors import ProbeError
 
 __all__ = [
     "FEW_GROUPS",
@@ -19,7 +18,6 @@ __all__ = [
     "STEP_0",
     "WIDE",
     "caveats",
-    "contrasts",
     "headlines",
     "last_points",
     "summary",
@@ -70,35 +68,6 @@ def summary(points: pd.DataFrame) -> tuple[str, ...]:
             f"{100 * row['value']:.1f} % of the queries{interval}; {_against_chance(row)}."
         )
     return tuple(sentences)
-
-
-def contrasts(table: pd.DataFrame) -> tuple[str, ...]:
-    """Success against failure at the last checkpoint, in sentences; empty where they were not measured."""
-    try:
-        overall = curve_data(table, metric=DIFFERENCE, split=OUTCOMES).points
-        inside = curve_data(table, metric=f"within_task_{DIFFERENCE}", split=OUTCOMES).points
-    except ProbeError:
-        return ()
-    key = ["holdout", "understanding", "execution", "series"]
-    sentences = []
-    for _, row in overall.sort_values("step", kind="stable").groupby(key, sort=False).tail(1).iterrows():
-        same = inside[(inside[[*key, "step"]] == row[[*key, "step"]]).all(axis=1)]
-        within = f"; within tasks {_points(same.iloc[0])}" if len(same) else ""
-        verdict = " The interval includes no difference." if row["ci_low"] <= 0 <= row["ci_high"] else ""
-        held = HOLDOUTS.get(row["holdout"], row["holdout"])
-        sentences.append(
-            f"Success against failure ({_name(row['series'])}; {held} held out, "
-            f"{row['n_test']:.0f} test episodes of the same instructions on each side, {row['execution']} at step "
-            f"{row['step_e']}, {row['source_e']}): Recall@1 differs by {_points(row)}{within}.{verdict}"
-        )
-    return tuple(sentences)
-
-
-def _points(row: pd.Series) -> str:
-    interval = ""
-    if np.isfinite(row["ci_low"]):
-        interval = f" (95 % interval {100 * row['ci_low']:+.1f} to {100 * row['ci_high']:+.1f})"
-    return f"{100 * row['value']:+.1f} points{interval}"
 
 
 def caveats(points: pd.DataFrame, table: pd.DataFrame, notes: Sequence[str] = ()) -> tuple[str, ...]:
