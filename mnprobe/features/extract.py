@@ -41,6 +41,7 @@ class Extracted:
     source: str
     step: int
     trained: bool
+    training: str
     layers: tuple[str, ...]
     episodes: int
     status: Literal["written", "kept"]
@@ -162,6 +163,7 @@ def extract(
                     source=header.source,
                     step=header.step,
                     trained=header.trained,
+                    training=header.training,
                     layers=tuple(job.asked["layers"]),
                     episodes=len(dataset),
                     status=status,
@@ -206,6 +208,7 @@ class _Maker:
             source=f"{self.source}-blank" if spec.options.get("blank_instruction") else self.source,
             step=choice.step,
             trained=choice.trained,
+            training=choice.training,
             checkpoint_sha256=choice.checkpoint.sha256 if choice.checkpoint else "",
             data_fingerprint=self.fingerprint,
         )

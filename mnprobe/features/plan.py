@@ -24,6 +24,11 @@ class ModelChoice:
     checkpoint: CheckpointInfo | None = None
 
     @property
+    def training(self) -> str:
+        """Name of the training that wrote the checkpoint, or ""."""
+        return self.checkpoint.training if self.checkpoint is not None else ""
+
+    @property
     def trained(self) -> bool:
         """Whether anything was learnt."""
         return self.checkpoint is not None and self.checkpoint.trained
@@ -40,7 +45,9 @@ def choose_models(
     """From names and files to choices.
 
     Without names and files: all checkpoints of the run. A given file belongs to the model that its weights tell. A name
-    without a file means the run's checkpoints of that name, and if it has none, random weights of that extractor.
+    without a file means the run's checkpoints of that model: those in a folder of that name, and, where the name is an
+    extractor's ("viclip", "arp"), all whose weights are of that kind, however the folder is called ("arp-joint"). If
+    there are none, random weights of that extractor.
 
     Raises ConfigError for unknown names, a file that fits no named model, or two choices that would be one store.
     """
@@ -101,8 +108,11 @@ def layers_for(choice: ModelChoice, wanted: Sequence[str], choices: Sequence[Mod
 
 def _of_run(run: RunDir | None, model: str | None) -> list[ModelChoice]:
     choices = []
-    for piece in run.checkpoints(model) if run else []:
+    by_kind = model in EXTRACTORS.names()
+    for piece in run.checkpoints(None if by_kind else model) if run else []:
         info = inspect_checkpoint(piece.path)
+        if by_kind and model not in (piece.model, info.kind):
+            continue
         if info.step != piece.step:
             raise ConfigError(f"{piece.path}: its name says step {piece.step}, its metadata {info.step}; rename it")
         if info.kind is None:
