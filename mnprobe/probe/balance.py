@@ -32,8 +32,12 @@ class _Quota:
     test: _Counts
 
 
-def measurable_sides(items: Items) -> tuple[list[Side], list[str]]:
-    """Sides whose outcomes are known and mixed, and one sentence for each other side that says what is missing."""
+def measurable_sides(items: Items, rows: NDArray[np.int64] | None = None) -> tuple[list[Side], list[str]]:
+    """Sides whose outcomes are known and mixed, and one sentence for each other side that says what is missing.
+
+    `rows` are the episodes that can be tested on; all when not given.
+    """
+    items = items if rows is None else items.take(rows)
     sides: list[Side] = []
     missing: list[str] = []
     remedy = {
@@ -63,6 +67,7 @@ def balanced_draw(
     draw: int = 0,
     seed: int = 0,
     test_share: float = 0.3,
+    test_only: bool = False,
 ) -> dict[Setting, Partition]:
     """One random draw: for success and failure of each side, a partition of equal size.
 
@@ -78,19 +83,21 @@ def balanced_draw(
         draw: number of the draw.
         seed: of all draws.
         test_share: share of each matched set that is tested on.
+        test_only: draw test episodes alone, from the partition "test", for one probe that is trained on others
+            whatever their outcome; training rows are then empty.
 
     Raises:
         TooFewSamples: fewer than NEEDED training or test episodes can be matched; says how many there are.
     """
     rng = np.random.default_rng([seed, 2, draw])
     (codes,), names = encode(items.instructions)
-    quotas = {side: _quota(items, side, holdout, codes, len(names), test_share, rng) for side in sides}
+    quotas = {side: _quota(items, side, holdout, codes, len(names), test_share, rng, test_only) for side in sides}
     n_test = min(int(quota.test.sum()) for quota in quotas.values())
     quotas = {side: _thin_test(quota, n_test, rng) for side, quota in quotas.items()}
     n_train = min(int(quota.train.sum()) for quota in quotas.values())
     drawn: dict[Setting, Partition] = {}
     for side, quota in quotas.items():
-        train = _thin_train(quota, n_train, rng, keep=holdout == "episodes")
+        train = _thin_train(quota, n_train, rng, keep=holdout == "episodes" and not test_only)
         outcome = _outcome(items, side)
         for name, value in (("success", 1), ("failure", 0)):
             setting = next(setting for setting in SETTINGS if setting == f"{side}-{name}")
@@ -125,6 +132,7 @@ def _quota(
     n_instructions: int,
     share: float,
     rng: np.random.Generator,
+    test_only: bool,
 ) -> _Quota:
     outcome = _outcome(items, side)
 
@@ -132,7 +140,10 @@ def _quota(
         both = [np.bincount(codes[rows & (outcome == value)], minlength=n_instructions) for value in (1, 0)]
         return np.minimum(*both).astype(np.int64)
 
-    if has_partitions(items):
+    if test_only:
+        train = np.bincount(codes[items.partitions == "train"], minlength=n_instructions)  # of any outcome
+        test = matched(items.partitions == "test")
+    elif has_partitions(items):
         name = "test" if "test" in items.partitions else "val"
         train, test = matched(items.partitions == "train"), matched(items.partitions == name)
     else:
@@ -143,7 +154,7 @@ def _quota(
             train = train - test
         quota = _Quota(train=train, test=np.where(train > 0, test, 0))
         _check(items, side, holdout, quota)
-        return quota
+        return _Quota(train=np.zeros_like(train), test=quota.test) if test_only else quota
     for attempt in range(_ATTEMPTS):  # some choices of instructions or tasks leave too few episodes: choose others
         quota = _quota_of_groups(items, holdout, codes, train, test, share, rng)
         try:
@@ -153,7 +164,7 @@ def _quota(
                 raise
         else:
             break
-    return quota
+    return _Quota(train=np.zeros_like(train), test=quota.test) if test_only else quota
 
 
 def _quota_of_groups(

@@ -15,7 +15,7 @@ __all__ = ["AlignConfig", "Control", "Mode"]
 Mode = Literal["own-probe", "shared-probe"]
 Control = Literal["none", "shuffled"]
 
-_REVISION = 2  # raise when a change of code changes what the same settings measure
+_REVISION = 3  # raise when a change of code changes what the same settings measure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,8 @@ class AlignConfig:
     modes: tuple[Mode, ...] = ("own-probe", "shared-probe")  # for the four settings
     shuffled: bool = True  # measure the control with shuffled training pairs too
     seeds: int = 5  # probe seeds
+    control_seeds: int = 3  # probe seeds of control pairs (instruction blanked, pixels), if that is fewer
+    shuffled_seeds: int = 2  # probe seeds of the control with shuffled training pairs, if that is fewer
     splits: int = 3  # random train/test splits, where the dataset's own partition does not decide
     draws: int = 20  # balanced draws for the four settings
     test_share: float = 0.3  # share held out, where the dataset's own partition does not decide
@@ -46,7 +48,7 @@ class AlignConfig:
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise ConfigError(f"{name} must be one of {', '.join(values)}, got {getattr(self, name)!r}")
-        for name in ("seeds", "splits", "draws", "resamples", "bound_draws"):
+        for name in ("seeds", "control_seeds", "shuffled_seeds", "splits", "draws", "resamples", "bound_draws"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)!r}")
         if not self.modes or set(self.modes) - set(get_args(Mode)):

@@ -1,6 +1,7 @@
 """One unit of probe work: fit heads on one training set, score them on one or several test sets."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from mnprobe.probe.pairs import Pair
 from mnprobe.probe.retrieval import DirectionRecall, recall_at_k
 from mnprobe.probe.shuffled import shuffled_groups
 
-__all__ = ["DIRECTIONS", "Job", "Record", "check_groups", "run_job"]
+__all__ = ["DIRECTIONS", "Job", "Record", "check_groups", "fit_key", "run_jobs"]
 
 DIRECTIONS = ("u2e", "e2u")
 
@@ -69,13 +70,29 @@ def check_groups(items: Items, rows: NDArray[np.int64], config: AlignConfig, whe
         )
 
 
-def run_job(pair: Pair, job: Job, config: AlignConfig) -> list[Record]:
-    """Fit and score, in one torch thread; the same arguments give the same numbers in any process."""
+def fit_key(pair: Pair, job: Job, config: AlignConfig) -> str:
+    """Stands for everything that the heads depend on: jobs of one key, of whichever pairs, need one fit."""
+    total = hashlib.sha256()
+    for rows in (job.train, job.validation):
+        for array in (pair.u[rows], pair.e[rows]):
+            total.update(repr((array.shape, array.dtype.str)).encode())
+            total.update(np.ascontiguousarray(array).data)
+        total.update("\0".join(map(str, pair.items.groups(config.pairing)[rows])).encode())
+    draw = job.draw if job.control == "shuffled" else -1  # decides how pairs are shuffled, and nothing else
+    total.update(repr((job.control, job.seed, draw)).encode())
+    return total.hexdigest()
+
+
+def run_jobs(work: Sequence[tuple[Pair, Job]], config: AlignConfig) -> list[list[Record]]:
+    """Fit once for jobs of one `fit_key`, and score each, in one torch thread; the same numbers in any process."""
     with torch_threads(1):
-        result = _fit(pair, job, config)
-        if job.heads_file is not None:
-            save_heads(job.heads_file, result.heads, job.fitted_on)
-        return [_score(pair, job, config, result, split, rows) for split, rows in job.tests.items()]
+        result = _fit(*work[0], config)
+        found = []
+        for pair, job in work:
+            if job.heads_file is not None:
+                save_heads(job.heads_file, result.heads, job.fitted_on)
+            found.append([_score(pair, job, config, result, split, rows) for split, rows in job.tests.items()])
+        return found
 
 
 def _fit(pair: Pair, job: Job, config: AlignConfig) -> FitResult:
