@@ -14,7 +14,7 @@ from mnprobe.probe.joint.draws import Draws
 from mnprobe.probe.joint.inputs import prepare_inputs
 
 VICLIP = replace(ViCLIPConfig.tiny(), image_size=32, frames=4)
-ARP = ARPConfig.tiny()
+ARP = ARPConfig(image_size=56, language_length=16, language_width=64)
 
 
 def _prepare(dataset, cache, **changes):
@@ -74,7 +74,7 @@ def test_a_second_training_opens_what_is_there(micro_demos, cache):
         ({}, []),
         ({"viclip": None}, []),
         ({"viclip": replace(VICLIP, width=48)}, []),  # not what is read, but what is done with it
-        ({"arp": replace(ARP, image_size=56)}, []),
+        ({"arp": replace(ARP, image_size=28)}, []),
         ({"viclip": replace(VICLIP, frames=5)}, ["clips"]),
         ({"viclip": replace(VICLIP, image_size=48)}, ["clips"]),
         ({"viclip": replace(VICLIP, crop=(0.5, 0.0, 1.0, 1.0))}, ["clips"]),

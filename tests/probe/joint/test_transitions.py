@@ -13,7 +13,7 @@ from mnprobe.models.arp import ARPConfig
 from mnprobe.probe.joint.inputs import prepare_inputs
 from mnprobe.probe.joint.transitions import codes_to_points
 
-TINY = ARPConfig.tiny()
+SMALL = ARPConfig(image_size=56, language_length=16, language_width=64)
 
 
 def _silent(texts):
@@ -29,13 +29,13 @@ def _steps(dataset):
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_every_step_equals_the_extractors_reading(micro_dataset, tmp_path, stride):
-    inputs = prepare_inputs(micro_dataset, viclip=None, arp=TINY, cache=tmp_path, point_stride=stride, quiet=True)
+    inputs = prepare_inputs(micro_dataset, viclip=None, arp=SMALL, cache=tmp_path, point_stride=stride, quiet=True)
     steps = list(_steps(micro_dataset))
     assert inputs.transition_episode.tolist() == [row for row, _, _ in steps]
     batch = inputs.policy_batch(np.arange(len(steps)), _silent)
     for number, (_, episode, step) in enumerate(steps):
-        frame = arrays_of_frame(episode.frame(step.observed), TINY.cameras)
-        for camera in TINY.cameras:
+        frame = arrays_of_frame(episode.frame(step.observed), SMALL.cameras)
+        for camera in SMALL.cameras:
             points = frame.points[camera][::stride, ::stride].transpose(2, 0, 1)
             found = batch.observation.point_cloud[camera][number]
             assert found.dtype == torch.float32
@@ -50,22 +50,22 @@ def test_every_step_equals_the_extractors_reading(micro_dataset, tmp_path, strid
 
 def test_real_demonstrations_give_the_same_points(rlbench_data, tmp_path):
     dataset = open_dataset(rlbench_data / "rlbench-trimmed")[:2]
-    inputs = prepare_inputs(dataset, viclip=None, arp=ARPConfig.arp(), cache=tmp_path, quiet=True)
+    inputs = prepare_inputs(dataset, viclip=None, arp=SMALL, cache=tmp_path, quiet=True)
     steps = list(_steps(dataset))
     batch = inputs.policy_batch(np.arange(len(steps)), _silent)
     for number, (_, episode, step) in enumerate(steps):
-        frame = arrays_of_frame(episode.frame(step.observed), ARPConfig.arp().cameras)
+        frame = arrays_of_frame(episode.frame(step.observed), SMALL.cameras)
         for camera, points in frame.points.items():
             found = batch.observation.point_cloud[camera][number].numpy()
             np.testing.assert_allclose(found, points.transpose(2, 0, 1), rtol=0, atol=1e-6)
 
 
 def test_rows_come_in_any_order_and_again(micro_dataset, tmp_path):
-    inputs = prepare_inputs(micro_dataset, viclip=None, arp=TINY, cache=tmp_path, quiet=True)
+    inputs = prepare_inputs(micro_dataset, viclip=None, arp=SMALL, cache=tmp_path, quiet=True)
     everything = inputs.policy_batch(np.arange(len(inputs.transition_episode)), _silent)
     rows = np.array([9, 2, 2, 27, 0])
     some = inputs.policy_batch(rows, _silent)
-    for camera in TINY.cameras:
+    for camera in SMALL.cameras:
         assert torch.equal(some.observation.point_cloud[camera], everything.observation.point_cloud[camera][rows])
         assert torch.equal(some.observation.rgb[camera], everything.observation.rgb[camera][rows])
     assert torch.equal(some.target.pose, everything.target.pose[rows])
@@ -73,18 +73,18 @@ def test_rows_come_in_any_order_and_again(micro_dataset, tmp_path):
 
 def test_the_policy_is_given_what_it_is_given_elsewhere(micro_dataset, tmp_path):
     """The whole observation, language included, as `ARPInputs` makes it for extraction and rollouts."""
-    language = language_encoder_for(TINY, weights=None)
-    inputs = prepare_inputs(micro_dataset, viclip=None, arp=TINY, cache=tmp_path, quiet=True)
+    language = language_encoder_for(SMALL, weights=None)
+    inputs = prepare_inputs(micro_dataset, viclip=None, arp=SMALL, cache=tmp_path, quiet=True)
     steps = list(_steps(micro_dataset))[5:9]
     found = inputs.policy_batch(np.arange(5, 9), language).observation
-    expected = ARPInputs(TINY, language, device="cpu").observation(
-        [arrays_of_frame(episode.frame(step.observed), TINY.cameras) for _, episode, step in steps],
+    expected = ARPInputs(SMALL, language, device="cpu").observation(
+        [arrays_of_frame(episode.frame(step.observed), SMALL.cameras) for _, episode, step in steps],
         [episode.instruction for _, episode, _ in steps],
     )
     torch.testing.assert_close(found.language, expected.language, rtol=0, atol=1e-5)
     assert torch.equal(found.state, expected.state)
     assert list(found.rgb) == list(expected.rgb)  # the order of the cameras is part of the model
-    for camera in TINY.cameras:
+    for camera in SMALL.cameras:
         assert torch.equal(found.rgb[camera], expected.rgb[camera])
         assert found.point_cloud[camera].is_contiguous()
 
@@ -96,7 +96,7 @@ def test_each_instruction_is_spoken_once_and_reaches_its_episodes(micro_dataset,
         asked.extend(texts)
         return torch.stack([torch.full((2, 3), float(sum(map(ord, text)))) for text in texts])
 
-    inputs = prepare_inputs(micro_dataset, viclip=None, arp=TINY, cache=tmp_path, quiet=True)
+    inputs = prepare_inputs(micro_dataset, viclip=None, arp=SMALL, cache=tmp_path, quiet=True)
     for rows in (np.arange(20), np.array([27, 3])):
         told = inputs.policy_batch(rows, language).observation.language
         texts = inputs.instructions[inputs.transition_episode[rows]]
@@ -107,11 +107,11 @@ def test_each_instruction_is_spoken_once_and_reaches_its_episodes(micro_dataset,
 
 
 def test_only_the_policys_cameras_are_read(micro_dataset, tmp_path):
-    two = replace(TINY, cameras=("wrist", "front"))
+    two = replace(SMALL, cameras=("wrist", "front"))
     inputs = prepare_inputs(micro_dataset, viclip=None, arp=two, cache=tmp_path, quiet=True)
     batch = inputs.policy_batch([4], _silent)
     assert list(batch.observation.rgb) == ["wrist", "front"]
-    whole = prepare_inputs(micro_dataset, viclip=None, arp=TINY, cache=tmp_path, quiet=True).policy_batch([4], _silent)
+    whole = prepare_inputs(micro_dataset, viclip=None, arp=SMALL, cache=tmp_path, quiet=True).policy_batch([4], _silent)
     for camera in two.cameras:
         assert torch.equal(batch.observation.point_cloud[camera], whole.observation.point_cloud[camera])
 
