@@ -146,7 +146,7 @@ def prepare_inputs(
     cache: Path,
     camera: str = "front",
     frames_rule: FramesRule = "middle",
-    point_stride: int = 1,
+    point_stride: int | None = None,
     workers: int = 1,
     quiet: bool = False,
     note: Callable[[str], None] | None = None,
@@ -165,7 +165,8 @@ def prepare_inputs(
         cache: folder of prepared inputs; made if needed.
         camera: whose colours the clips show.
         frames_rule: which frames of an episode make its clip.
-        point_stride: keep every so many-th row and column of the policy's images.
+        point_stride: keep every so many-th row and column of the policy's images; None takes the policy's own setting,
+            with which it is shown scenes when it acts.
         workers: processes that decode; 1 decodes in this one. Others take seconds to start, which pays for hundreds
             of long episodes (RLBench's), not for the tabletop's.
         quiet: show no progress.
@@ -183,7 +184,8 @@ def prepare_inputs(
     instructions = [episode.instruction for episode in dataset]
     fingerprint = dataset.fingerprint()
     cameras = arp.cameras if arp is not None else ()
-    stride = point_stride if cameras else 1
+    own = arp.point_stride if arp is not None else 1
+    stride = own if arp is None or point_stride is None else point_stride
     readers: dict[str, _Reader] = {"steps": partial(_read_steps, cameras=cameras, point_stride=stride)}
     keys = {"steps": steps_key(cameras, stride)}
     if viclip is not None:
@@ -209,8 +211,8 @@ def prepare_inputs(
     )
 
 
-def _check(arp: ARPConfig | None, point_stride: int, workers: int) -> None:
-    if point_stride < 1:
+def _check(arp: ARPConfig | None, point_stride: int | None, workers: int) -> None:
+    if point_stride is not None and point_stride < 1:
         raise ConfigError(f"point_stride must be at least 1, got {point_stride!r}")
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers!r}")

@@ -14,7 +14,17 @@ from mnprobe.models.untrained import untrained_viclip
 from mnprobe.models.viclip import ViCLIPConfig
 from mnprobe.probe.joint.inputs import prepare_inputs
 
-TINY = replace(ViCLIPConfig.tiny(), vocabulary=60)
+SMALL = ViCLIPConfig(
+    image_size=64,
+    width=24,
+    layers=1,
+    heads=2,
+    embed_dim=8,
+    vocabulary=60,
+    text_width=8,
+    text_layers=1,
+    text_heads=1,
+)
 
 
 def _extracted(dataset, config, camera, rule):
@@ -31,7 +41,7 @@ def _extracted(dataset, config, camera, rule):
     ],
 )
 def test_they_equal_the_extractors(micro_dataset, tmp_path, changes, camera, rule):
-    config = replace(TINY, **changes)
+    config = replace(SMALL, **changes)
     inputs = prepare_inputs(
         micro_dataset, viclip=config, arp=None, cache=tmp_path, camera=camera, frames_rule=rule, quiet=True
     )
@@ -47,15 +57,15 @@ def test_they_equal_the_extractors(micro_dataset, tmp_path, changes, camera, rul
 def test_an_episode_shorter_than_a_clip_repeats_its_last_frame(write_demo, tmp_path):
     write_demo(tmp_path / "demos", "open_drawer", 0, "train", 0, "open it", 5)
     dataset = open_dataset(tmp_path / "demos")
-    clip = prepare_inputs(dataset, viclip=TINY, arp=None, cache=tmp_path / "cache", quiet=True).clips([0])
-    assert torch.equal(clip, _extracted(dataset, TINY, "front", "middle"))
+    clip = prepare_inputs(dataset, viclip=SMALL, arp=None, cache=tmp_path / "cache", quiet=True).clips([0])
+    assert torch.equal(clip, _extracted(dataset, SMALL, "front", "middle"))
     assert torch.equal(clip[0, 4], clip[0, 7])
     assert not torch.equal(clip[0, 3], clip[0, 4])
 
 
 def test_a_camera_that_is_not_there_is_named(micro_dataset, tmp_path):
     with pytest.raises(DataError, match="overhead"):
-        prepare_inputs(micro_dataset, viclip=TINY, arp=None, cache=tmp_path, camera="overhead", quiet=True)
+        prepare_inputs(micro_dataset, viclip=SMALL, arp=None, cache=tmp_path, camera="overhead", quiet=True)
 
 
 def test_clips_that_were_not_prepared_are_refused(micro_dataset, tmp_path):

@@ -13,7 +13,7 @@ from mnprobe.models.viclip import ViCLIPConfig
 from mnprobe.probe.joint.draws import Draws
 from mnprobe.probe.joint.inputs import prepare_inputs
 
-VICLIP = replace(ViCLIPConfig.tiny(), image_size=32, frames=4)
+VICLIP = ViCLIPConfig(image_size=32, frames=4, width=24, heads=2)
 ARP = ARPConfig(image_size=56, language_length=16, language_width=64)
 
 

@@ -71,21 +71,24 @@ def test_rows_come_in_any_order_and_again(micro_dataset, tmp_path):
     assert torch.equal(some.target.pose, everything.target.pose[rows])
 
 
-def test_the_policy_is_given_what_it_is_given_elsewhere(micro_dataset, tmp_path):
-    """The whole observation, language included, as `ARPInputs` makes it for extraction and rollouts."""
-    language = language_encoder_for(SMALL, weights=None)
-    inputs = prepare_inputs(micro_dataset, viclip=None, arp=SMALL, cache=tmp_path, quiet=True)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_policy_is_given_what_it_is_given_elsewhere(micro_dataset, tmp_path, stride):
+    """The whole observation, language and density included, as `ARPInputs` makes it for extraction and rollouts."""
+    config = replace(SMALL, point_stride=stride)
+    language = language_encoder_for(config, weights=None)
+    inputs = prepare_inputs(micro_dataset, viclip=None, arp=config, cache=tmp_path, quiet=True)
     steps = list(_steps(micro_dataset))[5:9]
     found = inputs.policy_batch(np.arange(5, 9), language).observation
-    expected = ARPInputs(SMALL, language, device="cpu").observation(
-        [arrays_of_frame(episode.frame(step.observed), SMALL.cameras) for _, episode, step in steps],
+    expected = ARPInputs(config, language, device="cpu").observation(
+        [arrays_of_frame(episode.frame(step.observed), config.cameras) for _, episode, step in steps],
         [episode.instruction for _, episode, _ in steps],
     )
     torch.testing.assert_close(found.language, expected.language, rtol=0, atol=1e-5)
     assert torch.equal(found.state, expected.state)
     assert list(found.rgb) == list(expected.rgb)  # the order of the cameras is part of the model
-    for camera in SMALL.cameras:
+    for camera in config.cameras:
         assert torch.equal(found.rgb[camera], expected.rgb[camera])
+        torch.testing.assert_close(found.point_cloud[camera], expected.point_cloud[camera], rtol=0, atol=1e-9)
         assert found.point_cloud[camera].is_contiguous()
 
 
