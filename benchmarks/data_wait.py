@@ -70,7 +70,7 @@ def shares(dataset: Dataset, config: TrainConfig, scratch: Path) -> tuple[float,
     run = RunDir.create(scratch / "run")
     viclip, arp = config.viclip_config(), config.arp_config()
     inputs = prepare_inputs(
-        dataset, viclip=viclip, arp=arp, cache=run.path / "cache", point_stride=config.point_stride, quiet=True
+        dataset, viclip=viclip, arp=arp, cache=run.path / "cache", quiet=True
     )
     start = time.process_time()
     result = train(config, dataset, run, device="cpu")

@@ -116,7 +116,7 @@ def compare(batch: int | None, rounds: int) -> float:
     generator = torch.Generator().manual_seed(0)
     sizes_u, sizes_e = config.viclip_config(), config.arp_config()
     given = synthetic_clips(sizes_u, clips, generator)
-    scenes = synthetic_batch(sizes_e, transitions, CAMERA_SIDE // config.point_stride, generator)
+    scenes = synthetic_batch(sizes_e, transitions, CAMERA_SIDE // config.arp_config().point_stride, generator)
     noise = TrainNoise.draw(generator, scenes, sizes_e)
     settings = StepSettings(lambda_ee=config.lambda_ee, lambda_align=config.lambda_align, tau=config.tau)
     both = replace(given, batch=scenes, noise=noise, settings=settings)

@@ -61,9 +61,6 @@ def train(
         Literal["se3", "shift", "none"] | None, typer.Option(help="Scenes shifted and turned, shifted, or left.")
     ] = None,
     colour_noise: Annotated[bool | None, typer.Option(help="Noise on the policy's colours.")] = None,
-    point_stride: Annotated[
-        int | None, typer.Option(help="Every so many-th pixel, both ways, becomes a point.")
-    ] = None,
     camera: Annotated[str | None, typer.Option(help="Camera of the clips.")] = None,
     precision: Annotated[
         Literal["float32", "bf16"] | None, typer.Option(help="bf16 = mixed precision in both models.")
@@ -140,7 +137,6 @@ def train(
         "clip_norm": clip_norm,
         "augment": augment,
         "colour_noise": colour_noise,
-        "point_stride": point_stride,
         "camera": camera,
         "precision": precision,
         "checkpoints": _checkpoints(checkpoint_every, checkpoint_at),

@@ -37,7 +37,7 @@ _OF_VIDEO = (
     "understanding_share",
     "recompute",
 )
-_OF_POLICY = ("arp", "policy", "lambda_ee", "augment", "colour_noise", "point_stride", "language_seed")
+_OF_POLICY = ("arp", "policy", "lambda_ee", "augment", "colour_noise", "language_seed")
 _OF_ALIGNMENT = ("align", "heads", "head_depth", "dim", "tau", "positives")
 
 
@@ -89,8 +89,6 @@ class TrainConfig:
     """se3: shift and turn the scene; shift: shift it only; none: leave it. The zoom centre and the rotation tokens that
     are fed in are noisy in any case, as the policy's own configuration says."""
     colour_noise: bool = True
-    point_stride: int = 1
-    """Every so manyth pixel of each row and column becomes a point; 2 renders a quarter of the points."""
     camera: str = "front"
     """Camera of the clips. The policy's cameras are in its own configuration."""
     frames_rule: FramesRule = "middle"
@@ -109,7 +107,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         self._check_names()
-        for name in ("updates", "batch", "dim", "head_depth", "point_stride"):
+        for name in ("updates", "batch", "dim", "head_depth"):
             _whole(name, getattr(self, name))
         if self.clips is not None:
             _whole("clips", self.clips)

@@ -357,7 +357,6 @@ def _prepare(
         cache=run.path / "cache",
         camera=config.camera,
         frames_rule=config.frames_rule,
-        point_stride=config.point_stride,
         workers=workers,
         quiet=quiet or not team.leads,
         note=say,

@@ -219,7 +219,6 @@ def micro():
             "video": OptimiserConfig(kind="adamw", lr=1e-3, warmup=2),
             "policy": OptimiserConfig(kind="adamw", lr=1e-3, warmup=2),
             "align": OptimiserConfig(kind="adamw", lr=1e-3),
-            "point_stride": 2,
             "augment": "shift",
             "colour_noise": False,
             "checkpoints": (0.0, 0.5, 1.0),
