@@ -109,16 +109,16 @@ def load_state(folder: Path, asked: Mapping[str, Any], *, device: str) -> TrainS
         return None
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).split("\n")[0]
-        raise CheckpointError(
-            f"{path}: damaged or not the state of a training ({reason}); {_way_out(folder)}"
-        ) from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path}: holds more than numbers, so it is not read; {_anew()}") from error
+    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+        reason = str(error).split(". ")[0].split("\n")[0]
+        raise CheckpointError(f"{path}: damaged or cut short ({reason}); {_anew()}") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise CheckpointError(f"{path}: not the state of a training of this version; {_way_out(folder)}")
+        raise CheckpointError(f"{path}: not the state of a training of this version; {_anew()}")
     if content["config_hash"] != config_hash(dict(asked)):
         raise CheckpointError(
-            f"{path}: belongs to another configuration than {folder / CONFIG_NAME} records; {_way_out(folder)}"
+            f"{path}: belongs to another configuration than {folder / CONFIG_NAME} records; {_anew()}"
         )
     return TrainState(**{name: value for name, value in content.items() if name not in ("format", "config_hash")})
 
@@ -134,9 +134,13 @@ def restore(state: TrainState, model: nn.Module, optimisers: Mapping[str, Optimi
             optimiser.load_state_dict(state.optimisers[name])
     except (RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{folder / STATE_NAME}: does not fit the models of its own configuration ({error}); {_way_out(folder)}"
+            f"{folder / STATE_NAME}: does not fit the models of its own configuration ({error}); {_anew()}"
         ) from error
 
 
 def _way_out(folder: Path) -> str:
     return f"give the new one a --name of its own, or remove {folder} and its checkpoints to begin anew"
+
+
+def _anew() -> str:
+    return "remove it, and the same command trains from the start and writes the same checkpoints again"
