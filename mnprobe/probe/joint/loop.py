@@ -86,6 +86,7 @@ def train(
     save_every: int = _SAVE_EVERY,
     log_every: int = _LOG_EVERY,
     workers: int = 1,
+    cache: Path | None = None,
     team: Team | None = None,
     quiet: bool = True,
     note: Callable[[str], None] | None = None,
@@ -108,6 +109,7 @@ def train(
         save_every: updates between two states that a stopped training can go on from; checkpoints always save one.
         log_every: updates between two rows of the table of losses.
         workers: threads that decode images, the first time.
+        cache: folder of the decoded inputs, which trainings of several runs may share; the run's own when None.
         team: the processes that share each batch; found from torchrun's variables when None.
         quiet: show no progress.
         note: called with remarks for the user.
@@ -143,7 +145,9 @@ def train(
                 keeper.check(start.config.checkpoint_steps())
                 return _result(keeper, "kept", done)
             _remark(start, say)
-            inputs = _prepare(start, dataset, run, workers=workers, team=crew, quiet=quiet, say=say)
+            inputs = _prepare(
+                start, dataset, cache or run.path / "cache", workers=workers, team=crew, quiet=quiet, say=say
+            )
             training = _Training(keeper, inputs, place, crew, log_every=log_every, save_every=save_every)
             crew.barrier()  # all have seen what was there before anything is written
             if crew.leads:
@@ -347,14 +351,14 @@ def _result(keeper: Keeper, status: Literal["trained", "kept"], told: Mapping[st
 
 
 def _prepare(
-    start: Start, dataset: Dataset, run: RunDir, *, workers: int, team: Team, quiet: bool, say: Callable[[str], None]
+    start: Start, dataset: Dataset, cache: Path, *, workers: int, team: Team, quiet: bool, say: Callable[[str], None]
 ) -> TrainingInputs:
     config, model = start.config, start.model
     return prepare_inputs(
         dataset,
         viclip=None if model.viclip is None else model.viclip.config,
         arp=None if model.arp is None else model.arp.config,
-        cache=run.path / "cache",
+        cache=cache,
         camera=config.camera,
         frames_rule=config.frames_rule,
         workers=workers,
