@@ -186,38 +186,15 @@ def train(
 
 def _config(base: "TrainConfig", only: str | None, given: dict[str, Any], option: list[str]) -> "TrainConfig":
     """The preset, with everything replaced that was given."""
+    from mnprobe.cli.train_settings import changed, read_settings
     from mnprobe.core.errors import ConfigError
-    from mnprobe.features.options import parse_options
-    from mnprobe.probe.joint import TrainConfig
 
-    values = base.to_dict()
-    if only is not None:
-        values["sides"] = only
-        values["lambda_align"] = 0.0  # unless it is asked for, which is refused: one side has nothing to align with
-    for pair in option:
-        if "=" not in pair[1:]:
-            raise ConfigError(f"--set must be KEY=VALUE, such as policy.kind=lamb; got {pair!r}")
-    for key, value in parse_options(option).items():
-        if key in given:
-            raise ConfigError(f"--set {key}: is given by another option too; leave one of them out")
-        if key in ("sides", "updates"):
-            own = "--only" if key == "sides" else "--updates"
-            raise ConfigError(f"--set {key}: is an option of its own; write {own}")
-        given = given | {key: value}
-    for key, value in given.items():
-        place, _, entry = key.partition(".")
-        if entry:
-            if not isinstance(values.get(place), dict):
-                raise ConfigError(
-                    f"--set {key}: there are no settings below {place!r}; known are viclip, arp, video, policy, align"
-                )
-            values[place] = values[place] | {entry: value}
-        else:
-            values[place] = value
-    if values["clip_norm"] == 0:
-        values["clip_norm"] = None
-    config = TrainConfig.from_dict(values)
-    for key in given if only is not None else ():
+    settings = read_settings(option, own={"sides": "--only", "updates": "--updates"}, given=given)
+    sides: dict[str, Any] = {}
+    if only is not None:  # no alignment, unless it is asked for, which is refused: one side has nothing to align with
+        sides = {"sides": only, "lambda_align": 0.0}
+    config = changed(base, sides | settings)
+    for key in settings if only is not None else ():
         if key.partition(".")[0] in config.unused:
             raise ConfigError(f"{key} is set, but only the {only} side is trained, which does not use it; leave it out")
     return config
