@@ -62,6 +62,7 @@ def join_team(*, accelerators: bool = False) -> Iterator[Team]:
     """The team that the environment variables of torchrun describe (RANK, WORLD_SIZE, LOCAL_RANK), or a team of one.
 
     Processes talk through gloo: mostly they exchange nothing but barriers and single numbers, whatever the device.
+    Within a team this gives the same team again, so that a job may be part of a larger one.
     With `accelerators` they also exchange what lies on GPUs, through NCCL, and each takes the GPU of its number.
     Raises ConfigError when the variables contradict each other.
     """
@@ -79,6 +80,9 @@ def join_team(*, accelerators: bool = False) -> Iterator[Team]:
         return
     import torch.distributed as dist
 
+    if dist.is_initialized():  # a team cannot be left and joined again: its meeting place remembers the first time
+        yield Team(rank, size, local)
+        return
     dist.init_process_group(_backend(local) if accelerators else "gloo", timeout=_PATIENCE)
     try:
         yield Team(rank, size, local)

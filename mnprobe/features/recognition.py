@@ -8,6 +8,7 @@ come from here.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -134,7 +135,7 @@ def same_tokens(texts: Sequence[str], context: int) -> list[tuple[str, str]]:
     """
     first: dict[tuple[int, ...], str] = {}
     pairs = []
-    for text, ids in zip(texts, Tokenizer(context).tokenize(texts).tolist(), strict=True):
+    for text, ids in zip(texts, _tokenizer(context).tokenize(texts).tolist(), strict=True):
         other = first.setdefault(tuple(ids), text)
         if other is not text:
             pairs.append((other, text))
@@ -157,7 +158,7 @@ def encode_texts(model: ViCLIP, texts: Sequence[str], *, precision: str = "float
             "it cannot read instructions, so it cannot recognise"
         )
     device = model.temp.device
-    ids = Tokenizer(model.config.text_context).tokenize(texts)
+    ids = _tokenizer(model.config.text_context).tokenize(texts)
     with autocast(str(device), precision):
         parts = [model.encode_text(part.to(device)) for part in torch.split(ids, _TEXTS_AT_ONCE)]
     found: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
@@ -190,6 +191,12 @@ def rank_texts(u: NDArray[Any], texts: NDArray[Any], own: NDArray[np.int64]) -> 
     best_other = others.max(axis=1)
     margin = np.where(np.isneginf(best_other), np.nan, np.round(mine[:, 0] - best_other, _DIGITS))
     return Ranking(best=np.argmax(cosine, axis=1), rank=rank, margin=margin)
+
+
+@cache
+def _tokenizer(context: int) -> Tokenizer:
+    """Reading the vocabulary takes longer than all the texts of a dataset."""
+    return Tokenizer(context)
 
 
 def _cosines(u: NDArray[Any], texts: NDArray[Any]) -> NDArray[np.float64]:

@@ -1,6 +1,5 @@
 """What `mnprobe recognize` does: every video model of a run against all instructions of the dataset (Table 1)."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from mnprobe.core.provenance import config_hash, now
 from mnprobe.core.rundir import RunDir
 from mnprobe.data import Dataset, open_dataset
 from mnprobe.features.devices import resolve_device
+from mnprobe.features.distributed import Team, join_team
 from mnprobe.features.extract import extract
 from mnprobe.features.options import one_of
 from mnprobe.features.recognition import (
@@ -40,6 +40,7 @@ __all__ = ["Recognized", "read_candidates", "recognize"]
 
 _SHOWN = 3
 _WHERE = ("model", "step", "source")
+Status = Literal["kept", "store", "computed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Recognized:
     predictions: "pd.DataFrame"
     table: Path
     predictions_table: Path
-    status: Mapping[tuple[str, int], Literal["kept", "store", "computed"]]
+    status: Mapping[tuple[str, int], Status]
 
 
 def recognize(
@@ -144,7 +145,9 @@ def recognize(
         quiet=quiet,
         say=say,
     )
-    status = {(model.name, model.step): work.do(model) for model in chosen}
+    with join_team() as team:
+        status = {(model.name, model.step): work.do(model, team) for model in chosen}
+        team.barrier()
     return work.result(chosen, status)
 
 
@@ -183,27 +186,30 @@ class _Work:
     quiet: bool
     say: Callable[[str], None]
 
-    def do(self, model: VideoModel) -> Literal["kept", "store", "computed"]:
-        """Measure one model, or keep what is there."""
+    def do(self, model: VideoModel, team: Team) -> Status:
+        """Measure one model, or keep what is there; process 0 decides, scores and writes."""
         digest = self.digest(model)
         key = config_hash([digest, model.name, model.step, self.source, self.partition])
         cache = self.table.parent / ".recognition" / f"{key}.h5"
-        if self._finished(model, digest):
-            return "kept"
-        stored = self._stored(model)
-        u = self._computed(model, cache) if stored is None else stored
-        if _leads():
-            self._write(model, digest, u)
+        stored = None
+        ways: tuple[Status, ...] = ("kept", "store", "computed")
+        way = 0
+        if team.leads and not self._finished(model, digest):
+            stored = self._stored(model)
+            way = 2 if stored is None else 1
+        way = team.agree(way)
+        if ways[way] == "computed":
+            self._compute(model, cache)
+        if team.leads and ways[way] != "kept":
+            self._write(model, digest, _values(cache) if stored is None else stored)
             _remove(cache)
-        return "computed" if stored is None else "store"
+        return ways[way]
 
     def digest(self, model: VideoModel) -> str:
         """Of all that decides the predictions of `model`, whichever partition is looked at."""
         return config_hash({**self.settings, "weights": model.identity()})
 
-    def result(
-        self, models: Sequence[VideoModel], status: Mapping[tuple[str, int], Literal["kept", "store", "computed"]]
-    ) -> Recognized:
+    def result(self, models: Sequence[VideoModel], status: Mapping[tuple[str, int], Status]) -> Recognized:
         """The rows of these models."""
         rows, predictions = RECOGNITION.read(self.table), PREDICTIONS.read(self.predictions)
         digests = {self.digest(model) for model in models}
@@ -267,7 +273,8 @@ class _Work:
                 f"({len(set(file.columns['instruction'].tolist()))}); those counted here are among {len(self.texts)}"
             )
 
-    def _computed(self, model: VideoModel, cache: Path) -> NDArray[Any]:
+    def _compute(self, model: VideoModel, cache: Path) -> None:
+        """Extract u into a store of its own, which a stopped run leaves to the next."""
         extract(
             self.folder,
             out=cache,
@@ -289,10 +296,6 @@ class _Work:
             quiet=self.quiet,
             note=self.say,
         )
-        if not _leads():
-            return np.empty((0, 0))
-        with open_features(cache) as file:
-            return file.layer("u").pooled("mean")
 
     def _write(self, model: VideoModel, digest: str, u: NDArray[Any]) -> None:
         viclip = model.load(resolve_device(self.device))
@@ -404,12 +407,12 @@ def _columns(dataset: Dataset) -> Columns:
     return {name: np.array(values, dtype=object) for name, values in rows.items()}
 
 
+def _values(cache: Path) -> NDArray[Any]:
+    with open_features(cache) as file:
+        return file.layer("u").pooled("mean")
+
+
 def _remove(cache: Path) -> None:
     cache.unlink(missing_ok=True)
     with suppress(OSError):  # other models' unfinished pieces may lie there
         cache.parent.rmdir()
-
-
-def _leads() -> bool:
-    """Under torchrun only process 0 writes tables."""
-    return os.environ.get("RANK", "0") == "0"
