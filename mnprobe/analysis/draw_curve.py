@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mnprobe.analysis.curve import CurveData, curve_data
+from mnprobe.analysis.curve import OUTCOMES, CurveData, curve_data
 from mnprobe.analysis.curve_figure import curve_figure
 from mnprobe.analysis.curve_looks import metric_name
 from mnprobe.analysis.curve_words import curve_caption
@@ -81,7 +81,9 @@ def draw_curve(
     write_table(data.points, table)
     saved = save_figure(curve_figure(data, log_steps=log_steps, progress=progress), stem)
     about = FigureNote(
-        title=f"{metric_name(metric)} over training checkpoints" if not data.single else f"{metric_name(metric)}",
+        title=metric_name(metric)
+        + ("" if data.single else " over training checkpoints")
+        + ("" if split == "all" else f", {'success and failure' if split == OUTCOMES else split}"),
         caption=caption,
         command=command or command_line("curve", {"metric": metric, "split": split}),
         facts={"points": len(data.points), "single_checkpoint": data.single},

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from mnprobe.analysis.curve import DIFFERENCE, OUTCOMES, CurveData, curve_data
-from mnprobe.analysis.curve_looks import series_name
 from mnprobe.analysis.differences import SEEDS, Difference, from_intervals, from_pairs, over_trainings
 from mnprobe.analysis.results import read_predictions, read_recognition, read_success, settled_recognition
 from mnprobe.analysis.success_table import ALL_TASKS, find_rollouts
@@ -28,16 +27,21 @@ _LINE_NAMES = {
 }
 
 
+_SIDES = {"understanding": "actions recognised or not", "execution": "actions carried out or not"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """One comparison: `subject` (a training), `where` (what it was measured on), chance (NaN where there is none).
 
-    `leads` says that the answer in words is made of it.
+    `held_out` says what the test episodes are, where that makes a difference; `leads` that the answer in words is made
+    of this comparison.
     """
 
     subject: str
     where: str
     difference: Difference
+    held_out: str = ""
     chance: float = float("nan")
     leads: bool = False
 
@@ -56,6 +60,11 @@ class Finding:
     after: str = ""
     rows: tuple[Comparison, ...] = ()
     note: str = ""
+
+    @property
+    def leading(self) -> tuple[Comparison, ...]:
+        """The comparisons that the answer in words is made of; all of them where none leads."""
+        return tuple(row for row in self.rows if row.leads) or self.rows
 
 
 def findings(run: RunDir, problems: list[str] | None = None) -> tuple[Finding, ...]:
@@ -111,7 +120,8 @@ def _rise(table: pd.DataFrame | None) -> Finding:
         rows.append(
             Comparison(
                 subject=_subject(first["training"], understanding, execution),
-                where=_where(str(series), str(holdout)),
+                where=_LINE_NAMES[str(series)],
+                held_out=HOLDOUTS.get(str(holdout), str(holdout)),
                 difference=_between(data, first, last),
                 chance=float(last["chance"]),
                 leads=holdout == points["holdout"].iloc[0],
@@ -143,7 +153,8 @@ def _success(table: pd.DataFrame | None) -> Finding:
             rows.append(
                 Comparison(
                     subject=_subject(row["training"], row["understanding"], row["execution"]),
-                    where=f"{side} outcomes, {row['source_e']}{words}, step {row['step']}; held out: {row['holdout']}",
+                    where=f"{_SIDES.get(side, side)} ({row['source_e']}, step {row['step']}){words}",
+                    held_out=HOLDOUTS.get(str(row["holdout"]), str(row["holdout"])),
                     difference=_gap(data, row, levels if not words else None),
                     leads=bool(row["holdout"] == data.points["holdout"].iloc[0]),
                 )
@@ -175,7 +186,8 @@ def _aligned(table: pd.DataFrame | None) -> Finding:
         rows.append(
             Comparison(
                 subject=f"joint, step {max(steps)}",
-                where=_where(str(series), str(holdout)),
+                where=_LINE_NAMES[str(series)],
+                held_out=HOLDOUTS.get(str(holdout), str(holdout)),
                 difference=_between(data, here.loc["baseline"], here.loc["joint"]),
                 chance=float(here.loc["joint", "chance"]),
                 leads=holdout == points["holdout"].iloc[0],
@@ -368,10 +380,11 @@ def _sentence(where: str, rows: Sequence[Comparison]) -> str:
             ends += f", 95 % interval {100 * made.low:+.1f} to {100 * made.high:+.1f}"
         pieces.append(f"{row.subject}: {made.verdict} ({ends})")
     counts = ", ".join(dict.fromkeys(row.difference.n for row in rows))
+    held = "".join(dict.fromkeys(f"; held out: {row.held_out}" for row in rows if row.held_out))
     bases = ", ".join(dict.fromkeys(row.difference.basis for row in rows))
     levels = sorted({f"{100 * row.chance:.1f}" for row in rows if np.isfinite(row.chance)})
     chance = f"; chance {' to '.join(dict.fromkeys((levels[0], levels[-1])))} %" if levels else ""
-    return f"{where[0].upper()}{where[1:]}. {'; '.join(pieces)}. n = {counts}{chance}; {bases}."
+    return f"{where[0].upper()}{where[1:]}{held}. {'; '.join(pieces)}. n = {counts}{chance}; {bases}."
 
 
 def _open(question: str, why: str) -> Finding:
@@ -380,10 +393,6 @@ def _open(question: str, why: str) -> Finding:
 
 def _subject(training: object, understanding: object, execution: object) -> str:
     return str(training) or f"{understanding} and {execution}"
-
-
-def _where(series: str, holdout: str) -> str:
-    return f"{_LINE_NAMES.get(series, series_name(series))}; held out: {HOLDOUTS.get(holdout, holdout)}"
 
 
 def _seeds_note(points: pd.DataFrame) -> str:

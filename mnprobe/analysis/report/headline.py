@@ -129,7 +129,7 @@ def caveats(points: pd.DataFrame, table: pd.DataFrame, notes: Sequence[str] = ()
 def _rivals(claim: pd.Series, points: pd.DataFrame) -> list[str]:
     """Controls that score as high as the claim, and those whose interval meets the claim's: they explain it as well."""
     same = (points["understanding"] == claim["understanding"]) & (points["execution"] == claim["execution"])
-    controls = points[same & ~points["series"].isin(["main", "rollouts"])]
+    controls = points[same & ~points["series"].isin(["main", "rollouts", "rollouts-pixels", "rollouts-shuffled"])]
     higher = controls["value"] >= claim["value"]
     meets = ~higher & (controls["ci_high"] >= claim["ci_low"])
     told = []
@@ -161,11 +161,12 @@ def _range(row: pd.Series) -> str:
 def _headline(row: pd.Series, place: int) -> Headline:
     weights = {(True, True): "trained", (False, False): "both random"}
     one = "u random" if not row["trained_u"] else "e random"
-    pixels = row["series"] == "pixels"
+    pixels = row["series"] in ("pixels", "rollouts-pixels")
     return Headline(
         what=_name(row["series"]),
         step=int(row["step"]),
-        pair=f"{row['understanding']} and {row['execution']}",
+        pair=f"{row['understanding']} and {row['execution']}"
+        + (f" (mean of {row['n_trainings']} trainings)" if row["n_trainings"] > 1 else ""),
         place=place,
         holdout=str(row["holdout"]),
         holdout_words=HOLDOUTS.get(str(row["holdout"]), str(row["holdout"])),
