@@ -65,7 +65,7 @@ def rollout(
     """Let a policy play episodes in a world; write them like demonstrations, with outcomes; tabulate success per task.
 
     Stop it at any moment; run it again to go on. Episodes lie in the run's rollouts/<model>/step_<number>/. Features
-    are extracted from them as from demonstrations: mnprobe extract --source rollouts --data that/folder. Success per
+    are extracted from all of them by mnprobe extract --source rollouts. Success per
     task, with Wilson's 95 % intervals, is printed and written to the run's results/success.csv.
 
     Example: mnprobe rollout --run runs/first --policy expert --task open_drawer --episodes 5

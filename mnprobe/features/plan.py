@@ -16,17 +16,27 @@ __all__ = ["ModelChoice", "choose_models", "layers_for"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """One model at one checkpoint; `name` is what its features are filed under, `checkpoint` None = random weights."""
+    """One model at one checkpoint; `name` is what its features are filed under, `checkpoint` None = random weights.
+
+    `beside` is the training that features without a checkpoint (pixels) belong to, where they are of episodes that a
+    policy of that training played: they then lie in a folder of their own, `<name>-<training>`.
+    """
 
     kind: str
     name: str
     step: int = 0
     checkpoint: CheckpointInfo | None = None
+    beside: str = ""
 
     @property
     def training(self) -> str:
-        """Name of the training that wrote the checkpoint, or ""."""
-        return self.checkpoint.training if self.checkpoint is not None else ""
+        """Name of the training that the features belong to, or ""."""
+        return self.checkpoint.training if self.checkpoint is not None else self.beside
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder of its features."""
+        return f"{self.name}-{self.beside}" if self.beside else self.name
 
     @property
     def trained(self) -> bool:
