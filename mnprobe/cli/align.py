@@ -14,6 +14,9 @@ __all__ = ["align"]
 
 _SPLITS = "all; success for the four settings of success and failure; or one of them, such as execution-failure."
 _HOLDOUTS = "What test episodes are: episodes (new ones of known instructions), instructions, tasks, or both."
+_FIT_ON = (
+    "Where heads for rollouts are fitted: demos of the same models where there are some (auto), own episodes, demos."
+)
 _LOSSES = "Eq. 2 as printed (diagonal), same group out of the denominator (exclude), or as positives (multi)."
 
 
@@ -42,6 +45,7 @@ def align(
     layer_e: Annotated[str | None, typer.Option(help="Layer of the execution side; e when left out.")] = None,
     pool_u: Annotated[str, typer.Option(help="mean, first, last, max, token:<k> or concat.")] = "mean",
     pool_e: Annotated[str, typer.Option(help="mean, first, last, max, token:<k> or concat.")] = "mean",
+    fit_on: Annotated[Literal["auto", "own", "demos"], typer.Option(help=_FIT_ON)] = "auto",
     episodes: Annotated[
         Literal["all", "shared"], typer.Option(help="all: both sides must have the same; shared: those both have.")
     ] = "all",
@@ -57,7 +61,8 @@ def align(
 ) -> None:
     """Fit two heads on frozen features and measure Recall@1 both ways on held-out episodes, with chance and controls.
 
-    Every understanding store of the run meets every execution store of the same source and step. Prints a table, writes
+    Every understanding store of the run meets every execution store of the same source, training and step. For rollouts
+    the heads are fitted on demonstrations, where the run has both (--fit-on). Prints a table, writes
     results/alignment.csv (one row per number) and heads/*.safetensors. Finished measurements are kept when run again.
 
     Example: mnprobe align --run runs/first --holdout both --seeds 5
@@ -91,6 +96,10 @@ def align(
     if u is not None and e is not None:
         inside_run = run is not None and out is None
         folder = resolve_run(run).path if inside_run else (out or Path("results/alignment.csv")).parent
+        if fit_on == "demos":
+            raise ConfigError(
+                "--fit-on demos finds the demonstrations' stores in a run: give --run without --u and --e"
+            )
         stored = [StoredPair(u, e)]
         table = out or (folder / "results" if inside_run else folder) / "alignment.csv"
         heads_folder = folder / "heads"
@@ -99,7 +108,15 @@ def align(
         raise ConfigError(f"--u and --e name the two sides of one pair: {missing} is missing. Or give --run")
     else:
         rundir = resolve_run(run)
-        stored, notes = join_stores([piece.path for piece in rundir.feature_files()])
+        pieces = rundir.feature_files()
+        demos = any(piece.source == "demos" for piece in pieces)
+        if fit_on == "demos" and not demos:
+            raise ConfigError(
+                f"--fit-on demos: run {rundir.path} has no features of demos; `mnprobe extract` makes them"
+            )
+        stored, notes = join_stores(
+            [piece.path for piece in pieces], fit_on="demos" if demos and fit_on != "own" else None
+        )
         table, heads_folder = out or rundir.results("alignment"), rundir.heads
         typer.echo(f"run: {rundir.path} ({len(stored)} pairs of feature stores)", err=as_json)
     rows, _ = align_stores(
