@@ -17,6 +17,7 @@ COMMANDS = {
     "init": "Make a run with seeded step-0 checkpoints.",
     "demos": "Play scripted demonstrations in an embedded world.",
     "train": "Train both models jointly, apart, or one alone.",
+    "ablate": "Train pairing by temperature; the paper's Table 3.",
     "extract": "Dump frozen features u and e to HDF5.",
     "inspect": "Say what a feature store holds, and if it is sound.",
     "rollout": "Let a policy play episodes in a world; success per task.",
