@@ -86,7 +86,8 @@ def _by_task(frame: pd.DataFrame) -> Grid:
 
 def _ablation(frame: pd.DataFrame) -> Grid:
     ours, paper = frame[frame["who"] == OURS], frame[frame["who"] == PAPER]
-    places = list(dict.fromkeys(zip(frame["pairing"], frame["tau"], strict=True)))
+    distinct = frame[["pairing", "tau"]].drop_duplicates()  # for which one NaN, the baseline's, equals another
+    places = list(zip(distinct["pairing"], distinct["tau"], strict=True))
     order = {"": 0, "none": 0, "episode": 1, "instruction": 2, "task": 3}
     places.sort(key=lambda place: (order.get(str(place[0]), 4), str(place[0]), _sortable(place[1])))
     sides = [(part, column) for part in (ours, paper) for column in dict.fromkeys(part["column"])]
