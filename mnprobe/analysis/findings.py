@@ -74,10 +74,11 @@ def findings(run: RunDir, problems: list[str] | None = None) -> tuple[Finding, .
     """
     told: list[str] = [] if problems is None else problems
     table = _attempt(lambda: _alignment(run), told)
+    data = _attempt(lambda: curve_data(table) if table is not None else None, told)
     makers: tuple[Callable[[], Finding], ...] = (
-        lambda: _rise(table),
+        lambda: _rise(data),
         lambda: _success(table),
-        lambda: _aligned(table),
+        lambda: _aligned(data),
         lambda: _recognition(run),
         lambda: _execution(run),
     )
@@ -105,11 +106,10 @@ def _alignment(run: RunDir) -> pd.DataFrame | None:
     return read_alignment(path, command=f"mnprobe align --run {run.path}") if path.is_file() else None
 
 
-def _rise(table: pd.DataFrame | None) -> Finding:
+def _rise(data: CurveData | None) -> Finding:
     question = "Does alignment rise with training?"
-    if table is None:
+    if data is None:
         return _open(question, "Alignment has not been measured: `mnprobe align` does.")
-    data = curve_data(table)
     points = data.points[data.points["series"].isin(_LINES)]
     rows = []
     for (holdout, understanding, execution, series), line in points.groupby(_LINE, sort=False):
@@ -169,11 +169,10 @@ def _success(table: pd.DataFrame | None) -> Finding:
     )
 
 
-def _aligned(table: pd.DataFrame | None) -> Finding:
+def _aligned(data: CurveData | None) -> Finding:
     question = "Does joint training align the two models better?"
-    if table is None:
+    if data is None:
         return _open(question, "Alignment has not been measured: `mnprobe align` does.")
-    data = curve_data(table)
     if not {"baseline", "joint"} <= set(data.compared):
         return _open(question, "The run does not hold both a baseline and a joint training.")
     points = data.points[data.points["series"].isin(_LINES)]

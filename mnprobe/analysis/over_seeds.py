@@ -19,20 +19,11 @@ def mean_over_seeds(table: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
     another training might; the latter is `sd_trainings`, the standard deviation (divisor: one less) between them,
     NaN for one. Other columns are those of the first row. The order of first appearance stays.
     """
-    rows = []
-    for _, group in table.groupby(list(key), sort=False, dropna=False):
-        row = group.iloc[0].copy()
-        for column in _MEANT:
-            if column in group:
-                row[column] = pd.to_numeric(group[column]).mean()
-        row["n_trainings"] = len(group)
-        row["sd_trainings"] = float(group["value"].std(ddof=1)) if len(group) > 1 else math.nan
-        rows.append(row)
-    if not rows:
-        return table.assign(n_trainings=pd.Series(dtype=int), sd_trainings=pd.Series(dtype=float))
-    made = pd.DataFrame(rows)
-    kinds = {name: kind for name, kind in table.dtypes.items() if name not in _MEANT}
-    return made.astype(kinds | {"n_trainings": int, "sd_trainings": float}).reset_index(drop=True)
+    groups = table.groupby(list(key), sort=False, dropna=False)
+    meant = [name for name in _MEANT if name in table]
+    made = table[~table.duplicated(list(key))].reset_index(drop=True)
+    made[meant] = groups[meant].mean().to_numpy()
+    return made.assign(n_trainings=groups.size().to_numpy(), sd_trainings=groups["value"].std(ddof=1).to_numpy())
 
 
 def t_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float]:

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from mnprobe.analysis.tables import ALIGNMENT_COLUMNS
+
+if TYPE_CHECKING:
+    from mnprobe.core.rundir import RunDir
 
 
 def _row(**changes: object) -> dict[str, object]:
@@ -303,3 +307,19 @@ def write_trained() -> Callable[..., Path]:
         return run.path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def one(write_trained: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> "RunDir":
+    """A run of `write_trained` with one seed of each training; tests only read it."""
+    from mnprobe.core.rundir import RunDir
+
+    return RunDir(write_trained(tmp_path_factory.mktemp("one") / "run"))
+
+
+@pytest.fixture(scope="session")
+def three(write_trained: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> "RunDir":
+    """A run of `write_trained` with three seeds of each training; tests only read it."""
+    from mnprobe.core.rundir import RunDir
+
+    return RunDir(write_trained(tmp_path_factory.mktemp("three") / "run", seeds=(0, 1, 2)))

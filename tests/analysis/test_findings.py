@@ -1,5 +1,7 @@
 """The report's answers: planted effects are found, their absence is said, and too few episodes are called too few."""
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,16 +15,7 @@ from mnprobe.core.rundir import RunDir
 EVIL = '<script>hacked=1</script><img src=x onerror="hacked=1">'
 
 
-@pytest.fixture(scope="module")
-def one(write_trained, tmp_path_factory):
-    return RunDir(write_trained(tmp_path_factory.mktemp("one") / "run"))
-
-
-@pytest.fixture(scope="module")
-def three(write_trained, tmp_path_factory):
-    return RunDir(write_trained(tmp_path_factory.mktemp("three") / "run", seeds=(0, 1, 2)))
-
-
+@cache
 def _by_question(run):
     problems = []
     found = {one.question.removeprefix("Does ").removesuffix("?"): one for one in findings(run, problems)}

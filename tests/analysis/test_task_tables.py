@@ -12,16 +12,6 @@ from mnprobe.core.rundir import RunDir
 from mnprobe.data import TASKS
 
 
-@pytest.fixture(scope="module")
-def one(write_trained, tmp_path_factory):
-    return RunDir(write_trained(tmp_path_factory.mktemp("one") / "run"))
-
-
-@pytest.fixture(scope="module")
-def three(write_trained, tmp_path_factory):
-    return RunDir(write_trained(tmp_path_factory.mktemp("three") / "run", seeds=(0, 1, 2)))
-
-
 @pytest.mark.parametrize(("number", "methods"), [(1, 3), (2, 11)])
 def test_the_papers_tables_are_whole(number, methods):
     table = paper_table(number)

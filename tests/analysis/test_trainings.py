@@ -21,16 +21,6 @@ TEN += [("turn_tap", "turn left tap"), ("turn_tap", "turn right tap")]
 QUICK = TsneConfig(iterations=60, exaggeration_iterations=40)
 
 
-@pytest.fixture(scope="module")
-def one(write_trained, tmp_path_factory):
-    return RunDir(write_trained(tmp_path_factory.mktemp("one") / "run"))
-
-
-@pytest.fixture(scope="module")
-def three(write_trained, tmp_path_factory):
-    return RunDir(write_trained(tmp_path_factory.mktemp("three") / "run", seeds=(0, 1, 2)))
-
-
 @pytest.mark.parametrize(
     ("model", "parts"),
     [
