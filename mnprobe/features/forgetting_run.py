@@ -251,8 +251,9 @@ class _Work:
         gone = int((stale & (old["settings_hash"] != mine)).sum())
         if gone:
             self.say(f"{self.table}: {gone} rows made from other videos or settings are replaced")
-        FORGETTING.write(self.table, FORGETTING.replace(old[~stale], FORGETTING.frame(rows)))
-        return FORGETTING.frame(rows)
+        new = FORGETTING.frame(rows)
+        FORGETTING.write(self.table, FORGETTING.replace(old[~stale], new))
+        return FORGETTING.replace(FORGETTING.frame([]), new)
 
     def _head(self, model: VideoModel) -> dict[str, Any]:
         return {

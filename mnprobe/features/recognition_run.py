@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from mnprobe.core.errors import CheckpointError, ConfigError, DataError, FeatureError
@@ -32,9 +33,6 @@ from mnprobe.features.table import Columns
 from mnprobe.features.tidy import Tidy
 from mnprobe.features.viclip import ViCLIPExtractor
 from mnprobe.features.video_models import VideoModel, choose_video_models
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["Recognized", "read_candidates", "recognize"]
 
@@ -194,7 +192,7 @@ class _Work:
         stored = None
         ways: tuple[Status, ...] = ("kept", "store", "computed")
         way = 0
-        if team.leads and not self._finished(model, digest):
+        if team.leads and not self._finished(model):
             stored = self._stored(model)
             way = 2 if stored is None else 1
         way = team.agree(way)
@@ -212,10 +210,9 @@ class _Work:
     def result(self, models: Sequence[VideoModel], status: Mapping[tuple[str, int], Status]) -> Recognized:
         """The rows of these models."""
         rows, predictions = RECOGNITION.read(self.table), PREDICTIONS.read(self.predictions)
-        digests = {self.digest(model) for model in models}
-        ids = set(self.columns["id"].tolist())
-        own = rows["config_hash"].isin(digests) & (rows["partition"] == self.partition)
-        mine = predictions["config_hash"].isin(digests) & predictions["id"].isin(ids)
+        own, mine = (self._of(table, models) for table in (rows, predictions))
+        own &= rows["partition"] == self.partition
+        mine &= predictions["id"].isin(set(self.columns["id"].tolist()))
         return Recognized(
             rows=rows[own].reset_index(drop=True),
             predictions=predictions[mine].reset_index(drop=True),
@@ -224,13 +221,17 @@ class _Work:
             status=status,
         )
 
-    def _finished(self, model: VideoModel, digest: str) -> bool:
+    def _finished(self, model: VideoModel) -> bool:
         rows, predictions = RECOGNITION.read(self.table), PREDICTIONS.read(self.predictions)
-        own = (rows["config_hash"] == digest) & (rows["model"] == model.name) & (rows["step"] == model.step)
-        own &= (rows["source"] == self.source) & (rows["partition"] == self.partition)
-        mine = (predictions["config_hash"] == digest) & (predictions["model"] == model.name)
-        mine &= (predictions["step"] == model.step) & (predictions["source"] == self.source)
-        return bool(own.any()) and set(self.columns["id"].tolist()) <= set(predictions["id"][mine])
+        own = self._of(rows, [model]) & (rows["partition"] == self.partition)
+        known = predictions["id"][self._of(predictions, [model])]
+        return bool(own.any()) and set(self.columns["id"].tolist()) <= set(known)
+
+    def _of(self, table: "pd.DataFrame", models: Sequence[VideoModel]) -> "pd.Series[bool]":
+        """Which rows are of these models on this source, measured as now asked."""
+        wanted = {(model.name, model.step, self.source, self.digest(model)) for model in models}
+        keys = table[[*_WHERE, "config_hash"]].itertuples(index=False, name=None)
+        return pd.Series([key in wanted for key in keys], index=table.index, dtype=bool)
 
     def _stored(self, model: VideoModel) -> NDArray[Any] | None:
         """u of these episodes from the run's store, if it holds this checkpoint on these data, seen the same way."""
