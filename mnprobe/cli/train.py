@@ -105,7 +105,7 @@ def train(
 
     Checkpoints lie in the run's checkpoints/viclip-<name> and checkpoints/arp-<name>, losses (metrics.csv, TensorBoard)
     in training/<name>. With --lambda-align 0 both models are trained side by side: the baseline. Under torchrun the
-    processes share each batch: torchrun --nproc-per-node 2 -m mnprobe train ...
+    processes share each batch: torchrun --nproc-per-node 2 -m mnprobe -- train ...
 
     Example: mnprobe train --run runs/first --preset tiny --lambda-align 0.5
     """
@@ -143,9 +143,8 @@ def train(
         "viclip": _size("viclip", viclip_size, viclip),
         "arp": _size("arp", arp_size, arp),
     }
-    base = preset_named(preset)
-    base = base if updates is None else base.with_updates(updates)
-    config = _config(base, only, {key: value for key, value in given.items() if value is not None}, option or [])
+    told = {key: value for key, value in given.items() if value is not None}
+    config = _config(preset_named(preset), only, updates, told, option or [])
     leads = _leads()
     if dry_run:
         home = None if run is None else resolve_run(run)
@@ -184,16 +183,23 @@ def train(
         _print_result(result, as_json)
 
 
-def _config(base: "TrainConfig", only: str | None, given: dict[str, Any], option: list[str]) -> "TrainConfig":
+def _config(
+    base: "TrainConfig", only: str | None, updates: int | None, given: dict[str, Any], option: list[str]
+) -> "TrainConfig":
     """The preset, with everything replaced that was given."""
     from mnprobe.cli.train_settings import changed, read_settings
     from mnprobe.core.errors import ConfigError
 
     settings = read_settings(option, own={"sides": "--only", "updates": "--updates"}, given=given)
-    sides: dict[str, Any] = {}
-    if only is not None:  # no alignment, unless it is asked for, which is refused: one side has nothing to align with
-        sides = {"sides": only, "lambda_align": 0.0}
-    config = changed(base, sides | settings)
+    follows: dict[str, Any] = {}  # from an option, unless it is said otherwise
+    if only is not None:  # an alignment that is asked for is refused: one side has nothing to align with
+        follows |= {"sides": only, "lambda_align": 0.0}
+    if updates is not None:
+        share = updates / base.updates
+        parts = {"video": base.video, "policy": base.policy, "align": base.align}
+        follows |= {"updates": updates}
+        follows |= {f"{name}.warmup": round(part.warmup * share) for name, part in parts.items()}
+    config = changed(base, follows | settings)
     for key in settings if only is not None else ():
         if key.partition(".")[0] in config.unused:
             raise ConfigError(f"{key} is set, but only the {only} side is trained, which does not use it; leave it out")

@@ -156,6 +156,15 @@ def test_every_setting_arrives_in_the_weights(home, micro, micro_dataset, settin
         assert not equal(weights(home, f"{model}-short", 4), weights(home, f"{model}-short-{setting}", 4))
 
 
+def test_the_density_of_clouds_is_the_policys(home, micro, micro_dataset):
+    dense = micro(updates=1, sides="execution", lambda_align=0.0)
+    sparse = replace(dense, arp=replace(dense.arp_config(), point_stride=2))
+    for name, config in (("dense", dense), ("sparse", sparse)):
+        train(config, micro_dataset, home, name=name, device="cpu")
+    assert equal(weights(home, "arp-dense", 0), weights(home, "arp-sparse", 0))
+    assert not equal(weights(home, "arp-dense", 1), weights(home, "arp-sparse", 1))
+
+
 def test_a_frozen_text_encoder_stays(home, micro, micro_dataset):
     train(micro(text_share=0.0, updates=2), micro_dataset, home, name="frozen", device="cpu")
     before, after = weights(home, "viclip-frozen", 0), weights(home, "viclip-frozen", 2)
