@@ -54,6 +54,9 @@ def align(
     draws: Annotated[int, typer.Option(help="Balanced draws for success and failure.")] = 20,
     k: Annotated[str, typer.Option("--k", help="Neighbour counts of recall, with commas.")] = "1,5,10",
     exclude_own: Annotated[bool, typer.Option("--exclude-own", help="Leave the query's own episode out.")] = False,
+    pixel_components: Annotated[
+        int, typer.Option(help="Principal components that stand for pixels, a control; 0 for all pixels.")
+    ] = 32,
     shuffled: Annotated[bool, typer.Option(help="Measure the control with shuffled pairs too.")] = True,
     jobs: Annotated[int, typer.Option(help="Processes; -1 for one per core. Results do not depend on it.")] = -1,
     out: Annotated[Path | None, typer.Option(help="The table; the run's results/alignment.csv when left out.")] = None,
@@ -85,6 +88,7 @@ def align(
         holdout=holdout,
         split=split,
         modes=_modes(mode),
+        pixel_components=pixel_components,
         shuffled=shuffled,
         seeds=seeds,
         splits=splits,

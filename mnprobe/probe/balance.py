@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 from mnprobe.core.errors import TooFewSamples
 from mnprobe.probe._arrays import encode
 from mnprobe.probe.items import Items
-from mnprobe.probe.splits import Holdout, Partition, check_no_overlap, choose_groups, has_partitions
+from mnprobe.probe.splits import (
+    Holdout,
+    Partition,
+    check_no_overlap,
+    choose_groups,
+    fitted_partition,
+    has_partitions,
+    tested_partition,
+)
 
 __all__ = ["NEEDED", "SETTINGS", "Setting", "Side", "balanced_draw", "measurable_sides", "shared_training"]
 
@@ -113,7 +121,7 @@ def shared_training(items: Items, holdout: Holdout, drawn: dict[Setting, Partiti
     tested = np.unique(np.concatenate([partition.test for partition in drawn.values()]))
     rows = np.arange(len(items))
     if has_partitions(items):
-        rows = rows[items.partitions == "train"]
+        rows = rows[items.partitions == fitted_partition(items.partitions)]
     if holdout == "episodes":
         return np.setdiff1d(rows, tested)
     groups = items.groups("instruction" if holdout == "instructions" else "task")
@@ -144,8 +152,8 @@ def _quota(
         train = np.bincount(codes[items.partitions == "train"], minlength=n_instructions)  # of any outcome
         test = matched(items.partitions == "test")
     elif has_partitions(items):
-        name = "test" if "test" in items.partitions else "val"
-        train, test = matched(items.partitions == "train"), matched(items.partitions == name)
+        parts = items.partitions
+        train, test = (matched(parts == name) for name in (fitted_partition(parts), tested_partition(parts)))
     else:
         train = test = matched(np.ones(len(items), dtype=bool))
     if holdout == "episodes":
@@ -236,10 +244,10 @@ def _realise(
     taken: tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]] = ([], [])
     for code in np.flatnonzero(train + test):
         own = rng.permutation(rows[codes[rows] == code])
-        is_train = items.partitions[own] == "train"
-        pools = (own[is_train], own[~is_train]) if split else (own[: train[code]], own[train[code] :])
-        if split and "test" in items.partitions:
-            pools = (pools[0], pools[1][items.partitions[pools[1]] == "test"])
+        pools = (own[: train[code]], own[train[code] :])
+        if split:
+            parts = items.partitions
+            pools = (own[parts[own] == fitted_partition(parts)], own[parts[own] == tested_partition(parts)])
         taken[0].append(pools[0][: train[code]])
         taken[1].append(pools[1][: test[code]])
     return np.sort(np.concatenate(taken[0])), np.sort(np.concatenate(taken[1]))

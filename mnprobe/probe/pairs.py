@@ -16,6 +16,7 @@ from mnprobe.features import FeatureFile
 from mnprobe.probe._arrays import Labels, as_features, some
 from mnprobe.probe.items import Items
 from mnprobe.probe.join import BLANK, PIXELS
+from mnprobe.probe.splits import fitted_partition, has_partitions
 
 __all__ = ["Origin", "Pair", "pair_across", "pair_arrays", "pair_files"]
 
@@ -168,9 +169,10 @@ def pair_across(fit: Pair, test: Pair) -> Pair:
     """One pair to fit heads on the training episodes of `fit` and to measure them on all episodes of `test`.
 
     Both are of the same models, layers and poolings; their episodes are others, such as demonstrations and the policy's
-    own closed-loop episodes. Of `fit`, episodes of partition "train" are taken, or all where it has none. The result
-    has the origins of `test`, and `fit_source` names the source of `fit`; splits, chance, intervals and the split by
-    success work on it as on any pair. Ids of training episodes get that source before them, as both may have the same.
+    own closed-loop episodes. Of `fit`, the episodes that its own heads would be fitted on are taken (partition "train";
+    "val" where there is no train), or all where it has no partitions. The result has the origins of `test`, and
+    `fit_source` names the source of `fit`; splits, chance, intervals and the split by success work as on any pair.
+    Ids of training episodes get that source before them, as both may have the same.
 
     Raises FeatureError when the two are not of the same models and layers.
 
@@ -186,8 +188,9 @@ def pair_across(fit: Pair, test: Pair) -> Pair:
             f"{fit.origin_u} and {fit.origin_e} have widths {widths[0]}, those on {test.origin_e.source} {widths[1]}; "
             "extract both with the same options"
         )
-    rows = np.flatnonzero(fit.items.partitions == "train")
-    rows = rows if len(rows) else np.arange(len(fit.items))
+    rows = np.arange(len(fit.items))
+    if has_partitions(fit.items):
+        rows = rows[fit.items.partitions == fitted_partition(fit.items.partitions)]
     train = fit.items.take(rows)
     source, own = fit.origin_u.source, test.items
     items = Items.of(

@@ -357,6 +357,44 @@ def test_rollouts_that_all_end_alike_are_one_message(outcome, across):
         align(pairs, tiny(split="success"))
 
 
+def test_pixels_go_through_principal_components_of_training_episodes(planted, tmp_path):
+    u, e, labels = planted(instructions=8, per=16, noise=0.2, dims=(12, 10))
+    u = np.concatenate([u, 1e-3 * np.random.default_rng(5).normal(size=(128, 60))], axis=1).astype(np.float32)
+    origin = Origin(model="pixels", layer="u")
+    pixels = pair_arrays(u, e, labels, understanding=origin)
+    config = tiny(fit=FIT, pixel_components=12, holdout="episodes")
+    table = align(pixels, config, heads=tmp_path)
+    plain = align(pixels, tiny(fit=FIT, pixel_components=0, holdout="episodes"))
+    found, other = mean_of(table, "episodes"), mean_of(plain, "episodes")
+    assert found["value"] > other["value"] + 0.05  # sixty columns of noise, standardised, are no help
+    assert found["config_hash"] != other["config_hash"]
+    heads = load_heads(next(tmp_path.iterdir()))  # and they take all pixels
+    test = np.isin(pixels.items.ids, heads.fitted_on["test_ids"]["all"])
+    z_u, z_e = heads(torch.from_numpy(u[test]), torch.from_numpy(e[test]))
+    rows = table[(table["seed"] == 0) & (table["draw"] == 0) & (table["metric"] == "recall@1")]
+    value = rows[rows["direction"] == "u2e"]["value"].item()
+    assert recall_at_k(z_u, z_e, pixels.items.instructions[test]).u2e.recall(1) == pytest.approx(value)
+    other_model = replace(pixels, origin_u=replace(origin, model="viclip"))
+    assert mean_of(align(other_model, config), "episodes")["value"] == pytest.approx(other["value"], abs=0.03)
+
+
+@pytest.mark.parametrize(("parts", "fitted"), [("train val test", 40), ("val test", 24)])
+def test_heads_are_fitted_on_val_where_only_val_and_test_were_extracted(parts, fitted, planted):
+    u, e, labels = planted(instructions=8, per=16, noise=0.2)
+    place = np.arange(128) % 16
+    named = np.select([place < 5, place < 8], ["train", "val"], "test")
+    keep = np.isin(named, parts.split())
+    success = np.arange(128) % 2
+    pair = pair_arrays(u[keep], e[keep], np.array(labels)[keep], partitions=named[keep], success_e=success[keep])
+    table = align(pair, tiny(fit=FIT, shuffled=False))
+    found = mean_of(table, "episodes")
+    assert (found["n_train"], found["n_test"]) == (fitted, 64)
+    split = align(pair, tiny(fit=FIT, split="success", holdout="episodes", shuffled=False, modes=("own-probe",)))
+    assert set(split[split["metric"] == "recall@1"]["n_train"]) == {8 * (2 if "train" in parts else 1)}
+    test = pair_across(pair, replace(pair, origin_u=replace(pair.origin_u, source="rollouts")))
+    assert (test.items.partitions == "train").sum() == fitted
+
+
 def test_control_pairs_take_fewer_fits_and_no_shuffled_pairs(pair):
     blank = replace(pair, origin_e=replace(pair.origin_e, source="demos-blank"))
     pixels = replace(pair, origin_u=replace(pair.origin_u, model="pixels"))
