@@ -71,16 +71,16 @@ def ablate(
     from mnprobe.analysis.ablation_cells import PAIRINGS, TAUS, ablation_cells
     from mnprobe.analysis.ablation_plan import plan_ablation
     from mnprobe.analysis.ablation_study import open_study
-    from mnprobe.cli.train_settings import changed, read_settings
+    from mnprobe.cli.train_settings import changed, over_updates, read_settings
     from mnprobe.core.rundir import resolve_run
     from mnprobe.features.options import parse_options
     from mnprobe.probe.joint import preset as preset_named
 
-    base = preset_named(preset)
-    base = base if updates is None else base.with_updates(updates)
     own = {"updates": "--updates", "pairing": "--pairing", "tau": "--tau", "seed": "--seeds"}
     settings = read_settings(option or [], own=own, given={})
-    cells = ablation_cells(changed(base, settings), pairings=pairing or PAIRINGS, taus=tau or TAUS, seeds=seeds)
+    base = preset_named(preset)
+    base = changed(base, over_updates(base, updates) | settings)
+    cells = ablation_cells(base, pairings=pairing or PAIRINGS, taus=tau or TAUS, seeds=seeds)
     home = resolve_run(run)
     if not quiet:
         typer.echo(f"run: {home.path}", err=as_json)

@@ -187,19 +187,14 @@ def _config(
     base: "TrainConfig", only: str | None, updates: int | None, given: dict[str, Any], option: list[str]
 ) -> "TrainConfig":
     """The preset, with everything replaced that was given."""
-    from mnprobe.cli.train_settings import changed, read_settings
+    from mnprobe.cli.train_settings import changed, over_updates, read_settings
     from mnprobe.core.errors import ConfigError
 
     settings = read_settings(option, own={"sides": "--only", "updates": "--updates"}, given=given)
     follows: dict[str, Any] = {}  # from an option, unless it is said otherwise
     if only is not None:  # an alignment that is asked for is refused: one side has nothing to align with
         follows |= {"sides": only, "lambda_align": 0.0}
-    if updates is not None:
-        share = updates / base.updates
-        parts = {"video": base.video, "policy": base.policy, "align": base.align}
-        follows |= {"updates": updates}
-        follows |= {f"{name}.warmup": round(part.warmup * share) for name, part in parts.items()}
-    config = changed(base, follows | settings)
+    config = changed(base, follows | over_updates(base, updates) | settings)
     for key in settings if only is not None else ():
         if key.partition(".")[0] in config.unused:
             raise ConfigError(f"{key} is set, but only the {only} side is trained, which does not use it; leave it out")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mnprobe.probe.joint import TrainConfig
 
-__all__ = ["changed", "read_settings"]
+__all__ = ["changed", "over_updates", "read_settings"]
 
 
 def read_settings(pairs: Sequence[str], *, own: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,6 +32,15 @@ def read_settings(pairs: Sequence[str], *, own: Mapping[str, str], given: Mappin
     return found
 
 
+def over_updates(base: "TrainConfig", updates: int | None) -> dict[str, Any]:
+    """The settings that another number of updates brings with it: warm-ups keep their share. None changes nothing."""
+    if updates is None:
+        return {}
+    parts = {"video": base.video, "policy": base.policy, "align": base.align}
+    warmups = {f"{name}.warmup": round(part.warmup * updates / base.updates) for name, part in parts.items()}
+    return {"updates": updates, **warmups}
+
+
 def changed(base: "TrainConfig", settings: Mapping[str, Any]) -> "TrainConfig":
     """`base` with these settings; "policy.lr" is the rate in the settings of the policy's optimiser.
 
@@ -44,9 +53,9 @@ def changed(base: "TrainConfig", settings: Mapping[str, Any]) -> "TrainConfig":
     for key, value in settings.items():
         place, _, entry = key.partition(".")
         if not entry:
-            values[place] = value
+            values[place] = _like(values.get(place), value)
         elif isinstance(values.get(place), dict):
-            values[place] = values[place] | {entry: value}
+            values[place] = values[place] | {entry: _like(values[place].get(entry), value)}
         else:
             raise ConfigError(
                 f"--set {key}: there are no settings below {place!r}; known are viclip, arp, video, policy, align"
@@ -54,3 +63,8 @@ def changed(base: "TrainConfig", settings: Mapping[str, Any]) -> "TrainConfig":
     if values["clip_norm"] == 0:
         values["clip_norm"] = None
     return TrainConfig.from_dict(values)
+
+
+def _like(before: Any, value: Any) -> Any:
+    """1 as 1.0 where 0.5 stood before, so that it is the same setting however it is written."""
+    return float(value) if isinstance(before, float) and type(value) is int else value
