@@ -3,12 +3,15 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from mnprobe.core.errors import ConfigError
-from mnprobe.core.rundir import resolve_run
+from mnprobe.core.rundir import Piece, resolve_run
+
+if TYPE_CHECKING:  # the probe loads torch, which `--help` does without
+    from mnprobe.probe import StoredPair
 
 __all__ = ["align"]
 
@@ -27,6 +30,10 @@ def align(
     split: Annotated[str, typer.Option(help=_SPLITS)] = "all",
     holdout: Annotated[str, typer.Option(help=_HOLDOUTS)] = "both",
     mode: Annotated[str, typer.Option(help="For success and failure: own-probe, shared-probe or both.")] = "both",
+    source: Annotated[
+        list[str] | None, typer.Option(help="Only this source of the run, such as rollouts (repeatable).")
+    ] = None,
+    step: Annotated[list[int] | None, typer.Option(help="Only stores of this step of the policy (repeatable).")] = None,
     pairing: Annotated[
         Literal["episode", "instruction", "task"], typer.Option(help="What counts as the same action.")
     ] = "instruction",
@@ -122,6 +129,7 @@ def align(
             [piece.path for piece in pieces], fit_on="demos" if demos and fit_on != "own" else None
         )
         table, heads_folder = out or rundir.results("alignment"), rundir.heads
+        stored = _chosen(stored, pieces, source, step)
         typer.echo(f"run: {rundir.path} ({len(stored)} pairs of feature stores)", err=as_json)
     rows, _ = align_stores(
         stored,
@@ -144,6 +152,29 @@ def align(
     for note in notes:
         typer.echo(f"note: {note}", file=sys.stderr)
     typer.echo(f"wrote {table}")
+
+
+def _chosen(
+    stored: "list[StoredPair]", pieces: list[Piece], sources: list[str] | None, steps: list[int] | None
+) -> "list[StoredPair]":
+    """The pairs whose execution store is of one of the sources and steps; ConfigError where the run has none."""
+    origin = {piece.path: piece for piece in pieces}
+    for name, wanted, known in (
+        ("--source", sources, {piece.source for piece in pieces}),
+        ("--step", steps, {piece.step for piece in pieces}),
+    ):
+        for value in wanted or ():
+            if value not in known:
+                there = ", ".join(str(entry) for entry in sorted(known, key=str))
+                raise ConfigError(f"{name} {value}: the run has features of {there}")
+    found = [
+        pair
+        for pair in stored
+        if (not sources or origin[pair.e].source in sources) and (not steps or origin[pair.e].step in steps)
+    ]
+    if not found:
+        raise ConfigError("no pair of feature stores is of both --source and --step")
+    return found
 
 
 def _counts(text: str) -> tuple[int, ...]:

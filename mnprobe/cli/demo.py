@@ -77,7 +77,7 @@ def demo(
         extract = ["extract", *home, *source, "--device", device]
         stages = [] if RunDir(run).checkpoints() else [[["init", *home, "--seed", str(seed)]]]
         stages += [[extract], [[*extract, "--model", "arp", "--blank-instruction"]], [[*extract, "--model", "pixels"]]]
-        stages += probe_stages(run, None, steps, split=False)
+        stages += probe_stages(run, None, steps)
     else:
         if instructions is not None or outcomes is not None:
             raise ConfigError("--instructions and --outcomes describe your own demonstrations: give --data as well")
@@ -85,7 +85,7 @@ def demo(
         study = Study(**chosen)
         stages = study_stages(study, run, seed=seed, device=device, probe_steps=steps)
         RunDir.create(run).record(
-            "demo", {"preset": preset, "seed": seed} | {k: _plain(v) for k, v in vars(study).items()}
+            "demo", {"study": preset, "seed": seed} | {k: _plain(v) for k, v in vars(study).items()}
         )
     together = side_by_side if side_by_side is not None else min(2, os.cpu_count() or 1)
     if together < 1:

@@ -20,7 +20,7 @@ class Study:
         train, val, test: demonstrations of an instruction: models learn from train; heads are fitted on val, which no
             model has seen, and measured on test.
         preset: of the trainings.
-        updates: of each training; None for the preset's.
+        updates: of each training.
         seeds: trainings of each kind (baseline and joint), each with its own weights and batches.
         episodes: that every checkpoint plays, per task, from the initial states of test demonstrations.
         max_steps: key poses after which a played episode is a failure.
@@ -33,7 +33,7 @@ class Study:
     val: int
     test: int
     preset: str
-    updates: int | None = None
+    updates: int
     seeds: int = 1
     episodes: int
     max_steps: int
@@ -46,12 +46,13 @@ STUDIES: Mapping[str, Study] = {
     "quick": Study(
         tasks=_FIVE,
         max_variations=4,
-        train=36,
-        val=8,
+        train=30,
+        val=6,
         test=6,
         preset="tiny",
-        episodes=12,
-        max_steps=9,
+        updates=800,
+        episodes=10,
+        max_steps=8,
         probe_seeds=5,
     ),
     "full": Study(
@@ -61,6 +62,7 @@ STUDIES: Mapping[str, Study] = {
         val=10,
         test=10,
         preset="small",
+        updates=10_000,
         seeds=3,
         episodes=25,
         max_steps=25,
@@ -85,40 +87,44 @@ def study_stages(study: Study, run: Path, *, seed: int, device: str, probe_steps
     tasks = [word for task in study.tasks for word in ("--task", task)]
     few = [] if study.max_variations is None else ["--max-variations", str(study.max_variations)]
     numbers = ["--train", str(study.train), "--val", str(study.val), "--test", str(study.test)]
-    trainings = [
-        ["train", *home, "--preset", study.preset, "--name", name, "--seed", str(seed + number), "--threads", "1"]
-        + ["--lambda-align", weight, *place]
-        + ([] if study.updates is None else ["--updates", str(study.updates)])
+    kinds = [
+        (f"{kind}-seed{number}" if number else kind, weight)
         for number in range(study.seeds)
-        for name, weight in (
-            (_numbered("joint", number), "0.5"),
-            (_numbered("baseline", number), "0"),
-        )
+        for kind, weight in (("joint", "0.5"), ("baseline", "0"))
+    ]
+    trainings = [
+        ["train", *home, "--preset", study.preset, "--name", name, "--seed", str(seed + number // 2), "--threads", "1"]
+        + ["--lambda-align", weight, *place]
+        + ["--updates", str(study.updates)]
+        for number, (name, weight) in enumerate(kinds)
     ]
     play = ["rollout", *home, "--from-demos", str(run / "demos"), "--partition", "test"]
     play += ["--episodes", str(study.episodes), "--max-steps", str(study.max_steps)]
     played = ["extract", *home, "--source", "rollouts", *place]
     held_out = ["extract", *home, "--partition", "val", "--partition", "test", *place]
+    late = ["--source", "demos", "--source", "rollouts"]
+    late += ["--step", str(round(study.updates / 2)), "--step", str(study.updates)]
     return [
         [["demos", *home, *tasks, *few, *numbers]],
         *_pairs(trainings),
+        *_pairs([[*play, "--model", f"arp-{name}", "--workers", "0"] for name, _ in kinds]),
         [play],
         [[*held_out, "--model", "arp"], [*held_out, "--model", "arp", "--blank-instruction"]],
         [[*held_out, "--model", "viclip"], [*held_out, "--model", "pixels"]],
         [[*played], [*played, "--model", "arp", "--blank-instruction"]],
         [[*played, "--model", "pixels"], ["recognize", *home, "--partition", "test", *place]],
-        *probe_stages(run, study.probe_seeds, probe_steps, split=True),
+        *probe_stages(run, study.probe_seeds, probe_steps, split=late),
     ]
 
 
-def probe_stages(run: Path, seeds: int | None, steps: int | None, *, split: bool) -> list[Stage]:
-    """From features to the report; `split`: with success and failure apart."""
+def probe_stages(run: Path, seeds: int | None, steps: int | None, *, split: Command | None = None) -> list[Stage]:
+    """From features to the report; `split` are the options of an alignment with success and failure apart."""
     home = ["--run", str(run)]
     fit = [] if steps is None else ["--steps", str(steps)]
     fit += [] if seeds is None else ["--seeds", str(seeds)]
     job: list[Stage] = [[["align", *home, *fit]]]
-    if split:
-        job += [[["align", *home, *fit, "--split", "success"]]]
+    if split is not None:
+        job += [[["align", *home, *fit, "--split", "success", *split]]]
     job += [
         [["curve", *home]],
         [["tsne", *home]],
@@ -126,10 +132,6 @@ def probe_stages(run: Path, seeds: int | None, steps: int | None, *, split: bool
         [["report", *home]],
     ]
     return job
-
-
-def _numbered(name: str, number: int) -> str:
-    return f"{name}-seed{number}" if number else name
 
 
 def _pairs(commands: list[Command]) -> list[Stage]:
