@@ -1,6 +1,8 @@
 """The measurement: probe pairs of models, held-out retrieval with controls, one tidy row per number."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ def align(
     previous: pd.DataFrame | None = None,
     heads: Path | None = None,
     on_rows: Callable[[pd.DataFrame], None] | None = None,
+    every: float = 0.0,
     quiet: bool = True,
 ) -> pd.DataFrame:
     """Measure how far u and e of each pair agree: fit T_u and T_e, then bidirectional Recall@k on held-out episodes.
@@ -49,6 +52,7 @@ def align(
             name are replaced, all else stays.
         heads: folder for the heads of the first seed and split of each measurement; none are written when not given.
         on_rows: called with the whole table each time a measurement is finished, to save it.
+        every: seconds that pass at least between two such calls; the last one, also of an interrupted run, has all.
         quiet: show no progress on standard error.
 
     Returns:
@@ -75,23 +79,48 @@ def align(
     _refuse_doubles(work)
     frame, todo = _resume(previous, work, heads)
     tasks = _tasks(todo, config)
-    with progress("aligning (fits)", len(tasks), quiet=quiet) as advance:
+    table = _Table(frame, on_rows, every)
+    with progress("aligning (fits)", len(tasks), quiet=quiet) as advance, closing(table):
         found: list[dict[int, list[Record]]] = [{} for _ in todo]
         for task, results in zip(tasks, _run(todo, tasks, config, n_jobs), strict=True):
             advance()
-            done = []
             for (place, number), records in zip(task, results, strict=True):
                 found[place][number] = records
                 if len(found[place]) == len(todo[place].unit.jobs):
                     ordered = [record for number in sorted(found[place]) for record in found[place][number]]
-                    done.append(_rows(todo[place], ordered, config, notes))
-            if done:
-                frame = pd.concat([*([frame] if len(frame) else []), *done], ignore_index=True)
-                if on_rows is not None:
-                    on_rows(_ordered(frame))
-    frame = _ordered(frame)
+                    table.add(_rows(todo[place], ordered, config, notes))
+                    found[place] = {}
+            table.save()
+    frame = table.frame
     frame.attrs["notes"] = list(dict.fromkeys(notes))
     return frame
+
+
+class _Table:
+    """The growing table: rows wait until it is time to save, as sorting and writing it costs more than a fit."""
+
+    def __init__(self, frame: pd.DataFrame, on_rows: Callable[[pd.DataFrame], None] | None, every: float) -> None:
+        self.frame = _ordered(frame)
+        self._on_rows = on_rows
+        self._every = every
+        self._waiting: list[pd.DataFrame] = []
+        self._saved = time.monotonic()
+
+    def add(self, rows: pd.DataFrame) -> None:
+        self._waiting.append(rows)
+
+    def save(self, *, now: bool = False) -> None:
+        if not self._waiting or not (now or time.monotonic() - self._saved >= self._every):
+            return
+        parts = [part for part in (self.frame, *self._waiting) if len(part)]
+        self.frame = _ordered(pd.concat(parts, ignore_index=True))
+        self._waiting = []
+        if self._on_rows is not None:
+            self._on_rows(self.frame)
+        self._saved = time.monotonic()
+
+    def close(self) -> None:
+        self.save(now=True)
 
 
 def _all_planned(pairs: Sequence[Pair], config: AlignConfig, heads: Path | None, notes: list[str]) -> list[_Work]:

@@ -18,6 +18,8 @@ from mnprobe.probe.rows import read_alignment, write_alignment
 
 __all__ = ["align_stores"]
 
+_SAVE_EVERY = 5.0  # seconds; a killed run loses no more than what was measured in them
+
 
 def align_stores(
     stored: Sequence[StoredPair],
@@ -34,6 +36,8 @@ def align_stores(
     quiet: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure pairs of feature stores and keep the result in `table` (CSV), which is whole at any moment.
+
+    It is written every few seconds, and at the end, also when the run is interrupted.
 
     What `table` holds already is kept where settings and features are the same, replaced where they changed, and left
     alone where it is about something else. See `align` and `pair_files` for the other arguments and the errors.
@@ -70,6 +74,7 @@ def align_stores(
         previous=previous,
         heads=heads,
         on_rows=lambda frame: write_alignment(table, frame),
+        every=_SAVE_EVERY,
         quiet=quiet,
     )
     return _asked(whole, pairs, config), whole

@@ -706,3 +706,25 @@ def test_stores_are_measured_into_a_table_that_is_kept(store, tmp_path):
     text = people_table(whole)
     assert "viclip step 0 untrained" in text
     assert "[blocks.1]" in text
+
+
+def test_rows_wait_to_be_saved_and_none_is_lost(pair, monkeypatch):
+    saved = []
+    whole = align(pair, tiny(), every=1e9, on_rows=saved.append)
+    assert [len(frame) for frame in saved] == [len(whole)]
+    pd.testing.assert_frame_equal(saved[0], whole)
+    calls = []
+    original = jobs.fit_heads
+
+    def interrupted(*given, **named):
+        calls.append(named["seed"])
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return original(*given, **named)
+
+    monkeypatch.setattr(jobs, "fit_heads", interrupted)
+    saved.clear()
+    with pytest.raises(KeyboardInterrupt):
+        align(pair, tiny(), every=1e9, on_rows=saved.append)
+    assert len(saved) == 1
+    assert set(saved[0]["control"]) == {"none"}  # three fits of the first measurement; the second was under way
