@@ -92,10 +92,9 @@ def study_stages(study: Study, run: Path, *, seed: int, device: str, probe_steps
         for number in range(study.seeds)
         for kind, weight in (("joint", "0.5"), ("baseline", "0"))
     ]
+    common = ["--preset", study.preset, "--updates", str(study.updates), "--threads", "1", *place]
     trainings = [
-        ["train", *home, "--preset", study.preset, "--name", name, "--seed", str(seed + number // 2), "--threads", "1"]
-        + ["--lambda-align", weight, *place]
-        + ["--updates", str(study.updates)]
+        ["train", *home, *common, "--name", name, "--lambda-align", weight, "--seed", str(seed + number // 2)]
         for number, (name, weight) in enumerate(kinds)
     ]
     play = ["rollout", *home, "--from-demos", str(run / "demos"), "--partition", "test"]
