@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -152,3 +154,9 @@ def test_every_setting_of_the_papers_preset_has_a_source():
 def test_an_unknown_preset_is_refused():
     with pytest.raises(ConfigError, match=r"unknown preset 'papper'\. Did you mean 'paper'"):
         preset("papper")
+
+
+def test_the_documentation_gives_the_source_of_every_number_of_the_paper():
+    page = Path(__file__).resolve().parents[3] / "docs" / "training.md"
+    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| [^|]+ \| ([^|]+) \|$", page.read_text(encoding="utf-8"), re.MULTILINE))
+    assert rows == dict(SOURCES)
