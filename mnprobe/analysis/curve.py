@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from mnprobe.analysis.over_seeds import mean_over_seeds
 from mnprobe.analysis.tables import HOLDOUTS, SPLITS, apply_where, settle
+from mnprobe.analysis.trainings import in_order, named
 from mnprobe.core.errors import ProbeError
 
 __all__ = ["DIFFERENCE", "OUTCOMES", "CurveData", "curve_data"]
@@ -19,25 +21,36 @@ _COLUMNS = (
     *("sd_seeds", "sd_draws", "chance", "n_test", "n_groups", "n_gallery", "n_train", "n_seeds", "trained_u"),
     *("trained_e", "metric", "direction", "split", "source_u", "source_e", "layer_u", "layer_e", "pool_u", "pool_e"),
     *("heads", "pairing", "loss", "tau", "batch", "mode", "config_hash"),
+    *("training", "n_trainings", "sd_trainings"),
 )
-_ROLES = ("main", "blank", PIXELS, "rollouts", "rollouts-blank", "shuffled")
+_ONE = tuple(name for name in _COLUMNS if name not in ("n_trainings", "sd_trainings"))  # of a single training
+_ROLES = ("main", "blank", PIXELS, "rollouts", "rollouts-blank", "rollouts-pixels", "rollouts-shuffled", "shuffled")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurveData:
     """The rows to draw: one per point, with `series` (its line), `step` (its place on the axis) and its numbers.
 
-    `axis` says what `step` counts; `seeds` holds the single seeds behind each point (same keys, column `seed`);
-    `notes` are sentences about what was chosen or is missing.
+    Trainings that differ in their seed alone are one line: `points` holds their means (see `mean_over_seeds`) and
+    `trainings` each of them where there are several (same keys, column `training_seed`). `axis` says what `step`
+    counts; `seeds` holds the single probe seeds behind each point (same keys, column `seed`); `notes` are sentences
+    about what was chosen or is missing.
     """
 
     points: pd.DataFrame
     seeds: pd.DataFrame
+    trainings: pd.DataFrame
     axis: str
     notes: tuple[str, ...]
     metric: str
     direction: str
     split: str
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The trainings that stand beside each other, baseline first; empty where there are not two of them."""
+        found = in_order(name for name in self.points["training"] if name)
+        return tuple(found) if len(found) > 1 else ()
 
     @property
     def single(self) -> bool:
@@ -82,17 +95,50 @@ def curve_data(
     rows, axis, more = _on_axis(rows)
     means = rows[rows["statistic"] == "mean"]
     _refuse_doubles(means)
+    rows = _without_seeds(rows)
+    means = rows[rows["statistic"] == "mean"]
+    single = means[means.duplicated(_POINT, keep=False)]
     order = {name: place for place, name in enumerate(HOLDOUTS)}
-    means = means.assign(_h=means["holdout"].map(order), _s=means["series"].map(_rank))
-    means = means.sort_values(["_h", "understanding", "execution", "_s", "step"], kind="stable")
+    means = mean_over_seeds(means, _POINT)
+    means = means.assign(
+        _h=means["holdout"].map(order),
+        _t=means["training"].map(in_order(means["training"]).index),
+        _s=means["series"].map(_rank),
+    )
+    means = means.sort_values(["_h", "_t", "understanding", "execution", "_s", "step"], kind="stable")
     return CurveData(
         points=means[list(_COLUMNS)].reset_index(drop=True),
-        seeds=rows[rows["statistic"] == "seed"][[*_COLUMNS, "seed", "draw"]].reset_index(drop=True),
+        seeds=rows[rows["statistic"] == "seed"][[*_ONE, "seed", "draw"]].reset_index(drop=True),
+        trainings=single[[*_ONE, "training_seed"]].reset_index(drop=True),
         axis=axis,
         notes=(*notes, *more, *_missing(means)),
         metric=metric,
         direction=direction,
         split=split,
+    )
+
+
+_POINT = ["holdout", "understanding", "execution", "series", "step"]
+
+
+def _without_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Add `training` and `training_seed`; models of one training that has several seeds lose them in their names."""
+    pairs = rows[["understanding", "execution"]].drop_duplicates()
+    taken = {(u, e): (named(str(u)), named(str(e))) for u, e in pairs.itertuples(index=False)}
+    shared = pd.Series([(u.without_seed, e.without_seed) for u, e in taken.values()]).value_counts()
+    places = list(zip(rows["understanding"], rows["execution"], strict=True))
+
+    def name(place: tuple[str, str], side: int) -> str:
+        found = taken[place]
+        several = shared[(found[0].without_seed, found[1].without_seed)] > 1
+        return found[side].without_seed if several else place[side]
+
+    seeds = [taken[place][1].seed if taken[place][1].seed is not None else taken[place][0].seed for place in places]
+    return rows.assign(
+        training=[taken[place][1].training or taken[place][0].training for place in places],
+        training_seed=[0 if seed is None else seed for seed in seeds],
+        understanding=[name(place, 0) for place in places],
+        execution=[name(place, 1) for place in places],
     )
 
 
@@ -107,17 +153,23 @@ def _outcome_rows(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _series(rows: pd.DataFrame) -> pd.Series:
-    """The line each row belongs to; '' for rows that are drawn nowhere (such as shuffled pairs of a control)."""
+    """The line each row belongs to; '' for rows that are drawn nowhere.
+
+    Pixels and shuffled pairs of the policy's own episodes are lines where trainings are compared: there, each source
+    has a panel of its own.
+    """
     base = _main_source(rows)
     names = {base: "main", f"{base}-blank": "blank", "rollouts": "rollouts", "rollouts-blank": "rollouts-blank"}
+    panels = len({named(str(model)).training for model in rows["execution"].unique()} - {""}) > 1
 
     def role(row: pd.Series) -> str:
-        source = names.get(row["source_e"], row["source_e"])
+        source = str(names.get(row["source_e"], row["source_e"]))
+        before = {"main": "", "rollouts": "rollouts-"} if panels else {"main": ""}
         if row["understanding"] == PIXELS:
-            return PIXELS if source == "main" and row["control"] == "none" else ""
+            return f"{before[source]}{PIXELS}" if source in before and row["control"] == "none" else ""
         if row["control"] != "none":
-            return str(row["control"]) if source == "main" else ""
-        return str(source)
+            return f"{before[source]}{row['control']}" if source in before else ""
+        return source
 
     return rows.apply(role, axis=1)
 
@@ -198,7 +250,9 @@ def _axis_name(understanding: str, execution: str, partner: pd.Series) -> str:
 def _refuse_doubles(means: pd.DataFrame) -> None:
     key = ["understanding", "execution", "series", "holdout", "step"]
     for _, rows in means[means.duplicated(key, keep=False)].groupby(key, sort=False):
-        differ = [name for name in _COLUMNS if name != "value" and rows[name].nunique(dropna=False) > 1]
+        differ = [
+            name for name in _COLUMNS if name in rows and name != "value" and rows[name].nunique(dropna=False) > 1
+        ]
         name = next((name for name in differ if name not in ("ci_low", "ci_high", "sd_seeds", "sd_draws")), None)
         first = rows.iloc[0]
         way = f"choose with --where {name}={rows[name].iloc[0]}" if name else "`mnprobe align` writes the table anew"

@@ -5,11 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mnprobe.analysis.curve import CurveData, curve_data
-from mnprobe.analysis.curve_figure import curve_caption, curve_figure, metric_name
+from mnprobe.analysis.curve import OUTCOMES, CurveData, curve_data
+from mnprobe.analysis.curve_figure import curve_figure
+from mnprobe.analysis.curve_looks import metric_name
+from mnprobe.analysis.curve_words import curve_caption
 from mnprobe.analysis.figures import SavedFigure, save_figure
 from mnprobe.analysis.notes import FigureNote, command_line, write_note
+from mnprobe.analysis.progress import Progress, recognition_progress, success_progress
 from mnprobe.analysis.tables import read_alignment, write_table
+from mnprobe.analysis.trainings import named
 
 __all__ = ["DrawnCurve", "curve_name", "draw_curve"]
 
@@ -46,6 +50,8 @@ def draw_curve(
     log_steps: bool = False,
     command: str | None = None,
     note: str = "",
+    recognition: Path | None = None,
+    success: Path | None = None,
 ) -> DrawnCurve:
     """Draw alignment over checkpoints.
 
@@ -57,8 +63,10 @@ def draw_curve(
         log_steps: a logarithmic step axis (linear up to the first step).
         command: how a person makes this figure again; written beside it.
         note: one more sentence for the caption, such as the world that was played in; no full stop.
+        recognition: results/recognition.csv; where it is there, its curve stands below, over the same steps.
+        success: results/success.csv; likewise.
     Raises:
-        ProbeError: as `read_alignment` and `curve_data`.
+        ProbeError: as `read_alignment` and `curve_data`, and for a table of recognition or success that is damaged.
     """
     data = curve_data(
         read_alignment(alignment, command=f"mnprobe align --run {alignment.parent.parent}"),
@@ -68,14 +76,31 @@ def draw_curve(
         where=where,
     )
     data = replace(data, notes=(*data.notes, note)) if note else data
+    progress = _progress(data, recognition, success)
     caption = curve_caption(data)
     write_table(data.points, table)
-    saved = save_figure(curve_figure(data, log_steps=log_steps), stem)
+    saved = save_figure(curve_figure(data, log_steps=log_steps, progress=progress), stem)
     about = FigureNote(
-        title=f"{metric_name(metric)} over training checkpoints" if not data.single else f"{metric_name(metric)}",
+        title=metric_name(metric)
+        + ("" if data.single else " over training checkpoints")
+        + ("" if split == "all" else f", {'success and failure' if split == OUTCOMES else split}"),
         caption=caption,
         command=command or command_line("curve", {"metric": metric, "split": split}),
         facts={"points": len(data.points), "single_checkpoint": data.single},
     )
     write_note(about, stem)
     return DrawnCurve(figure=saved, table=table, data=data, caption=caption)
+
+
+def _progress(data: CurveData, recognition: Path | None, success: Path | None) -> list[Progress]:
+    """What the models of the curve reach in their own tasks, where these tables are there."""
+    families = [
+        {named(str(model)).family for model in data.points[side].unique()} for side in ("understanding", "execution")
+    ]
+    random = data.points[~data.points["trained_e"].astype(bool)]
+    untrained = set(zip(random["training"], random["step_e"], strict=True))
+    found = [
+        recognition_progress(recognition, families[0]) if recognition else None,
+        success_progress(success, families[1], untrained=untrained) if success else None,
+    ]
+    return [one for one in found if one is not None]

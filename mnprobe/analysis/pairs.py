@@ -277,7 +277,7 @@ def _side(run: RunDir, side: str, model: str | None, source: str) -> dict[int, P
     pieces = []
     for piece in run.feature_files(model=model):
         with open_features(piece.path) as file:
-            if file.side == side and (piece.model != "pixels" or model == "pixels"):
+            if file.side == side and (file.model != "pixels" or model == "pixels"):
                 pieces.append(piece)
     chosen = [piece for piece in pieces if piece.source == source]
     what = f"features of the {side} side" + (f" of {model}" if model else "") + f" from source {source!r}"

@@ -2,16 +2,15 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from mnprobe.core.errors import ProbeError
+from mnprobe.core.proportions import mean_interval, wilson_interval
 from mnprobe.core.rundir import step_of
 from mnprobe.data import OUTCOMES_FILE
 from mnprobe.worlds.outcomes import Outcome, read_played
@@ -46,50 +45,6 @@ class Rollouts:
     model: str
     step: int
     outcomes: tuple[Outcome, ...]
-
-
-def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion: sound for few episodes and for 0 or all successes.
-
-    Centre (p + z^2/2n) / (1 + z^2/n), half width z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n).
-
-    Raises ProbeError when not 0 <= successes <= n, n >= 1, 0 < confidence < 1.
-    Source: Wilson 1927, J. Am. Stat. Assoc. 22.
-
-    >>> [round(x, 4) for x in wilson_interval(8, 10)]
-    [0.4902, 0.9433]
-    """
-    if not (0 <= successes <= n and n >= 1 and 0 < confidence < 1):
-        raise ProbeError(f"no interval for {successes} successes of {n} at confidence {confidence}")
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    p, shrink = successes / n, 1 + z * z / n
-    centre = (p + z * z / (2 * n)) / shrink
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / shrink
-    low = 0.0 if successes == 0 else centre - half
-    high = 1.0 if successes == n else centre + half
-    return low, high
-
-
-def mean_interval(successes: Sequence[int], counts: Sequence[int], *, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of the mean over tasks of independent proportions, recovered from each task's Wilson interval.
-
-    Mean minus the root of the sum of squared (p_i - low_i), over the number of tasks; upwards alike. For one task it is
-    Wilson's own.
-
-    Source: Zou & Donner 2008, Statistics in Medicine 27 (limits of sums by variance estimates recovery).
-
-    >>> mean_interval([8], [10]) == wilson_interval(8, 10)
-    True
-    """
-    if not counts or len(counts) != len(successes):
-        raise ProbeError(f"no interval for {len(successes)} success counts of {len(counts)} tasks")
-    if len(counts) == 1:
-        return wilson_interval(successes[0], counts[0], confidence=confidence)
-    shares = np.array(successes) / np.array(counts)
-    limits = np.array([wilson_interval(k, n, confidence=confidence) for k, n in zip(successes, counts, strict=True)])
-    down, up = np.linalg.norm(shares - limits[:, 0]), np.linalg.norm(limits[:, 1] - shares)
-    mean = shares.mean()
-    return float(max(mean - down / len(shares), 0)), float(min(mean + up / len(shares), 1))
 
 
 def success_table(rollouts: Iterable[Rollouts]) -> pd.DataFrame:

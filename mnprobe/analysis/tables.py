@@ -18,10 +18,12 @@ __all__ = [
     "SPLITS",
     "apply_where",
     "headline",
+    "numbers",
     "parse_where",
     "read_alignment",
     "read_table",
     "settle",
+    "truths",
     "write_table",
 ]
 
@@ -52,6 +54,7 @@ _DEFAULTS: dict[str, str | None] = {
     "pool_u": "mean",
     "pool_e": "mean",
     "tau": "0.1",
+    "fit_source": "demos",
     "batch": None,
     "config_hash": None,
 }
@@ -94,12 +97,14 @@ def read_alignment(path: Path, *, command: str = "mnprobe align") -> pd.DataFram
 
     Raises ProbeError as `read_table` does, and when a cell is no number or truth value, naming column and row.
     """
-    table = read_table(path, ALIGNMENT_COLUMNS, command=command)
+    table = read_table(path, [name for name in ALIGNMENT_COLUMNS if name != "fit_source"], command=command)
+    if "fit_source" not in table:
+        table["fit_source"] = table["source_u"]  # tables of earlier versions: heads were fitted on the same source
     for name in ALIGNMENT_COLUMNS:
         if name in TRUTH:
-            table[name] = _truths(table[name], name, path)
+            table[name] = truths(table[name], name, path)
         elif name not in TEXT:
-            table[name] = _numbers(table[name], name, path)
+            table[name] = numbers(table[name], name, path, whole=name in WHOLE)
     return table
 
 
@@ -191,19 +196,24 @@ def headline(table: pd.DataFrame, *, metric: str = "recall@1") -> pd.DataFrame:
     return ordered[[*shown, *numbers, *TRUTH]].reset_index(drop=True)
 
 
-def _numbers(column: pd.Series, name: str, path: Path) -> pd.Series:
+def numbers(column: pd.Series, name: str, path: Path, *, whole: bool = False) -> pd.Series:
+    """Text cells as numbers, empty ones as NaN; whole ones as int where none is empty.
+
+    Raises ProbeError when a cell is no number, with row and column.
+    """
     cells = column.astype(str).str.strip()
     found = pd.to_numeric(cells.where(cells != "", "nan"), errors="coerce").astype(float)
     wrong = found.isna() & ~cells.str.lower().isin(["", "nan"])
     if wrong.any():
         row = int(np.flatnonzero(wrong.to_numpy())[0])
         raise ProbeError(f"{path}, row {row + 2}, column {name}: {cells.iloc[row]!r} is no number")
-    if name in WHOLE and not found.isna().any():
+    if whole and not found.isna().any():
         return found.astype(int)
     return found
 
 
-def _truths(column: pd.Series, name: str, path: Path) -> pd.Series:
+def truths(column: pd.Series, name: str, path: Path) -> pd.Series:
+    """Text cells as True or False; ProbeError when a cell is neither, with row and column."""
     cells = column.astype(str).str.strip().str.lower()
     wrong = ~cells.isin(["true", "false", "1", "0"])
     if wrong.any():

@@ -65,7 +65,7 @@ def quality_line(panel: TsnePanel, config: TsneConfig) -> str:
 def tsne_figure(
     panels: Sequence[TsnePanel], config: TsneConfig, *, title: str, caption: str, colour: str = "auto"
 ) -> "Figure":
-    """Draw `panels` side by side (three in a row at most) with one legend for all of them.
+    """Draw `panels` side by side (three in a row at most, four as two and two) with one legend for all of them.
 
     The drawn offsets are the coordinates of each panel. `colour` is 'auto', 'instruction' or 'task'.
     """
@@ -76,7 +76,7 @@ def tsne_figure(
 def _draw(panels: Sequence[TsnePanel], config: TsneConfig, *, title: str, caption: str, colour: str) -> "Figure":
     everything = pd.concat([panel.points for panel in panels])
     named = kinds(list(zip(everything["task"], everything["instruction"], strict=True)), by=colour)
-    columns = min(len(panels), 3)
+    columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = -(-len(panels) // columns)
     size = (8.6 if len(named) > _WIDE_ABOVE else 6.6) if columns == 1 else 4.7
     width = columns * size + (columns + 1) * 0.15

@@ -3,17 +3,23 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from mnprobe.core.errors import ConfigError
-from mnprobe.core.rundir import resolve_run
+from mnprobe.core.rundir import Piece, resolve_run
+
+if TYPE_CHECKING:  # the probe loads torch, which `--help` does without
+    from mnprobe.probe import StoredPair
 
 __all__ = ["align"]
 
 _SPLITS = "all; success for the four settings of success and failure; or one of them, such as execution-failure."
 _HOLDOUTS = "What test episodes are: episodes (new ones of known instructions), instructions, tasks, or both."
+_FIT_ON = (
+    "Where heads for rollouts are fitted: demos of the same models where there are some (auto), own episodes, demos."
+)
 _LOSSES = "Eq. 2 as printed (diagonal), same group out of the denominator (exclude), or as positives (multi)."
 
 
@@ -24,6 +30,10 @@ def align(
     split: Annotated[str, typer.Option(help=_SPLITS)] = "all",
     holdout: Annotated[str, typer.Option(help=_HOLDOUTS)] = "both",
     mode: Annotated[str, typer.Option(help="For success and failure: own-probe, shared-probe or both.")] = "both",
+    source: Annotated[
+        list[str] | None, typer.Option(help="Only this source of the run, such as rollouts (repeatable).")
+    ] = None,
+    step: Annotated[list[int] | None, typer.Option(help="Only stores of this step of the policy (repeatable).")] = None,
     pairing: Annotated[
         Literal["episode", "instruction", "task"], typer.Option(help="What counts as the same action.")
     ] = "instruction",
@@ -42,6 +52,7 @@ def align(
     layer_e: Annotated[str | None, typer.Option(help="Layer of the execution side; e when left out.")] = None,
     pool_u: Annotated[str, typer.Option(help="mean, first, last, max, token:<k> or concat.")] = "mean",
     pool_e: Annotated[str, typer.Option(help="mean, first, last, max, token:<k> or concat.")] = "mean",
+    fit_on: Annotated[Literal["auto", "own", "demos"], typer.Option(help=_FIT_ON)] = "auto",
     episodes: Annotated[
         Literal["all", "shared"], typer.Option(help="all: both sides must have the same; shared: those both have.")
     ] = "all",
@@ -50,6 +61,9 @@ def align(
     draws: Annotated[int, typer.Option(help="Balanced draws for success and failure.")] = 20,
     k: Annotated[str, typer.Option("--k", help="Neighbour counts of recall, with commas.")] = "1,5,10",
     exclude_own: Annotated[bool, typer.Option("--exclude-own", help="Leave the query's own episode out.")] = False,
+    pixel_components: Annotated[
+        int, typer.Option(help="Principal components that stand for pixels, a control; 0 for all pixels.")
+    ] = 32,
     shuffled: Annotated[bool, typer.Option(help="Measure the control with shuffled pairs too.")] = True,
     jobs: Annotated[int, typer.Option(help="Processes; -1 for one per core. Results do not depend on it.")] = -1,
     out: Annotated[Path | None, typer.Option(help="The table; the run's results/alignment.csv when left out.")] = None,
@@ -57,7 +71,8 @@ def align(
 ) -> None:
     """Fit two heads on frozen features and measure Recall@1 both ways on held-out episodes, with chance and controls.
 
-    Every understanding store of the run meets every execution store of the same source and step. Prints a table, writes
+    Every understanding store of the run meets every execution store of the same source, training and step. For rollouts
+    the heads are fitted on demonstrations, where the run has both (--fit-on). Prints a table, writes
     results/alignment.csv (one row per number) and heads/*.safetensors. Finished measurements are kept when run again.
 
     Example: mnprobe align --run runs/first --holdout both --seeds 5
@@ -80,6 +95,7 @@ def align(
         holdout=holdout,
         split=split,
         modes=_modes(mode),
+        pixel_components=pixel_components,
         shuffled=shuffled,
         seeds=seeds,
         splits=splits,
@@ -91,6 +107,10 @@ def align(
     if u is not None and e is not None:
         inside_run = run is not None and out is None
         folder = resolve_run(run).path if inside_run else (out or Path("results/alignment.csv")).parent
+        if fit_on == "demos":
+            raise ConfigError(
+                "--fit-on demos finds the demonstrations' stores in a run: give --run without --u and --e"
+            )
         stored = [StoredPair(u, e)]
         table = out or (folder / "results" if inside_run else folder) / "alignment.csv"
         heads_folder = folder / "heads"
@@ -99,8 +119,17 @@ def align(
         raise ConfigError(f"--u and --e name the two sides of one pair: {missing} is missing. Or give --run")
     else:
         rundir = resolve_run(run)
-        stored, notes = join_stores([piece.path for piece in rundir.feature_files()])
+        pieces = rundir.feature_files()
+        demos = any(piece.source == "demos" for piece in pieces)
+        if fit_on == "demos" and not demos:
+            raise ConfigError(
+                f"--fit-on demos: run {rundir.path} has no features of demos; `mnprobe extract` makes them"
+            )
+        stored, notes = join_stores(
+            [piece.path for piece in pieces], fit_on="demos" if demos and fit_on != "own" else None
+        )
         table, heads_folder = out or rundir.results("alignment"), rundir.heads
+        stored = _chosen(stored, pieces, source, step)
         typer.echo(f"run: {rundir.path} ({len(stored)} pairs of feature stores)", err=as_json)
     rows, _ = align_stores(
         stored,
@@ -135,6 +164,29 @@ def align(
     for note in notes:
         typer.echo(f"note: {note}", file=sys.stderr)
     typer.echo(f"wrote {table}" + (f", {contrasts}; `mnprobe success` draws them" if contrasts else ""))
+
+
+def _chosen(
+    stored: "list[StoredPair]", pieces: list[Piece], sources: list[str] | None, steps: list[int] | None
+) -> "list[StoredPair]":
+    """The pairs whose execution store is of one of the sources and steps; ConfigError where the run has none."""
+    origin = {piece.path: piece for piece in pieces}
+    for name, wanted, known in (
+        ("--source", sources, {piece.source for piece in pieces}),
+        ("--step", steps, {piece.step for piece in pieces}),
+    ):
+        for value in wanted or ():
+            if value not in known:
+                there = ", ".join(str(entry) for entry in sorted(known, key=str))
+                raise ConfigError(f"{name} {value}: the run has features of {there}")
+    found = [
+        pair
+        for pair in stored
+        if (not sources or origin[pair.e].source in sources) and (not steps or origin[pair.e].step in steps)
+    ]
+    if not found:
+        raise ConfigError("no pair of feature stores is of both --source and --step")
+    return found
 
 
 def _counts(text: str) -> tuple[int, ...]:

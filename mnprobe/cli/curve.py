@@ -33,8 +33,9 @@ def curve(
 ) -> None:
     """Draw Recall@1 over training checkpoints, with chance, 95 % intervals and every control that was measured.
 
-    Writes figures/curve.png, curve.svg and results/curve.csv (for another metric or split, with its name added). With
-    one checkpoint, points with error bars are drawn.
+    Trainings (models such as arp-baseline and arp-joint) are compared by colour, their seeds averaged; recognition and
+    success stand below where they were measured. Writes figures/curve.png, curve.svg and results/curve.csv (for another
+    metric or split, with its name added). With one checkpoint, points with error bars are drawn.
 
     Example: mnprobe curve --run runs/first --metric recall@1 --where layer_e=e
     """
@@ -57,6 +58,8 @@ def curve(
         where=parse_where(where or []),
         log_steps=log_steps,
         command=command_line("curve", options | {"where": where, "log_steps": log_steps, "out": out}),
+        recognition=rundir.results("recognition") if split == "all" else None,
+        success=rundir.results("success") if split == "all" else None,
         note=world_note(played_in(piece.path for piece in rundir.feature_files())),
     )
     if as_json:

@@ -2,22 +2,23 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 __all__ = ["demo"]
 
-_TASKS = ("meat_off_grill", "open_drawer", "push_buttons", "slide_block_to_color_target", "turn_tap")
-"""What is played where no data are given: 23 instructions that a laptop demonstrates in half a minute."""
-
 
 def demo(
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of demonstrations (repeatable); without it the embedded tabletop makes some."),
+        typer.Option(help="Folder of demonstrations (repeatable); without it the whole study runs on the tabletop."),
     ] = None,
     run: Annotated[Path, typer.Option(help="Run directory to make or to go on with.")] = Path("runs/demo"),
+    preset: Annotated[
+        Literal["quick", "full"],
+        typer.Option(help="Without --data: quick (minutes on two cores) or full (all tasks, three seeds; hours)."),
+    ] = "quick",
     instructions: Annotated[
         Path | None, typer.Option(help="CSV (task,variation,instruction) in place of the dataset's instructions.")
     ] = None,
@@ -25,58 +26,87 @@ def demo(
         str | None, typer.Option(help="CSV (id,success), or the word 'successful' when all episodes are successes.")
     ] = None,
     task: Annotated[
-        list[str] | None, typer.Option(help="Without --data: demonstrate this task (repeatable); default five.")
+        list[str] | None, typer.Option(help="Without --data: only this task (repeatable); default the preset's.")
     ] = None,
-    train: Annotated[int, typer.Option(help="Without --data: demonstrations of an instruction to train on.")] = 4,
-    test: Annotated[int, typer.Option(help="Without --data: demonstrations of an instruction to test on.")] = 2,
-    seed: Annotated[int, typer.Option(help="Seed of the untrained models.")] = 0,
+    train: Annotated[
+        int | None, typer.Option(help="Without --data: demonstrations of an instruction to learn.")
+    ] = None,
+    val: Annotated[int | None, typer.Option(help="Without --data: as many to fit the heads on.")] = None,
+    test: Annotated[int | None, typer.Option(help="Without --data: as many to test on.")] = None,
+    updates: Annotated[int | None, typer.Option(help="Without --data: updates of each training.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Without --data: trainings of each kind.")] = None,
+    episodes: Annotated[
+        int | None, typer.Option(help="Without --data: episodes that each checkpoint plays, per task.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the models' first weights and batches.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps per probe fit; 400 when left out.")] = None,
+    side_by_side: Annotated[
+        int | None, typer.Option(help="Commands that run at once where they may; default one per processor, at most 2.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto",
 ) -> None:
-    """Do the main job: frozen u and e, two heads, Recall@1 with its controls, curve, t-SNE, report.
+    """Do the whole study: train baseline and joint, play, extract u and e, probe them, and write the report.
 
-    The demonstrations are yours (--data) or scripted ones of the embedded tabletop.
-    A new run starts from tiny untrained models (step 0); a run that holds checkpoints uses all of them. Each command is
-    printed before it runs. Stop it at any moment and run it again to go on.
+    On your own demonstrations (--data): features of the run's checkpoints (or of tiny untrained models), alignment,
+    curve, t-SNE, report. Each command is printed before it runs. Stop it at any moment and run it again to go on.
 
     Example: mnprobe demo --run runs/first
     """
-    from mnprobe.cli.main import command_app
+    import os
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of one thread beat one of two (docs/performance.md)
+
+    from mnprobe.cli.study import STUDIES, Study, probe_stages, study_stages
+    from mnprobe.core.errors import ConfigError
     from mnprobe.core.rundir import RunDir
     from mnprobe.data import open_dataset
 
+    sizes = {"train": train, "val": val, "test": test, "updates": updates, "seeds": seeds, "episodes": episodes}
+    given = {name: value for name, value in sizes.items() if value is not None}
+    for name, value in given.items():
+        if value < 1:
+            raise ConfigError(f"--{name} must be at least 1, got {value}")
     if data:
+        if given or task:
+            raise ConfigError(f"--{next(iter(given), 'task')} belongs to the study on the tabletop: leave out --data")
         open_dataset(data, instructions=instructions, outcomes=outcomes)  # refused before anything is made
-    source = [word for folder in data or () for word in ("--data", str(folder))]
-    if instructions is not None:
-        source += ["--instructions", str(instructions)]
-    if outcomes is not None:
-        source += ["--outcomes", outcomes]
-    home = ["--run", str(run)]
-    extract = ["extract", *home, *source, "--device", device]
-    job = [
-        extract,
-        [*extract, "--model", "arp", "--blank-instruction"],
-        [*extract, "--model", "pixels"],
-        ["align", *home, *(["--steps", str(steps)] if steps is not None else [])],
-        ["curve", *home],
-        ["tsne", *home],
-        ["tsne", *home, "--space", "raw"],
-        ["report", *home],
-    ]
-    if not RunDir(run).checkpoints():
-        job.insert(0, ["init", *home, "--seed", str(seed)])
-    if not data:
-        tasks = [word for name in task or _TASKS for word in ("--task", name)]
-        job.insert(0, ["demos", *home, *tasks, "--train", str(train), "--test", str(test)])
-    for arguments in job:
-        typer.secho(f"\n$ mnprobe {shlex.join(arguments)}", bold=True)
-        _run(command_app(arguments[0]), arguments)
+        source = [word for folder in data for word in ("--data", str(folder))]
+        source += [] if instructions is None else ["--instructions", str(instructions)]
+        source += [] if outcomes is None else ["--outcomes", outcomes]
+        home = ["--run", str(run)]
+        extract = ["extract", *home, *source, "--device", device]
+        stages = [] if RunDir(run).checkpoints() else [[["init", *home, "--seed", str(seed)]]]
+        stages += [[extract], [[*extract, "--model", "arp", "--blank-instruction"]], [[*extract, "--model", "pixels"]]]
+        stages += probe_stages(run, None, steps)
+    else:
+        if instructions is not None or outcomes is not None:
+            raise ConfigError("--instructions and --outcomes describe your own demonstrations: give --data as well")
+        chosen = vars(STUDIES[preset]) | given | ({"tasks": tuple(task)} if task else {})
+        study = Study(**chosen)
+        stages = study_stages(study, run, seed=seed, device=device, probe_steps=steps)
+        RunDir.create(run).record(
+            "demo", {"study": preset, "seed": seed} | {k: _plain(v) for k, v in vars(study).items()}
+        )
+    together = side_by_side if side_by_side is not None else min(2, os.cpu_count() or 1)
+    if together < 1:
+        raise ConfigError(f"--side-by-side must be at least 1, got {together}")
+    _run_all(stages, together, run)
 
 
-def _run(app: typer.Typer, arguments: list[str]) -> None:
-    try:
-        app(args=arguments[1:], prog_name=f"mnprobe {arguments[0]}")
-    except SystemExit as end:
-        if end.code:
-            raise
+def _run_all(stages: list[list[list[str]]], together: int, run: Path) -> None:
+    """All stages in order; an alignment by outcomes that the data cannot give is told and passed over."""
+    from mnprobe.cli.side_by_side import run_here, run_together
+
+    for stage in stages:
+        for start in range(0, len(stage), together):
+            commands = stage[start : start + together]
+            for command in commands:
+                typer.secho(f"\n$ mnprobe {shlex.join(command)}", bold=True)
+            if len(commands) == 1:
+                run_here(commands[0], optional="--split" in commands[0])
+            else:
+                run_together(commands, logs=run / "logs")
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value

@@ -19,6 +19,9 @@ def demos(
     variation: Annotated[
         list[int] | None, typer.Option(help="Only this variation of each task (repeatable); default all.")
     ] = None,
+    max_variations: Annotated[
+        int | None, typer.Option(help="Only the first so many variations of each task; default all.")
+    ] = None,
     train: Annotated[int, typer.Option(help="Demonstrations of each variation for training.")] = 10,
     val: Annotated[int, typer.Option(help="Demonstrations of each variation for validation.")] = 0,
     test: Annotated[int, typer.Option(help="Demonstrations of each variation for tests.")] = 5,
@@ -72,6 +75,7 @@ def demos(
         options=options,
         tasks=tuple(task or ()),
         variations=tuple(variation or ()),
+        max_variations=max_variations,
         train=train,
         val=val,
         test=test,

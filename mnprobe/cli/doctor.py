@@ -27,6 +27,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
     numbers = versions(*packages)
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     simulator = find_rlbench()
+    decoder = versions("av")["av"]
     found = {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -36,6 +37,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
         "extractors": EXTRACTORS.names(),
         "worlds": WORLDS.names(),
         "rlbench": simulator,
+        "av": decoder,
     }
     if as_json:
         typer.echo(json.dumps(found, indent=2))
@@ -45,6 +47,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
     typer.echo("versions: " + ", ".join(f"{name} {number}" for name, number in numbers.items()))
     typer.echo("extractors: " + ", ".join(EXTRACTORS.names()))
     typer.echo("worlds: " + ", ".join(WORLDS.names()))
+    how = decoder if decoder != "absent" else "absent; pip install 'mnprobe[video]'"
+    typer.echo(f"natural videos (optional, recognize --videos): PyAV {how}")
     typer.echo("live RLBench (optional, see docs/rlbench.md):")
     for part, state in simulator.items():
         typer.echo(f"  {part}: {state}")

@@ -49,7 +49,8 @@ class Side(StrEnum):
 def extract(
     run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
     data: Annotated[
-        list[Path] | None, typer.Option(help="Folder of demonstrations (repeatable); by default the run's demos.")
+        list[Path] | None,
+        typer.Option(help="Folder of demonstrations (repeatable); by default the run's demos, or its rollouts."),
     ] = None,
     model: Annotated[
         list[str] | None,
@@ -67,7 +68,10 @@ def extract(
         Path | None, typer.Option(help="JSON file with the model's sizes, where weights do not tell them.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
-    source: Annotated[str, typer.Option(help="Name of the data: demos, rollouts, ...")] = "demos",
+    source: Annotated[
+        str,
+        typer.Option(help="Name of the data. rollouts without --data: each checkpoint on the episodes that it played."),
+    ] = "demos",
     partition: Annotated[list[str] | None, typer.Option(help="train, val or test (repeatable).")] = None,
     task: Annotated[list[str] | None, typer.Option(help="Only this task (repeatable).")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many episodes.")] = None,
@@ -112,6 +116,9 @@ def extract(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no remarks.")] = False,
 ) -> None:
     """Dump frozen features of models on demonstrations to HDF5. Stop it at any moment; run it again to go on.
+
+    With --source rollouts, all episodes that the run's ARP checkpoints played (mnprobe rollout): each folder by the
+    checkpoint that played and by the ViCLIP checkpoint of the same training and step; --model pixels for that control.
 
     Under torchrun the processes share the work: torchrun --nproc-per-node 2 -m mnprobe extract ...
 

@@ -16,7 +16,8 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Where it goes; report.html in the run when left out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Write one self-contained HTML file: scores with chance and controls, data, models, every table and figure.
+    """Write one self-contained HTML file: what came out in plain words, scores with chance and controls, every figure,
+    the paper's Tables 1 to 3 filled with ours, data, models, every number.
 
     It opens offline, without JavaScript. What the run does not have yet is named, with the command that makes it.
 
@@ -34,6 +35,10 @@ def report(
             "run": str(rundir.path),
             "report": str(written.path),
             "bytes": written.path.stat().st_size,
+            "findings": [
+                {"question": one.question, "answer": one.short, "sentences": list(one.sentences), "note": one.note}
+                for one in data.findings
+            ],
             "headline": [asdict(line) for line in data.headline],
             "caveats": list(data.caveats),
             "figures": [figure.name for figure in data.figures if figure.png],
@@ -44,6 +49,8 @@ def report(
         typer.echo(json.dumps(summary))
         return
     typer.echo(f"run: {rundir.path}")
+    for found in data.findings:
+        typer.echo(f"{found.question} {found.short}")
     for sentence in data.summary:
         typer.echo(sentence)
     for piece in data.missing:

@@ -19,6 +19,9 @@ def rollout(
         list[Path] | None,
         typer.Option(help="Weights of the policy (repeatable); by default all ARP checkpoints of the run."),
     ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Only this ARP of the run, such as arp-joint (repeatable).")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="File the episodes under this model name.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="Only this task (repeatable); default all.")] = None,
     variation: Annotated[
@@ -65,7 +68,7 @@ def rollout(
     """Let a policy play episodes in a world; write them like demonstrations, with outcomes; tabulate success per task.
 
     Stop it at any moment; run it again to go on. Episodes lie in the run's rollouts/<model>/step_<number>/. Features
-    are extracted from them as from demonstrations: mnprobe extract --source rollouts --data that/folder. Success per
+    are extracted from all of them by mnprobe extract --source rollouts. Success per
     task, with Wilson's 95 % intervals, is printed and written to the run's results/success.csv.
 
     Example: mnprobe rollout --run runs/first --policy expert --task open_drawer --episodes 5
@@ -103,7 +106,9 @@ def rollout(
     if home is not None and not quiet:
         typer.echo(f"run: {home.path}", err=as_json)
     played = []
-    for player in choose_players(home, policy, checkpoint or (), name=name, blank=blank_instruction):
+    for player in choose_players(
+        home, policy, checkpoint or (), name=name, models=model or (), blank=blank_instruction
+    ):
         config = RolloutConfig(
             world=world,
             world_options=world_options,

@@ -25,6 +25,12 @@ def tsne(
     step: Annotated[
         list[int] | None, typer.Option(help="Checkpoint of the execution model; several make panels. Last if left out.")
     ] = None,
+    training: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Such as joint; several stand side by side. If left out: baseline beside joint, if both are."
+        ),
+    ] = None,
     compare: Annotated[
         list[Path] | None, typer.Option(help="Another run, drawn beside this one; can be given repeatedly.")
     ] = None,
@@ -51,6 +57,7 @@ def tsne(
 ) -> None:
     """Draw features of both models by t-SNE: shape = model, colour = instruction, with trustworthiness on the figure.
 
+    Where the run has baseline and joint training at the last step, they stand side by side (the paper's Figure 6).
     Writes figures/tsne.png, tsne.svg and results/tsne.csv (with --space raw: tsne-raw).
 
     Example: mnprobe tsne --run runs/first --partition test --perplexity 20
@@ -70,12 +77,20 @@ def tsne(
         execution=execution or [],
         source=source,
         steps=step or [],
+        trainings=training or [],
         compare=[resolve_run(path) for path in compare or []],
         heads=heads,
         **layers,
     )
     options: dict[str, object] = {"run": rundir.path, "understanding": understanding, "execution": execution}
-    options |= {"source": source, "step": step, "compare": compare, "space": space, "partition": partition}
+    options |= {
+        "source": source,
+        "step": step,
+        "training": training,
+        "compare": compare,
+        "space": space,
+        "partition": partition,
+    }
     options |= {**layers, "heads": heads, "perplexity": f"{perplexity:g}"}
     options |= {"iterations": iterations, "seed": seed, "colour": colour, "out": out}
     name = "tsne" if wanted_space == "shared" else f"tsne-{wanted_space}"

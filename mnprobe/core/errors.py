@@ -7,6 +7,7 @@
     ├── FeatureError       a feature store that is missing, damaged or does not fit its partner
     ├── ProbeError         a measurement that cannot be made
     │   └── TooFewSamples
+    ├── TrainingError      a training that cannot go on: losses that are no numbers, a state that does not fit
     └── WorldError         a simulator that failed; its own error is the cause
 
 Every message says what was asked, what was found, where, and what to do next. The command line prints it as it is and
@@ -21,6 +22,7 @@ __all__ = [
     "MnprobeError",
     "ProbeError",
     "TooFewSamples",
+    "TrainingError",
     "WorldError",
 ]
 
@@ -51,6 +53,10 @@ class ProbeError(MnprobeError):
 
 class TooFewSamples(ProbeError):
     """There are fewer samples than the measurement needs; the message gives both numbers."""
+
+
+class TrainingError(MnprobeError):
+    """A training cannot go on as asked; what it wrote before is kept, and the message says what that is."""
 
 
 class WorldError(MnprobeError):

@@ -1,8 +1,11 @@
 """The run directory: the one thing users handle, and where each piece lies in it."""
 
+import errno
+import fcntl
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -97,8 +100,13 @@ class RunDir:
             raise ConfigError(f"{self.config_path} is damaged: {error}") from error
 
     def record(self, section: str, values: Mapping[str, Any]) -> None:
-        """Write `values` under `[section]` of run.toml: the configuration that a command used, replacing its last."""
-        self._write(self.config | {section: {key: value for key, value in values.items() if value is not None}})
+        """Write `values` under `[section]` of run.toml: the configuration that a command used, replacing its last.
+
+        Commands that work on one run at the same time keep each other's sections.
+        """
+        with _alone(self.path / f".{CONFIG_NAME}.lock"):
+            self.__dict__.pop("config", None)
+            self._write(self.config | {section: {key: value for key, value in values.items() if value is not None}})
 
     def feature_files(self, model: str | None = None, source: str | None = None) -> list[Piece]:
         """Feature stores of the run, sorted by model, source and step; hidden and unfinished files are left out."""
@@ -175,6 +183,18 @@ def resolve_run(path: Path | None, *, root: Path = Path("runs")) -> RunDir:
             "or make one with `mnprobe init --run runs/first`"
         )
     return RunDir(runs[-1].parent)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`; the death of the process that holds it frees it."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # a file system without locks: the last one wins
+                raise
+        yield
 
 
 def _steps(folder: Path, pattern: str) -> list[tuple[Path, int]]:

@@ -86,7 +86,11 @@ class ARPInputs:
         """A batch: one frame and one instruction a sample."""
         told = [""] * len(frames) if self.blank else instructions  # so that what has no instruction can be blanked too
         observation = observation_from_frames(
-            frames, self._speak(told), device=self._device, cameras=self._config.cameras
+            frames,
+            self._speak(told),
+            device=self._device,
+            cameras=self._config.cameras,
+            stride=self._config.point_stride,
         )
         return blank_instruction(observation, self._speak([""])[0]) if self.blank else observation
 

@@ -20,6 +20,7 @@ class CheckpointInfo:
 
     `kind` is "viclip", "arp", or None for models that mnprobe does not know. `step_told` is False where neither the
     file nor the user says at which training step it was written, so that `step` is 0 for want of a better number.
+    `training` is the name of the training that wrote it (our metadata entry), "" where the file names none.
     """
 
     path: Path
@@ -28,6 +29,7 @@ class CheckpointInfo:
     trained: bool
     sha256: str
     step_told: bool = True
+    training: str = ""
 
 
 def step_in_name(path: Path) -> int | None:
@@ -66,6 +68,7 @@ def inspect_checkpoint(path: Path, *, step: int | None = None) -> CheckpointInfo
         trained=metadata.get("trained", "true") != "false",
         sha256=sha256_file(path),
         step_told=step is not None or found is not None,
+        training=metadata.get("training", "") if ours else "",
     )
 
 

@@ -58,10 +58,12 @@ class Team:
 
 
 @contextmanager
-def join_team() -> Iterator[Team]:
+def join_team(*, accelerators: bool = False) -> Iterator[Team]:
     """The team that the environment variables of torchrun describe (RANK, WORLD_SIZE, LOCAL_RANK), or a team of one.
 
-    Processes talk through gloo: they exchange nothing but barriers and single numbers, whatever the device.
+    Processes talk through gloo: mostly they exchange nothing but barriers and single numbers, whatever the device.
+    Within a team this gives the same team again, so that a job may be part of a larger one.
+    With `accelerators` they also exchange what lies on GPUs, through NCCL, and each takes the GPU of its number.
     Raises ConfigError when the variables contradict each other.
     """
     if "RANK" not in os.environ:
@@ -78,8 +80,23 @@ def join_team() -> Iterator[Team]:
         return
     import torch.distributed as dist
 
-    dist.init_process_group("gloo", timeout=_PATIENCE)
+    if dist.is_initialized():  # a team cannot be left and joined again: its meeting place remembers the first time
+        yield Team(rank, size, local)
+        return
+    dist.init_process_group(_backend(local) if accelerators else "gloo", timeout=_PATIENCE)
     try:
         yield Team(rank, size, local)
     finally:
         dist.destroy_process_group()
+
+
+def _backend(local: int) -> str:
+    """gloo for what lies on CPUs and NCCL for what lies on GPUs, where there are some."""
+    import torch
+    import torch.distributed as dist
+
+    count = torch.cuda.device_count()
+    if not count or not dist.is_nccl_available():
+        return "gloo"
+    torch.cuda.set_device(local % count)  # NCCL talks through the present device
+    return "cpu:gloo,cuda:nccl"

@@ -21,10 +21,14 @@ from mnprobe.features.header import Header
 from mnprobe.features.job import Job, run_job
 from mnprobe.features.options import complete_options
 from mnprobe.features.plan import ModelChoice, choose_models, layers_for
+from mnprobe.features.played import played_choices
 from mnprobe.features.schema import DTYPES, SIDES
 from mnprobe.features.table import Columns, make_columns
 
-__all__ = ["Extracted", "extract"]
+__all__ = ["ROLLOUTS", "Extracted", "extract"]
+
+ROLLOUTS = "rollouts"
+"""Source of the episodes that a run's policies played themselves."""
 
 _DEFAULT_PRESET = "tiny"
 _READERS_FOR_CUDA = 8
@@ -41,6 +45,7 @@ class Extracted:
     source: str
     step: int
     trained: bool
+    training: str
     layers: tuple[str, ...]
     episodes: int
     status: Literal["written", "kept"]
@@ -80,7 +85,9 @@ def extract(
     undisturbed run. Under torchrun the processes share the batches.
 
     Args:
-        data: folders of demonstrations; by default the run's `demos`.
+        data: folders of demonstrations; by default the run's `demos`. With the source "rollouts", by default every
+            folder of the run's `rollouts` that one of its ARP checkpoints played: each is extracted by that checkpoint
+            and by the ViCLIP checkpoint of the same training and step (see `played_choices`).
         run: run directory; by default the newest under ./runs, unless `out` is given.
         out: write here instead of into a run: a file ending in .h5 for a single store, or a folder that gets
             `<model>/<source>/step_<number>.h5`.
@@ -117,56 +124,75 @@ def extract(
     home = run if isinstance(run, RunDir) else None if run is None and out is not None else resolve_run(run)
     given = {key: value for key, value in (options or {}).items() if value is not None}
     with join_team() as team:
-        choices = choose_models(home, models, checkpoints, name=name, step=step)
-        choices = _understanding(choices, given, say)
-        for choice in choices:
+        if data is None and source == ROLLOUTS and home is not None:
+            if checkpoints or name is not None or step is not None:
+                raise ConfigError(
+                    "--source rollouts without --data takes the run's own checkpoints, each on the episodes that it "
+                    "played; give --data as well to use --checkpoint, --name or --step"
+                )
+            played = played_choices(home, models, say)
+            parts: list[tuple[Any, list[ModelChoice]]] = [(one.folder, list(one.choices)) for one in played]
+        else:
+            chosen = choose_models(home, models, checkpoints, name=name, step=step)
+            parts = [(data if data is not None else _demos(home), chosen)]
+        everything = _understanding([choice for _, choices in parts for choice in choices], given, say)
+        parts = [(folder, [choice for choice in choices if choice in everything]) for folder, choices in parts]
+        parts = [part for part in parts if part[1]]
+        for choice in everything:
             if choice.checkpoint is not None and not choice.checkpoint.step_told:
                 remark = "tells no training step, so it counts as step 0; --step or --name says more"
                 say(f"{choice.checkpoint.path}: {remark}")
-        sizes = _sizes(choices, preset, config)
-        if out is not None and out.suffix == ".h5" and len(choices) > 1:
-            raise ConfigError(f"--out {out}: one file, but {len(choices)} stores are to be made; name a folder")
-        folder = data if data is not None else _demos(home)
-        dataset = open_dataset(folder, partitions=partitions, tasks=tasks, instructions=instructions, outcomes=outcomes)
-        dataset = dataset[:limit] if limit else dataset
-        maker = _Maker(
-            home=home,
-            out=out,
-            dataset=dataset,
-            columns=_columns(dataset),
-            fingerprint=dataset.fingerprint(),
-            source=source,
-            options=given,
-            seed=seed,
-            preset=preset,
-            config=sizes,
-            device=resolve_device(device, local=team.local),
-            batch_size=batch_size,
-            dtype=dtype,
-            precision=precision,
-            overwrite=overwrite,
-            say=say,
-        )
-        jobs = [maker.job(choice, layers_for(choice, layers, choices)) for choice in choices]
-        _record(home, out, team, jobs, folder)
-        done = []
-        for choice, job in zip(choices, jobs, strict=True):
-            status = run_job(job, team, quiet=quiet)
-            header = job.header
-            done.append(
-                Extracted(
-                    path=job.target,
-                    model=header.model,
-                    kind=choice.kind,
-                    side=header.side,
-                    source=header.source,
-                    step=header.step,
-                    trained=header.trained,
-                    layers=tuple(job.asked["layers"]),
-                    episodes=len(dataset),
-                    status=status,
-                )
+        sizes = _sizes(everything, preset, config)
+        if out is not None and out.suffix == ".h5" and len(everything) > 1:
+            raise ConfigError(f"--out {out}: one file, but {len(everything)} stores are to be made; name a folder")
+        done: list[Extracted] = []
+        asked: list[str] = []
+        for number, (folder, choices) in enumerate(parts, start=1):
+            if len(parts) > 1:
+                say(f"{folder} ({number} of {len(parts)})")
+            dataset = open_dataset(
+                folder, partitions=partitions, tasks=tasks, instructions=instructions, outcomes=outcomes
             )
+            dataset = dataset[:limit] if limit else dataset
+            maker = _Maker(
+                home=home,
+                out=out,
+                dataset=dataset,
+                columns=_columns(dataset),
+                fingerprint=dataset.fingerprint(),
+                source=source,
+                options=given,
+                seed=seed,
+                preset=preset,
+                config=sizes,
+                device=resolve_device(device, local=team.local),
+                batch_size=batch_size,
+                dtype=dtype,
+                precision=precision,
+                overwrite=overwrite,
+                say=say,
+            )
+            jobs = [maker.job(choice, layers_for(choice, layers, everything)) for choice in choices]
+            asked += [canonical_json(dict(job.asked)) for job in jobs]
+            _record(home, out, team, asked, [folder for folder, _ in parts[:number]])
+            for choice, job in zip(choices, jobs, strict=True):
+                status = run_job(job, team, quiet=quiet)
+                header = job.header
+                done.append(
+                    Extracted(
+                        path=job.target,
+                        model=header.model,
+                        kind=choice.kind,
+                        side=header.side,
+                        source=header.source,
+                        step=header.step,
+                        trained=header.trained,
+                        training=header.training,
+                        layers=tuple(job.asked["layers"]),
+                        episodes=len(dataset),
+                        status=status,
+                    )
+                )
     return done
 
 
@@ -206,6 +232,7 @@ class _Maker:
             source=f"{self.source}-blank" if spec.options.get("blank_instruction") else self.source,
             step=choice.step,
             trained=choice.trained,
+            training=choice.training,
             checkpoint_sha256=choice.checkpoint.sha256 if choice.checkpoint else "",
             data_fingerprint=self.fingerprint,
         )
@@ -316,9 +343,9 @@ def _columns(dataset: Dataset) -> Columns:
 
 def _target(run: RunDir | None, out: Path | None, choice: ModelChoice, source: str) -> Path:
     if out is not None:
-        return out if out.suffix == ".h5" else out / choice.name / source / f"{step_name(choice.step)}.h5"
+        return out if out.suffix == ".h5" else out / choice.folder / source / f"{step_name(choice.step)}.h5"
     assert run is not None  # without `out` there is always a run
-    return run.features(choice.name, source, choice.step)
+    return run.features(choice.folder, source, choice.step)
 
 
 def _asked(header: Header, choice: ModelChoice, spec: ExtractorSpec, columns: Columns, dtype: str) -> dict[str, Any]:
@@ -356,10 +383,9 @@ def _ran(spec: ExtractorSpec) -> dict[str, Any]:
     return {"device": spec.device.split(":")[0], "batch_size": spec.batch_size, **versions("torch", "numpy")}
 
 
-def _record(run: RunDir | None, out: Path | None, team: Team, jobs: Sequence[Job], folder: Any) -> None:
+def _record(run: RunDir | None, out: Path | None, team: Team, asked: Sequence[str], folders: Sequence[Any]) -> None:
     """What was asked goes into run.toml as well, when the features go into the run."""
     if run is None or out is not None or not team.leads:
         return
-    folders = [folder] if isinstance(folder, str | os.PathLike) else list(folder)
-    asked = [canonical_json(dict(job.asked)) for job in jobs]
-    run.record("extract", {"data": [str(path) for path in folders], "asked": asked})
+    paths = [path for one in folders for path in ([one] if isinstance(one, str | os.PathLike) else one)]
+    run.record("extract", {"data": [str(path) for path in paths], "asked": list(asked)})

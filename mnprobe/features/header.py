@@ -18,9 +18,11 @@ _LARGEST_STEP = 10**15 - 1
 class Header:
     """Identity and origin of one feature store.
 
-    `step` counts optimiser steps of the checkpointed model; `trained` is False for random weights. `model_config`
-    describes the model, `provenance` everything else that decided the values (layers, camera, data, seed, ...); both
-    must be JSON. Raises FeatureError for a side that is none, a negative step, empty names, or what JSON cannot hold.
+    `step` counts optimiser steps of the checkpointed model; `trained` is False for random weights. `training` names the
+    training that the checkpoint comes from ("baseline", "joint", ...), "" where there was none or it is not known;
+    stores of one training belong together. `model_config` describes the model, `provenance` everything else that
+    decided the values (layers, camera, data, seed, ...); both must be JSON. Raises FeatureError for a side that is
+    none, a negative step, empty names, or what JSON cannot hold.
     """
 
     model: str
@@ -28,6 +30,7 @@ class Header:
     source: str = "demos"
     step: int = 0
     trained: bool = True
+    training: str = ""
     checkpoint_sha256: str = ""
     model_config: Mapping[str, Any] = field(default_factory=dict)
     data_fingerprint: str = ""
@@ -44,9 +47,14 @@ class Header:
             value = getattr(self, name)
             if not value or "/" in value or "\\" in value or value.startswith(".") or not value.isprintable():
                 raise FeatureError(f"{name} must be a plain name that can be a folder's name, got {value!r}")
+        if not self.training.isprintable():
+            raise FeatureError(f"training must be a plain name or '', got {self.training!r}")
 
     def attributes(self) -> dict[str, str | int | bool]:
-        """The attributes as written: schema, identity, JSON texts, versions and the present time."""
+        """The attributes as written: schema, identity, JSON texts, versions and the present time.
+
+        `training` is written only where there is one.
+        """
         found = versions("torch")
         return {
             "schema": SCHEMA,
@@ -62,6 +70,7 @@ class Header:
             "torch_version": found["torch"],
             "created": now(),
             "provenance": _json("provenance", self.provenance),
+            **({"training": self.training} if self.training else {}),
         }
 
 

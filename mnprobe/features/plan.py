@@ -16,12 +16,27 @@ __all__ = ["ModelChoice", "choose_models", "layers_for"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """One model at one checkpoint; `name` is what its features are filed under, `checkpoint` None = random weights."""
+    """One model at one checkpoint; `name` is what its features are filed under, `checkpoint` None = random weights.
+
+    `beside` is the training that features without a checkpoint (pixels) belong to, where they are of episodes that a
+    policy of that training played: they then lie in a folder of their own, `<name>-<training>`.
+    """
 
     kind: str
     name: str
     step: int = 0
     checkpoint: CheckpointInfo | None = None
+    beside: str = ""
+
+    @property
+    def training(self) -> str:
+        """Name of the training that the features belong to, or ""."""
+        return self.checkpoint.training if self.checkpoint is not None else self.beside
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder of its features."""
+        return f"{self.name}-{self.beside}" if self.beside else self.name
 
     @property
     def trained(self) -> bool:
@@ -40,7 +55,9 @@ def choose_models(
     """From names and files to choices.
 
     Without names and files: all checkpoints of the run. A given file belongs to the model that its weights tell. A name
-    without a file means the run's checkpoints of that name, and if it has none, random weights of that extractor.
+    without a file means the run's checkpoints of that model: those in a folder of that name, and, where the name is an
+    extractor's ("viclip", "arp"), all whose weights are of that kind, however the folder is called ("arp-joint"). If
+    there are none, random weights of that extractor.
 
     Raises ConfigError for unknown names, a file that fits no named model, or two choices that would be one store.
     """
@@ -101,8 +118,11 @@ def layers_for(choice: ModelChoice, wanted: Sequence[str], choices: Sequence[Mod
 
 def _of_run(run: RunDir | None, model: str | None) -> list[ModelChoice]:
     choices = []
-    for piece in run.checkpoints(model) if run else []:
+    by_kind = model in EXTRACTORS.names()
+    for piece in run.checkpoints(None if by_kind else model) if run else []:
         info = inspect_checkpoint(piece.path)
+        if by_kind and model not in (piece.model, info.kind):
+            continue
         if info.step != piece.step:
             raise ConfigError(f"{piece.path}: its name says step {piece.step}, its metadata {info.step}; rename it")
         if info.kind is None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mnprobe.core.errors import ConfigError
+from mnprobe.core.registry import unknown_name
 from mnprobe.core.rundir import RunDir
 from mnprobe.features.checkpoints import inspect_checkpoint, step_in_name
 
@@ -29,11 +30,13 @@ def choose_players(
     checkpoints: Sequence[Path],
     *,
     name: str | None = None,
+    models: Sequence[str] = (),
     blank: bool = False,
 ) -> list[PlayerChoice]:
     """From a policy's name and files to what plays.
 
-    For "arp" without files: all ARP checkpoints of the run. Other policies play with the given files, or without any.
+    For "arp" without files: all ARP checkpoints of the run, or those of `models` ("arp-joint"). Other policies play
+    with the given files, or without any.
     With `blank`, the name gets "-blank", so that a policy that is told nothing does not lie among those that are.
 
     Raises:
@@ -41,8 +44,10 @@ def choose_players(
             folder's.
         CheckpointError: a file that cannot be read.
     """
+    if models and (policy != "arp" or checkpoints):
+        raise ConfigError("--model chooses among the run's ARP checkpoints: leave out --checkpoint, play --policy arp")
     if policy == "arp":
-        choices = [_arp_file(path, name or "arp") for path in checkpoints] or _arp_of_run(run, name)
+        choices = [_arp_file(path, name or "arp") for path in checkpoints] or _arp_of_run(run, name, models)
     else:
         own = name or policy.rpartition(":")[2]
         choices = [PlayerChoice(name=own, step=step_in_name(path) or 0, checkpoint=path) for path in checkpoints]
@@ -69,11 +74,16 @@ def _arp_file(path: Path, name: str) -> PlayerChoice:
     return PlayerChoice(name=name, step=info.step, checkpoint=path)
 
 
-def _arp_of_run(run: RunDir | None, name: str | None) -> list[PlayerChoice]:
+def _arp_of_run(run: RunDir | None, name: str | None, models: Sequence[str]) -> list[PlayerChoice]:
     pieces = [piece for piece in run.checkpoints() if inspect_checkpoint(piece.path).kind == "arp"] if run else []
     if not pieces:
         where = f"run {run.path} has no checkpoints of ARP" if run else "there is no run"
         raise ConfigError(
             f"--policy arp needs weights, and {where}. Give --checkpoint FILE, or play with --policy expert or random"
         )
+    known = sorted({piece.model for piece in pieces})
+    for model in models:
+        if model not in known:
+            raise unknown_name("ARP model of the run", model, known)
+    pieces = [piece for piece in pieces if not models or piece.model in models]
     return [PlayerChoice(name=name or piece.model, step=piece.step, checkpoint=piece.path) for piece in pieces]

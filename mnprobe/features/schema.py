@@ -4,7 +4,8 @@ One file holds the features of one model at one training step on one source of e
 owns rows `offsets[i]:offsets[i+1]` of each layer's `values`.
 
     attributes  schema, model, side, source, step, trained, checkpoint_sha256, model_config (JSON), data_fingerprint,
-                mnprobe_version, torch_version, created, provenance (JSON of everything else), digest
+                mnprobe_version, torch_version, created, provenance (JSON of everything else), digest,
+                training (optional: the name of the training that the checkpoint comes from)
     /episodes/{id, task, instruction, partition}  (N,) UTF-8    /episodes/variation  (N,) int64
     /episodes/success     (N,) int8: 1, 0, -1 = not known       /episodes/prediction (N,) UTF-8, optional
     /layers/<name>/values    (M, D) float32 or float16, fletcher32, no compression

@@ -150,6 +150,11 @@ class FeatureFile:
         return bool(self._contents.attributes["trained"])
 
     @property
+    def training(self) -> str:
+        """Which training the checkpoint comes from, such as "baseline" or "joint"; "" where none is known."""
+        return str(self._contents.attributes["training"])
+
+    @property
     def columns(self) -> Columns:
         """The table of episodes as arrays: id, task, instruction, partition, variation, success[, prediction]."""
         return self._contents.columns

@@ -37,6 +37,7 @@ def format_description(found: dict[str, Any]) -> str:
     if "model" not in found:
         return "\n".join(lines)
     state = "trained" if found["trained"] else "not trained"
+    state += f", training {found['training']}" if found["training"] else ""
     lines += [
         f"  model      {found['model']}, {found['side']} side, step {found['step']}, {state}",
         f"  weights    {found['checkpoint_sha256'] or 'no checkpoint file'}",

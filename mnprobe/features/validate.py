@@ -29,6 +29,7 @@ _TEXTS = (
     *("schema", "model", "side", "source", "checkpoint_sha256", "model_config", "data_fingerprint"),
     *("mnprobe_version", "torch_version", "created", "provenance", "digest"),
 )
+_OPTIONAL = ("training",)  # texts that older stores do not have; '' then
 _FLETCHER32 = 3  # HDF5's number of this filter
 
 
@@ -100,7 +101,8 @@ class _Reader:
                 f"{self.path}: the attributes or the table of episodes do not match their digest: "
                 "the file was damaged or edited; extract it again"
             )
-        return Contents(file=self.file, attributes=attributes | {"digest": expected}, columns=columns, layers=layers)
+        whole = dict.fromkeys(_OPTIONAL, "") | attributes | {"digest": expected}
+        return Contents(file=self.file, attributes=whole, columns=columns, layers=layers)
 
     def _attributes(self) -> dict[str, Any]:
         if "schema" not in self.file.attrs:
@@ -108,7 +110,8 @@ class _Reader:
         schema = self._attribute("schema")
         if schema != SCHEMA:
             raise FeatureError(f"{self.path}: schema {schema!r}; this version of mnprobe reads {SCHEMA!r}")
-        found = {name: self._attribute(name) for name in (*_TEXTS, "step", "trained")}
+        present = [name for name in _OPTIONAL if name in self.file.attrs]
+        found = {name: self._attribute(name) for name in (*_TEXTS, "step", "trained", *present)}
         extra = set(self.file.attrs) - set(found)
         if extra:
             raise FeatureError(f"{self.path}: unknown attributes {', '.join(sorted(extra))}")

@@ -7,19 +7,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mnprobe.core.errors import ConfigError
 from mnprobe.core.registry import unknown_name
 from mnprobe.data import Episode
 from mnprobe.features.devices import autocast
 from mnprobe.features.extractor import EpisodeFeatures, ExtractorSpec, Tokens
 from mnprobe.features.frames import read_clip
 from mnprobe.features.options import config_from, one_of
+from mnprobe.features.recognition import best_texts, encode_texts, reads_text
 from mnprobe.features.schema import Side
-from mnprobe.models.clip import END
 from mnprobe.models.untrained import PRESETS, untrained_viclip
-from mnprobe.models.viclip import Tokenizer, ViCLIP, ViCLIPConfig, load_viclip, preprocess, zero_shot
+from mnprobe.models.viclip import ViCLIP, ViCLIPConfig, load_viclip, preprocess
 
 __all__ = ["PreparedClips", "ViCLIPExtractor"]
 
@@ -81,7 +81,7 @@ class ViCLIPExtractor:
         """Read, resize and normalise the frames."""
         config = self.model.config
         clips = [read_clip(episode, self._camera, config.frames, self._rule) for episode in episodes]
-        ready = [preprocess(clip.frames, size=config.image_size) for clip in clips]
+        ready = [preprocess(clip.frames, size=config.image_size, crop=config.crop) for clip in clips]
         return PreparedClips(clips=torch.stack(ready), repeated=tuple(clip.repeated for clip in clips))
 
     @torch.inference_mode()
@@ -103,19 +103,13 @@ class ViCLIPExtractor:
             for i, repeated in enumerate(prepared.repeated)
         ]
 
-    @torch.inference_mode()
-    def _encode_candidates(self, candidates: Sequence[str]) -> Tensor | None:
-        if not candidates or self.model.config.vocabulary <= END:  # a text side that does not know CLIP's tokens
+    def _encode_candidates(self, candidates: Sequence[str]) -> NDArray[np.float32] | None:
+        if not candidates or not reads_text(self.model):
             return None
-        if len(set(candidates)) != len(candidates):
-            raise ConfigError("the candidate instructions must differ from each other")
-        ids = Tokenizer(self.model.config.text_context).tokenize(candidates)
-        with autocast(self._spec.device, self._spec.precision):
-            features = [self.model.encode_text(part.to(self._spec.device)) for part in torch.split(ids, 64)]
-        return torch.cat(features).float()
+        return encode_texts(self.model, candidates, precision=self._spec.precision)
 
     def _recognise(self, hidden: Mapping[str, Tensor]) -> list[str | None]:
         if self._texts is None:
             return [None] * len(next(iter(hidden.values())))
-        best = zero_shot(hidden["u"].float(), self._texts).argmax(dim=1)
+        best = best_texts(hidden["u"].float().cpu().numpy(), self._texts)
         return [self._spec.candidates[i] for i in best.tolist()]

@@ -19,7 +19,7 @@ PRESETS = {"viclip": ("tiny", "b16", "l14"), "arp": ("tiny", "arp", "arp_plus")}
 def untrained_viclip(size: str | ViCLIPConfig, seed: int) -> ViCLIP:
     """ViCLIP of a preset or of any size, with weights drawn from `seed`; ConfigError for an unknown preset.
 
-    >>> untrained_viclip("tiny", 0).encode_video(torch.zeros(1, 8, 3, 64, 64)).shape
+    >>> untrained_viclip("tiny", 0).encode_video(torch.zeros(1, 4, 3, 96, 96)).shape
     torch.Size([1, 64])
     """
     config: ViCLIPConfig = getattr(ViCLIPConfig, _known("viclip", size))() if isinstance(size, str) else size

@@ -13,7 +13,7 @@ from mnprobe.probe.join import StoredPair, join_stores
 from mnprobe.probe.loss import info_nce, info_nce_directions
 from mnprobe.probe.other_recalls import paired_ranks, true_recall_at_k
 from mnprobe.probe.pairing import Pairing
-from mnprobe.probe.pairs import Origin, Pair, pair_arrays, pair_files
+from mnprobe.probe.pairs import Origin, Pair, pair_across, pair_arrays, pair_files
 from mnprobe.probe.retrieval import DirectionRecall, Recall, recall_at_k
 from mnprobe.probe.rows import COLUMNS, read_alignment, write_alignment
 from mnprobe.probe.shuffled import shuffled_groups
@@ -58,6 +58,7 @@ __all__ = [
     "load_heads",
     "measurable_sides",
     "mi_bound",
+    "pair_across",
     "pair_arrays",
     "pair_files",
     "paired_ranks",

@@ -1,6 +1,8 @@
 """The measurement: probe pairs of models, held-out retrieval with controls, one tidy row per number."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from mnprobe.core.errors import ConfigError, TooFewSamples
 from mnprobe.core.progress import progress
 from mnprobe.probe.config import AlignConfig
 from mnprobe.probe.hits import hit_scores, hits_name, write_hits
-from mnprobe.probe.jobs import Job, Record, run_job
+from mnprobe.probe.jobs import Job, Record, fit_key, run_jobs
 from mnprobe.probe.measure import contrast_rows, measured_rows
 from mnprobe.probe.pairs import Pair
 from mnprobe.probe.plan import NoOutcomes, Unit, plan_units
@@ -38,6 +40,7 @@ def align(
     heads: Path | None = None,
     hits: Path | None = None,
     on_rows: Callable[[pd.DataFrame], None] | None = None,
+    every: float = 0.0,
     quiet: bool = True,
 ) -> pd.DataFrame:
     """Measure how far u and e of each pair agree: fit T_u and T_e, then bidirectional Recall@k on held-out episodes.
@@ -52,6 +55,7 @@ def align(
         heads: folder for the heads of the first seed and split of each measurement; none are written when not given.
         hits: folder for the score of every test episode (`read_hits`), one file per measurement; none when not given.
         on_rows: called with the whole table each time a measurement is finished, to save it.
+        every: seconds that pass at least between two such calls; the last one, also of an interrupted run, has all.
         quiet: show no progress on standard error.
 
     Returns:
@@ -77,28 +81,53 @@ def align(
     work = _all_planned(chosen, config, heads, notes)
     _refuse_doubles(work)
     frame, todo = _resume(previous, work, hits)
-    total = sum(len(item.unit.jobs) for item in todo)
-    tasks = [(place, job) for place, item in enumerate(todo) for job in item.unit.jobs]
-    with progress("aligning", total, quiet=quiet) as advance:
-        waiting = [len(item.unit.jobs) for item in todo]
-        found: list[list[Record]] = [[] for _ in todo]
-        for (place, _), records in zip(tasks, _run(todo, tasks, config, n_jobs), strict=True):
-            found[place] += records
-            waiting[place] -= 1
+    tasks = _tasks(todo, config)
+    table = _Table(frame, on_rows, every)
+    with progress("aligning (fits)", len(tasks), quiet=quiet) as advance, closing(table):
+        found: list[dict[int, list[Record]]] = [{} for _ in todo]
+        for task, results in zip(tasks, _run(todo, tasks, config, n_jobs), strict=True):
             advance()
-            if waiting[place] == 0:
-                item = todo[place]
-                rows = _rows(item, found[place], config, notes)
-                if hits is not None:
-                    scores = hit_scores(item.base, item.pair.items, item.unit.jobs, found[place])
-                    write_hits(hits / hits_name(item.base, item.unit.splits), scores)
-                found[place] = []
-                frame = pd.concat([frame, rows], ignore_index=True) if len(frame) else rows
-                if on_rows is not None:
-                    on_rows(_ordered(frame))
-    frame = _ordered(frame)
+            for (place, number), records in zip(task, results, strict=True):
+                found[place][number] = records
+                if len(found[place]) == len(todo[place].unit.jobs):
+                    ordered = [record for number in sorted(found[place]) for record in found[place][number]]
+                    item = todo[place]
+                    table.add(_rows(item, ordered, config, notes))
+                    if hits is not None:
+                        scores = hit_scores(item.base, item.pair.items, item.unit.jobs, ordered)
+                        write_hits(hits / hits_name(item.base, item.unit.splits), scores)
+                    found[place] = {}
+            table.save()
+    frame = table.frame
     frame.attrs["notes"] = list(dict.fromkeys(notes))
     return frame
+
+
+class _Table:
+    """The growing table: rows wait until it is time to save, as sorting and writing it costs more than a fit."""
+
+    def __init__(self, frame: pd.DataFrame, on_rows: Callable[[pd.DataFrame], None] | None, every: float) -> None:
+        self.frame = _ordered(frame)
+        self._on_rows = on_rows
+        self._every = every
+        self._waiting: list[pd.DataFrame] = []
+        self._saved = time.monotonic()
+
+    def add(self, rows: pd.DataFrame) -> None:
+        self._waiting.append(rows)
+
+    def save(self, *, now: bool = False) -> None:
+        if not self._waiting or not (now or time.monotonic() - self._saved >= self._every):
+            return
+        parts = [part for part in (self.frame, *self._waiting) if len(part)]
+        self.frame = _ordered(pd.concat(parts, ignore_index=True))
+        self._waiting = []
+        if self._on_rows is not None:
+            self._on_rows(self.frame)
+        self._saved = time.monotonic()
+
+    def close(self) -> None:
+        self.save(now=True)
 
 
 def _all_planned(pairs: Sequence[Pair], config: AlignConfig, heads: Path | None, notes: list[str]) -> list[_Work]:
@@ -108,7 +137,11 @@ def _all_planned(pairs: Sequence[Pair], config: AlignConfig, heads: Path | None,
     """
     work: list[_Work] = []
     refusals: list[NoOutcomes | TooFewSamples] = []
+    left_out = 0
     for pair in pairs:
+        if pair.is_control and config.split != "all" and not all(one.is_control for one in pairs):
+            left_out += 1
+            continue
         try:
             work += _planned(pair, config, heads, notes)
         except (NoOutcomes, TooFewSamples) as error:
@@ -117,8 +150,10 @@ def _all_planned(pairs: Sequence[Pair], config: AlignConfig, heads: Path | None,
             refusals.append(type(error)(f"{_where(pair)}left out. {error}"))
     if refusals and not work:
         told = "\n  ".join(map(str, refusals))
-        raise type(refusals[0])(f"none of {len(pairs)} pairs can be measured:\n  {told}")
+        raise type(refusals[0])(f"none of {len(refusals)} pairs can be measured:\n  {told}")
     notes += map(str, refusals)
+    if left_out:
+        notes.append(f"{left_out} control pairs (pixels, instruction blanked) are not split by success")
     return work
 
 
@@ -131,7 +166,7 @@ def _planned(pair: Pair, config: AlignConfig, heads: Path | None, notes: list[st
     digest = pair.digest()
     u, e = pair.origin_u, pair.origin_e
     name = None if heads is None else heads / _heads_name(pair, config, digest)
-    units, found = plan_units(pair.items, config, name)
+    units, found = plan_units(pair.items, config, name, across=pair.across, control=pair.is_control)
     notes += [_where(pair) + note for note in found]
     for unit in units:
         base = {
@@ -154,6 +189,7 @@ def _planned(pair: Pair, config: AlignConfig, heads: Path | None, notes: list[st
             "holdout": unit.holdout,
             "mode": unit.mode,
             "control": unit.control,
+            "fit_source": pair.fit_source or u.source,
             "batch": config.fit.batch,
             "config_hash": config.digest(),
             "features_hash": digest,
@@ -183,18 +219,34 @@ def _fitted_on(pair: Pair, config: AlignConfig, base: dict[str, Any], job: Job) 
     }
 
 
+_Task = tuple[tuple[int, int], ...]  # (place of the work, number of its job): one fit serves all of them
+
+
+def _tasks(todo: Sequence[_Work], config: AlignConfig) -> list[_Task]:
+    """The fits that are needed. Jobs with the same training set, labels and seed share one, also across pairs.
+
+    So heads that demonstrations fit are fitted once for demonstrations and rollouts together.
+    """
+    shared: dict[str, list[tuple[int, int]]] = {}
+    for place, item in enumerate(todo):
+        for number, job in enumerate(item.unit.jobs):
+            shared.setdefault(fit_key(item.pair, job, config), []).append((place, number))
+    return [tuple(jobs) for jobs in shared.values()]
+
+
 def _run(
-    todo: Sequence[_Work], tasks: Sequence[tuple[int, Job]], config: AlignConfig, n_jobs: int
-) -> Iterator[list[Record]]:
+    todo: Sequence[_Work], tasks: Sequence[_Task], config: AlignConfig, n_jobs: int
+) -> Iterator[list[list[Record]]]:
     """Records of all tasks in their order, however many processes there are."""
+    work = ([(todo[place].pair, todo[place].unit.jobs[number]) for place, number in task] for task in tasks)
     if n_jobs == 1 or len(tasks) < 2:
-        for place, job in tasks:
-            yield run_job(todo[place].pair, job, config)
+        for one in work:
+            yield run_jobs(one, config)
         return
     from joblib import Parallel, delayed  # only when processes are wanted
 
     parallel = Parallel(n_jobs=n_jobs, backend="loky", return_as="generator")
-    yield from parallel(delayed(run_job)(todo[place].pair, job, config) for place, job in tasks)
+    yield from parallel(delayed(run_jobs)(one, config) for one in work)
 
 
 def _rows(item: _Work, records: Sequence[Record], config: AlignConfig, notes: list[str]) -> pd.DataFrame:

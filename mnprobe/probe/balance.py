@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 from mnprobe.core.errors import TooFewSamples
 from mnprobe.probe._arrays import encode
 from mnprobe.probe.items import Items
-from mnprobe.probe.splits import Holdout, Partition, check_no_overlap, choose_groups, has_partitions
+from mnprobe.probe.splits import (
+    Holdout,
+    Partition,
+    check_no_overlap,
+    choose_groups,
+    fitted_partition,
+    has_partitions,
+    tested_partition,
+)
 
 __all__ = ["NEEDED", "SETTINGS", "Setting", "Side", "balanced_draw", "measurable_sides", "shared_training"]
 
@@ -32,8 +40,12 @@ class _Quota:
     test: _Counts
 
 
-def measurable_sides(items: Items) -> tuple[list[Side], list[str]]:
-    """Sides whose outcomes are known and mixed, and one sentence for each other side that says what is missing."""
+def measurable_sides(items: Items, rows: NDArray[np.int64] | None = None) -> tuple[list[Side], list[str]]:
+    """Sides whose outcomes are known and mixed, and one sentence for each other side that says what is missing.
+
+    `rows` are the episodes that can be tested on; all when not given.
+    """
+    items = items if rows is None else items.take(rows)
     sides: list[Side] = []
     missing: list[str] = []
     remedy = {
@@ -63,6 +75,7 @@ def balanced_draw(
     draw: int = 0,
     seed: int = 0,
     test_share: float = 0.3,
+    test_only: bool = False,
 ) -> dict[Setting, Partition]:
     """One random draw: for success and failure of each side, a partition of equal size.
 
@@ -78,19 +91,21 @@ def balanced_draw(
         draw: number of the draw.
         seed: of all draws.
         test_share: share of each matched set that is tested on.
+        test_only: draw test episodes alone, from the partition "test", for one probe that is trained on others
+            whatever their outcome; training rows are then empty.
 
     Raises:
         TooFewSamples: fewer than NEEDED training or test episodes can be matched; says how many there are.
     """
     rng = np.random.default_rng([seed, 2, draw])
     (codes,), names = encode(items.instructions)
-    quotas = {side: _quota(items, side, holdout, codes, len(names), test_share, rng) for side in sides}
+    quotas = {side: _quota(items, side, holdout, codes, len(names), test_share, rng, test_only) for side in sides}
     n_test = min(int(quota.test.sum()) for quota in quotas.values())
     quotas = {side: _thin_test(quota, n_test, rng) for side, quota in quotas.items()}
     n_train = min(int(quota.train.sum()) for quota in quotas.values())
     drawn: dict[Setting, Partition] = {}
     for side, quota in quotas.items():
-        train = _thin_train(quota, n_train, rng, keep=holdout == "episodes")
+        train = _thin_train(quota, n_train, rng, keep=holdout == "episodes" and not test_only)
         outcome = _outcome(items, side)
         for name, value in (("success", 1), ("failure", 0)):
             setting = next(setting for setting in SETTINGS if setting == f"{side}-{name}")
@@ -106,7 +121,7 @@ def shared_training(items: Items, holdout: Holdout, drawn: dict[Setting, Partiti
     tested = np.unique(np.concatenate([partition.test for partition in drawn.values()]))
     rows = np.arange(len(items))
     if has_partitions(items):
-        rows = rows[items.partitions == "train"]
+        rows = rows[items.partitions == fitted_partition(items.partitions)]
     if holdout == "episodes":
         return np.setdiff1d(rows, tested)
     groups = items.groups("instruction" if holdout == "instructions" else "task")
@@ -125,6 +140,7 @@ def _quota(
     n_instructions: int,
     share: float,
     rng: np.random.Generator,
+    test_only: bool,
 ) -> _Quota:
     outcome = _outcome(items, side)
 
@@ -132,9 +148,12 @@ def _quota(
         both = [np.bincount(codes[rows & (outcome == value)], minlength=n_instructions) for value in (1, 0)]
         return np.minimum(*both).astype(np.int64)
 
-    if has_partitions(items):
-        name = "test" if "test" in items.partitions else "val"
-        train, test = matched(items.partitions == "train"), matched(items.partitions == name)
+    if test_only:
+        train = np.bincount(codes[items.partitions == "train"], minlength=n_instructions)  # of any outcome
+        test = matched(items.partitions == "test")
+    elif has_partitions(items):
+        parts = items.partitions
+        train, test = (matched(parts == name) for name in (fitted_partition(parts), tested_partition(parts)))
     else:
         train = test = matched(np.ones(len(items), dtype=bool))
     if holdout == "episodes":
@@ -143,7 +162,7 @@ def _quota(
             train = train - test
         quota = _Quota(train=train, test=np.where(train > 0, test, 0))
         _check(items, side, holdout, quota)
-        return quota
+        return _Quota(train=np.zeros_like(train), test=quota.test) if test_only else quota
     for attempt in range(_ATTEMPTS):  # some choices of instructions or tasks leave too few episodes: choose others
         quota = _quota_of_groups(items, holdout, codes, train, test, share, rng)
         try:
@@ -153,7 +172,7 @@ def _quota(
                 raise
         else:
             break
-    return quota
+    return _Quota(train=np.zeros_like(train), test=quota.test) if test_only else quota
 
 
 def _quota_of_groups(
@@ -225,10 +244,10 @@ def _realise(
     taken: tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]] = ([], [])
     for code in np.flatnonzero(train + test):
         own = rng.permutation(rows[codes[rows] == code])
-        is_train = items.partitions[own] == "train"
-        pools = (own[is_train], own[~is_train]) if split else (own[: train[code]], own[train[code] :])
-        if split and "test" in items.partitions:
-            pools = (pools[0], pools[1][items.partitions[pools[1]] == "test"])
+        pools = (own[: train[code]], own[train[code] :])
+        if split:
+            parts = items.partitions
+            pools = (own[parts[own] == fitted_partition(parts)], own[parts[own] == tested_partition(parts)])
         taken[0].append(pools[0][: train[code]])
         taken[1].append(pools[1][: test[code]])
     return np.sort(np.concatenate(taken[0])), np.sort(np.concatenate(taken[1]))

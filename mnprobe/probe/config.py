@@ -15,7 +15,7 @@ __all__ = ["AlignConfig", "Control", "Mode"]
 Mode = Literal["own-probe", "shared-probe"]
 Control = Literal["none", "shuffled"]
 
-_REVISION = 2  # raise when a change of code changes what the same settings measure
+_REVISION = 3  # raise when a change of code changes what the same settings measure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,11 @@ class AlignConfig:
     modes: tuple[Mode, ...] = ("own-probe", "shared-probe")  # for the four settings
     shuffled: bool = True  # measure the control with shuffled training pairs too
     seeds: int = 5  # probe seeds
+    control_seeds: int = 3  # probe seeds of control pairs (instruction blanked, pixels), if that is fewer
+    shuffled_seeds: int = 2  # probe seeds of the control with shuffled training pairs, if that is fewer
     splits: int = 3  # random train/test splits, where the dataset's own partition does not decide
     draws: int = 20  # balanced draws for the four settings
+    pixel_components: int = 32  # principal components that stand for pixels, the control for u; 0 for all pixels
     test_share: float = 0.3  # share held out, where the dataset's own partition does not decide
     k: tuple[int, ...] = (1, 5, 10)  # neighbour counts of recall
     exclude_own: bool = False  # leave the query's own episode out of the gallery
@@ -46,9 +49,11 @@ class AlignConfig:
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise ConfigError(f"{name} must be one of {', '.join(values)}, got {getattr(self, name)!r}")
-        for name in ("seeds", "splits", "draws", "resamples", "bound_draws"):
+        for name in ("seeds", "control_seeds", "shuffled_seeds", "splits", "draws", "resamples", "bound_draws"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        if self.pixel_components < 0:
+            raise ConfigError(f"pixel_components must be 0 (all pixels) or more, got {self.pixel_components!r}")
         if not self.modes or set(self.modes) - set(get_args(Mode)):
             raise ConfigError(f"modes must be some of {', '.join(get_args(Mode))}, got {self.modes!r}")
         if 1 not in self.k or min(self.k) < 1:

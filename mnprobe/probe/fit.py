@@ -16,6 +16,7 @@ from mnprobe.probe._arrays import Labels, as_device, as_features, as_labels, enc
 from mnprobe.probe.heads import AlignmentHeads, HeadKind
 from mnprobe.probe.loss import Positives, info_nce
 from mnprobe.probe.pairing import Pairing
+from mnprobe.probe.steps import Form, stepper_for
 
 __all__ = ["DEFAULT_STEPS", "FitConfig", "FitResult", "StepRecord", "Validation", "fit_heads"]
 
@@ -121,6 +122,7 @@ def fit_heads(
     validation: Validation | None = None,
     device: str | torch.device = "cpu",
     threads: int = 1,
+    form: Form = "auto",
 ) -> FitResult:
     """Fit T_u and T_e so that observed and executed actions of the same group come to lie together (paper, eq. 4).
 
@@ -141,6 +143,8 @@ def fit_heads(
         validation: what early stopping watches; needed when config.early_stop, refused otherwise.
         device: where to fit.
         threads: torch threads on the CPU while fitting.
+        form: how gradients are computed: "direct", by autograd through both mapped sides; "gram", through the heads'
+            Gram matrices (linear heads); "auto", the cheaper of both. The steps are the same up to rounding.
 
     Raises:
         FeatureError: shapes, counts or values are wrong.
@@ -170,7 +174,7 @@ def fit_heads(
             f"fitting heads needs at least 2 items of 2 groups, got {len(x_u)} items of {pairing.n_groups} groups"
         )
     with torch_threads(threads):
-        return _fit(x_u, x_e, torch.from_numpy(codes_u).to(place), pairing, config, seed, validation)
+        return _fit(x_u, x_e, torch.from_numpy(codes_u).to(place), pairing, config, seed, validation, form)
 
 
 def _fit(
@@ -181,6 +185,7 @@ def _fit(
     config: FitConfig,
     seed: int,
     validation: Validation | None,
+    form: Form,
 ) -> FitResult:
     generator = torch.Generator().manual_seed(seed)
     heads = AlignmentHeads(u.shape[1], e.shape[1], config.dim, config.heads, config.depth, generator).to(u.device)
@@ -188,8 +193,17 @@ def _fit(
         heads.set_standardisation(u, e)
     watch = _Watch(heads, validation, config, seed) if validation is not None else None
     u, e = heads.standardise_u(u), heads.standardise_e(e)
-    optimiser = torch.optim.Adam(heads.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     batch = min(config.batch, len(u))
+    stepper = stepper_for(
+        heads,
+        tau=config.tau,
+        positives=config.positives,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        batch=batch,
+        form=form,
+    )
+    u, e = stepper.inputs(u), stepper.inputs(e)
     total = config.total_steps(len(u))
     history: list[StepRecord] = []
     ended: Literal["all steps", "early stop"] = "all steps"
@@ -202,26 +216,20 @@ def _fit(
             position = 0
         rows = order[position : position + batch]
         position += batch
-        loss = info_nce(
-            heads.t_u(u[rows]),
-            heads.t_e(e[partners[rows]]),
-            tau=config.tau,
-            groups=groups[rows],
-            positives=config.positives,
-        )
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimiser.step()
-        value = loss.item()
+        value = stepper.step(u[rows], e[partners[rows]], groups[rows])
         if not math.isfinite(value):
             raise ProbeError(
                 f"the loss became {value} at step {step}: lower lr ({config.lr}) or raise tau ({config.tau})"
             )
-        checked = watch.check(heads, step) if watch and (step % config.check_every == 0 or step == total) else None
+        checked = None
+        if watch and (step % config.check_every == 0 or step == total):
+            stepper.settle()
+            checked = watch.check(heads, step)
         history.append(StepRecord(step, value, checked))
         if watch and watch.waited >= config.patience and step < total:
             ended = "early stop"
             break
+    stepper.settle()
     best = len(history)
     if watch and watch.best_state is not None:
         heads.load_state_dict(watch.best_state)

@@ -1,7 +1,8 @@
 """One unit of probe work: fit heads on one training set, score them on one or several test sets."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,17 @@ from numpy.typing import NDArray
 from mnprobe.core.errors import TooFewSamples
 from mnprobe.probe._arrays import torch_threads
 from mnprobe.probe.bound import held_out_bound
+from mnprobe.probe.components import principal_components, widen
 from mnprobe.probe.config import AlignConfig, Control
 from mnprobe.probe.fit import FitResult, Validation, fit_heads
 from mnprobe.probe.heads import AlignmentHeads, save_heads
 from mnprobe.probe.items import Items
+from mnprobe.probe.join import PIXELS
 from mnprobe.probe.pairs import Pair
 from mnprobe.probe.retrieval import DirectionRecall, recall_at_k
 from mnprobe.probe.shuffled import shuffled_groups
 
-__all__ = ["DIRECTIONS", "Job", "Record", "check_groups", "run_job"]
+__all__ = ["DIRECTIONS", "Job", "Record", "check_groups", "fit_key", "run_jobs"]
 
 DIRECTIONS = ("u2e", "e2u")
 
@@ -69,13 +72,29 @@ def check_groups(items: Items, rows: NDArray[np.int64], config: AlignConfig, whe
         )
 
 
-def run_job(pair: Pair, job: Job, config: AlignConfig) -> list[Record]:
-    """Fit and score, in one torch thread; the same arguments give the same numbers in any process."""
+def fit_key(pair: Pair, job: Job, config: AlignConfig) -> str:
+    """Stands for everything that the heads depend on: jobs of one key, of whichever pairs, need one fit."""
+    total = hashlib.sha256()
+    for rows in (job.train, job.validation):
+        for array in (pair.u[rows], pair.e[rows]):
+            total.update(repr((array.shape, array.dtype.str)).encode())
+            total.update(np.ascontiguousarray(array).data)
+        total.update("\0".join(map(str, pair.items.groups(config.pairing)[rows])).encode())
+    draw = job.draw if job.control == "shuffled" else -1  # decides how pairs are shuffled, and nothing else
+    total.update(repr((job.control, job.seed, draw, pair.origin_u.model == PIXELS)).encode())
+    return total.hexdigest()
+
+
+def run_jobs(work: Sequence[tuple[Pair, Job]], config: AlignConfig) -> list[list[Record]]:
+    """Fit once for jobs of one `fit_key`, and score each, in one torch thread; the same numbers in any process."""
     with torch_threads(1):
-        result = _fit(pair, job, config)
-        if job.heads_file is not None:
-            save_heads(job.heads_file, result.heads, job.fitted_on)
-        return [_score(pair, job, config, result, split, rows) for split, rows in job.tests.items()]
+        result = _fit(*work[0], config)
+        found = []
+        for pair, job in work:
+            if job.heads_file is not None:
+                save_heads(job.heads_file, result.heads, job.fitted_on)
+            found.append([_score(pair, job, config, result, split, rows) for split, rows in job.tests.items()])
+        return found
 
 
 def _fit(pair: Pair, job: Job, config: AlignConfig) -> FitResult:
@@ -83,16 +102,21 @@ def _fit(pair: Pair, job: Job, config: AlignConfig) -> FitResult:
     labels = groups[job.train]
     labels_e = shuffled_groups(labels, seed=1000 * job.draw + job.seed) if job.control == "shuffled" else labels
     held = job.validation
-    validation = Validation(pair.u[held], pair.e[held], groups[held], groups[held]) if config.fit.early_stop else None
-    return fit_heads(
-        pair.u[job.train],
+    u, u_held = (torch.from_numpy(pair.u[rows]) for rows in (job.train, held))
+    few = None
+    if pair.origin_u.model == PIXELS and 0 < config.pixel_components < u.shape[1]:
+        few = principal_components(u, config.pixel_components)  # of raw pixels, training episodes only
+        u, u_held = few.of(u), few.of(u_held)
+    result = fit_heads(
+        u,
         pair.e[job.train],
         labels,
         labels_e,
         config=config.fit,
         seed=job.seed,
-        validation=validation,
+        validation=Validation(u_held, pair.e[held], groups[held], groups[held]) if config.fit.early_stop else None,
     )
+    return result if few is None else replace(result, heads=widen(result.heads, few))
 
 
 def _score(pair: Pair, job: Job, config: AlignConfig, result: FitResult, split: str, rows: NDArray[np.int64]) -> Record:

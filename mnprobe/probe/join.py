@@ -1,70 +1,95 @@
 """Which feature stores of a run belong together: every understanding side with every execution side of its source."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
 from mnprobe.core.errors import FeatureError
 from mnprobe.features import open_features
 
-__all__ = ["PIXELS", "StoredPair", "join_stores"]
+__all__ = ["BLANK", "PIXELS", "ROLLOUTS", "StoredPair", "join_stores"]
 
-_BLANK = "-blank"
+BLANK = "-blank"
+"""Ends the source of features for which the instruction was blanked: the control for e (DESIGN 6, a)."""
 PIXELS = "pixels"
 """The understanding side that no model made: a control, for which a choice of layer is not meant (DESIGN 6, c)."""
+ROLLOUTS = "rollouts"
+"""Source of features from episodes that the policy itself played."""
 
 
 @dataclass(frozen=True, order=True)
 class _Store:
     model: str
     source: str
+    training: str
     step: int
     path: Path
     side: str
+    data: str
+
+    @property
+    def family(self) -> str:
+        return self.source.removesuffix(BLANK)
+
+    @property
+    def blanked(self) -> bool:
+        return self.source != self.family
 
 
 @dataclass(frozen=True)
 class StoredPair:
-    """Two feature stores to be probed together."""
+    """Two feature stores to be probed together.
+
+    `fit_u` and `fit_e` are stores of the same models on other episodes, on whose training part the heads are fitted;
+    None where the heads are fitted on episodes of `u` and `e` themselves.
+    """
 
     u: Path
     e: Path
+    fit_u: Path | None = None
+    fit_e: Path | None = None
 
 
-def join_stores(paths: Sequence[Path]) -> tuple[list[StoredPair], list[str]]:
+def join_stores(paths: Sequence[Path], *, fit_on: str | None = None) -> tuple[list[StoredPair], list[str]]:
     """Pairs of stores (understanding x execution), and sentences about stores that found no partner.
 
     Sources join by family: features of "demos-blank" (instruction blanked) meet those of "demos", likewise for
-    "rollouts". Training steps join one to one where both sides have them; a side with one step (such as pixels, or a
-    model that was not trained here) meets every step of the other. Pixels, the control for u, meet the policy's
-    features as they are and not the blanked ones, the control for e. Where both sides have as many checkpoints but at
-    other steps, they are joined in order (first with first, last with last), and a note says so.
+    "rollouts". Trainings join with themselves: features of models of different trainings do not meet, while those that
+    belong to no training (pixels, foreign models, a model before any training) meet all. Training steps join one to one
+    where both sides have them; a side with one step (such as pixels, or a model that was not trained here) meets every
+    step of the other. Pixels, the control for u, meet the policy's features as they are and not the blanked ones, the
+    control for e. Rollouts join only when they are the very same episodes. Where both sides have as many checkpoints
+    but at other steps, they are joined in order (first with first, last with last), and a note says so.
+
+    With `fit_on` ("demos"), the heads of pairs from another source are to be fitted on that source's stores of the same
+    models, trainings and steps, blanked where they are blanked; a note tells of pairs that have none.
 
     Raises FeatureError when one side is missing altogether or no pair can be made; the message lists what there is.
     """
     stores = []
     for path in paths:
         with open_features(path) as file:
-            stores.append(_Store(file.model, file.source, file.step, path, file.side))
+            data = str(file.attrs["data_fingerprint"])
+            stores.append(_Store(file.model, file.source, file.training, file.step, path, file.side, data))
     for side in ("understanding", "execution"):
         if not any(store.side == side for store in stores):
             raise FeatureError(
                 f"no features of the {side} side among {len(stores)} stores ({_listed(stores) or 'none at all'}). "
                 "Make them with `mnprobe extract`"
             )
-    pairs: list[StoredPair] = []
-    notes: list[str] = []
-    series = [list(group) for _, group in groupby(sorted(stores), key=lambda store: (store.model, store.source))]
-    sides_u = [group for group in series if group[0].side == "understanding" and not group[0].source.endswith(_BLANK)]
+    series = _series(stores)
+    sides_u = [group for group in series if group[0].side == "understanding" and not group[0].blanked]
     sides_e = [group for group in series if group[0].side == "execution"]
+    pairs: list[tuple[_Store, _Store]] = []
+    notes: list[str] = []
     for group_e in sides_e:
-        family = group_e[0].source.removesuffix(_BLANK)
-        blanked = group_e[0].source != family
-        partners = [group for group in sides_u if group[0].source == family]
-        partners = [group for group in partners if not (blanked and group[0].model == PIXELS)] or partners
+        one = group_e[0]
+        partners = [group for group in sides_u if group[0].family == one.family and _together(group[0], one)]
+        partners = [group for group in partners if not (one.blanked and group[0].model == PIXELS)] or partners
         if not partners:
-            notes.append(f"{group_e[0].model} on {group_e[0].source}: no understanding features of source {family!r}")
+            training = f" of training {one.training!r}" if one.training else ""
+            notes.append(f"{one.model} on {one.source}: no understanding features of source {one.family!r}{training}")
         for group_u in partners:
             found, note = _by_step(group_u, group_e)
             pairs += found
@@ -72,24 +97,74 @@ def join_stores(paths: Sequence[Path]) -> tuple[list[StoredPair], list[str]]:
     if not pairs:
         raise FeatureError(
             f"no understanding and execution stores fit together: {_listed(stores)}. They must come from the same "
-            f"source (demos, rollouts) and share a training step, unless one side has a single step. {' '.join(notes)}"
+            f"source (demos, rollouts) and training and share a training step, unless one side has a single step. "
+            f"{' '.join(notes)}"
         )
-    return pairs, notes
+    stored = [StoredPair(u.path, e.path) for u, e in pairs]
+    if fit_on is not None:
+        stored = [_with_fit(pair, pairs, fit_on, notes) for pair in pairs]
+    return stored, notes
 
 
-def _by_step(group_u: list[_Store], group_e: list[_Store]) -> tuple[list[StoredPair], str]:
+def _series(stores: Sequence[_Store]) -> list[list[_Store]]:
+    """Stores of one model on one source over its training; one that names no training belongs to the only one named."""
+    named: dict[tuple[str, str], set[str]] = {}
+    for store in stores:
+        named.setdefault((store.model, store.source), set()).update({store.training} - {""})
+
+    def settled(store: _Store) -> _Store:
+        names = named[store.model, store.source]
+        return replace(store, training=next(iter(names))) if not store.training and len(names) == 1 else store
+
+    ordered = sorted(map(settled, stores))
+    return [list(group) for _, group in groupby(ordered, key=lambda one: (one.model, one.source, one.training))]
+
+
+def _together(one: _Store, other: _Store) -> bool:
+    return one.training == other.training or not one.training or not other.training
+
+
+def _same_episodes(u: _Store, e: _Store) -> bool:
+    """Demonstrations are compared episode by episode later; of rollouts, those of another policy are no partner."""
+    return u.family != ROLLOUTS or not u.data or not e.data or u.data == e.data
+
+
+def _by_step(group_u: list[_Store], group_e: list[_Store]) -> tuple[list[tuple[_Store, _Store]], str]:
+    pairs, note = _joined(group_u, group_e)
+    return [(u, e) for u, e in pairs if _same_episodes(u, e)], note
+
+
+def _joined(group_u: list[_Store], group_e: list[_Store]) -> tuple[list[tuple[_Store, _Store]], str]:
     name = f"{group_u[0].model} x {group_e[0].model} ({group_e[0].source})"
     if len(group_u) == 1 or len(group_e) == 1:
-        return [StoredPair(u.path, e.path) for u in group_u for e in group_e], ""
+        return [(u, e) for u in group_u for e in group_e], ""
     by_step = {store.step: store for store in group_u}
-    equal = [StoredPair(by_step[e.step].path, e.path) for e in group_e if e.step in by_step]
+    equal = [(by_step[e.step], e) for e in group_e if e.step in by_step]
     if len(equal) == len(group_u) == len(group_e):
         return equal, ""
     if len(group_u) == len(group_e):
-        ordered = [StoredPair(u.path, e.path) for u, e in zip(group_u, group_e, strict=True)]
+        ordered = list(zip(group_u, group_e, strict=True))
         return ordered, f"{name}: steps differ ({_steps(group_u)} and {_steps(group_e)}), joined in order"
     left = f"{name}: only steps that both have are joined ({_steps(group_u)} and {_steps(group_e)})"
     return equal, left
+
+
+def _with_fit(
+    pair: tuple[_Store, _Store], pairs: Sequence[tuple[_Store, _Store]], fit_on: str, notes: list[str]
+) -> StoredPair:
+    u, e = pair
+    if e.family == fit_on:
+        return StoredPair(u.path, e.path)
+    for other_u, other_e in pairs:
+        same_u = other_u.model == u.model and (other_u.step == u.step or u.model == PIXELS)
+        same_e = (other_e.model, other_e.step, other_e.blanked) == (e.model, e.step, e.blanked)
+        if other_e.family == fit_on and same_u and same_e and _together(other_u, u) and _together(other_e, e):
+            return StoredPair(u.path, e.path, other_u.path, other_e.path)
+    notes.append(
+        f"{u.model} step {u.step} x {e.model} step {e.step} ({e.source}): no features of the same models on {fit_on}, "
+        f"so the heads are fitted on {e.source} themselves"
+    )
+    return StoredPair(u.path, e.path)
 
 
 def _steps(group: list[_Store]) -> str:

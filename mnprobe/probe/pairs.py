@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,18 +15,21 @@ from mnprobe.core.errors import ConfigError, FeatureError
 from mnprobe.features import FeatureFile
 from mnprobe.probe._arrays import Labels, as_features, some
 from mnprobe.probe.items import Items
+from mnprobe.probe.join import BLANK, PIXELS
+from mnprobe.probe.splits import fitted_partition, has_partitions
 
-__all__ = ["Origin", "Pair", "pair_arrays", "pair_files"]
+__all__ = ["Origin", "Pair", "pair_across", "pair_arrays", "pair_files"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where one side's features come from; `trained` is False for random weights."""
+    """Where one side's features come from; `trained` is False for random weights, `training` names the training."""
 
     model: str
     source: str = "demos"
     step: int = 0
     trained: bool = True
+    training: str = ""
     layer: str = ""
     pool: str = "mean"
 
@@ -36,13 +39,28 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Row i of `u` (N, d_u) and of `e` (N, d_e) belong to episode i of `items`."""
+    """Row i of `u` (N, d_u) and of `e` (N, d_e) belong to episode i of `items`.
+
+    `fit_source` names the source of the episodes that heads are fitted on where these are others than those tested (see
+    `pair_across`): then the partition "train" holds the ones and "test" the others. '' where both are of one source.
+    """
 
     u: NDArray[np.float32]
     e: NDArray[np.float32]
     items: Items
     origin_u: Origin
     origin_e: Origin
+    fit_source: str = ""
+
+    @property
+    def across(self) -> bool:
+        """Whether heads are fitted on episodes of another source than they are tested on."""
+        return self.fit_source != ""
+
+    @property
+    def is_control(self) -> bool:
+        """Whether a side is there to be compared with: pixels for u, or the instruction blanked for e."""
+        return self.origin_u.model == PIXELS or self.origin_e.source.endswith(BLANK)
 
     def digest(self) -> str:
         """SHA-256 (16 digits) of every number and label: changes when any of them does."""
@@ -147,12 +165,65 @@ def pair_files(
     )
 
 
+def pair_across(fit: Pair, test: Pair) -> Pair:
+    """One pair to fit heads on the training episodes of `fit` and to measure them on all episodes of `test`.
+
+    Both are of the same models, layers and poolings; their episodes are others, such as demonstrations and the policy's
+    own closed-loop episodes. Of `fit`, the episodes that its own heads would be fitted on are taken (partition "train";
+    "val" where there is no train), or all where it has no partitions. The result has the origins of `test`, and
+    `fit_source` names the source of `fit`; splits, chance, intervals and the split by success work as on any pair.
+    Ids of training episodes get that source before them, as both may have the same.
+
+    Raises FeatureError when the two are not of the same models and layers.
+
+    Source: specs/tabletop.md iv, point 4 (heads fitted on demonstrations, closed-loop episodes tested).
+    """
+    for one, other, side in ((fit.origin_u, test.origin_u, "u"), (fit.origin_e, test.origin_e, "e")):
+        names = [(origin.model, origin.layer, origin.pool) for origin in (one, other)]
+        if names[0] != names[1]:
+            raise FeatureError(f"heads fitted on {side} of {names[0]} cannot be tested on {names[1]}")
+    widths = [(pair.u.shape[1], pair.e.shape[1]) for pair in (fit, test)]
+    if widths[0] != widths[1]:
+        raise FeatureError(
+            f"{fit.origin_u} and {fit.origin_e} have widths {widths[0]}, those on {test.origin_e.source} {widths[1]}; "
+            "extract both with the same options"
+        )
+    rows = np.arange(len(fit.items))
+    if has_partitions(fit.items):
+        rows = rows[fit.items.partitions == fitted_partition(fit.items.partitions)]
+    train = fit.items.take(rows)
+    source, own = fit.origin_u.source, test.items
+    items = Items.of(
+        ids=[*(f"{source}:{name}" for name in train.ids), *own.ids],
+        instructions=np.concatenate([train.instructions, own.instructions]),
+        tasks=np.concatenate([train.tasks, own.tasks]),
+        partitions=["train"] * len(train) + ["test"] * len(own),
+        success_u=np.concatenate([train.success_u, own.success_u]),
+        success_e=np.concatenate([train.success_e, own.success_e]),
+    )
+    return replace(
+        test,
+        u=np.concatenate([fit.u[rows], test.u]),
+        e=np.concatenate([fit.e[rows], test.e]),
+        items=items,
+        fit_source=source,
+    )
+
+
 def _origin(given: Origin | str) -> Origin:
     return given if isinstance(given, Origin) else Origin(model=given, layer=given)
 
 
 def _file_origin(file: FeatureFile, layer: str, pool: str) -> Origin:
-    return Origin(model=file.model, source=file.source, step=file.step, trained=file.trained, layer=layer, pool=pool)
+    return Origin(
+        model=file.model,
+        source=file.source,
+        step=file.step,
+        trained=file.trained,
+        training=file.training,
+        layer=layer,
+        pool=pool,
+    )
 
 
 def _layer(file: FeatureFile, asked: str | None, usual: str) -> str:

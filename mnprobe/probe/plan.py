@@ -32,8 +32,13 @@ class Unit:
     jobs: tuple[Job, ...]
 
 
-def plan_units(items: Items, config: AlignConfig, heads_file: Path | None) -> tuple[list[Unit], list[str]]:
+def plan_units(
+    items: Items, config: AlignConfig, heads_file: Path | None, *, across: bool = False, control: bool = False
+) -> tuple[list[Unit], list[str]]:
     """All units for one pair, and sentences about what is left out and why.
+
+    With `across`, training and test episodes are of two sources (see `pair_across`). A pair that is itself a `control`
+    takes at most `config.control_seeds` probe seeds and has no control with shuffled pairs.
 
     Seeds and draws are crossed at one point only: every probe seed with the first draw, every further draw with the
     first seed; their spreads can be told apart at the price of seeds + draws - 1 fits. A holdout that the data cannot
@@ -41,6 +46,8 @@ def plan_units(items: Items, config: AlignConfig, heads_file: Path | None) -> tu
 
     Raises TooFewSamples and ProbeError when nothing that was asked for can be measured.
     """
+    if control:
+        config = replace(config, seeds=min(config.seeds, config.control_seeds), shuffled=False)
     units: list[Unit] = []
     notes: list[str] = []
     failures: list[TooFewSamples] = []
@@ -50,7 +57,7 @@ def plan_units(items: Items, config: AlignConfig, heads_file: Path | None) -> tu
             if config.split == "all":
                 units += _plain_units(items, config, holdout, path, notes)
             else:
-                units += _outcome_units(items, config, holdout, notes)
+                units += _outcome_units(items, config, holdout, notes, across)
         except TooFewSamples as error:
             if config.holdout != "both":
                 raise
@@ -83,12 +90,13 @@ def _plain_units(
     true = Unit(holdout=holdout, splits=("all",), mode="own-probe", control="none", jobs=tuple(jobs))
     if not config.shuffled:
         return [true]
-    return [true, _shuffled(true)]
+    return [true, _shuffled(true, config)]
 
 
-def _shuffled(unit: Unit) -> Unit:
-    """The same fits on shuffled pairs: on the very test sets of the true ones, so that the two can be compared."""
-    jobs = tuple(replace(job, control="shuffled", heads_file=None) for job in unit.jobs)
+def _shuffled(unit: Unit, config: AlignConfig) -> Unit:
+    """Fits on shuffled pairs on the very test sets of the true ones, so that the two can be compared; fewer seeds."""
+    kept = [job for job in unit.jobs if job.seed < config.shuffled_seeds]
+    jobs = tuple(replace(job, control="shuffled", heads_file=None) for job in kept)
     return replace(unit, control="shuffled", jobs=jobs)
 
 
@@ -100,52 +108,77 @@ def _partition(items: Items, config: AlignConfig, holdout: Holdout, draw: int) -
     return found
 
 
-def _outcome_units(items: Items, config: AlignConfig, holdout: Holdout, notes: list[str]) -> list[Unit]:
+def _outcome_units(items: Items, config: AlignConfig, holdout: Holdout, notes: list[str], across: bool) -> list[Unit]:
     if config.fit.early_stop:
         raise ProbeError("early stopping takes a part of the few episodes that success and failure share: leave it off")
-    sides, missing = measurable_sides(items)
+    sides, missing = measurable_sides(items, np.flatnonzero(items.partitions == "test") if across else None)
     wanted = [setting for setting in SETTINGS if config.split in ("success", setting)]
     if not sides or not any(setting.startswith(side) for setting in wanted for side in sides):
         relevant = [text for text in missing if any(setting.startswith(text.split()[0]) for setting in wanted)]
         raise NoOutcomes(f"--split {config.split} cannot be measured. " + ". ".join(relevant))
     notes += [text for text in missing if text not in notes]
-    sides, drawn = _drawn(items, config, holdout, sides, notes)
-    wanted = [setting for setting in wanted if setting in drawn[0]]
-    if not wanted:
-        raise TooFewSamples(f"--split {config.split}: too few matched episodes with {holdout} held out")
     units: list[Unit] = []
+    errors: list[str] = []
     for mode in config.modes:
-        jobs: list[Job] = []
-        for seed, draw in _crossed(config.seeds, config.draws):
-            tests: dict[str, NDArray[np.int64]] = {setting: drawn[draw][setting].test for setting in wanted}
-            empty = np.zeros(0, dtype=np.int64)
-            if mode == "shared-probe":
-                train = shared_training(items, holdout, drawn[draw])
-                check_groups(items, train, config, f"training set of the shared probe, {holdout} held out")
-                jobs.append(Job(train=train, validation=empty, tests=tests, seed=seed, draw=draw))
-            else:
-                jobs += [
-                    Job(train=found.train, validation=empty, tests={name: found.test}, seed=seed, draw=draw)
-                    for name, found in drawn[draw].items()
-                    if name in wanted
-                ]
-        unit = Unit(holdout=holdout, splits=tuple(wanted), mode=mode, control="none", jobs=tuple(jobs))
-        units.append(unit)
-        if config.shuffled and mode == "own-probe":  # every seed, first draw: whether something leaks, not how much
-            first = replace(unit, jobs=tuple(job for job in jobs if job.draw == 0))
-            units.append(_shuffled(first))
+        try:
+            units += _mode_units(items, config, holdout, mode, sides, wanted, notes, across)
+        except TooFewSamples as error:
+            errors.append(f"{mode}: {error}" if across else str(error))
+    if not units:
+        raise TooFewSamples("; ".join(dict.fromkeys(errors)))
+    notes += [f"{holdout} held out, {error}" for error in errors]
     return units
 
 
+def _mode_units(
+    items: Items,
+    config: AlignConfig,
+    holdout: Holdout,
+    mode: Mode,
+    sides: Sequence[Side],
+    wanted: Sequence[Setting],
+    notes: list[str],
+    across: bool,
+) -> list[Unit]:
+    """Units of one mode; a shared probe of another source is trained on its training episodes, whatever their outcome.
+
+    Raises TooFewSamples when too few outcomes can be matched.
+    """
+    test_only = across and mode == "shared-probe"
+    drawn = _drawn(items, config, holdout, sides, notes, test_only)
+    wanted = [setting for setting in wanted if setting in drawn[0]]
+    if not wanted:
+        raise TooFewSamples(f"--split {config.split}: too few matched episodes with {holdout} held out")
+    jobs: list[Job] = []
+    empty = np.zeros(0, dtype=np.int64)
+    for seed, draw in _crossed(config.seeds, config.draws):
+        tests: dict[str, NDArray[np.int64]] = {setting: drawn[draw][setting].test for setting in wanted}
+        if mode == "shared-probe":
+            train = shared_training(items, holdout, drawn[draw])
+            check_groups(items, train, config, f"training set of the shared probe, {holdout} held out")
+            jobs.append(Job(train=train, validation=empty, tests=tests, seed=seed, draw=draw))
+        else:
+            jobs += [
+                Job(train=found.train, validation=empty, tests={name: found.test}, seed=seed, draw=draw)
+                for name, found in drawn[draw].items()
+                if name in wanted
+            ]
+    unit = Unit(holdout=holdout, splits=tuple(wanted), mode=mode, control="none", jobs=tuple(jobs))
+    if not config.shuffled or mode != "own-probe":
+        return [unit]
+    first = replace(unit, jobs=tuple(job for job in jobs if job.draw == 0))  # whether something leaks, not how much
+    return [unit, _shuffled(first, config)]
+
+
 def _drawn(
-    items: Items, config: AlignConfig, holdout: Holdout, sides: Sequence[Side], notes: list[str]
-) -> tuple[list[Side], list[dict[Setting, Partition]]]:
+    items: Items, config: AlignConfig, holdout: Holdout, sides: Sequence[Side], notes: list[str], test_only: bool
+) -> list[dict[Setting, Partition]]:
     """All draws; a side whose outcomes cannot be matched is left out with a note, if the other one can."""
     able: list[Side] = []
     errors: list[TooFewSamples] = []
     for side in sides:
         try:
-            _draw(items, config, holdout, [side], 0)
+            _draw(items, config, holdout, [side], 0, test_only)
         except TooFewSamples as error:
             errors.append(error)
         else:
@@ -153,15 +186,16 @@ def _drawn(
     if not able:
         raise TooFewSamples("; ".join(str(error) for error in errors))
     notes += [f"left out: {error}" for error in errors]
-    return able, [_draw(items, config, holdout, able, draw) for draw in range(config.draws)]
+    return [_draw(items, config, holdout, able, draw, test_only) for draw in range(config.draws)]
 
 
 def _draw(
-    items: Items, config: AlignConfig, holdout: Holdout, sides: Sequence[Side], draw: int
+    items: Items, config: AlignConfig, holdout: Holdout, sides: Sequence[Side], draw: int, test_only: bool
 ) -> dict[Setting, Partition]:
-    drawn = balanced_draw(items, holdout, sides=sides, draw=draw, test_share=config.test_share)
+    drawn = balanced_draw(items, holdout, sides=sides, draw=draw, test_share=config.test_share, test_only=test_only)
     for setting, partition in drawn.items():
-        check_groups(items, partition.train, config, f"training set of {setting}, {holdout} held out")
+        if not test_only:
+            check_groups(items, partition.train, config, f"training set of {setting}, {holdout} held out")
         check_groups(items, partition.test, config, f"test set of {setting}, {holdout} held out")
     return drawn
 

@@ -27,24 +27,26 @@ IDENTITY = (
         "split",
         "mode",
         "control",
+        "fit_source",
     ),
 )
 """Columns that say what was measured; rows that agree in all of them are the same measurement."""
 
 COLUMNS = (
-    *IDENTITY,
+    *(name for name in IDENTITY if name != "fit_source"),
     *("metric", "direction", "statistic", "seed", "draw", "value", "ci_low", "ci_high", "sd_seeds", "sd_draws"),
     *("chance", "n_test", "n_groups", "n_gallery", "n_train", "n_train_groups", "n_seeds", "batch"),
-    *("heads_file", "config_hash", "features_hash"),
+    *("heads_file", "config_hash", "features_hash", "fit_source"),
 )
 """All columns. `batch` is the batch asked for (all of n_train when that is less; log of the smaller of batch and
-n_groups caps mi_bound). `config_hash` stands for all settings of the probe, `features_hash` for every number and
-label of the pair that was probed."""
+n_groups caps mi_bound). `fit_source` says on episodes of which source the heads were fitted: another than `source_u`
+where training episodes of the demonstrations fit heads that rollouts test. `config_hash` stands for all settings of the
+probe, `features_hash` for every number and label of the pair that was probed."""
 
 TEXT = (
     *("understanding", "execution", "source_u", "source_e", "layer_u", "layer_e", "pool_u", "pool_e", "heads"),
     *("pairing", "loss", "holdout", "split", "mode", "control", "metric", "direction", "statistic"),
-    *("heads_file", "config_hash", "features_hash"),
+    *("heads_file", "config_hash", "features_hash", "fit_source"),
 )
 WHOLE = (
     *("step_u", "step_e", "seed", "draw", "n_test", "n_groups", "n_gallery", "n_train", "n_train_groups", "n_seeds"),
@@ -69,6 +71,8 @@ def read_alignment(path: Path) -> pd.DataFrame:
     """Read back what `write_alignment` wrote; ProbeError when the file holds something else."""
     try:
         cells = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if "fit_source" not in cells.columns and "source_u" in cells.columns:
+            cells["fit_source"] = cells["source_u"]  # tables of earlier versions: heads were fitted on the same source
         missing = [name for name in COLUMNS if name not in cells.columns]
         if missing:
             raise ProbeError(f"{path}: not an alignment table of mnprobe: it lacks {', '.join(missing)}. Remove it.")

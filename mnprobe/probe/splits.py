@@ -10,7 +10,16 @@ from mnprobe.core.errors import ConfigError, ProbeError, TooFewSamples
 from mnprobe.probe._arrays import encode, some
 from mnprobe.probe.items import GroupKind, Items
 
-__all__ = ["Holdout", "Partition", "check_no_overlap", "choose_groups", "has_partitions", "hold_out"]
+__all__ = [
+    "Holdout",
+    "Partition",
+    "check_no_overlap",
+    "choose_groups",
+    "fitted_partition",
+    "has_partitions",
+    "hold_out",
+    "tested_partition",
+]
 
 Holdout = Literal["episodes", "instructions", "tasks"]
 _UNIT: dict[str, GroupKind] = {"episodes": "episode", "instructions": "instruction", "tasks": "task"}
@@ -38,8 +47,8 @@ def hold_out(
     """Split episodes so that the test set answers one question.
 
     - "episodes": new episodes of instructions seen in training (the paper's). Where every episode names its partition
-      and there is a train and a test one (or val, if there is no test), these are used; else episodes are drawn by
-      seed, `test_share` of every instruction that has at least two.
+      and there are two, these are used: heads are fitted on train (val if there is no train) and measured on test (val
+      if there is no test); else episodes are drawn by seed, `test_share` of every instruction that has at least two.
     - "instructions", "tasks": groups never seen in training, drawn by seed, spread over the tasks. Dataset partitions
       are kept: training episodes from train, test episodes from test.
 
@@ -90,9 +99,22 @@ def check_no_overlap(items: Items, partition: Partition) -> None:
 
 
 def has_partitions(items: Items) -> bool:
-    """True when every episode names its partition and there is a train and a test (or val) one."""
+    """True when every episode names its partition and there are two of train, val and test."""
     found = set(items.partitions.tolist())
-    return found <= {"train", "val", "test"} and "train" in found and len(found) > 1
+    return found <= {"train", "val", "test"} and len(found) > 1
+
+
+def fitted_partition(partitions: NDArray[Any]) -> str:
+    """The dataset's partition that heads are fitted on: train; val where only that and test were extracted.
+
+    (Models that learnt from train give other features there than on episodes that they never saw.)
+    """
+    return "train" if "train" in partitions else "val"
+
+
+def tested_partition(partitions: NDArray[Any]) -> str:
+    """The dataset's partition that heads are measured on: test; val where there is none."""
+    return "test" if "test" in partitions else "val"
 
 
 def choose_groups(
@@ -124,8 +146,8 @@ def _pools(items: Items, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], ND
     """Rows that may be trained on, and rows that may be tested on."""
     if not has_partitions(items):
         return rows, rows
-    test = "test" if "test" in items.partitions else "val"
-    return rows[items.partitions == "train"], rows[items.partitions == test]
+    parts = items.partitions
+    return rows[parts == fitted_partition(parts)], rows[parts == tested_partition(parts)]
 
 
 def _cut_episodes(

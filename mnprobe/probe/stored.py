@@ -1,6 +1,7 @@
 """`align` on feature stores: reads pairs of files, resumes the table, saves it after every measurement."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -12,10 +13,12 @@ from mnprobe.probe.align import align
 from mnprobe.probe.balance import SETTINGS
 from mnprobe.probe.config import AlignConfig
 from mnprobe.probe.join import PIXELS, StoredPair
-from mnprobe.probe.pairs import Pair, pair_files
+from mnprobe.probe.pairs import Pair, pair_across, pair_files
 from mnprobe.probe.rows import read_alignment, write_alignment
 
 __all__ = ["align_stores"]
+
+_SAVE_EVERY = 5.0  # seconds; a killed run loses no more than what was measured in them
 
 
 def align_stores(
@@ -35,17 +38,20 @@ def align_stores(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure pairs of feature stores and keep the result in `table` (CSV), which is whole at any moment.
 
+    It is written every few seconds, and at the end, also when the run is interrupted.
+
     What `table` holds already is kept where settings and features are the same, replaced where they changed, and left
     alone where it is about something else. See `align` and `pair_files` for the other arguments and the errors.
 
     Returns the rows of these pairs and settings, and the whole table; the first has `attrs["notes"]`.
     """
     config = config or AlignConfig()
-    pairs: list[Pair] = []
-    for item in stored:
-        with open_features(item.u) as file_u, open_features(item.e) as file_e:
+
+    @cache  # demonstrations that fit the heads for rollouts are measured themselves as well
+    def read(path_u: Path, path_e: Path) -> Pair:
+        with open_features(path_u) as file_u, open_features(path_e) as file_e:
             control = file_u.model == PIXELS
-            pair = pair_files(
+            return pair_files(
                 file_u,
                 file_e,
                 layer_u=None if control else layer_u,
@@ -54,6 +60,12 @@ def align_stores(
                 pool_e=pool_e,
                 episodes=episodes,
             )
+
+    pairs: list[Pair] = []
+    for item in stored:
+        pair = read(item.u, item.e)
+        if item.fit_u is not None and item.fit_e is not None:
+            pair = pair_across(read(item.fit_u, item.fit_e), pair)
         pairs.append(pair)
     previous = read_alignment(table) if table.is_file() else None
     whole = align(
@@ -64,6 +76,7 @@ def align_stores(
         heads=heads,
         hits=hits,
         on_rows=lambda frame: write_alignment(table, frame),
+        every=_SAVE_EVERY,
         quiet=quiet,
     )
     return _asked(whole, pairs, config), whole
@@ -72,7 +85,7 @@ def align_stores(
 def _asked(whole: pd.DataFrame, pairs: Sequence[Pair], config: AlignConfig) -> pd.DataFrame:
     wanted = {_key(pair) for pair in pairs}
     names = ["understanding", "source_u", "step_u", "layer_u", "pool_u"]
-    names += ["execution", "source_e", "step_e", "layer_e", "pool_e", "features_hash"]
+    names += ["execution", "source_e", "step_e", "layer_e", "pool_e", "features_hash", "fit_source"]
     own = np.array([key in wanted for key in whole[names].itertuples(index=False, name=None)], dtype=bool)
     rows = whole[own & (whole["config_hash"] == config.digest())]
     rows = rows[rows["holdout"].isin(config.holdouts)]
@@ -90,4 +103,4 @@ def _asked(whole: pd.DataFrame, pairs: Sequence[Pair], config: AlignConfig) -> p
 def _key(pair: Pair) -> tuple[object, ...]:
     u, e = pair.origin_u, pair.origin_e
     sides = ((origin.model, origin.source, origin.step, origin.layer, origin.pool) for origin in (u, e))
-    return (*next(sides), *next(sides), pair.digest())
+    return (*next(sides), *next(sides), pair.digest(), pair.fit_source or u.source)

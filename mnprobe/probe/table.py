@@ -36,7 +36,7 @@ def people_table(frame: pd.DataFrame) -> str:
     keys = [
         *("understanding", "step_u", "trained_u", "layer_u", "pool_u", "execution", "step_e", "trained_e"),
         *("layer_e", "pool_e", "source_e", "holdout", "split", "mode", "control", "heads", "pairing", "loss", "tau"),
-        "config_hash",
+        *("fit_source", "config_hash"),
     ]
     ties = frame[(frame["statistic"] == "mean") & (frame["metric"] == "tied_share") & (frame["direction"] == "mean")]
     tied = {tuple(row[key] for key in keys): float(row["value"]) for _, row in ties.iterrows()}
@@ -100,5 +100,7 @@ def _aligned(lines: list[tuple[str, ...]]) -> str:
 def _side(row: "pd.Series[Any]", side: str) -> str:
     model = row["understanding" if side == "u" else "execution"]
     source = f" on {row['source_e']}" if side == "e" and row["source_e"] != "demos" else ""
+    if side == "e" and row["fit_source"] != row["source_u"]:
+        source += f", heads from {row['fit_source']}"
     layer = f" [{row[f'layer_{side}']}]" if row[f"layer_{side}"] != side else ""
     return f"{model} step {row[f'step_{side}']}{'' if row[f'trained_{side}'] else ' untrained'}{layer}{source}"

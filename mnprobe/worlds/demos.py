@@ -40,6 +40,7 @@ class DemosConfig:
         options: of the world, such as `renderer` and `image_size`.
         tasks: names; empty for all that the world has.
         variations: of each of these tasks; empty for all.
+        max_variations: only the first so many variations of each task; None for all.
         train, val, test: demonstrations of each variation (each instruction, that is) in each partition.
         seed: first seed of the train partition.
         video_frames: instants at which the front camera's colour image is kept.
@@ -49,6 +50,7 @@ class DemosConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
     variations: tuple[int, ...] = ()
+    max_variations: int | None = None
     train: int = 0
     val: int = 0
     test: int = 0
@@ -61,6 +63,10 @@ class DemosConfig:
                 raise ConfigError(f"--{partition} must be 0 or more demonstrations of each variation, got {number}")
         if not any(self.numbers.values()):
             raise ConfigError("--train, --val and --test are all 0: there is no demonstration to make")
+        if self.max_variations is not None and self.max_variations < 1:
+            raise ConfigError(f"--max-variations must be at least 1, got {self.max_variations}")
+        if self.variations and self.max_variations is not None:
+            raise ConfigError("--variation and --max-variations both choose variations; give one of them")
         if self.video_frames < 0:
             raise ConfigError(f"--video-frames must be 0 or more, got {self.video_frames}")
         last = _LAST_SEED - len(PARTITIONS) * SEEDS_APART * ATTEMPTS
@@ -241,7 +247,8 @@ def _shared(config: DemosConfig, described: Mapping[str, Any]) -> dict[str, Any]
 def _asked(tasks: Mapping[str, TaskInfo], config: DemosConfig) -> dict[str, dict[str, Any]]:
     return {
         name: {
-            "variations": sorted(set(config.variations)) or list(range(tasks[name].variations)),
+            "variations": sorted(set(config.variations))
+            or list(range(tasks[name].variations))[: config.max_variations],
             "per_variation": config.numbers,
         }
         for name in config.tasks or tasks

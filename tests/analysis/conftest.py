@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from mnprobe.analysis.tables import ALIGNMENT_COLUMNS
+
+if TYPE_CHECKING:
+    from mnprobe.core.rundir import RunDir
 
 
 def _row(**changes: object) -> dict[str, object]:
@@ -167,3 +171,155 @@ def write_pair() -> Callable[..., tuple[Path, Path]]:
         return paths[0], paths[1]
 
     return write
+
+
+_TASKS = ("close_jar", "open_drawer", "push_buttons", "put_shape_in_tray", "turn_tap")
+_EACH = 12  # episodes of a task
+_STEPS = (0, 200, 500, 1000, 2000)
+
+
+def _trained_alignment(seeds: tuple[int, ...], *, lift: float, seed: int) -> pd.DataFrame:
+    """Two trainings, four sources, pixels, shuffled pairs, two holdouts, success and failure."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for training, number in [(name, number) for name in ("baseline", "joint") for number in seeds]:
+        name = training if number == 0 else f"{training}-seed{number}"
+        pair = {"understanding": f"viclip-{name}", "execution": f"arp-{name}"}
+        pixels = pair | {"understanding": "pixels", "layer_u": "pixels", "step_u": 0, "trained_u": False}
+        own = {"source_u": "rollouts", "source_e": "rollouts", "n_test": 60}
+        kinds: list[tuple[dict[str, object], float, float]] = [
+            (pair, 0.62, 0.25),
+            (pair | {"source_e": "demos-blank"}, 0.2, 0.2),
+            (pixels, 0.4, 0.1),
+            (pair | {"control": "shuffled"}, 0.0, 0.0),
+            (pair | own, 0.5, 0.2),
+            (pair | own | {"source_e": "rollouts-blank"}, 0.15, 0.15),
+            (pixels | own, 0.3, 0.1),
+            (pair | own | {"control": "shuffled"}, 0.0, 0.0),
+        ]
+        for holdout, chance in (("episodes", 0.125), ("instructions", 0.2)):
+            for change, start, growth in kinds:
+                for step in _STEPS:
+                    told = 1.0 + (lift if training == "joint" else 0.0)
+                    value = chance + (start + told * growth * step / _STEPS[-1]) * (1 if holdout == "episodes" else 0.3)
+                    value = float(np.clip(value + 0.015 * generator.standard_normal(), 0.02, 0.98))
+                    point: dict[str, object] = {"step_u": step, "step_e": step, "chance": chance, "holdout": holdout}
+                    point |= {"trained_u": step > 0, "trained_e": step > 0} | change
+                    limits = {"value": value, "ci_low": max(value - 0.08, 0), "ci_high": min(value + 0.08, 1)}
+                    rows.append(_row(**(point | limits)))
+                    rows.append(_row(**(point | limits | {"statistic": "seed", "seed": 0})))
+        for step in _STEPS[1:]:
+            where = pair | own | {"split": "execution-success", "step_u": step, "step_e": step, "n_test": 20}
+            for split, value in (("execution-success", 0.7 + 0.05 * (training == "joint")), ("execution-failure", 0.5)):
+                rows.append(
+                    _row(**(where | {"split": split, "value": value, "ci_low": value - 0.1, "ci_high": value + 0.1}))
+                )
+            for metric, value in (("success_minus_failure@1", 0.2), ("within_task_success_minus_failure@1", 0.02)):
+                found = {
+                    "metric": metric,
+                    "value": value,
+                    "ci_low": value - 0.12,
+                    "ci_high": value + 0.12,
+                    "chance": 0.0,
+                }
+                rows.append(_row(**(where | found)))
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="session")
+def write_trained() -> Callable[..., Path]:
+    """Writes a run in which baseline and joint training were measured in every way, from planted numbers.
+
+    `lift` is what joint training adds, `seeds` the seeds of each training; the run has no features.
+    """
+    import json
+
+    from mnprobe.analysis.success_table import find_rollouts, success_table, wilson_interval
+    from mnprobe.analysis.tables import write_table
+    from mnprobe.core.rundir import RunDir
+    from mnprobe.features.recognition import ALL_EPISODES, ALL_TASKS, COLUMNS, PREDICTION_COLUMNS
+    from mnprobe.worlds.outcomes import Outcome, write_outcomes
+
+    def recognised(share: float, generator: np.random.Generator) -> list[tuple[str, int, int]]:
+        return [
+            (task, i, int(generator.random() < np.clip(share + 0.12 * (place - 2), 0, 1)))
+            for place, task in enumerate(_TASKS)
+            for i in range(_EACH)
+        ]
+
+    def write(folder: Path, *, seeds: tuple[int, ...] = (0,), lift: float = 0.5, seed: int = 0) -> Path:
+        run = RunDir.create(folder)
+        generator = np.random.default_rng(seed)
+        write_table(_trained_alignment(seeds, lift=lift, seed=seed), run.results("alignment"))
+        table, predictions, ablation = [], [], []
+        for training, number in [(name, number) for name in ("baseline", "joint") for number in seeds]:
+            name = training if number == 0 else f"{training}-seed{number}"
+            for step in _STEPS:
+                share = 0.1 + 0.5 * step / _STEPS[-1] * (1 + (lift if training == "joint" else 0))
+                head = {"model": f"viclip-{name}", "training": name, "step": step, "trained": step > 0}
+                head |= {"zero_shot": False, "source": "demos", "partition": "test", "config_hash": "c0ffee"}
+                found = recognised(share, generator)
+                shares = []
+                for task in _TASKS:
+                    hits = [hit for one, _, hit in found if one == task]
+                    low, high = wilson_interval(sum(hits), len(hits))
+                    shares.append(sum(hits) / len(hits))
+                    counts = {"task": task, "n": len(hits), "correct": sum(hits), "top1": shares[-1]}
+                    table.append(head | counts | {"ci_low": low, "ci_high": high, "chance": 1 / 20, "candidates": 20})
+                for task in (ALL_TASKS, ALL_EPISODES):
+                    mean = float(np.mean(shares))
+                    counts = {"task": task, "n": len(found), "correct": sum(hit for *_, hit in found), "top1": mean}
+                    limits = {"ci_low": max(mean - 0.09, 0), "ci_high": min(mean + 0.09, 1)}
+                    table.append(head | counts | limits | {"chance": 1 / 20, "candidates": 20})
+                predictions += [
+                    head | {"id": f"{task}/0/episode{i}", "task": task, "correct": hit} for task, i, hit in found
+                ]
+                for blank, factor in (("", 1.0), ("-blank", 0.4)):
+                    place = run.rollouts / f"arp-{name}{blank}" / f"step_{step:08d}"
+                    place.mkdir(parents=True)
+                    description = {"schema": "mnprobe.rollout/1", "world": {"name": "tabletop"}}
+                    (place / "rollout.json").write_text(json.dumps(description))
+                    outcomes = [
+                        Outcome(
+                            id=f"{task}/0/episode{i}",
+                            success=hit,
+                            steps=5,
+                            reason="success" if hit else "step limit",
+                            task=task,
+                            variation=0,
+                            seed=i,
+                        )
+                        for task, i, hit in recognised(share * factor, generator)
+                    ]
+                    write_outcomes(place, outcomes)
+            for pairing in ("episode", "instruction", "task"):
+                for tau in (0.02, 0.1, 0.2):
+                    cell: dict[str, object] = {"pairing": pairing, "tau": tau, "training": f"{pairing}-{tau:g}"}
+                    cell |= {"seed": number, "understanding": 0.5 + 0.1 * tau, "execution": 0.4 + 0.02 * number}
+                    cell |= {"n_understanding": 60, "n_execution": 60}
+                    for side, value in (("understanding", 0.5), ("execution", 0.4)):
+                        cell |= {f"ci_low_{side}": value - 0.1, f"ci_high_{side}": value + 0.1}
+                    ablation.append(cell)
+        write_table(pd.DataFrame(table, columns=list(COLUMNS)), run.results("recognition"))
+        write_table(pd.DataFrame(predictions, columns=list(PREDICTION_COLUMNS)), run.results("predictions"))
+        write_table(success_table(find_rollouts(run.rollouts)), run.results("success"))
+        write_table(pd.DataFrame(ablation).drop_duplicates(["pairing", "tau", "seed"]), run.results("ablation"))
+        return run.path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def one(write_trained: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> "RunDir":
+    """A run of `write_trained` with one seed of each training; tests only read it."""
+    from mnprobe.core.rundir import RunDir
+
+    return RunDir(write_trained(tmp_path_factory.mktemp("one") / "run"))
+
+
+@pytest.fixture(scope="session")
+def three(write_trained: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> "RunDir":
+    """A run of `write_trained` with three seeds of each training; tests only read it."""
+    from mnprobe.core.rundir import RunDir
+
+    return RunDir(write_trained(tmp_path_factory.mktemp("three") / "run", seeds=(0, 1, 2)))

@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 
 from mnprobe.analysis.curve import curve_data
-from mnprobe.analysis.curve_figure import curve_caption, curve_figure, series_name
+from mnprobe.analysis.curve_figure import curve_figure
+from mnprobe.analysis.curve_looks import series_name
+from mnprobe.analysis.curve_words import curve_caption
 from mnprobe.analysis.draw_curve import draw_curve
 from mnprobe.analysis.notes import read_note
 from mnprobe.analysis.tables import SPLITS, read_alignment, write_table

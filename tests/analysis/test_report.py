@@ -10,7 +10,7 @@ from mnprobe.analysis.draw_tsne import TsneInput, draw_tsne
 from mnprobe.analysis.embedding import TsneConfig
 from mnprobe.analysis.pairs import load_pair
 from mnprobe.analysis.report import gather, write_report
-from mnprobe.analysis.report.headline import caveats, contrasts, headlines, last_points
+from mnprobe.analysis.report.headline import caveats, headlines, last_points
 from mnprobe.analysis.tables import read_alignment, write_table
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.rundir import RunDir
@@ -272,24 +272,6 @@ def test_a_score_that_is_chance_up_to_rounding_is_not_above_it(alignment_row, tm
     write_table(pd.DataFrame([row]), tmp_path / "a.csv")
     points = last_points(read_alignment(tmp_path / "a.csv")).points
     assert headlines(points)[0].verdict == "includes chance"
-
-
-def test_success_against_failure_is_told_as_a_difference(alignment_row, tmp_path):
-    where = {"split": "execution-success", "source_e": "rollouts", "source_u": "rollouts", "n_test": 40, "chance": 0.0}
-    rows = [alignment_row()]
-    for step, value in ((0, 0.9), (5, 0.25)):
-        found = where | {"value": value, "ci_low": value - 0.3, "ci_high": value + 0.1, "step_e": step}
-        rows.append(alignment_row(metric="success_minus_failure@1", **found))
-        rows.append(alignment_row(metric="within_task_success_minus_failure@1", **(found | {"value": value - 0.1})))
-    write_table(pd.DataFrame(rows), tmp_path / "a.csv")
-    table = read_alignment(tmp_path / "a.csv")
-    (sentence,) = contrasts(table)
-    assert sentence.endswith(
-        "40 test episodes of the same instructions on each side, arp at step 5, rollouts): Recall@1 differs by +25.0 "
-        "points (95 % interval -5.0 to +35.0); within tasks +15.0 points (95 % interval -5.0 to +35.0). The interval "
-        "includes no difference."
-    )
-    assert contrasts(table[table["split"] == "all"]) == ()
 
 
 def test_episodes_are_counted_once_with_the_outcome_that_any_file_knows(run, tmp_path):

@@ -301,7 +301,7 @@ def test_feature_files_and_runs_can_stand_side_by_side(small, write_pair, tmp_pa
         ConfigError, match="as many feature files with --understanding as with --execution, got 1 and 0"
     ):
         tsne_inputs(small, understanding=[str(u)])
-    with pytest.raises(ConfigError, match="--step and --compare choose files of runs"):
+    with pytest.raises(ConfigError, match="--step, --compare and --training choose files of runs"):
         tsne_inputs(small, understanding=[str(u)], execution=[str(e)], steps=[1])
     with pytest.raises(ConfigError, match="--execution takes one model name"):
         tsne_inputs(small, execution=["arp", "act"])

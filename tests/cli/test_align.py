@@ -5,7 +5,7 @@ import pytest
 
 from mnprobe.cli.main import main
 from mnprobe.core.rundir import RunDir
-from mnprobe.features import write_features
+from mnprobe.features import open_features, write_features
 from mnprobe.probe import read_alignment
 
 QUICK = ["--seeds", "1", "--splits", "1", "--dim", "4", "--steps", "1"]
@@ -110,3 +110,70 @@ def test_what_cannot_be_measured_is_one_message(arguments, text, run, capsys):
     assert code == 2
     assert text in err
     assert "Traceback" not in err + out
+
+
+@pytest.fixture
+def played(run):
+    """The run with rollouts beside its demonstrations: 18 episodes of six instructions, every other round succeeds."""
+    rng = np.random.default_rng(1)
+    episodes = {"id": [f"t/0/episode{i}" for i in range(18)], "instruction": [f"do {i % 6}" for i in range(18)]}
+    episodes |= {"task": ["t"] * 18, "success": [i // 6 % 2 for i in range(18)]}
+    for model, side in (("viclip", "understanding"), ("arp", "execution")):
+        path = run.features(model, "rollouts", 0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        layer = {"u" if side == "understanding" else "e": rng.normal(size=(18, 5)).astype(np.float32)}
+        write_features(path, layers=layer, episodes=episodes, model=model, side=side, source="rollouts", trained=False)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("fit_on", "source", "n_test"), [("auto", "demos", 18), ("demos", "demos", 18), ("own", "rollouts", 6)]
+)
+def test_heads_for_rollouts_come_from_where_they_are_asked_from(fit_on, source, n_test, played, capsys):
+    code, out, err = run_align(played, capsys, "--no-shuffled", "--holdout", "episodes", "--fit-on", fit_on)
+    assert code == 0, err
+    table = read_alignment(played.results("alignment"))
+    rows = table[table["source_e"] == "rollouts"]
+    assert set(rows["fit_source"]) == {source}
+    assert set(rows["n_test"]) == {n_test}
+    assert set(table[table["source_e"] != "rollouts"]["fit_source"]) == {"demos"}
+    assert ("on rollouts, heads from demos" in out) == (source == "demos")
+
+
+def test_outcomes_all_alike_are_one_message_and_what_was_measured_stays(played, capsys):
+    assert run_align(played, capsys, "--no-shuffled")[0] == 0
+    before = played.results("alignment").read_bytes()
+    code, out, _ = run_align(played, capsys, "--split", "success", "--holdout", "episodes", "--draws", "2")
+    assert code == 0
+    assert "execution (shared probe)" in out
+    grown = read_alignment(played.results("alignment"))
+    assert {"all", "execution-success", "execution-failure"} == set(grown["split"])
+    path = played.features("arp", "rollouts", 0)
+    with open_features(path) as file:
+        episodes = file.episodes.assign(success=0)
+        values = file.layer("e").values[:]
+    write_features(
+        path, layers={"e": values}, episodes=episodes, model="arp", side="execution", source="rollouts", trained=False
+    )
+    played.results("alignment").write_bytes(before)
+    code, out, err = run_align(played, capsys, "--split", "success", "--holdout", "episodes")
+    assert code == 2
+    assert "0 successes and 18 failures among 18 episodes with known outcome; both are needed to compare" in err
+    assert "Traceback" not in err + out
+    assert played.results("alignment").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (
+            ["--fit-on", "demos", "--u", "a.h5", "--e", "b.h5"],
+            "--fit-on demos finds the demonstrations' stores in a run",
+        ),
+        (["--pixel-components", "-1"], "pixel_components must be 0 (all pixels) or more, got -1"),
+    ],
+)
+def test_where_heads_come_from_must_make_sense(arguments, text, run, capsys):
+    code, _, err = run_align(run, capsys, *arguments)
+    assert code == 2
+    assert text in err

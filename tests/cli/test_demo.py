@@ -8,6 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from mnprobe.cli.main import main
+from mnprobe.cli.side_by_side import run_together
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features, verify
 from mnprobe.models.arp import ARPConfig
@@ -124,17 +125,68 @@ def test_instructions_that_the_data_do_not_hold_are_asked_for(tmp_path, rlbench_
     assert "--instructions" in told
 
 
-def test_without_data_the_tabletop_makes_them(tmp_path, capsys):
+TINY_STUDY = ["--task", "turn_tap", "--task", "open_drawer", "--train", 1, "--val", 2, "--test", 2, "--updates", 5]
+TINY_STUDY += ["--episodes", 1, "--side-by-side", 1]
+
+
+def test_without_data_the_whole_study_runs_on_the_tabletop(tmp_path, capsys):
     run = RunDir(tmp_path / "run")
-    tasks = ["--task", "turn_tap", "--task", "open_drawer"]
-    assert demo("--run", run.path, *tasks, "--train", 2, "--test", 1) == 0
-    page = check(run, episodes=15)
-    assert "open the middle drawer" in page
+    assert demo("--run", run.path, *TINY_STUDY) == 0
     told = capsys.readouterr().out
-    assert "$ mnprobe demos --run" in told
-    named = "Episodes of the world tabletop, not to be set beside numbers from any other."
-    assert told.count(named) == 3  # the captions of the curve and of both t-SNEs
-    assert page.count(named) >= 4
-    with open_features(run.features("arp", "demos", 0)) as store:
-        assert set(store.episodes["partition"]) == {"train", "test"}
-        assert set(store.episodes["success"]) == {1}
+    models = {"arp-baseline", "arp-joint", "viclip-baseline", "viclip-joint"}
+    assert {piece.model for piece in run.checkpoints()} == models
+    assert {piece.step for piece in run.checkpoints("arp-joint")} == {0, 1, 2, 5}
+    found = {(piece.model, piece.source, piece.step) for piece in run.feature_files()}
+    for step in (0, 1, 2, 5):
+        for model in models:
+            sources = ["demos", "rollouts"]
+            sources += [f"{source}-blank" for source in sources] if model.startswith("arp") else []
+            assert {(model, source, step) for source in sources} <= found
+    with open_features(run.features("viclip-joint", "demos", 5)) as store:
+        assert set(store.episodes["partition"]) == {"val", "test"}
+    recognised = read(run.results("recognition"))
+    assert {row["model"] for row in recognised} == {"viclip-baseline", "viclip-joint"}
+    assert {row["model"] for row in read(run.results("success"))} == {"arp-baseline", "arp-joint"}
+    rows = [row for row in read(run.results("alignment")) if row["statistic"] == "mean"]
+    pairs = {(row["understanding"], row["execution"]) for row in rows if row["source_e"] == "demos"}
+    assert {("viclip-baseline", "arp-baseline"), ("viclip-joint", "arp-joint")} <= pairs
+    assert ("viclip-baseline", "arp-joint") not in pairs
+    assert "left out: --split success" in capsys.readouterr().err or "$ mnprobe align" in told
+    page = run.report.read_text(encoding="utf-8")
+    for question in ("Does alignment rise with training?", "Does joint training help execution?"):
+        assert question in page
+    assert run.config["demo"]["study"] == "quick"
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", ".", "--updates", 3], "--updates belongs to the study on the tabletop: leave out --data"),
+        (["--data", ".", "--task", "turn_tap"], "--task belongs to the study"),
+        (["--outcomes", "successful"], "give --data as well"),
+        (["--val", 0], "--val must be at least 1, got 0"),
+        (["--side-by-side", 0], "--side-by-side must be at least 1, got 0"),
+        (["--task", "turn_tab"], "unknown task 'turn_tab'"),
+    ],
+)
+def test_contradictions_are_refused_before_anything_is_made(tmp_path, capsys, arguments, message):
+    assert demo("--run", tmp_path / "run", *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run" / "demos").exists()
+
+
+def test_commands_side_by_side_have_logs_of_their_own_and_one_failure_ends_all(tmp_path, capfd):
+    versions = [["--version"], ["--version"]]
+    run_together(versions, logs=tmp_path / "logs")
+    told = capfd.readouterr().out
+    assert told.count("mnprobe ") == 2
+    assert len(list((tmp_path / "logs").iterdir())) == 1
+    with pytest.raises(SystemExit) as end:
+        run_together([["--version"], ["report", "--run", str(tmp_path / "none")]], logs=tmp_path / "logs")
+    assert end.value.code == 2
+    assert "not a run of mnprobe" in capfd.readouterr().err

@@ -71,6 +71,23 @@ def test_two_checkpoints_make_two_panels(run):
     assert [panel["title"] for panel in _json(run, "--step", 0, "--step", 10)["panels"]] == ["step 0", "step 10"]
 
 
+def test_a_named_training_arrives(tmp_path):
+    folder = RunDir.create(tmp_path / "runs" / "two")
+    generator = np.random.default_rng(0)
+    episodes = {"id": [f"t/0/episode{i}" for i in range(10)], "task": ["t"] * 10}
+    episodes["instruction"] = ["push" if i % 2 else "pull" for i in range(10)]
+    for training in ("baseline", "joint"):
+        for model, side, layer in (("viclip", "understanding", "u"), ("arp", "execution", "e")):
+            name = f"{model}-{training}"
+            layers = {layer: generator.standard_normal((10, 6))}
+            path = folder.features(name, "demos", 5)
+            write_features(path, layers=layers, episodes=episodes, model=name, side=side, step=5, trained=True)
+    assert [panel["title"] for panel in _json(folder)["panels"]] == ["baseline, step 5", "joint, step 5"]
+    (panel,) = _json(folder, "--training", "joint")["panels"]
+    assert panel["subtitle"] == "viclip-joint at step 5 (u); arp-joint at step 5 (e)"
+    assert "--training joint" in json.loads((folder.figures / "tsne.json").read_text())["command"]
+
+
 def test_named_heads_arrive(run):
     from mnprobe.probe.heads import AlignmentHeads, save_heads
 

@@ -69,3 +69,13 @@ def test_steps_are_read_from_names():
     assert step_of("model_80000.pth") is None
     with pytest.raises(ConfigError, match="got -1"):
         step_name(-1)
+
+
+def test_commands_that_work_on_one_run_at_once_keep_each_others_sections(tmp_path):
+    one = RunDir.create(tmp_path / "r")
+    other = RunDir(one.path)
+    assert "run" in one.config
+    assert "run" in other.config  # both have read the file before either writes
+    one.record("train-baseline", {"seed": 1})
+    other.record("train-joint", {"seed": 1})
+    assert {"train-baseline", "train-joint"} <= set(RunDir(one.path).config)

@@ -60,7 +60,8 @@ def test_random_models_are_extracted_and_say_that_they_are_untrained(demos, tmp_
             assert len(file.layer(entry.layers[0]).offsets) == 6
     with open_features(done[0].path) as file:
         assert set(file.columns["prediction"]) <= set(file.columns["instruction"])
-        assert file.attrs["provenance"]["counts"] == {"episodes_with_repeated_frames": 1}
+        short = int(ViCLIPConfig.tiny().frames > 5)  # the last episode has five frames
+        assert file.attrs["provenance"]["counts"] == {"episodes_with_repeated_frames": short}
         assert file.attrs["model_config"]["model"] == "viclip"
         assert file.attrs["provenance"]["ran"]["device"] == "cpu"
     with open_features(done[1].path) as file:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,8 @@ def dataset(demos):
 
 @pytest.fixture(scope="module")
 def viclip_model():
-    return ViCLIP(ViCLIPConfig.tiny(), generator=torch.Generator().manual_seed(0)).eval()
+    config = replace(ViCLIPConfig.tiny(), frames=8, image_size=64, crop=(0.25, 0.0, 1.0, 0.75))
+    return ViCLIP(config, generator=torch.Generator().manual_seed(0)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +67,11 @@ def test_known_extractors_are_listed_and_misspelled_ones_get_a_hint():
 def test_viclip_features_are_those_of_the_model_called_by_hand(dataset, viclip_model):
     candidates = tuple(sorted({episode.instruction for episode in dataset}))
     layers = ("u", "cls", "blocks.1")
-    spec = ExtractorSpec(preset="tiny", layers=layers, options=SEEN, candidates=candidates)
+    sizes = viclip_model.config
+    spec = ExtractorSpec(config=sizes.to_dict(), layers=layers, options=SEEN, candidates=candidates)
     extractor = ViCLIPExtractor.build(spec)
     found = run(extractor, dataset)
-    clips = torch.stack([preprocess(slow_clip(episode), size=64) for episode in dataset])
+    clips = torch.stack([preprocess(slow_clip(episode), size=64, crop=sizes.crop) for episode in dataset])
     expected = viclip_model.video_hidden(clips, layers)
     recognised = recognise(viclip_model, clips, candidates).labels[:, 0]
     for i, episode in enumerate(found):
@@ -140,7 +143,9 @@ def _arp_by_hand(policy, episodes, decoding, told):
                 {name: frame.points(name) for name in episode.cameras},
                 frame.state(),
             )
-            observation = observation_from_frames([arrays], language([told(episode)]))
+            observation = observation_from_frames(
+                [arrays], language([told(episode)]), stride=policy.config.point_stride
+            )
             target = Target(
                 pose=torch.tensor(step.gripper_pose, dtype=torch.float32)[None],
                 gripper_open=torch.tensor([step.gripper_open]),
@@ -153,7 +158,7 @@ def _arp_by_hand(policy, episodes, decoding, told):
 
 @pytest.mark.parametrize("decoding", ["greedy", "teacher"])
 def test_arp_features_are_those_of_the_policy_called_by_hand(dataset, arp_model, decoding):
-    layers = ("e", "norm", "blocks.5", "screen")
+    layers = ("e", "norm", "blocks.3", "screen")
     spec = ExtractorSpec(preset="tiny", layers=layers, options=TOLD | {"decoding": decoding}, batch_size=3)
     extractor = ARPExtractor.build(spec)
     episodes = dataset[:2]

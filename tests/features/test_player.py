@@ -172,6 +172,11 @@ def test_the_runs_policies(tmp_path):
     assert [(c.name, c.step) for c in choose_players(run, "arp", ())] == [("arp", 0), ("arp", 20), ("other", 7)]
     blank = choose_players(run, "arp", (), blank=True)
     assert [c.name for c in blank] == ["arp-blank", "arp-blank", "other-blank"]
+    assert [(c.name, c.step) for c in choose_players(run, "arp", (), models=["other"])] == [("other", 7)]
+    with pytest.raises(ConfigError, match="unknown ARP model of the run 'others'"):
+        choose_players(run, "arp", (), models=["others"])
+    with pytest.raises(ConfigError, match="--model chooses among the run's ARP checkpoints"):
+        choose_players(run, "expert", (), models=["other"])
     path = run.checkpoint("arp", 20)
     assert choose_players(run, "arp", [path], name="mine") == [PlayerChoice(name="mine", step=20, checkpoint=path)]
     assert choose_players(run, "expert", ()) == [PlayerChoice(name="expert")]

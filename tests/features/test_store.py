@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mnprobe.core import files
 from mnprobe.core.errors import FeatureError
 from mnprobe.features import FeatureWriter, Header, open_features, verify, write_features
+from mnprobe.features.summary import describe_features, format_description
 from mnprobe.features.schema import CHUNK_ROWS
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
@@ -429,3 +430,26 @@ def test_a_store_is_not_begun_or_gone_on_with_on_a_full_disk(tmp_path, monkeypat
     with pytest.raises(OSError, match=r"No space left on device .*u\.h5"):
         write()
     assert not list(tmp_path.iterdir())
+
+
+def test_the_training_is_kept_where_there_is_one_and_older_stores_have_none(tmp_path, store):
+    with open_features(store[0]) as file:
+        assert file.training == file.attrs["training"] == ""
+    with h5py.File(store[0]) as raw:
+        assert "training" not in raw.attrs  # the very file that was written before there were names of trainings
+    path = write_features(
+        tmp_path / "joint.h5",
+        model="arp-joint",
+        side="execution",
+        training="joint",
+        layers={"e": np.eye(2)},
+        episodes={"id": ["a", "b"]},
+    )
+    with open_features(path) as file:
+        assert file.training == "joint"
+    verify(path)
+    assert "training joint" in format_description(describe_features(path))
+    with h5py.File(path, "r+") as raw:
+        raw.attrs.modify("training", np.bytes_(b"other"))
+    with pytest.raises(FeatureError, match="do not match their digest"):
+        open_features(path)

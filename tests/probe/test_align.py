@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,8 +16,10 @@ from mnprobe.probe import (
     StoredPair,
     align,
     align_stores,
+    jobs,
     join_stores,
     load_heads,
+    pair_across,
     pair_arrays,
     pair_files,
     people_table,
@@ -145,9 +149,10 @@ def test_the_table_is_complete_and_consistent(pair):
                     & (table["direction"] == direction)
                     & (table["holdout"] == "episodes")
                 ]
-                assert rows["statistic"].tolist() == ["mean"] + ["seed"] * 4  # 3 on split 0, seed 0 on split 1
+                number = 3 if control == "none" else 2  # seeds; of shuffled pairs fewer
+                assert rows["statistic"].tolist() == ["mean"] + ["seed"] * (number + 1)  # and seed 0 on split 1
                 mean, seeds = rows.iloc[0], rows.iloc[1:]
-                assert (mean["seed"], mean["draw"], mean["n_seeds"]) == (-1, -1, 3)
+                assert (mean["seed"], mean["draw"], mean["n_seeds"]) == (-1, -1, number)
                 assert mean["value"] == pytest.approx(seeds.groupby("draw")["value"].mean().mean())
                 assert mean["sd_seeds"] == pytest.approx(seeds[seeds["draw"] == 0]["value"].std())
                 assert mean["sd_draws"] == pytest.approx(seeds[seeds["seed"] == 0]["value"].std())
@@ -239,6 +244,173 @@ def test_what_cannot_be_held_out_is_said_or_refused(planted):
         align(pair_arrays(u, e, ["the same"] * 18), tiny())
     with pytest.raises(ConfigError, match="the same pair is given twice"):
         align([pair, pair], tiny())
+
+
+# heads of another source, controls, shared fits --------------------------------------------------------------------
+
+
+@pytest.fixture
+def across(planted):
+    """Demonstrations of 8 instructions in train and test, rollouts of 6 of them, from one latent for both."""
+    u, e, labels = planted(instructions=8, per=16, noise=0.2)
+    place = np.arange(128) % 16
+    tasks = np.array([f"task {i // 32}" for i in range(128)])
+
+    def part(rows, source, **given):
+        origins = {
+            "understanding": Origin(model="viclip", source=source, step=5, layer="u"),
+            "execution": Origin(model="arp", source=source, step=5, layer="e"),
+        }
+        ids = [f"t/0/episode{i}" for i in range(len(rows))]  # those of demonstrations and rollouts are the same
+        return pair_arrays(u[rows], e[rows], np.array(labels)[rows], ids=ids, tasks=tasks[rows], **origins, **given)
+
+    demos = np.flatnonzero(place < 8)
+    rollouts = np.flatnonzero((place >= 8) & (np.arange(128) < 96))
+    return (
+        part(demos, "demos", partitions=["train" if i % 8 < 5 else "test" for i in range(64)], success_e=[1] * 64),
+        part(rollouts, "rollouts", success_e=np.arange(48) % 2),
+    )
+
+
+def test_heads_of_demonstrations_are_measured_on_rollouts(across, tmp_path):
+    demos, rollouts = across
+    pair = pair_across(demos, rollouts)
+    table = align(pair, tiny(fit=FIT, seeds=2, splits=2), heads=tmp_path)
+    assert set(table["fit_source"]) == {"demos"}
+    assert set(table["source_e"]) == {"rollouts"}
+    found = mean_of(table, "episodes")
+    assert (found["n_train"], found["n_test"], found["n_groups"]) == (40, 48, 6)
+    assert found["chance"] == pytest.approx(1 / 6)
+    assert found["ci_low"] > found["chance"] + 0.1
+    assert mean_of(table, "episodes", control="shuffled")["value"] < found["value"] - 0.2
+    unseen = mean_of(table, "instructions")
+    assert (unseen["n_groups"], unseen["n_train_groups"]) == (2, 6)
+    heads = load_heads(tmp_path / found["heads_file"].split("/")[-1])
+    assert all(name.startswith("demos:") for name in heads.fitted_on["train_ids"])
+    instructions = dict(zip(pair.items.ids, pair.items.instructions, strict=True))
+    file = next(tmp_path.glob("*instructions*"))
+    names = load_heads(file).fitted_on
+    trained = {instructions[name] for name in names["train_ids"]}
+    assert not trained & {instructions[name] for name in names["test_ids"]["all"]}
+    z_u, z_e = heads(torch.from_numpy(rollouts.u), torch.from_numpy(rollouts.e))
+    rows = table[(table["seed"] == 0) & (table["holdout"] == "episodes") & (table["metric"] == "recall@1")]
+    rows = rows[(rows["direction"] == "u2e") & (rows["control"] == "none")]
+    assert recall_at_k(z_u, z_e, rollouts.items.instructions).u2e.recall(1) == pytest.approx(rows["value"].item())
+    assert "arp step 5 on rollouts, heads from demos" in people_table(table)
+
+
+def test_one_fit_serves_demonstrations_and_rollouts(across, monkeypatch):
+    demos, rollouts = across
+    fits = []
+    original = jobs.fit_heads
+    monkeypatch.setattr(
+        jobs, "fit_heads", lambda *given, **named: fits.append(named["seed"]) or original(*given, **named)
+    )
+    config = tiny(seeds=3, holdout="episodes")
+    together = align([demos, pair_across(demos, rollouts)], config)
+    assert sorted(fits) == [0, 0, 1, 1, 2]  # three true ones and two of shuffled pairs
+    alone = align(pair_across(demos, rollouts), config)
+    assert len(fits) == 10
+    pd.testing.assert_frame_equal(together[together["source_e"] == "rollouts"].reset_index(drop=True), alone)
+
+
+def test_a_pair_across_sources_needs_the_same_models(across, planted):
+    demos, rollouts = across
+    with pytest.raises(
+        FeatureError, match=r"heads fitted on e of \('arp', 'e', 'mean'\) cannot be tested on \('other'"
+    ):
+        pair_across(demos, replace(rollouts, origin_e=Origin(model="other", layer="e")))
+    with pytest.raises(FeatureError, match=r"widths \(12, 10\), those on rollouts \(11, 10\)"):
+        pair_across(demos, replace(rollouts, u=rollouts.u[:, 1:]))
+
+
+def test_rollouts_are_split_by_success_with_a_probe_of_demonstrations(across):
+    demos, rollouts = across
+    pair = pair_across(demos, rollouts)
+    noise = np.random.default_rng(3).normal(size=(48, 10))
+    e = pair.e.copy()
+    e[40:] = np.where((pair.items.success_e[40:] == 0)[:, None], noise, e[40:])  # failed rollouts carry nothing
+    table = align(replace(pair, e=e), tiny(fit=FIT, split="success", draws=3))
+    assert set(table["mode"]) == {"shared-probe"}
+    assert set(table["split"]) == {"execution-success", "execution-failure"}
+    good, bad = (mean_of(table, "episodes", split=f"execution-{name}") for name in ("success", "failure"))
+    assert (good["n_train"], good["n_test"], bad["n_test"]) == (40, 24, 24)
+    assert good["ci_low"] > bad["ci_high"]
+    assert mean_of(table, "instructions", split="execution-success")["n_train_groups"] == 6
+    notes = "\n".join(table.attrs["notes"])
+    assert "own-probe: execution success against failure" in notes
+    assert "give only 0 training episodes of 0 instructions" in notes
+    known = replace(pair, items=replace(pair.items, success_u=np.arange(88, dtype=np.int8) % 2))
+    own = align(known, tiny(fit=FIT, split="success", modes=("own-probe",), holdout="episodes", shuffled=False))
+    assert set(own["split"]) == {"understanding-success", "understanding-failure"}
+    assert set(own[own["metric"] == "recall@1"]["n_train"]) == {16}  # 2 of 5 of each of 8 instructions, either way
+
+
+@pytest.mark.parametrize("outcome", [0, 1])
+def test_rollouts_that_all_end_alike_are_one_message(outcome, across):
+    demos, rollouts = across
+    items = replace(rollouts.items, success_e=np.full(48, outcome, np.int8))
+    pairs = [demos, pair_across(demos, replace(rollouts, items=items))]
+    with pytest.raises(
+        ProbeError, match=rf"{48 * outcome} successes and {48 - 48 * outcome} failures among 48 episodes"
+    ):
+        align(pairs, tiny(split="success"))
+
+
+def test_pixels_go_through_principal_components_of_training_episodes(planted, tmp_path):
+    u, e, labels = planted(instructions=8, per=16, noise=0.2, dims=(12, 10))
+    u = np.concatenate([u, 1e-3 * np.random.default_rng(5).normal(size=(128, 60))], axis=1).astype(np.float32)
+    origin = Origin(model="pixels", layer="u")
+    pixels = pair_arrays(u, e, labels, understanding=origin)
+    config = tiny(fit=FIT, pixel_components=12, holdout="episodes")
+    table = align(pixels, config, heads=tmp_path)
+    plain = align(pixels, tiny(fit=FIT, pixel_components=0, holdout="episodes"))
+    found, other = mean_of(table, "episodes"), mean_of(plain, "episodes")
+    assert found["value"] > other["value"] + 0.05  # sixty columns of noise, standardised, are no help
+    assert found["config_hash"] != other["config_hash"]
+    heads = load_heads(next(tmp_path.iterdir()))  # and they take all pixels
+    test = np.isin(pixels.items.ids, heads.fitted_on["test_ids"]["all"])
+    z_u, z_e = heads(torch.from_numpy(u[test]), torch.from_numpy(e[test]))
+    rows = table[(table["seed"] == 0) & (table["draw"] == 0) & (table["metric"] == "recall@1")]
+    value = rows[rows["direction"] == "u2e"]["value"].item()
+    assert recall_at_k(z_u, z_e, pixels.items.instructions[test]).u2e.recall(1) == pytest.approx(value)
+    other_model = replace(pixels, origin_u=replace(origin, model="viclip"))
+    assert mean_of(align(other_model, config), "episodes")["value"] == pytest.approx(other["value"], abs=0.03)
+
+
+@pytest.mark.parametrize(("parts", "fitted"), [("train val test", 40), ("val test", 24)])
+def test_heads_are_fitted_on_val_where_only_val_and_test_were_extracted(parts, fitted, planted):
+    u, e, labels = planted(instructions=8, per=16, noise=0.2)
+    place = np.arange(128) % 16
+    named = np.select([place < 5, place < 8], ["train", "val"], "test")
+    keep = np.isin(named, parts.split())
+    success = np.arange(128) % 2
+    pair = pair_arrays(u[keep], e[keep], np.array(labels)[keep], partitions=named[keep], success_e=success[keep])
+    table = align(pair, tiny(fit=FIT, shuffled=False))
+    found = mean_of(table, "episodes")
+    assert (found["n_train"], found["n_test"]) == (fitted, 64)
+    split = align(pair, tiny(fit=FIT, split="success", holdout="episodes", shuffled=False, modes=("own-probe",)))
+    assert set(split[split["metric"] == "recall@1"]["n_train"]) == {8 * (2 if "train" in parts else 1)}
+    test = pair_across(pair, replace(pair, origin_u=replace(pair.origin_u, source="rollouts")))
+    assert (test.items.partitions == "train").sum() == fitted
+
+
+def test_control_pairs_take_fewer_fits_and_no_shuffled_pairs(pair):
+    blank = replace(pair, origin_e=replace(pair.origin_e, source="demos-blank"))
+    pixels = replace(pair, origin_u=replace(pair.origin_u, model="pixels"))
+    table = align([pair, blank, pixels], tiny(seeds=4, control_seeds=3, shuffled_seeds=1))
+    means = table[(table["statistic"] == "mean") & (table["metric"] == "recall@1") & (table["direction"] == "mean")]
+    means = means[means["holdout"] == "instructions"]
+    counted = means.set_index(["understanding", "source_e", "control"])["n_seeds"].to_dict()
+    assert counted == {
+        ("viclip", "demos", "none"): 4,
+        ("viclip", "demos", "shuffled"): 1,
+        ("viclip", "demos-blank", "none"): 3,
+        ("pixels", "demos", "none"): 3,
+    }
+    split = align([pair, blank, pixels], tiny(split="success", holdout="episodes"))
+    assert set(zip(split["understanding"], split["source_e"], strict=True)) == {("viclip", "demos")}
+    assert "2 control pairs (pixels, instruction blanked) are not split by success" in split.attrs["notes"]
 
 
 # success and failure -----------------------------------------------------------------------------------------------
@@ -374,13 +546,16 @@ def store(tmp_path, planted):
     u, e, labels = planted()
     episodes = {"id": [f"t/0/episode{i}" for i in range(64)], "task": ["t"] * 64, "instruction": labels}
 
-    def write(side, *, model=None, source="demos", step=0, layer=None, keep=slice(None), **columns):
+    def write(
+        side, *, model=None, source="demos", step=0, layer=None, training="", data="", keep=slice(None), **columns
+    ):
         model = model or {"understanding": "viclip", "execution": "arp"}[side]
         path = tmp_path / "features" / model / source / f"step_{step:08d}.h5"
         table = {name: list(values)[keep] for name, values in (episodes | columns).items()}
         values = (u if side == "understanding" else e)[keep]
         layers = {layer or ("u" if side == "understanding" else "e"): values}
         header = {"model": model, "side": side, "source": source, "step": step, "trained": step > 0}
+        header |= {"training": training, "data_fingerprint": data}
         return write_features(path, layers=layers, episodes=table, **header)
 
     return write
@@ -447,6 +622,56 @@ def test_runs_are_joined_by_source_family_and_step(store):
     assert notes == ["arp on rollouts: no understanding features of source 'rollouts'"]
 
 
+def test_models_of_different_trainings_do_not_meet(store):
+    paths = [store("understanding", model="pixels")]
+    for training in ("baseline", "joint"):
+        for step in (0, 5):
+            paths.append(store("understanding", model=f"viclip-{training}", step=step, training=training))
+            paths.append(store("execution", model=f"arp-{training}", step=step, training=training))
+    own = {(f"viclip-{one}", step, f"arp-{one}", "demos", step) for one in ("baseline", "joint") for step in "05"}
+    pixels = {("pixels", "0", f"arp-{one}", "demos", step) for one in ("baseline", "joint") for step in "05"}
+    names, notes = joined(paths)
+    assert names == own | pixels
+    assert notes == []
+    names, _ = joined([*paths, store("understanding", model="foreign")])  # of no training: meets all
+    assert names == own | pixels | {("foreign", *rest) for _, *rest in pixels}
+    store("execution", model="arp-joint", step=0)  # now names no training: it belongs to the one that its model has
+    assert joined(paths)[0] == own | pixels
+    with pytest.raises(FeatureError, match="no understanding features of source 'demos' of training 'joint'"):
+        join_stores([paths[1], paths[8]])
+
+
+def test_rollouts_join_only_when_they_are_the_same_episodes(store):
+    paths = [store("understanding", model="viclip", source="rollouts", step=5, data="of arp-a")]
+    paths += [
+        store("execution", model=f"arp-{name}", source="rollouts", step=5, data=f"of arp-{name}") for name in "ab"
+    ]
+    assert joined(paths)[0] == {("viclip", "5", "arp-a", "rollouts", "5")}
+
+
+def test_heads_for_rollouts_are_fitted_on_demonstrations_of_the_same_models(store):
+    paths = [store("understanding", model="pixels"), store("understanding", model="pixels", source="rollouts", step=5)]
+    for source in ("demos", "rollouts"):
+        for step in (0, 5):
+            paths.append(store("understanding", source=source, step=step, training="joint"))
+            paths.append(store("execution", source=source, step=step, training="joint"))
+    paths.append(store("execution", source="demos-blank", step=5, training="joint"))
+    paths += [store("execution", source="rollouts-blank", step=step, training="joint") for step in (0, 5)]
+    pairs, notes = join_stores(paths, fit_on="demos")
+
+    def name(path):
+        return None if path is None else f"{path.parts[-3]}/{path.parts[-2]}/{path.stem[-1]}"
+
+    found = {(name(p.u), name(p.e)): (name(p.fit_u), name(p.fit_e)) for p in pairs}
+    assert found["viclip/rollouts/5", "arp/rollouts/5"] == ("viclip/demos/5", "arp/demos/5")
+    assert found["viclip/rollouts/0", "arp/rollouts/0"] == ("viclip/demos/0", "arp/demos/0")
+    assert found["viclip/rollouts/5", "arp/rollouts-blank/5"] == ("viclip/demos/5", "arp/demos-blank/5")
+    assert found["pixels/rollouts/5", "arp/rollouts/5"] == ("pixels/demos/0", "arp/demos/5")
+    assert found["viclip/rollouts/0", "arp/rollouts-blank/0"] == (None, None)
+    assert found["viclip/demos/5", "arp/demos/5"] == (None, None)
+    assert any("arp step 0 (rollouts-blank): no features of the same models on demos" in note for note in notes)
+
+
 def test_other_steps_join_in_order_and_say_so(store):
     paths = [store("understanding", step=step) for step in (0, 4)] + [store("execution", step=step) for step in (0, 7)]
     names, notes = joined(paths)
@@ -481,3 +706,25 @@ def test_stores_are_measured_into_a_table_that_is_kept(store, tmp_path):
     text = people_table(whole)
     assert "viclip step 0 untrained" in text
     assert "[blocks.1]" in text
+
+
+def test_rows_wait_to_be_saved_and_none_is_lost(pair, monkeypatch):
+    saved = []
+    whole = align(pair, tiny(), every=1e9, on_rows=saved.append)
+    assert [len(frame) for frame in saved] == [len(whole)]
+    pd.testing.assert_frame_equal(saved[0], whole)
+    calls = []
+    original = jobs.fit_heads
+
+    def interrupted(*given, **named):
+        calls.append(named["seed"])
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return original(*given, **named)
+
+    monkeypatch.setattr(jobs, "fit_heads", interrupted)
+    saved.clear()
+    with pytest.raises(KeyboardInterrupt):
+        align(pair, tiny(), every=1e9, on_rows=saved.append)
+    assert len(saved) == 1
+    assert set(saved[0]["control"]) == {"none"}  # three fits of the first measurement; the second was under way

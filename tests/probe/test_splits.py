@@ -75,6 +75,10 @@ def test_partitions_of_the_data_set_decide():
     held = hold_out(items, "instructions", seed=3)
     assert set(items.partitions[held.train]) == {"train"}
     assert set(items.partitions[held.test]) == {"test"}
+    without_train = items_of([4] * 6, partitions=["val", "val", "val", "test"] * 6)
+    found = hold_out(without_train, "episodes")
+    assert found.train.tolist() == [row for row in range(24) if row % 4 < 3]
+    assert found.test.tolist() == [row for row in range(24) if row % 4 == 3]
     without_test = items_of([4] * 6, partitions=["train", "train", "train", "val"] * 6)
     assert set(without_test.partitions[hold_out(without_test, "episodes").test]) == {"val"}
     mixed = items_of([4] * 6, partitions=["train", "train", "", "test"] * 6)

@@ -202,6 +202,16 @@ def test_a_task_that_cannot_be_demonstrated_ends_with_one_error(plugin, tmp_path
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
 
 
+def test_only_the_first_variations_of_each_task_are_played(tmp_path):
+    written = write_demos(tmp_path, DemosConfig(world="toy", train=1, max_variations=2), workers=1)
+    assert written.partitions["train"] == 3
+    assert {(episode.task, episode.variation) for episode in open_dataset(tmp_path)} == {
+        ("greet", 0),
+        ("visit", 0),
+        ("visit", 1),
+    }
+
+
 def test_a_variation_alone_starts_from_the_same_seeds(reference, tmp_path):
     _write(tmp_path / "alone", tasks=("visit",), variations=(1,), train=2)
     alone = {read_situation(episode.folder)["seed"] for episode in open_dataset(tmp_path / "alone")}
@@ -360,6 +370,8 @@ def test_auto_is_what_it_came_to(plugin, tmp_path):
         ({"train": 1, "variations": (2,)}, "unknown variation 2 of task 'greet': it has 0 to 0"),
         ({"train": 1, "seed": -1}, "--seed must be from 0 to 969999999, got -1"),
         ({"train": 1, "video_frames": -2}, "--video-frames must be 0 or more, got -2"),
+        ({"train": 1, "max_variations": 0}, "--max-variations must be at least 1, got 0"),
+        ({"train": 1, "max_variations": 1, "variations": (0,)}, "give one of them"),
         ({"train": 400_000}, "would share seeds with another partition; at most 333333"),
         ({"train": 1, "options": {"colour": "red"}}, "world 'toy'.*unexpected keyword argument 'colour'"),
     ],

@@ -4,14 +4,18 @@ import base64
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
+from mnprobe.analysis.findings import findings
 from mnprobe.analysis.notes import command_line, read_note
-from mnprobe.analysis.report.headline import caveats, contrasts, headlines, last_points, summary
-from mnprobe.analysis.report.parts import Episodes, Figure, Headline, Missing, Model, ReportData, Table
+from mnprobe.analysis.report.headline import caveats, headlines, last_points, summary
+from mnprobe.analysis.report.parts import Episodes, Figure, Headline, Missing, Model, ReportData, Shaped, Table
+from mnprobe.analysis.table_grid import grid_of
 from mnprobe.analysis.tables import read_alignment
+from mnprobe.analysis.task_tables import TABLES, shaped_table
 from mnprobe.analysis.world import world_note, worlds_of
 from mnprobe.core.errors import FeatureError, MnprobeError
 from mnprobe.core.provenance import config_hash, now, versions
@@ -22,7 +26,8 @@ __all__ = ["ReportData", "gather"]
 
 MOST_ROWS = 2000  # of one table; the file beside the report has them all
 _PACKAGES = ("torch", "numpy", "scikit-learn", "pandas", "matplotlib", "openTSNE", "h5py")
-_MAKERS = {"alignment": "align", "curve": "curve", "tsne": "tsne"}
+_MAKERS = {"alignment": "align", "curve": "curve", "tsne": "tsne", "recognition": "recognize"}
+_MAKERS |= {"predictions": "recognize", "success": "rollout", "ablation": "ablate"}
 _KNOWN = ("task", "instruction", "partition", "success")
 
 
@@ -33,6 +38,8 @@ def gather(run: RunDir) -> ReportData:
     figures = _figures(run)
     results = _tables(run)
     headline, sentences, doubts = _measured(run, problems)
+    answers = findings(run, problems)
+    shaped = tuple(_shaped(run, number, problems) for number in TABLES)
     return ReportData(
         name=run.name,
         path=str(run.path),
@@ -51,6 +58,8 @@ def gather(run: RunDir) -> ReportData:
         tables=results,
         missing=_missing(run, models, figures),
         problems=tuple(problems),
+        findings=answers,
+        shaped=shaped,
         headline=headline,
         summary=sentences,
         caveats=doubts,
@@ -71,7 +80,18 @@ def _measured(run: RunDir, problems: list[str]) -> _Measured:
     except MnprobeError as error:
         problems.append(f"No headline: {error}")
         return (), (), ()
-    return headlines(data.points), summary(data.points) + contrasts(table), caveats(data.points, table, data.notes)
+    return headlines(data.points), summary(data.points), caveats(data.points, table, data.notes)
+
+
+def _shaped(run: RunDir, number: int, problems: list[str]) -> Shaped:
+    _, maker, _ = TABLES[number]
+    empty = Shaped(number=number, title=f"Table {number}", command=command_line(maker, {"run": run.path}))
+    try:
+        made = shaped_table(run, number)
+    except MnprobeError as error:
+        problems.append(f"No Table {number}: {error}")
+        return empty
+    return empty if made is None else replace(empty, title=made.title, grid=grid_of(made), notes=made.notes)
 
 
 def _features(run: RunDir, problems: list[str]) -> tuple[tuple[Model, ...], list[pd.DataFrame]]:

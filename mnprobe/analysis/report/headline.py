@@ -6,11 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from mnprobe.analysis.curve import DIFFERENCE, OUTCOMES, CurveData, curve_data
-from mnprobe.analysis.curve_figure import series_name
+from mnprobe.analysis.curve import CurveData, curve_data
+from mnprobe.analysis.curve_looks import series_name
 from mnprobe.analysis.report.parts import Headline
 from mnprobe.analysis.tables import HOLDOUTS
-from mnprobe.core.errors import ProbeError
 
 __all__ = [
     "FEW_GROUPS",
@@ -19,7 +18,6 @@ __all__ = [
     "STEP_0",
     "WIDE",
     "caveats",
-    "contrasts",
     "headlines",
     "last_points",
     "summary",
@@ -70,35 +68,6 @@ def summary(points: pd.DataFrame) -> tuple[str, ...]:
             f"{100 * row['value']:.1f} % of the queries{interval}; {_against_chance(row)}."
         )
     return tuple(sentences)
-
-
-def contrasts(table: pd.DataFrame) -> tuple[str, ...]:
-    """Success against failure at the last checkpoint, in sentences; empty where they were not measured."""
-    try:
-        overall = curve_data(table, metric=DIFFERENCE, split=OUTCOMES).points
-        inside = curve_data(table, metric=f"within_task_{DIFFERENCE}", split=OUTCOMES).points
-    except ProbeError:
-        return ()
-    key = ["holdout", "understanding", "execution", "series"]
-    sentences = []
-    for _, row in overall.sort_values("step", kind="stable").groupby(key, sort=False).tail(1).iterrows():
-        same = inside[(inside[[*key, "step"]] == row[[*key, "step"]]).all(axis=1)]
-        within = f"; within tasks {_points(same.iloc[0])}" if len(same) else ""
-        verdict = " The interval includes no difference." if row["ci_low"] <= 0 <= row["ci_high"] else ""
-        held = HOLDOUTS.get(row["holdout"], row["holdout"])
-        sentences.append(
-            f"Success against failure ({_name(row['series'])}; {held} held out, "
-            f"{row['n_test']:.0f} test episodes of the same instructions on each side, {row['execution']} at step "
-            f"{row['step_e']}, {row['source_e']}): Recall@1 differs by {_points(row)}{within}.{verdict}"
-        )
-    return tuple(sentences)
-
-
-def _points(row: pd.Series) -> str:
-    interval = ""
-    if np.isfinite(row["ci_low"]):
-        interval = f" (95 % interval {100 * row['ci_low']:+.1f} to {100 * row['ci_high']:+.1f})"
-    return f"{100 * row['value']:+.1f} points{interval}"
 
 
 def caveats(points: pd.DataFrame, table: pd.DataFrame, notes: Sequence[str] = ()) -> tuple[str, ...]:
@@ -160,7 +129,7 @@ def caveats(points: pd.DataFrame, table: pd.DataFrame, notes: Sequence[str] = ()
 def _rivals(claim: pd.Series, points: pd.DataFrame) -> list[str]:
     """Controls that score as high as the claim, and those whose interval meets the claim's: they explain it as well."""
     same = (points["understanding"] == claim["understanding"]) & (points["execution"] == claim["execution"])
-    controls = points[same & ~points["series"].isin(["main", "rollouts"])]
+    controls = points[same & ~points["series"].isin(["main", "rollouts", "rollouts-pixels", "rollouts-shuffled"])]
     higher = controls["value"] >= claim["value"]
     meets = ~higher & (controls["ci_high"] >= claim["ci_low"])
     told = []
@@ -192,11 +161,12 @@ def _range(row: pd.Series) -> str:
 def _headline(row: pd.Series, place: int) -> Headline:
     weights = {(True, True): "trained", (False, False): "both random"}
     one = "u random" if not row["trained_u"] else "e random"
-    pixels = row["series"] == "pixels"
+    pixels = row["series"] in ("pixels", "rollouts-pixels")
     return Headline(
         what=_name(row["series"]),
         step=int(row["step"]),
-        pair=f"{row['understanding']} and {row['execution']}",
+        pair=f"{row['understanding']} and {row['execution']}"
+        + (f" (mean of {row['n_trainings']} trainings)" if row["n_trainings"] > 1 else ""),
         place=place,
         holdout=str(row["holdout"]),
         holdout_words=HOLDOUTS.get(str(row["holdout"]), str(row["holdout"])),

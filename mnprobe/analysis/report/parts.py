@@ -3,7 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Episodes", "Figure", "Headline", "Missing", "Model", "ReportData", "Table"]
+from mnprobe.analysis.findings import Finding
+from mnprobe.analysis.notes import command_line
+from mnprobe.analysis.table_grid import Grid
+
+__all__ = ["Episodes", "Figure", "Headline", "Missing", "Model", "ReportData", "Shaped", "Table"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,17 @@ class Headline:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shaped:
+    """A table in the shape of the paper's; without `grid` it was not measured, and `command` does that."""
+
+    number: int
+    title: str
+    command: str
+    grid: Grid | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Episodes:
     """How many episodes there are, by task, instruction, partition and outcome."""
 
@@ -111,6 +126,8 @@ class ReportData:
     config_hash: str
     config: str
     versions: Mapping[str, str]
+    findings: tuple[Finding, ...] = ()
+    shaped: tuple[Shaped, ...] = ()
     summary: tuple[str, ...] = ()
     headline: tuple[Headline, ...] = ()
     caveats: tuple[str, ...] = ()
@@ -122,8 +139,23 @@ class ReportData:
     missing: tuple[Missing, ...] = ()
     problems: tuple[str, ...] = ()
 
+    def figures_of(self, *kinds: str) -> list[Figure]:
+        """Figures of these kinds: 'curve', 'outcomes' (curves of success and failure), 'tsne' or 'other'."""
+        return [figure for figure in self.figures if _kind(figure.name) in kinds]
+
+    def draw(self, name: str, **options: str) -> str:
+        """The command that draws a figure which is missing."""
+        return command_line(name, {"run": self.path} | options)
+
     @property
     def all_problems(self) -> list[str]:
         """What could not be read, of the run and of each figure and table."""
         pieces = [figure.problem for figure in self.figures] + [table.problem for table in self.tables]
         return [*self.problems, *(problem for problem in pieces if problem)]
+
+
+def _kind(name: str) -> str:
+    first = name.partition("-")[0]
+    if first == "curve":
+        return "outcomes" if "outcomes" in name or "success" in name or "failure" in name else "curve"
+    return first if first == "tsne" else "other"

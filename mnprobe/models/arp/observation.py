@@ -173,6 +173,7 @@ def observation_from_frames(
     device: torch.device | str = "cpu",
     *,
     cameras: Sequence[str] = CAMERAS,
+    stride: int = 1,
 ) -> Observation:
     """Stack frames into an observation, with the cameras in the model's order.
 
@@ -181,6 +182,7 @@ def observation_from_frames(
         language: token features, one row per frame.
         device: where the tensors go.
         cameras: which cameras the policy looks through (`config.cameras`).
+        stride: keep every so manyth row and column of the images (`config.point_stride`).
     Raises:
         ConfigError: no frames, a camera that a frame lacks, images of different size, or as many instructions as not.
 
@@ -199,6 +201,9 @@ def observation_from_frames(
                     f"policy looks through {', '.join(cameras)}. Found: {', '.join(sorted(frame.rgb))}"
                 )
 
+    def thin(image: NDArray[Any]) -> NDArray[Any]:
+        return image[::stride, ::stride]
+
     def stack(images: list[NDArray[Any]], what: str) -> Tensor:
         sizes = {image.shape for image in images}
         if len(sizes) != 1:
@@ -210,11 +215,13 @@ def observation_from_frames(
 
     return Observation(
         point_cloud={
-            camera: channels_first(stack([frame.points[camera] for frame in frames], f"points of {camera!r}").float())
+            camera: channels_first(
+                stack([thin(frame.points[camera]) for frame in frames], f"points of {camera!r}").float()
+            )
             for camera in cameras
         },
         rgb={
-            camera: channels_first(stack([frame.rgb[camera] for frame in frames], f"colours of {camera!r}"))
+            camera: channels_first(stack([thin(frame.rgb[camera]) for frame in frames], f"colours of {camera!r}"))
             for camera in cameras
         },
         language=language.to(device),

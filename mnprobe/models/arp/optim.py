@@ -30,6 +30,11 @@ class Lamb(Optimizer):
       never enlarged, and a tensor that starts at zero stays zero: the modulation layers of ARP, and all zero biases.
       This is the rule of the 8-bit library (with 32-bit states) that the released models were trained with.
 
+    Libraries offer one of the two at most, by their documented rules: torch_optimizer and pytorch_optimizer the first
+    (norms cut at 10, no cap of the ratio), bitsandbytes the second, in compiled kernels. timm's, with its ratio clipped
+    and its decay decoupled, decays before the step, lets tensors of zeros move, and scales none without decay unless
+    asked. Here both are met to rounding on measured updates.
+
     Args:
         params: parameters or groups, as for any torch optimiser.
         lr: learning rate; the released training used 1.25e-5 per sample of the global batch.

@@ -10,7 +10,7 @@ from mnprobe.models.viclip.load import load_viclip
 from mnprobe.models.viclip.loss import contrastive_loss
 from mnprobe.models.viclip.masking import draw_mask
 from mnprobe.models.viclip.model import ViCLIP
-from mnprobe.models.viclip.preprocessing import preprocess, resize_bilinear
+from mnprobe.models.viclip.preprocessing import crop_images, preprocess, resize_bilinear
 from mnprobe.models.viclip.recognition import Recognition, recognise, zero_shot
 from mnprobe.models.viclip.resizing import inflate_patch, resize_spatial, resize_temporal, resize_text
 from mnprobe.models.viclip.sampling import sample_frames
@@ -24,6 +24,7 @@ __all__ = [
     "VideoEncoder",
     "clean_caption",
     "contrastive_loss",
+    "crop_images",
     "draw_mask",
     "inflate_patch",
     "load_viclip",

@@ -24,7 +24,7 @@ class ViCLIP(nn.Module):
     gradients; freeze what shall stay.
 
     >>> model = ViCLIP(ViCLIPConfig.tiny()).eval()
-    >>> model.encode_video(torch.zeros(2, 8, 3, 64, 64)).shape
+    >>> model.encode_video(torch.zeros(2, 4, 3, 96, 96)).shape
     torch.Size([2, 64])
     """
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mnprobe.core.errors import ConfigError, DataError
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "preprocess", "resize_bilinear"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "crop_images", "preprocess", "resize_bilinear"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB; ViCLIP takes these and not CLIP's
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -21,6 +21,7 @@ def preprocess(
     frames: UInt8[Tensor, "*batch h w 3"] | UInt8[np.ndarray, "*batch h w 3"],
     *,
     size: int = 224,
+    crop: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
     channels: Literal["rgb", "bgr"] = "rgb",
     device: str | torch.device | None = None,
 ) -> Float[Tensor, "*batch 3 size size"]:
@@ -29,6 +30,7 @@ def preprocess(
     Args:
         frames: uint8 images (..., H, W, 3), e.g. (T, H, W, 3) for a clip or (B, T, H, W, 3) for a batch.
         size: `ViCLIPConfig.image_size`.
+        crop: `ViCLIPConfig.crop`; what lies outside is cut off first, at whole pixels.
         channels: order of the colours in `frames`. RLBench and this package's reader give "rgb"; OpenCV reads "bgr".
         device: where to work; by default where the frames are.
     Returns: float32 (..., 3, size, size), e.g. (T, 3, size, size).
@@ -51,13 +53,28 @@ def preprocess(
         )
     if channels not in ("rgb", "bgr"):
         raise ConfigError(f"channels must be 'rgb' or 'bgr', got {channels!r}")
-    small = resize_bilinear(images, size)
+    small = resize_bilinear(crop_images(images, crop), size)
     # All 256 values of a channel, computed in float64 and rounded once, as the released code does for each pixel.
     values = torch.arange(256, dtype=torch.float64) / 255
     tables = [((values - m) / s).float().to(small.device) for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
     order = (0, 1, 2) if channels == "rgb" else (2, 1, 0)
-    planes = [table[small[..., channel].int()] for table, channel in zip(tables, order, strict=True)]
-    return torch.stack(planes, dim=-3)
+    pixels = [small[..., channel].int().flatten() for channel in order]
+    planes = [table.index_select(0, pixel) for table, pixel in zip(tables, pixels, strict=True)]
+    return torch.stack([plane.view(small.shape[:-1]) for plane in planes], dim=-3)
+
+
+def crop_images(
+    images: UInt8[Tensor, "*batch h w c"], crop: tuple[float, float, float, float]
+) -> UInt8[Tensor, "*batch hh ww c"]:
+    """The part between top, left, bottom, right (shares of height and width), rounded to whole pixels, at least one.
+
+    >>> crop_images(torch.zeros(8, 128, 128, 3, dtype=torch.uint8), (0.3, 0.0, 1.0, 1.0)).shape
+    torch.Size([8, 90, 128, 3])
+    """
+    height, width = images.shape[-3:-1]
+    top, left = round(crop[0] * height), round(crop[1] * width)
+    bottom, right = max(round(crop[2] * height), top + 1), max(round(crop[3] * width), left + 1)
+    return images[..., top:bottom, left:right, :]
 
 
 def resize_bilinear(images: UInt8[Tensor, "*batch h w c"], size: int) -> UInt8[Tensor, "*batch size size c"]:

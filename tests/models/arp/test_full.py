@@ -187,10 +187,10 @@ def test_hidden_has_the_named_taps_with_their_shapes():
     assert {name: tuple(x.shape) for name, x in hidden.items()} == {
         "e": (3, 5, 64),
         "norm": (3, 5, 64),
-        **{f"blocks.{i}": (3, 5, 64) for i in (4, 5, 6, 7)},
+        **{f"blocks.{i}": (3, 5, 64) for i in (2, 3)},
         "screen": (3, 2, 3, 64),
     }
-    assert torch.equal(hidden["e"], hidden["blocks.7"])
+    assert torch.equal(hidden["e"], hidden["blocks.3"])
 
 
 def _random_observation(config, batch, size=8, seed=1):
@@ -353,14 +353,14 @@ def test_initialisation_follows_the_rules_and_the_generator_alone():
     second.init_weights(torch.Generator().manual_seed(12))
     assert not torch.equal(first.mvt2.pos_encoding, second.mvt2.pos_encoding)
     assert first.zero_gates()
-    linear = first.policy.blocks[5].attn.c_attn
+    linear = first.policy.blocks[3].attn.c_attn
     assert linear.weight.abs().max() <= (6 / (64 + 192)) ** 0.5
     assert not linear.bias.any()
     assert first.policy.pos_emb.weight.std().item() == pytest.approx(0.02, rel=0.2)
     assert first.mvt1.pos_encoding.std().item() == pytest.approx(1.0, rel=0.1)
     assert (first.policy.final_ln.weight == 1).all()
     assert not first.mvt1.patchify.conv2d.bias.any()
-    assert first.mvt1.patchify.conv2d.weight.abs().max() <= (6 / (1 + 0.02**2) / (10 * 14 * 14)) ** 0.5
+    assert first.mvt1.patchify.conv2d.weight.abs().max() <= (6 / (1 + 0.02**2) / (10 * 6 * 6)) ** 0.5
     assert first.policy.token_predictors["1"].upsample.net_out[0].bias.any()
     fresh = ARP(config)
     fresh.policy.token_embedders[3].div_term.fill_(3.0)

@@ -45,6 +45,10 @@ def test_frames_become_an_observation_in_the_model_s_camera_order(frames):
             assert np.array_equal(observation.point_cloud[camera][i].permute(1, 2, 0), frame.points[camera])
         assert np.array_equal(observation.state[i], frame.state)
     assert observation.to("cpu").device == torch.device("cpu")
+    thin = observation_from_frames(frames, torch.ones(2, 7, 24), stride=2)
+    for camera in CAMERAS:
+        assert torch.equal(thin.rgb[camera], observation.rgb[camera][:, :, ::2, ::2])
+        assert torch.equal(thin.point_cloud[camera], observation.point_cloud[camera][:, :, ::2, ::2])
 
 
 def test_frames_that_do_not_fit_are_refused(frames):

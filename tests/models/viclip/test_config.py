@@ -63,13 +63,16 @@ def test_the_tiny_preset_is_small_and_speaks_the_full_vocabulary():
 
 @pytest.mark.parametrize("field", ViCLIPConfig.tiny().to_dict())
 def test_a_dictionary_keeps_every_field(field):
-    value = 0.25 if field == "stochastic_depth" else 2 * ViCLIPConfig.tiny().to_dict()[field]
+    others = {"stochastic_depth": 0.25, "crop": (0.25, 0.0, 1.0, 0.5)}
+    value = others[field] if field in others else 2 * ViCLIPConfig.tiny().to_dict()[field]
     changed = replace(ViCLIPConfig.tiny(), **({"image_size": 128} if field == "patch_size" else {}), **{field: value})
     assert changed != ViCLIPConfig.tiny()
     assert ViCLIPConfig.from_dict(json.loads(json.dumps(changed.to_dict()))) == changed
 
 
-@pytest.mark.parametrize("field", [name for name in ViCLIPConfig.tiny().to_dict() if "heads" not in name])
+@pytest.mark.parametrize(
+    "field", [name for name in ViCLIPConfig.tiny().to_dict() if "heads" not in name and name != "crop"]
+)
 def test_every_size_reaches_the_model(field):
     tiny = replace(ViCLIPConfig.tiny(), image_size=128)
     if field == "stochastic_depth":
@@ -97,6 +100,8 @@ def test_heads_reach_the_model():
         ({"text_heads": 3}, r"text_width \(64\) must be a multiple of text_heads \(3\)"),
         ({"stochastic_depth": 1.0}, r"must lie in \[0, 1\), got 1.0"),
         ({"stochastic_depth": float("nan")}, "got nan"),
+        ({"crop": (0.5, 0.0, 0.5, 1.0)}, "crop must be top < bottom"),
+        ({"crop": (0.0, 0.0, 1.0, 1.5)}, r"within 0..1, got \(0.0, 0.0, 1.0, 1.5\)"),
     ],
 )
 def test_impossible_sizes_are_refused(change, message):

@@ -97,3 +97,10 @@ def test_impossible_options_are_an_error():
 def test_a_gpu_gives_the_same_bytes(arrays):
     frames = arrays["frames0"]
     assert torch.equal(preprocess(frames, device="cuda").cpu(), preprocess(frames))
+
+
+def test_a_crop_is_cut_off_before_resizing():
+    frames = torch.randint(0, 256, (2, 40, 60, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    cut = preprocess(frames[:, 10:40, 15:45], size=16)
+    assert torch.equal(preprocess(frames, size=16, crop=(0.25, 0.25, 1.0, 0.75)), cut)
+    assert torch.equal(preprocess(frames, size=16, crop=(0.0, 0.0, 1.0, 1.0)), preprocess(frames, size=16))

@@ -33,7 +33,7 @@ def tiny() -> ViCLIP:
 
 @pytest.fixture(scope="module")
 def clips() -> torch.Tensor:
-    return torch.randn(2, 8, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    return torch.randn(2, 4, 3, 96, 96, generator=torch.Generator().manual_seed(1))
 
 
 def test_a_class_with_several_texts_scores_the_mean_of_its_cosines(generator):
@@ -141,7 +141,7 @@ def test_an_impossible_temperature_is_refused(temperature):
 def test_training_the_tiny_model_on_four_clips_learns_them(generator):
     """Before: chance. After a few steps: each clip finds its text."""
     texts = ["open the drawer", "push the button", "take the lid off", "stack two blocks"]
-    clips = torch.randn(4, 8, 3, 64, 64, generator=generator)
+    clips = torch.randn(4, 4, 3, 96, 96, generator=generator)
     model = ViCLIP(ViCLIPConfig.tiny(), generator=generator).train()
     ids = Tokenizer(32).tokenize(texts)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)

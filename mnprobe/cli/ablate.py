@@ -1,0 +1,156 @@
+"""`mnprobe ablate`: what is paired, and at which temperature (the paper's Table 3)."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from mnprobe.analysis.ablation import Ablation
+    from mnprobe.analysis.ablation_plan import AblationPlan
+
+__all__ = ["ablate"]
+
+
+def ablate(
+    run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Demonstrations with partitions train and test (repeatable); by default the run's."),
+    ] = None,
+    pairing: Annotated[
+        list[str] | None, typer.Option(help="episode, instruction or task (repeatable); default all three.")
+    ] = None,
+    tau: Annotated[
+        list[float] | None, typer.Option(help="Temperature of the alignment (repeatable); default 0.02, 0.1, 0.2.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Trainings of each cell, with seeds from 0.")] = 1,
+    preset: Annotated[str, typer.Option(help="Settings of every training: tiny, small, or paper.")] = "tiny",
+    updates: Annotated[int | None, typer.Option(help="Updates of every training; warm-ups keep their share.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other setting of every training, KEY=VALUE, such as lambda_align=1."),
+    ] = None,
+    viclip: Annotated[Path | None, typer.Option(help="Weights that the video models start from.")] = None,
+    arp: Annotated[Path | None, typer.Option(help="Weights that the policies start from.")] = None,
+    language_weights: Annotated[
+        Path | None, typer.Option(help="CLIP RN50 weights for ARP's language tokens; default random, seed 0.")
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", "--tasks", help="Train and judge only this task (repeatable); default all."),
+    ] = None,
+    instructions: Annotated[
+        Path | None, typer.Option(help="CSV (task,variation,instruction) in place of the dataset's instructions.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(help="Played episodes of each task and cell, in the same new scenes.")] = 25,
+    world: Annotated[str, typer.Option(help="Where they are played: tabletop, rlbench, or a plugin's.")] = "tabletop",
+    world_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the world (repeatable).")] = None,
+    max_steps: Annotated[int, typer.Option(help="Key poses after which an episode is a failure, at most 25.")] = 25,
+    jobs: Annotated[
+        int | None, typer.Option(help="Cells at once, one thread each; default one per processor, on a GPU one.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto",
+    save_every: Annotated[int, typer.Option(help="Updates between two states to go on from.")] = 500,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the cells, what is left of them, and the time; write nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no remarks.")] = False,
+) -> None:
+    """Train pairing by temperature, and a baseline, all else equal; recognition and success of each (Table 3).
+
+    Held-out demonstrations are recognised and the same new scenes played with each cell's last checkpoint. Cells lie
+    in the run's ablation folder, the table in results/ablation.csv. Stop it; run it again to go on. A cell that fails
+    does not stop the others: the command then ends with code 2 and says which.
+
+    Example: mnprobe ablate --run runs/first --preset tiny --pairing instruction --pairing task --tau 0.1
+    """
+    from mnprobe.analysis.ablation import ablate as run_ablation
+    from mnprobe.analysis.ablation_cells import PAIRINGS, TAUS, ablation_cells
+    from mnprobe.analysis.ablation_plan import plan_ablation
+    from mnprobe.analysis.ablation_study import open_study
+    from mnprobe.cli.train_settings import changed, over_updates, read_settings
+    from mnprobe.core.rundir import resolve_run
+    from mnprobe.features.options import parse_options
+    from mnprobe.probe.joint import preset as preset_named
+
+    own = {"updates": "--updates", "pairing": "--pairing", "tau": "--tau", "seed": "--seeds"}
+    settings = read_settings(option or [], own=own, given={})
+    base = preset_named(preset)
+    base = changed(base, over_updates(base, updates) | settings)
+    cells = ablation_cells(base, pairings=pairing or PAIRINGS, taus=tau or TAUS, seeds=seeds)
+    home = resolve_run(run)
+    if not quiet:
+        typer.echo(f"run: {home.path}", err=as_json)
+    study = open_study(
+        home,
+        cells,
+        data=data or (),
+        tasks=task or (),
+        instructions=instructions,
+        episodes=episodes,
+        world=world,
+        world_options=parse_options(world_option or []),
+        max_steps=max_steps,
+        start_viclip=viclip,
+        start_arp=arp,
+        language_weights=language_weights,
+        device=device,
+        save_every=save_every,
+    )
+    if dry_run:
+        _print_plan(plan_ablation(study, jobs=jobs), as_json)
+        return
+    remark = None if quiet else lambda text: typer.echo(text, err=True)
+    _print_result(run_ablation(study, jobs=jobs, quiet=quiet, note=remark), as_json)
+
+
+def _print_plan(plan: "AblationPlan", as_json: bool) -> None:
+    if as_json:
+        told: dict[str, Any] = dict(vars(plan)) | {"seconds": plan.seconds}
+        typer.echo(json.dumps({"dry_run": True, **told}, indent=2))
+        return
+    width = max(len(row["name"]) for row in plan.rows)
+    for row in plan.rows:
+        done = f", {row['done']} made" if row["status"] == "begun" else ""
+        typer.echo(f"{row['name'].ljust(width)}  {row['updates']} updates  {row['status']}{done}")
+    line = f"{plan.updates} updates are left"
+    if plan.seconds is None:
+        line += "; no training of these sizes was measured in this run, so their time is not known"
+    else:
+        line += f": about {_clock(plan.seconds)}, {plan.jobs} at once, at {plan.seconds_per_update:.3g} s an update "
+        line += f"as in {plan.measured_in}; recognition and played episodes come on top"
+    typer.echo(f"{line}\nnothing was written (--dry-run)")
+
+
+def _print_result(found: "Ablation", as_json: bool) -> None:
+    from mnprobe.analysis.table_grid import grid_text
+    from mnprobe.analysis.task_tables import ablation_table
+    from mnprobe.core.errors import TrainingError
+
+    if as_json:
+        cells = [
+            {"name": cell.name, "status": cell.status, "error": cell.error, "seconds": cell.seconds}
+            for cell in found.cells
+        ]
+        rows = json.loads(found.rows.to_json(orient="records"))
+        typer.echo(json.dumps({"table": str(found.table), "cells": cells, "rows": rows}, indent=2))
+    elif len(found.rows):
+        typer.echo(grid_text(ablation_table(found.table)))
+        typer.echo(f"wrote {found.table}")
+    if found.failed:
+        listed = "\n".join(f"  {cell.name}: {cell.error}" for cell in found.failed)
+        raise TrainingError(
+            f"{len(found.failed)} of {len(found.cells)} cells failed; the others are finished and kept:\n{listed}"
+        )
+
+
+def _clock(seconds: float) -> str:
+    """
+    >>> _clock(40), _clock(5000)
+    ('1 min', '1 h 23 min')
+    """
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,137 @@
+"""What `mnprobe demo` does, as the commands that a user would type: stages, and in each what may run side by side."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["STUDIES", "Study", "probe_stages", "study_stages"]
+
+Command = list[str]
+Stage = list[Command]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Sizes of a study from nothing to the report on the embedded tabletop.
+
+    Attributes:
+        tasks: what is demonstrated; empty for all tasks of the tabletop.
+        max_variations: only the first so many instructions of each task; None for all.
+        train, val, test: demonstrations of an instruction: models learn from train; heads are fitted on val, which no
+            model has seen, and measured on test.
+        preset: of the trainings.
+        updates: of each training.
+        seeds: trainings of each kind (baseline and joint), each with its own weights and batches.
+        episodes: that every checkpoint plays, per task, from the initial states of test demonstrations.
+        max_steps: key poses after which a played episode is a failure.
+        probe_seeds: of the heads.
+    """
+
+    tasks: tuple[str, ...]
+    max_variations: int | None
+    train: int
+    val: int
+    test: int
+    preset: str
+    updates: int
+    seeds: int = 1
+    episodes: int
+    max_steps: int
+    probe_seeds: int
+
+
+_FIVE = ("meat_off_grill", "open_drawer", "push_buttons", "slide_block_to_color_target", "turn_tap")
+
+STUDIES: Mapping[str, Study] = {
+    "quick": Study(
+        tasks=_FIVE,
+        max_variations=4,
+        train=30,
+        val=6,
+        test=6,
+        preset="tiny",
+        updates=800,
+        episodes=10,
+        max_steps=8,
+        probe_seeds=5,
+    ),
+    "full": Study(
+        tasks=(),
+        max_variations=None,
+        train=40,
+        val=10,
+        test=10,
+        preset="small",
+        updates=10_000,
+        seeds=3,
+        episodes=25,
+        max_steps=25,
+        probe_seeds=5,
+    ),
+}
+"""quick: minutes on two cores, 15 instructions of 5 tasks; full: all 77 instructions, three seeds, hours."""
+
+
+def study_stages(study: Study, run: Path, *, seed: int, device: str, probe_steps: int | None) -> list[Stage]:
+    """The whole study: demonstrations, trainings, rollouts, features, recognition, alignment, figures, report.
+
+    Args:
+        study: how much of it.
+        run: run directory.
+        seed: of the first training; the others follow it.
+        device: as the commands take it.
+        probe_steps: optimiser steps of a probe fit; None for the default.
+    """
+    home = ["--run", str(run)]
+    place = ["--device", device]
+    tasks = [word for task in study.tasks for word in ("--task", task)]
+    few = [] if study.max_variations is None else ["--max-variations", str(study.max_variations)]
+    numbers = ["--train", str(study.train), "--val", str(study.val), "--test", str(study.test)]
+    kinds = [
+        (f"{kind}-seed{number}" if number else kind, weight)
+        for number in range(study.seeds)
+        for kind, weight in (("joint", "0.5"), ("baseline", "0"))
+    ]
+    common = ["--preset", study.preset, "--updates", str(study.updates), "--threads", "1", *place]
+    trainings = [
+        ["train", *home, *common, "--name", name, "--lambda-align", weight, "--seed", str(seed + number // 2)]
+        for number, (name, weight) in enumerate(kinds)
+    ]
+    play = ["rollout", *home, "--from-demos", str(run / "demos"), "--partition", "test"]
+    play += ["--episodes", str(study.episodes), "--max-steps", str(study.max_steps)]
+    played = ["extract", *home, "--source", "rollouts", *place]
+    held_out = ["extract", *home, "--partition", "val", "--partition", "test", *place]
+    late = ["--source", "demos", "--source", "rollouts"]
+    late += ["--step", str(round(study.updates / 2)), "--step", str(study.updates)]
+    return [
+        [["demos", *home, *tasks, *few, *numbers]],
+        *_pairs(trainings),
+        *_pairs([[*play, "--model", f"arp-{name}", "--workers", "0"] for name, _ in kinds]),
+        [play],
+        [[*held_out, "--model", "arp"], [*held_out, "--model", "arp", "--blank-instruction"]],
+        [[*held_out, "--model", "viclip"], [*held_out, "--model", "pixels"]],
+        [[*played], [*played, "--model", "arp", "--blank-instruction"]],
+        [[*played, "--model", "pixels"], ["recognize", *home, "--partition", "test", *place]],
+        *probe_stages(run, study.probe_seeds, probe_steps, split=late),
+    ]
+
+
+def probe_stages(run: Path, seeds: int | None, steps: int | None, *, split: Command | None = None) -> list[Stage]:
+    """From features to the report; `split` are the options of an alignment with success and failure apart."""
+    home = ["--run", str(run)]
+    fit = [] if steps is None else ["--steps", str(steps)]
+    fit += [] if seeds is None else ["--seeds", str(seeds)]
+    job: list[Stage] = [[["align", *home, *fit]]]
+    if split is not None:
+        job += [[["align", *home, *fit, "--split", "success", *split]]]
+    job += [
+        [["curve", *home]],
+        [["tsne", *home]],
+        [["tsne", *home, "--space", "raw"]],
+        [["report", *home]],
+    ]
+    return job
+
+
+def _pairs(commands: list[Command]) -> list[Stage]:
+    return [commands[i : i + 2] for i in range(0, len(commands), 2)]

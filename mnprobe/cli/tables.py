@@ -1,0 +1,58 @@
+"""`mnprobe tables`: what a run reached, in the shape of the paper's tables."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mnprobe.core.rundir import resolve_run
+
+__all__ = ["tables"]
+
+
+def tables(
+    run: Annotated[Path | None, typer.Option(help="The run directory; the newest under ./runs when left out.")] = None,
+    number: Annotated[
+        list[int] | None,
+        typer.Option(help="1 recognition, 2 execution, 3 ablation (repeatable); all that exist when left out."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Print recognition and success per task, and the ablation, in the shape of the paper's Tables 1 to 3.
+
+    Ours with n and 95 % intervals, several seeds of a training as mean and spread. The paper's own numbers, measured on
+    RLBench, stand in columns of their own: numbers of another world do not compare with them.
+
+    Example: mnprobe tables --run runs/first
+    """
+    from mnprobe.analysis.table_grid import grid_text  # pandas loads here, not for --help
+    from mnprobe.analysis.task_tables import TABLES, shaped_table
+    from mnprobe.core.errors import ProbeError
+
+    rundir = resolve_run(run)
+    wanted = list(dict.fromkeys(number or TABLES))
+    made = {one: shaped_table(rundir, one) for one in wanted}
+    missing = {one: f"mnprobe {TABLES[one][1]} --run {rundir.path}" for one, table in made.items() if table is None}
+    if len(missing) == len(wanted):
+        ways = "; ".join(f"Table {one}: `{command}`" for one, command in missing.items())
+        raise ProbeError(f"{rundir.path} has measured nothing for these tables. {ways}")
+    found = [table for table in made.values() if table is not None]
+    if as_json:
+        documents = [
+            {
+                "number": table.number,
+                "title": table.title,
+                "rows": json.loads(table.frame.to_json(orient="records")),
+                "notes": list(table.notes),
+            }
+            for table in found
+        ]
+        absent = [{"number": one, "command": command} for one, command in missing.items()]
+        typer.echo(json.dumps({"run": str(rundir.path), "tables": documents, "missing": absent}))
+        return
+    typer.echo(f"run: {rundir.path}")
+    for table in found:
+        typer.echo(f"\n{grid_text(table)}")
+    for one, command in missing.items():
+        typer.echo(f"\nTable {one} is not measured yet: `{command}`")

@@ -1,0 +1,318 @@
+"""`mnprobe train`: both models jointly, side by side, or one alone."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from mnprobe.data import Dataset
+    from mnprobe.probe.joint import TrainConfig, TrainResult
+
+__all__ = ["train"]
+
+
+def train(
+    run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Folder of demonstrations (repeatable); by default the run's demos.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="tiny (minutes), small (an hour), or paper: what is not given below.")] = (
+        "tiny"
+    ),
+    name: Annotated[str | None, typer.Option(help="Of the training; default baseline, joint or alone.")] = None,
+    only: Annotated[
+        Literal["understanding", "execution"] | None, typer.Option(help="Train this side alone, without the other.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of fresh weights, draws and noise.")] = None,
+    updates: Annotated[int | None, typer.Option(help="Updates; warm-ups keep their share of them.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Key-to-key steps of an update, all processes together.")] = None,
+    clips: Annotated[int | None, typer.Option(help="Clips of an understanding update, all together.")] = None,
+    understanding_share: Annotated[
+        float | None, typer.Option(help="Share of the updates that train the video model.")
+    ] = None,
+    lambda_ee: Annotated[float | None, typer.Option(help="Weight of the policy's loss.")] = None,
+    lambda_align: Annotated[float | None, typer.Option(help="Weight of the alignment; 0 is the baseline.")] = None,
+    pairing: Annotated[
+        Literal["episode", "instruction", "task"] | None, typer.Option(help="What counts as the same action.")
+    ] = None,
+    positives: Annotated[
+        Literal["diagonal", "exclude", "multi"] | None,
+        typer.Option(help="Eq. 2 as printed (diagonal), same group out of the denominator, or as positives."),
+    ] = None,
+    tau: Annotated[float | None, typer.Option(help="Temperature of the alignment.")] = None,
+    heads: Annotated[
+        Literal["linear", "mlp"] | None, typer.Option(help="T_u and T_e: linear as in the paper, or mlp.")
+    ] = None,
+    head_depth: Annotated[int | None, typer.Option(help="Layers of mlp heads.")] = None,
+    dim: Annotated[int | None, typer.Option(help="Width of the shared space.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the video-text loss; fixed.")] = None,
+    video_lr: Annotated[float | None, typer.Option(help="Peak learning rate of the video encoder.")] = None,
+    text_share: Annotated[
+        float | None, typer.Option(help="Rate of the text encoder over the video encoder's; 0 freezes it.")
+    ] = None,
+    policy_lr: Annotated[float | None, typer.Option(help="Peak learning rate of the policy.")] = None,
+    heads_lr: Annotated[float | None, typer.Option(help="Peak learning rate of the two heads.")] = None,
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Largest norm of each model's gradient; 0 clips nothing.")
+    ] = None,
+    augment: Annotated[
+        Literal["se3", "shift", "none"] | None, typer.Option(help="Scenes shifted and turned, shifted, or left.")
+    ] = None,
+    colour_noise: Annotated[bool | None, typer.Option(help="Noise on the policy's colours.")] = None,
+    camera: Annotated[str | None, typer.Option(help="Camera of the clips.")] = None,
+    precision: Annotated[
+        Literal["float32", "bf16"] | None, typer.Option(help="bf16 = mixed precision in both models.")
+    ] = None,
+    checkpoint_every: Annotated[int | None, typer.Option(help="A checkpoint every so many updates.")] = None,
+    checkpoint_at: Annotated[
+        str | None, typer.Option(help="Or at these shares of the updates, with commas, such as 0,0.1,0.5,1.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other setting, KEY=VALUE, such as policy.kind=lamb or arp.width=64."),
+    ] = None,
+    viclip: Annotated[Path | None, typer.Option(help="Weights that the video model starts from.")] = None,
+    arp: Annotated[Path | None, typer.Option(help="Weights that the policy starts from.")] = None,
+    viclip_size: Annotated[
+        str | None, typer.Option(help="From scratch: tiny, b16, l14, or a JSON file of sizes.")
+    ] = None,
+    arp_size: Annotated[
+        str | None, typer.Option(help="From scratch: tiny, arp, arp_plus, or a JSON file of sizes.")
+    ] = None,
+    language_weights: Annotated[
+        Path | None, typer.Option(help="CLIP RN50 weights for ARP's language tokens; default random, seed 0.")
+    ] = None,
+    partition: Annotated[
+        list[str] | None, typer.Option(help="Default train, or all where the data have no partitions (repeatable).")
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task (repeatable).")] = None,
+    instructions: Annotated[
+        Path | None, typer.Option(help="CSV (task,variation,instruction) in place of the dataset's instructions.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads of a process; 1 makes weights repeatable.")] = None,
+    save_every: Annotated[int, typer.Option(help="Updates between two states to go on from.")] = 500,
+    log_every: Annotated[int, typer.Option(help="Updates between two rows of the table of losses.")] = 10,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print sizes, memory, schedule, sources; write nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no remarks.")] = False,
+) -> None:
+    """Train ViCLIP and ARP jointly: L = L_AU + lambda_EE L_EE + lambda_align L_align. Stop it; run it again to go on.
+
+    Checkpoints lie in the run's checkpoints/viclip-<name> and checkpoints/arp-<name>, losses (metrics.csv, TensorBoard)
+    in training/<name>. With --lambda-align 0 both models are trained side by side: the baseline. Under torchrun the
+    processes share each batch: torchrun --nproc-per-node 2 -m mnprobe -- train ...
+
+    Example: mnprobe train --run runs/first --preset tiny --lambda-align 0.5
+    """
+    from mnprobe.core.errors import ConfigError
+    from mnprobe.core.rundir import RunDir, resolve_run
+    from mnprobe.probe.joint import preset as preset_named
+    from mnprobe.probe.joint import train as run_training
+
+    if threads is not None and threads < 1:
+        raise ConfigError(f"--threads must be at least 1, got {threads}")
+    given: dict[str, Any] = {
+        "seed": seed,
+        "batch": batch,
+        "clips": clips,
+        "understanding_share": understanding_share,
+        "lambda_ee": lambda_ee,
+        "lambda_align": lambda_align,
+        "pairing": pairing,
+        "positives": positives,
+        "tau": tau,
+        "heads": heads,
+        "head_depth": head_depth,
+        "dim": dim,
+        "temperature": temperature,
+        "text_share": text_share,
+        "video.lr": video_lr,
+        "policy.lr": policy_lr,
+        "align.lr": heads_lr,
+        "clip_norm": clip_norm,
+        "augment": augment,
+        "colour_noise": colour_noise,
+        "camera": camera,
+        "precision": precision,
+        "checkpoints": _checkpoints(checkpoint_every, checkpoint_at),
+        "viclip": _size("viclip", viclip_size, viclip),
+        "arp": _size("arp", arp_size, arp),
+    }
+    told = {key: value for key, value in given.items() if value is not None}
+    config = _config(preset_named(preset), only, updates, told, option or [])
+    leads = _leads()
+    if dry_run:
+        home = None if run is None else resolve_run(run)
+    else:
+        home = RunDir.create(run) if run is not None and data else resolve_run(run)
+    if home is not None and leads and not quiet:
+        typer.echo(f"run: {home.path}", err=as_json)
+    folders = data or ([home.demos] if home is not None and home.demos.is_dir() else None)
+    if dry_run:
+        if leads:
+            found = None if folders is None else _dataset(folders, partition, task, instructions)
+            _print_plan(config, found, device, viclip, arp, preset, as_json)
+        return
+    if folders is None or home is None:
+        where = "there is no run" if home is None else f"run {home.path} has no demos folder"
+        raise ConfigError(f"no demonstrations: {where}. Give their folder with --data, or make some: mnprobe demos")
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    result = run_training(
+        config,
+        _dataset(folders, partition, task, instructions),
+        home,
+        name=name,
+        device=device,
+        start_viclip=viclip,
+        start_arp=arp,
+        language_weights=language_weights,
+        save_every=save_every,
+        log_every=log_every,
+        quiet=quiet,
+        note=None if quiet else lambda text: typer.echo(text, err=True),
+    )
+    if leads:
+        _print_result(result, as_json)
+
+
+def _config(
+    base: "TrainConfig", only: str | None, updates: int | None, given: dict[str, Any], option: list[str]
+) -> "TrainConfig":
+    """The preset, with everything replaced that was given."""
+    from mnprobe.cli.train_settings import changed, over_updates, read_settings
+    from mnprobe.core.errors import ConfigError
+
+    settings = read_settings(option, own={"sides": "--only", "updates": "--updates"}, given=given)
+    follows: dict[str, Any] = {}  # from an option, unless it is said otherwise
+    if only is not None:  # an alignment that is asked for is refused: one side has nothing to align with
+        follows |= {"sides": only, "lambda_align": 0.0}
+    config = changed(base, follows | over_updates(base, updates) | settings)
+    for key in settings if only is not None else ():
+        if key.partition(".")[0] in config.unused:
+            raise ConfigError(f"{key} is set, but only the {only} side is trained, which does not use it; leave it out")
+    return config
+
+
+def _checkpoints(every: int | None, at: str | None) -> Any:
+    from mnprobe.core.errors import ConfigError
+
+    if every is not None and at is not None:
+        raise ConfigError("--checkpoint-every and --checkpoint-at both say when; give one of them")
+    if at is None:
+        return every
+    try:
+        return [float(part) for part in at.split(",")]
+    except ValueError:
+        raise ConfigError(f"--checkpoint-at must be numbers with commas, such as 0,0.1,0.5,1; got {at!r}") from None
+
+
+def _size(model: str, size: str | None, weights: Path | None) -> Any:
+    """The fields of a named size, or those in a JSON file."""
+    from mnprobe.core.errors import ConfigError
+    from mnprobe.probe.joint import TrainConfig
+
+    if size is None:
+        return None
+    if weights is not None:
+        raise ConfigError(f"--{model} {weights} tells the sizes of the model; leave --{model}-size {size} out")
+    if not size.endswith(".json"):
+        values: dict[str, Any] = {model: size}
+        return TrainConfig(**values).to_dict()[model]
+    try:
+        found = json.loads(Path(size).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--{model}-size {size}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise ConfigError(f"--{model}-size {size}: cannot be read as JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"--{model}-size {size}: must be a JSON object of fields, got {type(found).__name__}")
+    return found
+
+
+def _dataset(
+    folders: list[Path], partition: list[str] | None, task: list[str] | None, instructions: Path | None
+) -> "Dataset":
+    """The training episodes: those of the partition train, unless the data have none or others are asked for."""
+    from mnprobe.data import open_dataset
+
+    if partition:
+        return open_dataset(folders, partitions=partition, tasks=task or None, instructions=instructions)
+    everything = open_dataset(folders, tasks=task or None, instructions=instructions)
+    if everything.partitions == ("",):
+        return everything
+    return open_dataset(folders, partitions=["train"], tasks=task or None, instructions=instructions)
+
+
+def _print_plan(
+    config: "TrainConfig",
+    dataset: "Dataset | None",
+    device: str,
+    viclip: Path | None,
+    arp: Path | None,
+    preset: str,
+    as_json: bool,
+) -> None:
+    import os
+
+    from mnprobe.features.devices import resolve_device
+    from mnprobe.probe.joint.plan import plan_training
+
+    plan = plan_training(
+        config,
+        device=resolve_device(device),
+        processes=int(os.environ.get("WORLD_SIZE", "1")),
+        start_viclip=viclip,
+        start_arp=arp,
+        preset=preset,
+    )
+    about = None
+    if dataset is not None:
+        told = {episode.instruction for episode in dataset}
+        about = {"episodes": len(dataset), "tasks": len(dataset.tasks), "instructions": len(told)}
+    if as_json:
+        typer.echo(json.dumps({"dry_run": True, "data": about, **plan.to_dict()}, indent=2))
+        return
+    if about is not None:
+        counts = f"{about['episodes']} episodes of {about['instructions']} instructions, {about['tasks']} tasks"
+        typer.echo(f"data: {counts}\n")
+    typer.echo(plan.text())
+    typer.echo("\nnothing was written (--dry-run)")
+
+
+def _print_result(result: "TrainResult", as_json: bool) -> None:
+    if as_json:
+        told = {
+            "name": result.name,
+            "status": result.status,
+            "steps": result.steps,
+            "checkpoints": [str(path) for path in result.checkpoints],
+            "own_updates": result.own_updates,
+            "metrics": result.metrics,
+            "seconds": result.seconds,
+            "waiting_for_data": result.waiting,
+            "folder": str(result.folder),
+        }
+        typer.echo(json.dumps(told, indent=2))
+        return
+    for path in result.checkpoints:
+        typer.echo(f"{result.status} {path}")
+    losses = ", ".join(f"{name} {result.metrics[name]:.3f}" for name in ("au", "ee", "align") if name in result.metrics)
+    typer.echo(
+        f"{result.name}: {losses}; {result.seconds:.0f} s in updates, "
+        f"{100 * result.waiting:.1f} % of them waiting for data; losses in {result.folder / 'metrics.csv'}"
+    )
+
+
+def _leads() -> bool:
+    """Under torchrun only process 0 talks."""
+    import os
+
+    return os.environ.get("RANK", "0") == "0"

@@ -1,0 +1,70 @@
+"""Settings of a training from the command line: a preset, changed by options and by `--set KEY=VALUE`."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mnprobe.probe.joint import TrainConfig
+
+__all__ = ["changed", "over_updates", "read_settings"]
+
+
+def read_settings(pairs: Sequence[str], *, own: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of `--set`, by dotted key, behind those that were given by options of their own.
+
+    `own` names the option that sets a key which `--set` must not.
+
+    Raises ConfigError for what is no KEY=VALUE, is given twice, or has an option of its own.
+    """
+    from mnprobe.core.errors import ConfigError
+    from mnprobe.features.options import parse_options
+
+    for pair in pairs:
+        if "=" not in pair[1:]:
+            raise ConfigError(f"--set must be KEY=VALUE, such as policy.kind=lamb; got {pair!r}")
+    found = dict(given)
+    for key, value in parse_options(pairs).items():
+        if key in given:
+            raise ConfigError(f"--set {key}: is given by another option too; leave one of them out")
+        if key in own:
+            raise ConfigError(f"--set {key}: is an option of its own; write {own[key]}")
+        found[key] = value
+    return found
+
+
+def over_updates(base: "TrainConfig", updates: int | None) -> dict[str, Any]:
+    """The settings that another number of updates brings with it: warm-ups keep their share. None changes nothing."""
+    if updates is None:
+        return {}
+    parts = {"video": base.video, "policy": base.policy, "align": base.align}
+    warmups = {f"{name}.warmup": round(part.warmup * updates / base.updates) for name, part in parts.items()}
+    return {"updates": updates, **warmups}
+
+
+def changed(base: "TrainConfig", settings: Mapping[str, Any]) -> "TrainConfig":
+    """`base` with these settings; "policy.lr" is the rate in the settings of the policy's optimiser.
+
+    Raises ConfigError for an unknown key or an impossible value.
+    """
+    from mnprobe.core.errors import ConfigError
+    from mnprobe.probe.joint import TrainConfig
+
+    values = base.to_dict()
+    for key, value in settings.items():
+        place, _, entry = key.partition(".")
+        if not entry:
+            values[place] = _like(values.get(place), value)
+        elif isinstance(values.get(place), dict):
+            values[place] = values[place] | {entry: _like(values[place].get(entry), value)}
+        else:
+            raise ConfigError(
+                f"--set {key}: there are no settings below {place!r}; known are viclip, arp, video, policy, align"
+            )
+    if values["clip_norm"] == 0:
+        values["clip_norm"] = None
+    return TrainConfig.from_dict(values)
+
+
+def _like(before: Any, value: Any) -> Any:
+    """1 as 1.0 where 0.5 stood before, so that it is the same setting however it is written."""
+    return float(value) if isinstance(before, float) and type(value) is int else value

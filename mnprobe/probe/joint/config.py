@@ -1,0 +1,330 @@
+"""All settings of one training."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, get_args
+
+from mnprobe.core.errors import ConfigError
+from mnprobe.core.provenance import config_hash
+from mnprobe.core.registry import unknown_name
+from mnprobe.core.seeds import check_seed
+from mnprobe.features.frames import FramesRule
+from mnprobe.models.arp import ARPConfig
+from mnprobe.models.untrained import PRESETS as SIZES
+from mnprobe.models.viclip import ViCLIPConfig
+from mnprobe.probe.heads import HeadKind
+from mnprobe.probe.items import GroupKind
+from mnprobe.probe.joint.optimise import OptimiserConfig
+from mnprobe.probe.loss import Positives
+
+__all__ = ["Augment", "Precision", "Sides", "TrainConfig"]
+
+Sides = Literal["both", "understanding", "execution"]
+Augment = Literal["se3", "shift", "none"]
+Precision = Literal["float32", "bf16"]
+
+_REVISION = 1  # raise when a change of code changes what the same settings train
+
+_OF_VIDEO = (
+    "viclip",
+    "video",
+    "temperature",
+    "text_share",
+    "clips",
+    "camera",
+    "frames_rule",
+    "understanding_share",
+    "recompute",
+)
+_OF_POLICY = ("arp", "policy", "lambda_ee", "augment", "colour_noise", "language_seed")
+_OF_ALIGNMENT = ("align", "heads", "head_depth", "dim", "tau", "positives")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What is trained and how: L = L_AU + lambda_EE L_EE + lambda_align L_align (paper, equation 5).
+
+    An update is a step of the joint optimiser. Every update trains the policy; a share of them (`understanding_share`)
+    trains the video model and the alignment too. With one side alone the same updates are counted, so that a model
+    trained alone equals the one of a baseline (lambda_align 0) with the same seed, and steps of both pair up.
+
+    Raises: ConfigError where a value is impossible or two contradict each other.
+    """
+
+    viclip: str | ViCLIPConfig = "tiny"
+    """Size of the video model when it starts from scratch: tiny, b16, l14, or a configuration."""
+    arp: str | ARPConfig = "tiny"
+    """Size of the policy when it starts from scratch: tiny, arp, arp_plus, or a configuration."""
+    sides: Sides = "both"
+    updates: int = 300
+    batch: int = 32
+    """Transitions (key pose to key pose) of an update, all processes together."""
+    clips: int | None = None
+    """Clips of an understanding update; as many as transitions when None. Pairs are made of the first ones; further
+    clips take part in L_AU alone."""
+    understanding_share: float = 0.2
+    lambda_ee: float = 1.0
+    lambda_align: float = 0.5
+    """0 is the baseline: both models trained side by side, on the same batches, without a word to each other."""
+    pairing: GroupKind = "instruction"
+    """What a clip and a transition must share to be a positive pair."""
+    positives: Positives = "diagonal"
+    """What else in a batch counts as a positive; see `mnprobe.probe.info_nce`."""
+    tau: float = 0.1
+    heads: HeadKind = "linear"
+    head_depth: int = 2
+    """Layers of an mlp head."""
+    dim: int = 1024
+    """Width of the shared space."""
+    temperature: float = 0.05
+    """Of L_AU; fixed."""
+    text_share: float = 0.05
+    """Learning rate of the text encoder over that of the video encoder."""
+    video: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(kind="adamw", lr=1e-5))
+    policy: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(kind="adamw", lr=1e-3))
+    align: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(kind="adam", lr=1e-4))
+    """Optimiser of the two heads."""
+    augment: Augment = "se3"
+    """se3: shift and turn the scene; shift: shift it only; none: leave it. The zoom centre and the rotation tokens that
+    are fed in are noisy in any case, as the policy's own configuration says."""
+    colour_noise: bool = True
+    camera: str = "front"
+    """Camera of the clips. The policy's cameras are in its own configuration."""
+    frames_rule: FramesRule = "middle"
+    clip_norm: float | None = None
+    """Largest norm of each model's gradient (each by itself, so that a baseline couples nothing); None leaves it."""
+    precision: Precision = "float32"
+    recompute: bool = False
+    """Whether the video encoder's blocks keep their inputs alone and compute the rest again in the backward pass: much
+    less memory, more time, the same numbers."""
+    checkpoints: tuple[float, ...] | int = (0.0, 0.1, 0.25, 0.5, 1.0)
+    """Shares of the updates after which checkpoints are written, or a number: every so many updates. The first (step 0)
+    and the last are always written."""
+    language_seed: int = 0
+    """Seed of the policy's language encoder where no weights are given."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._check_names()
+        for name in ("updates", "batch", "dim", "head_depth"):
+            _whole(name, getattr(self, name))
+        if self.clips is not None:
+            _whole("clips", self.clips)
+        for name in ("tau", "temperature"):
+            _positive(name, getattr(self, name))
+        if self.clip_norm is not None:
+            _positive("clip_norm", self.clip_norm)
+        for name in ("lambda_ee", "lambda_align", "text_share"):
+            value = getattr(self, name)
+            if not (value >= 0 and math.isfinite(value)):
+                raise ConfigError(f"{name} must be a number of at least 0, got {value!r}")
+        check_seed(self.seed)
+        check_seed(self.language_seed, name="language_seed")
+        self._check_sides()
+        self._check_checkpoints()
+
+    @property
+    def trains_viclip(self) -> bool:
+        """Whether the video model takes part."""
+        return self.sides != "execution"
+
+    @property
+    def trains_arp(self) -> bool:
+        """Whether the policy takes part."""
+        return self.sides != "understanding"
+
+    @property
+    def aligns(self) -> bool:
+        """Whether the alignment loss takes part."""
+        return self.sides == "both" and self.lambda_align > 0
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Settings of what is not trained."""
+        unused: tuple[str, ...] = () if self.trains_viclip else _OF_VIDEO
+        unused += () if self.trains_arp else _OF_POLICY
+        return unused + (() if self.aligns else _OF_ALIGNMENT)
+
+    @property
+    def clips_drawn(self) -> int:
+        """Clips of an understanding update."""
+        return self.batch if self.clips is None else self.clips
+
+    @property
+    def default_name(self) -> str:
+        """Name of the training where none is given: baseline, joint or alone."""
+        return "alone" if self.sides != "both" else "joint" if self.aligns else "baseline"
+
+    def understands(self, update: int) -> bool:
+        """Whether the update with this number (from 0) trains the video model: its share, evenly spread.
+
+        >>> [update for update in range(10) if TrainConfig(understanding_share=0.2).understands(update)]
+        [4, 9]
+        """
+        if not self.trains_viclip:
+            return False
+        return _passed(update + 1, self.understanding_share) > _passed(update, self.understanding_share)
+
+    def checkpoint_steps(self) -> tuple[int, ...]:
+        """The updates after which checkpoints are written, ascending.
+
+        >>> TrainConfig(updates=300).checkpoint_steps()
+        (0, 30, 75, 150, 300)
+        >>> TrainConfig(updates=25, checkpoints=10).checkpoint_steps()
+        (0, 10, 20, 25)
+        """
+        if isinstance(self.checkpoints, int):
+            steps = {*range(0, self.updates, self.checkpoints)}
+        else:
+            steps = {round(share * self.updates) for share in self.checkpoints}
+        return tuple(sorted(steps | {0, self.updates}))
+
+    def viclip_config(self) -> ViCLIPConfig:
+        """The video model's sizes, presets looked up."""
+        found: ViCLIPConfig = getattr(ViCLIPConfig, self.viclip)() if isinstance(self.viclip, str) else self.viclip
+        return found
+
+    def arp_config(self) -> ARPConfig:
+        """The policy's sizes, presets looked up."""
+        found: ARPConfig = getattr(ARPConfig, self.arp)() if isinstance(self.arp, str) else self.arp
+        return found
+
+    def with_updates(self, updates: int) -> "TrainConfig":
+        """The same training over another number of updates: warm-ups keep their share of it.
+
+        >>> config = TrainConfig(updates=300, policy=OptimiserConfig(kind="adamw", lr=1e-3, warmup=15))
+        >>> config.with_updates(100).policy.warmup
+        5
+        """
+        _whole("updates", updates)
+
+        def scaled(part: OptimiserConfig) -> OptimiserConfig:
+            return replace(part, warmup=round(part.warmup * updates / self.updates))
+
+        parts = scaled(self.video), scaled(self.policy), scaled(self.align)
+        return replace(self, updates=updates, video=parts[0], policy=parts[1], align=parts[2])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, sizes written out; `from_dict` reads them back."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        sizes = {"viclip": self.viclip_config().to_dict(), "arp": self.arp_config().to_dict()}
+        parts = {name: asdict(values[name]) for name in ("video", "policy", "align")}
+        plain: dict[str, Any] = _plain(values | sizes | parts)
+        return plain
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
+        """Rebuild from `to_dict` or JSON; what is left out keeps its default.
+
+        >>> TrainConfig.from_dict(TrainConfig(tau=0.2).to_dict()).tau
+        0.2
+
+        Raises: ConfigError for an unknown field, or a value that the configuration refuses.
+        """
+        known = [entry.name for entry in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise unknown_name("training option", name, known)
+        found = dict(values)
+        if isinstance(found.get("viclip"), Mapping):
+            found["viclip"] = ViCLIPConfig.from_dict(found["viclip"])
+        if isinstance(found.get("arp"), Mapping):
+            found["arp"] = ARPConfig.from_dict(found["arp"])
+        for name in ("video", "policy", "align"):
+            if isinstance(found.get(name), Mapping):
+                found[name] = _optimiser(name, found[name])
+        if isinstance(found.get("checkpoints"), list):
+            found["checkpoints"] = tuple(float(share) for share in found["checkpoints"])
+        return cls(**found)
+
+    def measurement(self) -> dict[str, Any]:
+        """The settings that change weights, as plain values: those of a side that is not trained are left out."""
+        values = self.to_dict() | {"revision": _REVISION}
+        return {name: value for name, value in values.items() if name not in (*self.unused, "recompute")}
+
+    def digest(self) -> str:
+        """16 digits that stand for `measurement()`."""
+        return config_hash(self.measurement())
+
+    def _check_names(self) -> None:
+        known: dict[str, tuple[Any, ...]] = {
+            "sides": get_args(Sides),
+            "pairing": get_args(GroupKind),
+            "positives": get_args(Positives),
+            "heads": get_args(HeadKind),
+            "augment": get_args(Augment),
+            "frames_rule": get_args(FramesRule),
+            "precision": get_args(Precision),
+        }
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ConfigError(f"{name} must be one of {', '.join(values)}, got {getattr(self, name)!r}")
+        for model, size in (("viclip", self.viclip), ("arp", self.arp)):
+            if isinstance(size, str) and size not in SIZES[model]:
+                raise unknown_name(f"size of {model}", size, list(SIZES[model]))
+
+    def _check_sides(self) -> None:
+        if self.trains_viclip and not 0 < self.understanding_share <= 1:
+            raise ConfigError(
+                f"understanding_share must be above 0 and at most 1, got {self.understanding_share!r}; "
+                "to leave the video model out, train the execution side alone"
+            )
+        if self.trains_viclip and not any(self.understands(update) for update in range(self.updates)):
+            raise ConfigError(
+                f"understanding_share {self.understanding_share} of {self.updates} updates is none at all: the video "
+                "model would never be trained. Take more updates or a larger share"
+            )
+        if self.sides != "both" and self.lambda_align > 0:
+            raise ConfigError(
+                f"lambda_align is {self.lambda_align}, but only the {self.sides} side is trained: an alignment needs "
+                "both. Set lambda_align to 0, or train both sides"
+            )
+        if self.trains_viclip and self.clips_drawn < 2:
+            raise ConfigError(
+                f"an update needs 2 clips at least: one has nothing to be told from, got {self.clips_drawn}"
+            )
+        if self.aligns and self.batch < 2:
+            raise ConfigError(f"batch must be at least 2: one pair has nothing to contrast with, got {self.batch}")
+        if self.trains_arp and self.lambda_ee == 0 and not self.aligns:
+            raise ConfigError(
+                "lambda_ee is 0, so nothing trains the policy. Train the understanding side alone instead"
+            )
+
+    def _check_checkpoints(self) -> None:
+        if isinstance(self.checkpoints, int):
+            _whole("checkpoints", self.checkpoints)
+        elif not all(0 <= share <= 1 for share in self.checkpoints):
+            raise ConfigError(
+                f"checkpoints must be shares of the updates from 0 to 1, or one whole number, got {self.checkpoints!r}"
+            )
+
+
+def _passed(updates: int, share: float) -> int:
+    """Understanding updates among the first `updates`; rounded so that 0.2 of 5 is 1 and not a hair less."""
+    return math.floor(updates * share + 1e-9)
+
+
+def _whole(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name} must be a whole number above 0, got {value!r}")
+
+
+def _positive(name: str, value: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise ConfigError(f"{name} must be a positive number, got {value!r}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _optimiser(name: str, values: Mapping[str, Any]) -> OptimiserConfig:
+    known = [entry.name for entry in fields(OptimiserConfig)]
+    for entry in values:
+        if entry not in known:
+            raise unknown_name(f"option of the optimiser {name!r}:", entry, known)
+    found: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
+    return OptimiserConfig(**found)

@@ -1,0 +1,84 @@
+"""Intervals of differences: by hand, by coverage, and what they are called."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import t
+
+from mnprobe.analysis.differences import Difference, from_intervals, from_pairs, over_trainings
+from mnprobe.analysis.over_seeds import mean_over_seeds, t_interval
+
+
+def test_paired_interval_by_hand():
+    # b = 4 gained, c = 1 lost, n = 20: half an episode added to each of the four cells (Agresti and Min 2005).
+    before = [0] * 4 + [1] + [0] * 10 + [1] * 5
+    after = [1] * 4 + [0] + [0] * 10 + [1] * 5
+    made = from_pairs(before, after)
+    gained, lost = 4.5 / 22, 1.5 / 22
+    half = 1.959964 * math.sqrt((gained + lost - (gained - lost) ** 2) / 22)
+    assert made.value == pytest.approx(3 / 20)
+    assert (made.low, made.high) == pytest.approx((gained - lost - half, gained - lost + half), abs=1e-6)
+
+
+def test_paired_interval_covers():
+    generator = np.random.default_rng(0)
+    hits = 0
+    for _ in range(2000):
+        draws = generator.choice([-1, 0, 1], size=30, p=[0.1, 0.6, 0.3])
+        made = from_pairs((draws == -1).astype(float).tolist(), (draws == 1).astype(float).tolist())
+        hits += made.low <= 0.2 <= made.high
+    assert 0.93 <= hits / 2000 <= 0.98
+
+
+def test_no_episode_that_differs_is_still_no_certainty():
+    made = from_pairs([1, 0, 1, 0], [1, 0, 1, 0])
+    assert made.low < -0.2
+    assert made.high > 0.2
+    assert made.verdict == "cannot be told from n = 4 episodes"
+
+
+def test_students_interval_against_scipy():
+    values = [0.1, 0.4, 0.35, 0.2]
+    wanted = t.interval(0.95, 3, loc=np.mean(values), scale=np.std(values, ddof=1) / 2)
+    assert t_interval(values) == pytest.approx(wanted)
+    assert all(math.isnan(end) for end in t_interval([0.5]))
+
+
+def test_trainings_that_agree_leave_the_interval_over_episodes():
+    sampling = from_intervals((0.2, 0.1, 0.35), (0.4, 0.25, 0.5), n="40 episodes")
+    alike = over_trainings([0.2, 0.3, 0.1], [0.4, 0.5, 0.3], sampling)
+    assert (alike.low, alike.high) == pytest.approx((sampling.low, sampling.high))
+    apart = over_trainings([0.2, 0.3, 0.1], [0.3, 0.5, 0.4], sampling)
+    low, _ = t_interval([0.1, 0.2, 0.3])
+    assert apart.low == pytest.approx(0.2 - math.hypot(0.2 - low, sampling.value - sampling.low))
+    assert apart.n == "3 trainings on 40 episodes"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.01, 0.3, "yes"),
+        (-0.3, -0.01, "no, the reverse"),
+        (-0.04, 0.04, "no"),
+        (-0.04, 0.06, "cannot be told from n = 9 episodes"),
+        (math.nan, math.nan, "cannot be told from n = 9 episodes"),
+    ],
+)
+def test_verdicts(low, high, verdict):
+    made = Difference(before=0.1, after=0.2, value=0.1, low=low, high=high, n="9 episodes", basis="")
+    assert made.verdict == verdict
+
+
+def test_means_over_seeds_by_hand():
+    table = pd.DataFrame(
+        {"k": ["b", "a", "b"], "value": [0.2, 0.5, 0.4], "ci_low": [0.1, 0.4, 0.3], "ci_high": [0.3, 0.6, 0.6], "n": 7}
+    )
+    found = mean_over_seeds(table, ["k"])
+    assert found["k"].tolist() == ["b", "a"]
+    np.testing.assert_allclose(found[["value", "ci_low", "ci_high"]], [[0.3, 0.2, 0.45], [0.5, 0.4, 0.6]])
+    assert found["n_trainings"].tolist() == [2, 1]
+    assert found["sd_trainings"].iloc[0] == pytest.approx(math.sqrt(0.02))
+    assert math.isnan(found["sd_trainings"].iloc[1])
+    assert mean_over_seeds(table[:0], ["k"]).empty

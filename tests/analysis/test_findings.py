@@ -1,0 +1,143 @@
+"""The report's answers: planted effects are found, their absence is said, and too few episodes are called too few."""
+
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mnprobe.analysis.findings import findings
+from mnprobe.analysis.report import gather, write_report
+from mnprobe.analysis.success_table import find_rollouts
+from mnprobe.analysis.tables import write_table
+from mnprobe.core.rundir import RunDir
+
+EVIL = '<script>hacked=1</script><img src=x onerror="hacked=1">'
+
+
+@cache
+def _by_question(run):
+    problems = []
+    found = {one.question.removeprefix("Does ").removesuffix("?"): one for one in findings(run, problems)}
+    assert problems == []
+    return found
+
+
+def test_a_rise_is_found_in_each_source_with_and_without_the_instruction(one):
+    found = _by_question(one)["alignment rise with training"]
+    assert found.short == "Yes."
+    assert len(found.rows) == 2 * 4 * 2  # trainings, sources shown and blanked, holdouts
+    assert len(found.leading) == 2 * 4
+    blank = next(row for row in found.rows if row.subject == "joint" and row.where.endswith("blanked"))
+    table = pd.read_csv(one.results("alignment"))
+    here = table[
+        (table["execution"] == "arp-joint")
+        & (table["source_e"] == "demos-blank")
+        & (table["holdout"] == "episodes")
+        & (table["statistic"] == "mean")
+    ].set_index("step_e")["value"]
+    assert (blank.difference.before, blank.difference.after) == pytest.approx((here[0], here[2000]))
+    assert blank.chance == 0.125
+    assert "how far another seed would differ was not measured" in found.note
+
+
+def test_successes_are_told_apart_from_failures_also_within_tasks(one):
+    found = _by_question(one)["Do successes align better than failures"]
+    assert found.short == "Mixed: of 4 comparisons, yes in 2, cannot be told in 2."
+    plain = found.rows[0]
+    assert (plain.difference.before, plain.difference.after, plain.difference.value) == (0.5, 0.7, 0.2)
+    within = [row for row in found.rows if row.where.endswith("within tasks")]
+    assert {row.difference.verdict for row in within} == {"cannot be told from n = 20 test episodes on each side"}
+
+
+@pytest.mark.parametrize(("lift", "short"), [(1.0, "Yes."), (0.0, "Cannot be told.")])
+def test_whether_joint_training_helps_is_what_was_planted(write_trained, tmp_path, lift, short):
+    found = _by_question(RunDir(write_trained(tmp_path / "run", lift=lift, seed=4)))
+    assert found["joint training help recognition"].short == short
+    (row,) = found["joint training help recognition"].rows
+    assert row.difference.basis == "60 episodes, paired"
+    assert row.chance == pytest.approx(1 / 20)
+
+
+def test_execution_is_paired_by_scene_and_blanked_policies_stand_beside(one):
+    found = _by_question(one)["joint training help execution"]
+    assert [row.where for row in found.rows] == [
+        "closed-loop success (tabletop)",
+        "closed-loop success (tabletop), instruction blanked",
+    ]
+    played = {
+        entry.model: np.array([outcome.success for outcome in entry.outcomes])
+        for entry in find_rollouts(one.rollouts)
+        if entry.step == 2000
+    }
+    for row, blank in zip(found.rows, ("", "-blank"), strict=True):
+        gaps = played[f"arp-joint{blank}"] - played[f"arp-baseline{blank}"]
+        assert row.difference.value == pytest.approx(gaps.mean())
+        assert row.difference.basis == "60 episodes, paired"
+
+
+def test_three_trainings_give_an_interval_over_trainings_and_episodes(three, one):
+    found = _by_question(three)
+    (row,) = found["joint training help recognition"].rows
+    assert row.difference.basis == "Student's t over 3 trainings, widened by the interval over test episodes"
+    assert row.difference.n == "3 trainings on 60 episodes"
+    assert found["joint training help recognition"].note == ""
+    success = found["Do successes align better than failures"].rows[0].difference
+    single = _by_question(one)["Do successes align better than failures"].rows[0].difference
+    assert (success.low, success.high) == pytest.approx((single.low, single.high))  # planted alike in each training
+
+
+def test_without_paired_outcomes_the_intervals_are_used(write_trained, tmp_path):
+    run = RunDir(write_trained(tmp_path / "run"))
+    run.results("predictions").unlink()
+    (row,) = _by_question(run)["joint training help recognition"].rows
+    assert row.difference.basis == "from both intervals, not paired"
+
+
+def test_what_was_not_measured_is_said(tmp_path, alignment_table):
+    run = RunDir.create(tmp_path / "run")
+    found = findings(run)
+    assert [one.short for one in found] == ["Not measured."] * 5
+    assert "`mnprobe recognize` does" in found[3].sentences[0]
+    write_table(alignment_table(steps=(0, 1000)), run.results("alignment"))
+    found = findings(run)
+    assert found[0].rows[0].subject == "viclip and arp"
+    assert found[2].sentences == ("The run does not hold both a baseline and a joint training.",)
+
+
+def test_damaged_tables_leave_their_question_open_and_say_so(write_trained, tmp_path):
+    run = RunDir(write_trained(tmp_path / "run"))
+    run.results("recognition").write_text("a\n1\n")
+    problems = []
+    assert len(findings(run, problems)) == 4
+    (problem,) = problems
+    assert "lacks the columns model, training" in problem
+    assert any("No Table 1" in problem for problem in gather(run).problems)
+
+
+def test_the_page_has_its_sections_in_order_and_shows_success(one):
+    source = write_report(one).path.read_text(encoding="utf-8")
+    places = [source.index(f'id="{name}"') for name in _SECTIONS]
+    assert places == sorted(places)
+    for words in (
+        "Does alignment rise with training?",
+        "Table 2. Embodied execution",
+        "paper, on RLBench",
+        "success.csv",
+    ):
+        assert words in source
+
+
+_SECTIONS = ("answers", "result", "curves", "outcomes", "paper", "tsne", "controls", "method", "provenance", "glossary")
+
+
+def test_names_from_tables_stay_text(write_trained, tmp_path):
+    run = RunDir(write_trained(tmp_path / "run"))
+    for name, column in (("recognition", "task"), ("success", "task"), ("success", "world"), ("ablation", "pairing")):
+        table = pd.read_csv(run.results(name))
+        table[column] = table[column].replace(table[column].iloc[0], EVIL)
+        write_table(table, run.results(name))
+    source = write_report(run).path.read_text(encoding="utf-8")
+    assert "<script>" not in source
+    assert 'onerror="hacked' not in source
+    assert source.count("&lt;script&gt;hacked=1&lt;/script&gt;") >= 4
