@@ -10,6 +10,7 @@ import pandas as pd
 
 from mnprobe.analysis.embedding import TsneConfig, embed, knn_purity
 from mnprobe.analysis.figures import SavedFigure, save_figure
+from mnprobe.analysis.neighbours import nearest_across
 from mnprobe.analysis.notes import FigureNote, command_line, write_note
 from mnprobe.analysis.pairs import FeaturePair, Shared, held_out, in_partition, shared_space
 from mnprobe.analysis.tables import write_table
@@ -156,6 +157,8 @@ def _shared_panel(pair: FeaturePair, shared: Shared, title: str, config: TsneCon
         ignore_index=True,
     )
     points["fitted"] = np.tile(shared.fitted, 2)
+    across = nearest_across(shared.z_u, shared.z_e, pair.episodes["id"].tolist())
+    points = points.join(pd.concat(list(across), ignore_index=True))
     return _panel(
         np.concatenate([shared.z_u, shared.z_e]),
         points,
@@ -195,7 +198,8 @@ def _panel(values: np.ndarray, points: pd.DataFrame, title: str, subtitle: str, 
 
 
 def _points(pair: FeaturePair, side: str, model: str) -> pd.DataFrame:
-    return pair.episodes[list(_KEPT)].assign(side=side, model=model, fitted=False)
+    source, step = (pair.source_u, pair.step_u) if side == "understanding" else (pair.source_e, pair.step_e)
+    return pair.episodes[list(_KEPT)].assign(side=side, model=model, source=source, step=step, fitted=False)
 
 
 def _standardised(values: np.ndarray) -> np.ndarray:
@@ -207,9 +211,9 @@ def _standardised(values: np.ndarray) -> np.ndarray:
 
 def _coordinates(panel: TsnePanel) -> pd.DataFrame:
     spots = panel.embedding.coordinates
-    return panel.points.assign(panel=panel.title, x=spots[:, 0], y=spots[:, 1])[
-        ["panel", "side", "model", *_KEPT, "fitted", "x", "y"]
-    ]
+    table = panel.points.assign(panel=panel.title, x=spots[:, 0], y=spots[:, 1])
+    first = ["panel", "side", "model", *_KEPT, "fitted", "x", "y"]
+    return table[[*first, *(name for name in table.columns if name not in first)]]
 
 
 def panel_facts(panel: TsnePanel) -> dict[str, object]:
