@@ -7,7 +7,7 @@ RUN    ?= runs/demo
 DATA   ?=
 INSTRUCTIONS ?=
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check docs bench clean
 .DEFAULT_GOAL := test
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -30,6 +30,10 @@ check: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python docs/build.py build/docs
+
+docs: $(VENV)/.ready
+	$(BIN)/python docs/build.py build/docs
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py
