@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from mnprobe.probe.heads import AlignmentHeads
 
 __all__ = [
-    *("FeaturePair", "Shared", "find_heads", "find_pairs", "held_out", "in_partition", "load_pair", "shared_space"),
+    *("FeaturePair", "Shared", "find_heads", "find_pairs", "heads_table", "held_out", "in_partition", "load_pair"),
+    "shared_space",
 ]
 
 Array = NDArray[Any]
@@ -176,15 +177,23 @@ def in_partition(pair: FeaturePair, partition: str) -> FeaturePair:
     return pair.rows(keep)
 
 
-def find_heads(run: RunDir, pair: FeaturePair) -> Path | None:
-    """Saved linear heads that were fitted on the very features of `pair`, or None.
-
-    They are found through the column heads_file of results/alignment.csv (all episodes, own probe, true pairs); where
-    several fit, the lowest seed with episodes held out.
-    """
+def heads_table(run: RunDir) -> pd.DataFrame | None:
+    """The rows of results/alignment.csv that name saved heads, for several calls of `find_heads`; None without it."""
     if not run.results("alignment").is_file():
         return None
     table = read_alignment(run.results("alignment"), command=f"mnprobe align --run {run.path}")
+    return table[(table["heads_file"] != "") & (table["seed"] >= 0)]
+
+
+def find_heads(run: RunDir, pair: FeaturePair, table: pd.DataFrame | None = None) -> Path | None:
+    """Saved linear heads that were fitted on the very features of `pair`, or None.
+
+    They are found through the column heads_file of results/alignment.csv (all episodes, own probe, true pairs); where
+    several fit, the lowest seed with episodes held out. `table` is that of `heads_table`, read anew when left out.
+    """
+    table = heads_table(run) if table is None else table
+    if table is None:
+        return None
     wanted = {
         "understanding": pair.understanding,
         "execution": pair.execution,
@@ -202,7 +211,6 @@ def find_heads(run: RunDir, pair: FeaturePair) -> Path | None:
     }
     for column, value in wanted.items():
         table = table[table[column] == value]
-    table = table[(table["heads_file"] != "") & (table["seed"] >= 0)]
     order = table.assign(_h=table["holdout"] != "episodes").sort_values(["_h", "seed"], kind="stable")
     for name in order["heads_file"]:
         path = _inside(run, str(name))

@@ -5,13 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from mnprobe.analysis.draw_tsne import TsneInput
-from mnprobe.analysis.pairs import FeaturePair, find_heads, find_pairs, load_pair
+from mnprobe.analysis.pairs import FeaturePair, find_heads, find_pairs, heads_table, load_pair
 from mnprobe.analysis.trainings import in_order, named
 from mnprobe.core.errors import ConfigError, FeatureError
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features
 
-__all__ = ["tsne_inputs"]
+__all__ = ["FEWEST_STEPS", "series_inputs", "tsne_inputs"]
+
+FEWEST_STEPS = 3  # of one training: fewer need no series
 
 
 def tsne_inputs(
@@ -60,12 +62,49 @@ def tsne_inputs(
             for u, e in models or _models(place, trainings, source, steps)
             for pair in find_pairs(place, understanding=u, execution=e, source=source, steps=steps)
         ]
+    tables = {} if heads else {place: heads_table(place) for place, _ in places}  # they can be large: read once
     found = []
     for place, (path_u, path_e) in places:
         pair = load_pair(path_u, path_e, layer_u=layer_u, layer_e=layer_e, pool_u=pool_u, pool_e=pool_e)
         title = "" if len(places) == 1 else _title(pair, place.name if compare else "", files=bool(files_u))
-        found.append(TsneInput(pair=pair, heads=heads or find_heads(place, pair), title=title))
+        fitting = heads if heads or tables[place] is None else find_heads(place, pair, tables[place])
+        found.append(TsneInput(pair=pair, heads=fitting, title=title))
     return _same_episodes(found) if not files_u else found
+
+
+def series_inputs(
+    run: RunDir,
+    *,
+    understanding: str | None = None,
+    execution: str | None = None,
+    source: str = "demos",
+    steps: Sequence[int] = (),
+    trainings: Sequence[str] = (),
+    layer_u: str = "u",
+    layer_e: str = "e",
+    pool_u: str = "mean",
+    pool_e: str = "mean",
+    heads: Path | None = None,
+) -> dict[str, list[TsneInput]]:
+    """Every checkpoint of each training to show, by training: those that `tsne_inputs` chooses when given the same.
+
+    `steps` cuts them down. The name is empty where the run knows no trainings. Raises as `tsne_inputs`.
+    """
+    models = [(understanding, execution)] if understanding or execution else _models(run, trainings, source, ())
+    paths = []
+    for u, e in models:
+        (found,) = find_pairs(run, understanding=u, execution=e, source=source)
+        partner = named(found[1].parent.parent.name)
+        name = partner.training if partner.seed is None else f"{partner.training}-seed{partner.seed}"
+        wanted = sorted(set(steps)) or _paired(run, *found)
+        paths += [(name, pair) for pair in find_pairs(run, understanding=u, execution=e, source=source, steps=wanted)]
+    table = None if heads else heads_table(run)
+    series: dict[str, list[TsneInput]] = {}
+    for name, (path_u, path_e) in paths:
+        pair = load_pair(path_u, path_e, layer_u=layer_u, layer_e=layer_e, pool_u=pool_u, pool_e=pool_e)
+        fitting = heads if heads or table is None else find_heads(run, pair, table)
+        series.setdefault(name, []).append(TsneInput(pair=pair, heads=fitting, title=f"step {pair.step_e}"))
+    return series
 
 
 def _models(
@@ -96,6 +135,15 @@ def _models(
     if all(chosen):
         return [_pair_of(known[name]) for name in chosen if name]
     return [(None, None)]
+
+
+def _paired(run: RunDir, path_u: Path, path_e: Path) -> list[int]:
+    """The steps of the model and source of `path_e` at which that of `path_u` has a partner."""
+    us, es = (
+        [piece.step for piece in run.feature_files(path.parent.parent.name, path.parent.name)]
+        for path in (path_u, path_e)
+    )
+    return es if len(us) in (1, len(es)) else [step for step in es if step in us]
 
 
 def _first(ends: dict[str, int], training: str, last: int) -> str | None:
