@@ -1,5 +1,7 @@
 """Features of frozen models: the HDF5 store, extractors, and the job that fills one from the other."""
 
+from importlib import import_module
+
 from mnprobe.features.extract import Extracted, extract
 from mnprobe.features.extractor import EXTRACTORS, EpisodeFeatures, Extractor, ExtractorSpec, Tokens
 from mnprobe.features.header import Header
@@ -20,18 +22,26 @@ __all__ = [
     "HookTarget",
     "Layer",
     "Tokens",
+    "check_forgetting",
     "describe_features",
     "extract",
     "open_features",
+    "recognize",
     "verify",
     "write_features",
 ]
 
 
-def __getattr__(name: str) -> object:
-    """HookInputs and HookTarget need torch, which the store does not: they are imported when asked for."""
-    if name in ("HookInputs", "HookTarget"):
-        from mnprobe.features import hook
+_WITH_TORCH = {
+    "HookInputs": "mnprobe.features.hook",
+    "HookTarget": "mnprobe.features.hook",
+    "check_forgetting": "mnprobe.features.forgetting_run",
+    "recognize": "mnprobe.features.recognition_run",
+}
 
-        return getattr(hook, name)
+
+def __getattr__(name: str) -> object:
+    """What needs torch, which the store does not, is imported when asked for."""
+    if name in _WITH_TORCH:
+        return getattr(import_module(_WITH_TORCH[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
