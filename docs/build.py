@@ -52,6 +52,7 @@ DOORS = (
     "mnprobe.analysis.report",
     "mnprobe.analysis.paper",
     "mnprobe.core.errors",
+    "mnprobe.core.provenance",
     "mnprobe.core.rundir",
 )
 """Modules of the reference: each page shows the names in the module's `__all__`, wherever they are defined."""
