@@ -1,54 +1,186 @@
-"""`mnprobe doctor`: what a bug report needs, and what of the live simulator is present."""
+"""`mnprobe doctor`: what is installed and works, and whether the pipeline gives what it must on planted features."""
 
 import json
-from typing import Annotated
+import os
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mnprobe.core.errors import ConfigError
+from mnprobe.core.rundir import resolve_run
+
+if TYPE_CHECKING:  # torch loads only where features are examined
+    from mnprobe.analysis.sanity import Check
+
 __all__ = ["doctor"]
 
+_COLOURS = {"pass": "green", "FAIL": "red", "not possible": "yellow", "look": "yellow", "reported": "blue"}
+_QUICK, _USUAL = 2, 5
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
-    """Say what is installed here: versions, devices, installed extractors, and the live RLBench simulator.
 
-    Example: mnprobe doctor
+def doctor(
+    run: Annotated[Path | None, typer.Option(help="Examine the features of this run too.")] = None,
+    u: Annotated[Path | None, typer.Option("--u", help="Examine this store of the understanding side, with --e.")] = (
+        None
+    ),
+    e: Annotated[Path | None, typer.Option("--e", help="Examine this store of the execution side, with --u.")] = None,
+    layer_u: Annotated[str | None, typer.Option(help="Layer of the understanding side; u when left out.")] = None,
+    layer_e: Annotated[str | None, typer.Option(help="Layer of the execution side; e when left out.")] = None,
+    pool_u: Annotated[str, typer.Option(help="mean, first, last, max, token:<k> or concat.")] = "mean",
+    pool_e: Annotated[str, typer.Option(help="mean, first, last, max, token:<k> or concat.")] = "mean",
+    quick: Annotated[bool, typer.Option("--quick", help="Two seeds of each planted measurement, not five.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, for bug reports.")] = False,
+) -> None:
+    """Say what is installed here and works; with --run, or --u and --e, test the pipeline on your own episodes.
+
+    Features whose alignment is known (random, shuffled, collapsed, an arbitrary id, your own rotated) go through the
+    functions that align, compare and audit use, and must come out as they should. If they do not, the pipeline is
+    broken, and the exit code is 1. docs/doctor.md explains every check.
+
+    Example: mnprobe doctor --run runs/first
     """
-    import os
-    import platform
+    if (u is None) != (e is None):
+        raise ConfigError(f"--u and --e name the two sides of one pair: --{'u' if u is None else 'e'} is missing")
+    if run is not None and u is not None:
+        raise ConfigError("--run and --u with --e both say what to examine: give one of them")
+    rundir = None if run is None else resolve_run(run)
+    found = _environment()
+    if not as_json:
+        _print_environment(found)
+    checks: Sequence[Check] = ()
+    if rundir is not None or u is not None:
+        from mnprobe.analysis.sanity import Subject, broken, examine, sampled, sanity_suite
 
-    import torch
-
-    from mnprobe.core.provenance import versions
-    from mnprobe.features import EXTRACTORS
-    from mnprobe.worlds import WORLDS
-    from mnprobe.worlds.rlbench_install import find_rlbench
-
-    packages = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "h5py", "openTSNE", "safetensors", "typer")
-    numbers = versions(*packages)
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    simulator = find_rlbench()
-    decoder = versions("av")["av"]
-    found = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "cuda": devices,
-        "versions": numbers,
-        "extractors": EXTRACTORS.names(),
-        "worlds": WORLDS.names(),
-        "rlbench": simulator,
-        "av": decoder,
-    }
+        examined = examine(rundir, u=u, e=e, layer_u=layer_u, layer_e=layer_e, pool_u=pool_u, pool_e=pool_e)
+        pair, untrained = sampled(examined.pair), examined.untrained
+        subject = Subject(
+            pair=pair, seeds=_QUICK if quick else _USUAL, untrained=None if untrained is None else sampled(untrained)
+        )
+        checks = sanity_suite(subject, quiet=False)
+        facts = {
+            "understanding": str(pair.origin_u),
+            "execution": str(pair.origin_e),
+            "episodes": len(examined.pair.items),
+            "episodes_taken": len(pair.items),
+            "width_u": pair.u.shape[1],
+            "width_e": pair.e.shape[1],
+            "digest": pair.digest(),
+            "seeds": subject.seeds,
+            "notes": list(examined.notes),
+        }
+        found |= {"examined": facts, "broken": broken(checks), "checks": [asdict(check) for check in checks]}
+        if not as_json:
+            _print_checks(facts, checks, failed=found["broken"])
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
-        return
-    typer.echo(f"Python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} CPUs")
-    typer.echo(f"CUDA devices: {', '.join(devices) or 'none (everything runs on the CPU)'}")
-    typer.echo("versions: " + ", ".join(f"{name} {number}" for name, number in numbers.items()))
-    typer.echo("extractors: " + ", ".join(EXTRACTORS.names()))
-    typer.echo("worlds: " + ", ".join(WORLDS.names()))
-    how = decoder if decoder != "absent" else "absent; pip install 'mnprobe[video]'"
-    typer.echo(f"natural videos (optional, recognize --videos): PyAV {how}")
-    typer.echo("live RLBench (optional, see docs/rlbench.md):")
-    for part, state in simulator.items():
-        typer.echo(f"  {part}: {state}")
+        typer.echo(json.dumps(found, indent=2, allow_nan=False))
+    if found.get("broken"):
+        raise typer.Exit(1)
+
+
+def _environment() -> dict[str, Any]:
+    from mnprobe.core.environment import NEEDED, OPTIONAL, devices, find_programs, machine, state_of_parts
+    from mnprobe.core.provenance import versions
+
+    needed = state_of_parts(NEEDED)
+    optional = [*state_of_parts(OPTIONAL), *find_programs()]
+    found = machine()
+    found |= {"versions": versions() | {part["name"]: part["version"] for part in needed}}
+    found |= {"damaged": [part for part in needed if part["state"] != "ok"], "optional": optional}
+    found |= {"av": next(part["version"] for part in optional if part["name"] == "av")}
+    found |= {"devices": (asked := devices()), "cuda": [device["name"] for device in asked["cuda"]]}
+    found |= _registered()
+    try:
+        newest: str | None = resolve_run(None).name
+    except ConfigError:
+        newest = None
+    return found | {"newest_run": newest}
+
+
+def _registered() -> dict[str, Any]:
+    """Extractors, worlds and the live simulator; what cannot be asked is said in words."""
+    try:
+        from mnprobe.features import EXTRACTORS
+        from mnprobe.worlds import WORLDS
+        from mnprobe.worlds.rlbench_install import find_rlbench
+
+        from_gl = _gl()
+        return {
+            "extractors": EXTRACTORS.names(),
+            "worlds": WORLDS.names(),
+            "rlbench": find_rlbench(),
+            "opengl": from_gl,
+        }
+    except (ImportError, OSError) as error:
+        return {"extractors": [], "worlds": [], "rlbench": {}, "opengl": "", "registries": f"cannot be read: {error}"}
+
+
+def _gl() -> str:
+    """'ok', or why the tabletop world cannot draw by OpenGL (it casts rays then)."""
+    from mnprobe.worlds.tabletop.gl import probe_gl
+
+    problem = probe_gl()
+    return f"absent: {problem.replace(str(Path.home()), '~')}" if problem else "ok"
+
+
+def _print_environment(found: dict[str, Any]) -> None:
+    _say(f"mnprobe {found['versions']['mnprobe']}, Python {found['python']} on {found['platform']}")
+    memory = "" if found["memory_gib"] is None else f"{found['memory_gib']} GiB memory, "
+    _say(f"{found['usable_cpus']} of {found['cpus']} CPUs, {memory}{found['free_disk_gib']} GiB of disk free here")
+    asked = found["devices"]
+    names = [f"{device['name']} ({device['memory_gib']} GiB)" for device in asked["cuda"]]
+    _say(f"CUDA devices: {', '.join(names) or 'none (everything runs on the CPU)'}")
+    variables = "".join(f", {name}={value}" for name, value in found["variables"].items())
+    _say(f"threads: torch {asked.get('torch_threads', '?')}{variables}")
+    _say("versions: " + ", ".join(f"{name} {number}" for name, number in found["versions"].items()))
+    if asked["problem"]:
+        _say(typer.style(asked["problem"], fg="red"))
+    for part in found["damaged"]:
+        _say(typer.style(f"  {part['name']}: {part['state']}; {part['get']}", fg="red"))
+    _say("extractors: " + ", ".join(found["extractors"]))
+    _say("worlds: " + ", ".join(found["worlds"]))
+    if "registries" in found:
+        _say(typer.style(f"extractors and worlds {found['registries']}", fg="red"))
+    _say("optional:")
+    for part in found["optional"]:
+        number = f" {part['version']}" if part["state"] == "ok" else ""
+        how = f"; {part['get']}" if "get" in part else ""
+        _say(f"  {part['name']} ({part['use']}): {part['state']}{number}{how}")
+    how = "" if found["opengl"] == "ok" else "; install a driver with EGL (Debian: libegl1), or stay with rays"
+    _say(f"  OpenGL (faster images in the tabletop world): {found['opengl']}{how}")
+    _say("live RLBench (optional, see docs/rlbench.md):")
+    for name, state in found["rlbench"].items():
+        _say(f"  {name}: {state}")
+    newest = found["newest_run"]
+    _say(f"newest run: {newest}; `mnprobe doctor --run runs/{newest}` examines it" if newest else "no run under ./runs")
+
+
+def _print_checks(facts: dict[str, Any], checks: "Sequence[Check]", *, failed: bool) -> None:
+    taken, seen = facts["episodes_taken"], facts["episodes"]
+    count = f"{seen} episodes" if taken == seen else f"{taken} of {seen} episodes"
+    _say(f"\nexamined: {facts['understanding']} with {facts['execution']}, {count}, {facts['seeds']} seeds")
+    for note in facts["notes"]:
+        _say(f"  note: {note}")
+    for check in checks:
+        _say(f"{typer.style(check.status.ljust(12), fg=_COLOURS[check.status], bold=True)}  {check.name}")
+        for name in ("did", "expected", "found", "meaning"):
+            text = getattr(check, name)
+            if text and not (name == "did" and check.status == "pass"):
+                _say(textwrap.fill(text, 116, initial_indent=f"{name:>24}: ", subsequent_indent=" " * 26))
+    totals = [f"{sum(check.status == status for check in checks)} {status}" for status in _COLOURS]
+    _say("\n" + ", ".join(total for total in totals if not total.startswith("0 ")))
+    if failed:
+        verdict = (
+            "The pipeline is broken: no number that it gave is to be trusted. Report this with the output of --json."
+        )
+        _say(typer.style(verdict, fg="red", bold=True))
+    else:
+        _say("The pipeline gives what it must on features whose alignment is known.")
+
+
+def _say(text: str) -> None:
+    """Print; without colours where the output is no terminal, or NO_COLOR is set."""
+    typer.echo(text, color=False if "NO_COLOR" in os.environ else None)

@@ -1,0 +1,184 @@
+"""What is installed here and works: versions, what can be imported, devices, threads, disk. It loads nothing itself.
+
+Packages are imported in child processes, so that a broken one cannot break the one that asks.
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mnprobe.core.provenance import versions
+
+__all__ = ["NEEDED", "OPTIONAL", "Part", "devices", "find_programs", "machine", "state_of_parts"]
+
+_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Part:
+    """A package: its name on the index, the module it gives, what mnprobe uses it for, and how to get it."""
+
+    package: str
+    module: str
+    use: str = ""
+    get: str = ""
+
+
+_MODULES = {
+    "scikit-learn": "sklearn",
+    "pillow": "PIL",
+    "instant-clip-tokenizer": "instant_clip_tokenizer",
+    "tomli-w": "tomli_w",
+    "mujoco-core": "mujoco",
+}
+_NAMES = (
+    *("torch", "numpy", "scipy", "scikit-learn", "pandas", "matplotlib", "seaborn", "openTSNE", "h5py", "safetensors"),
+    *("pillow", "instant-clip-tokenizer", "ftfy", "jinja2", "jaxtyping", "joblib", "rich", "tomli-w", "typer"),
+    *("mujoco-core", "tensorboardX"),
+)
+
+NEEDED = tuple(Part(name, _MODULES.get(name, name), "needed", "pip install mnprobe") for name in _NAMES)
+"""What mnprobe needs, as its package declares it."""
+
+OPTIONAL = (
+    Part("av", "av", "natural videos (recognize --videos)", "pip install 'mnprobe[video]'"),
+    Part("tensorboard", "tensorboard", "to look at training curves", "pip install tensorboard"),
+    Part("pytest", "pytest", "the tests", "pip install 'mnprobe[dev]'"),
+    Part("hypothesis", "hypothesis", "the tests", "pip install 'mnprobe[dev]'"),
+    Part("beartype", "beartype", "the tests", "pip install 'mnprobe[dev]'"),
+    Part("faiss-cpu", "faiss", "the benchmarks", "pip install 'mnprobe[bench]'"),
+)
+"""What some commands, the tests or the benchmarks use if it is there."""
+
+_PROGRAMS = {
+    "chromium": (
+        ("chromium", "chromium-browser", "google-chrome", "chrome"),
+        "the tests of the report",
+        "apt-get install chromium (Debian), or your system's Chromium or Chrome",
+    ),
+}
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+
+_IMPORT = """
+import importlib, json, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    print(json.dumps(name), flush=True)
+"""
+
+_DEVICES = """
+import json, torch
+found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+print(json.dumps({
+    "cuda": [{"name": one.name, "memory_gib": round(one.total_memory / 2**30, 1)} for one in found],
+    "cuda_built_for": torch.version.cuda,
+    "torch_threads": torch.get_num_threads(),
+    "torch_interop_threads": torch.get_num_interop_threads(),
+}))
+"""
+
+
+def machine(folder: Path = Path()) -> dict[str, Any]:
+    """Python, platform, cores, memory, the variables that decide threads, and free disk where `folder` lies."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    disk = shutil.disk_usage(folder)
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "usable_cpus": usable,
+        "memory_gib": _memory(),
+        "free_disk_gib": round(disk.free / 2**30, 1),
+        "variables": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
+    }
+
+
+def state_of_parts(parts: Sequence[Part]) -> list[dict[str, str]]:
+    """For each part its version ('absent' where it is not installed), and 'ok' or why it cannot be imported."""
+    numbers = versions(*(part.package for part in parts))
+    there = [part.module for part in parts if _present(part.module)]
+    problems = _problems(there)
+    found = []
+    for part in parts:
+        state = {"name": part.package, "version": numbers[part.package], "use": part.use}
+        if part.module not in there:
+            state |= {"version": "absent", "state": "absent", "get": part.get}
+        elif part.module in problems:
+            state |= {"state": f"cannot be imported: {problems[part.module]}", "get": part.get}
+        else:
+            state |= {"state": "ok"}
+        found.append(state)
+    return found
+
+
+def find_programs() -> list[dict[str, str]]:
+    """Programs beside Python that parts of the project use."""
+    found = []
+    for name, (names, use, get) in _PROGRAMS.items():
+        there = next((one for one in names if shutil.which(one)), None)
+        state = {"name": name, "version": there or "absent", "use": use, "state": "ok" if there else "absent"}
+        found.append(state | ({} if there else {"get": get}))
+    return found
+
+
+def devices() -> dict[str, Any]:
+    """CUDA devices with their memory and torch's threads, asked in a child process; `problem` where torch fails."""
+    done = _child(_DEVICES, ())
+    if done.returncode == 0:
+        answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        return answer | {"problem": ""}
+    return {"cuda": [], "problem": f"torch cannot be asked: {_last_line(done)}"}
+
+
+def _present(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _problems(modules: Sequence[str]) -> dict[str, str]:
+    """Modules that cannot be imported, each with the last thing that was said."""
+    left = list(modules)
+    found: dict[str, str] = {}
+    while left:
+        done = _child(_IMPORT, left)
+        fine = [json.loads(line) for line in done.stdout.splitlines() if line in {json.dumps(name) for name in left}]
+        left = [name for name in left if name not in fine]
+        if done.returncode != 0 and left:  # the first that was not reported is the one that ended the child
+            found[left.pop(0)] = _last_line(done)
+        elif done.returncode == 0:
+            break
+    return found
+
+
+def _child(code: str, arguments: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", code, *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        out = error.stdout or b""
+        text = out.decode(errors="replace") if isinstance(out, bytes) else out
+        return subprocess.CompletedProcess(command, 1, text, f"no answer within {_SECONDS} seconds")
+
+
+def _last_line(done: "subprocess.CompletedProcess[str]") -> str:
+    lines = done.stderr.strip().splitlines()
+    text = lines[-1].strip() if lines else f"the process ended with code {done.returncode}"
+    return text.replace(str(Path.home()), "~")
+
+
+def _memory() -> float | None:
+    """Memory of the machine in GiB, where the system says it."""
+    names = os.sysconf_names if hasattr(os, "sysconf_names") else {}
+    if not {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(names):
+        return None
+    return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
