@@ -83,13 +83,14 @@ def score_difference(
             other.mean[second],
             one.instructions[first],
             weights=(one.weights[first] + other.weights[second]) / 2,
+            shares=True,
             resamples=resamples,
             seed=seed,
         )
     shared = np.intersect1d(one.instructions, other.instructions)
     means, shares = zip(*(_by_instruction(scores, shared) for scores in (one, other)), strict=True)
     weights = (shares[0] / shares[0].sum() + shares[1] / shares[1].sum()) / 2 if len(shared) else np.zeros(0)
-    return paired_contrast(means[0], means[1], shared, weights=weights, resamples=resamples, seed=seed)
+    return paired_contrast(means[0], means[1], shared, weights=weights, shares=True, resamples=resamples, seed=seed)
 
 
 def _by_instruction(scores: EpisodeScores, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

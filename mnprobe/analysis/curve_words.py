@@ -23,7 +23,7 @@ def curve_caption(data: CurveData) -> str:
         f"{n_text(main)}; {span(main['n_seeds'])} probe seeds.",
         "Bars" if data.single else "Bands",
     ]
-    parts[-1] += " are 95 % intervals of a cluster bootstrap over instructions."
+    parts[-1] += " are 95 % intervals (cluster jackknife: each instruction left out in turn)."
     if not data.trainings.empty:
         parts.append(
             f"Each line is the mean of up to {span(points['n_trainings'].max())} trainings with other seeds, drawn "

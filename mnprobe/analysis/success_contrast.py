@@ -19,13 +19,13 @@ __all__ = ["CONTRAST_COLUMNS", "contrast_table", "read_contrasts", "write_contra
 _NAMES = (
     *("understanding", "execution", "source_u", "source_e", "step_u", "step_e", "trained_u", "trained_e"),
     *("layer_u", "layer_e", "pool_u", "pool_e", "heads", "pairing", "loss", "tau", "batch", "holdout", "mode"),
-    "control",
+    *("control", "fit_source"),
 )
 CONTRAST_COLUMNS = (
     *_NAMES,
     *("side", "where", "success", "success_low", "success_high", "success_chance"),
     *("failure", "failure_low", "failure_high", "failure_chance", "difference", "ci_low", "ci_high"),
-    *("boot_low", "boot_high", "error", "p_blocks", "p_within", "p_holm", "p_bh", "p_within_holm", "family"),
+    *("error", "p_blocks", "p_within", "p_holm", "p_bh", "p_within_holm", "family"),
     *("detectable", "n_test", "n_success", "n_failure", "n_instructions", "n_tasks", "n_draws", "n_seeds", "note"),
     *("config_hash", "features_hash"),
 )
@@ -39,8 +39,8 @@ def contrast_table(scores: Sequence[HitScores], *, resamples: int = 1999, seed: 
 
     - `difference`: Recall@1 (mean of both directions) of successes less that of failures; equal test counts and equal
       instructions on both sides, mean over draws. `where` "within tasks": the mean over tasks of the difference inside.
-    - `ci_low`, `ci_high`: 95 %, cluster jackknife over instructions with Student's t. `boot_low`, `boot_high`: paired
-      cluster bootstrap. What each covers in simulations stands in docs/statistics.md.
+    - `ci_low`, `ci_high`: 95 %, cluster jackknife over instructions with Student's t, those of results/alignment.csv.
+      What they cover in simulations stands in docs/statistics.md.
     - `p_blocks`: the two sides of whole instructions exchanged; `p_within`: outcomes exchanged among the episodes of
       each instruction. Both studentised, (b + 1) / (K + 1). `p_holm`, `p_bh` correct p_blocks over all rows of the
       table (`family` of them), `p_within_holm` the other.
@@ -102,7 +102,8 @@ def read_contrasts(path: Path) -> pd.DataFrame:
 def _rows(
     scores: HitScores, side: str, sides: Sequence[EpisodeScores], resamples: int, seed: int
 ) -> list[dict[str, Any]]:
-    base = {name: scores.about[name] for name in (*_NAMES, "config_hash", "features_hash")}
+    about = {"fit_source": scores.about["source_u"], **scores.about}  # scores of earlier versions do not say it
+    base = {name: about[name] for name in (*_NAMES, "config_hash", "features_hash")}
     blocks = np.concatenate([one.instructions for one in sides])
     tasks = np.concatenate([one.tasks for one in sides])
     labels = np.concatenate([np.full(len(one.ids), place == 0) for place, one in enumerate(sides)])
@@ -115,7 +116,7 @@ def _rows(
     ):
         found: OutcomeContrast | None = None
         try:
-            found = outcome_contrast(hits, labels, blocks, weights=weights, resamples=resamples, seed=seed)
+            found = outcome_contrast(hits, labels, blocks, weights=weights, shares=True, resamples=resamples, seed=seed)
         except ProbeError as error:
             note = str(error)
         else:
@@ -151,7 +152,7 @@ def _single(name: str, scores: EpisodeScores, weights: np.ndarray, where: str) -
 
 
 def _difference(found: OutcomeContrast | None) -> dict[str, Any]:
-    same = ("boot_low", "boot_high", "error", "p_blocks", "p_within", "detectable")
+    same = ("error", "p_blocks", "p_within", "detectable")
     names = {"difference": "value", "ci_low": "low", "ci_high": "high"} | {name: name for name in same}
     values = {column: _NAN if found is None else getattr(found, name) for column, name in names.items()}
     return values | {"n_instructions": 0 if found is None else found.n_blocks}

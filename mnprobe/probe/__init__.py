@@ -20,7 +20,7 @@ from mnprobe.probe.shuffled import shuffled_groups
 from mnprobe.probe.splits import Partition, check_no_overlap, hold_out
 from mnprobe.probe.stored import align_stores
 from mnprobe.probe.table import people_table
-from mnprobe.probe.uncertainty import Interval, cluster_bootstrap, cluster_difference, spread
+from mnprobe.probe.uncertainty import Interval, cluster_jackknife, cluster_jackknife_difference, spread, standard_error
 
 __all__ = [
     "COLUMNS",
@@ -46,8 +46,8 @@ __all__ = [
     "balanced_draw",
     "chance_recall",
     "check_no_overlap",
-    "cluster_bootstrap",
-    "cluster_difference",
+    "cluster_jackknife",
+    "cluster_jackknife_difference",
     "find_hits",
     "fit_heads",
     "held_out_bound",
@@ -69,6 +69,7 @@ __all__ = [
     "save_heads",
     "shuffled_groups",
     "spread",
+    "standard_error",
     "true_recall_at_k",
     "write_alignment",
     "write_hits",

@@ -264,7 +264,7 @@ def _rows(item: _Work, records: Sequence[Record], config: AlignConfig, notes: li
         names = (f"{side}-success", f"{side}-failure")
         if item.unit.control == "none" and all(name in by_split for name in names):
             bases = (item.base | {"split": names[0]}, item.base | {"split": names[1]})
-            rows += contrast_rows(by_split[names[0]], by_split[names[1]], item.pair.items, config, bases)
+            rows += contrast_rows(by_split[names[0]], by_split[names[1]], item.pair.items, bases)
     return to_frame(rows)
 
 

@@ -15,7 +15,7 @@ __all__ = ["AlignConfig", "Control", "Mode"]
 Mode = Literal["own-probe", "shared-probe"]
 Control = Literal["none", "shuffled"]
 
-_REVISION = 3  # raise when a change of code changes what the same settings measure
+_REVISION = 4  # raise when a change of code changes what the same settings measure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,6 @@ class AlignConfig:
     test_share: float = 0.3  # share held out, where the dataset's own partition does not decide
     k: tuple[int, ...] = (1, 5, 10)  # neighbour counts of recall
     exclude_own: bool = False  # leave the query's own episode out of the gallery
-    resamples: int = 2000  # of the cluster bootstrap
     bound_draws: int = 20  # held-out batches behind the bound on mutual information
 
     def __post_init__(self) -> None:
@@ -49,7 +48,7 @@ class AlignConfig:
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise ConfigError(f"{name} must be one of {', '.join(values)}, got {getattr(self, name)!r}")
-        for name in ("seeds", "control_seeds", "shuffled_seeds", "splits", "draws", "resamples", "bound_draws"):
+        for name in ("seeds", "control_seeds", "shuffled_seeds", "splits", "draws", "bound_draws"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)!r}")
         if self.pixel_components < 0:

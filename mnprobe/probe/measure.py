@@ -11,7 +11,7 @@ from mnprobe.probe._arrays import encode
 from mnprobe.probe.config import AlignConfig
 from mnprobe.probe.items import Items
 from mnprobe.probe.jobs import DIRECTIONS, Record
-from mnprobe.probe.uncertainty import Interval, cluster_bootstrap, cluster_difference, spread
+from mnprobe.probe.uncertainty import Interval, cluster_jackknife, cluster_jackknife_difference, spread
 
 __all__ = ["contrast_rows", "measured_rows"]
 
@@ -24,13 +24,14 @@ def measured_rows(
     """All rows of one measurement (one split), and notes about its intervals.
 
     Per metric and direction: a row per (seed, draw) with statistic "seed", and one "mean" row: the mean over draws of
-    the mean over seeds, its 95 % cluster-bootstrap interval, and the spread over seeds and over draws apart.
+    the mean over seeds, its 95 % interval (cluster jackknife over instructions), and the spread over seeds and
+    over draws apart.
     """
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     numbers = [_numbers(record, config) for record in records]
     intervals = {
-        (metric, direction): _interval(records, items, config, metric, place)
+        (metric, direction): _interval(records, items, metric, place)
         for metric in (*(f"recall@{k}" for k in config.k), "adjusted_recall@1")
         for place, direction in enumerate((*DIRECTIONS, "mean"))
     }
@@ -66,7 +67,6 @@ def contrast_rows(
     success: Sequence[Record],
     failure: Sequence[Record],
     items: Items,
-    config: AlignConfig,
     bases: tuple[dict[str, Any], dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """Success against failure of one side: recall@1 inside tasks for both, and the paired differences.
@@ -76,8 +76,8 @@ def contrast_rows(
     - "success_minus_failure@1": difference of recall@1, in each direction and their mean.
     - "within_task_success_minus_failure@1": the difference inside each task, mean over tasks.
 
-    Differences stand in rows of the success split, with 95 % intervals that resample the same instructions on both
-    sides; 0 takes the place of chance. `n_groups` of the rows inside tasks counts the tasks.
+    Differences stand in rows of the success split, with 95 % intervals for which each instruction is left out of both
+    sides at once; 0 takes the place of chance. `n_groups` of the rows inside tasks counts the tasks.
     """
     sides = [[_stacked(records, side) for side in (0, 1)] for records in (success, failure)]
     rows: list[dict[str, Any]] = []
@@ -90,7 +90,7 @@ def contrast_rows(
     for place, direction in enumerate((*DIRECTIONS, "mean")):
         chosen = (place,) if place < 2 else (0, 1)
         one, other = (np.stack([side[k] for k in chosen], axis=1) for side in sides)
-        found = cluster_difference(one, other, clusters, weights=weights[0], resamples=config.resamples)
+        found = cluster_jackknife_difference(one, other, clusters, weights=weights[0], shares=True)
         value = float(np.mean([_weighted(values, weights[0]) for values in one.T]))
         value -= float(np.mean([_weighted(values, weights[0]) for values in other.T]))
         rows.append(
@@ -100,14 +100,13 @@ def contrast_rows(
             | {"metric": "success_minus_failure@1", "direction": direction, "value": value, "chance": 0.0}
             | {"ci_low": found.low, "ci_high": found.high}
         )
-    return rows + _within_task_rows(success, failure, items, config, bases, common)
+    return rows + _within_task_rows(success, failure, items, bases, common)
 
 
 def _within_task_rows(
     success: Sequence[Record],
     failure: Sequence[Record],
     items: Items,
-    config: AlignConfig,
     bases: tuple[dict[str, Any], dict[str, Any]],
     common: dict[str, Any],
 ) -> list[dict[str, Any]]:
@@ -121,10 +120,8 @@ def _within_task_rows(
     weights = np.divide(1.0, counts[0], out=np.zeros(len(names)), where=counts[0] > 0)[codes]
     clusters = np.tile(items.instructions, copies)
     values = [float(np.mean([_weighted(one, weights) for one in both.T])) for both in columns]
-    intervals = [
-        cluster_bootstrap(both, clusters, weights=weights, hits=True, resamples=config.resamples) for both in columns
-    ]
-    found = cluster_difference(columns[0], columns[1], clusters, weights=weights, resamples=config.resamples)
+    intervals = [cluster_jackknife(both, clusters, weights=weights, shares=True) for both in columns]
+    found = cluster_jackknife_difference(columns[0], columns[1], clusters, weights=weights, shares=True)
     shared = common | {"direction": "mean", "n_groups": int((counts[0] > 0).sum())}
     single, contrast = "within_task_recall@1", "within_task_success_minus_failure@1"
     numbers = (
@@ -164,25 +161,29 @@ def _adjusted(value: float, chance: float) -> float:
     return (value - chance) / (1 - chance) if chance < 1 else _NAN
 
 
-def _interval(records: Sequence[Record], items: Items, config: AlignConfig, metric: str, place: int) -> Interval:
-    """Bootstrap over instructions of all hits, seeds of one draw averaged; place 0 u2e, 1 e2u, 2 the mean of both.
+def _interval(records: Sequence[Record], items: Items, metric: str, place: int) -> Interval:
+    """Cluster jackknife over instructions of all hits, seeds of one draw averaged; place 0 u2e, 1 e2u, 2 both.
 
-    Items weigh so that every draw weighs the same, as it does in the value itself.
+    Items weigh so that every draw weighs the same, as it does in the value itself. Adjusted recall is a share whose
+    draws and directions weigh 1 / (1 - chance), stretched from [0, 1] to what it can be; where all have one chance its
+    ends are those of recall@1, adjusted.
     """
     adjusted = metric == "adjusted_recall@1"
     k = 1 if adjusted else int(metric.removeprefix("recall@"))
     chosen = (place,) if place < 2 else (0, 1)
-    columns = [_stacked(records, side, k) for side in chosen]
-    if adjusted:
-        chances = {record.draw: record.chance[1] for record in records}
-        levels = [np.repeat([chances[draw][side] for draw in sorted(chances)], len(items)) for side in chosen]
-        if any((level >= 1).any() for level in levels):
-            return Interval(_NAN, _NAN, 0, "")
-        columns = [(values - level) / (1 - level) for values, level in zip(columns, levels, strict=True)]
+    values = np.stack([_stacked(records, side, k) for side in chosen], axis=1)
     weights = _draw_weights(records)
     clusters = np.tile(items.instructions, len(weights) // len(items))
-    values = np.stack(columns, axis=1)
-    return cluster_bootstrap(values, clusters, weights=weights, hits=not adjusted, resamples=config.resamples)
+    if not adjusted:
+        return cluster_jackknife(values, clusters, weights=weights, shares=True)
+    chances = {record.draw: record.chance[1] for record in records}
+    levels = np.repeat([[chances[draw][side] for side in chosen] for draw in sorted(chances)], len(items), axis=0)
+    if (levels >= 1).any():
+        return Interval(_NAN, _NAN, 0, "")
+    scale = np.where(np.isnan(values), np.nan, 1 / (1 - levels))
+    width = float(np.mean([_weighted(one, weights) for one in scale.T]))
+    found = cluster_jackknife(values * scale / width, clusters, weights=weights, shares=True)
+    return found._replace(low=1 - width * (1 - found.low), high=1 - width * (1 - found.high))
 
 
 def _stacked(records: Sequence[Record], side: int, k: int = 1) -> NDArray[np.float64]:

@@ -1,18 +1,28 @@
-"""Intervals by resampling whole instructions: episodes of one instruction are not independent."""
+"""Intervals from leaving out one instruction at a time: episodes of one instruction are not independent."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, stdtrit
+from scipy.special import expit, logit, stdtrit
 
 from mnprobe.core.errors import ConfigError
 from mnprobe.probe._arrays import Labels, as_labels, encode
 
-__all__ = ["FEW_CLUSTERS", "Interval", "cluster_bootstrap", "cluster_difference", "spread"]
+__all__ = [
+    "FEW_CLUSTERS",
+    "Interval",
+    "cluster_jackknife",
+    "cluster_jackknife_difference",
+    "spread",
+    "standard_error",
+]
 
 FEW_CLUSTERS = 8
-"""With fewer clusters a bootstrap interval says little; it is given with a note."""
+"""With fewer clusters an interval says little; it is given with a note."""
+
+_ROUNDING = 1e-12
 
 
 class Interval(NamedTuple):
@@ -24,128 +34,152 @@ class Interval(NamedTuple):
     note: str
 
 
-def cluster_bootstrap(
+def cluster_jackknife(
     values: NDArray[np.float64],
     clusters: Labels,
     *,
     weights: NDArray[np.float64] | None = None,
-    hits: bool = False,
+    shares: bool = False,
     level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
 ) -> Interval:
-    """Expanded percentile interval of a mean when whole clusters (instructions) are drawn with replacement.
+    """Interval of a mean from the standard error of leaving out one cluster at a time, with Student's t.
 
-    The plain percentile interval is too narrow with few clusters, so its quantiles are taken further out, as Student's
-    t is wider than the normal: at Phi(sqrt(G / (G - 1)) t) with G clusters and t the quantile for G - 1 degrees of
-    freedom. Measured on 640 alignments of unrelated features (12 or 30 instructions): 99 % of these intervals do not
-    lie above chance (plain percentiles: 95 %), 91 % hold it (87 %); what misses lies below, where recall cannot vary.
+    m +- t(E - 1) se, se^2 = (G - 1)/G sum over the G clusters of (m without g - m)^2. E = (sum of weights)^2 / sum of
+    squared weights is how many equal clusters the unequal ones are worth, E = G where all weigh the same; at least 1
+    degree of freedom is left. With `shares` the same on the scale L = log(m / (1 - m)), where se becomes
+    s = se / (m (1 - m)) and the middle L - s^2 (2 m - 1) / 2, as the log-odds of a mean lie too far out on average: the
+    ends then stay inside 0 and 1, and the interval covers better near them (benchmarks/calibration.py,
+    docs/statistics.md).
 
     Args:
-        values: one number per item, shape (n,); or several columns, shape (n, m), NaN where an item has no number in a
-            column: then the statistic is the mean over columns of the column means (recall in both directions).
+        values: one number per item (n,), or several columns (n, m), NaN where an item has none; then the statistic is
+            the mean over columns of the column means (recall in both directions).
         clusters: the instruction of each item.
-        weights: the weight of each item in the column means; equal when not given.
-        hits: values are hits from 0 to 1. Where all are 0 or all are 1, no resampling can vary them; the open end is
-            then the exact binomial bound for one trial per cluster, so that 4 instructions without a miss do not claim
-            100 % to 100 %.
+        weights: of each item in the column means; equal when not given.
+        shares: the mean is a share from 0 to 1. Where it is 0 or 1, nothing varies; the open end is then the exact
+            binomial bound for one trial per cluster, so that 4 instructions without a miss do not claim 100 % to 100 %.
         level: coverage, 0.95 for 95 %.
-        resamples: bootstrap samples.
-        seed: of the resampling.
 
     Returns:
         The interval. With fewer than 2 clusters its ends are NaN, with fewer than FEW_CLUSTERS it carries a warning.
 
-    Source: Hesterberg 2015 (The American Statistician 69(4)), section 5.3; Clopper and Pearson 1934.
+    Raises ConfigError for a level outside (0, 1).
+    Source: Efron and Tibshirani 1993, chapter 11; MacKinnon, Nielsen and Webb 2023 (cluster jackknife, CV3); Kish 1965
+    (E); Clopper and Pearson 1934. The middle is the second-order Taylor expansion of log-odds.
 
-    >>> cluster_bootstrap(np.array([0.0, 1.0, 1.0]), ["a", "a", "a"])[3]
-    'no interval: it takes at least 2 instructions, there is 1'
-    >>> [round(end, 2) for end in cluster_bootstrap(np.ones(4), ["a", "b", "c", "d"], hits=True)[:2]]
+    >>> found = cluster_jackknife(np.array([0.0, 1.0, 1.0, 0.0]), ["a", "a", "b", "b"])
+    >>> found.low, found.high
+    (0.5, 0.5)
+    >>> [round(end, 2) for end in cluster_jackknife(np.ones(4), ["a", "b", "c", "d"], shares=True)[:2]]
     [0.4, 1.0]
     """
-    _check(level, resamples)
     sums, counts = _by_cluster(values, clusters, weights)
-    return _interval(sums, counts, np.ones(sums.shape[1]) / sums.shape[1], hits, level, resamples, seed)
+    signs = np.ones(sums.shape[1]) / sums.shape[1]
+    return _interval(sums, counts, signs, shares, level)
 
 
-def cluster_difference(
+def cluster_jackknife_difference(
     one: NDArray[np.float64],
     other: NDArray[np.float64],
     clusters: Labels,
     *,
     weights: NDArray[np.float64] | None = None,
+    shares: bool = False,
     level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
 ) -> Interval:
-    """Interval of mean(one) - mean(other), paired: each resample draws the same clusters for both.
+    """The same for mean(one) - mean(other), paired: a cluster is left out of both at once.
 
-    `one` and `other` have equal shapes, as `values` of `cluster_bootstrap`, NaN where an item belongs to the other set.
-    Source: DESIGN 6, uncertainty ("differences paired").
+    `one` and `other` have equal shapes, NaN where an item belongs to the other set. With `shares` both means are shares
+    from 0 to 1. The interval is the same, except where all clusters show one and the same difference d (both sides
+    without a miss, mostly): then p, the binomial bound for clusters that may be otherwise, gives (1 - p) d +- p.
 
-    >>> found = cluster_difference(np.array([1.0, 0.5, 0.7]), np.array([0.5, 0.0, 0.2]), ["a", "b", "c"])
+    >>> found = cluster_jackknife_difference(np.array([1.0, 0.5, 0.7]), np.array([0.5, 0.0, 0.2]), ["a", "b", "c"])
     >>> round(found.low, 6), round(found.high, 6)
     (0.5, 0.5)
     """
-    _check(level, resamples)
+    sums, counts, signs = _difference(one, other, clusters, weights)
+    found = _interval(sums, counts, signs, False, level)
+    if not shares or not found.high - found.low <= _ROUNDING:
+        return found
+    other_way = 1 - ((1 - level) / 2) ** (1 / found.n_clusters)
+    middle = (1 - other_way) * (found.low + found.high) / 2
+    return found._replace(low=max(-1.0, middle - other_way), high=min(1.0, middle + other_way))
+
+
+def standard_error(
+    one: NDArray[np.float64],
+    other: NDArray[np.float64],
+    clusters: Labels,
+    *,
+    weights: NDArray[np.float64] | None = None,
+) -> float:
+    """The standard error behind `cluster_jackknife_difference`; NaN with fewer than 2 clusters.
+
+    >>> round(standard_error(np.array([1.0, 0.0]), np.array([0.0, 0.0]), ["a", "b"]), 6)
+    0.5
+    """
+    return _error(*_difference(one, other, clusters, weights))[1]
+
+
+def _difference(
+    one: NDArray[np.float64], other: NDArray[np.float64], clusters: Labels, weights: NDArray[np.float64] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     columns = [values[:, None] if values.ndim == 1 else values for values in (one, other)]
     sums, counts = _by_cluster(np.concatenate(columns, axis=1), clusters, weights)
     width = columns[0].shape[1]
-    signs = np.repeat([1.0, -1.0], width) / width
-    return _interval(sums, counts, signs, False, level, resamples, seed)
-
-
-def _check(level: float, resamples: int) -> None:
-    if not 0 < level < 1 or resamples < 1:
-        raise ConfigError(f"level must lie in (0, 1) and resamples be >= 1, got {level!r} and {resamples!r}")
+    return sums, counts, np.repeat([1.0, -1.0], width) / width
 
 
 def _by_cluster(
     values: NDArray[np.float64], clusters: Labels, weights: NDArray[np.float64] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weighted sums and weights of every column in every cluster that has any value, each (clusters, columns)."""
     columns = values[:, None] if values.ndim == 1 else values
     weight = np.ones(len(columns)) if weights is None else weights
     (codes,), names = encode(as_labels(clusters, len(columns), "clusters"))
     present = ~np.isnan(columns)
-    sums = np.zeros((len(names), columns.shape[1]))
-    counts = np.zeros_like(sums)
-    np.add.at(sums, codes, np.where(present, columns, 0.0) * weight[:, None])
-    np.add.at(counts, codes, present * weight[:, None])
+    known = np.where(present, columns, 0.0)
+    sums = np.stack([np.bincount(codes, column * weight, len(names)) for column in known.T], axis=1)
+    counts = np.stack([np.bincount(codes, here * weight, len(names)) for here in present.T], axis=1)
     used = counts.any(axis=1)
-    return sums[used], counts[used]
+    return sums[used].astype(np.float64), counts[used].astype(np.float64)
+
+
+def _error(sums: NDArray[np.float64], counts: NDArray[np.float64], signs: NDArray[np.float64]) -> tuple[float, float]:
+    """The statistic and its delete-one-cluster standard error; NaN where a column would be left without any cluster."""
+    clusters = len(sums)
+    totals, mass = sums.sum(0), counts.sum(0)
+    mean = float(np.divide(totals, mass, out=np.full_like(totals, np.nan), where=mass > 0) @ signs)
+    rest = mass - counts
+    if clusters < 2 or not (rest > _ROUNDING * mass).all():
+        return mean, math.nan
+    without = ((totals - sums) / rest) @ signs
+    return mean, float(np.sqrt((clusters - 1) / clusters * np.sum((without - mean) ** 2)))
 
 
 def _interval(
-    sums: NDArray[np.float64],
-    counts: NDArray[np.float64],
-    signs: NDArray[np.float64],
-    hits: bool,
-    level: float,
-    resamples: int,
-    seed: int,
+    sums: NDArray[np.float64], counts: NDArray[np.float64], signs: NDArray[np.float64], shares: bool, level: float
 ) -> Interval:
-    n_clusters = len(sums)
-    if n_clusters < 2:
-        plural = "is" if n_clusters == 1 else "are"
-        note = f"no interval: it takes at least 2 instructions, there {plural} {n_clusters}"
-        return Interval(float("nan"), float("nan"), n_clusters, note)
-    drawn = np.random.default_rng(seed).integers(n_clusters, size=(resamples, n_clusters))
-    times = np.zeros((resamples, n_clusters))
-    np.add.at(times, (np.arange(resamples)[:, None], drawn), 1.0)
-    totals, weights = times @ sums, times @ counts
-    means = np.full_like(totals, np.nan)
-    np.divide(totals, weights, out=means, where=weights > 0)
-    statistic = means[~np.isnan(means).any(axis=1)] @ signs
-    tail = float(ndtr(np.sqrt(n_clusters / (n_clusters - 1)) * stdtrit(n_clusters - 1, (1 - level) / 2)))
-    low, high = (float(end) for end in np.quantile(statistic, [tail, 1 - tail]))
-    if hits and low == high and low in (0.0, 1.0):
-        reach = ((1 - level) / 2) ** (1 / n_clusters)
-        low, high = (0.0, 1 - reach) if low == 0.0 else (reach, 1.0)
-    note = ""
-    if n_clusters < FEW_CLUSTERS:
-        note = f"only {n_clusters} instructions in the test set: the interval is not to be relied on"
-    return Interval(low, high, n_clusters, note)
+    if not 0 < level < 1:
+        raise ConfigError(f"level must lie in (0, 1), got {level!r}")
+    clusters = len(sums)
+    mean, error = _error(sums, counts, signs)
+    if math.isnan(error):
+        least = int((counts > 0).sum(0).min()) if clusters else 0
+        note = f"no interval: it takes at least 2 instructions, there {'is' if least == 1 else 'are'} {least}"
+        return Interval(math.nan, math.nan, clusters, note)
+    note = f"only {clusters} instructions: the interval is not to be relied on" if clusters < FEW_CLUSTERS else ""
+    mass = (counts / counts.sum(0)) @ np.abs(signs)
+    effective = float(mass.sum() ** 2 / (mass**2).sum())
+    reach = float(stdtrit(max(effective - 1, 1.0), (1 + level) / 2)) * error
+    if not shares:
+        return Interval(mean - reach, mean + reach, clusters, note)
+    if mean <= _ROUNDING or mean >= 1 - _ROUNDING:
+        bound = ((1 - level) / 2) ** (1 / clusters)
+        low, high = (0.0, 1 - bound) if mean < 0.5 else (bound, 1.0)
+        return Interval(low, high, clusters, note)
+    slope = 1 / (mean * (1 - mean))
+    middle, scaled = logit(mean) - (error * slope) ** 2 * (2 * mean - 1) / 2, reach * slope
+    return Interval(float(expit(middle - scaled)), float(expit(middle + scaled)), clusters, note)
 
 
 def spread(values: NDArray[np.float64]) -> float:

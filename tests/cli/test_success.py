@@ -38,7 +38,7 @@ def run(tmp_path_factory):
                     path, layers={layer: (latent + noise).astype(np.float32)}, episodes=outcomes, model=model,
                     side=side, source=source, step=step, trained=step > 0,
                 )  # fmt: skip
-    for more in ([], ["--split", "success", "--draws", "3", "--mode", "own-probe", "--no-shuffled"]):
+    for more in ([], ["--split", "success", "--fit-on", "own", "--draws", "3", "--mode", "own-probe", "--no-shuffled"]):
         result = runner.invoke(app, ["align", "--run", str(folder), *FIT, *more])
         assert result.exit_code == 0, result.output
     assert "success_contrast.csv; `mnprobe success` draws them" in result.stdout

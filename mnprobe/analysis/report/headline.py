@@ -25,7 +25,7 @@ __all__ = [
 
 STEP_0 = "step-0"
 FEW_TEST = 50  # test episodes below which a score moves by 2 points and more with each episode
-FEW_GROUPS = 8  # groups below which a cluster bootstrap says little (specs: refuse below about 8)
+FEW_GROUPS = 8  # groups below which a cluster interval says little (specs: refuse below about 8)
 FEW_SEEDS = 5  # probe seeds that DESIGN asks for
 WIDE = 0.25  # width of a 95 % interval that leaves most conclusions open
 _ROUNDING = 1e-9  # constant features score chance exactly, up to the last digits
@@ -96,7 +96,7 @@ def caveats(points: pd.DataFrame, table: pd.DataFrame, notes: Sequence[str] = ()
             )
         if row["n_groups"] < FEW_GROUPS:
             found.append(
-                f"Few groups ({where}): {row['n_groups']:.0f}; a bootstrap over fewer than {FEW_GROUPS} clusters "
+                f"Few groups ({where}): {row['n_groups']:.0f}; an interval from fewer than {FEW_GROUPS} groups "
                 f"says little."
             )
         if np.isfinite(row["ci_low"]) and row["ci_high"] - row["ci_low"] > WIDE:

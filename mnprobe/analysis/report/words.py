@@ -53,9 +53,10 @@ GLOSSARY = (
     ("chance", "what random ranking would score on this very test set; not 1/n where groups repeat or differ in size"),
     (
         "95 % interval",
-        "cluster bootstrap over instructions: whole instructions are drawn again, as their episodes are alike; widened "
-        "as Student's t is where there are few, and where every query hits or misses, the binomial bound for as many "
-        "trials as instructions",
+        "cluster jackknife: each instruction is left out in turn, as its episodes are alike, and what the score varies "
+        "by is multiplied by Student's t, wider where instructions are few; shares on the scale of log-odds, so that "
+        "they stay between 0 and 100 %; where every query hits or misses, the binomial bound for as many trials as "
+        "instructions",
     ),
     (
         "holdout",

@@ -8,13 +8,12 @@ from numpy.typing import NDArray
 
 from mnprobe.analysis.statistics._studentised import block_sums
 from mnprobe.analysis.statistics.flips import flip_sums
-from mnprobe.analysis.statistics.jackknife import cluster_jackknife_difference, standard_error
 from mnprobe.analysis.statistics.matching import matched
 from mnprobe.analysis.statistics.permutation import permutation_test
 from mnprobe.analysis.statistics.power import detectable_difference, effective_blocks
 from mnprobe.core.errors import ProbeError
 from mnprobe.probe._arrays import Labels, encode
-from mnprobe.probe.uncertainty import cluster_difference
+from mnprobe.probe.uncertainty import cluster_jackknife_difference, standard_error
 
 __all__ = ["OutcomeContrast", "outcome_contrast"]
 
@@ -26,7 +25,6 @@ class OutcomeContrast:
     Attributes:
         value: the difference.
         low, high: 95 % interval, cluster jackknife with Student's t.
-        boot_low, boot_high: 95 % interval of the paired cluster bootstrap (expanded percentiles).
         error: standard error (cluster jackknife).
         p_within: labels exchanged among the episodes of each block.
         p_blocks: the two sides of whole blocks exchanged; the one to report.
@@ -38,8 +36,6 @@ class OutcomeContrast:
     value: float
     low: float
     high: float
-    boot_low: float
-    boot_high: float
     error: float
     p_within: float
     p_blocks: float
@@ -56,6 +52,7 @@ def outcome_contrast(
     blocks: Labels,
     *,
     weights: NDArray[np.float64] | None = None,
+    shares: bool = False,
     resamples: int = 1999,
     seed: int = 0,
 ) -> OutcomeContrast:
@@ -66,8 +63,9 @@ def outcome_contrast(
         labels: True for successes.
         blocks: the instruction of each episode.
         weights: of each episode; equal for both labels in every block (`match_weights` when not given).
-        resamples: of the exchange within instructions and of the bootstrap; whole instructions are flipped ten times as
-            often, so that p stays small enough to correct over a large family.
+        shares: values lie between 0 and 1; see `cluster_jackknife_difference`.
+        resamples: of the exchange within instructions; whole instructions are flipped ten times as often, so that p
+            stays small enough to correct over a large family.
         seed: of both.
 
     Raises ProbeError when nothing can be compared.
@@ -91,8 +89,6 @@ def outcome_contrast(
             value=float(sums.sum() / mass.sum()),
             low=nan,
             high=nan,
-            boot_low=nan,
-            boot_high=nan,
             error=nan,
             p_within=nan,
             p_blocks=nan,
@@ -102,8 +98,7 @@ def outcome_contrast(
             n_other=int((~found.labels).sum()),
             n_blocks=len(names),
         )
-    interval = cluster_jackknife_difference(one, other, found.blocks, weights=found.weights)
-    boot = cluster_difference(one, other, found.blocks, weights=found.weights, resamples=resamples, seed=seed)
+    interval = cluster_jackknife_difference(one, other, found.blocks, weights=found.weights, shares=shares)
     error = standard_error(one, other, found.blocks, weights=found.weights)
     within = permutation_test(
         found.values, found.labels, found.blocks, weights=found.weights, resamples=resamples, seed=seed
@@ -112,8 +107,6 @@ def outcome_contrast(
         value=float(sums.sum() / mass.sum()),
         low=interval.low,
         high=interval.high,
-        boot_low=boot.low,
-        boot_high=boot.high,
         error=error,
         p_within=within.p,
         p_blocks=flip_sums(sums, mass, studentise=True, resamples=10 * resamples, seed=seed).p,

@@ -7,11 +7,10 @@ from numpy.typing import NDArray
 
 from mnprobe.analysis.statistics._studentised import block_sums
 from mnprobe.analysis.statistics.flips import flip_test
-from mnprobe.analysis.statistics.jackknife import cluster_jackknife_difference, standard_error
 from mnprobe.analysis.statistics.power import detectable_difference, effective_blocks
 from mnprobe.core.errors import ProbeError
 from mnprobe.probe._arrays import Labels, as_labels, encode
-from mnprobe.probe.uncertainty import cluster_difference
+from mnprobe.probe.uncertainty import cluster_jackknife_difference, standard_error
 
 __all__ = ["PairedContrast", "paired_contrast"]
 
@@ -23,8 +22,6 @@ class PairedContrast:
     value: float
     low: float
     high: float
-    boot_low: float
-    boot_high: float
     error: float
     p: float
     detectable: float
@@ -39,13 +36,14 @@ def paired_contrast(
     blocks: Labels,
     *,
     weights: NDArray[np.float64] | None = None,
+    shares: bool = False,
     resamples: int = 1999,
     seed: int = 0,
 ) -> PairedContrast:
     """Mean of `one` minus mean of `other`, item by item (the claim and a control on the same episodes).
 
-    Items that have no number on one side (NaN) are left out of both. Blocks are instructions. The
-    bootstrap takes `resamples`, the test ten times as many flips.
+    Items that have no number on one side (NaN) are left out of both. Blocks are instructions. `shares` as in
+    `cluster_jackknife_difference`. The test takes ten times `resamples` flips.
 
     Raises ProbeError when fewer than 2 blocks have items of both.
 
@@ -61,15 +59,12 @@ def paired_contrast(
     one, other, names, mass = one[keep], other[keep], names[keep], mass[keep]
     (codes,), _ = encode(names)
     test = flip_test(one - other, names, weights=mass, resamples=10 * resamples, seed=seed)
-    interval = cluster_jackknife_difference(one, other, names, weights=mass)
-    boot = cluster_difference(one, other, names, weights=mass, resamples=resamples, seed=seed)
+    interval = cluster_jackknife_difference(one, other, names, weights=mass, shares=shares)
     error = standard_error(one, other, names, weights=mass)
     return PairedContrast(
         value=test.value,
         low=interval.low,
         high=interval.high,
-        boot_low=boot.low,
-        boot_high=boot.high,
         error=error,
         p=test.p,
         detectable=detectable_difference(error, effective_blocks(block_sums(mass, codes, test.n_blocks))),

@@ -13,6 +13,8 @@ from mnprobe.probe._arrays import Labels, as_labels, encode
 
 __all__ = ["detectable_difference", "effective_blocks", "expected_error", "power_at"]
 
+_ROUNDING = 1e-12
+
 
 def detectable_difference(error: float, n_blocks: float, *, power: float = 0.8, level: float = 0.05) -> float:
     """The true difference that is found (two-sided p < level) with the given power, by its standard error.
@@ -20,17 +22,16 @@ def detectable_difference(error: float, n_blocks: float, *, power: float = 0.8, 
     The difference d for which `power_at(d, error, n_blocks)` is `power`; close to
     (t(1 - level / 2) + t(power)) x error with G - 1 degrees of freedom. It assumes that the statistic divided by its
     error follows Student's t; benchmarks/calibration.py plants such differences and counts how often they are found.
-    Where blocks weigh unequally, `n_blocks` is `effective_blocks`. NaN with fewer than 2 blocks or without an error.
+    Where blocks weigh unequally, `n_blocks` is `effective_blocks`. NaN with fewer than 2 blocks, and for an error of 0:
+    where nothing varies, nothing is known of how much it could.
     With fewer than 6 blocks no flip test can reach p < 0.05.
 
     >>> round(detectable_difference(0.1, 1000), 2)
     0.28
     """
     _check(power, level)
-    if n_blocks < 2 or not math.isfinite(error):
+    if n_blocks < 2 or not (math.isfinite(error) and error > _ROUNDING):
         return math.nan
-    if error == 0:
-        return 0.0
     low, high = 0.0, 1.0
     while power_at(high, 1.0, n_blocks, level=level) < power:
         high *= 2

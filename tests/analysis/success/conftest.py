@@ -14,7 +14,7 @@ def _about(**changes: object) -> dict[str, object]:
         "step_e": 8000, "trained_u": True, "trained_e": True, "layer_u": "u", "layer_e": "e", "pool_u": "mean",
         "pool_e": "mean", "heads": "linear", "pairing": "instruction", "loss": "diagonal", "tau": 0.1,
         "holdout": "episodes", "mode": "own-probe", "control": "none", "batch": 256, "config_hash": "c0ffee",
-        "features_hash": "beef",
+        "features_hash": "beef", "fit_source": "rollouts",
     }  # fmt: skip
     return about | changes
 
