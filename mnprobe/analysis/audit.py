@@ -1,6 +1,9 @@
 """`mnprobe audit` as a function: leakage, controls, decomposition and the verdict of a run, as tables and figures."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,10 +25,13 @@ from mnprobe.features import open_features
 from mnprobe.probe.fit import FitConfig
 from mnprobe.probe.heads import AlignmentHeads, load_heads
 from mnprobe.probe.hits import HitScores, find_hits, read_hits
-from mnprobe.probe.pairs import Pair, pair_files
+from mnprobe.probe.join import StoredPair, join_stores
+from mnprobe.probe.pairs import Pair, pair_across, pair_files
 
 __all__ = ["Audit", "audit_run"]
 
+_SIDES = (("understanding", "u"), ("execution", "e"))
+_ORIGIN = ("", "source", "step")  # the model's name is a column of its own
 _PLACE = ("understanding", "execution", "source_u", "source_e", "step_u", "step_e", "holdout")
 
 
@@ -77,7 +83,7 @@ def audit_run(
     if not kept:
         raise ProbeError(f"no scores under {hits} belong to {path}. `mnprobe align --run {run.path}` keeps them")
     notes: list[str] = []
-    pairs = [_pair(run, one, notes) for one in kept]
+    pairs = _pairs(run, kept, notes)
     leakage = leakage_table(kept, pairs)
     write_table(leakage, run.results("leakage"))
     controls = controls_table(table, hits, resamples=resamples)
@@ -101,34 +107,59 @@ def audit_run(
     )
 
 
-def _pair(run: RunDir, scores: HitScores, notes: list[str]) -> Pair | None:
-    """The features behind kept scores, if they are still in the run as they were."""
-    about = scores.about
-    paths = [
-        run.features(str(about[model]), str(about[f"source_{side}"]), int(about[f"step_{side}"]))
-        for model, side in (("understanding", "u"), ("execution", "e"))
-    ]
-    if not all(path.is_file() for path in paths):
-        notes.append(f"{paths[0]} or {paths[1]} is not in the run: near-duplicates were not looked for")
-        return None
+def _pairs(run: RunDir, kept: Sequence[HitScores], notes: list[str]) -> list[Pair | None]:
+    """The features behind kept scores, if they are still in the run as they were, joined as `mnprobe align` does."""
+    paths = [piece.path for piece in run.feature_files()]
+    stored: dict[tuple[object, ...], list[StoredPair]] = {}
+    named = {path: _origin(path) for path in paths}
+    demos = "demos" in {origin[1] for origin in named.values()}
     try:
-        with open_features(paths[0]) as file_u, open_features(paths[1]) as file_e:
-            pair = pair_files(
-                file_u,
-                file_e,
-                layer_u=str(about["layer_u"]),
-                layer_e=str(about["layer_e"]),
-                pool_u=str(about["pool_u"]),
-                pool_e=str(about["pool_e"]),
-                episodes="shared",
-            )
+        joined, _ = join_stores(paths, fit_on="demos" if demos else None)
     except FeatureError as error:
         notes.append(str(error))
-        return None
-    if pair.digest() != about["features_hash"] or not np.array_equal(pair.items.ids, scores.ids):
-        notes.append(f"{paths[0]} or {paths[1]} changed since they were aligned: align them again")
-        return None
-    return pair
+        return [None] * len(kept)
+    for one in joined:
+        alone = StoredPair(one.u, one.e)
+        stored.setdefault((*named[one.u], *named[one.e]), []).extend([one, alone] if one != alone else [alone])
+
+    @cache
+    def read(u: Path, e: Path, layers: tuple[str, str, str, str]) -> Pair:
+        with open_features(u) as file_u, open_features(e) as file_e:
+            names = dict(zip(("layer_u", "layer_e", "pool_u", "pool_e"), layers, strict=True))
+            return pair_files(file_u, file_e, episodes="shared", **names)
+
+    @cache
+    def whole(one: StoredPair, layers: tuple[str, str, str, str]) -> Pair:
+        pair = read(one.u, one.e, layers)
+        if one.fit_u is None or one.fit_e is None:
+            return pair
+        return pair_across(read(one.fit_u, one.fit_e, layers), pair)
+
+    found: list[Pair | None] = []
+    for scores in kept:
+        about = scores.about
+        key = tuple(about[f"{name}_{side}"] if name else about[model] for model, side in _SIDES for name in _ORIGIN)
+        layers = tuple(str(about[name]) for name in ("layer_u", "layer_e", "pool_u", "pool_e"))
+        own = None
+        for one in stored.get(key, []):
+            try:
+                pair = whole(one, layers)
+            except FeatureError as error:
+                notes.append(str(error))
+                continue
+            if pair.digest() == about["features_hash"] and np.array_equal(pair.items.ids, scores.ids):
+                own = pair
+                break
+        if own is None:
+            where = " x ".join(f"{about[model]} on {about[f'source_{side}']}" for model, side in _SIDES)
+            notes.append(f"features of {where} are not in the run as they were aligned: align them again")
+        found.append(own)
+    return found
+
+
+def _origin(path: Path) -> tuple[str, str, int]:
+    with open_features(path) as file:
+        return file.model, file.source, file.step
 
 
 def _decomposition(
