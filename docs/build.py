@@ -29,6 +29,8 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
+from mnprobe.cli.main import COMMANDS
+
 __all__ = ["DOORS", "anchors", "broken", "build", "links", "parse", "reference_url"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -51,6 +53,8 @@ DOORS = (
     "mnprobe.analysis.statistics",
     "mnprobe.analysis.report",
     "mnprobe.analysis.paper",
+    "mnprobe.analysis.sanity",
+    "mnprobe.core.environment",
     "mnprobe.core.errors",
     "mnprobe.core.provenance",
     "mnprobe.core.rundir",
@@ -162,13 +166,31 @@ def _reference(folder: Path) -> None:
     if missing:
         raise SystemExit("\n".join(missing))
     import pdoc
+    import pdoc.extract
     import pdoc.render
 
     from mnprobe import __version__
 
+    every = pdoc.extract.iter_modules2
+    # A function that is named as its module (mnprobe.probe.align) is shown as the function, not as a module of its own.
+    pdoc.extract.iter_modules2 = lambda module: {n: info for n, info in every(module).items() if info.name in DOORS}
     pdoc.render.configure(docformat="google", show_source=True, footer_text=f"mnprobe {__version__}")
     named = [name for name in DOORS if not name.startswith("mnprobe.models.")]  # mnprobe.models brings its own along
     pdoc.pdoc(*named, output_directory=folder)
+    absent = [url for name in DOORS for url in _promised(name) if not _has(folder, url)]
+    if absent:
+        raise SystemExit("\n".join(f"the reference lacks {url}" for url in absent))
+
+
+def _promised(door: str) -> Iterator[str]:
+    for name in ["", *getattr(importlib.import_module(door), "__all__", ())]:
+        yield reference_url(f"{door}.{name}".rstrip(".")) or f"{door}.{name}"
+
+
+def _has(folder: Path, url: str) -> bool:
+    page, _, anchor = url.partition("#")
+    file = folder / page
+    return file.is_file() and (not anchor or f'id="{anchor}"' in file.read_text(encoding="utf-8"))
 
 
 def _undocumented(module: ModuleType) -> Iterator[str]:
@@ -232,18 +254,27 @@ def _carried(link: str, page: Path, site: Path) -> str:
 
 
 def _linked(children: list[Token], up: str) -> Iterator[Token]:
-    """Inline code that names something of the reference becomes a link to it, unless it is in a link already."""
+    """Inline code that names a command, or something of the reference, becomes a link to it, unless it is in one."""
     depth = 0
     for token in children:
         depth += token.nesting if token.type in ("link_open", "link_close") else 0
-        name = re.match(r"mnprobe(?:\.\w+)*", token.content) if token.type == "code_inline" and not depth else None
-        url = reference_url(name.group()) if name else None
+        url = _meant(token.content) if token.type == "code_inline" and not depth else None
         if url is None:
             yield token
             continue
-        yield Token("link_open", "a", 1, attrs={"href": f"{up}reference/{url}"})
+        yield Token("link_open", "a", 1, attrs={"href": up + url})
         yield token
         yield Token("link_close", "a", -1)
+
+
+def _meant(code: str) -> str | None:
+    """Where a piece of inline code is explained: `mnprobe align`, `mnprobe.probe.align`, `mnprobe.probe.align(...)`."""
+    command = re.match(r"mnprobe (\w+)", code)
+    if command:
+        return f"docs/cli.html#mnprobe-{command.group(1)}" if command.group(1) in COMMANDS else None
+    name = re.fullmatch(r"(mnprobe(?:\.\w+)+)(?:\(.*\))?", code)
+    url = reference_url(name.group(1)) if name else None
+    return url and f"reference/{url}"
 
 
 def _headings(tokens: list[Token]) -> Iterator[tuple[Token, str]]:
