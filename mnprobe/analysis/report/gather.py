@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pandas as pd
 
 from mnprobe.analysis.findings import findings
 from mnprobe.analysis.notes import command_line, read_note
+from mnprobe.analysis.report.condensed import CONDENSED, condensed, contrasts, judgements
+from mnprobe.analysis.report.explorer import explorer
 from mnprobe.analysis.report.headline import caveats, headlines, last_points, summary
 from mnprobe.analysis.report.parts import Episodes, Figure, Headline, Missing, Model, ReportData, Shaped, Table
 from mnprobe.analysis.table_grid import grid_of
@@ -18,6 +21,7 @@ from mnprobe.analysis.tables import read_alignment
 from mnprobe.analysis.task_tables import TABLES, shaped_table
 from mnprobe.analysis.world import world_note, worlds_of
 from mnprobe.core.errors import FeatureError, MnprobeError
+from mnprobe.core.files import sha256_file
 from mnprobe.core.provenance import config_hash, now, versions
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features
@@ -25,10 +29,13 @@ from mnprobe.features import open_features
 __all__ = ["ReportData", "gather"]
 
 MOST_ROWS = 2000  # of one table; the file beside the report has them all
+MOST_CELLS = 12_000  # of one table: a wide one is cut sooner
+FEWEST_ROWS = 100  # of any table
 _PACKAGES = ("torch", "numpy", "scikit-learn", "pandas", "matplotlib", "openTSNE", "h5py")
 _MAKERS = {"alignment": "align", "curve": "curve", "tsne": "tsne", "recognition": "recognize"}
-_MAKERS |= {"predictions": "recognize", "success": "rollout", "ablation": "ablate"}
-_KNOWN = ("task", "instruction", "partition", "success")
+_MAKERS |= {"predictions": "recognize", "success": "rollout", "ablation": "ablate", "similarity": "compare"}
+_MAKERS |= {"success_contrast": "success"}
+_MAKERS |= dict.fromkeys(("leakage", "controls", "decomposition", "verdict"), "audit")
 
 
 def gather(run: RunDir) -> ReportData:
@@ -40,6 +47,10 @@ def gather(run: RunDir) -> ReportData:
     headline, sentences, doubts = _measured(run, problems)
     answers = findings(run, problems)
     shaped = tuple(_shaped(run, number, problems) for number in TABLES)
+    judged = judgements(run, problems)
+    compared = contrasts(run, problems)
+    points = explorer(run, problems)
+    cut = {name: table for name in CONDENSED if (table := condensed(run, name)) is not None}
     return ReportData(
         name=run.name,
         path=str(run.path),
@@ -63,7 +74,28 @@ def gather(run: RunDir) -> ReportData:
         headline=headline,
         summary=sentences,
         caveats=doubts,
+        judgements=judged,
+        contrasts=compared,
+        condensed=cut,
+        explorer=points,
+        hashes=_hashes(run),
+        seeds=tuple(_seeds(run.config)),
     )
+
+
+def _hashes(run: RunDir) -> tuple[tuple[str, str], ...]:
+    """SHA-256 of every table and figure that this page shows."""
+    paths = [*_inside(run, run.path / "results", "*.csv"), *_inside(run, run.figures, "*.png")]
+    return tuple((_relative(path, run), sha256_file(path)) for path in paths)
+
+
+def _seeds(config: object, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every setting of run.toml that is called a seed, as ('section.name', value)."""
+    for name, value in config.items() if isinstance(config, dict) else ():
+        if isinstance(value, dict):
+            yield from _seeds(value, f"{place}{name}.")
+        elif str(name).endswith(("seed", "seeds")) and not isinstance(value, str):
+            yield f"{place}{name}", str(value)
 
 
 _Measured = tuple[tuple[Headline, ...], tuple[str, ...], tuple[str, ...]]
@@ -166,7 +198,7 @@ def _figure(path: Path, run: RunDir) -> Figure:
         note, problem = None, str(error)
     if note is not None:
         title, caption, command = note.title or path.stem, note.caption, note.command
-    command = command or _maker(path.stem, run)
+    command = command or _maker(path.stem, run, in_figures=True)
     try:
         with Image.open(path, formats=["PNG"]) as image:
             image.verify()
@@ -189,7 +221,8 @@ def _figure(path: Path, run: RunDir) -> Figure:
 
 
 def _tables(run: RunDir) -> tuple[Table, ...]:
-    return tuple(_table(path, run) for path in _inside(run, run.path / "results", "*.csv"))
+    paths = _inside(run, run.path / "results", "*.csv")
+    return tuple(_table(path, run) for path in paths)
 
 
 def _table(path: Path, run: RunDir) -> Table:
@@ -205,12 +238,13 @@ def _table(path: Path, run: RunDir) -> Table:
         return Table(name=path.name, command=command, problem=f"{_relative(path, run)} cannot be read ({error})")
     if not rows:
         return Table(name=path.name, command=command, problem=f"{_relative(path, run)} is empty")
-    shown = tuple(tuple(_short(cell) for cell in row) for row in rows[1 : MOST_ROWS + 1])
+    most = max(FEWEST_ROWS, min(MOST_ROWS, MOST_CELLS // max(1, len(rows[0]))))
+    shown = tuple(tuple(_short(cell) for cell in row) for row in rows[1 : most + 1])
     return Table(name=path.name, columns=tuple(rows[0]), rows=shown, total=len(rows) - 1, command=command)
 
 
 def _missing(run: RunDir, models: tuple[Model, ...], figures: tuple[Figure, ...]) -> tuple[Missing, ...]:
-    here = {"run": run.path}
+    here: dict[str, object] = {"run": run.path}
     drawn = {figure.name.partition("-")[0] for figure in figures if figure.png}
     sides = {(model.side, model.source) for model in models if model.model != "pixels"}
     found = []
@@ -223,17 +257,32 @@ def _missing(run: RunDir, models: tuple[Model, ...], figures: tuple[Figure, ...]
     if models and not any(model.model == "pixels" for model in models):
         command = command_line("extract", here | {"model": "pixels"})
         found.append(Missing(what="pixel features (control c)", command=command))
-    if not run.results("alignment").is_file():
-        found.append(Missing(what="alignment scores", command=command_line("align", here)))
-    if "curve" not in drawn:
-        found.append(Missing(what="alignment curve", command=command_line("curve", here)))
-    if "tsne" not in drawn:
-        found.append(Missing(what="t-SNE", command=command_line("tsne", here)))
+    for what, command in (
+        ("alignment scores", "" if run.results("alignment").is_file() else "align"),
+        ("verdict in plain words", "" if run.results("verdict").is_file() else "audit"),
+        ("alignment curve", "" if "curve" in drawn else "curve"),
+        ("similarity heatmap", "" if "similarity" in drawn else "compare"),
+        ("t-SNE", "" if "tsne" in drawn else "tsne"),
+    ):
+        if command:
+            found.append(Missing(what=what, command=command_line(command, here | _last_pair(command, models))))
     return tuple(found)
 
 
-def _maker(stem: str, run: RunDir) -> str:
+def _last_pair(command: str, models: tuple[Model, ...]) -> dict[str, str]:
+    """The models to name for `mnprobe compare` where the run has several of a side: those trained last."""
+    sides = {
+        side: sorted({model.model for model in models if model.side == side and not model.model.startswith("pixels")})
+        for side in ("understanding", "execution")
+    }
+    if command != "compare" or all(len(names) < 2 for names in sides.values()) or not all(sides.values()):
+        return {}
+    return {side: names[-1] for side, names in sides.items()}
+
+
+def _maker(stem: str, run: RunDir, *, in_figures: bool = False) -> str:
     name = _MAKERS.get(stem.partition("-")[0])
+    name = "success" if stem == "success" and in_figures else name
     return command_line(name, {"run": run.path}) if name else ""
 
 

@@ -7,7 +7,9 @@ from mnprobe.analysis.findings import Finding
 from mnprobe.analysis.notes import command_line
 from mnprobe.analysis.table_grid import Grid
 
-__all__ = ["Episodes", "Figure", "Headline", "Missing", "Model", "ReportData", "Shaped", "Table"]
+__all__ = [
+    *("Episodes", "Explorer", "Figure", "Headline", "Judgement", "Missing", "Model", "ReportData", "Shaped", "Table"),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,35 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """The verdicts of `mnprobe audit` on one pair and holdout.
+
+    `conclusion` and `sentence` lead; `rows` has all of them as (topic, conclusion, sentence, alarm).
+    """
+
+    pair: str
+    holdout: str
+    conclusion: str
+    sentence: str
+    rows: tuple[tuple[str, str, str, bool], ...] = ()
+
+    @property
+    def alarms(self) -> list[str]:
+        """Sentences that must be read before any number is."""
+        return [sentence for _, _, sentence, alarm in self.rows if alarm]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explorer:
+    """The interactive t-SNE: `payload` is JSON that may stand in a script element, `sheet` its thumbnails (WebP)."""
+
+    payload: str
+    sheet: str = ""
+    size: tuple[int, int] = (0, 0)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Missing:
     """Something the run does not have yet, and the command that makes it."""
 
@@ -138,9 +169,16 @@ class ReportData:
     tables: tuple[Table, ...] = ()
     missing: tuple[Missing, ...] = ()
     problems: tuple[str, ...] = ()
+    judgements: tuple[Judgement, ...] = ()
+    contrasts: tuple[str, ...] = ()
+    condensed: Mapping[str, Table] = field(default_factory=dict)
+    explorer: Explorer | None = None
+    hashes: tuple[tuple[str, str], ...] = ()
+    seeds: tuple[tuple[str, str], ...] = ()
 
     def figures_of(self, *kinds: str) -> list[Figure]:
-        """Figures of these kinds: 'curve', 'outcomes' (curves of success and failure), 'tsne' or 'other'."""
+        """Figures of these kinds: 'curve', 'outcomes' (curves of success and failure), 'success' (the contrast),
+        'audit', 'similarity', 'tsne', 'ablation' or 'other'."""
         return [figure for figure in self.figures if _kind(figure.name) in kinds]
 
     def draw(self, name: str, **options: str) -> str:
@@ -154,8 +192,18 @@ class ReportData:
         return [*self.problems, *(problem for problem in pieces if problem)]
 
 
+_KINDS = {
+    "tsne": "tsne",
+    "success": "success",
+    "controls": "audit",
+    "decomposition": "audit",
+    "similarity": "similarity",
+    "ablation": "ablation",
+}
+
+
 def _kind(name: str) -> str:
     first = name.partition("-")[0]
     if first == "curve":
         return "outcomes" if "outcomes" in name or "success" in name or "failure" in name else "curve"
-    return first if first == "tsne" else "other"
+    return _KINDS.get(first, "other")

@@ -1,0 +1,222 @@
+"""The interactive t-SNE as data: pictures, points, episodes and neighbours, ready for the page's script."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mnprobe.analysis.instruction_colours import kinds
+from mnprobe.analysis.neighbours import NEAREST
+from mnprobe.analysis.notes import command_line, read_note
+from mnprobe.analysis.report.parts import Explorer
+from mnprobe.analysis.report.thumbnails import MOST_THUMBNAILS, Origin, draw_thumbnails
+from mnprobe.core.errors import MnprobeError
+from mnprobe.core.rundir import RunDir
+
+__all__ = ["MOST_POINTS", "as_json", "explorer"]
+
+MOST_POINTS = 20_000  # of all pictures together; the page must stay small
+_COLUMNS = ("panel", "side", "model", "id", "task", "instruction", "partition", "success", "fitted", "x", "y")
+_STEP = re.compile(r"[,:]?\s*steps? (\d+)(?: and (\d+))?")
+_OUTCOMES = {"0": 0, "1": 1}
+_ORDER = {"tsne": 0, "tsne-raw": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Picture:
+    """One panel of one table."""
+
+    table: str
+    title: str
+    rows: pd.DataFrame
+    origin: Origin
+    step: int | None
+
+    @property
+    def group(self) -> str:
+        """What checkpoints of one thing share: pictures of one group follow each other on a slider."""
+        return f"{self.table}: {_STEP.sub('', self.title).strip(' ,:')}"
+
+
+def explorer(run: RunDir, problems: list[str]) -> Explorer | None:
+    """All that results/tsne*.csv of the run show, or None where there is nothing to show.
+
+    Tables that cannot be read are added to `problems`.
+    """
+    found: list[_Picture] = []
+    paths = sorted((run.path / "results").glob("tsne*.csv"), key=lambda path: (_ORDER.get(path.stem, 1), path.stem))
+    root = run.path.resolve()
+    for path in paths:
+        if path.resolve().is_relative_to(root):
+            try:
+                found += _pictures(path)
+            except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
+                problems.append(f"results/{path.name} cannot be explored: {error}")
+    notes, kept, total = [], list[_Picture](), 0
+    for picture in found:
+        total += len(picture.rows)
+        if total <= MOST_POINTS or not kept:
+            kept.append(picture)
+    if len(kept) < len(found):
+        notes.append(f"The first {len(kept)} of {len(found)} pictures; results/tsne*.csv have all of them.")
+    return _explorer(run, kept, notes) if kept else None
+
+
+def as_json(value: object) -> str:
+    """JSON that may stand inside a script element: no character in it can end the element or open a tag.
+
+    >>> as_json({"a": "</script>&"})
+    '{"a":"\\\\u003c/script\\\\u003e\\\\u0026"}'
+    """
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _pictures(path: Path) -> list[_Picture]:
+    table = pd.read_csv(path, keep_default_na=False, dtype=str)
+    missing = [name for name in _COLUMNS if name not in table.columns]
+    if missing:
+        raise ValueError(f"it lacks the columns {', '.join(missing)}; `mnprobe tsne` writes it anew")
+    for name in ("x", "y"):
+        table[name] = pd.to_numeric(table[name], errors="coerce")
+        if not np.isfinite(table[name]).all():
+            raise ValueError(f"column {name} has cells that are no number; `mnprobe tsne` writes it anew")
+    return [_picture(path.stem, str(title), rows) for title, rows in table.groupby("panel", sort=False)]
+
+
+def _picture(table: str, title: str, rows: pd.DataFrame) -> _Picture:
+    own = rows[rows["side"] == "execution"]
+    first = (own if len(own) else rows).iloc[0]
+    told = str(first.get("step", ""))
+    match = _STEP.search(title)
+    step = int(told) if told.isdigit() else (int(match[2] or match[1]) if match else None)
+    source = str(first.get("source", "demos")) or "demos"
+    played = source.startswith("rollouts")
+    origin = Origin(source.removesuffix("-blank"), str(first["model"]), step or 0) if played else Origin("demos")
+    return _Picture(table=table, title=title, rows=rows.reset_index(drop=True), origin=origin, step=step)
+
+
+def _explorer(run: RunDir, pictures: list[_Picture], notes: list[str]) -> Explorer:
+    episodes: dict[tuple[Origin, str], list[Any]] = {}
+    for picture in pictures:
+        for row in picture.rows.itertuples(index=False):
+            outcome = _OUTCOMES.get(str(row.success), -1)
+            key = picture.origin, str(row.id)
+            known = episodes.setdefault(key, [row.id, row.task, row.instruction, row.partition, outcome])
+            known[4] = max(known[4], outcome)
+    sheet = draw_thumbnails(run, [(*key, str(known[2])) for key, known in episodes.items()])
+    if sheet.places and len(sheet.places) < len(episodes):
+        few = f"Pictures are shown of {len(sheet.places)} of {len(episodes)} episodes: "
+        limit = f"of {MOST_THUMBNAILS} at most, and " if len(episodes) > MOST_THUMBNAILS else ""
+        notes.append(f"{few}{limit}of those whose data are still where the run had them.")
+    if not sheet.places:
+        notes.append("No pictures: the episodes' data are not where the run had them.")
+    numbers = {key: place for place, key in enumerate(episodes)}
+    models = list(dict.fromkeys(name for picture in pictures for name in picture.rows["model"]))
+    steps: dict[str, int] = {}
+    for picture in pictures:
+        steps[picture.group] = steps.get(picture.group, 0) + 1
+    qualities = _qualities(run, {picture.table for picture in pictures})
+    colours = _colours(list(episodes.values()))
+    if not any("neighbour_1" in picture.rows.columns for picture in pictures):
+        again = command_line("tsne", {"run": run.path})
+        notes.append(f"These pictures were drawn without their neighbours across the models: run `{again}` again.")
+    payload = {
+        "episodes": [[*known, sheet.places.get(key, -1)] for key, known in episodes.items()],
+        "models": models,
+        "colours": colours,
+        "sheet": {"columns": sheet.columns, "width": sheet.width, "height": sheet.height, "size": sheet.size},
+        "views": [
+            _view(picture, numbers, models, qualities.get((picture.table, picture.title), ""))
+            | {"group": picture.group, "slides": steps[picture.group] > 1}
+            for picture in pictures
+        ],
+    }
+    return Explorer(payload=as_json(payload), sheet=sheet.image, size=sheet.size, notes=tuple(notes))
+
+
+def _view(
+    picture: _Picture, numbers: dict[tuple[Origin, str], int], models: list[str], quality: str
+) -> dict[str, object]:
+    rows = picture.rows
+    shared = rows["side"].nunique() == 2
+    places = [numbers[picture.origin, name] for name in rows["id"]]
+    near: list[list[float]] = []
+    if "neighbour_1" in rows.columns:
+        near = [_near(row, picture.origin, numbers) for row in rows.to_dict("records")]
+    return {
+        "table": picture.table,
+        "title": picture.title,
+        "step": picture.step,
+        "shared": shared,
+        "quality": quality,
+        "episode": places,
+        "side": [0 if side == "understanding" else 1 for side in rows["side"]],
+        "model": [models.index(name) for name in rows["model"]],
+        "x": [round(float(value), 3) for value in rows["x"]],
+        "y": [round(float(value), 3) for value in rows["y"]],
+        "fitted": [int(str(value).lower() == "true") for value in rows["fitted"]],
+        "near": near,
+    }
+
+
+def _near(row: dict[Any, Any], origin: Origin, numbers: dict[tuple[Origin, str], int]) -> list[float]:
+    """[own cosine, own rank, episode, cosine, episode, cosine, ...]; empty where the table has none."""
+    own = [_number(row.get("own_cosine", "")), _number(row.get("own_rank", ""))]
+    if any(value is None for value in own):
+        return []
+    found = [float(value) for value in own if value is not None]
+    for place in range(1, NEAREST + 1):
+        number = numbers.get((origin, str(row.get(f"neighbour_{place}", ""))))
+        cosine = _number(row.get(f"cosine_{place}", ""))
+        if number is not None and cosine is not None:
+            found += [number, cosine]
+    return found
+
+
+def _number(cell: object) -> float | None:
+    try:
+        value = float(str(cell))
+    except ValueError:
+        return None
+    return round(value, 3) if np.isfinite(value) else None
+
+
+def _colours(episodes: list[list[Any]]) -> dict[str, dict[str, str]]:
+    """Colours by instruction, by 'task\\ninstruction', and by task."""
+    pairs = [(str(known[1]), str(known[2])) for known in episodes]
+    by_task = {kind.task: kind.colour for kind in kinds(pairs, by="task")}
+    by_pair = {f"{kind.task}\n{kind.instruction}": kind.colour for kind in kinds(pairs, by="instruction")}
+    return {"task": by_task, "instruction": by_pair}
+
+
+def _qualities(run: RunDir, tables: set[str]) -> dict[tuple[str, str], str]:
+    """Trustworthiness, purity, N and perplexity of each panel, from the figure's note."""
+    found = {}
+    for table in tables:
+        try:
+            note = read_note(run.figures / table)
+        except MnprobeError:
+            continue  # the figure itself says that its note cannot be read
+        panels = note.facts.get("panels") if note is not None else None
+        for facts in panels if isinstance(panels, list) else []:
+            if isinstance(facts, dict):
+                found[table, str(facts.get("title", ""))] = _quality(facts)
+    return found
+
+
+def _quality(facts: dict[str, Any]) -> str:
+    told = [str(facts.get("subtitle", ""))]
+    for name, words in (("trustworthiness", "trustworthiness {:.3f}"), ("purity", "instruction purity {:.2f}")):
+        if isinstance(facts.get(name), int | float):
+            of = f" of {facts['purity_of']} points" if name == "purity" and facts.get("purity_of") else ""
+            count = facts.get("neighbours" if name == "trustworthiness" else "purity_neighbours")
+            told.append(words.format(facts[name]) + of + (f" (k = {count})" if count else ""))
+    for name, words in (("n_points", "N = {:.0f} points"), ("perplexity", "perplexity {:g}")):
+        if isinstance(facts.get(name), int | float):
+            told.append(words.format(facts[name]))
+    return "; ".join(part for part in told if part)
