@@ -1,27 +1,31 @@
 """`mnprobe tsne` as a function: from pairs of feature files to a figure and results/tsne.csv (paper, Figure 6)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
 import numpy as np
 import pandas as pd
 
-from mnprobe.analysis.embedding import TsneConfig, embed, knn_purity
+from mnprobe.analysis.embedding import TsneConfig, embed
 from mnprobe.analysis.figures import SavedFigure, save_figure
 from mnprobe.analysis.neighbours import nearest_across
 from mnprobe.analysis.notes import FigureNote, command_line, write_note
 from mnprobe.analysis.pairs import FeaturePair, Shared, held_out, in_partition, shared_space
 from mnprobe.analysis.tables import write_table
 from mnprobe.analysis.tsne_figure import TsnePanel, quality_line, tsne_figure
+from mnprobe.analysis.tsne_quality import Quality, map_qualities
 from mnprobe.analysis.world import world_note
 from mnprobe.core.errors import ConfigError
 
-__all__ = ["HELD_OUT", "DrawnTsne", "Space", "TsneInput", "as_space", "draw_tsne", "panel_facts", "tsne_panels"]
+__all__ = [
+    *("HELD_OUT", "DrawnTsne", "Space", "TsneInput", "as_space", "draw_tsne", "panel_coordinates", "panel_facts"),
+    *("same_panel", "shared_for", "shared_panel", "shown_pair", "tsne_panels"),
+]
 
 HELD_OUT = "held-out"  # the partition of episodes that saved heads were not fitted on
-Space = Literal["shared", "raw"]
+Space = Literal["shared", "raw", "both"]
 _KEPT = ("id", "task", "instruction", "partition", "success")
 
 
@@ -53,7 +57,7 @@ def as_space(name: str) -> Space:
     for space in get_args(Space):
         if name == space:
             return cast(Space, space)
-    raise ConfigError(f"space must be {' or '.join(get_args(Space))}, got {name!r}")
+    raise ConfigError(f"space must be shared, raw or both, got {name!r}")
 
 
 def tsne_panels(
@@ -63,21 +67,25 @@ def tsne_panels(
     partition: str | None = None,
     config: TsneConfig | None = None,
 ) -> tuple[list[TsnePanel], list[str]]:
-    """Lay out each input: one panel of z_u with z_e in the shared space, or two panels, u and e, in their raw spaces.
+    """Lay out each input: one panel of z_u with z_e in the shared space, two panels (u and e) in their raw spaces, or
+    all three, before and after the linear maps.
 
     Returns the panels and sentences about where heads came from and what the optimiser warned of. Raw features are
-    standardised; shared ones have length 1.
+    standardised; shared ones have length 1. In 'both', held-out points are the same before and after.
     """
     config = config or TsneConfig()
     panels, notes = [], []
     for given in inputs:
-        shown = _shown(given, partition)
-        if space == "raw":
-            made = _raw_panels(shown, given.title, config)
-        else:
-            shared = _shared(given, shown, partition, config.seed)
-            made = [_shared_panel(shown, shared, given.title, config)]
+        shown = shown_pair(given, partition)
+        made, fitted = [], np.zeros(len(shown), dtype=bool)
+        if space != "raw":
+            shared = shared_for(given, shown, partition, config.seed)
+            before = f"{given.title}: " if given.title else ""
+            title = f"{before}z after the heads" if space == "both" else given.title
+            made, fitted = [shared_panel(shown, shared, title, config)], shared.fitted
             notes.append(shared.origin)
+        if space != "shared":
+            made = [*_raw_panels(shown, given.title, config, fitted), *made]
         panels += made
         notes += [note for panel in made for note in panel.embedding.notes]
     return panels, list(dict.fromkeys(notes))
@@ -100,7 +108,7 @@ def draw_tsne(
         inputs: one or more pairs (runs or checkpoints to compare).
         stem: where the figure goes, without ending: `stem`.png, .svg, and .json with caption and command.
         table: where the coordinates go, as CSV.
-        space: 'shared' (z_u and z_e together) or 'raw' (u and e apart).
+        space: 'shared' (z_u and z_e together), 'raw' (u and e apart) or 'both' (before and after the maps).
         partition: only these episodes ('held-out': those that saved heads were not fitted on). Where heads must be
             fitted, they are then fitted on the other episodes, if these are enough.
         config: of the t-SNE.
@@ -114,7 +122,7 @@ def draw_tsne(
     worlds = sorted({name for given in inputs for name in given.pair.worlds})
     caption = _caption(space, partition, [*notes, world_note(worlds)])
     figure = tsne_figure(panels, config, title=_title(space), caption=caption, colour=colour)
-    write_table(pd.concat([_coordinates(panel) for panel in panels]), table)
+    write_table(pd.concat([panel_coordinates(panel) for panel in panels]), table)
     saved = save_figure(figure, stem)
     qualities = [f"{panel.title}: {quality_line(panel, config)}" for panel in panels]
     note = FigureNote(
@@ -131,7 +139,8 @@ def draw_tsne(
     return DrawnTsne(figure=saved, table=table, panels=tuple(panels), caption=note.caption)
 
 
-def _shown(given: TsneInput, partition: str | None) -> FeaturePair:
+def shown_pair(given: TsneInput, partition: str | None) -> FeaturePair:
+    """The episodes of `given` that are shown: all, those of a partition, or those its heads were not fitted on."""
     if partition is None:
         return given.pair
     if partition != HELD_OUT:
@@ -143,7 +152,8 @@ def _shown(given: TsneInput, partition: str | None) -> FeaturePair:
     return held_out(given.pair, given.heads)
 
 
-def _shared(given: TsneInput, shown: FeaturePair, partition: str | None, seed: int) -> Shared:
+def shared_for(given: TsneInput, shown: FeaturePair, partition: str | None, seed: int) -> Shared:
+    """z_u and z_e of the episodes shown, by the saved heads of `given` or new ones fitted on the other episodes."""
     others = None
     if given.heads is None and partition is not None:
         rest = given.pair.rows((given.pair.episodes["partition"] != partition).to_numpy())
@@ -151,49 +161,75 @@ def _shared(given: TsneInput, shown: FeaturePair, partition: str | None, seed: i
     return shared_space(shown, heads=given.heads, fit_on=others, seed=seed)
 
 
-def _shared_panel(pair: FeaturePair, shared: Shared, title: str, config: TsneConfig) -> TsnePanel:
+def shared_panel(
+    pair: FeaturePair, shared: Shared, title: str, config: TsneConfig, start: np.ndarray | None = None
+) -> TsnePanel:
+    """One panel of z_u and z_e (in this order); `start` (2 N, 2) is an earlier map of the same points to begin with."""
+    return _panel(
+        np.concatenate([shared.z_u, shared.z_e]),
+        _shared_points(pair, shared),
+        title or "z_u and z_e in the shared space",
+        _subtitle(pair),
+        config,
+        start,
+    )
+
+
+def same_panel(panel: TsnePanel, pair: FeaturePair, shared: Shared, title: str) -> TsnePanel:
+    """`panel` as that of another pair with the same features: its coordinates with that pair's names."""
+    points = _shared_points(pair, shared)
+    coordinates, neighbours = panel.embedding.coordinates, panel.qualities[0].trust_neighbours
+    values = np.concatenate([shared.z_u, shared.z_e])
+    qualities = map_qualities(values, coordinates, points, neighbours)
+    return replace(panel, title=title, subtitle=_subtitle(pair), points=points, qualities=qualities)
+
+
+def _shared_points(pair: FeaturePair, shared: Shared) -> pd.DataFrame:
     points = pd.concat(
         [_points(pair, "understanding", pair.understanding), _points(pair, "execution", pair.execution)],
         ignore_index=True,
     )
-    points["fitted"] = np.tile(shared.fitted, 2)
     across = nearest_across(shared.z_u, shared.z_e, pair.episodes["id"].tolist())
-    points = points.join(pd.concat(list(across), ignore_index=True))
-    return _panel(
-        np.concatenate([shared.z_u, shared.z_e]),
-        points,
-        title or "z_u and z_e in the shared space",
-        f"{pair.describe_u} ({pair.layer_u}); {pair.describe_e} ({pair.layer_e})",
-        config,
-    )
+    return points.assign(fitted=np.tile(shared.fitted, 2)).join(pd.concat(list(across), ignore_index=True))
 
 
-def _raw_panels(pair: FeaturePair, title: str, config: TsneConfig) -> list[TsnePanel]:
+def _subtitle(pair: FeaturePair) -> str:
+    return f"{pair.describe_u} ({pair.layer_u}); {pair.describe_e} ({pair.layer_e})"
+
+
+def _raw_panels(pair: FeaturePair, title: str, config: TsneConfig, fitted: np.ndarray) -> list[TsnePanel]:
     before = f"{title}: " if title else ""
     sides = (
         ("u", "understanding", pair.u, pair.understanding, f"{pair.describe_u} ({pair.layer_u}, {pair.pool_u})"),
         ("e", "execution", pair.e, pair.execution, f"{pair.describe_e} ({pair.layer_e}, {pair.pool_e})"),
     )
     return [
-        _panel(_standardised(values), _points(pair, side, model), f"{before}{letter} before the heads", text, config)
+        _panel(
+            _standardised(values),
+            _points(pair, side, model).assign(fitted=fitted),
+            f"{before}{letter} before the heads",
+            text,
+            config,
+        )
         for letter, side, values, model, text in sides
     ]
 
 
-def _panel(values: np.ndarray, points: pd.DataFrame, title: str, subtitle: str, config: TsneConfig) -> TsnePanel:
-    embedding = embed(values, config)
-    fitted = points["fitted"].to_numpy(dtype=bool)
-    counted = ~fitted if (~fitted).sum() >= 2 else np.ones(len(points), dtype=bool)
-    labels = list(zip(points.loc[counted, "task"], points.loc[counted, "instruction"], strict=True))
-    neighbours = max(1, min(config.neighbours, int(pd.Series(labels).value_counts().median()) - 1))
+def _panel(
+    values: np.ndarray,
+    points: pd.DataFrame,
+    title: str,
+    subtitle: str,
+    config: TsneConfig,
+    start: np.ndarray | None = None,
+) -> TsnePanel:
+    embedding = embed(values, config, start=start)
     return TsnePanel(
         title=title,
         subtitle=subtitle,
         points=points,
         embedding=embedding,
-        purity=knn_purity(embedding.coordinates[counted], labels, neighbours),
-        purity_of="" if not fitted.any() else ("held-out" if not fitted[counted].any() else "fitted"),
-        purity_neighbours=neighbours,
+        qualities=map_qualities(values, embedding.coordinates, points, config.neighbours),
     )
 
 
@@ -209,7 +245,8 @@ def _standardised(values: np.ndarray) -> np.ndarray:
     return np.asarray((exact - exact.mean(axis=0)) / scale)
 
 
-def _coordinates(panel: TsnePanel) -> pd.DataFrame:
+def panel_coordinates(panel: TsnePanel) -> pd.DataFrame:
+    """One row per point: panel, side, model, id, ..., fitted, x, y, and whatever else the panel's points have."""
     spots = panel.embedding.coordinates
     table = panel.points.assign(panel=panel.title, x=spots[:, 0], y=spots[:, 1])
     first = ["panel", "side", "model", *_KEPT, "fitted", "x", "y"]
@@ -228,30 +265,44 @@ def panel_facts(panel: TsnePanel) -> dict[str, object]:
         "trustworthiness": made.trustworthiness,
         "purity": panel.purity,
         "purity_of": panel.purity_of,
+        "purity_chance": panel.quality.purity_chance,
         "neighbours": made.neighbours,
-        "purity_neighbours": panel.purity_neighbours,
+        "purity_neighbours": panel.quality.neighbours,
+        "qualities": [_facts(quality) for quality in panel.qualities],
         "kl": made.kl,
         "notes": list(made.notes),
     }
 
 
+def _facts(quality: Quality) -> dict[str, object]:
+    """Ready for JSON, which knows no NaN."""
+    return {
+        name: None if isinstance(value, float) and np.isnan(value) else value for name, value in asdict(quality).items()
+    }
+
+
+_SPACES = {"shared": "the shared space", "raw": "the raw features", "both": "features before and after the linear maps"}
+_HOW = {
+    "shared": "Rows have length 1, so that near means a high cosine similarity.",
+    "raw": "Features are standardised; u and e have no common axes here.",
+    "both": "Before the maps, features are standardised, and u and e have no common axes; after them, rows have length "
+    "1, so that near means a high cosine similarity.",
+}
+
+
 def _title(space: Space) -> str:
-    return (
-        "t-SNE of the shared space: shape = model, colour = instruction"
-        if space == "shared"
-        else ("t-SNE of the raw features: shape = model, colour = instruction")
-    )
+    return f"t-SNE of {_SPACES[space]}: shape = model, colour = instruction"
 
 
 def _caption(space: Space, partition: str | None, notes: Sequence[str]) -> str:
     which = f"Episodes of partition {partition}." if partition else "All episodes that both sides have."
     which = "Episodes that the heads were not fitted on." if partition == HELD_OUT else which
-    how = (
-        "Rows have length 1, so that near means a high cosine similarity."
-        if space == "shared"
-        else "Features are standardised; u and e have no common axes here."
-    )
     told = [f"{note[0].upper()}{note[1:]}." for note in notes if note]
     return " ".join(
-        [which, how, *told, "Distances between far clusters mean nothing in a t-SNE; it is no evidence by itself."]
+        [
+            which,
+            _HOW[space],
+            *told,
+            "Distances between far clusters mean nothing in a t-SNE; it is no evidence by itself.",
+        ]
     )

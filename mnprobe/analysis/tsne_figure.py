@@ -15,19 +15,33 @@ from mnprobe.analysis.embedding import Embedding, TsneConfig
 from mnprobe.analysis.figures import CONTEXT, GREY, INK, house_style, new_figure, shorten, wrap
 from mnprobe.analysis.instruction_colours import Kind, kinds
 from mnprobe.analysis.legend_columns import LegendLine, pack
+from mnprobe.analysis.tsne_quality import Quality, main_quality
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["TsnePanel", "quality_line", "tsne_figure"]
+__all__ = [
+    *(
+        "LINE",
+        "PALE",
+        "TsnePanel",
+        "colour_legend",
+        "draw_points",
+        "is_mixed",
+        "point_kinds",
+        "quality_line",
+        "shape_handles",
+    ),
+    *("shape_legend", "shape_rows", "tsne_figure"),
+]
 
 MARKERS = {"understanding": "o", "execution": "^"}
 _NUMBERS_ABOVE = 7  # instructions: fewer are told apart by colour alone
 _WIDE_ABOVE = 20  # instructions: a lone panel is then wide, so that its legend has three columns
 _JOIN_UP_TO = 60  # episodes: more lines would hide the points
-_PALE = 0.35  # opacity of episodes that heads were fitted on
-_LINE = 0.142  # inches of a legend line
+PALE = 0.35  # opacity of episodes that heads were fitted on
+LINE = 0.142  # inches of a legend line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,28 +49,44 @@ class TsnePanel:
     """One panel: `points` has a row per coordinate of `embedding`, with columns id, task, instruction,
     side, model and fitted (True where the heads were fitted on the episode).
 
-    `title` and `subtitle` stand above the panel; `purity` is the mean share of the `purity_neighbours` nearest points
-    in the plane that have the same instruction. Where the heads were fitted on some of the points, it is taken among
-    the others (`purity_of` "held-out"), as fitted ones lie together by construction; "fitted" if there are none.
+    `title` and `subtitle` stand above the panel. `qualities` holds the quality of all points and, where heads were
+    fitted on some of them, of held-out and fitted points apart, as fitted ones lie together by construction.
     """
 
     title: str
     subtitle: str
     points: pd.DataFrame
     embedding: Embedding
-    purity: float
-    purity_neighbours: int
-    purity_of: str = ""
+    qualities: tuple[Quality, ...]
+
+    @property
+    def quality(self) -> Quality:
+        """Of held-out points where there are any, else of fitted ones, else of all."""
+        return main_quality(self.qualities)
+
+    @property
+    def purity(self) -> float:
+        """Mean share of the nearest points in the plane with the same instruction, of the points of `quality`."""
+        return self.quality.purity
+
+    @property
+    def purity_of(self) -> str:
+        """Whose purity it is: "held-out", "fitted", or "" for all points."""
+        return "" if self.quality.points == "all" else self.quality.points
 
 
 def quality_line(panel: TsnePanel, config: TsneConfig) -> str:
-    """How far one panel can be believed: trustworthiness, purity, N, perplexity used and asked for, seed."""
-    made = panel.embedding
+    """How far one panel can be believed: trustworthiness, purity and chance, N, perplexity used and asked for, seed."""
+    made, main = panel.embedding, panel.quality
     cut = f" ({config.perplexity:g} asked for)" if made.perplexity < config.perplexity else ""
+    apart = {quality.points: quality for quality in panel.qualities} if panel.purity_of == "held-out" else {}
+    trusted = f", {main.trustworthiness:.3f} of held-out points" if apart else ""
+    fitted = f", of fitted ones {apart['fitted'].purity:.2f}" if "fitted" in apart else ""
+    across = "" if np.isnan(main.across) else f", across models {main.across:.2f} (chance {main.across_chance:.2f})"
     return (
-        f"trustworthiness {made.trustworthiness:.3f} (k = {made.neighbours}), "
-        f"instruction purity {f'of {panel.purity_of} points ' if panel.purity_of else ''}{panel.purity:.2f} "
-        f"(k = {panel.purity_neighbours}); "
+        f"trustworthiness {made.trustworthiness:.3f} (k = {made.neighbours}){trusted}; "
+        f"instruction purity {f'of {panel.purity_of} points ' if panel.purity_of else ''}{main.purity:.2f} "
+        f"(k = {main.neighbours}), chance {main.purity_chance:.2f}{across}{fitted}; "
         f"N = {len(panel.points)} points of {panel.points['id'].nunique()} episodes; "
         f"perplexity {made.perplexity:.3g}{cut}; seed {config.seed}"
     )
@@ -86,10 +116,10 @@ def _draw(panels: Sequence[TsnePanel], config: TsneConfig, *, title: str, captio
     foot = 0.12 + 0.145 * len(foot_lines)
     canvas = new_figure(1, 1)
     lines = pack(named, width - 0.3, canvas)
-    legend_height = _LINE * (max((line.row for line in lines), default=0) + 1) + 0.12
+    legend_height = LINE * (max((line.row for line in lines), default=0) + 1) + 0.12
     top, head, panel_height = 0.36, 0.5, min(size * 0.86, 6.2)
-    handles = _shapes(panels, everything)
-    shapes = 0.16 + 0.2 * -(-len(handles) // _shape_columns(handles, width))
+    handles = shape_handles(panels, everything, room=_room(width))
+    shapes = 0.16 + 0.2 * shape_rows(handles, width)
     height = top + rows * (head + panel_height + below) + shapes + legend_height + foot
     figure = new_figure(width, height)
     figure.text(0.15 / width, 1 - 0.14 / height, title, ha="left", va="top", fontsize=12, fontweight="bold")
@@ -100,8 +130,8 @@ def _draw(panels: Sequence[TsnePanel], config: TsneConfig, *, title: str, captio
         axes = figure.add_axes((left / width, 1 - (upper + panel_height) / height, size / width, panel_height / height))
         _panel(axes, panel, named, quality[place], size)
     edge = foot + legend_height
-    _shape_legend(figure, handles, (edge + shapes - 0.02) / height)
-    _colour_legend(figure, lines, edge / height)
+    shape_legend(figure, handles, (edge + shapes - 0.02) / height)
+    colour_legend(figure, lines, edge / height)
     figure.text(
         0.15 / width,
         0.07 / height,
@@ -117,32 +147,13 @@ def _draw(panels: Sequence[TsnePanel], config: TsneConfig, *, title: str, captio
 
 def _panel(axes: "Axes", panel: TsnePanel, named: Sequence[Kind], quality: Sequence[str], size: float) -> None:
     points, spots = panel.points.reset_index(drop=True), panel.embedding.coordinates
-    colours, numbers = _lookup(points, named)
+    numbers = [kind.number for kind in point_kinds(points, named)]
     if _joined(panel):
         for _, rows in points.groupby("id", sort=False):
             axes.plot(*spots[rows.index].T, color=CONTEXT, linewidth=0.7, zorder=1, label="_pair")
-    pale = points["fitted"].to_numpy() & _mixed(panel)
-    area = float(np.clip(15000 / len(points), 9, 46))
-    for side, marker in MARKERS.items():
-        here = np.flatnonzero((points["side"] == side).to_numpy())
-        if len(here):
-            axes.scatter(
-                *(spots[here, 0], spots[here, 1]),
-                s=area * (1.15 if marker == "^" else 1.0),
-                c=[to_rgba(colours[i], _PALE if pale[i] else 1.0) for i in here],
-                marker=marker,
-                linewidths=0.25,
-                edgecolors="white",
-                label=side,
-                zorder=2,
-            )
-    axes.set_xticks([])
-    axes.set_yticks([])
+    draw_points(axes, panel, named, float(np.clip(15000 / len(points), 9, 46)))
     axes.set_aspect("equal", adjustable="datalim")
     axes.margins(0.06)
-    for spine in axes.spines.values():
-        spine.set_visible(True)
-        spine.set_color(CONTEXT)
     axes.set_title(shorten(panel.title, size, 10), loc="left", fontsize=10, pad=17)
     axes.annotate(
         *(shorten(panel.subtitle, size, 7.5), (0, 1)),
@@ -164,6 +175,31 @@ def _panel(axes: "Axes", panel: TsnePanel, named: Sequence[Kind], quality: Seque
     )
     if len(named) > _NUMBERS_ABOVE:
         _write_numbers(axes, points, spots, np.asarray(numbers))
+
+
+def draw_points(axes: "Axes", panel: TsnePanel, named: Sequence[Kind], area: float) -> None:
+    """The points of a map as markers of `area` square points, in a frame without ticks."""
+    points, spots = panel.points, panel.embedding.coordinates
+    colours = [kind.colour for kind in point_kinds(points, named)]
+    pale = points["fitted"].to_numpy() & is_mixed(panel)
+    for side, marker in MARKERS.items():
+        here = np.flatnonzero((points["side"] == side).to_numpy())
+        if len(here):
+            axes.scatter(
+                *(spots[here, 0], spots[here, 1]),
+                s=area * (1.15 if marker == "^" else 1.0),
+                c=[to_rgba(colours[i], PALE if pale[i] else 1.0) for i in here],
+                marker=marker,
+                linewidths=0.25,
+                edgecolors="white",
+                label=side,
+                zorder=2,
+            )
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(True)
+        spine.set_color(CONTEXT)
 
 
 def _write_numbers(axes: "Axes", points: pd.DataFrame, spots: np.ndarray, numbers: np.ndarray) -> None:
@@ -218,21 +254,23 @@ def _inside(x: float, y: float, frame: BboxBase, room: float) -> bool:
     return frame.x0 + room <= x <= frame.x1 - room and frame.y0 + room <= y <= frame.y1 - room
 
 
-def _shapes(panels: Sequence[TsnePanel], points: pd.DataFrame) -> list[Line2D]:
-    """What the legend of shapes explains: the models, paleness, and lines between points."""
+def shape_handles(
+    panels: Sequence[TsnePanel], points: pd.DataFrame, *, joined: bool = True, room: float = 2.2
+) -> list[Line2D]:
+    """What the legend of shapes explains: the models (in `room` inches), paleness, and lines between points."""
     handles = []
     for side, marker in MARKERS.items():
         models = list(dict.fromkeys(points.loc[points["side"] == side, "model"]))
         if models:
-            label = shorten(f"{side}: {', '.join(models)}", 2.2, 8)
+            label = shorten(f"{side}: {', '.join(models)}", room, 8)
             handles.append(Line2D([], [], linestyle="none", marker=marker, color=INK, markersize=6, label=label))
-    if any(_mixed(panel) for panel in panels):
+    if any(is_mixed(panel) for panel in panels):
         text = "paler: the heads were fitted on these"
-        pale = to_rgba(INK, _PALE)
+        pale = to_rgba(INK, PALE)
         handles.append(
             Line2D([], [], linestyle="none", marker="o", color=pale, markeredgewidth=0, markersize=6, label=text)
         )
-    if any(_joined(panel) for panel in panels):
+    if joined and any(_joined(panel) for panel in panels):
         handles.append(Line2D([], [], color="#BDBDBD", linewidth=1, label="joins u and e of one episode"))
     return handles
 
@@ -241,7 +279,17 @@ def _shape_columns(handles: Sequence[Line2D], width: float) -> int:
     return len(handles) if len(handles) <= 3 or width > 9 else 2
 
 
-def _shape_legend(figure: "Figure", handles: Sequence[Line2D], ceiling: float) -> None:
+def _room(width: float) -> float:
+    return 2.2 if width <= 9 else 3.0
+
+
+def shape_rows(handles: Sequence[Line2D], width: float) -> int:
+    """How many rows the legend of shapes takes in a figure of `width` inches."""
+    return -(-len(handles) // _shape_columns(handles, width))
+
+
+def shape_legend(figure: "Figure", handles: Sequence[Line2D], ceiling: float) -> None:
+    """The legend of shapes, its upper edge at `ceiling` (share of the figure's height)."""
     width = figure.get_size_inches()[0]
     figure.legend(
         handles=list(handles),
@@ -254,11 +302,12 @@ def _shape_legend(figure: "Figure", handles: Sequence[Line2D], ceiling: float) -
     )
 
 
-def _colour_legend(figure: "Figure", lines: Sequence[LegendLine], ceiling: float) -> None:
+def colour_legend(figure: "Figure", lines: Sequence[LegendLine], ceiling: float) -> None:
+    """The legend of colours that `pack` laid out, its upper edge at `ceiling` (share of the figure's height)."""
     width, height = figure.get_size_inches()
     for line in lines:
         x = (0.15 + line.left) / width
-        y = ceiling - (0.05 + _LINE * (line.row + 0.5)) / height
+        y = ceiling - (0.05 + LINE * (line.row + 0.5)) / height
         if line.colour is not None:
             figure.add_artist(
                 Line2D([x + 0.045 / width], [y], marker="s", markersize=5.5, color=line.colour, markeredgewidth=0)
@@ -268,16 +317,16 @@ def _colour_legend(figure: "Figure", lines: Sequence[LegendLine], ceiling: float
         figure.text(x, y, line.text, fontsize=7, va="center_baseline", fontweight=weight)
 
 
-def _lookup(points: pd.DataFrame, named: Sequence[Kind]) -> tuple[list[str], list[int]]:
+def point_kinds(points: pd.DataFrame, named: Sequence[Kind]) -> list[Kind]:
+    """What the colour of each point stands for: its instruction, or its task."""
     found = {(kind.task, kind.instruction): kind for kind in named}
-    chosen = [
+    return [
         found.get((task, instruction)) or found[(task, None)]
         for task, instruction in zip(points["task"], points["instruction"], strict=True)
     ]
-    return [kind.colour for kind in chosen], [kind.number for kind in chosen]
 
 
-def _mixed(panel: TsnePanel) -> bool:
+def is_mixed(panel: TsnePanel) -> bool:
     """True when the heads were fitted on some of the episodes shown, but not on all."""
     return panel.points["fitted"].nunique() == 2
 

@@ -11,7 +11,7 @@ from mnprobe.core.errors import ConfigError, FeatureError
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features
 
-__all__ = ["FEWEST_STEPS", "series_inputs", "tsne_inputs"]
+__all__ = ["FEWEST_STEPS", "feature_paths", "series_inputs", "tsne_inputs"]
 
 FEWEST_STEPS = 3  # of one training: fewer need no series
 
@@ -41,7 +41,7 @@ def tsne_inputs(
     Raises ConfigError when these are mixed or `steps`, `compare` and `trainings` go with files, FeatureError as
     `find_pairs` and `load_pair`.
     """
-    files_u, files_e = _files(understanding), _files(execution)
+    files_u, files_e = feature_paths(understanding), feature_paths(execution)
     if len(files_u) != len(files_e):
         raise ConfigError(
             "give as many feature files with --understanding as with --execution, "
@@ -176,7 +176,8 @@ def _title(pair: FeaturePair, run: str, *, files: bool) -> str:
     return ", ".join(part for part in (run, training, steps) if part)
 
 
-def _files(names: Sequence[str]) -> list[Path]:
+def feature_paths(names: Sequence[str]) -> list[Path]:
+    """Those of `names` that are feature files and not names of models."""
     return [Path(name) for name in names if Path(name).suffix == ".h5" or Path(name).is_file()]
 
 

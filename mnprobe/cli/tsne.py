@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from mnprobe.core.errors import ConfigError
 from mnprobe.core.rundir import resolve_run
 
 __all__ = ["tsne"]
@@ -34,7 +35,9 @@ def tsne(
     compare: Annotated[
         list[Path] | None, typer.Option(help="Another run, drawn beside this one; can be given repeatedly.")
     ] = None,
-    space: Annotated[str, typer.Option(help="shared: z_u and z_e together; raw: u and e apart.")] = "shared",
+    space: Annotated[
+        str, typer.Option(help="shared: z_u with z_e; raw: u and e apart; both: raw beside shared.")
+    ] = "shared",
     partition: Annotated[
         str | None, typer.Option(help="Only these episodes: test, or held-out: not seen by saved heads.")
     ] = None,
@@ -50,7 +53,16 @@ def tsne(
     perplexity: Annotated[float, typer.Option(help="Effective number of neighbours; cut to (N - 1) / 3.")] = 30.0,
     iterations: Annotated[int, typer.Option(help="Gradient steps after early exaggeration.")] = 500,
     seed: Annotated[int, typer.Option(help="Of the layout, and of heads fitted here.")] = 0,
-    jobs: Annotated[int, typer.Option(help="Threads; more than one only helps above some 5000 points.")] = 1,
+    jobs: Annotated[
+        int | None, typer.Option(help="Threads; one below 5000 points, else all cores, if left out.")
+    ] = None,
+    series: Annotated[
+        bool | None,
+        typer.Option(
+            "--series/--no-series",
+            help="Also every checkpoint, each begun from the map before. If left out: from three on.",
+        ),
+    ] = None,
     colour: Annotated[str, typer.Option(help="auto, instruction or task.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Figure without ending; in the run's figures if left out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -58,18 +70,28 @@ def tsne(
     """Draw features of both models by t-SNE: shape = model, colour = instruction, with trustworthiness on the figure.
 
     Where the run has baseline and joint training at the last step, they stand side by side (the paper's Figure 6).
-    Writes figures/tsne.png, tsne.svg and results/tsne.csv (with --space raw: tsne-raw).
+    Writes figures/tsne.png, tsne.svg and results/tsne.csv (with --space raw or both: tsne-raw, tsne-both); over
+    training, figures tsne-series and tsne-purity, the page tsne-series.html, tables tsne-series and map-quality.
 
     Example: mnprobe tsne --run runs/first --partition test --perplexity 20
     """
     from mnprobe.analysis.draw_tsne import as_space, draw_tsne, panel_facts  # matplotlib loads here, not for --help
+    from mnprobe.analysis.draw_tsne_series import DrawnSeries, draw_tsne_series, series_facts
     from mnprobe.analysis.embedding import TsneConfig
     from mnprobe.analysis.notes import command_line
-    from mnprobe.analysis.tsne_inputs import tsne_inputs
+    from mnprobe.analysis.tsne_inputs import FEWEST_STEPS, feature_paths, series_inputs, tsne_inputs
 
-    config = TsneConfig(perplexity=perplexity, iterations=iterations, seed=seed, jobs=jobs)
+    config = TsneConfig(
+        perplexity=perplexity, iterations=iterations, seed=seed, jobs=jobs, warm_iterations=max(1, iterations // 2)
+    )
     wanted_space = as_space(space)
     rundir = resolve_run(run)
+    of_one_run = not (compare or feature_paths(understanding or []) or feature_paths(execution or []))
+    if series and not (of_one_run and wanted_space == "shared"):
+        raise ConfigError(
+            "--series shows the shared space of one run: leave --space, --compare and feature files out, "
+            "or give --no-series"
+        )
     layers = {"layer_u": layer_u, "layer_e": layer_e, "pool_u": pool_u, "pool_e": pool_e}
     inputs = tsne_inputs(
         rundir,
@@ -104,12 +126,51 @@ def tsne(
         colour=colour,
         command=command_line("tsne", options),
     )
+    over: DrawnSeries | None = None
+    if series or (series is None and of_one_run and wanted_space == "shared" and not step):
+        found = series_inputs(
+            rundir,
+            understanding=next(iter(understanding or []), None),
+            execution=next(iter(execution or []), None),
+            source=source,
+            steps=step or [],
+            trainings=training or [],
+            heads=heads,
+            **layers,
+        )
+        if series or max(map(len, found.values()), default=0) >= FEWEST_STEPS:
+            over = draw_tsne_series(
+                found,
+                folder=out.parent if out else rundir.figures,
+                tables=out.parent if out else rundir.results(name).parent,
+                name=out.name if out else name,
+                partition=partition,
+                config=config,
+                colour=colour,
+                command=command_line("tsne", options | {"series": True}),
+            )
     if as_json:
         asked = {"perplexity_asked": perplexity, "seed": seed}
         paths = {"png": str(drawn.figure.png), "svg": str(drawn.figure.svg), "table": str(drawn.table)}
         panels = [panel_facts(panel) | asked for panel in drawn.panels]
-        typer.echo(json.dumps({"run": str(rundir.path), **paths, "caption": drawn.caption, "panels": panels}))
+        document: dict[str, object] = {"run": str(rundir.path), **paths, "caption": drawn.caption, "panels": panels}
+        if over is not None:
+            document["series"] = {
+                "png": str(over.figure.png),
+                "svg": str(over.figure.svg),
+                "purity_png": str(over.purity.png),
+                "page": str(over.page),
+                "table": str(over.table),
+                "quality": str(over.quality),
+                "caption": over.caption,
+                "maps": series_facts(over.series),
+            }
+        typer.echo(json.dumps(document))
         return
     typer.echo(f"run: {rundir.path}")
     typer.echo(drawn.caption)
     typer.echo(f"wrote {drawn.figure.png}, {drawn.figure.svg}, {drawn.table}")
+    if over is not None:
+        typer.echo(over.caption)
+        typer.echo(f"wrote {over.figure.png}, {over.figure.svg}, {over.page}, {over.table}")
+        typer.echo(f"wrote {over.purity.png}, {over.purity.svg}, {over.quality}")
