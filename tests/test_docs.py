@@ -1,5 +1,6 @@
 """The documentation keeps its word: its code runs, its commands and names exist, its links lead somewhere."""
 
+import doctest
 import importlib
 import importlib.util
 import re
@@ -66,6 +67,10 @@ def test_a_link_or_an_anchor_that_leads_nowhere_is_found(builder, tmp_path):
     assert [found.partition(":")[0] for found in builder.broken(page)] == ["absent.md", "there.md#nothing", "#none"]
 
 
+def test_the_examples_of_the_builder_hold(builder):
+    assert doctest.testmod(builder) == (0, 2)
+
+
 def test_the_index_of_the_docs_leads_to_every_page(builder):
     index = REPOSITORY / "docs" / "README.md"
     reached = {link.partition("#")[0] for link in builder.links(text_of(index))}
@@ -124,10 +129,9 @@ def test_every_command_has_its_function_in_the_reference(builder):
         text_of(REPOSITORY / "docs" / "api.md").partition("## The function behind each command")[2].partition("## ")[0]
     )
     table, last = {}, None
-    for command, functions in re.findall(r"^\| (?:`mnprobe (\w+)`)? ?\| ([^|]*) \|", part, re.MULTILINE)[1:]:
-        if "---" not in functions:
-            last = command or last
-            table.setdefault(last, []).extend(re.findall(r"`(mnprobe\.[\w.]+)`", functions))
+    for command, functions in re.findall(r"^\| (?:`mnprobe (\w+)` )?\| ([^|]*) \|", part, re.MULTILINE):
+        last = command or last
+        table.setdefault(last, []).extend(re.findall(r"`(mnprobe\.[\w.]+)`", functions))
     assert list(table) == list(COMMANDS)
     for command, functions in table.items():
         assert functions or command == "demo"
@@ -183,7 +187,7 @@ def test_the_tutorial_finds_what_was_planted_and_its_commands_do_the_same(tmp_pa
     assert ((noise["ci_low"] < noise["chance"]) & (noise["chance"] < noise["ci_high"])).all()
     trained = measured.query("understanding == 'watcher' and step_e == 1000 and control == 'none'")
     assert len(trained) == 4  # blanked and not, both holdouts
-    assert (trained["ci_low"] > 5 * trained["chance"]).all()
+    assert (trained["ci_low"] > 3 * trained["chance"]).all()
     others = measured.query("step_e == 0 or control == 'shuffled'")
     assert (others["ci_low"] < 1.5 * others["chance"]).all()
 
