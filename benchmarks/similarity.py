@@ -13,9 +13,9 @@ instructions of unequal size, x and y independent of each other given what the s
 instructions), with instruction effects of their own where whole instructions are exchanged. The share of p < 0.05 must
 lie in [0.035, 0.065]; K is 100, so that its exact value is 5 / 101. The share for the smallest p of a family of
 16 cells, and for its calibrated p_max, is measured likewise. The InfoNCE bound, whose heads are fitted anew for every
-dataset, is taken through two of the schemes only, with fewer datasets. Among many shares a few lie outside by chance:
-each of these is measured a second time, on other datasets and more of them (--again), and that decides. The column
-`first_share` keeps what was found first. The table is written after every cell.
+dataset, is taken through two of the schemes only. Among many shares a few lie outside by chance: each of these is
+measured a second time, on other datasets and more of them (--again), and that decides. The column `first_share` keeps
+what was found first. The table is written after every cell.
 """
 
 import argparse
@@ -257,7 +257,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calibration", action="store_true")
     parser.add_argument("--datasets", type=int, default=1000)
-    parser.add_argument("--infonce-datasets", type=int, default=200)
+    parser.add_argument("--infonce-datasets", type=int, default=1000)
     parser.add_argument("--families", type=int, default=1000)
     parser.add_argument("--again", type=int, default=4, help="times as many datasets for what lay outside")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs")

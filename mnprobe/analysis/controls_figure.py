@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from mnprobe.analysis.curve_figure import series_name
+from mnprobe.analysis.curve_looks import series_name
 from mnprobe.analysis.figures import (
     GREY,
     INK,
