@@ -50,8 +50,8 @@ STUDIES: Mapping[str, Study] = {
         val=6,
         test=6,
         preset="tiny",
-        updates=800,
-        episodes=10,
+        updates=700,
+        episodes=8,
         max_steps=8,
         probe_seeds=5,
     ),
@@ -105,13 +105,20 @@ def study_stages(study: Study, run: Path, *, seed: int, device: str, probe_steps
     late += ["--step", str(round(study.updates / 2)), "--step", str(study.updates)]
     return [
         [["demos", *home, *tasks, *few, *numbers]],
-        *_pairs(trainings),
-        *_pairs([[*play, "--model", f"arp-{name}", "--workers", "0"] for name, _ in kinds]),
-        [play],
-        [[*held_out, "--model", "arp"], [*held_out, "--model", "arp", "--blank-instruction"]],
-        [[*held_out, "--model", "viclip"], [*held_out, "--model", "pixels"]],
-        [[*played], [*played, "--model", "arp", "--blank-instruction"]],
-        [[*played, "--model", "pixels"], ["recognize", *home, "--partition", "test", *place]],
+        trainings,
+        [
+            *([*play, "--model", f"arp-{name}", "--workers", "0"] for name, _ in kinds),
+            [*held_out, "--model", "arp"],
+            [*held_out, "--model", "arp", "--blank-instruction"],
+            [*held_out, "--model", "viclip"],
+            [*held_out, "--model", "pixels"],
+            ["recognize", *home, "--partition", "test", *place],
+        ],
+        [
+            [*played],
+            [*played, "--model", "arp", "--blank-instruction"],
+            [*played, "--model", "pixels"],
+        ],
         *probe_stages(run, study.probe_seeds, probe_steps, split=late),
     ]
 
@@ -131,7 +138,3 @@ def probe_stages(run: Path, seeds: int | None, steps: int | None, *, split: Comm
         [["report", *home]],
     ]
     return job
-
-
-def _pairs(commands: list[Command]) -> list[Stage]:
-    return [commands[i : i + 2] for i in range(0, len(commands), 2)]
