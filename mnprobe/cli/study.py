@@ -50,7 +50,7 @@ STUDIES: Mapping[str, Study] = {
         val=6,
         test=6,
         preset="tiny",
-        updates=700,
+        updates=600,
         episodes=8,
         max_steps=8,
         probe_seeds=5,
@@ -102,7 +102,7 @@ def study_stages(study: Study, run: Path, *, seed: int, device: str, probe_steps
     played = ["extract", *home, "--source", "rollouts", *place]
     held_out = ["extract", *home, "--partition", "val", "--partition", "test", *place]
     late = ["--source", "demos", "--source", "rollouts"]
-    late += ["--step", str(round(study.updates / 2)), "--step", str(study.updates)]
+    late += ["--step", str(study.updates), "--holdout", "episodes"]
     return [
         [["demos", *home, *tasks, *few, *numbers]],
         trainings,
