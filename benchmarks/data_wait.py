@@ -69,9 +69,7 @@ def shares(dataset: Dataset, config: TrainConfig, scratch: Path) -> tuple[float,
     """Shares of a training: of its clock, waiting for the next batch; of its CPU time, preparing batches."""
     run = RunDir.create(scratch / "run")
     viclip, arp = config.viclip_config(), config.arp_config()
-    inputs = prepare_inputs(
-        dataset, viclip=viclip, arp=arp, cache=run.path / "cache", quiet=True
-    )
+    inputs = prepare_inputs(dataset, viclip=viclip, arp=arp, cache=run.path / "cache", quiet=True)
     start = time.process_time()
     result = train(config, dataset, run, device="cpu")
     training = time.process_time() - start

@@ -1,6 +1,5 @@
 """`mnprobe demo`: the whole job, by the same commands that a user would type."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -98,14 +97,11 @@ def _run_all(stages: list[list[list[str]]], together: int, run: Path) -> None:
     from mnprobe.cli.side_by_side import run_here, run_together
 
     for stage in stages:
-        for start in range(0, len(stage), together):
-            commands = stage[start : start + together]
-            for command in commands:
-                typer.secho(f"\n$ mnprobe {shlex.join(command)}", bold=True)
-            if len(commands) == 1:
-                run_here(commands[0], optional="--split" in commands[0])
-            else:
-                run_together(commands, logs=run / "logs")
+        if together > 1 and len(stage) > 1:
+            run_together(stage, logs=run / "logs", at_once=together)
+        else:
+            for command in stage:
+                run_here(command, optional="--split" in command)
 
 
 def _plain(value: object) -> object:

@@ -73,6 +73,8 @@ def rollout(
 
     Example: mnprobe rollout --run runs/first --policy expert --task open_drawer --episodes 5
     """
+    from contextlib import nullcontext
+
     from mnprobe.analysis.success_table import find_rollouts, format_success, success_table
     from mnprobe.analysis.tables import write_table
     from mnprobe.core.errors import ConfigError
@@ -127,9 +129,10 @@ def rollout(
             quiet=quiet,
         )
         played.append((player, written))
-    found = find_rollouts(root)
     table_path = home.results("success") if home is not None else root / "success.csv"
-    write_table(success_table(found), table_path)
+    with home.alone("success") if home is not None else nullcontext():  # rollouts side by side: the last one has all
+        found = find_rollouts(root)
+        write_table(success_table(found), table_path)
     if home is not None:
         asked = {
             "world": world,

@@ -1,7 +1,9 @@
 """Running mnprobe's commands from a command: in this process, or some of them at once in processes of their own."""
 
+import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from mnprobe.core.provenance import config_hash
 __all__ = ["run_here", "run_together"]
 
 _TOLD = 30  # last lines of a command that failed
+_GLANCE = 0.1  # seconds between two looks at the commands that run
 
 
 def run_here(command: Sequence[str], *, optional: bool = False) -> None:
@@ -24,6 +27,7 @@ def run_here(command: Sequence[str], *, optional: bool = False) -> None:
     """
     from mnprobe.cli.main import command_app
 
+    typer.secho(f"\n$ mnprobe {shlex.join(command)}", bold=True)
     try:
         command_app(command[0])(args=list(command[1:]), prog_name=f"mnprobe {command[0]}")
     except SystemExit as end:
@@ -35,34 +39,44 @@ def run_here(command: Sequence[str], *, optional: bool = False) -> None:
         typer.echo(f"left out: {error}", err=True)
 
 
-def run_together(commands: Sequence[Sequence[str]], *, logs: Path) -> None:
-    """Run commands at once, each in a process of its own; the first one talks, the others write to `logs`.
+def run_together(commands: Sequence[Sequence[str]], *, logs: Path, at_once: int = 2) -> None:
+    """Run commands in processes of their own, so many at once; the first one talks, the others write to `logs`.
 
     When one fails the others are stopped, its last lines are shown, and this process ends with its exit code. What they
     finished is kept by the commands themselves.
     """
     logs.mkdir(parents=True, exist_ok=True)
+    waiting = list(enumerate(commands))
     running: list[tuple[subprocess.Popen[bytes], Path | None]] = []
     try:
-        for number, command in enumerate(commands):
-            path = logs / f"{command[0]}-{config_hash({'command': list(command)})}.log" if number else None
-            call = [sys.executable, "-m", "mnprobe", *command]
-            if path is None:
-                running.append((subprocess.Popen(call), None))
-            else:
-                with path.open("wb") as log:
-                    running.append((subprocess.Popen(call, stdout=log, stderr=subprocess.STDOUT), path))
-        for process, path in running:
-            code = process.wait()
-            if path is not None:
-                _tell(path, failed=code != 0)
-            if code:
-                raise SystemExit(code)
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                number, command = waiting.pop(0)
+                running.append(_start(command, logs if number else None))
+            ended = [entry for entry in running if entry[0].poll() is not None]
+            for process, path in ended:
+                running.remove((process, path))
+                if path is not None:
+                    _tell(path, failed=process.returncode != 0)
+                if process.returncode:
+                    raise SystemExit(process.returncode)
+            if not ended:
+                time.sleep(_GLANCE)
     finally:
         for process, _ in running:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
+            process.terminate()
+            process.wait()
+
+
+def _start(command: Sequence[str], logs: Path | None) -> tuple[subprocess.Popen[bytes], Path | None]:
+    typer.secho(f"\n$ mnprobe {shlex.join(command)}", bold=True)
+    sys.stdout.flush()
+    call = [sys.executable, "-m", "mnprobe", *command]
+    if logs is None:
+        return subprocess.Popen(call), None
+    path = logs / f"{command[0]}-{config_hash({'command': list(command)})}.log"
+    with path.open("wb") as log:
+        return subprocess.Popen(call, stdout=log, stderr=subprocess.STDOUT), path
 
 
 def _tell(path: Path, *, failed: bool) -> None:

@@ -50,8 +50,8 @@ STUDIES: Mapping[str, Study] = {
         val=6,
         test=6,
         preset="tiny",
-        updates=800,
-        episodes=10,
+        updates=600,
+        episodes=8,
         max_steps=8,
         probe_seeds=5,
     ),
@@ -102,16 +102,23 @@ def study_stages(study: Study, run: Path, *, seed: int, device: str, probe_steps
     played = ["extract", *home, "--source", "rollouts", *place]
     held_out = ["extract", *home, "--partition", "val", "--partition", "test", *place]
     late = ["--source", "demos", "--source", "rollouts"]
-    late += ["--step", str(round(study.updates / 2)), "--step", str(study.updates)]
+    late += ["--step", str(study.updates), "--holdout", "episodes"]
     return [
         [["demos", *home, *tasks, *few, *numbers]],
-        *_pairs(trainings),
-        *_pairs([[*play, "--model", f"arp-{name}", "--workers", "0"] for name, _ in kinds]),
-        [play],
-        [[*held_out, "--model", "arp"], [*held_out, "--model", "arp", "--blank-instruction"]],
-        [[*held_out, "--model", "viclip"], [*held_out, "--model", "pixels"]],
-        [[*played], [*played, "--model", "arp", "--blank-instruction"]],
-        [[*played, "--model", "pixels"], ["recognize", *home, "--partition", "test", *place]],
+        trainings,
+        [
+            *([*play, "--model", f"arp-{name}", "--workers", "0"] for name, _ in kinds),
+            [*held_out, "--model", "arp"],
+            [*held_out, "--model", "arp", "--blank-instruction"],
+            [*held_out, "--model", "viclip"],
+            [*held_out, "--model", "pixels"],
+            ["recognize", *home, "--partition", "test", *place],
+        ],
+        [
+            [*played],
+            [*played, "--model", "arp", "--blank-instruction"],
+            [*played, "--model", "pixels"],
+        ],
         *probe_stages(run, study.probe_seeds, probe_steps, split=late),
     ]
 
@@ -131,7 +138,3 @@ def probe_stages(run: Path, seeds: int | None, steps: int | None, *, split: Comm
         [["report", *home]],
     ]
     return job
-
-
-def _pairs(commands: list[Command]) -> list[Stage]:
-    return [commands[i : i + 2] for i in range(0, len(commands), 2)]

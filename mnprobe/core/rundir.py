@@ -104,9 +104,15 @@ class RunDir:
 
         Commands that work on one run at the same time keep each other's sections.
         """
-        with _alone(self.path / f".{CONFIG_NAME}.lock"):
+        with self.alone(CONFIG_NAME):
             self.__dict__.pop("config", None)
             self._write(self.config | {section: {key: value for key, value in values.items() if value is not None}})
+
+    @contextmanager
+    def alone(self, what: str) -> Iterator[None]:
+        """Wait until no other process works on `what` of this run, and keep others waiting meanwhile."""
+        with _alone(self.path / f".{what}.lock"):
+            yield
 
     def feature_files(self, model: str | None = None, source: str | None = None) -> list[Piece]:
         """Feature stores of the run, sorted by model, source and step; hidden and unfinished files are left out."""

@@ -22,8 +22,7 @@ class Items:
         ids: episode ids, unique.
         instructions: what each episode was about, in words.
         tasks: the task each belongs to.
-        partitions: "train", "val", "test", or "" where the dataset has none. Where there is no train but val and test,
-            val is called train here: heads may be fitted on episodes that no model was trained on.
+        partitions: "train", "val", "test", or "" where the dataset has none.
         success_u: 1 where the understanding model recognised the instruction, 0 where not, -1 unknown.
         success_e: 1 where the execution succeeded, 0 where not, -1 unknown.
 
@@ -66,8 +65,6 @@ class Items:
         for name, values in outcomes.items():
             if not np.isin(values, (-1, 0, 1)).all():
                 raise FeatureError(f"{name} must be 1, 0 or -1 (unknown), found {sorted(set(values.tolist()))}")
-        if set(text["partitions"].tolist()) == {"val", "test"}:
-            text["partitions"] = np.where(text["partitions"] == "val", "train", "test")
         return cls(ids=names, **text, **outcomes)
 
     def __len__(self) -> int:

@@ -171,8 +171,8 @@ def test_config_gives_the_sizes_of_weights_that_do_not_tell_them(run, demos, tmp
     np.testing.assert_array_equal(_values(loaded[0], "u"), _values(drawn[0], "u"))
     policy = ARPConfig.tiny().to_dict() | {"self_blocks": 1}
     (tmp_path / "arp.json").write_text(json.dumps(policy))
-    small, _ = run("--model", "arp", "--config", tmp_path / "arp.json", "--limit", "1", "--layer", "blocks.4")
-    assert small[0]["layers"] == ["blocks.4"]
+    small, _ = run("--model", "arp", "--config", tmp_path / "arp.json", "--limit", "1", "--layer", "blocks.2")
+    assert small[0]["layers"] == ["blocks.2"]
 
 
 def test_source_names_the_folder_and_the_attribute(run, tmp_path):

@@ -108,7 +108,7 @@ class ViCLIPConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, storable as JSON."""
-        return asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ViCLIPConfig":

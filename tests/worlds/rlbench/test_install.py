@@ -97,11 +97,11 @@ def test_a_display_of_another_machine_is_asked_over_the_network(monkeypatch):
     [
         ("", "DISPLAY is not set"),
         ("99", "expected something like ':99'"),
-        (f":{30000 + os.getpid()}", "no X server answers"),
+        (":<nobody>", "no X server answers"),
         ("localhost:99999", "no X server answers"),
     ],
 )
 def test_a_display_that_does_not_answer_is_said(name, text, monkeypatch):
-    monkeypatch.setenv("DISPLAY", name)
+    monkeypatch.setenv("DISPLAY", name.replace("<nobody>", str(30000 + os.getpid())))
     assert text in find_display()
     assert not find_display().startswith("ok")
