@@ -95,13 +95,14 @@ def demo(
 def _run_all(stages: list[list[list[str]]], together: int, run: Path) -> None:
     """All stages in order; an alignment by outcomes that the data cannot give is told and passed over."""
     from mnprobe.cli.side_by_side import run_here, run_together
+    from mnprobe.cli.study import may_be_left_out
 
     for stage in stages:
         if together > 1 and len(stage) > 1:
-            run_together(stage, logs=run / "logs", at_once=together)
+            run_together(stage, logs=run / "logs", at_once=together, optional=may_be_left_out)
         else:
             for command in stage:
-                run_here(command, optional="--split" in command)
+                run_here(command, optional=may_be_left_out(command))
 
 
 def _plain(value: object) -> object:

@@ -4,7 +4,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import typer
@@ -15,6 +15,7 @@ from mnprobe.core.provenance import config_hash
 __all__ = ["run_here", "run_together"]
 
 _TOLD = 30  # last lines of a command that failed
+_REFUSED = 2  # exit code of bad input and too few samples
 _GLANCE = 0.1  # seconds between two looks at the commands that run
 
 
@@ -39,31 +40,37 @@ def run_here(command: Sequence[str], *, optional: bool = False) -> None:
         typer.echo(f"left out: {error}", err=True)
 
 
-def run_together(commands: Sequence[Sequence[str]], *, logs: Path, at_once: int = 2) -> None:
+def run_together(
+    commands: Sequence[Sequence[str]],
+    *,
+    logs: Path,
+    at_once: int = 2,
+    optional: Callable[[Sequence[str]], bool] = lambda command: False,
+) -> None:
     """Run commands in processes of their own, so many at once; the first one talks, the others write to `logs`.
 
     When one fails the others are stopped, its last lines are shown, and this process ends with its exit code. What they
-    finished is kept by the commands themselves.
+    finished is kept by the commands themselves. A refusal (exit code 2) of an optional command is told and passed over.
     """
     logs.mkdir(parents=True, exist_ok=True)
     waiting = list(enumerate(commands))
-    running: list[tuple[subprocess.Popen[bytes], Path | None]] = []
+    running: list[tuple[subprocess.Popen[bytes], Path | None, Sequence[str]]] = []
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
                 number, command = waiting.pop(0)
-                running.append(_start(command, logs if number else None))
+                running.append((*_start(command, logs if number else None), command))
             ended = [entry for entry in running if entry[0].poll() is not None]
-            for process, path in ended:
-                running.remove((process, path))
+            for process, path, command in ended:
+                running.remove((process, path, command))
                 if path is not None:
                     _tell(path, failed=process.returncode != 0)
-                if process.returncode:
+                if process.returncode and not (process.returncode == _REFUSED and optional(command)):
                     raise SystemExit(process.returncode)
             if not ended:
                 time.sleep(_GLANCE)
     finally:
-        for process, _ in running:
+        for process, *_ in running:
             process.terminate()
             process.wait()
 

@@ -1,10 +1,10 @@
 """What `mnprobe demo` does, as the commands that a user would type: stages, and in each what may run side by side."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["STUDIES", "Study", "probe_stages", "study_stages"]
+__all__ = ["STUDIES", "Study", "may_be_left_out", "probe_stages", "study_stages"]
 
 Command = list[str]
 Stage = list[Command]
@@ -131,10 +131,21 @@ def probe_stages(run: Path, seeds: int | None, steps: int | None, *, split: Comm
     job: list[Stage] = [[["align", *home, *fit]]]
     if split is not None:
         job += [[["align", *home, *fit, "--split", "success", *split]]]
+    joint = ["--understanding", "viclip-joint", "--execution", "arp-joint"] if split is not None else []
     job += [
-        [["curve", *home]],
-        [["tsne", *home]],
-        [["tsne", *home, "--space", "raw"]],
+        [
+            ["tsne", *home],
+            ["audit", *home],
+            ["compare", *home, "--grid", "checkpoints", *joint],
+            ["success", *home],
+            ["curve", *home],
+            ["tsne", *home, "--space", "raw"],
+        ],
         [["report", *home]],
     ]
     return job
+
+
+def may_be_left_out(command: Sequence[str]) -> bool:
+    """Whether a command may find too few samples for what it measures, which ends nothing else."""
+    return command[0] in ("audit", "compare", "success") or "--split" in command
