@@ -1,11 +1,14 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from mnprobe.analysis.success_contrast import read_contrasts
 from mnprobe.cli.main import app
 from mnprobe.features import write_features
+from mnprobe.probe import read_alignment
 
 runner = CliRunner()
 FIT = ["--dim", "8", "--steps", "15", "--lr", "0.01", "--seeds", "1", "--jobs", "1", "--k", "1"]
@@ -71,6 +74,7 @@ def test_audit_writes_everything_and_says_it_in_words(run):
     for path in found["figures"]:
         assert (run / "figures" / path.rsplit("/", 1)[1]).stat().st_size > 0
     assert {row["verdict"] for row in found["leakage"]} == {"clean"}
+    assert all(row["close_u"] >= 0 for row in found["leakage"])  # rollouts with heads from demonstrations too
     assert {row["kind"] for row in found["controls"]} == {"level", "rise"}
     assert {"shuffled", "chance", "rise", "instruction", "task", "rollouts", "known instructions"} <= {
         one["topic"] for one in found["findings"]
@@ -81,6 +85,38 @@ def test_audit_writes_everything_and_says_it_in_words(run):
     quick = runner.invoke(app, ["audit", "--run", str(run), "--no-decomposition", "--resamples", "19"])
     assert "wrote" in quick.stdout
     assert "decomposition.png" not in quick.stdout
+
+
+def test_one_number_has_one_interval(run):
+    """alignment.csv, success_contrast.csv and controls.csv come to their intervals by different roads."""
+    alignment = read_alignment(run / "results" / "alignment.csv")
+    means = alignment[(alignment["statistic"] == "mean") & (alignment["direction"] == "mean")]
+    key = ["holdout", "mode", "source_e", "step_e", "fit_source"]
+
+    def same(value, low, high, **where):
+        cells = means
+        for name, wanted in where.items():
+            cells = cells[cells[name] == wanted]
+        assert len(cells) == 1
+        one = cells.iloc[0]
+        np.testing.assert_allclose([one["value"], one["ci_low"], one["ci_high"]], [value, low, high], atol=1e-6)
+
+    contrasts = read_contrasts(run / "results" / "success_contrast.csv")
+    prefix = {"all": "", "within tasks": "within_task_"}
+    for _, row in contrasts.iterrows():
+        base = {name: row[name] for name in key} | {"control": "none", "split": f"{row['side']}-success"}
+        metric = prefix[row["where"]] + "success_minus_failure@1"
+        same(row["difference"], row["ci_low"], row["ci_high"], **base, metric=metric)
+        for name in ("success", "failure"):
+            base["split"] = f"{row['side']}-{name}"
+            metric = prefix[row["where"]] + "recall@1"
+            same(row[name], row[f"{name}_low"], row[f"{name}_high"], **base, metric=metric)
+    controls = pd.read_csv(run / "results" / "controls.csv")
+    controls = controls[(controls["kind"] == "level") & controls["series"].isin(["main", "blank", "rollouts"])]
+    assert len(controls) == 6
+    for _, row in controls.iterrows():
+        base = {name: row[name] for name in ("holdout", "source_e")} | {"step_e": row["step"], "split": "all"}
+        same(row["value"], row["ci_low"], row["ci_high"], **base, control="none", metric="recall@1")
 
 
 def test_without_kept_scores_the_command_that_keeps_them_is_named(run, tmp_path, capsys):
