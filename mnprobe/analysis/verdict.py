@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mnprobe.probe.join import PIXELS
+
 __all__ = ["MARGIN", "Finding", "relation", "verdicts"]
 
 MARGIN = 0.05
@@ -58,7 +60,9 @@ def verdicts(
 
     The rules, for every pair and holdout. `more`, `less`, `same`, `open` are those of `relation`, on corrected p.
 
-    - leak: a row of the leakage table says "overlap" (broken) or "near-duplicates".
+    - leak: a row of the leakage table says "overlap" (broken); or, of a claim at its last checkpoint, "near-duplicates"
+      (an alarm where they are more than 5 % of the test episodes). At step 0 and with the instruction blanked a policy
+      may well be blind to what differs, so that its features repeat; pixels are no claim.
     - shuffled: the interval of shuffled pairs lies above chance (broken), or not (sound).
     - chance: the claim's interval lies above chance (above), below it (below), or holds it (not shown).
     - rise: last checkpoint minus first of the claim: more (rises), less (falls), same (flat), open (not shown).
@@ -119,12 +123,15 @@ class _Panel:
         )
 
 
+_FEW_COPIES = 0.05  # of the test episodes
 _DIFFERENCE = ("difference", "d_low", "d_high", "p_holm")
 
 
 def _leaks(table: pd.DataFrame) -> Iterator[Finding]:
     for verdict in ("overlap", "near-duplicates"):
         rows = table[table["verdict"] == verdict]
+        if verdict == "near-duplicates":
+            rows = rows[_last_claims(table).loc[rows.index]]
         for values, same in rows.groupby(["understanding", "execution", "holdout"], sort=False):
             panel = _Panel(str(values[0]), str(values[1]), str(values[2]), same)
             first = same.iloc[0]
@@ -138,14 +145,23 @@ def _leaks(table: pd.DataFrame) -> Iterator[Finding]:
                     alarm=True,
                 )
             else:
-                most = int(same[["close_u", "close_e"]].to_numpy().max())
+                copies = same[["close_u", "close_e"]].max(axis=1)
+                first = same.loc[copies.idxmax()]
+                most = int(copies.max())
                 yield panel.say(
                     "leak",
                     "near-duplicates",
                     f"Up to {most} of {first['n_test']} test episodes have a near-copy among the training episodes "
                     f"(holdout {panel.holdout}): part of the score may be memory.",
-                    alarm=True,
+                    alarm=most > _FEW_COPIES * int(first["n_test"]),
                 )
+
+
+def _last_claims(table: pd.DataFrame) -> "pd.Series[bool]":
+    """Rows of a claim at its last checkpoint, all test episodes together."""
+    last = table.groupby(["understanding", "execution", "source_e"])["step_e"].transform("max")
+    blanked = table["source_e"].str.endswith("-blank")
+    return (table["step_e"] == last) & ~blanked & (table["understanding"] != PIXELS) & (table["split"] == "all")
 
 
 def _shuffled(panel: _Panel) -> Iterator[Finding]:

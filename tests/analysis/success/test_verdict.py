@@ -180,10 +180,13 @@ def test_the_task_alone(oracle, name):
 
 def test_leaks_come_first():
     base = {"understanding": "viclip", "execution": "arp", "shared_episodes": 3, "shared_instructions": 1,
-            "shared_tasks": 1, "n_test": 40, "close_u": 5, "close_e": 0}  # fmt: skip
+            "shared_tasks": 1, "n_test": 40, "close_u": 5, "close_e": 0, "source_e": "demos", "step_e": 10, "split": "all"}  # fmt: skip
     leakage = pd.DataFrame(
         [base | {"holdout": "episodes", "verdict": "overlap"},
          base | {"holdout": "tasks", "verdict": "near-duplicates"},
+         base | {"holdout": "tasks", "verdict": "near-duplicates", "step_e": 0, "close_e": 40},
+         base | {"holdout": "tasks", "verdict": "near-duplicates", "source_e": "demos-blank", "close_e": 40},
+         base | {"holdout": "tasks", "verdict": "near-duplicates", "understanding": "pixels", "close_e": 40},
          base | {"holdout": "instructions", "verdict": "clean"}]
     )  # fmt: skip
     found = verdicts(table(row("main", "level")), leakage)
@@ -194,3 +197,5 @@ def test_leaks_come_first():
     assert "no score of this holdout is to be read" in found[0].sentence
     assert "Up to 5 of 40 test episodes" in found[1].sentence
     assert [one.alarm for one in found] == [True, True, *[False] * (len(found) - 2)]
+    few = verdicts(table(row("main", "level")), leakage[1:2].assign(close_u=2))
+    assert [one.alarm for one in few if one.conclusion == "near-duplicates"] == [False]
