@@ -101,12 +101,13 @@ def _by_instruction(scores: EpisodeScores, names: np.ndarray) -> tuple[np.ndarra
 
 def _scores(row: "pd.Series[Any]", table: pd.DataFrame, hits: Path) -> EpisodeScores | None:
     """Kept scores behind a point of the curve; None where they were not kept."""
-    pixels = row["series"] == "pixels"
+    series = str(row["series"])  # such as main, pixels, rollouts-pixels, shuffled, rollouts-shuffled
+    pixels = series.rpartition("-")[2] == "pixels"
     wanted: dict[str, Any] = {"understanding": "pixels" if pixels else row["understanding"]}
     wanted |= {name: row[name] for name in ("execution", "source_u", "source_e", "holdout", "mode", "config_hash")}
     wanted |= {name: int(row[name]) for name in ("step_u", "step_e")}
     wanted |= {name: row[name] for name in ("layer_u", "layer_e", "pool_u", "pool_e")}
-    wanted["control"] = "shuffled" if row["series"] == "shuffled" else "none"
+    wanted["control"] = "shuffled" if series.rpartition("-")[2] == "shuffled" else "none"
     behind = np.ones(len(table), dtype=np.bool_)
     for name, value in wanted.items():
         behind &= (table[name] == value).to_numpy()

@@ -29,9 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = ["controls_caption", "controls_figure", "draw_controls"]
 
-_ORDER = ("main", "step-0", "blank", "pixels", "shuffled", "rollouts", "rollouts-blank")
+_DEMOS = ("main", "step-0", "blank", "pixels", "shuffled")
+_ROLLOUTS = ("rollouts", "rollouts-blank", "rollouts-pixels", "rollouts-shuffled")
+_ORDER = _DEMOS + _ROLLOUTS
 _FOUR = tuple(PALETTE[name] for name in ("blue", "sky", "vermillion", "green"))
-_COLOURS = dict(zip(_ORDER, (*_FOUR, GREY, PALETTE["purple"], PALETTE["orange"]), strict=True))
+_COLOURS = dict(zip(_DEMOS, (*_FOUR, GREY), strict=True))
+_COLOURS |= dict(zip(_ROLLOUTS, (PALETTE["purple"], PALETTE["orange"], PALETTE["green"], GREY), strict=True))
 
 
 def controls_figure(controls: pd.DataFrame, findings: tuple[Finding, ...] = (), *, note: str = "") -> "Figure":
@@ -76,7 +79,7 @@ def _figure(controls: pd.DataFrame, findings: tuple[Finding, ...], note: str) ->
     panels.sort(key=lambda panel: (panel[:2], list(HOLDOUTS).index(panel[2]) if panel[2] in HOLDOUTS else 9))
     names = [name for name in _ORDER if name in set(controls["series"])]
     names += [name for name in dict.fromkeys(controls["series"]) if name not in names]
-    width, left, tall = 9.6, 2.35, 0.34 * len(names) + 0.35
+    width, left, tall = 10.1, 2.85, 0.34 * len(names) + 0.35
     lines = wrap(controls_caption(controls) + (f" {note}." if note else ""), width - 0.3, 7)
     told = [line for finding in findings for line in wrap(f"- {_where(finding)}{finding.sentence}", width - 0.3, 8)]
     foot = 0.2 + 0.14 * len(lines) + 0.155 * len(told) + 0.6
@@ -92,7 +95,7 @@ def _figure(controls: pd.DataFrame, findings: tuple[Finding, ...], note: str) ->
         title = f"{panel[0]} and {panel[1]}; held out: {HOLDOUTS.get(panel[2], panel[2])}"
         main = own[(own["series"] == "main") & (own["kind"] == "level")]
         count = "" if main.empty else f" (n = {main.iloc[0]['n_test']:.0f} in {main.iloc[0]['n_groups']:.0f} groups)"
-        levels.set_title(shorten(title + count, 6.8, 9.5), loc="left", fontsize=9.5)
+        levels.set_title(shorten(title + count, 7.6, 9), loc="left", fontsize=9)
         if place == len(panels) - 1:
             levels.set_xlabel("Recall@1, mean of both directions")
             differences.set_xlabel("points: ○ claim minus control, △ rise over training")
@@ -117,7 +120,7 @@ def _levels(axes: "Axes", rows: pd.DataFrame, names: list[str]) -> None:
         row, colour = found.iloc[0], _COLOURS.get(name, INK)
         if np.isfinite(row["ci_low"]):
             axes.plot([row["ci_low"], row["ci_high"]], [place] * 2, color=colour, linewidth=2.2, alpha=0.55)
-        hollow = not bool(row["trained_e"]) or not (bool(row["trained_u"]) or name == "pixels")
+        hollow = not bool(row["trained_e"]) or not (bool(row["trained_u"]) or name.endswith("pixels"))
         face = "white" if hollow else colour
         axes.plot([row["value"]], [place], "o", color=colour, markersize=7, markerfacecolor=face, markeredgewidth=1.5)
         if np.isfinite(row["chance"]):

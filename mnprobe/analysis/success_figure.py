@@ -199,7 +199,9 @@ def _panel(axes: "Axes", rows: pd.DataFrame, panel: tuple[str, str, str], holdou
     quiet_axes(axes)
     step = f", step {rows['step_e'].iloc[0]}" if len(rows) else ""
     name = f"{panel[0]}, {panel[1]}; {panel[2]}{step}; new {holdout}"
-    axes.set_title(shorten(name if len(rows) else f"{name}: not measured", _PANEL[0], 9), loc="left", fontsize=9, pad=5)
+    axes.set_title(
+        shorten(name if len(rows) else f"{name}: not measured", _PANEL[0], 7.5), loc="left", fontsize=7.5, pad=5
+    )
 
 
 def _bar(axes: "Axes", row: pd.Series, outcome: str, place: float, colour: str, hatch: str) -> None:
@@ -241,7 +243,7 @@ def _tick(rows: pd.DataFrame, side: str, mode: str) -> str:
 def _title(rows: pd.DataFrame) -> str:
     pairs = list(dict.fromkeys(rows[["understanding", "execution"]].itertuples(index=False, name=None)))
     names = f"{pairs[0][0]} and {pairs[0][1]}" if len(pairs) == 1 else f"{len(pairs)} pairs of models"
-    return f"Success against failure: alignment of {names}"
+    return f"Success against failure: {names}"
 
 
 def _span(values: pd.Series, *, digits: int = 0) -> str:
