@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from mnprobe.core.errors import ConfigError
 from mnprobe.core.rundir import resolve_run
 
 __all__ = ["report"]
@@ -13,13 +14,24 @@ __all__ = ["report"]
 
 def report(
     run: Annotated[Path | None, typer.Option(help="The run directory; the newest under ./runs when left out.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where it goes; report.html in the run when left out.")] = None,
+    compare: Annotated[
+        list[Path] | None,
+        typer.Option(help="Set several runs side by side: --compare A B C, or --run A --compare B."),
+    ] = None,
+    runs: Annotated[list[Path] | None, typer.Argument(help="Further runs of --compare.", show_default=False)] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where it goes; report.html (report-compare.html) in the (first) run when left out."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Write one self-contained HTML file: what came out in plain words, scores with chance and controls, every figure,
-    the paper's Tables 1 to 3 filled with ours, data, models, every number.
+    """Write one self-contained HTML file: the verdict in plain words, scores with chance and controls, every figure,
+    the paper's Tables 1 to 3 filled with ours, an interactive t-SNE, data, models, every number.
 
-    It opens offline, without JavaScript. What the run does not have yet is named, with the command that makes it.
+    It opens offline; all but the interactive plot works without JavaScript. What the run does not have yet is named,
+    with the command that makes it.
+
+    With --compare, one page of several runs: answers, key numbers, curves, and the settings in which they differ.
 
     Example: mnprobe report --run runs/first
     """
@@ -27,6 +39,9 @@ def report(
 
     from mnprobe.analysis.report import write_report  # jinja2 and pandas load here, not for --help
 
+    if compare or runs:
+        _compare([*([run] if run else []), *(compare or []), *(runs or [])], bool(compare), out, as_json=as_json)
+        return
     rundir = resolve_run(run)
     written = write_report(rundir, out)
     data = written.data
@@ -39,6 +54,8 @@ def report(
                 {"question": one.question, "answer": one.short, "sentences": list(one.sentences), "note": one.note}
                 for one in data.findings
             ],
+            "verdicts": [asdict(judged) for judged in data.judgements],
+            "success": list(data.contrasts),
             "headline": [asdict(line) for line in data.headline],
             "caveats": list(data.caveats),
             "figures": [figure.name for figure in data.figures if figure.png],
@@ -49,6 +66,10 @@ def report(
         typer.echo(json.dumps(summary))
         return
     typer.echo(f"run: {rundir.path}")
+    for judged in data.judgements:
+        held = "both holdouts" if judged.holdout == "both" else f"{judged.holdout} held out"
+        for sentence in dict.fromkeys([*judged.alarms, judged.sentence]):
+            typer.echo(f"{judged.pair} ({held}): {sentence}")
     for found in data.findings:
         typer.echo(f"{found.question} {found.short}")
     for sentence in data.summary:
@@ -56,3 +77,30 @@ def report(
     for piece in data.missing:
         typer.echo(f"no {piece.what} yet: run `{piece.command}`")
     typer.echo(f"wrote {written.path} ({written.path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _compare(paths: list[Path], asked: bool, out: Path | None, *, as_json: bool) -> None:
+    from mnprobe.analysis.report import write_side_by_side
+
+    if not asked:
+        named = " ".join(map(str, paths))
+        raise ConfigError(
+            f"to set runs side by side, write `mnprobe report --compare {named}`; one run goes with --run"
+        )
+    path, found = write_side_by_side([resolve_run(one) for one in paths], out)
+    if as_json:
+        summary = {
+            "runs": {side.label: side.data.path for side in found.sides},
+            "report": str(path),
+            "bytes": path.stat().st_size,
+            "answers": [{"question": name, "answers": list(values)} for name, values in found.answers],
+            "settings": [{"setting": name, "values": list(values)} for name, values in found.settings],
+            "problems": [*found.problems, *(text for side in found.sides for text in side.data.all_problems)],
+        }
+        typer.echo(json.dumps(summary))
+        return
+    typer.echo(f"runs: {', '.join(side.label for side in found.sides)}")
+    names = [name for name, _ in found.settings]
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    typer.echo(f"settings that differ: {', '.join(names[:8]) or 'none'}{more}")
+    typer.echo(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -2,6 +2,16 @@
 
 from mnprobe.analysis.report.gather import ReportData, gather
 from mnprobe.analysis.report.render import render
+from mnprobe.analysis.report.side_by_side import SideBySide, set_side_by_side, write_side_by_side
 from mnprobe.analysis.report.write import WrittenReport, write_report
 
-__all__ = ["ReportData", "WrittenReport", "gather", "render", "write_report"]
+__all__ = [
+    "ReportData",
+    "SideBySide",
+    "WrittenReport",
+    "gather",
+    "render",
+    "set_side_by_side",
+    "write_report",
+    "write_side_by_side",
+]

@@ -38,8 +38,11 @@ _MAKERS |= {"success_contrast": "success"}
 _MAKERS |= dict.fromkeys(("leakage", "controls", "decomposition", "verdict"), "audit")
 
 
-def gather(run: RunDir) -> ReportData:
-    """Collect what the run holds. Only an unreadable run.toml is an error; all else becomes part of the report."""
+def gather(run: RunDir, *, explore: bool = True) -> ReportData:
+    """Collect what the run holds. Only an unreadable run.toml is an error; all else becomes part of the report.
+
+    `explore`: with the points, neighbours and thumbnails of the interactive t-SNE.
+    """
     problems: list[str] = []
     models, tables = _features(run, problems)
     figures = _figures(run)
@@ -49,7 +52,7 @@ def gather(run: RunDir) -> ReportData:
     shaped = tuple(_shaped(run, number, problems) for number in TABLES)
     judged = judgements(run, problems)
     compared = contrasts(run, problems)
-    points = explorer(run, problems)
+    points = explorer(run, problems) if explore else None
     cut = {name: table for name in CONDENSED if (table := condensed(run, name)) is not None}
     return ReportData(
         name=run.name,
