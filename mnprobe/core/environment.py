@@ -42,7 +42,7 @@ _MODULES = {
 _NAMES = (
     *("torch", "numpy", "scipy", "scikit-learn", "pandas", "matplotlib", "seaborn", "openTSNE", "h5py", "safetensors"),
     *("pillow", "instant-clip-tokenizer", "ftfy", "jinja2", "jaxtyping", "joblib", "rich", "tomli-w", "typer"),
-    *("mujoco-core", "tensorboardX"),
+    *("mujoco-core", "plotly", "tensorboardX"),
 )
 
 NEEDED = tuple(Part(name, _MODULES.get(name, name), "needed", "pip install mnprobe") for name in _NAMES)

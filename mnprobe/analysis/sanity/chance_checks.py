@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mnprobe.analysis.sanity.check import BROKEN, Check
+from mnprobe.analysis.sanity.check import BROKEN, Check, NotPossible
 from mnprobe.analysis.sanity.measured import Measured, measure
 from mnprobe.analysis.sanity.oracle import Null, label_null, slow_chance
 from mnprobe.analysis.sanity.planted import WIDTH, dealt, noise, with_features
@@ -42,8 +42,16 @@ def shuffled_pairs(subject: Subject, holdout: Holdout) -> Check:
 
 
 def against_null(name: str, did: str, found: Sequence[Measured], null: Null) -> Check:
-    """Whether the mean of the measurements lies within what chance gives."""
+    """Whether the mean of the measurements lies within what chance gives.
+
+    Raises NotPossible where chance alone reaches a perfect score: such a check could not fail.
+    """
     value = float(np.mean([one.value for one in found]))
+    if null.high > 1 - 1e-9:
+        raise NotPossible(
+            f"{len(found[0].test)} test episodes in {len(found)} seeds are so few that chance alone reaches 1.000 "
+            f"(mean {null.mean:.3f}): no score could be told from it"
+        )
     sound = null.holds(value)
     return Check(
         name=name,

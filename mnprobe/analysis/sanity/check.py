@@ -4,13 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["BROKEN", "Check", "Status"]
+from mnprobe.core.errors import TooFewSamples
+
+__all__ = ["BROKEN", "Check", "NotPossible", "Status"]
 
 Status = Literal["pass", "FAIL", "not possible", "look", "reported"]
 """pass, FAIL: of the pipeline. look: the pipeline is sound, but something about the features is not. reported: a number
 to set beside others, which no rule judges."""
 
 BROKEN = "the pipeline is broken: do not trust any number that it gave"
+
+
+class NotPossible(TooFewSamples):
+    """The user's own episodes do not allow a check; the message says how many there are and are needed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mnprobe.analysis.sanity.check import BROKEN, Check
+from mnprobe.analysis.sanity.check import BROKEN, Check, NotPossible
 from mnprobe.analysis.sanity.oracle import slow_chance
 from mnprobe.analysis.sanity.planted import identity, noise, with_features
 from mnprobe.analysis.sanity.subject import PLANTED_FIT, Subject
-from mnprobe.core.errors import TooFewSamples
 from mnprobe.probe import AlignConfig, Pair, hold_out, load_heads
 from mnprobe.probe.splits import Holdout
 
@@ -115,7 +114,7 @@ def _aligned(subject: Subject, pair: Pair) -> tuple[pd.DataFrame, dict[str, Tens
 def _possible(subject: Subject, holdout: Holdout) -> bool:
     try:
         subject.require(holdout)
-    except TooFewSamples:
+    except NotPossible:
         return False
     return True
 

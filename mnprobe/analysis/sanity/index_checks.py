@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from mnprobe.analysis.sanity.check import BROKEN, Check
+from mnprobe.analysis.sanity.check import BROKEN, Check, NotPossible
 from mnprobe.analysis.sanity.planted import WIDTH, rotation
 from mnprobe.analysis.sanity.subject import Subject
-from mnprobe.core.errors import MnprobeError, TooFewSamples
+from mnprobe.core.errors import MnprobeError
 
 __all__ = ["ROTATED", "indices_of_collapsed", "indices_of_noise", "indices_of_rotation"]
 
@@ -22,7 +22,7 @@ def indices_of_rotation(subject: Subject) -> Check:
     """The user's u beside itself under a random rotation: the best value there is, and the smallest p."""
     x = _different_rows(subject.pair.u)
     if len(x) < 20:
-        raise TooFewSamples(f"your u has {len(x)} different rows; 20 are needed")
+        raise NotPossible(f"your u has {len(x)} different rows; 20 are needed")
     y = x @ rotation(x.shape[1], subject.rng("index rotation"))
     wrong: list[str] = []
     numbers: dict[str, float] = {}
@@ -51,7 +51,7 @@ def indices_of_noise(subject: Subject) -> Check:
     """Debiased CKA of independent noise: within its own permutations, whose mean is 0."""
     n = min(_ROWS, len(subject.pair.items))
     if n < 8:
-        raise TooFewSamples(f"{n} episodes; 8 are needed")
+        raise NotPossible(f"{n} episodes; 8 are needed")
     x, y = subject.rng("index noise").standard_normal((2, n, WIDTH))
     index = subject.pipeline.index("debiased_cka")
     test = subject.pipeline.index_test(index, x, y, permutations=subject.permutations)

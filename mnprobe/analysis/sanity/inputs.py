@@ -51,8 +51,7 @@ def examine(
     if understanding and execution and (training := execution.partition("-")[2]):
         same = [name for name in names["understanding"] if name.partition("-")[2] == training]
         understanding = same[0] if same else understanding
-    chosen = {"understanding": understanding, "execution": execution}
-    ((path_u, path_e),) = find_pairs(run, **chosen)
+    ((path_u, path_e),) = find_pairs(run, understanding=understanding, execution=execution)
     pair = _read(path_u, path_e, options)
     untrained = None
     if pair.origin_e.step > 0:

@@ -1,9 +1,11 @@
 """What the user's own features are like: copies, counts, and untrained weights beside trained ones."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from mnprobe.analysis.leakage import twins
-from mnprobe.analysis.sanity.check import BROKEN, Check
+from mnprobe.analysis.sanity.check import BROKEN, Check, NotPossible
 from mnprobe.analysis.sanity.measured import measure
 from mnprobe.analysis.sanity.planted import noise
 from mnprobe.analysis.sanity.subject import Subject
@@ -27,7 +29,7 @@ def copies_found(subject: Subject) -> Check:
     part = hold_out(pair.items, "episodes", seed=0)
     count = min(_COPIES, len(part.train), len(part.test) // 2)
     if count < 1:
-        raise TooFewSamples(f"{len(part.test)} test episodes; 2 are needed")
+        raise NotPossible(f"{len(part.test)} test episodes; 2 are needed")
     test = pair.u[part.test].copy()
     test[:count] = pair.u[part.train][:count]
     near = pair.u[part.train][:count] + 1e-4 * rng.standard_normal((count, test.shape[1]))
@@ -75,7 +77,7 @@ def own_copies(subject: Subject) -> Check:
 def small_sets_refused(subject: Subject) -> Check:
     """Episodes that are too few are refused with the numbers, and not measured."""
     single = Items.of(ids=["a", "b", "c"], instructions=["open", "close", "push"])
-    tries = {
+    tries: dict[str, Callable[[], object]] = {
         "three instructions of one episode": lambda: subject.pipeline.hold_out(single, "episodes", seed=0),
         "three instructions to be held out": lambda: subject.pipeline.hold_out(single, "instructions", seed=0),
         "a fit on one episode": lambda: subject.pipeline.fit(

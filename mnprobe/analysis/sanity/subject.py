@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mnprobe.analysis.sanity.check import NotPossible
 from mnprobe.analysis.sanity.pipeline import Pipeline
 from mnprobe.core.errors import TooFewSamples
 from mnprobe.core.seeds import derived_seed
@@ -42,15 +43,18 @@ class Subject:
         return np.random.default_rng(derived_seed(0, "sanity", *path))
 
     def require(self, holdout: Holdout) -> None:
-        """Raise TooFewSamples, with the numbers, where these episodes do not allow the holdout.
+        """Raise NotPossible, with the numbers, where these episodes do not allow the holdout.
 
         mnprobe's own rule is asked, whatever stands in the pipeline: a broken one cannot excuse itself.
         """
-        found = hold_out(self.pair.items, holdout)
+        try:
+            found = hold_out(self.pair.items, holdout)
+        except TooFewSamples as error:
+            raise NotPossible(str(error)) from error
         for name, rows in (("training", found.train), ("test", found.test)):
             groups = len(np.unique(self.pair.items.instructions[rows]))
             if groups < 2:
-                raise TooFewSamples(
+                raise NotPossible(
                     f"the {name} set has {len(rows)} episodes of {groups} instructions with {holdout} held out; at "
                     "least 2 instructions are needed"
                 )

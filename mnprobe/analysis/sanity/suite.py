@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from mnprobe.analysis.sanity.chance_checks import chance_level, collapsed, random_features, shuffled_pairs
-from mnprobe.analysis.sanity.check import BROKEN, Check
+from mnprobe.analysis.sanity.check import BROKEN, Check, NotPossible
 from mnprobe.analysis.sanity.independence import heads_blind_to_test, partitions_apart, rows_alone
 from mnprobe.analysis.sanity.index_checks import indices_of_collapsed, indices_of_noise, indices_of_rotation
 from mnprobe.analysis.sanity.joining import joined_by_id
@@ -17,7 +17,7 @@ from mnprobe.analysis.sanity.own_features import (
 )
 from mnprobe.analysis.sanity.subject import Subject
 from mnprobe.analysis.sanity.truth_checks import identity_of_known, identity_of_new, rotated_twin
-from mnprobe.core.errors import MnprobeError, TooFewSamples
+from mnprobe.core.errors import MnprobeError
 from mnprobe.core.progress import progress
 
 __all__ = ["CHECKS", "broken", "sanity_suite"]
@@ -80,7 +80,7 @@ def broken(checks: Sequence[Check]) -> bool:
 def _run(name: str, check: Callable[[Subject], Check], subject: Subject) -> Check:
     try:
         return check(subject)
-    except TooFewSamples as error:
+    except NotPossible as error:
         return Check(name=name, did="", expected="", found=str(error), status="not possible")
     except MnprobeError as error:
         return Check(

@@ -1,14 +1,16 @@
 """Something is planted, so it must be found, and only where it can be: the instruction's identity, one's own twin."""
 
+from math import ceil, lgamma, log
+
 import numpy as np
 
 from mnprobe.analysis.sanity.chance_checks import against_null
-from mnprobe.analysis.sanity.check import BROKEN, Check
+from mnprobe.analysis.sanity.check import BROKEN, Check, NotPossible
 from mnprobe.analysis.sanity.measured import measure
 from mnprobe.analysis.sanity.oracle import block_null, self_ceiling
 from mnprobe.analysis.sanity.planted import identity, twin_of
 from mnprobe.analysis.sanity.subject import Subject
-from mnprobe.core.errors import TooFewSamples
+from mnprobe.probe import hold_out
 
 __all__ = ["identity_of_known", "identity_of_new", "rotated_twin"]
 
@@ -44,13 +46,24 @@ def identity_of_known(subject: Subject) -> Check:
 def identity_of_new(subject: Subject) -> Check:
     """The same features say nothing about instructions that the heads never saw."""
     subject.require("instructions")
+    seeds = max(subject.seeds, _enough(subject))
     found = [
         measure(subject.pipeline, identity(subject.pair, subject.rng("identity", seed)), "instructions", seed)
-        for seed in range(subject.seeds)
+        for seed in range(seeds)
     ]
     null = block_null([one.retrieved for one in found], subject.permutations, subject.rng("identity null"))
-    did = f"a random code per instruction on both sides, {subject.seeds} seeds; chance is 1 / instructions here"
+    did = f"a random code per instruction on both sides, {seeds} seeds; chance is 1 / instructions here"
     return against_null("id-only features, instructions held out", did, found, null)
+
+
+def _enough(subject: Subject) -> int:
+    """Seeds that make it unlikely (1 in 100) that one of the permutations is right about all instructions of all seeds.
+
+    With few test instructions one seed says little: of 2, one order in 2 is right.
+    """
+    test = hold_out(subject.pair.items, "instructions", seed=0).test
+    groups = len(np.unique(subject.pair.items.instructions[test]))
+    return ceil(log(100 * subject.permutations) / lgamma(groups + 1))
 
 
 def rotated_twin(subject: Subject) -> Check:
@@ -59,13 +72,13 @@ def rotated_twin(subject: Subject) -> Check:
     seeds = min(subject.seeds, 3)
     ratios, values, ceilings = [], [], []
     for seed in range(seeds):
-        train = len(subject.pipeline.hold_out(subject.pair.items, "episodes", seed=seed).train)
+        train = len(hold_out(subject.pair.items, "episodes", seed=seed).train)
         components = min(_COMPONENTS, train // 4)
         if components < 2:
-            raise TooFewSamples(f"{train} training episodes; at least 8 are needed to learn a rotation")
+            raise NotPossible(f"{train} training episodes; at least 8 are needed to learn a rotation")
         pair = twin_of(subject.pair, subject.rng("rotation", seed), components)
         if pair.u.shape[1] < 2:
-            raise TooFewSamples("your u has fewer than 2 directions in which episodes differ (collapsed?)")
+            raise NotPossible("your u has fewer than 2 directions in which episodes differ (collapsed?)")
         found = measure(subject.pipeline, pair, "episodes", seed, grouping="episode")
         values.append(found.value)
         ceilings.append(self_ceiling(pair.u[found.test]))
