@@ -152,6 +152,11 @@ def test_without_data_the_whole_study_runs_on_the_tabletop(tmp_path, capsys):
     assert {("viclip-baseline", "arp-baseline"), ("viclip-joint", "arp-joint")} <= pairs
     assert ("viclip-baseline", "arp-joint") not in pairs
     assert "left out: --split success" in capsys.readouterr().err or "$ mnprobe align" in told
+    levels = [row for row in read(run.results("controls")) if row["kind"] == "level" and row["ci_low"]]
+    assert {"rollouts", "rollouts-pixels", "rollouts-shuffled"} <= {row["series"] for row in levels}
+    for row in levels:  # each with an interval of its own scores
+        assert float(row["ci_low"]) - 1e-9 <= float(row["value"]) <= float(row["ci_high"]) + 1e-9, row
+    assert (run.figures / "tsne-series.png").stat().st_size > 5000
     page = run.report.read_text(encoding="utf-8")
     for question in ("Does alignment rise with training?", "Does joint training help execution?"):
         assert question in page

@@ -180,7 +180,8 @@ def test_the_task_alone(oracle, name):
 
 def test_leaks_come_first():
     base = {"understanding": "viclip", "execution": "arp", "shared_episodes": 3, "shared_instructions": 1,
-            "shared_tasks": 1, "n_test": 40, "close_u": 5, "close_e": 0, "source_e": "demos", "step_e": 10, "split": "all"}  # fmt: skip
+            "shared_tasks": 1, "n_test": 40, "close_u": 5, "close_e": 0}  # fmt: skip
+    base |= {"source_e": "demos", "step_e": 10, "split": "all"}
     leakage = pd.DataFrame(
         [base | {"holdout": "episodes", "verdict": "overlap"},
          base | {"holdout": "tasks", "verdict": "near-duplicates"},
