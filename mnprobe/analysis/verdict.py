@@ -415,11 +415,15 @@ def _difference(row: "pd.Series[Any]") -> str:
 
 
 def _seen(row: "pd.Series[Any]") -> str:
-    return (
-        f"; one of {100 * row['detectable']:.0f} points would mostly have been seen"
-        if np.isfinite(row["detectable"])
-        else ""
-    )
+    """What the open difference leaves unsaid: which one would have been seen, or that the correction hides this one."""
+    if row["d_low"] > 0 or row["d_high"] < 0:
+        return (
+            f"; the interval alone leaves 0 out, but p = {row['p_holm']:.2f} after correction over {row['family']:.0f} "
+            "differences: with so few instructions the exact test cannot say more"
+        )
+    if not np.isfinite(row["detectable"]):
+        return ""
+    return f"; one of {100 * row['detectable']:.0f} points would mostly have been seen"
 
 
 def _percent(share: float) -> str:

@@ -200,3 +200,10 @@ def test_leaks_come_first():
     assert [one.alarm for one in found] == [True, True, *[False] * (len(found) - 2)]
     few = verdicts(table(row("main", "level")), leakage[1:2].assign(close_u=2))
     assert [one.alarm for one in few if one.conclusion == "near-duplicates"] == [False]
+
+
+def test_a_difference_that_only_the_correction_hides_is_told_as_such():
+    found = conclusion("rise", row("main", "level"), row("main", "rise", (0.7, 0.65, 0.77, 0.31)))
+    assert found[0] == "not shown"
+    assert "p = 0.31 after correction over 9 differences" in found[1]
+    assert "would mostly have been seen" not in found[1]
