@@ -118,7 +118,8 @@ def _caption(series: TsneSeries, partition: str | None, config: TsneConfig, worl
     panel = series.maps[0].panel
     which = f"of partition {partition}" if partition else "that all checkpoints have"
     which = "that the heads were not fitted on" if partition == HELD_OUT else which
-    moved = [item.moved for item in series.maps if not np.isnan(item.moved)]
+    pairs = zip(series.maps, series.maps[1:], strict=False)
+    moved = [after.moved for before, after in pairs if before.training == after.training]
     exaggerated = (
         f"and {config.warm_exaggeration_iterations} with exaggeration" if config.warm_exaggeration_iterations else ""
     )
@@ -147,7 +148,8 @@ def _purity_caption(series: TsneSeries) -> str:
     held = main.points == "held-out"
     sentences = [
         f"Purity: mean share of a point's {main.neighbours} nearest points in the plane that have its instruction; "
-        "chance: the same for neighbours drawn at random.",
+        "chance: the same for neighbours drawn at random."
+        + (f" Of the other model, the {main.across_neighbours} nearest count." if main.across_neighbours else ""),
         f"Trustworthiness (Venna and Kaski 2001) looks at {main.trust_neighbours} neighbours.",
         "Held-out points are judged among themselves, and so are those that the heads were fitted on, which lie "
         "together by construction."

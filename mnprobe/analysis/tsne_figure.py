@@ -82,7 +82,7 @@ def quality_line(panel: TsnePanel, config: TsneConfig) -> str:
     apart = {quality.points: quality for quality in panel.qualities} if panel.purity_of == "held-out" else {}
     trusted = f", {main.trustworthiness:.3f} of held-out points" if apart else ""
     fitted = f", of fitted ones {apart['fitted'].purity:.2f}" if "fitted" in apart else ""
-    across = "" if np.isnan(main.across) else f", across models {main.across:.2f} (chance {main.across_chance:.2f})"
+    across = "" if np.isnan(main.across) else _across(main)
     return (
         f"trustworthiness {made.trustworthiness:.3f} (k = {made.neighbours}){trusted}; "
         f"instruction purity {f'of {panel.purity_of} points ' if panel.purity_of else ''}{main.purity:.2f} "
@@ -90,6 +90,10 @@ def quality_line(panel: TsnePanel, config: TsneConfig) -> str:
         f"N = {len(panel.points)} points of {panel.points['id'].nunique()} episodes; "
         f"perplexity {made.perplexity:.3g}{cut}; seed {config.seed}"
     )
+
+
+def _across(quality: Quality) -> str:
+    return f", across models {quality.across:.2f} (k = {quality.across_neighbours}), chance {quality.across_chance:.2f}"
 
 
 def tsne_figure(

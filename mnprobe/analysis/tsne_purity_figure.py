@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["purity_figure"]
 
+_BOLD = 0.85  # of the room: letters are wider than those that `shorten` measures
 _PANELS = {
     "purity": ("Neighbours of either model", "share with the own instruction"),
     "across": ("Neighbours of the other model", "share with the own instruction"),
@@ -53,7 +54,7 @@ def _draw(table: pd.DataFrame, *, title: str, caption: str) -> "Figure":
     height = top + head + panel + ticks + legend + foot
     figure = new_figure(width, height)
     figure.text(
-        *(0.15 / width, 1 - 0.12 / height, shorten(title, width - 0.3, 12)),
+        *(0.15 / width, 1 - 0.12 / height, shorten(title, (width - 0.3) * _BOLD, 12)),
         va="top",
         fontsize=12,
         fontweight="bold",
@@ -88,7 +89,10 @@ def _panel(axes: "Axes", table: pd.DataFrame, name: str, groups: list[str], colo
             if f"{name}_chance" in rows:
                 axes.plot(rows["step"], rows[f"{name}_chance"], color=INK, linewidth=1.0, label="_chance")
     quiet_axes(axes)
-    steps_axis(axes, table["step"], log=False)
+    if table["step"].nunique() > 1:
+        steps_axis(axes, table["step"], log=False)
+    else:
+        axes.set_xticks([int(table["step"].iloc[0])])
     axes.set_xlabel("training step")
     title, below = _PANELS[name]
     axes.set_title(title, loc="left", pad=16)

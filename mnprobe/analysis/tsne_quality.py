@@ -26,7 +26,8 @@ class Quality:
         trustworthiness: 0 to 1, of `trust_neighbours` neighbours (Venna and Kaski 2001).
         purity: mean share of each point's `neighbours` nearest points in the plane with its own instruction.
         purity_chance: what that share would be if neighbours were drawn at random, exactly.
-        across: the same share among the nearest points of the *other* model only; NaN where one model is shown.
+        across_neighbours: how many points of the *other* model `across` looks at; 0 where one model is shown.
+        across: the share of purity among the nearest points of the other model only; NaN where one model is shown.
         across_chance: what that would be by chance.
     """
 
@@ -37,6 +38,7 @@ class Quality:
     neighbours: int
     purity: float
     purity_chance: float
+    across_neighbours: int
     across: float
     across_chance: float
 
@@ -136,7 +138,8 @@ def _quality(
     trust_neighbours = max(1, min(neighbours, (len(judged) - 1) // 2))
     both = len(np.unique(sides)) > 1
     # More neighbours than an instruction has points would be impure in the best of maps.
-    count = max(1, min(neighbours, int(np.median(np.unique(labels, return_counts=True)[1])) - 1))
+    count = max(1, min(neighbours, _usual(labels) - 1))
+    across = max(1, min(neighbours, *(_usual(labels[sides == side]) for side in np.unique(sides)))) if both else 0
     return Quality(
         points=name,
         count=len(labels),
@@ -145,6 +148,12 @@ def _quality(
         neighbours=count,
         purity=purity_of_neighbours(spots, labels, count),
         purity_chance=purity_by_chance(labels[judged]),
-        across=purity_of_neighbours(spots, labels, count, sides) if both else float("nan"),
+        across_neighbours=across,
+        across=purity_of_neighbours(spots, labels, across, sides) if both else float("nan"),
         across_chance=purity_by_chance(labels[judged], sides[judged]) if both else float("nan"),
     )
+
+
+def _usual(labels: NDArray[Any]) -> int:
+    """How many points an instruction has, in the median."""
+    return int(np.median(np.unique(labels, return_counts=True)[1]))

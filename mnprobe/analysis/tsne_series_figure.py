@@ -28,6 +28,7 @@ __all__ = ["MOST_COLUMNS", "series_figure", "shown_steps"]
 
 MOST_COLUMNS = 7  # steps: of more, evenly spaced ones are drawn
 _SIZE, _GAP, _MARGIN, _LABEL = 2.2, 0.12, 0.15, 0.24  # inches
+_BOLD = 0.85  # of the room: letters are wider than those that `shorten` measures
 _TOP, _HEAD, _BELOW = 0.4, 0.24, 0.56
 
 
@@ -68,7 +69,7 @@ def _draw(series: TsneSeries, *, title: str, caption: str, colour: str) -> "Figu
     figure = new_figure(width, height)
     left = _MARGIN / width
     figure.text(
-        *(left, 1 - 0.12 / height, shorten(title, width - 0.3, 12)),
+        *(left, 1 - 0.12 / height, shorten(title, (width - 0.3) * _BOLD, 12)),
         ha="left",
         va="top",
         fontsize=12,
@@ -95,7 +96,7 @@ def _draw(series: TsneSeries, *, title: str, caption: str, colour: str) -> "Figu
             _map(figure.add_axes(place), item, named, limits)
         if training:
             figure.text(
-                *(left + 0.06 / width, 1 - (upper + _SIZE / 2) / height, shorten(training, _SIZE, 10)),
+                *(left + 0.06 / width, 1 - (upper + _SIZE / 2) / height, shorten(training, _BOLD * _SIZE, 10)),
                 rotation=90,
                 va="center",
                 ha="center",

@@ -6,6 +6,7 @@ import pytest
 from sklearn.manifold import trustworthiness
 
 from mnprobe.analysis.embedding import TsneConfig, embed, knn_purity
+from mnprobe.analysis.tsne_series import movement
 from mnprobe.core.errors import ConfigError, ProbeError, TooFewSamples
 
 
@@ -92,6 +93,66 @@ def test_every_option_arrives(clusters, monkeypatch):
     assert found.neighbours == 6
 
 
+def test_a_start_arrives_shrunk_with_fewer_iterations(clusters, monkeypatch):
+    import openTSNE
+
+    received = {}
+
+    class Spy(openTSNE.TSNE):
+        def __init__(self, **options):
+            received.update(options)
+            super().__init__(**options)
+
+    monkeypatch.setattr(openTSNE, "TSNE", Spy)
+    start = np.random.default_rng(0).standard_normal((96, 2)) * 7
+    found = embed(clusters[0], TsneConfig(warm_iterations=9, warm_exaggeration_iterations=2), start=start)
+    assert (received["n_iter"], received["early_exaggeration_iter"]) == (9, 2)
+    np.testing.assert_allclose(received["initialization"], start * 1e-4 / start[:, 0].std())
+    assert found.notes == ()  # openTSNE warns of starts that are spread too far
+    assert start.std() > 6  # the caller's array is left alone
+
+
+def test_a_warm_start_stays_nearer_to_the_map_before_than_a_cold_one(clusters, layout):
+    moved = clusters[0] + 0.5 * np.random.default_rng(5).standard_normal(clusters[0].shape)
+    config = TsneConfig(perplexity=8, seed=1)
+    warm = embed(moved, config, start=layout.coordinates)
+    turned = layout.coordinates @ np.array([[0.0, -1.0], [1.0, 0.0]])  # a map as good as any, in another place
+    cold, warm_turned = embed(moved, config), embed(moved, config, start=turned)
+    assert movement(turned, warm_turned.coordinates) < 0.3 < 1.0 < movement(turned, cold.coordinates)
+    assert movement(layout.coordinates, warm.coordinates) < 0.3
+    assert warm.trustworthiness > cold.trustworthiness - 0.01
+    np.testing.assert_array_equal(
+        warm.coordinates, embed(moved, config, start=layout.coordinates).coordinates
+    )  # the same bits again
+
+
+def test_the_same_points_stay_where_they_are(clusters, layout):
+    again = embed(clusters[0], TsneConfig(perplexity=8, seed=1), start=layout.coordinates)
+    assert movement(layout.coordinates, again.coordinates) < 0.15
+    labels = clusters[1]
+    assert knn_purity(again.coordinates, labels, 5) > 0.98
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (np.ones((5, 2)), r"must have the shape \(96, 2\), got \(5, 2\)"),
+        (np.ones((96, 2)), "finite coordinates that differ"),
+        (np.full((96, 2), np.nan), "finite coordinates that differ"),
+    ],
+)
+def test_a_start_that_is_no_map_is_refused(clusters, start, message):
+    with pytest.raises(ProbeError, match=message):
+        embed(clusters[0], start=start)
+
+
+def test_one_thread_below_five_thousand_points_unless_told():
+    import os
+
+    assert (TsneConfig().threads(4999), TsneConfig(jobs=2).threads(10), TsneConfig(jobs=1).threads(10**6)) == (1, 2, 1)
+    assert TsneConfig().threads(5000) == len(os.sched_getaffinity(0))
+
+
 def test_warnings_become_notes_and_never_errors(clusters, monkeypatch):
     import openTSNE
 
@@ -126,6 +187,7 @@ def test_repeated_points_are_no_obstacle(clusters):
         ({"pca": 1}, "pca must be 0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"jobs": 0}, "jobs must be a number of threads"),
+        ({"warm_iterations": 0}, "warm_iterations must be at least 1, got 0"),
     ],
 )
 def test_impossible_settings_are_refused(options, message):

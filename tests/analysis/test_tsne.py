@@ -109,6 +109,24 @@ def test_planted_instructions_lie_together_in_the_raw_picture(write_pair, tmp_pa
     assert max(panel.purity for panel in noise) < 0.5
 
 
+def test_before_and_after_the_maps_stand_in_one_figure_with_the_same_held_out_points(pair, tmp_path):
+    from mnprobe.probe.heads import AlignmentHeads, save_heads
+
+    save_heads(tmp_path / "h.safetensors", AlignmentHeads(24, 12, 8), {"train_ids": pair.episodes["id"].tolist()[:5]})
+    given = TsneInput(pair=pair, heads=tmp_path / "h.safetensors", title="joint")
+    drawn = draw_tsne([given], stem=tmp_path / "b", table=tmp_path / "b.csv", space="both", config=QUICK)
+    before_u, before_e, after = drawn.panels
+    titles = ["joint: u before the heads", "joint: e before the heads", "joint: z after the heads"]
+    assert [panel.title for panel in drawn.panels] == titles
+    assert after.points["fitted"].tolist() == before_u.points["fitted"].tolist() + before_e.points["fitted"].tolist()
+    assert {panel.purity_of for panel in drawn.panels} == {"held-out"}
+    alone, _ = tsne_panels([given], space="shared", config=QUICK)
+    np.testing.assert_array_equal(after.embedding.coordinates, alone[0].embedding.coordinates)
+    raw, _ = tsne_panels([given], space="raw", config=QUICK)
+    np.testing.assert_array_equal(before_e.embedding.coordinates, raw[1].embedding.coordinates)
+    assert "before and after the linear maps" in read_note(tmp_path / "b").title
+
+
 def test_the_same_seed_gives_the_same_files(pair, tmp_path):
     digests = []
     for name in ("a", "b"):
@@ -313,8 +331,8 @@ def test_a_run_without_features_names_the_command(tmp_path):
 
 
 def test_a_space_that_is_none_is_refused():
-    with pytest.raises(ConfigError, match="space must be shared or raw, got 'both'"):
-        as_space("both")
+    with pytest.raises(ConfigError, match="space must be shared, raw or both, got 'neither'"):
+        as_space("neither")
 
 
 def test_colours_of_54_instructions_are_all_different_and_grouped_by_hue(many_instructions):

@@ -101,7 +101,8 @@ def test_named_heads_arrive(run):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--space", "both"], "space must be shared or raw, got 'both'"),
+        (["--space", "neither"], "space must be shared, raw or both, got 'neither'"),
+        (["--series", "--space", "raw"], "--series shows the shared space of one run"),
         (["--perplexity", "0"], "perplexity must be at least 1, got 0.0"),
         (["--colour", "blue"], "colour must be auto, instruction or task, got 'blue'"),
         (["--layer-e", "ee"], "unknown layer 'ee'"),
@@ -112,3 +113,55 @@ def test_refusals_are_one_message_and_code_2(run, capsys, options, message):
     with pytest.raises(SystemExit, match="2"):
         main(["tsne", "--run", str(run.path), *options])
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def long_run(run):
+    """The run with a third step, 20."""
+    for path in sorted(run.path.glob("features/*/demos/step_00000010.h5")):
+        from mnprobe.features import open_features
+
+        with open_features(path) as file:
+            layers = {name: file.layer(name).pooled("mean") + 0.1 for name in file.layers}
+            episodes = {name: file.episodes[name].tolist() for name in ("id", "task", "instruction", "partition")}
+            model, side = file.model, file.side
+        target = run.features(model, "demos", 20)
+        write_features(target, layers=layers, episodes=episodes, model=model, side=side, step=20, trained=True)
+    return run
+
+
+@pytest.fixture
+def heads(tmp_path):
+    """Heads that were fitted on all episodes, so that no test has to fit any."""
+    from mnprobe.probe.heads import AlignmentHeads, save_heads
+
+    path = tmp_path / "heads.safetensors"
+    save_heads(path, AlignmentHeads(6, 6, 4), {"train_ids": [f"t/0/episode{i}" for i in range(10)]})
+    return ["--heads", path]
+
+
+def test_three_steps_make_a_series_and_two_do_not(long_run, heads):
+    assert "series" not in _json(long_run, *heads, "--step", 0)
+    assert "series" not in _json(long_run, *heads, "--no-series")
+    assert "series" not in _json(long_run, "--space", "raw")
+    found = _json(long_run, *heads)["series"]
+    assert [(one["training"], one["step"]) for one in found["maps"]] == [("", 0), ("", 10), ("", 20)]
+    assert found["maps"][0]["moved"] is None
+    assert {quality["points"] for quality in found["maps"][0]["qualities"]} == {"all", "fitted"}
+    for name in ("figures/tsne-series.png", "figures/tsne-series.svg", "figures/tsne-series.html"):
+        assert (long_run.path / name).stat().st_size > 0
+    for name in ("figures/tsne-purity.png", "results/tsne-series.csv", "results/map-quality.csv"):
+        assert (long_run.path / name).stat().st_size > 0
+    assert "--series" in json.loads((long_run.figures / "tsne-series.json").read_text())["command"]
+
+
+def test_two_steps_make_no_series_unless_asked(run, heads, tmp_path):
+    assert "series" not in _json(run, *heads)
+    found = _json(run, *heads, "--series", "--seed", 3, "--out", tmp_path / "mine")["series"]
+    assert [one["step"] for one in found["maps"]] == [0, 10]
+    assert "seed 3" in found["caption"]
+    assert "(10 iterations)" in found["caption"]  # half of those of the first map
+    assert found["page"] == str(tmp_path / "mine-series.html")
+    assert found["quality"] == str(tmp_path / "mine-quality.csv")
+    (one,) = _json(run, *heads, "--series", "--step", 10)["series"]["maps"]
+    assert one["step"] == 10
