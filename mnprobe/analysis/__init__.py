@@ -23,6 +23,7 @@ from mnprobe.analysis.decomposition_figure import draw_decomposition
 from mnprobe.analysis.draw_compare import DrawnComparison, draw_compare, read_similarity
 from mnprobe.analysis.draw_curve import DrawnCurve, draw_curve
 from mnprobe.analysis.draw_tsne import DrawnTsne, TsneInput, draw_tsne, tsne_panels
+from mnprobe.analysis.draw_tsne_series import DrawnSeries, draw_tsne_series
 from mnprobe.analysis.embedding import Embedding, TsneConfig, embed, knn_purity, trust
 from mnprobe.analysis.episode_scores import EpisodeScores, episode_scores
 from mnprobe.analysis.figures import SavedFigure
@@ -39,7 +40,9 @@ from mnprobe.analysis.success_words import contrast_sentences
 from mnprobe.analysis.table_grid import grid_text
 from mnprobe.analysis.tables import headline, read_alignment, write_table
 from mnprobe.analysis.task_tables import ShapedTable, ablation_table, execution_table, recognition_table, shaped_table
-from mnprobe.analysis.tsne_inputs import tsne_inputs
+from mnprobe.analysis.tsne_inputs import series_inputs, tsne_inputs
+from mnprobe.analysis.tsne_quality import Quality, map_qualities
+from mnprobe.analysis.tsne_series import TsneSeries, tsne_series
 from mnprobe.analysis.verdict import verdicts
 
 __all__ = [
@@ -52,6 +55,7 @@ __all__ = [
     "CurveData",
     "DrawnComparison",
     "DrawnCurve",
+    "DrawnSeries",
     "DrawnSuccess",
     "DrawnTsne",
     "Embedding",
@@ -59,12 +63,14 @@ __all__ = [
     "FeaturePair",
     "FeatureSet",
     "Finding",
+    "Quality",
     "Rollouts",
     "SavedFigure",
     "ShapedTable",
     "Study",
     "TsneConfig",
     "TsneInput",
+    "TsneSeries",
     "WrittenReport",
     "ablate",
     "ablation_cells",
@@ -88,6 +94,7 @@ __all__ = [
     "draw_sheets",
     "draw_success",
     "draw_tsne",
+    "draw_tsne_series",
     "embed",
     "episode_scores",
     "execution_table",
@@ -102,6 +109,7 @@ __all__ = [
     "knn_purity",
     "leakage_table",
     "load_pair",
+    "map_qualities",
     "open_study",
     "oracle_recall",
     "paper_table",
@@ -110,11 +118,13 @@ __all__ = [
     "read_contrasts",
     "read_similarity",
     "recognition_table",
+    "series_inputs",
     "shaped_table",
     "success_table",
     "trust",
     "tsne_inputs",
     "tsne_panels",
+    "tsne_series",
     "verdicts",
     "wilson_interval",
     "write_contrasts",
