@@ -11,7 +11,8 @@ from mnprobe.analysis.curve import curve_data
 from mnprobe.analysis.episode_scores import EpisodeScores, episode_scores
 from mnprobe.analysis.statistics import PairedContrast, cluster_jackknife, holm, paired_contrast
 from mnprobe.core.errors import ProbeError
-from mnprobe.probe.hits import find_hits, read_hits
+from mnprobe.probe.hits import described_hits, read_hits
+from mnprobe.probe.join import PIXELS
 
 __all__ = ["CONTROL_COLUMNS", "PAIRED", "RISING", "controls_table", "score_difference"]
 
@@ -19,6 +20,11 @@ PAIRED = ("step-0", "blank", "pixels", "shuffled")
 """Controls on the very episodes of the claim: their difference to it is paired."""
 RISING = ("main", "blank", "rollouts", "rollouts-blank")
 """Lines over training whose rise, last checkpoint minus first, is measured."""
+
+_BEHIND = (
+    *("understanding", "execution", "source_u", "source_e", "holdout", "mode", "config_hash", "step_u", "step_e"),
+    *("layer_u", "layer_e", "pool_u", "pool_e", "control"),
+)
 
 CONTROL_COLUMNS = (
     *("understanding", "execution", "holdout", "series", "kind", "step", "step_first", "source_e", "value", "ci_low"),
@@ -45,24 +51,21 @@ def controls_table(table: pd.DataFrame, hits: Path, *, resamples: int = 1999) ->
     points = curve_data(table).points
     key = ["understanding", "execution", "holdout", "series"]
     rows: list[dict[str, Any]] = []
+    kept = _Kept(table, hits)
     for (understanding, execution, holdout), panel in points.groupby(key[:3], sort=False):
         names = {"understanding": understanding, "execution": execution, "holdout": holdout}
-        found = {(str(row["series"]), int(row["step"])): _scores(row, table, hits) for _, row in panel.iterrows()}
         claim_rows = panel[panel["series"] == "main"].sort_values("step", kind="stable")
-        claim = None if claim_rows.empty else found["main", int(claim_rows["step"].iloc[-1])]
+        claim = None if claim_rows.empty else kept.scores(claim_rows.iloc[-1])
         for series, line in panel.groupby("series", sort=False):
             line = line.sort_values("step", kind="stable")
             last, first = line.iloc[-1], line.iloc[0]
-            own = found[str(series), int(last["step"])]
+            own = kept.scores(last)
             against = claim if series in PAIRED else None
             rows.append(_level(names, str(series), last, own, against, resamples))
             if series == "main" and first["step"] == 0 and len(line) > 1:
-                start = found["main", 0]
-                rows.append(_level(names, "step-0", first, start, claim, resamples))
+                rows.append(_level(names, "step-0", first, kept.scores(first), claim, resamples))
             if series in RISING and len(line) > 1:
-                rows.append(
-                    _rise(names, str(series), first, last, found[str(series), int(first["step"])], own, resamples)
-                )
+                rows.append(_rise(names, str(series), first, last, kept.scores(first), own, resamples))
     out = pd.DataFrame(rows, columns=list(CONTROL_COLUMNS))
     p = out["p"].to_numpy(dtype=np.float64)
     out["p_holm"], out["family"] = holm(p), int((~np.isnan(p)).sum())
@@ -99,24 +102,30 @@ def _by_instruction(scores: EpisodeScores, names: np.ndarray) -> tuple[np.ndarra
     return sums / np.where(weights > 0, weights, 1.0), weights
 
 
-def _scores(row: "pd.Series[Any]", table: pd.DataFrame, hits: Path) -> EpisodeScores | None:
-    """Kept scores behind a point of the curve; None where they were not kept."""
-    series = str(row["series"])  # such as main, pixels, rollouts-pixels, shuffled, rollouts-shuffled
-    pixels = series.rpartition("-")[2] == "pixels"
-    wanted: dict[str, Any] = {"understanding": "pixels" if pixels else row["understanding"]}
-    wanted |= {name: row[name] for name in ("execution", "source_u", "source_e", "holdout", "mode", "config_hash")}
-    wanted |= {name: int(row[name]) for name in ("step_u", "step_e")}
-    wanted |= {name: row[name] for name in ("layer_u", "layer_e", "pool_u", "pool_e")}
-    wanted["control"] = "shuffled" if series.rpartition("-")[2] == "shuffled" else "none"
-    behind = np.ones(len(table), dtype=np.bool_)
-    for name, value in wanted.items():
-        behind &= (table[name] == value).to_numpy()
-    current = set(table.loc[behind, "features_hash"])
-    for path in find_hits(hits, **wanted):
-        scores = read_hits(path)
-        if scores.about["features_hash"] in current and "all" in scores.splits:
-            return episode_scores(scores)
-    return None
+class _Kept:
+    """The kept scores of a run, found by what they are of; descriptions are read once."""
+
+    def __init__(self, table: pd.DataFrame, hits: Path) -> None:
+        measured = table[[*_BEHIND, "features_hash"]].drop_duplicates()
+        current = set(measured.itertuples(index=False, name=None))
+        self._paths: dict[tuple[Any, ...], list[Path]] = {}
+        for path, about in described_hits(hits):
+            key = tuple(about.get(name) for name in _BEHIND)
+            if (*key, about.get("features_hash")) in current:
+                self._paths.setdefault(key, []).append(path)
+
+    def scores(self, row: "pd.Series[Any]") -> EpisodeScores | None:
+        """Those behind a point of the curve; None where they were not kept."""
+        series = str(row["series"])  # such as main, pixels, rollouts-pixels, shuffled, rollouts-shuffled
+        kind = series.rpartition("-")[2]
+        wanted = {name: row[name] for name in _BEHIND if name != "control"}
+        wanted |= {"control": "shuffled" if kind == "shuffled" else "none"}
+        wanted |= {"understanding": PIXELS} if kind == PIXELS else {}
+        for path in self._paths.get(tuple(wanted[name] for name in _BEHIND), []):
+            scores = read_hits(path)
+            if "all" in scores.splits:
+                return episode_scores(scores)
+        return None
 
 
 def _level(

@@ -1,6 +1,6 @@
 """From kept scores of many seeds and draws to one score and one weight for each episode."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mnprobe.core.errors import ProbeError
-from mnprobe.probe.hits import HitScores, find_hits, read_hits
+from mnprobe.probe.hits import HitScores, described_hits
 
 __all__ = ["EpisodeScores", "current_hits", "episode_scores"]
 
@@ -91,8 +91,7 @@ def current_hits(folder: Path, table: pd.DataFrame, *, splits: Sequence[str]) ->
     """Files of scores that stand behind rows of `table` (with config_hash and features_hash) and hold all `splits`."""
     keys = set(map(tuple, table[["config_hash", "features_hash"]].drop_duplicates().to_numpy().tolist()))
     found = []
-    for path in find_hits(folder):
-        about: Mapping[str, Any] = read_hits(path).about
+    for path, about in described_hits(folder):
         if (about["config_hash"], about["features_hash"]) in keys and set(splits) <= _splits(path):
             found.append(path)
     return found

@@ -16,7 +16,7 @@ from mnprobe.core.provenance import canonical_json
 from mnprobe.probe.items import Items
 from mnprobe.probe.jobs import Job, Record
 
-__all__ = ["HitScores", "find_hits", "hit_scores", "hits_name", "read_hits", "write_hits"]
+__all__ = ["HitScores", "described_hits", "find_hits", "hit_scores", "hits_name", "read_hits", "write_hits"]
 
 _FORMAT = "mnprobe.hits/1"
 _TEXT = ("ids", "instructions", "tasks")
@@ -107,13 +107,16 @@ def find_hits(folder: Path, **wanted: Any) -> list[Path]:
 
     Only the description of each file is read.
     """
+    return [path for path, about in described_hits(folder) if all(about.get(name) == wanted[name] for name in wanted)]
+
+
+def described_hits(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Every file of scores with the description of its measurement, for those who look for many of them."""
     found = []
     for path in sorted(folder.glob("*.npz")):
         try:
             with np.load(path, allow_pickle=False) as file:
-                about = json.loads(str(file["about"]))
+                found.append((path, json.loads(str(file["about"]))))
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ProbeError(f"{path}: cannot be read as scores of mnprobe ({error}). Remove it") from error
-        if all(about.get(name) == value for name, value in wanted.items()):
-            found.append(path)
     return found
