@@ -99,7 +99,7 @@ def movement(before: Array, after: Array) -> float:
     """Mean distance of the points (N, 2) of one map from where they are on another, each brought to spread 1.
 
     >>> square = np.array([[0.0, 0], [0, 2], [2, 0], [2, 2]])
-    >>> movement(square, 3 * square + 5)
+    >>> round(movement(square, 3 * square + 5), 6)
     0.0
     """
     gaps = _spread_one(np.asarray(after, dtype=np.float64)) - _spread_one(np.asarray(before, dtype=np.float64))
