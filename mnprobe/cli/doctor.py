@@ -168,7 +168,7 @@ def _print_checks(facts: dict[str, Any], checks: "Sequence[Check]", *, failed: b
         _say(f"{typer.style(check.status.ljust(12), fg=_COLOURS[check.status], bold=True)}  {check.name}")
         for name in ("did", "expected", "found", "meaning"):
             text = getattr(check, name)
-            if text and not (name == "did" and check.status == "pass"):
+            if text:
                 _say(textwrap.fill(text, 116, initial_indent=f"{name:>24}: ", subsequent_indent=" " * 26))
     totals = [f"{sum(check.status == status for check in checks)} {status}" for status in _COLOURS]
     _say("\n" + ", ".join(total for total in totals if not total.startswith("0 ")))

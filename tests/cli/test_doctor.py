@@ -79,9 +79,11 @@ def invoke(quick_environment, monkeypatch):
     return start
 
 
-def test_a_bug_report_is_one_document_without_anything_private(folder):
-    done = run("--run", str(folder), "--quick", "--json", cwd=folder.parent.parent)
-    assert done.returncode == 0, done.stderr
+def test_a_bug_report_is_one_document_without_anything_private(invoke, folder):
+    only = ["random features, episodes held out", "sample sizes, instructions held out"]
+    only += ["similarity indices of random features", "your features, episodes held out"]
+    done = invoke("--run", folder, "--quick", "--json", only=only)
+    assert done.exit_code == 0
     found = json.loads(done.stdout)
     assert found["broken"] is False
     assert found["examined"] | {"digest": "", "notes": []} == {
@@ -95,14 +97,10 @@ def test_a_bug_report_is_one_document_without_anything_private(folder):
         "seeds": 2,
         "notes": [],
     }
-    assert [check["name"] for check in found["checks"]] == list(sanity.CHECKS)
-    assert {check["status"] for check in found["checks"]} <= {"pass", "look", "reported"}
+    assert [check["name"] for check in found["checks"]] == only
+    assert [check["status"] for check in found["checks"]] == ["pass", "look", "pass", "reported"]
     beside = {check["name"]: check["numbers"] for check in found["checks"]}["your features, episodes held out"]
     assert beside["value"] > beside["untrained"]
-    assert found["newest_run"] == "one"
-    assert found["versions"]["torch"] != "absent"
-    assert found["devices"]["torch_threads"] >= 1
-    assert {part["name"] for part in found["optional"]} >= {"av", "tensorboard", "chromium"}
     assert "secret words" not in done.stdout
     assert str(folder.parent) not in done.stdout
 
@@ -186,14 +184,18 @@ def test_damaged_packages_are_named_and_break_nothing(tmp_path, monkeypatch):
     }
 
 
-def test_a_broken_torch_does_not_break_the_doctor(tmp_path):
+def test_a_broken_torch_does_not_break_the_doctor(tmp_path, folder):
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('libcudart.so.12: cannot open')\n")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    done = run("--json", PYTHONPATH=path)
+    done = run("--json", cwd=folder.parent.parent, PYTHONPATH=path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert "libcudart" in found["devices"]["problem"]
+    assert found["newest_run"] == "one"
+    assert found["versions"]["numpy"] != "absent"
+    assert {part["name"] for part in found["optional"]} >= {"av", "tensorboard", "chromium"}
+    assert str(folder) not in done.stdout
     assert any(part["name"] == "torch" and "libcudart" in part["state"] for part in found["damaged"])
 
 

@@ -1,6 +1,7 @@
 """Nothing is planted, so nothing may be found: random features, features dealt to other episodes, collapsed ones."""
 
 from collections.abc import Sequence
+from math import exp, log
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from mnprobe.analysis.sanity.check import BROKEN, Check, NotPossible
 from mnprobe.analysis.sanity.measured import Measured, measure
 from mnprobe.analysis.sanity.oracle import Null, label_null, slow_chance
 from mnprobe.analysis.sanity.planted import WIDTH, dealt, noise, with_features
-from mnprobe.analysis.sanity.subject import Subject
+from mnprobe.analysis.sanity.subject import RARE, Subject
 from mnprobe.probe.splits import Holdout
 
 __all__ = ["against_null", "chance_level", "collapsed", "random_features", "shuffled_pairs"]
@@ -44,14 +45,15 @@ def shuffled_pairs(subject: Subject, holdout: Holdout) -> Check:
 def against_null(name: str, did: str, found: Sequence[Measured], null: Null) -> Check:
     """Whether the mean of the measurements lies within what chance gives.
 
-    Raises NotPossible where chance alone reaches a perfect score: such a check could not fail.
+    Raises NotPossible where there are so few ways to deal labels that a perfect score could be among the permutations:
+    such a check could not fail.
     """
-    value = float(np.mean([one.value for one in found]))
-    if null.high > 1 - 1e-9:
+    if null.log_count < log(RARE * len(null.values)) - 1e-9:
         raise NotPossible(
-            f"{len(found[0].test)} test episodes in {len(found)} seeds are so few that chance alone reaches 1.000 "
-            f"(mean {null.mean:.3f}): no score could be told from it"
+            f"{len(found[0].test)} test episodes in {len(found)} seeds are so few that labels can be dealt in only "
+            f"{exp(null.log_count):.0f} ways: even a perfect score could be chance"
         )
+    value = float(np.mean([one.value for one in found]))
     sound = null.holds(value)
     return Check(
         name=name,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb
+from math import comb, lgamma
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,13 @@ _BLOCK = 1 << 22
 
 @dataclass(frozen=True, kw_only=True)
 class Null:
-    """The mean that chance gives, exactly, and the values that random labels gave."""
+    """The mean that chance gives, exactly, and the values that random labels gave.
+
+    `log_count` is the natural logarithm of the number of ways to deal the labels.
+    """
 
     mean: float
+    log_count: float
     values: NDArray[np.float64]
 
     @property
@@ -66,7 +70,7 @@ def label_null(
         rng: where the dealings come from.
     """
     total = np.zeros(permutations)
-    means = []
+    means, ways = [], 0.0
     for z_u, z_e, groups in measured:
         codes = np.unique(groups, return_inverse=True)[1].reshape(-1)
         nearest_e, nearest_u = _nearest(z_u, z_e)
@@ -78,7 +82,8 @@ def label_null(
             back = (dealt[:, nearest_u] == codes).mean(axis=1)
             total[start : start + size] += (forth + back) / 2
         means.append(slow_chance(codes.tolist()))
-    return Null(mean=float(np.mean(means)), values=total / len(measured))
+        ways += lgamma(len(codes) + 1) - sum(lgamma(count + 1) for count in np.bincount(codes))
+    return Null(mean=float(np.mean(means)), log_count=ways, values=total / len(measured))
 
 
 def block_null(
@@ -86,7 +91,7 @@ def block_null(
 ) -> Null:
     """The same where all rows of a group are equal: whole groups are dealt, and chance is 1 / groups, not 1 / items."""
     total = np.zeros(permutations)
-    means = []
+    means, ways = [], 0.0
     for z_u, z_e, groups in measured:
         _, first, codes, counts = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
         nearest_e, nearest_u = _nearest(z_u[first], z_e[first])
@@ -96,7 +101,8 @@ def block_null(
         back = (dealt == nearest_u) @ share
         total += (forth + back) / 2
         means.append(1 / len(counts))
-    return Null(mean=float(np.mean(means)), values=total / len(measured))
+        ways += lgamma(len(counts) + 1)
+    return Null(mean=float(np.mean(means)), log_count=ways, values=total / len(measured))
 
 
 def self_ceiling(values: NDArray[Any]) -> float:

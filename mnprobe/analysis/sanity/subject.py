@@ -13,13 +13,16 @@ from mnprobe.core.seeds import derived_seed
 from mnprobe.probe import FitConfig, Pair, hold_out
 from mnprobe.probe.splits import Holdout
 
-__all__ = ["MOST", "PERMUTATIONS", "PLANTED_FIT", "Subject", "sampled"]
+__all__ = ["MOST", "PERMUTATIONS", "PLANTED_FIT", "RARE", "Subject", "sampled"]
 
 PLANTED_FIT = FitConfig(dim=256, lr=1e-3, steps=200)
 """How heads are fitted on planted features: the paper's loss and tau, but so that 200 steps are enough."""
 
 PERMUTATIONS = 19_999
 """Behind every interval of chance: a value beyond all of them has p = 1/20,000 on its side."""
+
+RARE = 100
+"""A perfect score among the permutations must be at least so unlikely, 1 in so many, for a check to be made."""
 
 MOST = 600
 """Episodes that are taken at most, so that the suite stays quick on large stores."""

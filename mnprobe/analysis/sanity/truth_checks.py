@@ -9,7 +9,7 @@ from mnprobe.analysis.sanity.check import BROKEN, Check, NotPossible
 from mnprobe.analysis.sanity.measured import measure
 from mnprobe.analysis.sanity.oracle import block_null, self_ceiling
 from mnprobe.analysis.sanity.planted import identity, twin_of
-from mnprobe.analysis.sanity.subject import Subject
+from mnprobe.analysis.sanity.subject import RARE, Subject
 from mnprobe.probe import hold_out
 
 __all__ = ["identity_of_known", "identity_of_new", "rotated_twin"]
@@ -63,7 +63,7 @@ def _enough(subject: Subject) -> int:
     """
     test = hold_out(subject.pair.items, "instructions", seed=0).test
     groups = len(np.unique(subject.pair.items.instructions[test]))
-    return ceil(log(100 * subject.permutations) / lgamma(groups + 1))
+    return ceil(log(RARE * subject.permutations) / lgamma(groups + 1))
 
 
 def rotated_twin(subject: Subject) -> Check:

@@ -22,4 +22,4 @@ def pair():
 
 @pytest.fixture(scope="session")
 def subject(pair):
-    return Subject(pair=pair, seeds=2, permutations=1999)
+    return Subject(pair=pair, seeds=2, permutations=999)

@@ -204,7 +204,7 @@ def test_every_check_of_the_pipeline_is_shown_to_fail():
 
 def test_less_than_chance_is_an_alarm_too(subject):
     rng = np.random.default_rng(0)
-    null = Null(mean=0.5, values=rng.uniform(0.4, 0.6, 999))
+    null = Null(mean=0.5, log_count=50.0, values=rng.uniform(0.4, 0.6, 999))
     name = "random features, episodes held out"
     (found,) = sanity_suite(subject, only=[name])
     one = SimpleNamespace(value=0.3, forth=0.3, back=0.3, test=[1], train=[1])

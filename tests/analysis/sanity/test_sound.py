@@ -12,7 +12,7 @@ from mnprobe.probe import chance_recall, pair_arrays
 
 
 def test_a_sound_pipeline_passes_every_check(subject):
-    checks = sanity_suite(subject)
+    checks = sanity_suite(replace(subject, seeds=1))
     assert [check.name for check in checks] == list(CHECKS)
     assert not broken(checks)
     wanted = dict.fromkeys(CHECKS, "pass") | {
@@ -60,7 +60,7 @@ def test_a_check_that_could_not_fail_is_not_possible(subject):
     pair = replace(subject.pair, u=subject.pair.u[rows], e=subject.pair.e[rows], items=subject.pair.items.take(rows))
     (check,) = sanity_suite(replace(subject, pair=pair, seeds=1), only=["random features, episodes held out"])
     assert check.status == "not possible"
-    assert "chance alone reaches 1.000" in check.found
+    assert "even a perfect score could be chance" in check.found
 
 
 def test_instructions_with_one_episode_each_are_not_possible():
