@@ -123,7 +123,9 @@ def test_missing_controls_are_named(run, write_pair, many_instructions):
     write_pair(run.path, many_instructions[:2], understanding="pixels")
     assert not {piece.what for piece in gather(run).missing} & missing - {
         "alignment scores",
+        "verdict in plain words",
         "alignment curve",
+        "similarity heatmap",
         "t-SNE",
     }
 
@@ -147,15 +149,19 @@ def test_hostile_strings_stay_text(tmp_path, write_pair, alignment_row):
 
 
 def _harmless(page):
-    """No script, no event handler, no address but data: and anchors of the page itself."""
+    """No event handler, no address but data: and anchors of the page itself, no script but those of the plot."""
+    kinds = [attributes.get("type", "") for tag, attributes in page.tags if tag == "script"]
+    assert kinds in ([], ["application/json", "text/plain", ""])
     for tag, attributes in page.tags:
-        assert tag not in ("script", "iframe", "object", "embed", "form", "base")
+        assert tag not in ("iframe", "object", "embed", "form", "base")
         for name, value in attributes.items():
             assert not name.startswith("on"), (tag, name)
             if name in ("src", "href", "srcset", "action", "poster"):
                 assert (value or "").startswith(("data:", "#")), (tag, value)
     policies = [a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
-    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+    hashes = r"; script-src 'sha256-[\w+/=]{44}' 'sha256-[\w+/=]{44}'" if kinds else ""
+    assert len(policies) == 1
+    assert re.fullmatch(f"default-src 'none'; img-src data:; style-src 'unsafe-inline'{hashes}", policies[0])
 
 
 def test_an_ordinary_page_asks_for_nothing_either(full):
@@ -163,7 +169,13 @@ def test_an_ordinary_page_asks_for_nothing_either(full):
     _harmless(page)
     source = full.report.read_text()
     assert "@import" not in source
-    assert not re.findall(r"url\((?!data:)", source)
+    assert not re.findall(r"url\((?!data:|\"\$\{find)", source)  # the script names the sheet of thumbnails
+
+
+def test_a_page_without_a_plot_has_no_script(run):
+    page = _page(run)
+    _harmless(page)
+    assert not [tag for tag, _ in page.tags if tag == "script"]
 
 
 def test_broken_pieces_are_said_and_the_rest_is_shown(full):
@@ -209,7 +221,7 @@ def test_long_tables_are_folded_and_cut_with_a_word(run):
     page = _page(run)
     assert "The first 2000 of 2500 rows; all are in results/long.csv." in page.text
     opened = ["open" in attributes for tag, attributes in page.tags if tag == "details"]
-    assert opened == [False, True, False]  # long, short, run.toml
+    assert opened == [False, True, False, False]  # long, short, hashes, run.toml
 
 
 def test_a_damaged_run_file_is_an_error(run):

@@ -1,4 +1,5 @@
-"""Opens the report in a real browser, by Chromium's debugging pipe: sizes, requests, overflow, nothing executed."""
+"""Opens the report in a real browser, by Chromium's debugging pipe: sizes, requests, overflow, nothing hostile runs;
+the interactive plot by pointer and keys."""
 
 import fcntl
 import json
@@ -67,7 +68,7 @@ class Browser:
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = None
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Network", "Runtime"):
+        for domain in ("Page", "Network", "Runtime", "Log"):
             self.call(f"{domain}.enable")
 
     _session: str | None = None
@@ -98,18 +99,64 @@ class Browser:
         while not any(one.get("method") == event for one in self.events):
             self.events.append(self._next())
 
-    def open(self, address, width, *, dark=False):
+    def open(self, address, width, *, dark=False, measure=True):
         self.events.clear()
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url=address)
         self.wait_for("Page.loadEventFired")
+        if not measure:
+            return None
         found = json.loads(self.call("Runtime.evaluate", expression=MEASURE)["result"]["value"])
         sent = [
             one["params"]["request"]["url"] for one in self.events if one.get("method") == "Network.requestWillBeSent"
         ]
         return found, sent
+
+    def run(self, script):
+        """The value of a script in the page; a promise is waited for."""
+        answer = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def until(self, script):
+        """Wait until the script gives something true, and give it."""
+        deadline = time.monotonic() + 60
+        while not (found := self.run(script)):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"never true: {script}")
+            time.sleep(0.05)
+        return found
+
+    def move(self, x, y):
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def click(self, x, y):
+        self.move(x, y)
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def press(self, *keys):
+        codes = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Enter": 13, "Escape": 27, "Tab": 9}
+        for key in keys:
+            text = {"text": "\r" if key == "Enter" else key} if key == "Enter" or len(key) == 1 else {}
+            code = {"windowsVirtualKeyCode": codes.get(key, ord(key[0])), "key": key}
+            self.call("Input.dispatchKeyEvent", type="keyDown", **code, **text)
+            self.call("Input.dispatchKeyEvent", type="keyUp", **code)
+
+    def complaints(self):
+        """What the console would show in red: errors, uncaught exceptions, refusals of the policy."""
+        found = []
+        for one in self.events:
+            about = one.get("params", {})
+            if one.get("method") == "Runtime.exceptionThrown":
+                found.append(str(about["exceptionDetails"]))
+            elif one.get("method") == "Log.entryAdded" and about["entry"]["level"] in ("error", "warning"):
+                found.append(about["entry"]["text"])
+            elif one.get("method") == "Runtime.consoleAPICalled" and about["type"] in ("error", "warning", "assert"):
+                found.append(str(about["args"]))
+        return found
 
     def close(self):
         self._session = None
@@ -191,7 +238,7 @@ def test_the_page_opens_whole_asks_for_nothing_and_never_overflows(browser, repo
 
 def test_nothing_hostile_runs(browser, report):
     found, sent = browser.open(report.as_uri(), 1280)
-    assert found["scripts"] == 0
+    assert found["scripts"] == 3  # data, the packed library, ours
     assert found["title"].endswith("mnprobe report")
     assert not [url for url in sent if url.startswith("http")]
 
@@ -200,3 +247,282 @@ def test_it_follows_light_and_dark(browser, report):
     light, dark = (browser.open(report.as_uri(), 1280, dark=dark)[0]["dark"] for dark in (False, True))
     assert light == "rgb(255, 255, 255)"
     assert dark == "rgb(20, 24, 28)"
+
+
+# ---- the interactive plot -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def explored(tmp_path_factory, write_pair, write_demo):
+    """A report whose plot has two checkpoints, raw features, thumbnails, and one hostile instruction."""
+    run = RunDir.create(tmp_path_factory.mktemp("explored") / "run")
+    pairs = [("close_jar", "close the red jar"), ("close_jar", EVIL), ("open_drawer", "open the top drawer")]
+    inputs = []
+    for step in (0, 500):
+        paths = write_pair(run.path, pairs, each=6, step=step, seed=step)
+        inputs.append(TsneInput(pair=load_pair(*paths), title=f"joint, step {step}"))
+    for row in inputs[0].pair.episodes.itertuples(index=False):
+        task, variation, name = row.id.split("/")
+        number = int(name.removeprefix("episode"))
+        write_demo(run.demos, task, int(variation), "", number, row.instruction, 3)
+    quick = TsneConfig(iterations=60, exaggeration_iterations=60, perplexity=8)
+    draw_tsne(inputs, stem=run.figures / "tsne", table=run.results("tsne"), config=quick)
+    draw_tsne(inputs[-1:], stem=run.figures / "tsne-raw", table=run.results("tsne-raw"), space="raw", config=quick)
+    for name in ("tsne-raw", "tsne"):
+        table = pd.read_csv(run.results(name))
+        table["success"] = (table["id"].str.extract(r"(\d+)$")[0].astype(int) % 3 != 0).astype(int)
+        write_table(table, run.results(name))
+    return write_report(run).path, table
+
+
+@pytest.fixture
+def plot(browser, explored):
+    """The browser with the plot drawn and in view."""
+    path, _ = explored
+    browser.open(path.as_uri(), 1280)
+    browser.run("document.getElementById('explorer').scrollIntoView({behavior: 'instant'})")
+    browser.until("document.getElementById('explorer').dataset.ready === 'true'")
+    browser.run("document.getElementById('x-plot').scrollIntoView({block: 'center', behavior: 'instant'})")
+    browser.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    yield browser
+    assert browser.complaints() == []
+
+
+def _choose(browser, name, value):
+    browser.run(
+        f"(() => {{ const s = document.getElementById({name!r}); s.value = {value!r};"
+        f" s.dispatchEvent(new Event(s.type === 'search' || s.type === 'range' ? 'input' : 'change')); }})()"
+    )
+
+
+def _drawn(browser):
+    """Ids and sides of the points that the plot draws."""
+    return browser.run("""(() => {
+      const data = JSON.parse(document.getElementById('explorer-data').textContent);
+      const view = data.views.find(one => one.title === 'joint, step 500');
+      return document.getElementById('x-plot').data.slice(0, 2).flatMap(
+        trace => trace.customdata.map(i => [data.episodes[view.episode[i]][0], view.side[i]]));
+    })()""")
+
+
+def _wanted(table, step=500):
+    return table[table["panel"] == f"joint, step {step}"]
+
+
+def _panel(browser):
+    return browser.run("document.getElementById('x-panel').innerText")
+
+
+def _spot(browser, number, trace=0):
+    """Where a drawn point lies in the window, and its id."""
+    return browser.run(f"""(() => {{
+      const plot = document.getElementById('x-plot');
+      const {{xaxis, yaxis}} = plot._fullLayout;
+      const trace = plot.data[{trace}];
+      const box = plot.getBoundingClientRect();
+      const data = JSON.parse(document.getElementById('explorer-data').textContent);
+      const view = data.views.find(one => one.title === 'joint, step 500');
+      return [box.left + xaxis._offset + xaxis.d2p(trace.x[{number}]),
+              box.top + yaxis._offset + yaxis.d2p(trace.y[{number}]),
+              data.episodes[view.episode[trace.customdata[{number}]]][0]];
+    }})()""")
+
+
+def test_pointing_shows_thumbnail_instruction_outcome_and_neighbours(plot, explored):
+    table = _wanted(explored[1])
+    for trace, side in ((0, "understanding"), (1, "execution")):
+        x, y, _ = _spot(plot, 2, trace)
+        plot.move(5, 5)
+        plot.move(x - 1, y)
+        plot.move(x, y)
+        plot.until(f"document.getElementById('x-panel').textContent.includes('({side})')")
+        shown = plot.run("[...document.querySelectorAll('#x-panel dd')].at(-1).textContent")
+        row = table[(table["id"] == shown) & (table["side"] == side)].iloc[0]  # points may lie on each other
+        text = _panel(plot)
+        assert row["instruction"] in text
+        assert ("success" if row["success"] else "failure") in text
+        assert row["model"] in text
+        for k in (1, 2, 3):
+            assert f"{k}. cosine {row[f'cosine_{k}']:.3f}" in text
+            assert row[f"neighbour_{k}"] in text
+        pictures = plot.run(
+            "[...document.querySelectorAll('#x-panel .thumb')].map(n => [n.clientWidth, n.getAttribute('aria-label'),"
+            " getComputedStyle(n).backgroundImage.slice(0, 22)])"
+        )
+        assert len(pictures) == 4
+        assert all(width > 50 and image.startswith('url("data:image/webp') for width, _, image in pictures)
+        assert shown in pictures[0][1]
+    assert plot.run("document.getElementById('x-sheet').naturalWidth") > 100
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "keep"),
+    [
+        ("x-task", "=close_jar", lambda row: row["task"] == "close_jar"),
+        ("x-instruction", "=" + EVIL, lambda row: row["instruction"] == EVIL),
+        ("x-outcome", "=failure", lambda row: row["success"] == 0),
+        ("x-model", "=arp", lambda row: row["side"] == "execution"),
+        ("x-fitted", "=fitted on", lambda row: row["fitted"]),
+        ("x-find", "TOP DRAWER", lambda row: row["task"] == "open_drawer"),
+    ],
+)
+def test_each_filter_leaves_what_it_says(plot, explored, name, value, keep):
+    table = _wanted(explored[1])
+    assert len(_drawn(plot)) == len(table)
+    _choose(plot, name, value)
+    kept = table[table.apply(keep, axis=1)]
+    sides = {"understanding": 0, "execution": 1}
+    assert sorted(_drawn(plot)) == sorted([row["id"], sides[row["side"]]] for _, row in kept.iterrows())
+    assert plot.run("document.getElementById('x-count').textContent").startswith(f"{len(kept)} of {len(table)} points")
+    plot.run("document.getElementById('x-clear').click()")
+    assert len(_drawn(plot)) == len(table)
+
+
+def test_zoom_and_whole_picture(plot):
+    def width():
+        low, high = plot.run("document.getElementById('x-plot')._fullLayout.xaxis.range")
+        return high - low
+
+    whole = width()
+    plot.run("document.getElementById('x-in').click()")
+    assert width() == pytest.approx(0.6 * whole, rel=1e-3)
+    plot.run("document.getElementById('x-out').click()")
+    plot.run("document.getElementById('x-in').click()")
+    plot.run("document.getElementById('x-reset').click()")
+    assert width() == pytest.approx(whole, rel=1e-3)
+    x, y, _ = _spot(plot, 0)
+    plot.move(x - 60, y - 60)
+    plot.call("Input.dispatchMouseEvent", type="mousePressed", x=x - 60, y=y - 60, button="left", clickCount=1)
+    for far in (20, 60, 90):
+        where = {"x": x - 60 + far, "y": y - 60 + far}
+        plot.call("Input.dispatchMouseEvent", type="mouseMoved", **where, button="left", buttons=1)
+    plot.call("Input.dispatchMouseEvent", type="mouseReleased", x=x + 30, y=y + 30, button="left", clickCount=1)
+    plot.until(f"(r => r[1] - r[0] < {0.5 * whole})(document.getElementById('x-plot')._fullLayout.xaxis.range)")
+
+
+def test_everything_can_be_done_with_keys_alone(plot, explored):
+    table = _wanted(explored[1])
+    plot.run("document.getElementById('x-task').focus()")
+    order = []
+    for _ in range(11):
+        order.append(plot.run("document.activeElement.id"))
+        plot.press("Tab")
+    wanted = ["x-task", "x-instruction", "x-outcome", "x-model", "x-fitted", "x-colour", "x-find", "x-clear", "x-plot"]
+    assert order == [*wanted, "x-in", "x-out"]
+    plot.run("document.getElementById('x-plot').focus()")
+    assert plot.run("getComputedStyle(document.getElementById('x-plot')).outlineStyle") != "none"
+    seen = set()
+    for key in ("ArrowRight", "ArrowRight", "ArrowUp", "ArrowLeft", "ArrowDown"):
+        plot.press(key)
+        seen.add(plot.run("document.querySelector('#x-panel dl').textContent"))
+    assert len(seen) > 2
+    plot.press("Enter")
+    before = plot.run("document.getElementById('x-plot')._fullLayout.xaxis.range")
+    plot.press("+")
+    assert plot.run("document.getElementById('x-plot')._fullLayout.xaxis.range") != before
+    plot.press("0")
+    for _ in range(4):  # three buttons of the zoom, then the first neighbour
+        plot.press("Tab")
+    name = plot.run("document.activeElement.closest('li') && document.activeElement.textContent")
+    plot.press("Enter")
+    shown = plot.run("[...document.querySelectorAll('#x-panel dd')].at(-1).textContent")
+    assert shown in name
+    plot.run("document.getElementById('x-plot').focus()")
+    plot.press("Escape")
+    assert "Point at an episode" in _panel(plot)
+    plot.run("document.querySelector('#x-table-box > summary').focus()")
+    plot.press("Enter")
+    plot.until("document.querySelectorAll('#x-rows tr').length")
+    cells = plot.run("[...document.querySelectorAll('#x-rows tr')].map(r => [...r.children].map(c => c.textContent))")
+    assert [row[0] for row in cells] == table["id"].tolist()
+    assert [float(row[7]) for row in cells] == pytest.approx(table["cosine_1"].tolist(), abs=6e-4)
+    plot.run("document.querySelector('#x-rows tr:nth-child(5) button').focus()")
+    plot.press("Enter")
+    assert table["id"].iloc[4] in _panel(plot)
+
+
+def test_the_slider_goes_over_the_checkpoints_and_raw_features_have_no_neighbours(plot, explored):
+    assert plot.run("document.getElementById('x-step-name').textContent") == "step 500"
+    _choose(plot, "x-step", "0")
+    assert plot.run("document.getElementById('x-step-name').textContent") == "step 0"
+    first = _wanted(explored[1], 0)
+    plot.until(f"Math.abs(document.getElementById('x-plot').data[0].x[0] - {first['x'].iloc[0]}) < 1e-3")
+    plot.run("document.getElementById('x-play').click()")
+    plot.until("document.getElementById('x-step-name').textContent === 'step 500'")
+    _choose(plot, "x-view", "1")
+    assert plot.run("document.getElementById('x-step-box').hidden")
+    plot.run("document.getElementById('x-plot').focus()")
+    plot.press("ArrowRight")
+    assert "no common space" in _panel(plot)
+
+
+def test_strings_of_the_data_stay_text_everywhere(plot):
+    _choose(plot, "x-instruction", "=" + EVIL)
+    plot.run("document.getElementById('x-table-box').open = true")
+    plot.until("document.querySelectorAll('#x-rows tr').length === 12")
+    plot.run("document.querySelector('#x-rows button').click()")
+    assert EVIL in plot.run("document.getElementById('x-panel').textContent")
+    assert EVIL in plot.run("document.getElementById('x-key').textContent")
+    assert plot.run("document.querySelectorAll('#explorer img:not(#x-sheet), #explorer script').length") == 0
+    assert plot.run("document.title").endswith("mnprobe report")
+    blocked = plot.run("(() => { const s = document.createElement('script'); s.textContent = 'document.title = 1';"
+                       " document.body.append(s); return document.title; })()")  # fmt: skip
+    assert blocked.endswith("mnprobe report")  # the policy lets no other script run
+    refused = plot.complaints()
+    assert len(refused) == 1
+    assert "Content Security Policy" in refused[0]
+    plot.events.clear()
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_plot_fits_wide_and_narrow_screens(plot, explored, width):
+    plot.open(explored[0].as_uri(), width, dark=width == 400)
+    plot.run("document.getElementById('explorer').scrollIntoView()")
+    plot.until("document.getElementById('explorer').dataset.ready === 'true'")
+    plot.run("document.getElementById('x-plot').focus()")
+    plot.press("ArrowRight")
+    found = json.loads(plot.run(MEASURE))
+    assert found["out"] == []
+    assert found["wide"] <= width
+    box, panel = plot.run(
+        "['x-plot', 'x-panel'].map(name => document.getElementById(name).getBoundingClientRect().toJSON())"
+    )
+    assert box["width"] > 0.55 * width
+    assert (panel["left"] >= box["right"]) == (width == 1280)  # beside it, or below
+    assert plot.run("document.querySelector('#x-plot svg.main-svg').clientWidth") == pytest.approx(box["width"], abs=4)
+
+
+def test_the_switch_of_colours_reaches_page_and_plot(plot):
+    look = (
+        "[getComputedStyle(document.body).backgroundColor, document.getElementById('x-plot').data[0].marker.line.color]"
+    )
+    assert plot.run(look) == ["rgb(255, 255, 255)", "#1d2227"]
+    plot.run("document.getElementById('theme-dark').click()")
+    plot.until(f"{look}[1] === '#e6e9ec'")
+    assert plot.run(look)[0] == "rgb(20, 24, 28)"
+    plot.run("document.getElementById('theme-light').click()")
+    plot.until(f"{look}[1] === '#1d2227'")
+
+
+def test_print_shows_the_drawn_figure_instead_of_the_plot(plot):
+    def seen():
+        height = "document.querySelector(name).getBoundingClientRect().height"
+        return plot.run(f"['#explorer', '.printed img', '.theme'].map(name => {height} > 0)")
+
+    assert seen() == [True, False, True]
+    plot.call("Emulation.setEmulatedMedia", media="print")
+    assert seen() == [False, True, False]
+    plot.call("Emulation.setEmulatedMedia", media="")
+
+
+def test_without_scripts_the_figure_is_there(browser, explored):
+    browser.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        browser.call("Page.navigate", url="about:blank")
+        browser.open(explored[0].as_uri(), 1280, measure=False)
+        browser.call("DOM.enable")
+        root = browser.call("DOM.getDocument")["root"]["nodeId"]
+        node = browser.call("DOM.querySelector", nodeId=root, selector=".printed img")["nodeId"]
+        assert browser.call("DOM.getBoxModel", nodeId=node)["model"]["height"] > 200
+    finally:
+        browser.call("Emulation.setScriptExecutionDisabled", value=False)
