@@ -160,6 +160,7 @@ def calibration(datasets: int, slow: int, families: int, again: int, folder: Pat
     schemes = [(name, scheme) for name in INDICES.names() for scheme in SCHEMES]
     schemes = [cell for cell in schemes if cell[0] not in SLOW or cell[1] in ("free", "instructions")]
     schemes.sort(key=lambda cell: cell[0] in SLOW)
+    cells: list[tuple[str, str, str, Callable[..., Array], tuple[str, str | int], int]]
     cells = [(name, scheme, "p", many, (name, scheme), slow if name in SLOW else datasets) for name, scheme in schemes]
     for name in ("debiased_cka", "mutual_knn"):
         for column, what in enumerate((SMALLEST, "p_max of 16 cells")):

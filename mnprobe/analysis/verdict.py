@@ -146,7 +146,7 @@ def _leaks(table: pd.DataFrame) -> Iterator[Finding]:
                 )
             else:
                 copies = same[["close_u", "close_e"]].max(axis=1)
-                first = same.loc[copies.idxmax()]
+                first = same.iloc[int(copies.to_numpy().argmax())]
                 most = int(copies.max())
                 yield panel.say(
                     "leak",
