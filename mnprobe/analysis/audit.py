@@ -151,7 +151,9 @@ def _pairs(run: RunDir, kept: Sequence[HitScores], notes: list[str]) -> list[Pai
                 own = pair
                 break
         if own is None:
-            where = " x ".join(f"{about[model]} on {about[f'source_{side}']}" for model, side in _SIDES)
+            where = " x ".join(
+                f"{about[model]} step {about[f'step_{side}']} on {about[f'source_{side}']}" for model, side in _SIDES
+            )
             notes.append(f"features of {where} are not in the run as they were aligned: align them again")
         found.append(own)
     return found

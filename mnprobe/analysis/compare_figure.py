@@ -40,7 +40,8 @@ def _draw(table: pd.DataFrame, about: About, *, title: str, caption: str) -> "Fi
     names_u, names_e = _names(table, "u"), _names(table, "e")
     shape = (len(names_u), len(names_e))
     size = min(_CELL, _MAX_SIDE / max(shape))
-    height_map, width_map = (max(size * count, 0.9) for count in shape)
+    upright = min(0.085 * len(_axis(table, "understanding", "u")), 3.2)  # inches of the label beside the map
+    height_map, width_map = max(size * shape[0], upright), max(size * shape[1], 0.9)
     left = 0.45 + _longest(names_u)
     bar = 1.55
     width = max(left + width_map + bar, 5.4)

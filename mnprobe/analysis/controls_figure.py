@@ -81,7 +81,8 @@ def _figure(controls: pd.DataFrame, findings: tuple[Finding, ...], note: str) ->
     names += [name for name in dict.fromkeys(controls["series"]) if name not in names]
     width, left, tall = 10.1, 2.85, 0.34 * len(names) + 0.35
     lines = wrap(controls_caption(controls) + (f" {note}." if note else ""), width - 0.3, 7)
-    told = [line for finding in findings for line in wrap(f"- {_where(finding)}{finding.sentence}", width - 0.3, 8)]
+    several = len({panel[:2] for panel in panels}) > 1
+    told = [line for one in findings for line in wrap(f"- {_where(one, several)}{one.sentence}", width - 0.3, 8)]
     foot = 0.2 + 0.14 * len(lines) + 0.155 * len(told) + 0.6
     height = foot + len(panels) * (tall + 0.75) - 0.05
     figure = new_figure(width, height)
@@ -107,8 +108,11 @@ def _figure(controls: pd.DataFrame, findings: tuple[Finding, ...], note: str) ->
     return figure
 
 
-def _where(finding: Finding) -> str:
-    return "" if finding.holdout == "both" else f"{finding.holdout} held out: "
+def _where(finding: Finding, several: bool) -> str:
+    """Which pair of models, where the figure has several, and what was held out."""
+    pair = f"{finding.understanding} and {finding.execution}" if several else ""
+    held = "" if finding.holdout == "both" else f"{finding.holdout} held out"
+    return f"{', '.join(filter(None, (pair, held)))}: " if pair or held else ""
 
 
 def _levels(axes: "Axes", rows: pd.DataFrame, names: list[str]) -> None:
