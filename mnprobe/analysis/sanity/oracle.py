@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Null", "block_null", "label_null", "self_ceiling", "slow_chance"]
+__all__ = ["Null", "block_null", "label_null", "slow_chance"]
 
 _BLOCK = 1 << 22
 
@@ -103,17 +103,6 @@ def block_null(
         means.append(1 / len(counts))
         ways += lgamma(len(counts) + 1)
     return Null(mean=float(np.mean(means)), log_count=ways, values=total / len(measured))
-
-
-def self_ceiling(values: NDArray[Any]) -> float:
-    """Recall@1 of rows that look for themselves: 1 unless rows are equal, which share the hit.
-
-    >>> self_ceiling(np.array([[0.0], [1.0], [1.0], [2.0]]))
-    0.75
-    """
-    rounded = np.round(np.asarray(values, np.float64), 4)
-    _, codes, counts = np.unique(rounded, axis=0, return_inverse=True, return_counts=True)
-    return float((1 / counts[codes.reshape(-1)]).mean())
 
 
 def _nearest(z_u: NDArray[Any], z_e: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

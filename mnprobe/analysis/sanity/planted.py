@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from mnprobe.probe import Pair
 
-__all__ = ["WIDTH", "dealt", "identity", "noise", "rotation", "twin_of", "whitened", "with_features"]
+__all__ = ["WIDTH", "apart", "dealt", "identity", "noise", "rotation", "twin_of", "whitened", "with_features"]
 
 WIDTH = 64
 """Numbers per episode of planted features."""
@@ -63,3 +63,22 @@ def twin_of(pair: Pair, rng: np.random.Generator, components: int) -> Pair:
     """The user's u (whitened) on one side, the same under a random rotation on the other: all there is to find."""
     u = whitened(pair.u, components)
     return with_features(pair, u, u @ rotation(u.shape[1], rng))
+
+
+def apart(values: NDArray[np.floating], *, most: int) -> NDArray[np.int64]:
+    """Rows that differ clearly: each next one is the farthest from those taken, while it is far enough.
+
+    Far enough is three quarters of the median distance: no model could tell rows apart that are nearly equal.
+
+    >>> apart(np.array([[0.0], [0.001], [1.0], [2.0]]), most=10).tolist()
+    [0, 2, 3]
+    """
+    rows = np.asarray(values, np.float64)
+    distance = np.sqrt(np.maximum(((rows[:, None] - rows[None]) ** 2).sum(-1), 0.0))
+    limit = max(0.75 * float(np.median(distance[~np.eye(len(rows), dtype=np.bool_)])), 1e-6) if len(rows) > 1 else 0.0
+    taken = [0]
+    nearest = distance[0].copy()
+    while len(taken) < most and nearest.max() >= limit and limit > 0:
+        taken.append(int(nearest.argmax()))
+        nearest = np.minimum(nearest, distance[taken[-1]])
+    return np.sort(np.array(taken, dtype=np.int64))
