@@ -31,7 +31,7 @@ COMMANDS = {
     "tables": "Print what was reached in the shape of the paper's tables.",
     "report": "Write the self-contained HTML report.",
     "demo": "The whole job at once, on yours or on tabletop demos.",
-    "doctor": "Say what is installed here and what is missing.",
+    "doctor": "What works here; test the pipeline on your features.",
 }
 
 _INTERRUPTED = 130
