@@ -58,7 +58,7 @@ def report(
             "success": list(data.contrasts),
             "headline": [asdict(line) for line in data.headline],
             "caveats": list(data.caveats),
-            "figures": [figure.name for figure in data.figures if figure.png],
+            "figures": [figure.name for figure in data.figures if figure.image],
             "tables": [table.name for table in data.tables if not table.problem],
             "missing": [asdict(piece) for piece in data.missing],
             "problems": data.all_problems,

@@ -1,6 +1,9 @@
+import base64
+import io
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -65,7 +68,13 @@ def test_everything_of_the_run_is_in_the_page(full):
     for image, name in zip(images, ("curve", "tsne"), strict=True):
         with Image.open(full.figures / f"{name}.png") as drawn:
             assert (image["width"], image["height"]) == tuple(map(str, drawn.size))
-        assert image["src"].startswith("data:image/png;base64,")
+        kind, _, packed = image["src"].partition(";base64,")
+        assert kind in ("data:image/png", "data:image/webp")
+        with (
+            Image.open(full.figures / f"{name}.png") as drawn,
+            Image.open(io.BytesIO(base64.b64decode(packed))) as shown,
+        ):
+            assert np.array_equal(np.asarray(shown.convert("RGBA")), np.asarray(drawn.convert("RGBA")))  # nothing lost
         assert image["alt"]
     for words in (
         "mnprobe curve --x 1",
@@ -287,8 +296,6 @@ def test_a_score_that_is_chance_up_to_rounding_is_not_above_it(alignment_row, tm
 
 
 def test_episodes_are_counted_once_with_the_outcome_that_any_file_knows(run, tmp_path):
-    import numpy as np
-
     from mnprobe.features import write_features
 
     for model, side, success in (("viclip", "understanding", [-1, -1, -1]), ("arp", "execution", [1, 0, -1])):

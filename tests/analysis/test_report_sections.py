@@ -47,8 +47,8 @@ def test_verdicts_lead_with_alarms_then_with_what_the_instruction_explains(run):
     write_table(pd.DataFrame(rows), run.results("verdict"))
     found = judgements(run, [])
     assert [(one.holdout, one.sentence, one.alarms) for one in found] == [
-        ("instructions", "Above as well.", ["Look here."]),
-        ("episodes", "The rise is explained.", []),
+        ("new instructions", "Above as well.", ["Look here."]),
+        ("new episodes of known instructions", "The rise is explained.", []),
     ]
     assert [row[0] for row in found[1].rows] == ["instruction", "chance"]
     text = _text(run)

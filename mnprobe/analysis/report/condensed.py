@@ -9,7 +9,7 @@ from mnprobe.analysis.report.parts import Judgement, Table
 from mnprobe.analysis.success_contrast import read_contrasts
 from mnprobe.analysis.success_figure import last_contrasts
 from mnprobe.analysis.success_words import contrast_sentences
-from mnprobe.analysis.tables import read_table
+from mnprobe.analysis.tables import HOLDOUTS, read_table
 from mnprobe.core.errors import MnprobeError
 from mnprobe.core.rundir import RunDir
 
@@ -40,7 +40,7 @@ def judgements(run: RunDir, problems: list[str]) -> tuple[Judgement, ...]:
         found.append(
             Judgement(
                 pair=f"{values[0]} and {values[1]}",
-                holdout=str(values[2]),
+                holdout=HOLDOUTS.get(str(values[2]), str(values[2])),
                 conclusion=leading["conclusion"],
                 sentence=leading["sentence"],
                 rows=tuple((row["topic"], row["conclusion"], row["sentence"], row["alarm"] == "True") for row in lines),

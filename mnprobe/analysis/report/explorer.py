@@ -215,7 +215,10 @@ def _quality(facts: dict[str, Any]) -> str:
         if isinstance(facts.get(name), int | float):
             of = f" of {facts['purity_of']} points" if name == "purity" and facts.get("purity_of") else ""
             count = facts.get("neighbours" if name == "trustworthiness" else "purity_neighbours")
-            told.append(words.format(facts[name]) + of + (f" (k = {count})" if count else ""))
+            chance = facts.get("purity_chance") if name == "purity" else None
+            aside = [f"k = {count}"] if count else []
+            aside += [f"chance {chance:.2f}"] if isinstance(chance, int | float) else []
+            told.append(words.format(facts[name]) + of + (f" ({', '.join(aside)})" if aside else ""))
     for name, words in (("n_points", "N = {:.0f} points"), ("perplexity", "perplexity {:g}")):
         if isinstance(facts.get(name), int | float):
             told.append(words.format(facts[name]))

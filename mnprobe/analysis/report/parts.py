@@ -26,13 +26,17 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A figure with its PNG as base64 text and its size in pixels; `problem` says why it cannot be shown."""
+    """A figure with its image as base64 text, what kind of image it is, and its size in pixels.
+
+    `problem` says why it cannot be shown.
+    """
 
     name: str
     title: str
     caption: str
     command: str
-    png: str = ""
+    image: str = ""
+    kind: str = "image/png"
     width: int = 0
     height: int = 0
     problem: str = ""

@@ -189,7 +189,7 @@ def _figure(curves: Sequence[SideCurve], command: str) -> Figure | None:
         caption="One colour per run, one line per training; bands: 95 % intervals over instructions; dotted: exact "
         "chance of each run's test set. Numbers of different worlds or data are not to be set against each other.",
         command=command,
-        png=base64.b64encode(out.getvalue()).decode("ascii"),
+        image=base64.b64encode(out.getvalue()).decode("ascii"),
         width=width,
         height=height,
     )
