@@ -128,7 +128,7 @@ def test_the_page_has_its_sections_in_order_and_shows_success(one):
         assert words in source
 
 
-_SECTIONS = ("answers", "result", "curves", "outcomes", "paper", "tsne", "controls", "method", "provenance", "glossary")
+_SECTIONS = ("answers", "result", "curves", "outcomes", "controls", "paper", "tsne", "method", "provenance", "glossary")
 
 
 def test_names_from_tables_stay_text(write_trained, tmp_path):
