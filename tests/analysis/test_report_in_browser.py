@@ -521,13 +521,19 @@ def test_without_scripts_the_figure_is_there(browser, explored):
         browser.call("Page.navigate", url="about:blank")
         browser.open(explored[0].as_uri(), 1280, measure=False)
         browser.call("DOM.enable")
-        node = 0
-        for _ in range(100):  # until the page is there: without scripts it cannot tell
-            root = browser.call("DOM.getDocument")["root"]["nodeId"]
-            node = browser.call("DOM.querySelector", nodeId=root, selector=".printed img")["nodeId"]
-            if node:
+        height = 0.0
+        for _ in range(
+            100
+        ):  # until the page stands: without scripts it cannot tell, and its nodes change while it loads
+            try:
+                root = browser.call("DOM.getDocument")["root"]["nodeId"]
+                node = browser.call("DOM.querySelector", nodeId=root, selector=".printed img")["nodeId"]
+                height = browser.call("DOM.getBoxModel", nodeId=node)["model"]["height"]
+            except AssertionError:
+                pass
+            if height > 200:
                 break
             time.sleep(0.1)
-        assert browser.call("DOM.getBoxModel", nodeId=node)["model"]["height"] > 200
+        assert height > 200
     finally:
         browser.call("Emulation.setScriptExecutionDisabled", value=False)
