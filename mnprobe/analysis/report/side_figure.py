@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mnprobe.analysis.curve import curve_data
-from mnprobe.analysis.figures import GREY, PALETTE, house_style, new_figure, quiet_axes, wrap
+from mnprobe.analysis.figures import PALETTE, house_style, new_figure, quiet_axes, wrap
 from mnprobe.analysis.notes import command_line
 from mnprobe.analysis.tables import HOLDOUTS, read_alignment
 from mnprobe.core.errors import MnprobeError
@@ -88,7 +88,7 @@ def side_figure(curves: Sequence[SideCurve]) -> "Figure":
                     steps, value, _DASHES[kind % len(_DASHES)], color=colour, linewidth=1.6,
                     marker=_MARKERS[number % len(_MARKERS)], markersize=4,
                 )  # fmt: skip
-                axes.plot(steps, chance, ":", color=GREY, linewidth=1.0, zorder=1)
+                axes.plot(steps, chance, ":", color=colour, linewidth=1.2, zorder=1)
                 lines[curve.run, curve.training] = line
             axes.set_ylim(0, 100)
             axes.set_xlabel("training step", fontsize=8)
