@@ -3,7 +3,7 @@
 import numpy as np
 
 from mnprobe.core.errors import ProbeError
-from mnprobe.probe._arrays import Labels, as_labels, encode
+from mnprobe.core.labels import Labels, as_labels, encode_labels
 
 __all__ = ["oracle_recall"]
 
@@ -27,8 +27,8 @@ def oracle_recall(groups: Labels, factor: Labels, *, exclude_own: bool = False) 
     >>> oracle_recall(["a", "a", "b", "b"], ["x", "x", "y", "y"])
     1.0
     """
-    (group,), names = encode(as_labels(groups, len(groups), "groups"))
-    (known,), levels = encode(as_labels(factor, len(groups), "factor"))
+    (group,), names = encode_labels(as_labels(groups, len(groups), "groups"))
+    (known,), levels = encode_labels(as_labels(factor, len(groups), "factor"))
     own = int(exclude_own)
     members = np.bincount(group, minlength=len(names))[group] - own
     size = np.bincount(known, minlength=len(levels))[known] - own

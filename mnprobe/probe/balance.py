@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnprobe.core.errors import TooFewSamples
-from mnprobe.probe._arrays import encode
+from mnprobe.core.labels import encode_labels
 from mnprobe.probe.items import Items
 from mnprobe.probe.splits import (
     Holdout,
@@ -98,7 +98,7 @@ def balanced_draw(
         TooFewSamples: fewer than NEEDED training or test episodes can be matched; says how many there are.
     """
     rng = np.random.default_rng([seed, 2, draw])
-    (codes,), names = encode(items.instructions)
+    (codes,), names = encode_labels(items.instructions)
     quotas = {side: _quota(items, side, holdout, codes, len(names), test_share, rng, test_only) for side in sides}
     n_test = min(int(quota.test.sum()) for quota in quotas.values())
     quotas = {side: _thin_test(quota, n_test, rng) for side, quota in quotas.items()}

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mnprobe.core.errors import ProbeError
-from mnprobe.probe._arrays import Labels, as_labels, encode
+from mnprobe.core.labels import Labels, as_labels, encode_labels
 from mnprobe.probe.loss import info_nce_directions
 from mnprobe.probe.pairing import Pairing
 
@@ -55,7 +55,7 @@ def held_out_bound(
     One pair per group, because a second pair of the same group would be a positive that the loss counts as a negative.
     Raises ProbeError when the two sides share fewer than two groups (log of one is zero: nothing to bound).
     """
-    codes, names = encode(as_labels(groups_u, len(z_u), "groups_u"), as_labels(groups_e, len(z_e), "groups_e"))
+    codes, names = encode_labels(as_labels(groups_u, len(z_u), "groups_u"), as_labels(groups_e, len(z_e), "groups_e"))
     pairing = Pairing(codes[0], codes[1], names)
     size = min(batch, pairing.n_groups)
     if size < 2:

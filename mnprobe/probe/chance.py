@@ -3,7 +3,7 @@
 import numpy as np
 
 from mnprobe.core.errors import ConfigError, ProbeError
-from mnprobe.probe._arrays import Labels, as_labels, encode
+from mnprobe.core.labels import Labels, as_labels, encode_labels
 
 __all__ = ["chance_recall"]
 
@@ -44,7 +44,7 @@ def chance_recall(
         raise ConfigError(f"k must be at least 1, got {k!r}")
     query = as_labels(groups_query, len(groups_query), "groups_query")
     gallery = query if groups_gallery is None else as_labels(groups_gallery, len(groups_gallery), "groups_gallery")
-    (codes_query, codes_gallery), names = encode(query, gallery)
+    (codes_query, codes_gallery), names = encode_labels(query, gallery)
     positives = np.bincount(codes_gallery, minlength=len(names))[codes_query].astype(np.float64)
     size = np.full(len(query), float(len(gallery)))
     if exclude_own:
@@ -52,7 +52,7 @@ def chance_recall(
         rows_gallery = (
             np.arange(len(gallery)) if ids_gallery is None else as_labels(ids_gallery, len(gallery), "ids_gallery")
         )
-        (own_query, own_gallery), _ = encode(rows_query, rows_gallery)
+        (own_query, own_gallery), _ = encode_labels(rows_query, rows_gallery)
         present = np.isin(own_query, own_gallery)
         size -= present
         positives -= present

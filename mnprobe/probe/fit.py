@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
-from mnprobe.probe._arrays import Labels, as_device, as_features, as_labels, encode, torch_threads
+from mnprobe.core.labels import Labels, as_labels, encode_labels
+from mnprobe.probe._arrays import as_device, as_features, torch_threads
 from mnprobe.probe.heads import AlignmentHeads, HeadKind
 from mnprobe.probe.loss import Positives, info_nce
 from mnprobe.probe.pairing import Pairing
@@ -167,7 +168,7 @@ def fit_heads(
     x_u, x_e = as_features(u, "u").to(place), as_features(e, "e").to(place)
     labels_u = as_labels(groups_u, len(x_u), "groups_u")
     labels_e = labels_u if groups_e is None else as_labels(groups_e, len(x_e), "groups_e")
-    (codes_u, codes_e), names = encode(labels_u, as_labels(labels_e, len(x_e), "groups_e"))
+    (codes_u, codes_e), names = encode_labels(labels_u, as_labels(labels_e, len(x_e), "groups_e"))
     pairing = Pairing(codes_u, codes_e, names)
     if len(x_u) < 2 or pairing.n_groups < 2:
         raise TooFewSamples(
@@ -252,7 +253,7 @@ class _Watch:
                 f"validation features have widths {u.shape[1]} and {e.shape[1]}, training features "
                 f"{heads.config['dim_u']} and {heads.config['dim_e']}"
             )
-        (codes_u, codes_e), names = encode(
+        (codes_u, codes_e), names = encode_labels(
             as_labels(validation.groups_u, len(u), "validation groups_u"),
             as_labels(validation.groups_e, len(e), "validation groups_e"),
         )

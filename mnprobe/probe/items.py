@@ -1,5 +1,6 @@
 """The episodes that are probed: ids, labels, partitions and outcomes, one row per episode of both sides."""
 
+from collections import Counter
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnprobe.core.errors import ConfigError, FeatureError
-from mnprobe.probe._arrays import Labels, as_labels, some
+from mnprobe.core.labels import Labels, as_labels, as_outcomes, as_partitions, is_missing, label_list, same_text, some
 
 __all__ = ["GroupKind", "Items"]
 
@@ -25,6 +26,7 @@ class Items:
         partitions: "train", "val", "test", or "" where the dataset has none.
         success_u: 1 where the understanding model recognised the instruction, 0 where not, -1 unknown.
         success_e: 1 where the execution succeeded, 0 where not, -1 unknown.
+        notes: what was mapped when the labels were read, in words.
 
     >>> Items.of(ids=["a", "b"], instructions=["open", "close"]).groups("instruction").tolist()
     ['open', 'close']
@@ -36,6 +38,7 @@ class Items:
     partitions: NDArray[Any]
     success_u: NDArray[np.int8]
     success_e: NDArray[np.int8]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -48,34 +51,71 @@ class Items:
         success_u: Labels | None = None,
         success_e: Labels | None = None,
     ) -> "Items":
-        """Check and convert; labels that are not given are '' and outcomes -1. FeatureError for lengths or ids."""
-        n = len(ids)
-        names = as_labels(ids, n, "ids").astype(str)
-        unique, counts = np.unique(names, return_counts=True)
-        if len(unique) < n:
-            raise FeatureError(f"episode ids must be unique; {some([str(x) for x in unique[counts > 1]])} repeat")
-        text = {
-            name: np.full(n, "") if given is None else as_labels(given, n, name).astype(str)
-            for name, given in (("instructions", instructions), ("tasks", tasks), ("partitions", partitions))
-        }
+        """Check and convert, by the rules of `mnprobe.core.labels`; labels that are not given are '', outcomes -1.
+
+        Raises FeatureError, naming the column and the first row, for lengths that differ, ids that repeat,
+        instructions, tasks or partitions that some rows have and others have not, partitions that are not known, and
+        outcomes that are none.
+        """
+        names = as_labels(ids, None, "ids").astype(str).astype(object)
+        n = len(names)
+        counts = Counter(names.tolist())
+        if len(counts) < n:
+            raise FeatureError(f"episode ids must be unique; {some([x for x, k in counts.items() if k > 1])} repeat")
+        words, remark = _instructions(instructions, n)
+        parts, mapped = (np.full(n, "", object), "") if partitions is None else as_partitions(partitions, n)
         outcomes = {
-            name: np.full(n, -1, np.int8) if given is None else as_labels(given, n, name).astype(np.int8)
+            name: np.full(n, -1, np.int8) if given is None else as_outcomes(given, n, name, names)
             for name, given in (("success_u", success_u), ("success_e", success_e))
         }
-        for name, values in outcomes.items():
-            if not np.isin(values, (-1, 0, 1)).all():
-                raise FeatureError(f"{name} must be 1, 0 or -1 (unknown), found {sorted(set(values.tolist()))}")
-        return cls(ids=names, **text, **outcomes)
+        return cls(
+            ids=names,
+            instructions=words,
+            tasks=_texts(tasks, n, "tasks"),
+            partitions=parts,
+            **outcomes,
+            notes=tuple(note for note in (remark, mapped) if note),
+        )
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, rows: NDArray[np.int64]) -> "Items":
         """The same for some of the rows, in the order given."""
-        return Items(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+        columns = {field.name: getattr(self, field.name)[rows] for field in fields(self) if field.name != "notes"}
+        return Items(**columns, notes=self.notes)
 
     def groups(self, kind: GroupKind) -> NDArray[Any]:
         """What counts as the same action: the episode, the instruction or the task of each row."""
         if kind not in get_args(GroupKind):
             raise ConfigError(f"a group is 'episode', 'instruction' or 'task', got {kind!r}")
-        return {"episode": self.ids, "instruction": self.instructions, "task": self.tasks}[kind]
+        labels = {"episode": self.ids, "instruction": self.instructions, "task": self.tasks}[kind]
+        if len(labels) and not labels[0]:  # `of` takes a label in all rows or in none
+            raise FeatureError(
+                f"these {len(labels)} episodes name no {kind}, so that none of them are known to be the same action; "
+                f"give their {kind}s, or let each episode be its own group (--pairing episode, pairing='episode')"
+            )
+        return labels
+
+
+def _texts(given: Labels | None, n: int, name: str) -> NDArray[Any]:
+    """Labels as text, '' in all rows where there are none at all."""
+    if given is None or all(is_missing(value) for value in label_list(given, n, name)):
+        return np.full(n, "", object)
+    return np.array([str(label) for label in as_labels(given, n, name)], dtype=object)
+
+
+def _instructions(given: Labels | None, n: int) -> tuple[NDArray[Any], str]:
+    """Instructions, one spelling for those that differ only in case, blanks or Unicode form, and a note on these."""
+    words = _texts(given, n, "instructions")
+    spellings: dict[str, list[str]] = {}
+    for word in sorted(set(words.tolist())):
+        spellings.setdefault(same_text(word), []).append(word)
+    several = [same for same in spellings.values() if len(same) > 1]
+    if not several:
+        return words, ""
+    note = (
+        f"instructions: {len(several)} are spelled in several ways that differ only in case, blanks or Unicode form, "
+        f"and count as one each; the first: {some(several[0])}"
+    )
+    return np.array([spellings[same_text(word)][0] for word in words.tolist()], dtype=object), note

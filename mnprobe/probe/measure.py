@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnprobe.core.errors import ProbeError
-from mnprobe.probe._arrays import encode
+from mnprobe.core.labels import encode_labels
 from mnprobe.probe.config import AlignConfig
 from mnprobe.probe.items import Items
 from mnprobe.probe.jobs import DIRECTIONS, Record
@@ -113,7 +113,7 @@ def _within_task_rows(
     """Means over tasks: each query weighs one over the number of queries of its task, in all draws together."""
     columns = [np.stack([_stacked(records, side) for side in (0, 1)], axis=1) for records in (success, failure)]
     copies = len(columns[0]) // len(items)
-    (codes,), names = encode(np.tile(items.tasks, copies))
+    (codes,), names = encode_labels(np.tile(items.tasks, copies))
     counts = [np.bincount(codes[~np.isnan(values[:, 0])], minlength=len(names)) for values in columns]
     if not np.array_equal(counts[0], counts[1]):
         raise ProbeError("success and failure were not measured on equally many test episodes of every task")

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mnprobe.core.errors import ConfigError, FeatureError
-from mnprobe.probe._arrays import Labels, as_features, as_labels, encode
+from mnprobe.core.labels import Labels, as_labels, encode_labels
+from mnprobe.probe._arrays import as_features
 from mnprobe.probe.retrieval import TOLERANCE
 
 __all__ = ["paired_ranks", "true_recall_at_k"]
@@ -40,7 +41,7 @@ def true_recall_at_k(
     gallery = functional.normalize(as_features(z_gallery, "z_gallery"), dim=1)
     if not k or min(k) < 1 or max(k) > len(gallery):
         raise ConfigError(f"k must lie between 1 and the gallery size {len(gallery)}, got {list(k)!r}")
-    (codes_q, codes_g), names = encode(
+    (codes_q, codes_g), names = encode_labels(
         as_labels(groups_query, len(query), "groups_query"), as_labels(groups_gallery, len(gallery), "groups_gallery")
     )
     positives = torch.from_numpy(np.bincount(codes_g, minlength=len(names))[codes_q]).double()

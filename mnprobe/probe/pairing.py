@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mnprobe.core.errors import ProbeError
-from mnprobe.probe._arrays import some
+from mnprobe.core.labels import some
 
 __all__ = ["Pairing"]
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mnprobe.core.errors import ConfigError, FeatureError
+from mnprobe.core.labels import Labels, some
 from mnprobe.features import FeatureFile
-from mnprobe.probe._arrays import Labels, as_features, some
+from mnprobe.probe._arrays import as_features
 from mnprobe.probe.items import Items
 from mnprobe.probe.join import BLANK, PIXELS
 from mnprobe.probe.splits import fitted_partition, has_partitions

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mnprobe.core.errors import ConfigError, ProbeError
-from mnprobe.probe._arrays import Labels, as_features, as_labels, encode
+from mnprobe.core.labels import Labels, as_labels, encode_labels
+from mnprobe.probe._arrays import as_features
 from mnprobe.probe._blocks import Layout, count_negatives, tied_positives
 from mnprobe.probe.chance import chance_recall
 
@@ -122,7 +123,7 @@ def recall_at_k(
     labels_u = as_labels(groups_u, len(u), "groups_u")
     labels_e = labels_u if groups_e is None else as_labels(groups_e, len(e), "groups_e")
     labels_e = as_labels(labels_e, len(e), "groups_e")
-    codes_u, codes_e = encode(labels_u, labels_e)[0]
+    codes_u, codes_e = encode_labels(labels_u, labels_e)[0]
     own_e = _own(ids_u, ids_e, codes_u, codes_e) if exclude_own else None
     layout = Layout.of(codes_u, codes_e, own_e)
     sorted_u = functional.normalize(u[layout.order_u.to(u.device)], dim=1)
@@ -192,7 +193,7 @@ def _own(
     """For each u the row of e with the same id, or -1."""
     labels_u: NDArray[Any] = np.arange(len(groups_u)) if ids_u is None else as_labels(ids_u, len(groups_u), "ids_u")
     labels_e: NDArray[Any] = np.arange(len(groups_e)) if ids_e is None else as_labels(ids_e, len(groups_e), "ids_e")
-    (codes_u, codes_e), names = encode(labels_u, labels_e)
+    (codes_u, codes_e), names = encode_labels(labels_u, labels_e)
     for side, codes in (("u", codes_u), ("e", codes_e)):
         counts = np.bincount(codes, minlength=len(names))
         if counts.max() > 1:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnprobe.core.errors import ConfigError, ProbeError, TooFewSamples
-from mnprobe.probe._arrays import encode, some
+from mnprobe.core.labels import encode_labels, some
 from mnprobe.probe.items import GroupKind, Items
 
 __all__ = [
@@ -125,14 +125,14 @@ def choose_groups(
     At least 2 groups are chosen and 2 left; of fewer than 4 tasks, 1 is chosen, as one task has several instructions.
     Raises TooFewSamples when there are fewer than 4 groups (2 tasks).
     """
-    (codes,), names = encode(groups)
+    (codes,), names = encode_labels(groups)
     least = 1 if holdout == "tasks" and len(names) < 4 else 2
     if len(names) < 2 * least:
         raise TooFewSamples(
             f"holding out {holdout} needs at least {2 * least} {holdout} ({least} to train, {least} to test), "
             f"found {len(names)}: {some(names)}"
         )
-    (of_stratum,), strata_names = encode(strata[np.unique(codes, return_index=True)[1]])
+    (of_stratum,), strata_names = encode_labels(strata[np.unique(codes, return_index=True)[1]])
     key = np.empty(len(names))
     for stratum in range(len(strata_names)):
         members = rng.permutation(np.flatnonzero(of_stratum == stratum))

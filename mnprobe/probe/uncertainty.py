@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit, stdtrit
 
 from mnprobe.core.errors import ConfigError
-from mnprobe.probe._arrays import Labels, as_labels, encode
+from mnprobe.core.labels import Labels, as_labels, encode_labels
 
 __all__ = [
     "FEW_CLUSTERS",
@@ -135,7 +135,7 @@ def _by_cluster(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     columns = values[:, None] if values.ndim == 1 else values
     weight = np.ones(len(columns)) if weights is None else weights
-    (codes,), names = encode(as_labels(clusters, len(columns), "clusters"))
+    (codes,), names = encode_labels(as_labels(clusters, len(columns), "clusters"))
     present = ~np.isnan(columns)
     known = np.where(present, columns, 0.0)
     sums = np.stack([np.bincount(codes, column * weight, len(names)) for column in known.T], axis=1)

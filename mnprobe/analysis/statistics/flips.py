@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from mnprobe.analysis.statistics._studentised import block_sums, share_as_large, studentised
 from mnprobe.analysis.statistics.permutation import Test
 from mnprobe.core.errors import ConfigError, ProbeError
-from mnprobe.probe._arrays import Labels, as_labels, encode
+from mnprobe.core.labels import Labels, as_labels, encode_labels
 
 __all__ = ["flip_test"]
 
@@ -43,7 +43,7 @@ def flip_test(
     """
     if resamples < 1:
         raise ConfigError(f"resamples must be at least 1, got {resamples!r}")
-    (codes,), names = encode(as_labels(blocks, len(differences), "blocks"))
+    (codes,), names = encode_labels(as_labels(blocks, len(differences), "blocks"))
     mass = np.ones(len(differences)) if weights is None else weights
     return flip_sums(
         block_sums(differences * mass, codes, len(names)),

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from mnprobe.analysis.statistics._studentised import block_sums
 from mnprobe.core.errors import ProbeError
-from mnprobe.probe._arrays import Labels, as_labels, encode
+from mnprobe.core.labels import Labels, as_labels, encode_labels
 
 __all__ = ["Matched", "match_weights", "matched"]
 
@@ -27,7 +27,7 @@ def match_weights(labels: NDArray[np.bool_], blocks: Labels) -> NDArray[np.float
     >>> match_weights(np.array([True, False, False, True]), ["a", "a", "a", "b"]).tolist()
     [1.0, 0.5, 0.5, 0.0]
     """
-    (codes,), names = encode(as_labels(blocks, len(labels), "blocks"))
+    (codes,), names = encode_labels(as_labels(blocks, len(labels), "blocks"))
     ones = block_sums(labels, codes, len(names))
     others = block_sums(~labels, codes, len(names))
     least = np.minimum(ones, others)
@@ -44,7 +44,7 @@ def matched(
     if marks.shape != values.shape or (weights is not None and weights.shape != values.shape):
         raise ProbeError(f"values, labels and weights must be one number per item, got {values.shape}, {marks.shape}")
     mass = match_weights(marks, names) if weights is None else weights
-    (codes,), labels_of_blocks = encode(names)
+    (codes,), labels_of_blocks = encode_labels(names)
     one, other = (
         block_sums(np.where(marks == side, mass, 0.0), codes, len(labels_of_blocks)) for side in (True, False)
     )

@@ -12,7 +12,7 @@ from mnprobe.analysis.statistics.matching import matched
 from mnprobe.analysis.statistics.permutation import permutation_test
 from mnprobe.analysis.statistics.power import detectable_difference, effective_blocks
 from mnprobe.core.errors import ProbeError
-from mnprobe.probe._arrays import Labels, encode
+from mnprobe.core.labels import Labels, encode_labels
 from mnprobe.probe.uncertainty import cluster_jackknife_difference, standard_error
 
 __all__ = ["OutcomeContrast", "outcome_contrast"]
@@ -77,7 +77,7 @@ def outcome_contrast(
     found = matched(values, labels, blocks, weights)
     one = np.where(found.labels, found.values, np.nan)
     other = np.where(found.labels, np.nan, found.values)
-    (codes,), names = encode(found.blocks)
+    (codes,), names = encode_labels(found.blocks)
     if not names:
         raise ProbeError("no instruction has both successes and failures: there is nothing to compare")
     signed = np.where(found.labels, found.weights, -found.weights)

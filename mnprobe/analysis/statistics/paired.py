@@ -9,7 +9,7 @@ from mnprobe.analysis.statistics._studentised import block_sums
 from mnprobe.analysis.statistics.flips import flip_test
 from mnprobe.analysis.statistics.power import detectable_difference, effective_blocks
 from mnprobe.core.errors import ProbeError
-from mnprobe.probe._arrays import Labels, as_labels, encode
+from mnprobe.core.labels import Labels, as_labels, encode_labels
 from mnprobe.probe.uncertainty import cluster_jackknife_difference, standard_error
 
 __all__ = ["PairedContrast", "paired_contrast"]
@@ -57,7 +57,7 @@ def paired_contrast(
     mass = np.ones(len(one)) if weights is None else weights
     keep = ~np.isnan(one) & ~np.isnan(other) & (mass > 0)
     one, other, names, mass = one[keep], other[keep], names[keep], mass[keep]
-    (codes,), _ = encode(names)
+    (codes,), _ = encode_labels(names)
     test = flip_test(one - other, names, weights=mass, resamples=10 * resamples, seed=seed)
     interval = cluster_jackknife_difference(one, other, names, weights=mass, shares=shares)
     error = standard_error(one, other, names, weights=mass)

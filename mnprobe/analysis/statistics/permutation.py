@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from mnprobe.analysis.statistics._studentised import share_as_large, studentised
 from mnprobe.analysis.statistics.matching import matched
 from mnprobe.core.errors import ConfigError, ProbeError
-from mnprobe.probe._arrays import Labels, as_labels, encode
+from mnprobe.core.labels import Labels, as_labels, encode_labels
 
 __all__ = ["Test", "permutation_test"]
 
@@ -62,7 +62,7 @@ def permutation_test(
     if resamples < 1:
         raise ConfigError(f"resamples must be at least 1, got {resamples!r}")
     found = matched(values, labels, blocks, weights)
-    (codes,), names = encode(as_labels(found.blocks, len(found.values), "blocks"))
+    (codes,), names = encode_labels(as_labels(found.blocks, len(found.values), "blocks"))
     if len(names) < 2:
         raise ProbeError(f"a permutation test needs 2 blocks that hold both labels, there are {len(names)}")
     order = np.argsort(codes, kind="stable")

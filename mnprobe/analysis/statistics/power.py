@@ -9,7 +9,7 @@ from scipy.special import nctdtr, stdtrit
 from mnprobe.analysis.statistics._studentised import block_sums
 from mnprobe.analysis.statistics.matching import match_weights
 from mnprobe.core.errors import ConfigError
-from mnprobe.probe._arrays import Labels, as_labels, encode
+from mnprobe.core.labels import Labels, as_labels, encode_labels
 
 __all__ = ["detectable_difference", "effective_blocks", "expected_error", "power_at"]
 
@@ -93,7 +93,7 @@ def expected_error(
     if not mass.any():
         return math.nan
     share = np.where(marks, mass / mass[marks].sum(), mass / mass[~marks].sum())
-    (codes,), names = encode(as_labels(blocks, len(marks), "blocks"))
+    (codes,), names = encode_labels(as_labels(blocks, len(marks), "blocks"))
     of_block = block_sums(np.where(marks, share, 0.0), codes, len(names))
     return float(np.sqrt(rate * (1 - rate) * np.sum(share**2) + spread**2 * np.sum(of_block**2)))
 

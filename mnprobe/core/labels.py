@@ -1,0 +1,275 @@
+"""Labels, partitions and outcomes as people give them, read by one set of rules and checked at the entrance.
+
+A label that is missing (None, NaN, pandas' NA, '' or blanks) is never a class of its own. Labels are compared by
+value: 1, 1.0, True and "1" are one class. A partition is train, val, test or none. An outcome is 1, 0 or not known.
+"""
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnprobe.core.arrays import is_tensor
+from mnprobe.core.errors import FeatureError
+
+__all__ = [
+    "PARTITIONS",
+    "Labels",
+    "as_labels",
+    "as_outcome",
+    "as_outcomes",
+    "as_partitions",
+    "encode_labels",
+    "has_control_characters",
+    "is_missing",
+    "label_list",
+    "partition_of",
+    "same_text",
+    "some",
+]
+
+Labels: TypeAlias = Any
+"""One label per row: a list, numpy array, torch tensor, pandas Series or Categorical of text, integers or floats."""
+
+PARTITIONS = ("train", "val", "test")
+"""The partitions of a dataset, in order; '' stands for a dataset without partitions."""
+
+_PARTITION_NAMES = {
+    **{name: name for name in PARTITIONS},
+    "training": "train",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "testing": "test",
+}
+_OUTCOMES = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "-1": -1, "-1.0": -1}
+_MISSING_TEXTS = frozenset({"nan", "NaN", "None", "<NA>", "NaT"})  # what missing values become as text
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a label is not there: None, NaN, pandas' NA or NaT, '', blanks, or the text that these print as.
+
+    >>> [is_missing(value) for value in (None, float("nan"), "", "  ", "nan", "open it", 0)]
+    [True, True, True, True, True, False, False]
+    """
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    if isinstance(value, float | np.floating):
+        return math.isnan(value)
+    if isinstance(value, np.datetime64):
+        return bool(np.isnat(value))
+    if isinstance(value, str):
+        text = value.strip()
+        return not text or text in _MISSING_TEXTS
+    return isinstance(value, bytes) and not value.strip()
+
+
+def label_list(labels: Labels, rows: int | None, name: str) -> list[Any]:
+    """Labels of any make as a Python list, one per row, each of its own type.
+
+    Raises:
+        FeatureError: naming `name`, when there is not one label per row, or the labels have no single dimension.
+    """
+    if isinstance(labels, str | bytes):
+        raise FeatureError(f"{name} must give one label per row, got one text {labels!r}")
+    if is_tensor(labels):
+        labels = labels.detach().cpu()
+        labels = (labels.float() if labels.is_floating_point() else labels).numpy()
+    elif hasattr(labels, "to_numpy"):  # pandas Series and Index
+        labels = labels.to_numpy(dtype=object)
+    elif hasattr(labels, "categories"):  # a pandas Categorical
+        labels = np.asarray(labels, dtype=object)
+    if isinstance(labels, np.ma.MaskedArray):
+        mask, labels = np.ma.getmaskarray(labels), labels.data.astype(object)
+        labels[mask] = None
+    if isinstance(labels, np.ndarray):
+        if labels.ndim != 1:
+            raise FeatureError(f"{name} must give one label per row, got labels of shape {labels.shape}")
+        found: list[Any] = list(labels.tolist())
+    elif isinstance(labels, Iterable):
+        found = [value.item() if is_tensor(value) and value.ndim == 0 else value for value in labels]
+    else:
+        raise FeatureError(f"{name} must give one label per row, got {type(labels).__name__}")
+    if rows is not None and len(found) != rows:
+        raise FeatureError(f"{name} must give one label per row: {rows} rows, {len(found)} labels")
+    return found
+
+
+def as_labels(labels: Labels, rows: int | None, name: str, *, missing: bool = False) -> NDArray[Any]:
+    """Labels as a 1-D array: int64 where all are whole numbers, else text (object array of str), one per row.
+
+    Whole numbers of any type, floats without a fraction and booleans count as integers, also next to text: 1, 1.0,
+    True and "1" are one label. Bytes are decoded as UTF-8.
+
+    Args:
+        labels: the labels.
+        rows: how many there must be; any number when None.
+        name: what they are called in messages.
+        missing: give '' for labels that are not there, where they are text; by default such labels are refused.
+
+    Raises:
+        FeatureError: naming `name` and the first row, for missing labels, another count, or labels that are no text
+            and no number.
+
+    >>> as_labels([1.0, 2, True], 3, "groups").tolist()
+    [1, 2, 1]
+    """
+    listed = label_list(labels, rows, name)
+    gone = [row for row, value in enumerate(listed) if is_missing(value)]
+    if gone and not missing:
+        raise FeatureError(
+            f"{name}: {len(gone)} of {len(listed)} rows have none (None, NaN or ''), the first is row {gone[0]}; a "
+            "missing label is no class of its own. Give these rows a label, or leave them out on both sides"
+        )
+    absent = set(gone)
+    values = ["" if row in absent else _label(value, name, row) for row, value in enumerate(listed)]
+    if values and all(isinstance(value, int) for value in values):
+        try:
+            return np.array(values, dtype=np.int64)
+        except OverflowError:
+            pass
+    return np.array([str(value) for value in values], dtype=object)
+
+
+def encode_labels(*labels: NDArray[Any]) -> tuple[list[NDArray[np.int64]], list[str]]:
+    """Number equal labels equally over all arrays of `as_labels`: integer codes of each, and the label of each code."""
+    if len({array.dtype.kind for array in labels}) > 1:
+        labels = tuple(np.array([str(value) for value in array.tolist()], dtype=object) for array in labels)
+    names, codes = np.unique(np.concatenate(labels), return_inverse=True)
+    ends = np.cumsum([len(array) for array in labels])
+    parts = np.split(codes.reshape(-1).astype(np.int64), ends[:-1])
+    return parts, [str(name) for name in names]
+
+
+def partition_of(name: str) -> str | None:
+    """The partition that a name means: train, val, test, '' for no name, None for a name that is not known.
+
+    Case and blanks do not matter; training, valid, validation, dev and testing are known.
+
+    >>> partition_of("Validation "), partition_of("holdout")
+    ('val', None)
+    """
+    text = name.strip().lower()
+    return "" if not text else _PARTITION_NAMES.get(text)
+
+
+def as_partitions(partitions: Labels, rows: int | None, name: str = "partitions") -> tuple[NDArray[Any], str]:
+    """Partitions as text, train, val, test, or all '' where the dataset has none; and a note on names that were mapped.
+
+    Raises:
+        FeatureError: naming `name`, for a partition that is not known (with those that are), and when some rows have
+            a partition and others have none.
+
+    >>> as_partitions(["Training", "test"], 2)
+    (array(['train', 'test'], dtype=object), "partitions: 'Training' is read as 'train'")
+    """
+    listed = label_list(partitions, rows, name)
+    words = ["" if is_missing(value) else str(value) for value in listed]
+    meaning = {word: partition_of(word) for word in dict.fromkeys(words)}
+    unknown = [word for word, meant in meaning.items() if meant is None]
+    if unknown:
+        raise FeatureError(
+            f"{name}: {some(unknown)} {'is' if len(unknown) == 1 else 'are'} not known; a partition is one of "
+            f"{', '.join(PARTITIONS)} (also training, valid, validation, dev, testing), or '' in all rows where there "
+            "are none"
+        )
+    found = [meaning[word] for word in words]
+    empty = sum(not meant for meant in found)
+    if 0 < empty < len(found):
+        first = next(row for row, meant in enumerate(found) if not meant)
+        raise FeatureError(
+            f"{name}: {empty} of {len(found)} rows have none, the first is row {first}, while others have one. "
+            f"Give every row one of {', '.join(PARTITIONS)}, or none to any"
+        )
+    mapped = [f"{word!r} is read as {meant!r}" for word, meant in meaning.items() if meant and meant != word]
+    return np.array(found, dtype=object), f"{name}: {', '.join(mapped)}" if mapped else ""
+
+
+def as_outcome(value: Any) -> int | None:
+    """An outcome as 1 (success), 0 (failure) or -1 (not known); None for anything that is no outcome.
+
+    1, 1.0, True and "true" are a success, 0, 0.0, False and "false" a failure; -1, None, NaN and '' are not known.
+
+    >>> [as_outcome(value) for value in (True, 0.0, "1", float("nan"), "", 257, 0.5)]
+    [1, 0, 1, -1, -1, None, None]
+    """
+    if is_missing(value):
+        return -1
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        return _OUTCOMES.get(value.strip().lower())
+    if isinstance(value, bool | np.bool_ | int | float | np.number):
+        return int(value) if value in (-1, 0, 1) else None
+    return None
+
+
+def as_outcomes(values: Labels, rows: int | None, name: str, ids: Labels | None = None) -> NDArray[np.int8]:
+    """Outcomes as int8: 1, 0, -1 = not known, read by `as_outcome`.
+
+    Raises:
+        FeatureError: naming `name`, the first row (and its id in `ids`) and the value, for anything else.
+
+    >>> as_outcomes([True, None, 0.0], 3, "success").tolist()
+    [1, -1, 0]
+    """
+    listed = label_list(values, rows, name)
+    found = [as_outcome(value) for value in listed]
+    for row, outcome in enumerate(found):
+        if outcome is None:
+            which = f"row {row}" if ids is None else f"row {row} ({ids[row]})"
+            raise FeatureError(
+                f"{name}: {which}: an outcome is 1, 0 or -1 (not known; also true, false, None, NaN, ''), got "
+                f"{listed[row]!r}"
+            )
+    return np.array(found, dtype=np.int8)
+
+
+def same_text(text: str) -> str:
+    """A key that is equal for texts that differ only in case, in blanks or in Unicode normal form.
+
+    >>> same_text("Open  the\\u00a0drawer ") == same_text("open the drawer")
+    True
+    """
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFC", text)).strip().casefold()
+
+
+def has_control_characters(text: str) -> bool:
+    """Whether `text` holds control characters (line breaks among them), lone surrogates, or line and paragraph marks.
+
+    Spaces of any width, joiners and soft hyphens are ordinary text.
+
+    >>> has_control_characters("open\\u00a0it"), has_control_characters("open\\nit")
+    (False, True)
+    """
+    return any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text)
+
+
+def some(names: Sequence[Any], most: int = 5) -> str:
+    """The first few of a list of names for an error message, and how many more there are."""
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def _label(value: Any, name: str, row: int) -> int | str:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool | int):
+        return int(value)
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else repr(value)
+    if isinstance(value, bytes):
+        try:
+            value = value.decode("utf-8")
+        except UnicodeDecodeError:
+            raise FeatureError(f"{name}, row {row}: the label is not UTF-8: {value[:40]!r}") from None
+    if isinstance(value, str):
+        return value
+    raise FeatureError(
+        f"{name}, row {row}: a label is text or a number, got {type(value).__name__} {repr(value)[:60]}; join several "
+        "columns to one label yourself"
+    )
