@@ -167,8 +167,7 @@ def as_partitions(partitions: Labels, rows: int | None, name: str = "partitions"
     >>> as_partitions(["Training", "test"], 2)
     (array(['train', 'test'], dtype=object), "partitions: 'Training' is read as 'train'")
     """
-    listed = label_list(partitions, rows, name)
-    words = ["" if is_missing(value) else str(value) for value in listed]
+    words = [str(label) for label in as_labels(partitions, rows, name, missing=True).tolist()]
     meaning = {word: partition_of(word) for word in dict.fromkeys(words)}
     unknown = [word for word, meant in meaning.items() if meant is None]
     if unknown:

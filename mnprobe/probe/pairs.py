@@ -202,11 +202,12 @@ def pair_across(fit: Pair, test: Pair) -> Pair:
         success_u=np.concatenate([train.success_u, own.success_u]),
         success_e=np.concatenate([train.success_e, own.success_e]),
     )
+    notes = tuple(dict.fromkeys((*fit.items.notes, *own.notes, *items.notes)))
     return replace(
         test,
         u=np.concatenate([fit.u[rows], test.u]),
         e=np.concatenate([fit.e[rows], test.e]),
-        items=items,
+        items=replace(items, notes=notes),
         fit_source=source,
     )
 
