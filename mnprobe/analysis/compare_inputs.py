@@ -11,7 +11,7 @@ from mnprobe.analysis.compare import FeatureSet
 from mnprobe.analysis.pairs import find_pairs
 from mnprobe.analysis.world import worlds_of
 from mnprobe.core.errors import ConfigError, FeatureError
-from mnprobe.core.labels import partition_of
+from mnprobe.core.labels import asked_partition
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features
 from mnprobe.probe.join import agreed_episodes, alike_ids
@@ -132,7 +132,7 @@ def _common(
         found, told = agreed_episodes(found, other, (first, path), data=(data[first], data[path]))
         notes += told
     if partition is not None:
-        partition = partition_of(partition) or partition
+        partition = asked_partition(partition)
         known = sorted(found["partition"].unique())
         found = found[found["partition"] == partition]
         if found.empty:

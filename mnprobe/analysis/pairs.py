@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mnprobe.analysis.tables import read_alignment
 from mnprobe.analysis.world import worlds_of
 from mnprobe.core.errors import FeatureError, ProbeError, TooFewSamples
-from mnprobe.core.labels import partition_of
+from mnprobe.core.labels import asked_partition
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features
 from mnprobe.probe.join import agreed_episodes, alike_ids, join_stores
@@ -192,7 +192,7 @@ def in_partition(pair: FeaturePair, partition: str) -> FeaturePair:
     """Only the episodes of one partition (also by another name, such as validation); FeatureError, with those there
     are, when it has none.
     """
-    partition = partition_of(partition) or partition
+    partition = asked_partition(partition)
     keep = (pair.episodes["partition"] == partition).to_numpy()
     if not keep.any():
         known = ", ".join(repr(name) for name in sorted(pair.episodes["partition"].unique()))

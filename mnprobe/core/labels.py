@@ -7,6 +7,7 @@ value: 1, 1.0, True and "1" are one class. A partition is train, val, test or no
 import math
 import re
 import unicodedata
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
@@ -23,6 +24,7 @@ __all__ = [
     "as_outcome",
     "as_outcomes",
     "as_partitions",
+    "asked_partition",
     "encode_labels",
     "has_control_characters",
     "is_missing",
@@ -156,6 +158,19 @@ def partition_of(name: str) -> str | None:
     """
     text = name.strip().lower()
     return "" if not text else _PARTITION_NAMES.get(text)
+
+
+def asked_partition(name: str) -> str:
+    """The partition that a setting names, with a warning where it was mapped; `name` itself where it is not known.
+
+    >>> asked_partition("test"), asked_partition("holdout")
+    ('test', 'holdout')
+    """
+    meant = partition_of(name)
+    if meant is None or meant == name:
+        return name
+    warnings.warn(f"partition {name!r} is read as {meant!r}", stacklevel=3)
+    return meant
 
 
 def as_partitions(partitions: Labels, rows: int | None, name: str = "partitions") -> tuple[NDArray[Any], str]:

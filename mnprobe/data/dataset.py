@@ -3,12 +3,14 @@
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, overload
 
 from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.core.files import sha256_file
+from mnprobe.core.labels import asked_partition
 from mnprobe.core.registry import unknown_name
 from mnprobe.data.episode import LOW_DIM_FILE, Episode
 from mnprobe.data.images import KINDS
@@ -90,7 +92,9 @@ def open_dataset(
     Args:
         paths: folders at or above `<task>/all_variations/episodes` (PerAct's layout, also when trimmed) or
             `<task>/variation<K>/episodes` (RLBench's own); several are joined.
-        partitions: keep only these of "train", "val", "test" and "" (no such level in the folders).
+        partitions: keep only these of "train", "val", "test" and "" (no such level in the folders). Other names for
+            these (training, valid, validation, dev, testing; in any case) are mapped, with a warning. Folders called
+            so are read only where the partition is asked for here by name.
         tasks: keep only these tasks, by RLBench's module name.
         strict: for complete datasets: read every demonstration now, and demand an image of every frame.
         instructions: use these instead of the dataset's: a CSV file (task, variation, instruction) or a mapping
@@ -103,7 +107,8 @@ def open_dataset(
 
     Raises:
         DataError: naming the folder, file, line or field, when a path is no dataset, nothing is left of it, two
-            folders give one episode id, an outcome is of an unknown episode, or a file cannot be understood.
+            folders give one episode id or stand for one partition, some episodes lie in a partition and others in
+            none, an outcome is of an unknown episode, or a file cannot be understood.
         ConfigError: for an unknown partition.
     """
     folders = [Path(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
@@ -111,11 +116,15 @@ def open_dataset(
         raise ConfigError("open_dataset needs at least one folder, got none")
     overrides = read_overrides(instructions)
     places = sorted(_distinct(place for folder in folders for place in find_episodes(folder)), key=_natural)
+    _refuse_equal_partitions(places)
     episodes = [Episode(place, overrides=overrides) for place in places]
     _refuse_equal_ids(episodes)
     _set_outcomes(episodes, folders, outcomes)
     _require_use(episodes, overrides, instructions)
+    if partitions is not None:
+        partitions = [asked_partition(name) for name in ([partitions] if isinstance(partitions, str) else partitions)]
     episodes = _select(episodes, folders, partitions, tasks)
+    _tell_partitions(episodes, folders, asked=partitions is not None)
     if strict:
         for episode in episodes:
             _check_complete(episode)
@@ -136,6 +145,47 @@ def _distinct(places: Iterable[EpisodeFolder]) -> list[EpisodeFolder]:
 def _natural(place: EpisodeFolder) -> tuple[str, int, int, int, str]:
     rank = (*PARTITIONS, "").index(place.partition)
     return place.task, rank, place.number, -1 if place.variation is None else place.variation, str(place.folder)
+
+
+def _level(folder: Path) -> Path:
+    """The folder above the tasks, of an episode's folder."""
+    return folder.parents[3]
+
+
+def _refuse_equal_partitions(places: Iterable[EpisodeFolder]) -> None:
+    """Two folders side by side that stand for one partition, such as val and validation, are not mixed."""
+    seen: dict[tuple[Path, str], Path] = {}
+    for place in places:
+        level = _level(place.folder)
+        other = seen.setdefault((level.parent, place.partition), level)
+        if place.partition and other != level:
+            raise DataError(
+                f"{other} and {level} both stand for the partition {place.partition!r}. Open them apart, or rename one "
+                f"(partitions are called {', '.join(PARTITIONS)})"
+            )
+
+
+def _tell_partitions(episodes: list[Episode], folders: list[Path], *, asked: bool) -> None:
+    """Refuse folders of another name than a partition's, beside partitions or as one that was not asked for by name."""
+    levels = {_level(episode.folder): episode.partition for episode in episodes}
+    real = {level.resolve() for level, name in levels.items() if name}
+    named = next((level for level, name in levels.items() if name), None)
+    other = next((level for level, name in levels.items() if not name and level.resolve() not in real), None)
+    where = ", ".join(map(str, folders))
+    if named is not None and other is not None:
+        raise DataError(
+            f"dataset {where}: {other} is no partition that is known, while {named} is {levels[named]!r}. Call "
+            "it train, val or test, open the folders apart, or choose with partitions= (--partition)"
+        )
+    mapped = {level.name: name for level, name in levels.items() if name and level.name != name}
+    told = [f"folder {name!r} is read as partition {meant!r}" for name, meant in mapped.items()]
+    if told and not asked:
+        raise DataError(
+            f"dataset {where}: {told[0].replace('is read as', 'seems to be')}. Partitions are called "
+            f"{', '.join(PARTITIONS)}: rename the folder, or ask for them by these names with partitions= (--partition)"
+        )
+    if told:
+        warnings.warn(f"dataset {where}: {', '.join(told)}", stacklevel=3)
 
 
 def _refuse_equal_ids(episodes: list[Episode]) -> None:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mnprobe.core.errors import DataError
+from mnprobe.core.labels import PARTITIONS, partition_of
 
 __all__ = ["PARTITIONS", "EpisodeFolder", "find_episodes", "require_inside"]
 
-PARTITIONS = ("train", "val", "test")
 _EPISODE = re.compile(r"episode(0|[1-9][0-9]*)")
 _VARIATION = re.compile(r"all_variations|variation(0|[1-9][0-9]*)")
 _DEEPEST = 8  # folders below the given path
@@ -25,8 +25,9 @@ _EXPECTED = (
 class EpisodeFolder:
     """One episode as its path tells it; nothing in it has been read.
 
-    `variation` is the K of `variation<K>`, None under `all_variations`. `partition` is the name above the task when it
-    is train, val or test, else "". `root` is the dataset folder that links must not leave.
+    `variation` is the K of `variation<K>`, None under `all_variations`. `partition` is train, val or test where the
+    folder above the task is called so or by another name for it (see `mnprobe.core.labels.partition_of`), else "".
+    `root` is the dataset folder that links must not leave.
     """
 
     folder: Path
@@ -59,7 +60,7 @@ def find_episodes(path: Path) -> list[EpisodeFolder]:
         raise DataError(f"dataset {path} is one episode; give the folder {start.parent} or one above it")
     else:
         begin = _search(start, root)
-    found = [episode for folder in begin for episode in _episodes(folder, root)]
+    found = [episode for folder in begin for episode in _episodes(folder, root, start)]
     if not found:
         if not any(start.iterdir()):
             raise DataError(f"dataset {path} is an empty folder. {_EXPECTED}.")
@@ -126,13 +127,26 @@ def _folders(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _episodes(folder: Path, root: Path) -> list[EpisodeFolder]:
+def _partition(level: Path, start: Path) -> str:
+    """The partition that the folder above the tasks stands for, "" where it is an ordinary folder.
+
+    Another name for a partition counts only inside the given path or beside a partition: a dataset without partitions
+    may lie in a folder "training".
+    """
+    meant = partition_of(level.name) or ""
+    if level.name in PARTITIONS or not meant or (level != start and level.is_relative_to(start)):
+        return meant
+    beside = [folder for folder in _folders(level.parent) if folder != level and partition_of(folder.name)]
+    return meant if beside else ""
+
+
+def _episodes(folder: Path, root: Path, start: Path) -> list[EpisodeFolder]:
     """The episodes of one `episodes` folder, named by the folders above it."""
     variation_folder, task_folder = folder.parent, folder.parent.parent
     match = _VARIATION.fullmatch(variation_folder.name)
     if not match or not task_folder.name:
         raise DataError(f"{folder}: its parent is {variation_folder.name!r}. {_EXPECTED}.")
-    partition = task_folder.parent.name
+    partition = _partition(task_folder.parent, start)
     found = []
     for child in _folders(folder):
         if number := _EPISODE.fullmatch(child.name):
@@ -142,7 +156,7 @@ def _episodes(folder: Path, root: Path) -> list[EpisodeFolder]:
                     folder=child,
                     root=root,
                     task=task_folder.name,
-                    partition=partition if partition in PARTITIONS else "",
+                    partition=partition,
                     variation=None if match[1] is None else int(match[1]),
                     number=int(number[1]),
                 )

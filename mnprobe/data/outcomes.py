@@ -4,17 +4,18 @@ import csv
 from pathlib import Path
 
 from mnprobe.core.errors import DataError
+from mnprobe.core.labels import as_outcome
 
 __all__ = ["OUTCOMES_FILE", "read_outcomes"]
 
 OUTCOMES_FILE = "outcomes.csv"
-_VALUES = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0, "-1": -1, "": -1}
 
 
 def read_outcomes(path: Path) -> dict[str, int]:
     """Outcomes by episode id from a CSV file with the columns id and success; further columns are ignored.
 
-    Values: 1 or true for success, 0 or false for failure, -1 or nothing where it is not known.
+    Values: 1 or true for success, 0 or false for failure, -1, nan or nothing where it is not known (see
+    `mnprobe.core.labels.as_outcome`).
 
     Raises:
         DataError: naming file and line, for a missing column, an empty id, an id given twice, or another value.
@@ -32,11 +33,12 @@ def read_outcomes(path: Path) -> dict[str, int]:
                 name, value = (row["id"] or "").strip(), (row["success"] or "").strip()
                 if not name:
                     raise DataError(f"{where}: the id is empty")
-                if value.lower() not in _VALUES:
+                outcome = as_outcome(value)
+                if outcome is None:
                     raise DataError(f"{where}: success of {name} must be 1, 0 or -1 (not known), got {value!r}")
                 if name in found:
                     raise DataError(f"{where}: {name} has an outcome already")
-                found[name] = _VALUES[value.lower()]
+                found[name] = outcome
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 (byte {error.start}); save the outcomes as UTF-8") from error
     except FileNotFoundError as error:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mnprobe.core.errors import ConfigError, DataError
+from mnprobe.core.labels import asked_partition
 from mnprobe.data.camera import Camera
 from mnprobe.data.episode import DESCRIPTIONS_FILE, LOW_DIM_FILE, NUMBER_FILE
 from mnprobe.data.images import KINDS, code_to_rgb, depth_to_code, mask_to_rgb, write_png
@@ -109,7 +110,8 @@ def write_episode(
         episode: the N of `episode<N>`.
         instructions: paraphrases of what to do, the usual one first.
         frames: at least two, in order, 0.05 s apart in RLBench's data.
-        partition: "train", "val", "test", or "" for no such level.
+        partition: "train", "val", "test", or "" for no such level; another name for one of these, such as
+            "validation", is mapped with a warning.
         random_seed: state of numpy's legacy generator before the reset (`numpy.random.get_state()`), or None.
         images: which frames' images are written: "all", "keyframes" (frame 0 and every keyframe but the last, as
             ARP's trimmed data have), a collection of frame numbers, or one of these per camera (cameras that are not
@@ -123,6 +125,7 @@ def write_episode(
         ConfigError: naming frame and field of what cannot be written.
         DataError: if the episode exists already.
     """
+    partition = asked_partition(partition)
     _check_names(task, variation, episode, instructions, partition)
     data = tuple(frames)
     demo = _demo(data, variation, random_seed)

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mnprobe.core.errors import CheckpointError, ConfigError, DataError, FeatureError
+from mnprobe.core.labels import asked_partition
 from mnprobe.core.provenance import config_hash, now
 from mnprobe.core.rundir import RunDir
 from mnprobe.data import Dataset, open_dataset
@@ -360,7 +361,9 @@ def _data(data: Any, run: RunDir | None, source: str | None) -> tuple[Any, str]:
 
 
 def _seen(folder: Any, whole: Dataset, partitions: Sequence[str], instructions: Any) -> tuple[Dataset, str]:
-    wanted = list(dict.fromkeys(partitions)) or (["test"] if "test" in whole.partitions else ["all"])
+    wanted = list(dict.fromkeys(map(asked_partition, partitions))) or (
+        ["test"] if "test" in whole.partitions else ["all"]
+    )
     if "all" in wanted:
         if len(wanted) > 1:
             raise ConfigError(f"--partition all is everything; leave out {', '.join(set(wanted) - {'all'})}")

@@ -83,6 +83,63 @@ def test_partitions_and_tasks_are_kept_as_asked(write, tmp_path):
         open_dataset(tmp_path, tasks=["close_jar"], partitions=["train"])
 
 
+@pytest.mark.parametrize("name", ["validation", "valid", "dev", "Val", "VALIDATION "])
+def test_a_folder_that_means_a_partition_is_read_only_when_that_is_asked_for(write, tmp_path, name):
+    write(partition="test")
+    write(partition="val")
+    (tmp_path / "val").rename(tmp_path / name)
+    for path in (tmp_path, [tmp_path / name, tmp_path / "test"], tmp_path / name):
+        with pytest.raises(
+            DataError, match=f"folder '{name}' seems to be partition 'val'. Partitions are called train"
+        ):
+            open_dataset(path)
+    with pytest.warns(UserWarning, match=f"folder '{name}' is read as partition 'val'"):
+        found = open_dataset(tmp_path, partitions=["test", "val"])
+    assert [episode.id for episode in found] == ["open_drawer/1/val-episode0", "open_drawer/1/test-episode0"]
+    assert open_dataset(tmp_path, partitions=["test"]).partitions == ("test",)
+
+
+@pytest.mark.parametrize("name", ["train_split", "holdout", "val2"])
+def test_a_folder_of_no_known_name_beside_a_partition_is_refused(write, tmp_path, name):
+    write(partition="test")
+    write(partition="train")
+    (tmp_path / "train").rename(tmp_path / name)
+    with pytest.raises(DataError, match=rf"{name} is no partition that is known, while .*test is 'test'"):
+        open_dataset(tmp_path)
+    assert open_dataset(tmp_path, partitions=["test"]).partitions == ("test",)
+    assert open_dataset(tmp_path / name).partitions == ("",)
+
+
+def test_two_folders_of_one_partition_are_not_mixed(write, tmp_path):
+    write(partition="val")
+    write(partition="test", episode=1)
+    (tmp_path / "test").rename(tmp_path / "validation")
+    for partitions in (None, ["val"]):
+        with pytest.raises(DataError, match=r"validation.* both stand for the partition 'val'. Open them apart"):
+            open_dataset(tmp_path, partitions=partitions)
+
+
+@pytest.mark.parametrize("name", ["training", "dev", "Test", "real"])
+def test_a_dataset_without_partitions_may_lie_in_any_folder(write, tmp_path, name):
+    write(partition="")
+    root = tmp_path / "data" / name
+    root.mkdir(parents=True)
+    (tmp_path / "open_drawer").rename(root / "open_drawer")
+    for path in (root, root / "open_drawer"):
+        assert [episode.id for episode in open_dataset(path)] == ["open_drawer/1/episode0"]
+
+
+def test_partitions_are_asked_for_by_any_of_their_names(write, tmp_path):
+    write(partition="val")
+    with pytest.warns(UserWarning, match="partition 'Validation' is read as 'val'"):
+        assert len(open_dataset(tmp_path, partitions=["Validation"])) == 1
+    with pytest.warns(UserWarning, match="partition 'testing' is read as 'test'"):
+        assert write(partition="testing").parents[3] == tmp_path / "test"
+    with pytest.raises(ConfigError, match="unknown partition 'holdout'"):
+        open_dataset(tmp_path, partitions="holdout")
+    assert len(open_dataset(tmp_path, partitions="val")) == 1
+
+
 def test_a_link_to_a_sibling_is_one_dataset_not_two(write, tmp_path):
     folder = write()
     (tmp_path / "aaa").symlink_to(tmp_path / "train")
@@ -269,6 +326,15 @@ def test_outcomes_that_cannot_be_understood_give_file_and_line(write, tmp_path, 
     (tmp_path / "outcomes.csv").write_text(text)
     with pytest.raises(DataError, match=f"{tmp_path / 'outcomes.csv'}.*{error}"):
         open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "outcome"), [("1", 1), ("1.0", 1), ("TRUE", 1), ("0", 0), ("False", 0), ("-1", -1), ("", -1), ("nan", -1)]
+)
+def test_outcomes_of_a_table_are_read_by_the_common_rule(write, tmp_path, value, outcome):
+    write()
+    (tmp_path / "outcomes.csv").write_text(f"id,success\nopen_drawer/1/train-episode0,{value}\n", encoding="utf-8")
+    assert open_dataset(tmp_path)[0].success == outcome
 
 
 def test_given_outcomes_must_exist(write, tmp_path):

@@ -266,7 +266,7 @@ def test_frames_that_cannot_be_are_refused_and_leave_nothing(write, make_frames,
     [
         ({"task": "../../etc"}, "task must be letters"),
         ({"task": ""}, "task must be letters"),
-        ({"partition": "dev"}, "partition must be train, val, test or empty, got 'dev'"),
+        ({"partition": "holdout"}, "partition must be train, val, test or empty, got 'holdout'"),
         ({"variation": -1}, "variation must be a whole number from 0, got -1"),
         ({"episode": 1.5, "frames": []}, "episode must be a whole number from 0, got 1.5"),
         ({"instructions": "open it"}, "sequence of at least one text"),
