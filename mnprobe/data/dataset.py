@@ -5,12 +5,13 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, overload
 
 from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.core.files import sha256_file
-from mnprobe.core.labels import asked_partition
+from mnprobe.core.labels import asked_partition, same_text, some
 from mnprobe.core.registry import unknown_name
 from mnprobe.data.episode import LOW_DIM_FILE, Episode
 from mnprobe.data.images import KINDS
@@ -55,6 +56,34 @@ class Dataset(Sequence[Episode]):
         """Partitions that there are episodes of: train, val, test, in this order, then "" for none."""
         present = {episode.partition for episode in self._episodes}
         return tuple(name for name in (*PARTITIONS, "") if name in present)
+
+    def instruction_notes(self) -> tuple[str, ...]:
+        """Sentences about variations whose episodes list their instructions in several orders, so that the order of the
+        first is taken for all, or have different instructions. Reads the instructions of all episodes.
+        """
+        words: dict[tuple[str, int], dict[str, str]] = {}
+        orders: dict[tuple[str, int], str] = {}
+        for episode in self._episodes:
+            with suppress(DataError):  # is raised where the instruction is needed
+                key, used = (episode.task, episode.variation), episode.instruction
+                words.setdefault(key, {}).setdefault(same_text(used), used)
+                if used in episode.listed and used != episode.listed[0]:
+                    orders[key] = used
+        notes = []
+        if orders:
+            (task, variation), used = next(iter(orders.items()))
+            notes.append(
+                f"{len(orders)} variations list their instructions in several orders, the first is {task} variation "
+                f"{variation}; what its first episode lists first is used for all: {used!r}"
+            )
+        several = {key: list(found.values()) for key, found in words.items() if len(found) > 1}
+        if several:
+            (task, variation), texts = next(iter(several.items()))
+            notes.append(
+                f"{len(several)} variations have episodes of different instructions, each of which counts as an action "
+                f"of its own; the first is {task} variation {variation}: {some(texts, 3)}"
+            )
+        return tuple(notes)
 
     def fingerprint(self) -> str:
         """SHA-256 over what features are computed from; equal for equal data, wherever they lie.
@@ -118,6 +147,9 @@ def open_dataset(
     places = sorted(_distinct(place for folder in folders for place in find_episodes(folder)), key=_natural)
     _refuse_equal_partitions(places)
     episodes = [Episode(place, overrides=overrides) for place in places]
+    for siblings in _by_task(episodes):
+        for episode in siblings:
+            episode.join(siblings)
     _refuse_equal_ids(episodes)
     _set_outcomes(episodes, folders, outcomes)
     _require_use(episodes, overrides, instructions)
@@ -140,6 +172,13 @@ def _distinct(places: Iterable[EpisodeFolder]) -> list[EpisodeFolder]:
         if key not in found or place.folder == real:
             found[key] = place
     return list(found.values())
+
+
+def _by_task(episodes: Iterable[Episode]) -> Iterable[list[Episode]]:
+    found: dict[str, list[Episode]] = {}
+    for episode in episodes:
+        found.setdefault(episode.task, []).append(episode)
+    return found.values()
 
 
 def _natural(place: EpisodeFolder) -> tuple[str, int, int, int, str]:

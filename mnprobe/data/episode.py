@@ -1,8 +1,10 @@
 """One demonstration or one played episode on disk."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +47,7 @@ class Episode:
         self.success: int = success
         self._place = place
         self._overrides: Overrides = overrides or {}
+        self._siblings: Sequence[Episode] = ()
         self.files = ImageFiles(place.folder, place.root)
 
     def __repr__(self) -> str:
@@ -52,6 +55,16 @@ class Episode:
 
     def __len__(self) -> int:
         return self._low_dim.frames
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the other episodes, but with the instructions that were chosen by them."""
+        with suppress(DataError):  # which is raised again where they are asked for
+            self.instructions  # noqa: B018 - are kept once they were read
+        return self.__dict__ | {"_siblings": ()}
+
+    def join(self, siblings: Sequence["Episode"]) -> None:
+        """Name the episodes of the same task, in order: those of one variation are told in the words of the first."""
+        self._siblings = siblings
 
     @property
     def id(self) -> str:
@@ -78,11 +91,31 @@ class Episode:
     def instructions(self) -> tuple[str, ...]:
         """What to do, in words: all paraphrases, the usual one first.
 
-        Those given by the user, else those of the episode's folder, else those of the variation's folder.
+        Those given by the user, else those of the episode's folder, else those of the variation's folder. Where the
+        first episode of the variation lists the same ones in another order, in its order: a variation is one action
+        (`Dataset.instruction_notes` tells of it).
         """
         given = self._overrides.get((self.task, self.variation)) if self._overrides else None
         if given:
             return given
+        own, first = self.listed, self._first_of_variation()
+        return first if first is not None and set(first) == set(own) else own
+
+    def _first_of_variation(self) -> tuple[str, ...] | None:
+        """What the first episode of this variation that can be read lists; None where that is this one."""
+        for other in self._siblings:
+            if other is self:
+                return None
+            try:
+                if other.variation == self.variation:
+                    return other.listed
+            except DataError:
+                continue  # is raised where that episode itself is asked for
+        return None
+
+    @cached_property
+    def listed(self) -> tuple[str, ...]:
+        """The instructions in the order of the episode's own file."""
         beside, above = self.folder / DESCRIPTIONS_FILE, self.folder.parent.parent / DESCRIPTIONS_FILE
         if beside.exists():
             return read_descriptions(self._own(beside))

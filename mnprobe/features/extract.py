@@ -154,6 +154,8 @@ def extract(
                 folder, partitions=partitions, tasks=tasks, instructions=instructions, outcomes=outcomes
             )
             dataset = dataset[:limit] if limit else dataset
+            for remark in dataset.instruction_notes():
+                say(remark)
             maker = _Maker(
                 home=home,
                 out=out,

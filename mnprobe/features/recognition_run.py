@@ -114,6 +114,8 @@ def recognize(
     folder, source = _data(data, run, source)
     whole = open_dataset(folder, instructions=instructions)
     seen, partition = _seen(folder, whole, partitions, instructions)
+    for remark in whole.instruction_notes():
+        say(remark)
     texts = _candidates(candidates, whole, seen)
     columns = _columns(seen)
     fingerprint = whole.fingerprint()

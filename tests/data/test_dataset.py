@@ -396,6 +396,46 @@ def test_episodes_and_frames_can_be_sent_to_other_processes(write, tmp_path):
     assert frame.rgb["front"].shape == (4, 6, 3)
 
 
+def test_a_variation_has_one_instruction_whatever_the_order_of_its_descriptions(write, tmp_path):
+    six = [f"way {i} to open it" for i in range(6)]
+    for number, (variation, texts) in enumerate([(0, six), (1, ["shut it"]), (0, six[::-1]), (0, six[2:] + six[:2])]):
+        write(episode=number, variation=variation, instructions=texts)
+    write(episode=0, variation=0, partition="test", instructions=six[::-1])
+    dataset = open_dataset(tmp_path)
+    assert [episode.instruction for episode in dataset] == [six[0], "shut it", six[0], six[0], six[0]]
+    assert all(episode.instructions == tuple(six) for episode in dataset if episode.variation == 0)
+    (note,) = dataset.instruction_notes()
+    assert note.startswith(
+        "1 variations list their instructions in several orders, the first is open_drawer variation 0"
+    )
+    assert note.endswith("used for all: 'way 0 to open it'")
+    only = open_dataset(tmp_path, partitions=["test"])
+    assert pickle.loads(pickle.dumps(only[0])).instruction == six[0]
+    assert only.fingerprint() == dataset[-1:].fingerprint()
+    given = open_dataset(tmp_path, instructions={"open_drawer/0": "open it"})
+    assert {episode.instruction for episode in given} == {"open it", "shut it"}
+    assert given.instruction_notes() == ()
+
+
+def test_different_instructions_of_one_variation_are_told(write, tmp_path):
+    for number, text in enumerate(["open it", "open it", "pull it", "Open  it"]):
+        write(episode=number, variation=0, instructions=[text, f"way {number}"])
+    dataset = open_dataset(tmp_path)
+    assert [episode.instruction for episode in dataset] == ["open it", "open it", "pull it", "Open  it"]
+    (note,) = dataset.instruction_notes()
+    assert "1 variations have episodes of different instructions" in note
+    assert "open_drawer variation 0: 'open it', 'pull it'" in note
+
+
+def test_an_episode_does_not_fail_for_what_another_lacks(write, tmp_path):
+    for number in range(3):
+        write(episode=number, variation=0, instructions=["open it"])
+    folder = tmp_path / "train" / "open_drawer" / "all_variations" / "episodes"
+    (folder / "episode0" / "variation_number.pkl").write_bytes(b"broken")
+    (folder / "episode1" / "variation_descriptions.pkl").unlink()
+    assert open_dataset(tmp_path)[2].instruction == "open it"
+
+
 def test_instructions_that_fit_no_episode_are_refused(write, tmp_path):
     write()
     file = tmp_path / "given.csv"
