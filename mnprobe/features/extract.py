@@ -256,6 +256,8 @@ class _Maker:
         )
 
     def _spec(self, choice: ModelChoice, layers: tuple[str, ...], options: Mapping[str, Any]) -> ExtractorSpec:
+        from mnprobe.features.recognition import distinct_texts  # loads torch
+
         drawn = choice.checkpoint is None and EXTRACTORS.load(choice.kind).sizes and self.config is None
         return ExtractorSpec(
             checkpoint=choice.checkpoint.path if choice.checkpoint else None,
@@ -266,8 +268,9 @@ class _Maker:
             device=self.device,
             precision=self.precision,
             batch_size=self.batch_size,
-            candidates=tuple(sorted(set(self.columns["instruction"]))),
+            candidates=distinct_texts(self.columns["instruction"].tolist()),
             options=options,
+            say=lambda text: self.say(f"{choice.name}: {text}"),
         )
 
 

@@ -1,6 +1,6 @@
 """What an extractor is: a frozen model that turns episodes into tokens, layer by layer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -33,7 +33,8 @@ class Tokens:
 class EpisodeFeatures:
     """All that an extractor says about one episode.
 
-    `prediction` is the recognised instruction where the model can say it; `counts` are numbers that are summed over
+    `prediction` is the recognised instruction where the model can say it, '' where it cannot tell the own one from
+    another; `counts` are numbers that are summed over
     the episodes and written into the store's provenance (e.g. episodes whose last frame was repeated).
     """
 
@@ -49,7 +50,7 @@ class ExtractorSpec:
     `checkpoint` None means random weights: `preset` names the size, `seed` the numbers. `config` gives the sizes of
     the model field by field, where neither a preset nor the file tells them. `layers` empty means the
     extractor's default. `candidates` are the instructions among which an understanding model may choose. `options`
-    are the extractor's own (see its `option_defaults`), complete.
+    are the extractor's own (see its `option_defaults`), complete. `say` is called with remarks for the user.
     """
 
     checkpoint: Path | None = None
@@ -62,6 +63,7 @@ class ExtractorSpec:
     batch_size: int = 8
     candidates: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    say: Callable[[str], None] = field(default=lambda text: None, compare=False)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from mnprobe.core.errors import ConfigError
+from mnprobe.core.labels import same_text
 from mnprobe.features.devices import autocast
 from mnprobe.models.clip import END
 from mnprobe.models.viclip import Tokenizer, ViCLIP
@@ -26,6 +27,7 @@ __all__ = [
     "COLUMNS",
     "PREDICTION_COLUMNS",
     "Ranking",
+    "alike_texts",
     "best_texts",
     "distinct_texts",
     "encode_texts",
@@ -34,6 +36,7 @@ __all__ = [
     "rank_texts",
     "reads_text",
     "same_tokens",
+    "told_texts",
 ]
 
 _DIGITS = 9  # of a cosine: far above the rounding of double precision, far below that of float32 features
@@ -92,16 +95,18 @@ class Ranking:
 
 
 def plain_text(text: str) -> str:
-    """A text as the tokenizer sees it: without outer space, in lower case. Texts that are equal so are one candidate.
+    """The key of a text, without case, spare blanks and Unicode form: texts of equal keys are one candidate.
+
+    It is `mnprobe.core.labels.same_text`, by which `align` groups instructions too.
 
     >>> plain_text(" Close the red jar")
     'close the red jar'
     """
-    return text.strip().lower()
+    return same_text(text)
 
 
 def distinct_texts(texts: Sequence[str]) -> tuple[str, ...]:
-    """Candidates: sorted, and of those that differ in case or outer space only the first.
+    """Candidates: sorted, and of those that differ in case, blanks or Unicode form only the first.
 
     >>> distinct_texts(["turn left tap", "close jar", "Close jar", "turn left tap"])
     ('Close jar', 'turn left tap')
@@ -113,7 +118,7 @@ def distinct_texts(texts: Sequence[str]) -> tuple[str, ...]:
 
 
 def own_numbers(instructions: Sequence[str], candidates: Sequence[str]) -> list[int | None]:
-    """For each instruction the number of the candidate that it is, case and outer space apart; None where it is none.
+    """For each instruction the number of the candidate that it is (see `plain_text`); None where it is none.
 
     >>> own_numbers(["Open it", "shut it"], ["open it"])
     [0, None]
@@ -133,13 +138,31 @@ def same_tokens(texts: Sequence[str], context: int) -> list[tuple[str, str]]:
     >>> same_tokens(["a cup", "A cup", "a bowl"], 32)
     [('a cup', 'A cup')]
     """
-    first: dict[tuple[int, ...], str] = {}
-    pairs = []
-    for text, ids in zip(texts, _tokenizer(context).tokenize(texts).tolist(), strict=True):
-        other = first.setdefault(tuple(ids), text)
-        if other is not text:
-            pairs.append((other, text))
-    return pairs
+    first = alike_texts(texts, context)
+    return [
+        (texts[number], text) for place, (number, text) in enumerate(zip(first, texts, strict=True)) if number < place
+    ]
+
+
+def alike_texts(texts: Sequence[str], context: int) -> list[int]:
+    """For each text the number of the first one that becomes the same tokens: texts of one number are one to the model.
+
+    >>> alike_texts(["a cup", "a bowl", "A cup"], 32)
+    [0, 1, 0]
+    """
+    if not texts:
+        return []
+    first: dict[tuple[int, ...], int] = {}
+    ids = _tokenizer(context).tokenize(texts).tolist()
+    return [first.setdefault(tuple(row), place) for place, row in enumerate(ids)]
+
+
+def told_texts(texts: Sequence[str], context: int) -> list[str]:
+    """A sentence for each pair of `same_tokens`, for people."""
+    return [
+        f"{one!r} and {other!r} are one text to this model, which reads only the beginning"
+        for one, other in same_tokens(texts, context)
+    ]
 
 
 @torch.inference_mode()

@@ -26,7 +26,7 @@ from mnprobe.features.recognition import (
     plain_text,
     rank_texts,
     reads_text,
-    same_tokens,
+    told_texts,
 )
 from mnprobe.features.recognition_table import PREDICTIONS, RECOGNITION, prediction_rows, recognition_rows
 from mnprobe.features.store import FeatureFile, open_features
@@ -103,7 +103,13 @@ def recognize(
     Raises: ConfigError, DataError, CheckpointError, FeatureError; what was finished until then is kept.
     Source: the paper, section 4.2 and Table 1; specs/viclip.md, section 10.
     """
-    say = note or (lambda text: None)
+    told: set[str] = set()
+
+    def say(text: str) -> None:
+        if note is not None and text not in told:  # the extraction of u says some of it as well
+            told.add(text)
+            note(text)
+
     one_of("frames_rule", frames_rule, ("middle", "strided"))
     if run is None and out is None:
         raise ConfigError("recognition needs a run (--run) or a folder for its tables (--out)")
@@ -308,8 +314,8 @@ class _Work:
                 f"{model.path or model.name}: its text side has a vocabulary of {viclip.config.vocabulary}, which is "
                 "not CLIP's, so it cannot read instructions and recognises nothing"
             )
-        for one, other in same_tokens(self.texts, viclip.config.text_context):
-            self.say(f"{model.name}: {one!r} and {other!r} are one text to this model, which reads only the beginning")
+        for remark in told_texts(self.texts, viclip.config.text_context):
+            self.say(f"{model.name}: {remark}")
         own = [number for number in own_numbers(self.columns["instruction"].tolist(), self.texts) if number is not None]
         features = encode_texts(viclip, self.texts, precision=self.settings["precision"])
         ranking = rank_texts(u, features, np.array(own, dtype=np.int64))

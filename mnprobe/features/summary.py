@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mnprobe.core.errors import FeatureError
+from mnprobe.core.labels import same_text
 from mnprobe.features.store import FeatureFile, open_features, verify
 
 __all__ = ["describe_features", "format_description"]
@@ -84,7 +85,8 @@ def _contents(file: FeatureFile) -> dict[str, Any]:
     own = {name: dict(Counter(map(str, sorted(columns[name].tolist())))) for name in file.extra_columns}
     recognised = None
     if "prediction" in columns:
-        recognised = int((columns["prediction"] == columns["instruction"]).sum())
+        pairs = zip(columns["prediction"], columns["instruction"], strict=True)
+        recognised = sum(same_text(prediction) == same_text(own) != "" for prediction, own in pairs)
     counted = {name: dict(sorted(counter.items())) for name, counter in {**by, "success": success}.items()}
     return file.attrs | {
         "layers": layers,

@@ -16,7 +16,14 @@ from mnprobe.features.devices import autocast
 from mnprobe.features.extractor import EpisodeFeatures, ExtractorSpec, Tokens
 from mnprobe.features.frames import read_clip
 from mnprobe.features.options import config_from, one_of
-from mnprobe.features.recognition import best_texts, encode_texts, reads_text
+from mnprobe.features.recognition import (
+    alike_texts,
+    best_texts,
+    encode_texts,
+    own_numbers,
+    reads_text,
+    told_texts,
+)
 from mnprobe.features.schema import Side
 from mnprobe.models.untrained import PRESETS, untrained_viclip
 from mnprobe.models.viclip import ViCLIP, ViCLIPConfig, load_viclip, preprocess
@@ -28,10 +35,12 @@ _LAYER = re.compile(r"u|cls|blocks\.\d+")
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedClips:
-    """A batch of clips, (B, T, 3, S, S) normalised, and which episodes were too short for T frames."""
+    """A batch of clips, (B, T, 3, S, S) normalised, which episodes were too short for T frames, and the number of each
+    one's own instruction among the candidates (None where it is none of them, or nothing is recognised)."""
 
     clips: Tensor
     repeated: tuple[bool, ...]
+    own: tuple[int | None, ...]
 
 
 class ViCLIPExtractor:
@@ -39,7 +48,8 @@ class ViCLIPExtractor:
 
     Layers: "u" the paper's output feature (E,), "cls" before the projection, "blocks.<i>" after block i. The
     prediction is the instruction of the dataset with the highest cosine to u; a model whose text side does not know
-    CLIP's vocabulary predicts nothing.
+    CLIP's vocabulary predicts nothing. Where the best text and another one are the same tokens to the model and one of
+    them is the episode's own, the prediction is '' (not known whether it was recognised), and counted.
     """
 
     kind: ClassVar[str] = "viclip"
@@ -58,6 +68,7 @@ class ViCLIPExtractor:
         self._spec = spec
         self._camera = str(spec.options["camera"])
         self._rule: Any = one_of("frames_rule", spec.options["frames_rule"], ("middle", "strided"))
+        self._alike: list[int] = []
         self._texts = self._encode_candidates(spec.candidates)
 
     @classmethod
@@ -82,7 +93,10 @@ class ViCLIPExtractor:
         config = self.model.config
         clips = [read_clip(episode, self._camera, config.frames, self._rule) for episode in episodes]
         ready = [preprocess(clip.frames, size=config.image_size, crop=config.crop) for clip in clips]
-        return PreparedClips(clips=torch.stack(ready), repeated=tuple(clip.repeated for clip in clips))
+        own: list[int | None] = [None] * len(episodes)
+        if self._texts is not None:
+            own = own_numbers([episode.instruction for episode in episodes], self._spec.candidates)
+        return PreparedClips(clips=torch.stack(ready), repeated=tuple(clip.repeated for clip in clips), own=tuple(own))
 
     @torch.inference_mode()
     def compute(self, prepared: PreparedClips) -> list[EpisodeFeatures]:
@@ -91,14 +105,15 @@ class ViCLIPExtractor:
         with autocast(self._spec.device, self._spec.precision):
             hidden = self.model.video_hidden(prepared.clips.to(self._spec.device, non_blocking=True), wanted)
         values = {name: hidden[name].float().cpu().numpy() for name in self.layers}
-        predictions = self._recognise(hidden)
+        predictions = self._recognise(hidden, prepared.own)
         return [
             EpisodeFeatures(
                 layers={
                     name: Tokens(values=values[name][i : i + 1], keyframe=np.zeros(1, np.int32)) for name in self.layers
                 },
                 prediction=predictions[i],
-                counts={"episodes_with_repeated_frames": int(repeated)},
+                counts={"episodes_with_repeated_frames": int(repeated)}
+                | ({"episodes_whose_instruction_is_one_text_with_another": 1} if predictions[i] == "" else {}),
             )
             for i, repeated in enumerate(prepared.repeated)
         ]
@@ -106,10 +121,20 @@ class ViCLIPExtractor:
     def _encode_candidates(self, candidates: Sequence[str]) -> NDArray[np.float32] | None:
         if not candidates or not reads_text(self.model):
             return None
+        self._alike = alike_texts(candidates, self.model.config.text_context)
+        for remark in told_texts(candidates, self.model.config.text_context):
+            self._spec.say(remark)
         return encode_texts(self.model, candidates, precision=self._spec.precision)
 
-    def _recognise(self, hidden: Mapping[str, Tensor]) -> list[str | None]:
+    def _recognise(self, hidden: Mapping[str, Tensor], own: Sequence[int | None]) -> list[str | None]:
         if self._texts is None:
-            return [None] * len(next(iter(hidden.values())))
-        best = best_texts(hidden["u"].float().cpu().numpy(), self._texts)
-        return [self._spec.candidates[i] for i in best.tolist()]
+            return [None] * len(own)
+        best = best_texts(hidden["u"].float().cpu().numpy(), self._texts).tolist()
+        return [self._prediction(winner, mine) for winner, mine in zip(best, own, strict=True)]
+
+    def _prediction(self, winner: int, own: int | None) -> str:
+        """The text that won; '' where it is one with the own text and with another, so that either could be meant."""
+        group = self._alike[winner]
+        if own is not None and self._alike[own] == group and self._alike.count(group) > 1:
+            return ""
+        return self._spec.candidates[winner]

@@ -11,18 +11,20 @@ from mnprobe.core.errors import CheckpointError, ConfigError, DataError, Feature
 from mnprobe.core.proportions import mean_interval, wilson_interval
 from mnprobe.core.rundir import RunDir
 from mnprobe.data import open_dataset
-from mnprobe.features import ExtractorSpec, extract, open_features
+from mnprobe.features import ExtractorSpec, extract, open_features, write_features
 from mnprobe.features.recognition import (
     ALL_EPISODES,
     ALL_TASKS,
     COLUMNS,
     PREDICTION_COLUMNS,
     Ranking,
+    alike_texts,
     best_texts,
     distinct_texts,
     encode_texts,
     rank_texts,
     same_tokens,
+    told_texts,
 )
 from mnprobe.features.recognition_run import read_candidates, recognize
 from mnprobe.features.recognition_table import PREDICTIONS, RECOGNITION, format_recognition, recognition_rows
@@ -144,6 +146,53 @@ def test_texts_that_a_model_cannot_tell_apart_are_found():
     long = "push the red button and then " * 8
     assert same_tokens([f"{long}stop", f"{long}go", "go"], 32) == [(f"{long}stop", f"{long}go")]
     assert distinct_texts(["B", "a", " b"]) == (" b", "a")
+    assert distinct_texts(["open  it", "Open\u00a0it", "caf\u00e9", "cafe\u0301"]) == ("Open\u00a0it", "cafe\u0301")
+    assert alike_texts([f"{long}stop", "go", f"{long}go", "GO"], 32) == [0, 1, 0, 1]
+    assert told_texts(["go", f"{long}stop", f"{long}go"], 32) == [
+        f"{f'{long}stop'!r} and {f'{long}go'!r} are one text to this model, which reads only the beginning"
+    ]
+
+
+def test_an_episode_told_as_another_is_not_counted_as_not_recognised(write_demo, tmp_path):
+    long = "push the red button and then " * 20
+    told = [f"{long}stop", f"{long}go", "close the jar", "close the jar"]
+    for number, text in enumerate(told):
+        write_demo(tmp_path / "d", "push_button", number, "train", number, text, 8)
+    candidates = distinct_texts(told)
+    said = []
+    seen = {"camera": "front", "frames_rule": "middle"}
+    spec = ExtractorSpec(config=SMALL.to_dict(), layers=("u",), options=seen, candidates=candidates, say=said.append)
+    extractor = ViCLIPExtractor.build(spec)
+    assert said == told_texts(candidates, SMALL.text_context)
+    assert len(said) == 1
+    jar, go, stop = range(3)
+    assert candidates == ("close the jar", f"{long}go", f"{long}stop")
+    for winner, own, prediction in [
+        (go, stop, ""),
+        (go, go, ""),
+        (go, jar, candidates[go]),
+        (jar, jar, candidates[jar]),
+        (jar, stop, candidates[jar]),
+        (go, None, candidates[go]),
+    ]:
+        assert extractor._prediction(winner, own) == prediction
+    path = tmp_path / "u.h5"
+    notes = []
+    extract(tmp_path / "d", models=["viclip"], out=path, note=notes.append)
+    found = open_features(path)
+    assert sum("one text to this model" in note for note in notes) == 1
+    unknown = (found.columns["prediction"] == "").tolist()
+    count = found.attrs["provenance"]["counts"].get("episodes_whose_instruction_is_one_text_with_another", 0)
+    assert sum(unknown) == count
+    assert not any(unknown[2:])
+    recognised = pair_files(found, open_features(_execution(path, found))).items.success_u
+    assert [value == -1 for value in recognised] == unknown
+    found.close()
+
+
+def _execution(path, found):
+    table = found.episodes.drop(columns=["prediction"])
+    return write_features(path.with_name("e.h5"), model="e", side="execution", episodes=table, layers={"e": np.eye(4)})
 
 
 def test_the_extractor_predicts_by_this_rule(played):
