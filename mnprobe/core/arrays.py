@@ -49,6 +49,8 @@ def as_array(values: Array, name: str) -> NDArray[Any]:
     >>> as_array([[1, 2], [3, 4]], "u").shape
     (2, 2)
     """
+    if values is None:
+        raise FeatureError(f"{name} must hold real numbers, got None")
     array = _to_numpy(values, name)
     if array.dtype.kind == "O":
         array = _numbers_of_objects(array, name)

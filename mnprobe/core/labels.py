@@ -29,6 +29,7 @@ __all__ = [
     "has_control_characters",
     "is_missing",
     "label_list",
+    "one_spelling",
     "partition_of",
     "same_text",
     "some",
@@ -251,6 +252,25 @@ def same_text(text: str) -> str:
     True
     """
     return re.sub(r"\s+", " ", unicodedata.normalize("NFC", text)).strip().casefold()
+
+
+def one_spelling(texts: Sequence[str], name: str) -> tuple[NDArray[Any], str]:
+    """Texts with one spelling, the first by alphabet, for those that `same_text` calls equal; and a note on these.
+
+    >>> one_spelling(["open it", "Open  it"], "instructions")[0].tolist()
+    ['Open  it', 'Open  it']
+    """
+    spellings: dict[str, list[str]] = {}
+    for text in sorted(set(texts)):
+        spellings.setdefault(same_text(text), []).append(text)
+    several = [same for same in spellings.values() if len(same) > 1]
+    if not several:
+        return np.array(list(texts), dtype=object), ""
+    note = (
+        f"{name}: {len(several)} are spelled in several ways that differ only in case, blanks or Unicode form, "
+        f"and count as one each; the first: {some(several[0])}"
+    )
+    return np.array([spellings[same_text(text)][0] for text in texts], dtype=object), note
 
 
 def has_control_characters(text: str) -> bool:

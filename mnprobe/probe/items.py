@@ -8,7 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnprobe.core.errors import ConfigError, FeatureError
-from mnprobe.core.labels import Labels, as_labels, as_outcomes, as_partitions, is_missing, label_list, same_text, some
+from mnprobe.core.labels import (
+    Labels,
+    as_labels,
+    as_outcomes,
+    as_partitions,
+    is_missing,
+    label_list,
+    one_spelling,
+    some,
+)
 
 __all__ = ["GroupKind", "Items"]
 
@@ -62,7 +71,7 @@ class Items:
         counts = Counter(names.tolist())
         if len(counts) < n:
             raise FeatureError(f"episode ids must be unique; {some([x for x, k in counts.items() if k > 1])} repeat")
-        words, remark = _instructions(instructions, n)
+        words, remark = one_spelling(_texts(instructions, n, "instructions").tolist(), "instructions")
         parts, mapped = (np.full(n, "", object), "") if partitions is None else as_partitions(partitions, n)
         outcomes = {
             name: np.full(n, -1, np.int8) if given is None else as_outcomes(given, n, name, names)
@@ -103,19 +112,3 @@ def _texts(given: Labels | None, n: int, name: str) -> NDArray[Any]:
     if given is None or all(is_missing(value) for value in label_list(given, n, name)):
         return np.full(n, "", object)
     return np.array([str(label) for label in as_labels(given, n, name)], dtype=object)
-
-
-def _instructions(given: Labels | None, n: int) -> tuple[NDArray[Any], str]:
-    """Instructions, one spelling for those that differ only in case, blanks or Unicode form, and a note on these."""
-    words = _texts(given, n, "instructions")
-    spellings: dict[str, list[str]] = {}
-    for word in sorted(set(words.tolist())):
-        spellings.setdefault(same_text(word), []).append(word)
-    several = [same for same in spellings.values() if len(same) > 1]
-    if not several:
-        return words, ""
-    note = (
-        f"instructions: {len(several)} are spelled in several ways that differ only in case, blanks or Unicode form, "
-        f"and count as one each; the first: {some(several[0])}"
-    )
-    return np.array([spellings[same_text(word)][0] for word in words.tolist()], dtype=object), note

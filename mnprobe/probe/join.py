@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mnprobe.core.errors import FeatureError
-from mnprobe.core.labels import as_partitions, is_missing, same_text, some
+from mnprobe.core.labels import as_partitions, is_missing, one_spelling, same_text, some
 from mnprobe.features import open_features
 
 __all__ = ["BLANK", "PIXELS", "ROLLOUTS", "StoredPair", "agreed_episodes", "alike_ids", "join_stores"]
@@ -118,7 +118,8 @@ def agreed_episodes(
 
     Row i of both is the same episode. Compared are instruction (case, blanks and Unicode form apart), task and
     partition (read by `mnprobe.core.labels`). A column that is '' in all rows of one store is not given there and taken
-    from the other; a blanked instruction of single episodes may be '' in `other`.
+    from the other; a blanked instruction of single episodes may be '' in `other`. Spellings of one instruction become
+    one, with a note.
 
     Args:
         one, other: tables of `FeatureFile.episodes`, with equally many rows.
@@ -140,6 +141,8 @@ def agreed_episodes(
         _refuse_unlike(column, sides, names, one["id"].tolist())
         agreed[column] = np.where(sides[0] == "", sides[1], sides[0])
     _refuse_gaps(agreed["instruction"].to_numpy(), "instruction", names[1], one["id"].tolist())
+    agreed["instruction"], note = one_spelling(agreed["instruction"].tolist(), "instructions")
+    notes += [note] if note else []
     if data[0] and data[1] and data[0] != data[1]:
         notes.append(
             f"{names[0]} and {names[1]} were made from other data (fingerprints {data[0][:12]} and {data[1][:12]}): "

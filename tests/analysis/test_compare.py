@@ -16,7 +16,7 @@ from mnprobe.analysis.draw_compare import draw_compare, read_similarity
 from mnprobe.analysis.similarity import balanced_rows, exchange, make_index, similarity_test
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
 from mnprobe.core.rundir import RunDir
-from mnprobe.features import write_features
+from mnprobe.features import open_features, write_features
 
 QUICK = CompareConfig(index="debiased_cka", permute="within-task", permutations=99)
 
@@ -314,10 +314,44 @@ def test_checkpoints_take_every_step_and_the_papers_layer(run):
     assert found.rows[0].pool == "first"
 
 
+@pytest.mark.parametrize("column", ["instruction", "task", "partition"])
+def test_stores_that_disagree_are_refused_and_other_data_noted(run, tmp_path, column):
+    store, path = run.features("viclip", "demos", 0), run.features("arp", "demos", 0)
+    with open_features(path) as file:
+        table, values = file.episodes, file.layer("e").pooled()
+    other = tmp_path / "other.h5"
+    header = {"model": "arp", "side": "execution", "layers": {"e": values}}
+
+    def write(labels, data=""):
+        return write_features(other, episodes=table.assign(**{column: labels}), data_fingerprint=data, **header)
+
+    assert compare_inputs([store], [write("")]).episodes.equals(compare_inputs([store], [path]).episodes)
+    changed = table[column].copy()
+    changed[4] = "test" if column == "partition" else "another"
+    write(changed)
+    with pytest.raises(
+        FeatureError, match=rf"1 episodes \('t/1/episode4'\) have other {column}s in .*viclip.*other.h5"
+    ):
+        compare_inputs([store], [other])
+    assert compare_inputs([store], [write(table[column], "f" * 64)]).notes == ()
+    own = tmp_path / "own.h5"
+    with open_features(store) as file:
+        values = {"u": file.layer("u").pooled()}
+        write_features(
+            own, episodes=file.episodes, layers=values, model="v", side="understanding", data_fingerprint="a"
+        )
+    (note,) = compare_inputs([own], [other]).notes
+    assert "were made from other data (fingerprints a and ffffffffffff)" in note
+
+
+def test_a_partition_may_be_called_by_another_name(run):
+    with pytest.warns(UserWarning, match="partition 'Testing' is read as 'test'"):
+        found = compare_inputs(*find_stores(run, "layers"), partition="Testing")
+    assert set(found.episodes["partition"]) == {"test"}
+
+
 def test_rows_are_joined_by_id(run, tmp_path):
     path = run.features("arp", "demos", 0)
-    from mnprobe.features import open_features
-
     with open_features(path) as file:
         episodes, values = file.episodes, file.layer("e").pooled()
     order = np.random.default_rng(0).permutation(30)

@@ -18,6 +18,7 @@ from mnprobe.analysis.tsne_figure import quality_line, tsne_figure
 from mnprobe.analysis.tsne_inputs import tsne_inputs
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
 from mnprobe.core.rundir import RunDir
+from mnprobe.features import open_features, write_features
 
 TEN = [("open_drawer", f"open the {place} drawer") for place in ("bottom", "middle", "top")]
 TEN += [("reach_target", "reach the red target"), ("reach_target", "reach the $x_1$ <b> & 'blue' target")]
@@ -155,6 +156,68 @@ def test_a_partition_is_all_that_is_shown_and_heads_are_fitted_on_the_rest(pair)
     assert set(panels[0].points["partition"]) == {"test"}
     assert len(panels[0].points) == 10
     assert notes[0] == "new heads, fitted on 5 other episodes"
+
+
+def test_a_partition_by_another_name_is_left_out_of_the_fit_as_well(pair):
+    with pytest.warns(UserWarning, match="partition 'Testing' is read as 'test'"):
+        panels, notes = tsne_panels([TsneInput(pair=pair)], partition="Testing", config=QUICK)
+    assert set(panels[0].points["partition"]) == {"test"}
+    assert notes[0] == "new heads, fitted on 5 other episodes"
+
+
+def test_columns_of_ones_own_can_be_what_colours_stand_for(small, tmp_path):
+    paths = []
+    for place, path in enumerate(find_pairs(small, steps=[0])[0]):
+        with open_features(path) as file:
+            table = file.episodes
+            own = {"scene": ["x", "", "y", "x", "y"] * 2} if place == 0 else {"run": range(10)}
+            layer = "ue"[place]
+            paths.append(
+                write_features(
+                    tmp_path / f"{layer}.h5",
+                    model=layer,
+                    side=file.side,
+                    layers={layer: file.layer(layer).pooled()},
+                    episodes=table.assign(**own),
+                )
+            )
+    given = TsneInput(pair=load_pair(*paths))
+    assert given.pair.episodes["run"].tolist() == list(range(10))
+    drawn = draw_tsne([given], stem=tmp_path / "s", table=tmp_path / "s.csv", config=QUICK, colour="scene")
+    assert read_note(tmp_path / "s").title.endswith("shape = model, colour = scene")
+    table = pd.read_csv(tmp_path / "s.csv", keep_default_na=False)
+    assert table["scene"].tolist() == ["x", "", "y", "x", "y"] * 4
+    assert table["run"].tolist() == [*range(10)] * 2
+    assert table["instruction"].tolist() == given.pair.episodes["instruction"].tolist() * 2
+    assert drawn.panels[0].points["task"].nunique() == given.pair.episodes["task"].nunique()
+    with pytest.raises(ConfigError, match="colour must be auto, instruction or task, or run, scene; got 'operator'"):
+        draw_tsne([given], stem=tmp_path / "t", table=tmp_path / "t.csv", config=QUICK, colour="operator")
+
+
+@pytest.mark.parametrize("column", ["instruction", "task", "partition"])
+def test_sides_that_disagree_are_refused_and_other_data_noted(small, tmp_path, column):
+    u, e = find_pairs(small, steps=[0])[0]
+    with open_features(e) as file:
+        table, values = file.episodes, file.layer("e").pooled()
+    header = {"model": "arp", "side": "execution", "layers": {"e": values}, "data_fingerprint": "f" * 64}
+    blank = write_features(tmp_path / "blank.h5", episodes=table.assign(**{column: ""}), **header)
+    assert load_pair(u, blank).episodes[column].tolist() == table[column].tolist()
+    other = table.assign(**{column: table[column].where(table.index != 3, "val" if column == "partition" else "other")})
+    path = write_features(tmp_path / "other.h5", episodes=other, **header)
+    with pytest.raises(FeatureError, match=rf"1 episodes .* have other {column}s in .*viclip.*other.h5"):
+        load_pair(u, path)
+    with open_features(u) as file:
+        values = {"u": file.layer("u").pooled()}
+        own = write_features(
+            tmp_path / "u.h5",
+            episodes=file.episodes,
+            layers=values,
+            model="v",
+            side="understanding",
+            data_fingerprint="a",
+        )
+    (note,) = load_pair(own, blank).notes
+    assert "were made from other data (fingerprints a and ffffffffffff)" in note
 
 
 def test_an_unknown_partition_says_which_there_are(pair):

@@ -1,5 +1,7 @@
+import unicodedata
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,8 @@ import torch
 
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
 from mnprobe.features import open_features, write_features
+from mnprobe.features.schema import content_digest
+from mnprobe.features.writer import describe_values
 from mnprobe.probe import (
     COLUMNS,
     SETTINGS,
@@ -633,6 +637,108 @@ def test_other_instructions_are_refused_but_blanked_ones_are_not(store):
             else:
                 with pytest.raises(FeatureError, match=r"64 episodes .* have other instructions"):
                     pair_files(file_u, file_e)
+
+
+def paired(path_u, path_e, **options):
+    with open_features(path_u) as file_u, open_features(path_e) as file_e:
+        return pair_files(file_u, file_e, **options)
+
+
+@pytest.mark.parametrize("column", ["instruction", "task", "partition"])
+def test_stores_that_disagree_in_a_label_are_refused(column, store):
+    given = {
+        "instruction": [f"do thing {i // 8}" for i in range(64)],
+        "task": ["t"] * 64,
+        "partition": ["train"] * 32 + ["test"] * 32,
+    }
+    path_u = store("understanding", **given)
+    assert paired(path_u, store("execution", **given)).items.notes == ()
+    not_given = paired(path_u, store("execution", **{**given, column: [""] * 64})).items
+    for name, values in given.items():
+        assert getattr(not_given, f"{name}s").tolist() == values
+    changed = list(given[column])
+    changed[3] = {"instruction": "do another", "task": "s", "partition": "test"}[column]
+    path_e = store("execution", **{**given, column: changed})
+    with pytest.raises(
+        FeatureError, match=rf"1 episodes \('t/0/episode3'\) have other {column}s in .*viclip.*arp"
+    ) as caught:
+        paired(path_u, path_e)
+    assert f"{given[column][3]!r} and {changed[3]!r}" in str(caught.value)
+
+
+def test_labels_that_only_one_store_has_are_taken_from_it(store):
+    path_u = store("understanding", instruction=[""] * 64, prediction=["do thing 0"] * 64)
+    items = paired(path_u, store("execution")).items
+    assert items.instructions.tolist() == [f"do thing {i // 8}" for i in range(64)]
+    assert items.success_u.tolist() == [1] * 8 + [0] * 56
+
+
+def test_other_spellings_are_one_instruction_in_groups_and_in_recognition(store):
+    words = [f"Do  thing {i // 8}" if i % 2 else f"do thing {i // 8}" for i in range(64)]
+    predicted = [text.upper() for text in words[:-2]] + ["", "do thing 0"]
+    items = paired(store("understanding", instruction=words, prediction=predicted), store("execution")).items
+    assert len(set(items.instructions)) == 8
+    assert items.success_u.tolist() == [1] * 62 + [-1, 0]
+    assert any(note.startswith("instructions: 8 are spelled in several ways") for note in items.notes)
+
+
+def test_other_data_under_the_same_ids_are_noted(store, tmp_path):
+    path_u, path_e = store("understanding", data="a" * 64), store("execution", data="b" * 64)
+    (note,) = paired(path_u, path_e).items.notes
+    assert "were made from other data (fingerprints aaaaaaaaaaaa and bbbbbbbbbbbb)" in note
+    rows, _ = align_stores([StoredPair(path_u, path_e)], tiny(shuffled=False), table=tmp_path / "t.csv", quiet=True)
+    assert note in rows.attrs["notes"]
+    for data in ("", "a" * 64):
+        assert paired(path_u, store("execution", data=data)).items.notes == ()
+
+
+@pytest.mark.parametrize("column", ["instruction", "task", "partition"])
+def test_a_foreign_store_with_gaps_is_refused_with_the_episode(column, store):
+    """Such stores cannot be written any more, but older and foreign ones are there."""
+    label = {"instruction": "do thing 0", "task": "t", "partition": "test"}[column]
+    path_u = store("understanding", **{column: [label] * 64})
+    path_e = store("execution", **{column: [label] * 64})
+    edit(path_u, column, 5, b"")
+    with pytest.raises(FeatureError, match=r"viclip.*row 5"):
+        paired(path_u, path_e)
+
+
+def test_a_foreign_store_of_other_partition_names_is_mapped_or_refused(store):
+    parts = ["train"] * 32 + ["test"] * 32
+    path_u, path_e = (store(side, partition=parts) for side in ("understanding", "execution"))
+    for row in range(32):
+        edit(path_u, "partition", row, b"Train")
+    items = paired(path_u, path_e).items
+    assert items.partitions.tolist() == parts
+    assert items.notes == (f"{path_u}: partitions: 'Train' is read as 'train'",)
+    edit(path_u, "partition", 7, b"seen")
+    with pytest.raises(FeatureError, match=r"viclip.*'seen' is not known; a partition is one of train, val, test"):
+        paired(path_u, path_e)
+
+
+def edit(path, column, row, value):
+    """Change one cell as another program would have written it, digest and all."""
+    with open_features(path) as file:
+        described = [(f"layers/{name}/values", describe_values(file.layer(name).values)) for name in file.layers]
+        attributes = {
+            name: file._contents.attributes[name] for name in file.attrs if name not in ("digest", "training")
+        }
+    with h5py.File(path, "r+") as file:
+        file[f"episodes/{column}"][row] = value
+        small = [(f"episodes/{name}", file[f"episodes/{name}"][...]) for name in file["episodes"]]
+        small += [(f"layers/{name}/offsets", file[f"layers/{name}/offsets"][...]) for name in file["layers"]]
+        digest = content_digest(attributes, [*small, *described]).encode()
+        file.attrs.create("digest", np.array(digest), dtype=h5py.string_dtype("utf-8", len(digest)))
+
+
+def test_ids_that_only_look_alike_are_named(store):
+    forms = [[unicodedata.normalize(form, f"caf\u00e9 {i}") for i in range(64)] for form in ("NFD", "NFC")]
+    path_u, path_e = store("understanding", id=forms[0]), store("execution", id=forms[1])
+    text = r"64 ids differ only in case, blanks or Unicode form, such as 'cafe\\u0301 0' and 'caf\\xe9 0'; write them"
+    with pytest.raises(FeatureError, match=text):
+        paired(path_u, path_e)
+    path_e = store("execution", id=[*forms[0][:63], forms[1][63]])
+    assert "1 ids differ only in case" in paired(path_u, path_e, episodes="shared").items.notes[0]
 
 
 def joined(paths):

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from mnprobe.core.errors import ConfigError, DataError
+from mnprobe.core.labels import one_spelling
 from mnprobe.core.progress import progress
 from mnprobe.core.provenance import config_hash, versions
 from mnprobe.core.registry import unknown_name
@@ -42,7 +43,8 @@ class TrainingInputs:
     Attributes:
         ids: (N,) episode ids, in the order of the dataset.
         tasks: (N,) tasks.
-        instructions: (N,) the instruction that each episode is told by (its first).
+        instructions: (N,) the instruction that each episode is told by (its first), in one spelling where there are
+            several that differ only in case, blanks or Unicode form.
         texts: the distinct instructions, by alphabet.
         instruction_of: (N,) int64, number of each episode's instruction in `texts`.
         transition_episode: (M,) int64, the episode that each key-to-key step belongs to.
@@ -64,7 +66,7 @@ class TrainingInputs:
     ) -> None:
         self.ids: NDArray[np.str_] = np.array(ids)
         self.tasks: NDArray[np.str_] = np.array(tasks)
-        self.instructions: NDArray[np.str_] = np.array(instructions)
+        self.instructions: NDArray[np.str_] = one_spelling(instructions, "instructions")[0].astype(np.str_)
         texts, numbers = np.unique(self.instructions, return_inverse=True)
         self.texts: tuple[str, ...] = tuple(texts.tolist())
         self.instruction_of: NDArray[np.int64] = numbers.astype(np.int64)
