@@ -11,8 +11,10 @@ from mnprobe.analysis.compare import FeatureSet
 from mnprobe.analysis.pairs import find_pairs
 from mnprobe.analysis.world import worlds_of
 from mnprobe.core.errors import ConfigError, FeatureError
+from mnprobe.core.labels import partition_of
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features
+from mnprobe.probe.join import agreed_episodes, alike_ids
 
 __all__ = ["GRIDS", "CompareInputs", "compare_inputs", "find_stores"]
 
@@ -22,12 +24,16 @@ _USUAL = {"understanding": "u", "execution": "e"}
 
 @dataclass(frozen=True, kw_only=True)
 class CompareInputs:
-    """Feature sets of both sides for the same episodes, which `episodes` describes, and the worlds they come from."""
+    """Feature sets of both sides for the same episodes, which `episodes` describes, and the worlds they come from.
+
+    `notes` say in words what was mapped in the labels, and which stores were made from other data.
+    """
 
     rows: tuple[FeatureSet, ...]
     columns: tuple[FeatureSet, ...]
     episodes: pd.DataFrame
     worlds: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def find_stores(
@@ -74,7 +80,8 @@ def compare_inputs(
         pool_u, pool_e: as `Layer.pooled`.
         partition: only these episodes.
     Raises:
-        FeatureError: a wrong side, an unknown layer, no common episode, none of `partition`, or unequal instructions.
+        FeatureError: a wrong side, an unknown layer, no common episode, none of `partition`, or labels that the stores
+            do not agree in (see `agreed_episodes`).
         ConfigError: several layers with 'checkpoints', or an unknown grid.
     """
     if grid not in GRIDS:
@@ -82,19 +89,22 @@ def compare_inputs(
     for flag, layers in (("--layer-u", layers_u), ("--layer-e", layers_e)):
         if grid == "checkpoints" and len(layers) > 1:
             raise ConfigError(f"--grid checkpoints compares one layer over training, {flag} names {', '.join(layers)}")
-    tables, worlds = {}, set()
+    tables, data, worlds = {}, {}, set()
     for side, paths in (("understanding", stores_u), ("execution", stores_e)):
         for path in paths:
             with open_features(path) as file:
                 if file.side != side:
                     raise FeatureError(f"{path} holds features of the {file.side} side; the {side} side is needed here")
                 tables[path] = file.episodes
+                data[path] = str(file.attrs["data_fingerprint"])
                 worlds |= set(worlds_of(file.attrs))
-    episodes = _common(tables, partition)
+    episodes, notes = _common(tables, data, partition)
     ids = episodes["id"].tolist()
     rows = [item for path in stores_u for item in _sets(path, "understanding", ids, grid, layers_u, pool_u)]
     columns = [item for path in stores_e for item in _sets(path, "execution", ids, grid, layers_e, pool_e)]
-    return CompareInputs(rows=tuple(rows), columns=tuple(columns), episodes=episodes, worlds=tuple(sorted(worlds)))
+    return CompareInputs(
+        rows=tuple(rows), columns=tuple(columns), episodes=episodes, worlds=tuple(sorted(worlds)), notes=notes
+    )
 
 
 def _siblings(run: RunDir, path: Path) -> list[Path]:
@@ -102,33 +112,34 @@ def _siblings(run: RunDir, path: Path) -> list[Path]:
     return [piece.path for piece in run.feature_files(path.parent.parent.name, path.parent.name)]
 
 
-def _common(tables: dict[Path, pd.DataFrame], partition: str | None) -> pd.DataFrame:
+def _common(
+    tables: dict[Path, pd.DataFrame], data: dict[Path, str], partition: str | None
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
     first = next(iter(tables))
     found = tables[first]
+    notes: list[str] = []
     for path, table in tables.items():
         both = found["id"].isin(table["id"]).to_numpy()
+        alike = alike_ids(found["id"].tolist(), table["id"].tolist())
         if not both.any():
             raise FeatureError(
                 f"{first} and {path} share no episode: the first ids are {found['id'].iloc[0]!r} and "
-                f"{table['id'].iloc[0]!r}. Extract both from the same data"
+                f"{table['id'].iloc[0]!r}. {alike[:1].upper()}{alike[1:] or 'Extract both from the same data'}"
             )
-        found = found[both]
-        other = table.set_index("id").loc[found["id"], "instruction"].to_numpy()
-        differ = np.flatnonzero((other != found["instruction"].to_numpy()) & (other != ""))
-        if len(differ):
-            row = found.iloc[int(differ[0])]
-            raise FeatureError(
-                f"episode {row['id']!r} has the instruction {row['instruction']!r} in {first} and "
-                f"{other[differ[0]]!r} in {path}. Extract both from the same data"
-            )
+        notes += [f"{first} and {path}: {alike}"] if alike else []
+        found = found[both].reset_index(drop=True)
+        other = table.set_index("id", drop=False).loc[found["id"]].reset_index(drop=True)
+        found, told = agreed_episodes(found, other, (first, path), data=(data[first], data[path]))
+        notes += told
     if partition is not None:
+        partition = partition_of(partition) or partition
         known = sorted(found["partition"].unique())
         found = found[found["partition"] == partition]
         if found.empty:
             raise FeatureError(
                 f"none of the common episodes is in partition {partition!r}; there are {', '.join(map(repr, known))}"
             )
-    return found[["id", "task", "instruction", "partition"]].reset_index(drop=True)
+    return found[["id", "task", "instruction", "partition"]].reset_index(drop=True), tuple(dict.fromkeys(notes))
 
 
 def _sets(path: Path, side: str, ids: Sequence[str], grid: str, layers: Sequence[str], pool: str) -> list[FeatureSet]:

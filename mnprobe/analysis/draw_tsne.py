@@ -27,6 +27,8 @@ __all__ = [
 HELD_OUT = "held-out"  # the partition of episodes that saved heads were not fitted on
 Space = Literal["shared", "raw", "both"]
 _KEPT = ("id", "task", "instruction", "partition", "success")
+_COLOURS = ("auto", "instruction", "task")
+_NOT_OWN = {*_KEPT, "variation", "prediction", "panel", "side", "model", "source", "step", "fitted", "x", "y"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,21 +114,24 @@ def draw_tsne(
         partition: only these episodes ('held-out': those that saved heads were not fitted on). Where heads must be
             fitted, they are then fitted on the other episodes, if these are enough.
         config: of the t-SNE.
-        colour: 'auto', 'instruction' or 'task'.
+        colour: 'auto', 'instruction', 'task', or a column of the user's own that all stores have.
         command: how a person makes this figure again; written beside it.
     """
     config = config or TsneConfig()
-    if colour not in ("auto", "instruction", "task"):
-        raise ConfigError(f"colour must be auto, instruction or task, got {colour!r}")
+    _check_colour(colour, inputs)
     panels, notes = tsne_panels(inputs, space=space, partition=partition, config=config)
     worlds = sorted({name for given in inputs for name in given.pair.worlds})
     caption = _caption(space, partition, [*notes, world_note(worlds)])
-    figure = tsne_figure(panels, config, title=_title(space), caption=caption, colour=colour)
+    shown = panels if colour in _COLOURS else [_coloured_by(panel, colour) for panel in panels]
+    title = _title(space, "instruction" if colour in _COLOURS else colour)
+    figure = tsne_figure(
+        shown, config, title=title, caption=caption, colour=colour if colour in _COLOURS else "instruction"
+    )
     write_table(pd.concat([panel_coordinates(panel) for panel in panels]), table)
     saved = save_figure(figure, stem)
     qualities = [f"{panel.title}: {quality_line(panel, config)}" for panel in panels]
     note = FigureNote(
-        title=_title(space),
+        title=title,
         caption=" ".join([f"{line}." for line in qualities] + [caption]),
         command=command or command_line("tsne", {"space": space, "partition": partition}),
         facts={
@@ -156,7 +161,8 @@ def shared_for(given: TsneInput, shown: FeaturePair, partition: str | None, seed
     """z_u and z_e of the episodes shown, by the saved heads of `given` or new ones fitted on the other episodes."""
     others = None
     if given.heads is None and partition is not None:
-        rest = given.pair.rows((given.pair.episodes["partition"] != partition).to_numpy())
+        shown_ids = shown.episodes["id"]
+        rest = given.pair.rows(~given.pair.episodes["id"].isin(shown_ids).to_numpy())
         others = rest if rest.episodes["instruction"].nunique() > 1 else None
     return shared_space(shown, heads=given.heads, fit_on=others, seed=seed)
 
@@ -235,7 +241,29 @@ def _panel(
 
 def _points(pair: FeaturePair, side: str, model: str) -> pd.DataFrame:
     source, step = (pair.source_u, pair.step_u) if side == "understanding" else (pair.source_e, pair.step_e)
-    return pair.episodes[list(_KEPT)].assign(side=side, model=model, source=source, step=step, fitted=False)
+    kept = pair.episodes[[*_KEPT, *_own_columns(pair)]]
+    return kept.assign(side=side, model=model, source=source, step=step, fitted=False)
+
+
+def _own_columns(pair: FeaturePair) -> list[str]:
+    """Columns of the user's own, but for those called as a column of the table of points."""
+    names = map(str, pair.episodes.columns)
+    return [name for name in names if name not in _NOT_OWN and not name.startswith("neighbour_")]
+
+
+def _check_colour(colour: str, inputs: Sequence[TsneInput]) -> None:
+    if colour in _COLOURS:
+        return
+    common = set.intersection(*(set(_own_columns(given.pair)) for given in inputs))
+    if colour not in common:
+        own = f", or {', '.join(sorted(common))}" if common else "; the stores have no columns of your own"
+        raise ConfigError(f"colour must be auto, instruction or task{own}; got {colour!r}")
+
+
+def _coloured_by(panel: TsnePanel, column: str) -> TsnePanel:
+    """The panel with a user's column in the place of what colours stand for: one colour for each of its values."""
+    values = [str(value) or "(none)" for value in panel.points[column].tolist()]
+    return replace(panel, points=panel.points.assign(task=column, instruction=values))
 
 
 def _standardised(values: np.ndarray) -> np.ndarray:
@@ -290,8 +318,8 @@ _HOW = {
 }
 
 
-def _title(space: Space) -> str:
-    return f"t-SNE of {_SPACES[space]}: shape = model, colour = instruction"
+def _title(space: Space, colour: str) -> str:
+    return f"t-SNE of {_SPACES[space]}: shape = model, colour = {colour}"
 
 
 def _caption(space: Space, partition: str | None, notes: Sequence[str]) -> str:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from mnprobe.analysis.tables import read_alignment
 from mnprobe.analysis.world import worlds_of
 from mnprobe.core.errors import FeatureError, ProbeError, TooFewSamples
+from mnprobe.core.labels import partition_of
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features
-from mnprobe.probe.join import join_stores
+from mnprobe.probe.join import agreed_episodes, alike_ids, join_stores
 
 if TYPE_CHECKING:
     from mnprobe.probe.heads import AlignmentHeads
@@ -29,7 +30,10 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturePair:
-    """u and e of the same episodes, row by row: `episodes` says which (id, task, instruction, partition, success)."""
+    """u and e of the same episodes, row by row: `episodes` says which (id, task, instruction, partition, success).
+
+    `notes` say in words what was mapped in the labels, and whether the sides were made from other data.
+    """
 
     u: Array
     e: Array
@@ -47,6 +51,7 @@ class FeaturePair:
     pool_u: str
     pool_e: str
     worlds: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -130,7 +135,10 @@ def load_pair(
 ) -> FeaturePair:
     """Read both sides of the episodes that both files have, in the order of the understanding side.
 
-    Raises FeatureError when the files are not one of each side, share no episode, or have none of `partition`.
+    Columns of the user's own come from the understanding side, and from the execution side where only it has them.
+
+    Raises FeatureError when the files are not one of each side, share no episode, do not agree in their labels (see
+    `agreed_episodes`), or have none of `partition`.
     """
     with open_features(path_u) as file_u, open_features(path_e) as file_e:
         for file, side in ((file_u, "understanding"), (file_e, "execution")):
@@ -141,16 +149,27 @@ def load_pair(
         table_u, table_e = file_u.episodes, file_e.episodes
         place = pd.Series(np.arange(len(table_e)), index=table_e["id"])
         rows_u = np.flatnonzero(table_u["id"].isin(place.index).to_numpy())
+        alike = alike_ids(table_u["id"].tolist(), table_e["id"].tolist())
         if not len(rows_u):
             raise FeatureError(
                 f"{path_u} and {path_e} share no episode: the first ids are {table_u['id'].iloc[0]!r} and "
-                f"{table_e['id'].iloc[0]!r}. Extract both from the same data"
+                f"{table_e['id'].iloc[0]!r}. {alike[:1].upper()}{alike[1:] or 'Extract both from the same data'}"
             )
         rows_e = place[table_u["id"].iloc[rows_u]].to_numpy()
+        table_u, table_e = (table.iloc[rows] for table, rows in ((table_u, rows_u), (table_e, rows_e)))
+        episodes, notes = agreed_episodes(
+            table_u.reset_index(drop=True),
+            table_e.reset_index(drop=True),
+            (path_u, path_e),
+            data=[str(file.attrs["data_fingerprint"]) for file in (file_u, file_e)],
+        )
+        for name in file_e.extra_columns:
+            if name not in episodes:
+                episodes[name] = table_e[name].to_numpy()
         pair = FeaturePair(
             u=file_u.layer(layer_u).pooled(pool_u)[rows_u],
             e=file_e.layer(layer_e).pooled(pool_e)[rows_e],
-            episodes=table_u.iloc[rows_u].reset_index(drop=True),
+            episodes=episodes,
             understanding=file_u.model,
             execution=file_e.model,
             source_u=file_u.source,
@@ -164,12 +183,16 @@ def load_pair(
             pool_u=pool_u,
             pool_e=pool_e,
             worlds=tuple(sorted({*worlds_of(file_u.attrs), *worlds_of(file_e.attrs)})),
+            notes=(*([f"{path_u} and {path_e}: {alike}"] if alike else []), *notes),
         )
     return pair if partition is None else in_partition(pair, partition)
 
 
 def in_partition(pair: FeaturePair, partition: str) -> FeaturePair:
-    """Only the episodes of one partition; FeatureError, with those there are, when it has none."""
+    """Only the episodes of one partition (also by another name, such as validation); FeatureError, with those there
+    are, when it has none.
+    """
+    partition = partition_of(partition) or partition
     keep = (pair.episodes["partition"] == partition).to_numpy()
     if not keep.any():
         known = ", ".join(repr(name) for name in sorted(pair.episodes["partition"].unique()))

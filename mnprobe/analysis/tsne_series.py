@@ -11,6 +11,7 @@ from mnprobe.analysis.embedding import Array, TsneConfig
 from mnprobe.analysis.pairs import FeaturePair, Shared
 from mnprobe.analysis.tsne_figure import TsnePanel
 from mnprobe.core.errors import FeatureError
+from mnprobe.probe.join import agreed_episodes
 
 __all__ = ["SeriesMap", "TsneSeries", "movement", "quality_table", "series_coordinates", "tsne_series"]
 
@@ -159,15 +160,9 @@ def _common(pairs: Mapping[str, list[FeaturePair]]) -> dict[str, list[FeaturePai
     if ids.empty:
         raise FeatureError("the checkpoints to show share no episode. Extract all from the same data")
     cut = {name: [_in_order_of(ids, pair) for pair in some] for name, some in pairs.items()}
-    first = everyone[0].episodes.set_index("id").loc[ids, "instruction"].to_numpy()
+    whole = _in_order_of(ids, everyone[0])
     for pair in (pair for some in cut.values() for pair in some):
-        differ = np.flatnonzero(pair.episodes["instruction"].to_numpy() != first)
-        if len(differ):
-            row = int(differ[0])
-            raise FeatureError(
-                f"episode {ids.iloc[row]!r} has the instruction {first[row]!r} in one checkpoint and "
-                f"{pair.episodes['instruction'].iloc[row]!r} in {pair.describe_e}. Extract all from the same data"
-            )
+        agreed_episodes(whole.episodes, pair.episodes, [whole.describe_e, pair.describe_e])
     return cut
 
 

@@ -118,13 +118,15 @@ def compare(
                 "png": str(item.figure.png),
                 "svg": str(item.figure.svg),
                 "caption": item.caption,
-                "notes": list(item.notes),
+                "notes": [*inputs.notes, *item.notes],
                 "cells": json.loads(item.table.to_json(orient="records", double_precision=15)),
             }
             for config, item in zip(chosen, drawn, strict=True)
         ]
         typer.echo(json.dumps({"table": str(table), "comparisons": found}))
         return
+    for note in inputs.notes:
+        typer.echo(f"note: {note}", file=sys.stderr)
     for config, item in zip(chosen, drawn, strict=True):
         typer.echo(best_line(item.table, make_index(config.index, config.options).about))
         for note in item.notes:

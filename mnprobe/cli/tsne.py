@@ -63,7 +63,9 @@ def tsne(
             help="Also every checkpoint, each begun from the map before. If left out: from three on.",
         ),
     ] = None,
-    colour: Annotated[str, typer.Option(help="auto, instruction or task.")] = "auto",
+    colour: Annotated[
+        str, typer.Option(help="auto, instruction, task, or a column of your own in the stores.")
+    ] = "auto",
     out: Annotated[Path | None, typer.Option(help="Figure without ending; in the run's figures if left out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -92,6 +94,9 @@ def tsne(
             "--series shows the shared space of one run: leave --space, --compare and feature files out, "
             "or give --no-series"
         )
+    own_colour = colour not in ("auto", "instruction", "task")
+    if series and own_colour:
+        raise ConfigError(f"--series is coloured by instruction or task, not by {colour!r}; give --no-series")
     layers = {"layer_u": layer_u, "layer_e": layer_e, "pool_u": pool_u, "pool_e": pool_e}
     inputs = tsne_inputs(
         rundir,
@@ -104,6 +109,8 @@ def tsne(
         heads=heads,
         **layers,
     )
+    for note in dict.fromkeys(note for given in inputs for note in given.pair.notes):
+        typer.echo(f"note: {note}", err=True)
     options: dict[str, object] = {"run": rundir.path, "understanding": understanding, "execution": execution}
     options |= {
         "source": source,
@@ -127,7 +134,7 @@ def tsne(
         command=command_line("tsne", options),
     )
     over: DrawnSeries | None = None
-    if series or (series is None and of_one_run and wanted_space == "shared" and not step):
+    if series or (series is None and of_one_run and wanted_space == "shared" and not step and not own_colour):
         found = series_inputs(
             rundir,
             understanding=next(iter(understanding or []), None),

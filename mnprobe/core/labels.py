@@ -78,7 +78,8 @@ def label_list(labels: Labels, rows: int | None, name: str) -> list[Any]:
         raise FeatureError(f"{name} must give one label per row, got one text {labels!r}")
     if is_tensor(labels):
         labels = labels.detach().cpu()
-        labels = (labels.float() if labels.is_floating_point() else labels).numpy()
+        short = str(labels.dtype) not in ("torch.float16", "torch.float32", "torch.float64")
+        labels = (labels.float() if labels.is_floating_point() and short else labels).numpy()  # bfloat16, float8
     elif hasattr(labels, "to_numpy"):  # pandas Series and Index
         labels = labels.to_numpy(dtype=object)
     elif hasattr(labels, "categories"):  # a pandas Categorical
@@ -167,8 +168,7 @@ def as_partitions(partitions: Labels, rows: int | None, name: str = "partitions"
     >>> as_partitions(["Training", "test"], 2)
     (array(['train', 'test'], dtype=object), "partitions: 'Training' is read as 'train'")
     """
-    listed = label_list(partitions, rows, name)
-    words = ["" if is_missing(value) else str(value) for value in listed]
+    words = [str(label) for label in as_labels(partitions, rows, name, missing=True).tolist()]
     meaning = {word: partition_of(word) for word in dict.fromkeys(words)}
     unknown = [word for word, meant in meaning.items() if meant is None]
     if unknown:

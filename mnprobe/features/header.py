@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mnprobe.core.errors import FeatureError
+import numpy as np
+
+from mnprobe.core.arrays import as_whole
+from mnprobe.core.errors import ConfigError, FeatureError
 from mnprobe.core.provenance import canonical_json, now, versions
 from mnprobe.features.schema import SCHEMA, SIDES, Side
 
@@ -22,7 +25,8 @@ class Header:
     training that the checkpoint comes from ("baseline", "joint", ...), "" where there was none or it is not known;
     stores of one training belong together. `model_config` describes the model, `provenance` everything else that
     decided the values (layers, camera, data, seed, ...); both must be JSON. Raises FeatureError for a side that is
-    none, a negative step, empty names, or what JSON cannot hold.
+    none, a step that is no whole number from 0, a `trained` that is no truth value, empty names, or what JSON cannot
+    hold.
     """
 
     model: str
@@ -39,6 +43,13 @@ class Header:
     def __post_init__(self) -> None:
         if self.side not in SIDES:
             raise FeatureError(f"side must be one of {', '.join(SIDES)}, got {self.side!r}")
+        try:
+            object.__setattr__(self, "step", as_whole(self.step, "step"))  # also numpy's integers, and 5.0
+        except ConfigError as error:
+            raise FeatureError(str(error)) from None
+        if not isinstance(self.trained, bool | np.bool_):
+            raise FeatureError(f"trained must be True or False, got {self.trained!r}")
+        object.__setattr__(self, "trained", bool(self.trained))
         if not 0 <= self.step <= _LARGEST_STEP:
             raise FeatureError(
                 f"step must be >= 0, got {self.step}" if self.step < 0 else f"step must be below 10^15, got {self.step}"
@@ -50,19 +61,19 @@ class Header:
         if not self.training.isprintable():
             raise FeatureError(f"training must be a plain name or '', got {self.training!r}")
 
-    def attributes(self) -> dict[str, str | int | bool]:
+    def attributes(self, schema: str = SCHEMA) -> dict[str, str | int | bool]:
         """The attributes as written: schema, identity, JSON texts, versions and the present time.
 
         `training` is written only where there is one.
         """
         found = versions("torch")
         return {
-            "schema": SCHEMA,
+            "schema": schema,
             "model": self.model,
             "side": self.side,
             "source": self.source,
-            "step": int(self.step),
-            "trained": bool(self.trained),
+            "step": self.step,
+            "trained": self.trained,
             "checkpoint_sha256": self.checkpoint_sha256,
             "model_config": _json("model_config", self.model_config),
             "data_fingerprint": self.data_fingerprint,

@@ -8,6 +8,8 @@ owns rows `offsets[i]:offsets[i+1]` of each layer's `values`.
                 training (optional: the name of the training that the checkpoint comes from)
     /episodes/{id, task, instruction, partition}  (N,) UTF-8    /episodes/variation  (N,) int64
     /episodes/success     (N,) int8: 1, 0, -1 = not known       /episodes/prediction (N,) UTF-8, optional
+    /episodes/extra/<name>   (N,) UTF-8, int64, float64 or bool: columns that the user added. Only in files of schema
+                             `mnprobe.features/2`, which is the same but for these
     /layers/<name>/values    (M, D) float32 or float16, fletcher32, no compression
     /layers/<name>/offsets   (N+1,) int64
     /layers/<name>/keyframe  (M,) int32, optional: the keyframe (or clip) a token belongs to
@@ -33,14 +35,17 @@ __all__ = [
     "MAGIC",
     "NUMBER_COLUMNS",
     "SCHEMA",
+    "SCHEMA_WITH_COLUMNS",
     "SIDES",
     "TEXT_COLUMNS",
     "Side",
+    "check_column_name",
     "check_layer_name",
     "content_digest",
 ]
 
 SCHEMA = "mnprobe.features/1"
+SCHEMA_WITH_COLUMNS = "mnprobe.features/2"
 MAGIC = b"\x89HDF\r\n\x1a\n"  # how every HDF5 file begins
 LIBVER = ("v110", "v110")  # the first file format whose structure carries checksums, readable since HDF5 1.10
 CHUNK_ROWS = 256
@@ -60,6 +65,19 @@ def check_layer_name(name: str) -> str:
     """
     if not _LAYER_NAME.fullmatch(name):
         raise FeatureError(f"layer name {name!r}: use letters, digits, '_', '-' and '.', with no '/' or space")
+    return name
+
+
+def check_column_name(name: str, *, where: str) -> str:
+    """Return the name of a user's column, or raise FeatureError: printable text without '/', outer space or NUL.
+
+    >>> check_column_name("scene", where="x.h5")
+    'scene'
+    """
+    if not name.strip() or name != name.strip() or not name.isprintable() or "/" in name or set(name) == {"."}:
+        raise FeatureError(
+            f"{where}: an episode column cannot be called {name!r}: use printable text without '/' or outer space"
+        )
     return name
 
 

@@ -12,7 +12,7 @@ from mnprobe.core.errors import FeatureError
 from mnprobe.core.registry import unknown_name
 from mnprobe.features.pooling import BLOCK_ROWS, pool
 from mnprobe.features.schema import Side
-from mnprobe.features.table import Columns
+from mnprobe.features.table import Columns, extra_columns
 from mnprobe.features.validate import Contents, read_contents
 
 if TYPE_CHECKING:
@@ -156,7 +156,8 @@ class FeatureFile:
 
     @property
     def columns(self) -> Columns:
-        """The table of episodes as arrays: id, task, instruction, partition, variation, success[, prediction]."""
+        """The table of episodes as arrays: id, task, instruction, partition, variation, success[, prediction], and
+        those that the user added (`extra_columns`)."""
         return self._contents.columns
 
     @property
@@ -164,8 +165,13 @@ class FeatureFile:
         """The table of episodes: one row per episode, in the order of every layer."""
         import pandas as pd  # here, because reading values needs none of it
 
-        order = ("id", "task", "instruction", "variation", "partition", "success", "prediction")
+        order = ("id", "task", "instruction", "variation", "partition", "success", "prediction", *self.extra_columns)
         return pd.DataFrame({name: self.columns[name] for name in order if name in self.columns})
+
+    @property
+    def extra_columns(self) -> tuple[str, ...]:
+        """Names of the columns of the table of episodes that the user added."""
+        return tuple(extra_columns(self.columns))
 
     @property
     def layers(self) -> tuple[str, ...]:

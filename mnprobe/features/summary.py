@@ -56,6 +56,10 @@ def format_description(found: dict[str, Any]) -> str:
         shown = [f"{name or '(none)'}: {number}" for name, number in counts[:_SHOWN]]
         more = [f"and {len(counts) - _SHOWN} more"] if len(counts) > _SHOWN else []
         lines.append(f"    by {title}: " + "; ".join(shown + more))
+    for name, counts in found["extra_columns"].items():
+        shown = [f"{value if value != '' else '(none)'}: {number}" for value, number in list(counts.items())[:_SHOWN]]
+        more = [f"and {len(counts) - _SHOWN} more"] if len(counts) > _SHOWN else []
+        lines.append(f"    own column {name}: " + "; ".join(shown + more))
     if found["recognised"] is not None:
         lines.append(f"    instruction recognised: {found['recognised']} of {found['episodes']}")
     for name, number in found["provenance"].get("counts", {}).items():
@@ -77,8 +81,15 @@ def _contents(file: FeatureFile) -> dict[str, Any]:
             "tokens_per_episode": [min(lengths), max(lengths)],
             "keyframes": layer.keyframe is not None,
         }
+    own = {name: dict(Counter(map(str, sorted(columns[name].tolist())))) for name in file.extra_columns}
     recognised = None
     if "prediction" in columns:
         recognised = int((columns["prediction"] == columns["instruction"]).sum())
     counted = {name: dict(sorted(counter.items())) for name, counter in {**by, "success": success}.items()}
-    return file.attrs | {"layers": layers, "episodes": len(file), "episodes_by": counted, "recognised": recognised}
+    return file.attrs | {
+        "layers": layers,
+        "episodes": len(file),
+        "episodes_by": counted,
+        "extra_columns": own,
+        "recognised": recognised,
+    }

@@ -1,5 +1,7 @@
 """The table of episodes in a store: one row per episode, checked in one place for writing and for reading."""
 
+import difflib
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,47 +9,74 @@ from typing import Any
 import numpy as np
 
 from mnprobe.core.errors import FeatureError
-from mnprobe.features.schema import NUMBER_COLUMNS, TEXT_COLUMNS
+from mnprobe.core.labels import as_outcome, as_partitions, is_missing, label_list
+from mnprobe.features.schema import NUMBER_COLUMNS, TEXT_COLUMNS, check_column_name
 
-__all__ = ["Columns", "check_columns", "decode_text", "encode_text", "make_columns"]
+__all__ = ["Columns", "check_columns", "decode_text", "encode_text", "extra_columns", "make_columns"]
 
 Columns = dict[str, np.ndarray[Any, Any]]
 _DEFAULTS: dict[str, Any] = {"task": "", "instruction": "", "partition": "", "variation": 0, "success": -1}
+_KNOWN = (*TEXT_COLUMNS, *NUMBER_COLUMNS)
+_LARGEST = 2**63
 
 
-def make_columns(episodes: Any, *, where: str) -> Columns:
+def make_columns(episodes: Any, *, where: str, blank: bool = False) -> Columns:
     """Columns from a pandas DataFrame or a mapping of equally long sequences; only `id` must be there.
 
     Missing columns become '' (task, instruction, partition), 0 (variation) and -1 = not known (success); `prediction`
-    stays away unless given. Raises FeatureError naming the column for unknown columns, unequal lengths, wrong types,
-    duplicate ids and values outside their range.
+    stays away unless given. Partitions and outcomes are read by the rules of `mnprobe.core.labels`; a partition by
+    another name is mapped with a warning. An instruction or task is given for every episode or for none. Further
+    columns are kept under their own names: text (missing: ''), whole numbers, other numbers (missing: NaN) or truth
+    values.
+
+    Args:
+        episodes: the columns.
+        where: how messages begin.
+        blank: whether the model was told no instruction, so that the instructions of some episodes may be ''.
+
+    Raises:
+        FeatureError: naming the column, and the row and its id, for unequal lengths, wrong types, ids that are empty
+            or repeat, unknown partitions, labels that only some episodes have, and values outside their range.
     """
-    given: dict[str, Sequence[Any]] = {str(name): list(episodes[name]) for name in _names(episodes, where)}
+    given: dict[str, list[Any]] = {}
+    for name in _names(episodes, where):
+        if str(name) in given:
+            raise FeatureError(f"{where}: two episode columns are called {str(name)!r}")
+        given[str(name)] = label_list(episodes[name], None, f"{where}: episode column {str(name)!r}")
     if "id" not in given:
         raise FeatureError(f"{where}: the episodes have no column 'id', only {', '.join(given) or 'nothing'}")
-    unknown = set(given) - {*TEXT_COLUMNS, *NUMBER_COLUMNS}
-    if unknown:
-        raise FeatureError(
-            f"{where}: unknown episode columns {', '.join(sorted(unknown))}; "
-            f"a store holds {', '.join([*TEXT_COLUMNS, *NUMBER_COLUMNS])}"
-        )
+    for name in given:
+        if name not in _KNOWN:
+            _check_own_name(name, where)
     count = len(given["id"])
     lengths = {name: len(values) for name, values in given.items()}
     if set(lengths.values()) != {count}:
         raise FeatureError(f"{where}: episode columns differ in length: {lengths}")
-    columns: Columns = {}
-    for name in (*TEXT_COLUMNS, *NUMBER_COLUMNS):
+    columns: Columns = {"id": _text(given["id"], "id", where)}
+    _check_ids(columns["id"].tolist(), where)
+    for name in _KNOWN[1:]:
         if name == "prediction" and name not in given:
             continue
         values = given.get(name, [_DEFAULTS.get(name)] * count)
-        columns[name] = _text(values, name, where) if name in TEXT_COLUMNS else _numbers(values, name, where)
-    check_columns(columns, where=where)
+        columns[name] = _known_column(name, values, where, columns["id"], blank=blank)
+    for name, values in given.items():
+        if name not in columns:
+            columns[name] = _own_column(values, name, where)
     return columns
+
+
+def extra_columns(columns: Columns) -> list[str]:
+    """Names of the columns that the user added to those of the schema."""
+    return [name for name in columns if name not in _KNOWN]
 
 
 def check_columns(columns: Columns, *, where: str) -> None:
     """Raise FeatureError for no episodes at all, duplicate or empty ids, or success values other than 1, 0, -1."""
-    ids = columns["id"].tolist()
+    _check_ids(columns["id"].tolist(), where)
+    _check_success(columns["success"].tolist(), columns["id"].tolist(), where)
+
+
+def _check_ids(ids: Sequence[str], where: str) -> None:
     if not ids:
         raise FeatureError(f"{where}:/episodes/id: there are no episodes")
     if "" in ids:
@@ -55,12 +84,39 @@ def check_columns(columns: Columns, *, where: str) -> None:
     if len(set(ids)) < len(ids):
         twice, number = Counter(ids).most_common(1)[0]
         raise FeatureError(f"{where}:/episodes/id: {twice!r} occurs {number} times; ids join u and e and must differ")
-    wrong = np.flatnonzero(~np.isin(columns["success"], (1, 0, -1)))
-    if wrong.size:
-        i = int(wrong[0])
+
+
+def _check_success(values: Sequence[Any], ids: Sequence[Any], where: str) -> np.ndarray[Any, Any]:
+    found = [as_outcome(value) for value in values]
+    if None in found:
+        i = found.index(None)
         raise FeatureError(
-            f"{where}:/episodes/success[{i}]: must be 1, 0 or -1 (not known), got {int(columns['success'][i])}"
+            f"{where}:/episodes/success[{i}]: must be 1, 0 or -1 (not known), got {values[i]!r} for episode {ids[i]!r}"
         )
+    return np.array(found, dtype=NUMBER_COLUMNS["success"])
+
+
+def _known_column(
+    name: str, values: Sequence[Any], where: str, ids: np.ndarray[Any, Any], *, blank: bool
+) -> np.ndarray[Any, Any]:
+    if name == "success":
+        return _check_success(values, ids.tolist(), where)
+    if name in NUMBER_COLUMNS:
+        return _numbers(values, name, where)
+    if name == "partition":
+        found, note = as_partitions(values, len(ids), f"{where}: episode column 'partition'")
+        if note:
+            warnings.warn(note, stacklevel=4)
+        return found
+    texts = _text(["" if is_missing(value) else value for value in values], name, where)
+    gone = np.flatnonzero(texts == "")
+    if name in ("task", "instruction") and 0 < len(gone) < len(texts) and not (blank and name == "instruction"):
+        raise FeatureError(
+            f"{where}: episode column {name!r}: {len(gone)} of {len(texts)} episodes have none (None, NaN or ''), the "
+            f"first is row {gone[0]} ({ids[gone[0]]}); they would count as one {name}. Give it for every episode, "
+            f"leave these episodes out, or give no {name} at all"
+        )
+    return texts
 
 
 def encode_text(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -90,12 +146,46 @@ def _decodes(value: bytes) -> bool:
     return True
 
 
-def _names(episodes: Any, where: str) -> list[str]:
+def _names(episodes: Any, where: str) -> list[Any]:
     if isinstance(episodes, Mapping):
         return list(episodes)
     if hasattr(episodes, "columns"):
         return list(episodes.columns)
     raise FeatureError(f"{where}: episodes must be a DataFrame or a mapping of columns, got {type(episodes).__name__}")
+
+
+def _check_own_name(name: str, where: str) -> None:
+    """Refuse names that a file cannot hold, and slips of the pen such as 'instructions'."""
+    check_column_name(name, where=where)
+    close = difflib.get_close_matches(name.strip().lower(), _KNOWN, n=1, cutoff=0.85)
+    if close:
+        raise FeatureError(
+            f"{where}: unknown episode column {name!r}: is {close[0]!r} meant? A column of your own needs a name that "
+            "cannot be taken for one of the store's"
+        )
+
+
+def _own_column(values: Sequence[Any], name: str, where: str) -> np.ndarray[Any, Any]:
+    """A user's column: int64, float64 (NaN where there is none), bool, or text ('' where there is none)."""
+    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
+    gone = [is_missing(value) and not isinstance(value, str) for value in plain]
+    kept = [value for value, missing in zip(plain, gone, strict=True) if not missing]
+    if kept and all(isinstance(value, bool) for value in kept) and not any(gone):
+        return np.array(plain, dtype=np.bool_)
+    if all(isinstance(value, int | float) for value in kept) and (kept or any(isinstance(x, float) for x in plain)):
+        if not any(gone) and all(isinstance(value, int) for value in kept):
+            if any(not -_LARGEST <= value < _LARGEST for value in kept):
+                raise FeatureError(f"{where}: episode column {name!r}: a whole number is larger than 64 bits")
+            return np.array(plain, dtype="<i8")
+        return np.array([np.nan if out else float(x) for x, out in zip(plain, gone, strict=True)], dtype="<f8")
+    texts = ["" if out else value for value, out in zip(plain, gone, strict=True)]
+    for i, value in enumerate(texts):
+        if not isinstance(value, str):
+            raise FeatureError(
+                f"{where}: episode column {name!r}, row {i}: a column holds text, numbers or truth values alone, got "
+                f"{type(value).__name__} {str(value)[:40]!r}; write it as text"
+            )
+    return _text(texts, name, where)
 
 
 def _text(values: Sequence[Any], name: str, where: str) -> np.ndarray[Any, Any]:
@@ -121,9 +211,11 @@ def _is_utf8(text: str) -> bool:
 def _numbers(values: Sequence[Any], name: str, where: str) -> np.ndarray[Any, Any]:
     dtype = NUMBER_COLUMNS[name]
     low, high = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
-    if set(map(type, values)) <= {int} and values and low <= min(values) and max(values) <= high:
-        return np.array(values, dtype=dtype)
+    found = []
     for i, value in enumerate(values):
-        if not isinstance(value, int | np.integer | np.bool_) or not low <= int(value) <= high:
+        whole = isinstance(value, int | np.integer | np.bool_)
+        whole = whole or (isinstance(value, float | np.floating) and float(value).is_integer())
+        if not whole or not low <= int(value) <= high:
             raise FeatureError(f"{where}: episode column {name!r}, row {i}: must be a whole number, got {value!r}")
-    return np.array(values, dtype=dtype)
+        found.append(int(value))
+    return np.array(found, dtype=dtype)

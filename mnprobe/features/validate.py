@@ -14,8 +14,10 @@ from mnprobe.features.schema import (
     MAGIC,
     NUMBER_COLUMNS,
     SCHEMA,
+    SCHEMA_WITH_COLUMNS,
     SIDES,
     TEXT_COLUMNS,
+    check_column_name,
     check_layer_name,
     content_digest,
 )
@@ -92,7 +94,7 @@ class _Reader:
     def read(self) -> Contents:
         attributes = self._attributes()
         self._members(self.file, "/", {"episodes", "layers"}, set())
-        columns = self._episodes(self._group("episodes"))
+        columns = self._episodes(self._group("episodes"), extra=attributes["schema"] == SCHEMA_WITH_COLUMNS)
         layers = self._layers(self._group("layers"), len(columns["id"]))
         expected = attributes.pop("digest")
         described = [(f"layers/{name}/values", describe_values(layer.values)) for name, layer in layers.items()]
@@ -108,8 +110,10 @@ class _Reader:
         if "schema" not in self.file.attrs:
             raise FeatureError(f"{self.path}: an HDF5 file without a 'schema' attribute, so not a feature store")
         schema = self._attribute("schema")
-        if schema != SCHEMA:
-            raise FeatureError(f"{self.path}: schema {schema!r}; this version of mnprobe reads {SCHEMA!r}")
+        if schema not in (SCHEMA, SCHEMA_WITH_COLUMNS):
+            raise FeatureError(
+                f"{self.path}: schema {schema!r}; this version of mnprobe reads {SCHEMA!r} and {SCHEMA_WITH_COLUMNS!r}"
+            )
         present = [name for name in _OPTIONAL if name in self.file.attrs]
         found = {name: self._attribute(name) for name in (*_TEXTS, "step", "trained", *present)}
         extra = set(self.file.attrs) - set(found)
@@ -181,9 +185,10 @@ class _Reader:
             raise FeatureError(f"{place}: must be stored in one plain piece")
         return found
 
-    def _episodes(self, group: Any) -> Columns:
+    def _episodes(self, group: Any, *, extra: bool) -> Columns:
         optional = {"prediction"}
-        self._members(group, "/episodes", {*TEXT_COLUMNS, *NUMBER_COLUMNS} - optional, optional)
+        needed = {*TEXT_COLUMNS, *NUMBER_COLUMNS} - optional
+        self._members(group, "/episodes", needed | ({"extra"} if extra else set()), optional)
         columns: Columns = {}
         for name in (*TEXT_COLUMNS, *NUMBER_COLUMNS):
             if name not in group:
@@ -198,11 +203,33 @@ class _Reader:
             raw = dataset[...]
             self.small[f"episodes/{name}"] = raw
             columns[name] = decode_text(raw, where=place) if text else raw
+        if extra:
+            columns |= self._own_columns(group)
         count = len(columns["id"])
         for name, column in columns.items():
             if len(column) != count:
                 raise FeatureError(f"{self.path}:/episodes/{name}: {len(column)} rows, but there are {count} ids")
         check_columns(columns, where=self.path)
+        return columns
+
+    def _own_columns(self, episodes: Any) -> Columns:
+        """The columns that the user added."""
+        group = self._own(episodes, "extra")
+        if not isinstance(group, h5py.Group):
+            raise FeatureError(f"{self.path}:/episodes/extra: must be a group, found a dataset")
+        columns: Columns = {}
+        for name in group:
+            check_column_name(name, where=self.path)
+            dataset = self._dataset(group, name, small=True, dims=1)
+            place = f"{self.path}:/episodes/extra/{name}"
+            if name in (*TEXT_COLUMNS, *NUMBER_COLUMNS):
+                raise FeatureError(f"{place}: is the name of a column of the store's own")
+            text = dataset.dtype.kind == "S"
+            if not text and dataset.dtype not in (np.dtype("<i8"), np.dtype("<f8"), np.dtype("?")):
+                raise FeatureError(f"{place}: must be text, int64, float64 or bool, found {dataset.dtype}")
+            raw = dataset[...]
+            self.small[f"episodes/extra/{name}"] = raw
+            columns[name] = decode_text(raw, where=place) if text else raw
         return columns
 
     def _layers(self, group: Any, episodes: int) -> dict[str, LayerContents]:

@@ -12,8 +12,16 @@ import numpy as np
 from mnprobe.core.errors import FeatureError
 from mnprobe.core.files import require_room, whole_file
 from mnprobe.features.header import Header
-from mnprobe.features.schema import CHUNK_ROWS, DTYPES, LIBVER, check_layer_name, content_digest
-from mnprobe.features.table import encode_text, make_columns
+from mnprobe.features.schema import (
+    CHUNK_ROWS,
+    DTYPES,
+    LIBVER,
+    SCHEMA,
+    SCHEMA_WITH_COLUMNS,
+    check_layer_name,
+    content_digest,
+)
+from mnprobe.features.table import Columns, encode_text, extra_columns, make_columns
 
 __all__ = ["FeatureWriter", "write_features"]
 
@@ -24,9 +32,9 @@ _SPARE_ROOM = 16 * 2**20  # bytes that must stay free: more than HDF5 holds back
 class FeatureWriter:
     """Writes one store through a temporary file that is renamed to `path` when the `with` block ends well.
 
-    `episodes` is a DataFrame or a mapping of columns (at least `id`). Values go to disk in chunks of 256 rows as they
-    are appended, so a store may be larger than memory. On leaving, every layer must have as many episodes as the
-    table; an exception inside the block, a full disk, or a killed process, leaves the old file or none.
+    `episodes` is a DataFrame or a mapping of columns (at least `id`; see `make_columns`). Values go to disk in chunks
+    of 256 rows as they are appended, so a store may be larger than memory. On leaving, every layer must have as many
+    episodes as the table; an exception inside the block, a full disk, or a killed process, leaves the old file or none.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "u.h5"
@@ -41,7 +49,7 @@ class FeatureWriter:
             raise FeatureError(f"{path}: values are stored as {' or '.join(DTYPES)}, not {dtype!r}")
         self.path = Path(path)
         self.header = header  # may be replaced until the block ends
-        self._columns = make_columns(episodes, where=str(path))
+        self._columns = self._table(episodes)
         self._dtype = np.dtype(dtype)
         self._layers: dict[str, _LayerWriter] = {}
         self._stack = ExitStack()
@@ -78,7 +86,10 @@ class FeatureWriter:
 
     def add_column(self, name: str, values: Sequence[Any]) -> None:
         """Add a column of the table of episodes that was not known at the start, such as `prediction`."""
-        self._columns = make_columns(self._columns | {name: values}, where=str(self.path))
+        self._columns = self._table(self._columns | {name: values})
+
+    def _table(self, episodes: Any) -> Columns:
+        return make_columns(episodes, where=str(self.path), blank=self.header.source.endswith("-blank"))
 
     def _finish(self) -> None:
         if not self._layers:
@@ -87,13 +98,16 @@ class FeatureWriter:
         arrays: dict[str, Array] = {}
         for name, layer in self._layers.items():
             arrays |= {f"layers/{name}/{part}": array for part, array in layer.finish(count).items()}
+        own = extra_columns(self._columns)
         for name, column in self._columns.items():
-            arrays[f"episodes/{name}"] = encode_text(column) if column.dtype == object else column
+            arrays[f"episodes/{'extra/' if name in own else ''}{name}"] = (
+                encode_text(column) if column.dtype == object else column
+            )
         require_room(self.path, sum(array.nbytes for array in arrays.values()) + _SPARE_ROOM)
         for place, array in arrays.items():
             dtype = h5py.string_dtype("utf-8", array.dtype.itemsize) if array.dtype.kind == "S" else array.dtype
             self._file.create_dataset(place, data=array.astype(dtype))
-        attributes = self.header.attributes()
+        attributes = self.header.attributes(SCHEMA_WITH_COLUMNS if own else SCHEMA)
         described = [(f"layers/{name}/values", layer.description()) for name, layer in self._layers.items()]
         attributes["digest"] = content_digest(attributes, [*arrays.items(), *described])
         for key, value in attributes.items():

@@ -165,6 +165,7 @@ def _where(pair: Pair) -> str:
 def _planned(pair: Pair, config: AlignConfig, heads: Path | None, notes: list[str]) -> Iterator[_Work]:
     digest = pair.digest()
     u, e = pair.origin_u, pair.origin_e
+    notes += pair.items.notes
     name = None if heads is None else heads / _heads_name(pair, config, digest)
     units, found = plan_units(pair.items, config, name, across=pair.across, control=pair.is_control)
     notes += [_where(pair) + note for note in found]

@@ -98,8 +98,9 @@ def balanced_draw(
         TooFewSamples: fewer than NEEDED training or test episodes can be matched; says how many there are.
     """
     rng = np.random.default_rng([seed, 2, draw])
-    (codes,), names = encode_labels(items.instructions)
-    quotas = {side: _quota(items, side, holdout, codes, len(names), test_share, rng, test_only) for side in sides}
+    codes = _cells(items, holdout)
+    cells = int(codes.max(initial=-1)) + 1
+    quotas = {side: _quota(items, side, holdout, codes, cells, test_share, rng, test_only) for side in sides}
     n_test = min(int(quota.test.sum()) for quota in quotas.values())
     quotas = {side: _thin_test(quota, n_test, rng) for side, quota in quotas.items()}
     n_train = min(int(quota.train.sum()) for quota in quotas.values())
@@ -128,6 +129,17 @@ def shared_training(items: Items, holdout: Holdout, drawn: dict[Setting, Partiti
     return rows[~np.isin(groups[rows], groups[tested])]
 
 
+def _cells(items: Items, holdout: Holdout) -> NDArray[np.int64]:
+    """Within what success and failure are matched, as numbers: the instruction; with tasks held out that of one task.
+
+    (An instruction that two tasks have in common can be trained on in one of them and tested in the other.)
+    """
+    (codes, tasks), names = encode_labels(items.instructions, items.tasks)
+    if holdout == "tasks":
+        codes = codes * len(names) + tasks
+    return np.unique(codes, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
 def _outcome(items: Items, side: Side) -> NDArray[np.int8]:
     return items.success_u if side == "understanding" else items.success_e
 
@@ -137,7 +149,7 @@ def _quota(
     side: Side,
     holdout: Holdout,
     codes: NDArray[np.int64],
-    n_instructions: int,
+    cells: int,
     share: float,
     rng: np.random.Generator,
     test_only: bool,
@@ -145,11 +157,11 @@ def _quota(
     outcome = _outcome(items, side)
 
     def matched(rows: NDArray[np.bool_]) -> _Counts:
-        both = [np.bincount(codes[rows & (outcome == value)], minlength=n_instructions) for value in (1, 0)]
+        both = [np.bincount(codes[rows & (outcome == value)], minlength=cells) for value in (1, 0)]
         return np.minimum(*both).astype(np.int64)
 
     if test_only:
-        train = np.bincount(codes[items.partitions == "train"], minlength=n_instructions)  # of any outcome
+        train = np.bincount(codes[items.partitions == "train"], minlength=cells)  # of any outcome
         test = matched(items.partitions == "test")
     elif has_partitions(items):
         parts = items.partitions
@@ -161,12 +173,12 @@ def _quota(
             test = np.where(train > 1, np.clip(np.rint(share * train).astype(np.int64), 1, None), 0)
             train = train - test
         quota = _Quota(train=train, test=np.where(train > 0, test, 0))
-        _check(items, side, holdout, quota)
+        _check(items, side, holdout, quota, codes)
         return _Quota(train=np.zeros_like(train), test=quota.test) if test_only else quota
     for attempt in range(_ATTEMPTS):  # some choices of instructions or tasks leave too few episodes: choose others
         quota = _quota_of_groups(items, holdout, codes, train, test, share, rng)
         try:
-            _check(items, side, holdout, quota)
+            _check(items, side, holdout, quota, codes)
         except TooFewSamples:
             if attempt == _ATTEMPTS - 1:
                 raise
@@ -198,9 +210,11 @@ def _quota_of_groups(
     return _Quota(train=np.where(blocked, 0, train), test=np.where(held, test, 0))
 
 
-def _check(items: Items, side: Side, holdout: Holdout, quota: _Quota) -> None:
+def _check(items: Items, side: Side, holdout: Holdout, quota: _Quota, codes: NDArray[np.int64]) -> None:
     train, test = quota.train, quota.test
-    counts = (int(train.sum()), int(test.sum()), int((train > 0).sum()), int((test > 0).sum()))
+    words = items.instructions[np.unique(codes, return_index=True)[1]]
+    of_both = [len(set(words[part > 0].tolist())) for part in (train, test)]
+    counts = (int(train.sum()), int(test.sum()), *of_both)
     if min(counts[:2]) < NEEDED or min(counts[2:]) < 2:
         outcome = _outcome(items, side)
         raise TooFewSamples(

@@ -1,14 +1,19 @@
-"""Which feature stores of a run belong together: every understanding side with every execution side of its source."""
+"""Which feature stores belong together, and whether they say the same of the episodes that they have in common."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
 from mnprobe.core.errors import FeatureError
+from mnprobe.core.labels import as_partitions, is_missing, same_text, some
 from mnprobe.features import open_features
 
-__all__ = ["BLANK", "PIXELS", "ROLLOUTS", "StoredPair", "join_stores"]
+__all__ = ["BLANK", "PIXELS", "ROLLOUTS", "StoredPair", "agreed_episodes", "alike_ids", "join_stores"]
 
 BLANK = "-blank"
 """Ends the source of features for which the instruction was blanked: the control for e (DESIGN 6, a)."""
@@ -104,6 +109,98 @@ def join_stores(paths: Sequence[Path], *, fit_on: str | None = None) -> tuple[li
     if fit_on is not None:
         stored = [_with_fit(pair, pairs, fit_on, notes) for pair in pairs]
     return stored, notes
+
+
+def agreed_episodes(
+    one: pd.DataFrame, other: pd.DataFrame, names: Sequence[object], *, data: Sequence[str] = ("", "")
+) -> tuple[pd.DataFrame, list[str]]:
+    """The table of episodes `one`, after a check that `other` says the same of them; and what is worth telling.
+
+    Row i of both is the same episode. Compared are instruction (case, blanks and Unicode form apart), task and
+    partition (read by `mnprobe.core.labels`). A column that is '' in all rows of one store is not given there and taken
+    from the other; a blanked instruction of single episodes may be '' in `other`.
+
+    Args:
+        one, other: tables of `FeatureFile.episodes`, with equally many rows.
+        names: what the two stores are called in messages, such as their paths.
+        data: `data_fingerprint` of the two; where both have one and they differ, a note names both.
+
+    Raises:
+        FeatureError: naming both stores, the column and the episodes, when they disagree, when a partition is not
+            known, or when some episodes have a label and others have none.
+    """
+    notes: list[str] = []
+    agreed = one.copy()
+    for column in ("instruction", "task", "partition"):
+        sides = []
+        for table, name in ((one, names[0]), (other, names[1])):
+            labels, note = _column(table, column, name, partly=column == "instruction" and table is other)
+            sides.append(labels)
+            notes += [note] if note else []
+        _refuse_unlike(column, sides, names, one["id"].tolist())
+        agreed[column] = np.where(sides[0] == "", sides[1], sides[0])
+    _refuse_gaps(agreed["instruction"].to_numpy(), "instruction", names[1], one["id"].tolist())
+    if data[0] and data[1] and data[0] != data[1]:
+        notes.append(
+            f"{names[0]} and {names[1]} were made from other data (fingerprints {data[0][:12]} and {data[1][:12]}): "
+            "under one id there may be other episodes. Extract both from the same data"
+        )
+    return agreed, notes
+
+
+def alike_ids(ids: Sequence[str], others: Sequence[str]) -> str:
+    """A sentence about ids that only one side has, and that differ from one of the other side in no more than case,
+    blanks or Unicode form; '' where there are none.
+
+    >>> alike_ids(["cafe\u0301 0"], ["caf\u00e9 0"])
+    "1 ids differ only in case, blanks or Unicode form, such as 'cafe\\u0301 0' and 'caf\\xe9 0'; write them alike"
+    """
+    known = set(others)
+    by_key = {same_text(name): name for name in others}
+    pairs = [(name, by_key[same_text(name)]) for name in ids if name not in known and same_text(name) in by_key]
+    if not pairs:
+        return ""
+    one, other = map(ascii, pairs[0])
+    return f"{len(pairs)} ids differ only in case, blanks or Unicode form, such as {one} and {other}; write them alike"
+
+
+def _column(table: pd.DataFrame, column: str, name: object, *, partly: bool) -> tuple[NDArray[np.object_], str]:
+    """Labels as text, '' where there are none: in all rows or, unless `partly`, in no row."""
+    if column == "partition":
+        labels, note = as_partitions(table[column].to_numpy(), len(table), f"{name}: partitions")
+        return labels, note
+    listed = ["" if is_missing(label) else str(label) for label in table[column].tolist()]
+    labels = np.array(listed, dtype=object)
+    if not partly:
+        _refuse_gaps(labels, column, name, table["id"].tolist())
+    return labels, ""
+
+
+def _refuse_gaps(labels: NDArray[np.object_], column: str, name: object, ids: Sequence[str]) -> None:
+    gone = np.flatnonzero(labels == "")
+    if 0 < len(gone) < len(labels):
+        raise FeatureError(
+            f"{name}: {len(gone)} of {len(labels)} episodes have no {column}, the first is row {gone[0]} "
+            f"({ids[gone[0]]}); they would count as one {column}. Write the store again with their {column}s, or "
+            "without these episodes (and pass --episodes shared)"
+        )
+
+
+def _refuse_unlike(
+    column: str, sides: Sequence[NDArray[np.object_]], names: Sequence[object], ids: Sequence[str]
+) -> None:
+    key = same_text if column == "instruction" else str
+    unlike = [
+        row
+        for row, (first, second) in enumerate(zip(*sides, strict=True))
+        if first and second and first != second and key(first) != key(second)
+    ]
+    if unlike:
+        row = unlike[0]
+        raise FeatureError(
+            f"{len(unlike)} episodes ({some([ids[i] for i in unlike], 3)}) have other {column}s in {names[0]} than in "
+            f"{names[1]}: {sides[0][row]!r} and {sides[1][row]!r}. Extract both from the same data"
+        )
 
 
 def _series(stores: Sequence[_Store]) -> list[list[_Store]]:

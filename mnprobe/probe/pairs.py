@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mnprobe.core.errors import ConfigError, FeatureError
-from mnprobe.core.labels import Labels, some
+from mnprobe.core.labels import Labels, is_missing, same_text
 from mnprobe.features import FeatureFile
 from mnprobe.probe._arrays import as_features
 from mnprobe.probe.items import Items
-from mnprobe.probe.join import BLANK, PIXELS
+from mnprobe.probe.join import BLANK, PIXELS, agreed_episodes, alike_ids
 from mnprobe.probe.splits import fitted_partition, has_partitions
 
 __all__ = ["Origin", "Pair", "pair_across", "pair_arrays", "pair_files"]
@@ -136,9 +136,12 @@ def pair_files(
         pool_e: the same for the execution side.
         episodes: "all" refuses stores that do not cover the same episodes, "shared" keeps those both have.
 
+    Other data under the same ids, and labels that were mapped, are told in `items.notes`.
+
     Raises:
-        FeatureError: the episodes differ (with the counts and the first missing id), an instruction differs, a side is
-            the wrong one, or a layer is not there.
+        FeatureError: the episodes differ (with the counts and the first missing id), an instruction, task or partition
+            differs or is missing in some rows (see `agreed_episodes`), a side is the wrong one, or a layer is not
+            there.
     """
     for file, side in ((file_u, "understanding"), (file_e, "execution")):
         if file.side != side:
@@ -146,21 +149,27 @@ def pair_files(
     if episodes not in ("all", "shared"):
         raise ConfigError(f"episodes must be 'all' or 'shared', got {episodes!r}")
     table_u, table_e = file_u.episodes, file_e.episodes
-    rows_u, rows_e = _join(file_u, file_e, table_u, table_e, episodes)
+    rows_u, rows_e, told = _join(file_u, file_e, table_u, table_e, episodes)
     layer_u, layer_e = _layer(file_u, layer_u, "u"), _layer(file_e, layer_e, "e")
     table_u, table_e = table_u.iloc[rows_u], table_e.iloc[rows_e]
-    _same_labels(file_u, file_e, table_u, table_e)
+    agreed, notes = agreed_episodes(
+        table_u,
+        table_e,
+        (file_u.path, file_e.path),
+        data=[str(file.attrs["data_fingerprint"]) for file in (file_u, file_e)],
+    )
+    items = Items.of(
+        ids=agreed["id"].to_numpy(),
+        instructions=agreed["instruction"].to_numpy(),
+        tasks=agreed["task"].to_numpy(),
+        partitions=agreed["partition"].to_numpy(),
+        success_u=_recognised(agreed),
+        success_e=table_e["success"].to_numpy(),
+    )
     return Pair(
         u=file_u.layer(layer_u).pooled(pool_u)[rows_u],
         e=file_e.layer(layer_e).pooled(pool_e)[rows_e],
-        items=Items.of(
-            ids=table_u["id"].to_numpy(),
-            instructions=table_u["instruction"].to_numpy(),
-            tasks=table_u["task"].to_numpy(),
-            partitions=table_u["partition"].to_numpy(),
-            success_u=_recognised(table_u),
-            success_e=table_e["success"].to_numpy(),
-        ),
+        items=replace(items, notes=(*told, *notes, *items.notes)),
         origin_u=_file_origin(file_u, layer_u, pool_u),
         origin_e=_file_origin(file_e, layer_e, pool_e),
     )
@@ -202,11 +211,12 @@ def pair_across(fit: Pair, test: Pair) -> Pair:
         success_u=np.concatenate([train.success_u, own.success_u]),
         success_e=np.concatenate([train.success_e, own.success_e]),
     )
+    notes = tuple(dict.fromkeys((*fit.items.notes, *own.notes, *items.notes)))
     return replace(
         test,
         u=np.concatenate([fit.u[rows], test.u]),
         e=np.concatenate([fit.e[rows], test.e]),
-        items=items,
+        items=replace(items, notes=notes),
         fit_source=source,
     )
 
@@ -246,19 +256,21 @@ def _join(
     table_u: pd.DataFrame,
     table_e: pd.DataFrame,
     episodes: Literal["all", "shared"],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
     place = {str(name): row for row, name in enumerate(table_e["id"])}
     ids_u = [str(name) for name in table_u["id"]]
     known = set(ids_u)
     only_u = [name for name in ids_u if name not in place]
     only_e = [name for name in place if name not in known]
     shared = [(row, place[name]) for row, name in enumerate(ids_u) if name in place]
+    alike = alike_ids(only_u, only_e)
     if (only_u or only_e) and (episodes == "all" or not shared):
         way = (
             f"Extract both from the same data, or pass --episodes shared to keep the {len(shared)} episodes both have."
             if shared
             else "They share none: extract both from the same data."
         )
+        way = f"{alike[0].upper()}{alike[1:]}. {way}" if alike else way
         lines = [
             f"first episode missing from {side}: {names[0]}" for side, names in (("e", only_u), ("u", only_e)) if names
         ]
@@ -267,27 +279,19 @@ def _join(
             f"  u: {file_u.path}\n  e: {file_e.path}\n  " + "\n  ".join(lines) + f"\n{way}"
         )
     pairs = np.array(shared, dtype=np.int64).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1]
-
-
-def _same_labels(file_u: FeatureFile, file_e: FeatureFile, table_u: pd.DataFrame, table_e: pd.DataFrame) -> None:
-    """An episode has one instruction; a blanked one may be recorded as '' on the execution side."""
-    one, other = table_u["instruction"].to_numpy(), table_e["instruction"].to_numpy()
-    differ = np.flatnonzero((one != other) & (other != ""))
-    if len(differ):
-        row = int(differ[0])
-        names = [str(table_u["id"].iloc[i]) for i in differ]
-        raise FeatureError(
-            f"{len(differ)} episodes ({some(names, 3)}) have other instructions in {file_u.path} than in "
-            f"{file_e.path}: {one[row]!r} and {other[row]!r}. Extract both sides from the same data."
-        )
+    return pairs[:, 0], pairs[:, 1], [f"{file_u.path} and {file_e.path}: {alike}"] if alike else []
 
 
 def _recognised(table: pd.DataFrame) -> Sequence[int]:
-    """1 where the predicted instruction is the true one, 0 where it is another, -1 where there is no prediction."""
+    """1 where the predicted instruction is the true one, 0 where it is another, -1 where there is no prediction.
+
+    Instructions are compared as `Items` groups them: case, blanks and Unicode form do not matter.
+    """
     if "prediction" not in table:
         return [-1] * len(table)
     return [
-        -1 if not prediction else int(prediction.strip().lower() == instruction.strip().lower())
+        -1
+        if is_missing(prediction) or is_missing(instruction)
+        else int(same_text(prediction) == same_text(instruction))
         for prediction, instruction in zip(table["prediction"], table["instruction"], strict=True)
     ]

@@ -12,7 +12,7 @@ from mnprobe.probe.balance import SETTINGS, Setting, Side, balanced_draw, measur
 from mnprobe.probe.config import AlignConfig, Control, Mode
 from mnprobe.probe.items import Items
 from mnprobe.probe.jobs import Job, check_groups
-from mnprobe.probe.splits import Holdout, Partition, has_partitions, hold_out
+from mnprobe.probe.splits import Holdout, Partition, has_partitions, hold_out, shared_wordings
 
 __all__ = ["NoOutcomes", "Unit", "plan_units"]
 
@@ -66,7 +66,25 @@ def plan_units(
     if not units:
         reasons = "\n  ".join(str(error) for error in failures)
         raise TooFewSamples(f"nothing can be measured:\n  {reasons}")
-    return units, notes
+    notes += _lonely_notes(items, config, units)
+    return units, list(dict.fromkeys(notes))
+
+
+def _lonely_notes(items: Items, config: AlignConfig, units: Sequence[Unit]) -> list[str]:
+    """A sentence for each holdout whose groups have one tested episode each: then only the own episode can be found."""
+    if config.pairing == "episode":
+        return []
+    groups = items.groups(config.pairing)
+    notes = []
+    for holdout in dict.fromkeys(unit.holdout for unit in units):
+        tested = [rows for unit in units if unit.holdout == holdout for job in unit.jobs for rows in job.tests.values()]
+        if all(len(np.unique(groups[rows])) == len(rows) for rows in tested):
+            notes.append(
+                f"{holdout} held out: {len(tested[0])} groups of {len(tested[0])} tested episodes: every "
+                f"{config.pairing} occurs once among them, so that recall by {config.pairing} is recall of the own "
+                "episode. --pairing episode names it so; --pairing task asks whether the same task is found"
+            )
+    return notes
 
 
 def _plain_units(
@@ -74,8 +92,7 @@ def _plain_units(
 ) -> list[Unit]:
     fixed = holdout == "episodes" and has_partitions(items)
     partitions = [_partition(items, config, holdout, draw) for draw in range(1 if fixed else config.splits)]
-    if partitions[0].note:
-        notes.append(f"{holdout} held out: {partitions[0].note}")
+    notes += [f"{holdout} held out: {partition.note}" for partition in partitions if partition.note]
     jobs = [
         Job(
             train=partitions[draw].train,
@@ -116,7 +133,9 @@ def _outcome_units(items: Items, config: AlignConfig, holdout: Holdout, notes: l
     if not sides or not any(setting.startswith(side) for setting in wanted for side in sides):
         relevant = [text for text in missing if any(setting.startswith(text.split()[0]) for setting in wanted)]
         raise NoOutcomes(f"--split {config.split} cannot be measured. " + ". ".join(relevant))
-    notes += [text for text in missing if text not in notes]
+    notes += missing
+    if holdout == "tasks" and (shared := shared_wordings(items)):
+        notes.append(f"{holdout} held out: {shared}")
     units: list[Unit] = []
     errors: list[str] = []
     for mode in config.modes:

@@ -6,23 +6,32 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mnprobe.core.errors import ConfigError, ProbeError, TooFewSamples
-from mnprobe.core.labels import encode_labels, some
+from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
+from mnprobe.core.labels import PARTITIONS, encode_labels, some
 from mnprobe.probe.items import GroupKind, Items
 
 __all__ = [
+    "KEPT_APART",
     "Holdout",
     "Partition",
     "check_no_overlap",
     "choose_groups",
     "fitted_partition",
+    "forbidden_overlap",
     "has_partitions",
     "hold_out",
+    "shared_wordings",
     "tested_partition",
 ]
 
 Holdout = Literal["episodes", "instructions", "tasks"]
 _UNIT: dict[str, GroupKind] = {"episodes": "episode", "instructions": "instruction", "tasks": "task"}
+KEPT_APART = {
+    "episodes": ("episodes",),
+    "instructions": ("episodes", "instructions"),
+    "tasks": ("episodes", "tasks"),
+}
+"""What training and test sets must not share under each holdout. New tasks may be told in words of known ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +59,8 @@ def hold_out(
       and there are two, these are used: heads are fitted on train (val if there is no train) and measured on test (val
       if there is no test); else episodes are drawn by seed, `test_share` of every instruction that has at least two.
     - "instructions", "tasks": groups never seen in training, drawn by seed, spread over the tasks. Dataset partitions
-      are kept: training episodes from train, test episodes from test.
+      are kept: training episodes from train, test episodes from test. Holding out tasks keeps tasks apart; a wording
+      that two tasks have in common may be on both sides, and the note says so.
 
     Args:
         items: the episodes.
@@ -83,25 +93,81 @@ def hold_out(
     return partition
 
 
+def forbidden_overlap(
+    holdout: str,
+    train: NDArray[Any],
+    test: NDArray[Any],
+    *,
+    ids: NDArray[Any],
+    instructions: NDArray[Any],
+    tasks: NDArray[Any],
+) -> dict[str, list[str]]:
+    """What training and test rows have in common though the holdout keeps it apart (see `KEPT_APART`); {} if nothing.
+
+    Both the split and the audit of leakage ask here, so that they follow one rule. Labels are compared as they are.
+
+    Args:
+        holdout: "episodes", "instructions" or "tasks".
+        train, test: rows, as numbers or as truth values.
+        ids, instructions, tasks: of all episodes (N,).
+
+    >>> words, tasks = np.array(["open it", "open it"]), np.array(["door", "box"])
+    >>> rows = {"ids": np.array(["a", "b"]), "instructions": words, "tasks": tasks}
+    >>> forbidden_overlap("instructions", np.array([0]), np.array([1]), **rows)
+    {'instructions': ['open it']}
+    >>> forbidden_overlap("tasks", np.array([0]), np.array([1]), **rows)
+    {}
+    """
+    if holdout not in KEPT_APART:
+        raise ConfigError(f"holdout must be one of {', '.join(KEPT_APART)}, got {holdout!r}")
+    labels = {"episodes": ids, "instructions": instructions, "tasks": tasks}
+    shared = {name: np.intersect1d(labels[name][train], labels[name][test]) for name in KEPT_APART[holdout]}
+    return {name: [str(label) for label in found] for name, found in shared.items() if len(found)}
+
+
+def shared_wordings(items: Items) -> str:
+    """A sentence about instructions that several tasks have in common; '' where each belongs to one task."""
+    owners: dict[str, set[str]] = {}
+    for instruction, task in zip(items.instructions.tolist(), items.tasks.tolist(), strict=True):
+        owners.setdefault(instruction, set()).add(task)
+    several = sorted(words for words, tasks in owners.items() if words and len(tasks) > 1)
+    if not several:
+        return ""
+    return (
+        f"{len(several)} instructions occur in more than one task ({some(several)}), so that episodes of new tasks may "
+        "be told in words that training has seen"
+    )
+
+
 def check_no_overlap(items: Items, partition: Partition) -> None:
     """Refuse a partition whose training and test (or validation) rows share what the holdout keeps apart.
 
     Raises ProbeError that names the groups on both sides.
     """
-    groups = items.groups(_UNIT[partition.holdout])
+    items.groups(_UNIT[partition.holdout])  # which must be there
+    labels = {"ids": items.ids, "instructions": items.instructions, "tasks": items.tasks}
     for name, rows in (("test", partition.test), ("validation", partition.validation)):
-        both = np.intersect1d(groups[partition.train], groups[rows])
-        if len(both):
+        found = forbidden_overlap(partition.holdout, partition.train, rows, **labels)
+        for kind, both in found.items():
             raise ProbeError(
-                f"{len(both)} {partition.holdout} are in the training and in the {name} set, which holding out "
-                f"{partition.holdout} forbids: {some([str(x) for x in both])}"
+                f"{len(both)} {kind} are in the training and in the {name} set, which holding out "
+                f"{partition.holdout} forbids: {some(both)}"
             )
 
 
 def has_partitions(items: Items) -> bool:
-    """True when every episode names its partition and there are two of train, val and test."""
+    """True when every episode names its partition and there are two of train, val and test.
+
+    Raises FeatureError for other names, and where some episodes have a partition and others have none: an unknown name
+    must not turn the rule off (`Items.of` has mapped or refused it).
+    """
     found = set(items.partitions.tolist())
-    return found <= {"train", "val", "test"} and len(found) > 1
+    if found - {*PARTITIONS, ""} or ("" in found and len(found) > 1):
+        raise FeatureError(
+            f"partitions must be one of {', '.join(PARTITIONS)} in every row, or '' in all, got {some(sorted(found))}; "
+            "make the items with Items.of"
+        )
+    return len(found) > 1
 
 
 def fitted_partition(partitions: NDArray[Any]) -> str:
@@ -203,4 +269,5 @@ def _cut_groups(
             f"holding out {holdout} leaves {len(train)} training episodes of {left} instructions, at least 2 "
             f"instructions are needed ({len(np.unique(groups))} {holdout} in all)"
         )
-    return train, test, ""
+    shared = holdout == "tasks" and np.isin(items.instructions[test], items.instructions[train]).any()
+    return train, test, shared_wordings(items) if shared else ""

@@ -36,7 +36,7 @@ def store(tmp_path):
         "task": ["a", "a", "b"],
         "instruction": ["open it", "schließe es", "开"],
         "variation": [0, 1, 0],
-        "partition": ["train", "val", ""],
+        "partition": ["train", "val", "test"],
         "success": [1, 0, -1],
     }
     path = write_features(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mnprobe.core import files
 from mnprobe.core.errors import FeatureError
+from mnprobe.core.labels import is_missing
 from mnprobe.features import FeatureWriter, Header, open_features, verify, write_features
 from mnprobe.features.schema import CHUNK_ROWS
 from mnprobe.features.summary import describe_features, format_description
@@ -60,6 +61,9 @@ def test_any_content_survives_the_round_trip(tmp_path, names, texts, lengths, su
     count = len(names)
     values = [np.random.default_rng(i).normal(size=(lengths[i], 3)).astype(dtype) for i in range(count)]
     table = {"id": names, "instruction": texts[:count], "success": success[:count], "prediction": texts[:count][::-1]}
+    words = [text if not is_missing(text) else f"do {text}" for text in table["instruction"]]
+    table |= {"instruction": words, "prediction": ["" if is_missing(text) else text for text in table["prediction"]]}
+    table |= {"scene": texts[:count], "mass": [value / 2 for value in success[:count]], "run": lengths[:count]}
     path = write_features(
         tmp_path / "x.h5", model="m", side="understanding", layers={"u": values}, episodes=table, dtype=dtype
     )
@@ -154,7 +158,26 @@ def _write(tmp_path, **changes):
         ({"provenance": {"a": float("nan")}}, "provenance must hold only"),
         ({"dtype": "float64"}, "float32 or float16, not 'float64'"),
         ({"episodes": {"task": ["a", "b"]}}, "no column 'id', only task"),
-        ({"episodes": {"id": ["a", "b"], "length": [1, 2]}}, "unknown episode columns length"),
+        ({"episodes": {"id": ["a", "b"], "tasks": ["s", "t"]}}, "unknown episode column 'tasks': is 'task' meant"),
+        ({"episodes": {"id": ["a", "b"], "Success": [1, 0]}}, "unknown episode column 'Success': is 'success' meant"),
+        ({"episodes": {"id": ["a", "b"], "a/b": [1, 2]}}, "an episode column cannot be called 'a/b'"),
+        ({"episodes": {"id": ["a", "b"], " ": [1, 2]}}, "an episode column cannot be called ' '"),
+        ({"episodes": {"id": ["a", "b"], 1: [1, 2], "1": [1, 2]}}, "two episode columns are called '1'"),
+        ({"episodes": {"id": ["a", "b"], "scene": ["x", 1]}}, "'scene', row 1: a column holds text, numbers or truth"),
+        ({"episodes": {"id": ["a", "b"], "scene": ["x", "\0"]}}, "'scene', row 1: a NUL or no UTF-8"),
+        ({"episodes": {"id": ["a", "b"], "mass": [1, 2**63]}}, "'mass': a whole number is larger than 64 bits"),
+        ({"episodes": {"id": ["a", "b"], "pose": np.eye(2)}}, r"'pose' must give one label per row, got .* \(2, 2\)"),
+        ({"step": 5.5}, "step must be a whole number, got 5.5"),
+        ({"step": "5"}, "step must be a whole number, got '5'"),
+        ({"trained": "no"}, "trained must be True or False, got 'no'"),
+        ({"trained": None}, "trained must be True or False, got None"),
+        ({"episodes": {"id": ["a", "b"], "partition": ["train", "holdout"]}}, "'holdout' is not known; a partition is"),
+        ({"episodes": {"id": ["a", "b"], "partition": ["train", ""]}}, "1 of 2 rows have none, the first is row 1"),
+        (
+            {"episodes": {"id": ["a", "b"], "instruction": ["open", None]}},
+            r"'instruction': 1 of 2 episodes have none .* the first is row 1 \(b\)",
+        ),
+        ({"episodes": {"id": ["a", "b"], "task": ["", "t"]}}, r"'task': 1 of 2 .* the first is row 0 \(a\)"),
         ({"episodes": {"id": ["a", "b"], "task": ["a"]}}, "differ in length"),
         ({"episodes": {"id": ["a", "a"]}}, "'a' occurs 2 times"),
         ({"episodes": {"id": ["a", ""]}}, r"id\[1\]: the episode id is empty"),
@@ -163,7 +186,11 @@ def _write(tmp_path, **changes):
         ({"episodes": {"id": ["a", "b\0"]}}, "row 1: a NUL or no UTF-8"),
         ({"episodes": {"id": ["a", "\ud800"]}}, "row 1: a NUL or no UTF-8"),
         ({"episodes": {"id": ["a", "b"], "success": [1, 2]}}, r"success\[1\]: must be 1, 0 or -1 \(not known\), got 2"),
-        ({"episodes": {"id": ["a", "b"], "success": [1, 200]}}, "'success', row 1: must be a whole number"),
+        ({"episodes": {"id": ["a", "b"], "success": [1, 257]}}, r"success\[1\]: .* got 257 for episode 'b'"),
+        ({"episodes": {"id": ["a", "b"], "success": [1, 0.5]}}, r"success\[1\]: .* got 0.5 for episode 'b'"),
+        ({"episodes": {"id": ["a", "b"], "success": ["yes", 1]}}, r"success\[0\]: .* got 'yes' for episode 'a'"),
+        ({"episodes": {"id": ["a", "b"], "variation": [0, np.nan]}}, "'variation', row 1: must be a whole number"),
+        ({"episodes": {"id": ["a", "b"], "variation": [0, 2**63]}}, "'variation', row 1: must be a whole number"),
         (
             {"episodes": {"id": ["a", "b"], "variation": [0, 1.5]}},
             "'variation', row 1: must be a whole number, got 1.5",
@@ -189,6 +216,108 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path, changes, 
     with pytest.raises(FeatureError, match=message):
         _write(tmp_path, **changes)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ([True, None, 0.0], [1, -1, 0]),
+        (np.array([1.0, 0.0, np.nan]), [1, 0, -1]),
+        (["1", "", "false"], [1, -1, 0]),
+        (pd.array([1, None, 0], dtype="Int64"), [1, -1, 0]),
+        (pd.array([True, None, False], dtype="boolean"), [1, -1, 0]),
+        (pd.Categorical(["true", None, "0"]), [1, -1, 0]),
+        (np.ma.masked_array([1, 0, 0], mask=[False, True, False]), [1, -1, 0]),
+        (np.array([1, 255, 0], dtype=np.uint8).astype(np.int8), [1, -1, 0]),
+    ],
+)
+def test_outcomes_of_any_make_are_read(tmp_path, given, found):
+    table = {"id": list("abc"), "success": given, "variation": [0.0, np.int64(3), np.uint8(17)]}
+    with open_features(_write(tmp_path, episodes=table, layers={"u": np.eye(3)}, step=np.int64(5))) as file:
+        assert file.columns["success"].tolist() == found
+        assert file.columns["variation"].tolist() == [0, 3, 17]
+        assert file.step == 5
+
+
+@pytest.mark.parametrize("hole", [None, "", "  ", float("nan"), "nan", pd.NA, pd.NaT])
+def test_labels_that_no_episode_has_are_not_given(tmp_path, hole):
+    table = {"id": ["a", "b"], "instruction": [hole] * 2, "task": [hole] * 2, "partition": [hole] * 2}
+    with open_features(_write(tmp_path, episodes=table)) as file:
+        for name in ("instruction", "task", "partition"):
+            assert file.columns[name].tolist() == ["", ""]
+
+
+def test_some_instructions_may_be_blanked(tmp_path):
+    table = {"id": ["a", "b"], "instruction": ["open", ""]}
+    with open_features(_write(tmp_path, episodes=table, source="demos-blank")) as file:
+        assert file.columns["instruction"].tolist() == ["open", ""]
+
+
+def test_partitions_by_other_names_are_mapped_with_a_warning(tmp_path):
+    table = {"id": list("abc"), "partition": ["Training", "dev", "test"]}
+    with pytest.warns(UserWarning, match="'Training' is read as 'train', 'dev' is read as 'val'"):
+        path = _write(tmp_path, episodes=table, layers={"u": np.eye(3)})
+    with open_features(path) as file:
+        assert file.columns["partition"].tolist() == ["train", "val", "test"]
+
+
+def test_own_columns_travel_with_the_features(tmp_path):
+    table = pd.DataFrame(
+        {
+            "id": list("abcd"),
+            "scene": ["x", "ö 开", None, "x"],
+            "operator": pd.Categorical(["ann", "bob", "ann", None]),
+            "mass": [0.5, np.nan, 2.0, 1e300],
+            "run": np.array([1, 2, 3, 2**40]),
+            "dark": [True, False, False, True],
+        }
+    )
+    path = _write(tmp_path, episodes=table, layers={"u": np.eye(4)})
+    verify(path)
+    with open_features(path) as file:
+        assert file.extra_columns == ("dark", "mass", "operator", "run", "scene")
+        assert file.attrs["schema"] == "mnprobe.features/2"
+        found = file.episodes
+        assert found["scene"].tolist() == ["x", "ö 开", "", "x"]
+        assert found["operator"].tolist() == ["ann", "bob", "ann", ""]
+        np.testing.assert_array_equal(found["mass"], [0.5, np.nan, 2.0, 1e300])
+        assert found["run"].tolist() == [1, 2, 3, 2**40]
+        assert found["dark"].tolist() == [True, False, False, True]
+        again = write_features(
+            tmp_path / "y.h5", model="m", side="understanding", layers={"u": np.eye(4)}, episodes=file.episodes
+        )
+    with open_features(again) as file:
+        pd.testing.assert_frame_equal(file.episodes, found)
+    described = describe_features(path)
+    assert described["extra_columns"]["operator"] == {"": 1, "ann": 2, "bob": 1}
+    assert "    own column operator: (none): 1; ann: 2; bob: 1" in format_description(described)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda extra: extra["run"].__setitem__(0, 9), "do not match their digest"),
+        (lambda extra: extra.__delitem__("scene"), "do not match their digest"),
+        (lambda extra: extra.create_dataset("task", data=[1, 2]), "extra/task: is the name of a column of the store's"),
+        (lambda extra: extra.create_dataset("new", data=[1]), "new: 1 rows, but there are 2 ids"),
+        (lambda extra: extra.create_dataset("new", data=np.zeros(2, "f4")), "must be text, int64, float64 or bool"),
+        (lambda extra: extra.create_group("new"), "extra/new: must be a dataset"),
+    ],
+)
+def test_own_columns_that_were_tampered_with_are_refused(tmp_path, change, message):
+    path = _write(tmp_path, episodes={"id": ["a", "b"], "scene": ["x", "y"], "run": [1, 2]})
+    with h5py.File(path, "r+") as file:
+        change(file["episodes/extra"])
+    with pytest.raises(FeatureError, match=message):
+        open_features(path)
+
+
+def test_stores_without_own_columns_are_as_before(store):
+    with open_features(store[0]) as file:
+        assert file.attrs["schema"] == "mnprobe.features/1"
+        assert file.extra_columns == ()
+    with h5py.File(store[0]) as file:
+        assert set(file["episodes"]) == {"id", "task", "instruction", "partition", "variation", "success"}
 
 
 def test_blocks_of_a_layer_must_fit_each_other(tmp_path):

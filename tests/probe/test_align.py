@@ -248,6 +248,44 @@ def test_what_cannot_be_held_out_is_said_or_refused(planted):
 # heads of another source, controls, shared fits --------------------------------------------------------------------
 
 
+def test_what_was_mapped_in_the_labels_is_noted(planted):
+    u, e, labels = planted(instructions=4, per=6)
+    labels = [label.upper() if row % 2 else label for row, label in enumerate(labels)]
+    pair = pair_arrays(u, e, labels, partitions=["training", "training", "Validation"] * 8)
+    notes = align(pair, tiny(holdout="episodes", shuffled=False)).attrs["notes"]
+    assert "partitions: 'training' is read as 'train', 'Validation' is read as 'val'" in notes
+    assert any(note.startswith("instructions: 4 are spelled in several ways") for note in notes)
+    across = pair_across(pair, pair_arrays(u, e, labels, understanding=pair.origin_u, execution=pair.origin_e))
+    assert set(across.items.notes) == set(pair.items.notes)
+
+
+@pytest.mark.parametrize("split", ["all", "execution-success"])
+def test_groups_of_one_episode_are_noted(split, rng):
+    x = rng.normal(size=(48, 4)).astype(np.float32)
+    words, tasks = [f"open drawer {row}" for row in range(48)], [f"task {row % 4}" for row in range(48)]
+    once = pair_arrays(x, x, words, tasks=tasks)
+    config = tiny(holdout="instructions", shuffled=False)
+    (note,) = align(once, config).attrs["notes"][:1]
+    assert "instructions held out: 14 groups of 14 tested episodes: every instruction occurs once among them" in note
+    assert not any("occurs once" in note for note in align(once, replace(config, pairing="episode")).attrs["notes"])
+    assert not any("occurs once" in note for note in align(once, replace(config, pairing="task")).attrs["notes"])
+    twice = pair_arrays(x, x, [f"open drawer {row // 2}" for row in range(48)], tasks=tasks, success_e=[0, 1] * 24)
+    change = {} if split == "all" else {"split": split, "modes": ("own-probe",)}
+    notes = align(twice, replace(config, **change)).attrs["notes"]
+    assert any("occurs once" in note for note in notes) == (split != "all")
+
+
+def test_tasks_with_a_wording_in_common_are_measured_and_noted(rng):
+    x = rng.normal(size=(64, 4)).astype(np.float32)
+    words = ["open it" if row % 8 < 2 else f"do {row % 8}" for row in range(64)]
+    pair = pair_arrays(x, x, words, tasks=[f"task {row % 4}" for row in range(64)], success_e=[0, 1] * 4 * 8)
+    for change in ({}, {"split": "execution-success", "modes": ("own-probe",)}):
+        pair = replace(pair, items=replace(pair.items, success_e=np.repeat([0, 1], 32).astype(np.int8)))
+        table = align(pair, tiny(holdout="tasks", shuffled=False, splits=4, **change))
+        (note,) = (note for note in table.attrs["notes"] if "more than one task" in note)
+        assert "tasks held out: 1 instructions occur in more than one task ('open it')" in note
+
+
 @pytest.fixture
 def across(planted):
     """Demonstrations of 8 instructions in train and test, rollouts of 6 of them, from one latent for both."""

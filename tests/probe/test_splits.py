@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
 from mnprobe.probe import Items, Partition, balanced_draw, check_no_overlap, hold_out, measurable_sides
 from mnprobe.probe.balance import NEEDED, shared_training
+from mnprobe.probe.splits import forbidden_overlap, has_partitions
 
 
 def items_of(counts, *, tasks=None, partitions=None, success_u=None, success_e=None):
@@ -104,6 +105,82 @@ def test_overlap_is_refused_with_its_groups():
     check_no_overlap(items, Partition(holdout="episodes", train=rows[:3], validation=rows[:0], test=rows[3:]))
 
 
+def worded_alike(per=6, **outcomes):
+    """Four tasks of two instructions; tasks 0 and 1 have one wording in common."""
+    words = [["open", "a0"], ["open", "a1"], ["b0", "b1"], ["c0", "c1"]]
+    rows = [(f"t{task}", word) for task in range(4) for word in words[task] for _ in range(per)]
+    return Items.of(
+        ids=[f"ep{i}" for i in range(len(rows))],
+        instructions=[word for _, word in rows],
+        tasks=[task for task, _ in rows],
+        **outcomes,
+    )
+
+
+def test_held_out_tasks_may_share_a_wording_which_is_noted():
+    items = worded_alike()
+    noted = 0
+    for seed in range(12):
+        found = hold_out(items, "tasks", seed=seed)
+        assert not set(items.tasks[found.train]) & set(items.tasks[found.test])
+        shared = set(items.instructions[found.train]) & set(items.instructions[found.test])
+        assert shared <= {"open"}
+        expected = "1 instructions occur in more than one task ('open'), so that episodes of new tasks may be told in "
+        assert found.note == (expected + "words that training has seen" if shared else "")
+        noted += bool(shared)
+    assert 0 < noted < 12
+
+
+@pytest.mark.parametrize(
+    ("holdout", "found"),
+    [
+        ("episodes", {}),
+        ("instructions", {"instructions": ["open"]}),
+        ("tasks", {}),
+    ],
+)
+def test_one_rule_says_what_may_not_be_shared(holdout, found):
+    items = worded_alike(per=1)
+    labels = {"ids": items.ids, "instructions": items.instructions, "tasks": items.tasks}
+    train, test = items.tasks == "t0", items.tasks == "t1"
+    assert forbidden_overlap(holdout, train, test, **labels) == found
+    assert forbidden_overlap(holdout, np.flatnonzero(train), np.flatnonzero(test), **labels) == found
+    own = {"episodes": ["ep0", "ep1"]} | ({"instructions": ["a0", "open"]} if holdout == "instructions" else {})
+    own |= {"tasks": ["t0"]} if holdout == "tasks" else {}
+    assert forbidden_overlap(holdout, train, train, **labels) == own
+    with pytest.raises(ConfigError, match="holdout must be one of episodes, instructions, tasks, got 'words'"):
+        forbidden_overlap("words", train, test, **labels)
+
+
+@pytest.mark.parametrize("partitions", [["train", "holdout"] * 3, ["train", ""] * 3, ["Train", "test"] * 3])
+def test_an_unknown_partition_does_not_turn_the_rule_off(partitions):
+    fields = {name: getattr(items_of([3, 3]), name) for name in ("ids", "instructions", "tasks")}
+    outcomes = np.full(6, -1, np.int8)
+    items = Items(**fields, partitions=np.array(partitions, object), success_u=outcomes, success_e=outcomes)
+    with pytest.raises(FeatureError, match="partitions must be one of train, val, test in every row, or '' in all"):
+        has_partitions(items)
+
+
+@pytest.mark.parametrize(
+    ("given", "train", "test"),
+    [
+        (("training", "validation"), "train", "val"),
+        (("train", "valid"), "train", "val"),
+        (("Train", "Test"), "train", "test"),
+        (("train ", "testing"), "train", "test"),
+        ((b"training", b"dev"), "train", "val"),
+    ],
+)
+def test_partitions_by_other_names_are_mapped_and_noted(given, train, test):
+    items = items_of([6] * 5, partitions=[given[0]] * 2 + [given[1]] + [given[0], given[1], given[0]] * 9)
+    found = hold_out(items, "episodes")
+    assert set(items.partitions[found.train]) == {train}
+    assert set(items.partitions[found.test]) == {test}
+    (note,) = items.notes
+    assert note.startswith("partitions: ")
+    assert f"is read as {test!r}" in note or given[1] == test
+
+
 @pytest.mark.parametrize(
     ("counts", "holdout", "text"),
     [
@@ -163,6 +240,18 @@ def test_success_and_failure_differ_in_nothing_but_the_outcome(holdout, with_par
             if with_partitions:
                 assert set(items.partitions[good.train]) == {"train"}
                 assert set(items.partitions[bad.test]) == {"test"}
+
+
+def test_a_wording_of_two_tasks_is_matched_within_each_of_them():
+    items = worded_alike(per=8, success_e=[1, 0] * 32)
+    for draw in range(8):
+        drawn = balanced_draw(items, "tasks", sides=["execution"], draw=draw)
+        good, bad = drawn["execution-success"], drawn["execution-failure"]
+        for part in (good, bad):
+            assert not set(items.tasks[part.train]) & set(items.tasks[part.test])
+        for one, other in ((good.train, bad.train), (good.test, bad.test)):
+            pairs = [sorted(zip(items.tasks[rows], items.instructions[rows], strict=True)) for rows in (one, other)]
+            assert pairs[0] == pairs[1]
 
 
 def test_draws_differ_and_repeat(outcomes):
