@@ -19,7 +19,11 @@ from mnprobe.analysis.similarity import (
     make_index,
 )
 from mnprobe.analysis.similarity.arrays import Rows
-from mnprobe.core.errors import ConfigError, FeatureError, ProbeError
+from mnprobe.analysis.similarity.index import MatrixIndex
+from mnprobe.analysis.similarity.memory import memory_told, require_memory
+from mnprobe.core.arrays import Array, as_array, as_whole
+from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooLittleMemory
+from mnprobe.core.labels import Labels, as_labels, label_list
 from mnprobe.core.progress import progress
 from mnprobe.core.provenance import canonical_json, config_hash
 from mnprobe.core.seeds import check_seed
@@ -33,20 +37,23 @@ COLUMNS = (
 )
 """Columns of results/similarity.csv; one row per cell. `block`: episodes per instruction that move together, or 1."""
 
-_REVISION = 1  # raise when a change of code changes what the same settings measure
+_REVISION = 2  # raise when a change of code changes what the same settings measure
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSet:
     """One vector per episode (N, D) of one layer of one checkpoint, and where it comes from."""
 
-    values: NDArray[Any]
+    values: Array
     model: str
     source: str = "demos"
     step: int = 0
     trained: bool = True
     layer: str = ""
     pool: str = "mean"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", as_array(self.values, str(self)))
 
     def __str__(self) -> str:
         return f"{self.model} step {self.step}, layer {self.layer}"
@@ -64,9 +71,10 @@ class CompareConfig:
     grid: str = "layers"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "permutations", as_whole(self.permutations, "permutations"))
+        object.__setattr__(self, "seed", check_seed(as_whole(self.seed, "seed", least=0)))
         if self.permutations < 19:
             raise ConfigError(f"permutations must be at least 19, so that p can reach 0.05, got {self.permutations!r}")
-        check_seed(self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +89,8 @@ def compare(
     rows: Sequence[FeatureSet],
     columns: Sequence[FeatureSet],
     *,
-    tasks: Sequence[str],
-    instructions: Sequence[str],
+    tasks: Labels,
+    instructions: Labels,
     config: CompareConfig,
     n_jobs: int = 1,
     quiet: bool = True,
@@ -108,19 +116,23 @@ def compare(
         ProbeError: no cell has a value.
     """
     index = make_index(config.index, config.options)
-    n = len(instructions)
+    n = len(label_list(instructions, None, "instructions"))
     for given in (*rows, *columns):
         if len(given.values) != n:
             raise FeatureError(f"{given}: {len(given.values)} rows of features for {n} episodes")
     notes: list[str] = []
     kept = np.arange(n)
-    labels, of_tasks = np.asarray(instructions).astype(str), np.asarray(tasks).astype(str)
+    labels = _texts(instructions, n, "instructions", needed="instruction" in config.permute)
+    of_tasks = _texts(tasks, n, "tasks", needed="task" in config.permute)
     if config.permute.startswith("instructions"):
         kept = balanced_rows(labels, seed=config.seed)
         if len(kept) < n:
             notes.append(_balancing(labels, kept))
     labels, of_tasks = labels[kept], of_tasks[kept]
-    swap = exchange(config.permute, tasks=of_tasks, instructions=labels, n=len(kept))
+    _require_memory(index, len(rows), len(columns), len(kept), config.permutations, n_jobs)
+    given = {"tasks": of_tasks} if "task" in config.permute else {}
+    given |= {"instructions": labels} if "instruction" in config.permute else {}
+    swap = exchange(config.permute, **given, n=len(kept))
     orders = swap.orders(config.permutations, config.seed)
     sides_u, told = _prepared(index, rows, kept, labels)
     sides_e, more = _prepared(index, columns, kept, labels)
@@ -129,10 +141,11 @@ def compare(
     null = np.full((len(rows), len(columns), len(orders)), np.nan)
     with progress(f"{index.about.title}", len(columns), quiet=quiet) as advance:
         results = _columns(index, sides_u, sides_e, orders, n_jobs)
-        for place, (values, sample, remarks) in enumerate(results):
-            value[:, place], null[:, place] = values, sample
-            notes += [f"{rows[row]} and {columns[place]} have no value: {text}" for row, text in remarks]
-            advance()
+        with memory_told(index.about.title, len(kept)):
+            for place, (values, sample, remarks) in enumerate(results):
+                value[:, place], null[:, place] = values, sample
+                notes += [f"{rows[row]} and {columns[place]} have no value: {text}" for row, text in remarks]
+                advance()
     if not np.isfinite(value).any():
         reasons = "; ".join(dict.fromkeys(notes)) or "the index gives no finite number"
         raise ProbeError(f"{index.about.title} has no value for any of the {value.size} cells: {reasons}")
@@ -147,12 +160,13 @@ def comparison_hash(
     rows: Sequence[FeatureSet],
     columns: Sequence[FeatureSet],
     *,
-    tasks: Sequence[str],
-    instructions: Sequence[str],
+    tasks: Labels,
+    instructions: Labels,
     config: CompareConfig,
 ) -> str:
     """16 digits that change when a setting, a feature or a label does: what a finished table is recognised by."""
-    total = hashlib.sha256("\0".join([*map(str, tasks), "\1", *map(str, instructions)]).encode())
+    named = [[str(name) for name in label_list(labels, None, "labels")] for labels in (tasks, instructions)]
+    total = hashlib.sha256(canonical_json(named).encode("utf-8", "surrogatepass"))
     for given in (*rows, *columns):
         total.update(repr((str(given), given.source, given.pool, given.values.shape, given.values.dtype.str)).encode())
         total.update(np.ascontiguousarray(given.values).data)
@@ -171,10 +185,28 @@ def _prepared(
     for given in sets:
         try:
             sides.append(index.ready(given.values[kept], labels, name=str(given)))
+        except TooLittleMemory:
+            raise
         except ProbeError as error:
             sides.append(None)
             notes.append(f"{given} has no value: {error}")
     return sides, notes
+
+
+def _texts(labels: Labels, n: int, name: str, *, needed: bool) -> NDArray[Any]:
+    """Labels as text, one per row; where they decide nothing, a row without one is a group of its own."""
+    found = as_labels(labels, n, name, missing=not needed)
+    return np.array([str(label) or f"\0{row}" for row, label in enumerate(found.tolist())], dtype=object)
+
+
+def _require_memory(index: Index, rows: int, columns: int, n: int, permutations: int, n_jobs: int) -> None:
+    """TooLittleMemory before anything is computed, where what is held at once does not fit."""
+    if index.held:
+        ones = rows * (index.held + isinstance(index, MatrixIndex))  # stacked once more for all permutations
+        matrices = ones + columns * index.held + 2
+        if n_jobs > 1:
+            matrices += min(n_jobs, columns) * (ones + index.held)
+        require_memory(index.about.title, n, matrices, more=32 * permutations * n)
 
 
 _Column = tuple[Rows, Rows, list[tuple[int, str]]]

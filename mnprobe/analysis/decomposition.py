@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mnprobe.analysis.oracles import oracle_recall
 from mnprobe.analysis.statistics import cluster_jackknife
 from mnprobe.core.errors import ProbeError, TooFewSamples
+from mnprobe.core.labels import encode_tuples
 from mnprobe.probe.fit import FitConfig, fit_heads
 from mnprobe.probe.heads import AlignmentHeads
 from mnprobe.probe.items import GroupKind, Items
@@ -131,9 +132,9 @@ def decompose(
     add("recall", pairing, measured(groups[test]), len(usual))
     before: tuple[str, _Measured, NDArray[Any]] | None = None
     for name, values in factors.items():
-        labels = values[test].astype(str)
+        labels = encode_tuples(values[test])
         if before is not None:  # the same wording in another task is another action
-            labels = np.char.add(np.char.add(before[2], "\x00"), labels)
+            labels = encode_tuples(before[2], labels)
         try:
             found = measured(labels)
         except ProbeError as error:

@@ -13,10 +13,12 @@ from mnprobe.analysis.figures import SavedFigure, save_figure
 from mnprobe.analysis.neighbours import nearest_across
 from mnprobe.analysis.notes import FigureNote, command_line, write_note
 from mnprobe.analysis.pairs import FeaturePair, Shared, held_out, in_partition, shared_space
+from mnprobe.analysis.similarity.arrays import centred, in_range
 from mnprobe.analysis.tables import write_table
 from mnprobe.analysis.tsne_figure import TsnePanel, quality_line, tsne_figure
 from mnprobe.analysis.tsne_quality import Quality, map_qualities
 from mnprobe.analysis.world import world_note
+from mnprobe.core.arrays import as_matrix
 from mnprobe.core.errors import ConfigError
 
 __all__ = [
@@ -267,10 +269,17 @@ def _coloured_by(panel: TsnePanel, column: str) -> TsnePanel:
 
 
 def _standardised(values: np.ndarray) -> np.ndarray:
-    exact = np.asarray(values, dtype=np.float64)
-    deviation = exact.std(axis=0)
-    scale = np.where(deviation > 1e-6 * np.abs(exact).max(initial=1e-12), deviation, 1.0)
-    return np.asarray((exact - exact.mean(axis=0)) / scale)
+    """Columns centred and over their deviation; those that hardly vary are only centred, those that are nothing but
+    the rounding of an offset become 0.
+    """
+    digits = float(np.finfo(values.dtype).eps) if values.dtype.kind == "f" else 0.0
+    exact, _ = in_range(as_matrix(values, "features"), name="features", title="t-SNE", translation=True)
+    middle = centred(exact)
+    deviation = np.sqrt((middle**2).mean(axis=0))
+    large = deviation > 1e-6 * deviation.max()
+    rounded = deviation <= 16 * digits * np.abs(exact.mean(axis=0))
+    found = middle / np.where(large & ~rounded, deviation, 1.0)
+    return np.where(large & rounded, 0.0, found)
 
 
 def panel_coordinates(panel: TsnePanel) -> pd.DataFrame:

@@ -3,15 +3,18 @@
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mnprobe.analysis.similarity.arrays import FAR, centred, in_range
+from mnprobe.core.arrays import Array as Given
+from mnprobe.core.arrays import as_array, as_positive, as_whole
 from mnprobe.core.errors import ConfigError, ProbeError, TooFewSamples
+from mnprobe.core.labels import Labels, as_labels, encode_labels
 
 __all__ = ["Embedding", "TsneConfig", "embed", "knn_purity", "trust"]
 
@@ -49,8 +52,13 @@ class TsneConfig:
     warm_exaggeration_iterations: int = 0
 
     def __post_init__(self) -> None:
-        if not self.perplexity >= 1:
+        try:
+            perplexity = as_positive(self.perplexity, "perplexity")
+        except ConfigError:
+            perplexity = 0.0
+        if not perplexity >= 1:
             raise ConfigError(f"perplexity must be at least 1, got {self.perplexity!r}")
+        object.__setattr__(self, "perplexity", perplexity)
         for name, least in {
             "iterations": 1,
             "exaggeration_iterations": 0,
@@ -60,10 +68,14 @@ class TsneConfig:
             "warm_iterations": 1,
             "warm_exaggeration_iterations": 0,
         }.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)!r}")
+            number = as_whole(getattr(self, name), name)
+            if number < least:
+                raise ConfigError(f"{name} must be at least {least}, got {number!r}")
+            object.__setattr__(self, name, number)
         if self.pca == 1:
             raise ConfigError("pca must be 0 (none) or at least 2, got 1")
+        if self.jobs is not None:
+            object.__setattr__(self, "jobs", as_whole(self.jobs, "jobs"))
         if self.jobs == 0:
             raise ConfigError("jobs must be a number of threads, or negative to count from all cores; got 0")
 
@@ -99,11 +111,12 @@ class Embedding:
     notes: tuple[str, ...] = ()
 
 
-def embed(points: NDArray[Any], config: TsneConfig | None = None, *, start: Array | None = None) -> Embedding:
+def embed(points: Given, config: TsneConfig | None = None, *, start: Given | None = None) -> Embedding:
     """Lay the rows of `points` (N, D) out in the plane by t-SNE.
 
-    Distances are Euclidean: scale the rows to length 1 first where the cosine matters. Warnings of openTSNE become
-    `notes`; they never become errors.
+    Distances are Euclidean: scale the rows to length 1 first where the cosine matters. Neither a factor nor a vector
+    added to all rows matters. Points on one line, such as features of one column, begin with a little seeded noise
+    across it, and a note says so. Warnings of openTSNE become `notes`; they never become errors.
 
     Args:
         points: one row per point.
@@ -113,24 +126,29 @@ def embed(points: NDArray[Any], config: TsneConfig | None = None, *, start: Arra
             numbers of iterations. Left out: the first two principal components.
     Raises:
         TooFewSamples: below 4 points.
-        ProbeError: for values that are not finite, or a start of another shape.
+        ProbeError: for values that are not finite or of which float64 has lost the digits, or a start of another shape.
     Source: van der Maaten and Hinton 2008; openTSNE (Policar et al. 2024).
     """
     from openTSNE import TSNE  # half a second: only when something is laid out
-    from openTSNE.initialization import rescale
+    from openTSNE.initialization import jitter, rescale
 
     config = config or TsneConfig()
     rows = _checked(points)
     perplexity = min(config.perplexity, (len(rows) - 1) / 3)
     notes: list[str] = []
     reduced = _principal(rows, config.pca)
+    warm = start is not None
+    line = _on_a_line(reduced)
     begin: str | Array = "pca"
     if np.ptp(reduced, axis=0).max() == 0:
         begin = "random"
         notes.append("all points are the same: the picture shows nothing but the random start")
     elif start is not None:
         begin = rescale(_checked_start(start, len(rows)))
-    warm = start is not None
+    elif line is not None:
+        begin = jitter(rescale(np.c_[line, np.zeros(len(line))]), random_state=config.seed)
+    if line is not None:
+        notes.append("all points lie on one line: what the picture shows across it comes from the layout")
     solver = TSNE(
         perplexity=perplexity,
         n_iter=config.warm_iterations if warm else config.iterations,
@@ -158,44 +176,73 @@ def embed(points: NDArray[Any], config: TsneConfig | None = None, *, start: Arra
     )
 
 
-def trust(points: NDArray[Any], coordinates: NDArray[Any], neighbours: int) -> float:
+def trust(points: Given, coordinates: Given, neighbours: int) -> float:
     """Trustworthiness of `coordinates` (N, 2) as a picture of `points` (N, D), from scikit-learn; Euclidean.
 
-    `neighbours` must be below N / 2. Source: Venna and Kaski 2001.
+    `neighbours` must be below N / 2. Raises TooFewSamples for fewer than 3 points or too many neighbours, ProbeError
+    for values that are not finite. Source: Venna and Kaski 2001.
     """
     from sklearn.manifold import trustworthiness
 
-    return float(trustworthiness(points, coordinates, n_neighbors=neighbours))
+    rows, spots = _checked(points, fewest=3), _checked(coordinates, fewest=3)
+    count = as_whole(neighbours, "neighbours", least=1)
+    if len(rows) != len(spots):
+        raise ProbeError(f"trustworthiness needs a place for each of {len(rows)} points, got {len(spots)}")
+    if 2 * count >= len(rows):
+        raise TooFewSamples(
+            f"trustworthiness with {count} neighbours needs more than {2 * count} points, got {len(rows)}"
+        )
+    return float(trustworthiness(rows, spots, n_neighbors=count))
 
 
-def knn_purity(coordinates: NDArray[Any], labels: Sequence[object], neighbours: int) -> float:
+def knn_purity(coordinates: Given, labels: Labels, neighbours: int) -> float:
     """Mean share of each point's `neighbours` nearest other points that carry its own label; 0 to 1.
+
+    With fewer points than that, all others are looked at. Raises TooFewSamples for fewer than 2 points, ProbeError for
+    values that are not finite, FeatureError for labels that are missing or of another number.
 
     >>> knn_purity(np.array([[0.0, 0], [0, 1], [9, 0], [9, 1]]), ["a", "a", "b", "b"], 1)
     1.0
     """
     from sklearn.neighbors import NearestNeighbors
 
-    names = np.asarray([str(label) for label in labels])
-    count = min(neighbours, len(names) - 1)
-    near = NearestNeighbors(n_neighbors=count).fit(coordinates).kneighbors(return_distance=False)
+    spots = _checked(coordinates, fewest=2)
+    (names,), _ = encode_labels(as_labels(labels, len(spots), "labels"))
+    count = min(as_whole(neighbours, "neighbours", least=1), len(names) - 1)
+    near = NearestNeighbors(n_neighbors=count).fit(spots).kneighbors(return_distance=False)
     return float((names[near] == names[:, None]).mean())
 
 
-def _checked(points: NDArray[Any]) -> Array:
-    rows = np.asarray(points, dtype=np.float64)
-    if rows.ndim != 2:
+def _checked(points: Given, fewest: int = _FEWEST) -> Array:
+    """Rows of a size that squares of distances can have, centred where they lie far from 0."""
+    rows = as_array(points, "points").astype(np.float64)
+    if rows.ndim != 2 or not rows.shape[1]:
         raise ProbeError(f"t-SNE needs rows of features (N, D), got an array of shape {rows.shape}")
-    if len(rows) < _FEWEST:
-        raise TooFewSamples(f"t-SNE needs at least {_FEWEST} points, got {len(rows)}")
+    if len(rows) < fewest:
+        raise TooFewSamples(f"t-SNE needs at least {fewest} points, got {len(rows)}")
     if not np.isfinite(rows).all():
         row = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
         raise ProbeError(f"t-SNE needs finite values; row {row} of {len(rows)} has others")
-    return rows
+    rows, _ = in_range(rows, name="points", title="t-SNE", translation=True)
+    middle = centred(rows)
+    far = np.abs(rows.mean(axis=0)) > FAR * np.abs(middle).max(axis=0)
+    return middle if far.any() else rows
 
 
-def _checked_start(start: Array, count: int) -> Array:
-    spots = np.asarray(start, dtype=np.float64)
+def _on_a_line(rows: Array) -> Array | None:
+    """Where the rows lie along the only direction in which they vary; None where there are more, or none."""
+    middle = centred(rows)
+    direction = middle[np.argmax((middle**2).sum(axis=1))]
+    length = float(np.linalg.norm(direction))
+    if not length:
+        return None
+    along = middle @ (direction / length)
+    beside = middle - np.outer(along, direction / length)
+    return along if float(np.abs(beside).max()) <= 1e-9 * length else None
+
+
+def _checked_start(start: Given, count: int) -> Array:
+    spots = as_array(start, "start").astype(np.float64)
     if spots.shape != (count, 2):
         raise ProbeError(f"the map to start from must have the shape ({count}, 2), got {spots.shape}")
     if not np.isfinite(spots).all() or spots[:, 0].std() == 0:

@@ -11,6 +11,7 @@ from mnprobe.analysis.episode_scores import EpisodeScores, current_hits, episode
 from mnprobe.analysis.statistics import OutcomeContrast, benjamini_hochberg, cluster_jackknife, holm, outcome_contrast
 from mnprobe.analysis.tables import write_table
 from mnprobe.core.errors import ProbeError
+from mnprobe.core.labels import encode_tuples
 from mnprobe.probe.hits import HitScores, read_hits
 from mnprobe.probe.rows import read_alignment
 
@@ -135,8 +136,7 @@ def _rows(
 
 def _task_weights(times: np.ndarray, tasks: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Each query weighs one over the queries of its task and outcome, in all draws together."""
-    keys = np.char.add(np.where(labels, "1", "0"), tasks.astype(str))
-    _, codes = np.unique(keys, return_inverse=True)
+    codes = encode_tuples(labels, tasks)
     return np.asarray(times / np.bincount(codes, times)[codes], dtype=np.float64)
 
 

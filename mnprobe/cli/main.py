@@ -102,11 +102,18 @@ def _guarded(arguments: list[str] | None) -> None:
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
-        _fail(f"out of memory ({str(error) or 'no more can be had'}); ask for less, such as a smaller --batch-size")
+        advice = ", such as a smaller --batch-size" if _has_option(arguments, "--batch-size") else ""
+        _fail(f"out of memory ({str(error) or 'no more can be had'}); ask for less{advice}")
     except OSError as error:  # a full disk, a folder without permission: no bug of ours, so no traceback
         if error.errno is None:
             raise
         _fail(f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror}")
+
+
+def _has_option(arguments: list[str] | None, option: str) -> bool:
+    name = next(iter(sys.argv[1:] if arguments is None else arguments), "")
+    found = typer.main.get_command(command_app(name)).params if name in COMMANDS else []
+    return any(option in parameter.opts for parameter in found)
 
 
 def _out_of_memory(error: Exception) -> bool:

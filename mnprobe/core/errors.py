@@ -6,7 +6,8 @@
     ├── CheckpointError    model weights that are missing, damaged or of another model
     ├── FeatureError       a feature store that is missing, damaged or does not fit its partner
     ├── ProbeError         a measurement that cannot be made
-    │   └── TooFewSamples
+    │   ├── TooFewSamples
+    │   └── TooLittleMemory
     ├── TrainingError      a training that cannot go on: losses that are no numbers, a state that does not fit
     └── WorldError         a simulator that failed; its own error is the cause
 
@@ -22,6 +23,7 @@ __all__ = [
     "MnprobeError",
     "ProbeError",
     "TooFewSamples",
+    "TooLittleMemory",
     "TrainingError",
     "WorldError",
 ]
@@ -53,6 +55,10 @@ class ProbeError(MnprobeError):
 
 class TooFewSamples(ProbeError):
     """There are fewer samples than the measurement needs; the message gives both numbers."""
+
+
+class TooLittleMemory(ProbeError):
+    """A measurement needs more memory than there is; the message says how much, and what needs less."""
 
 
 class TrainingError(MnprobeError):

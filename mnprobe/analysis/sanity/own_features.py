@@ -54,18 +54,23 @@ def own_copies(subject: Subject) -> Check:
     part = hold_out(pair.items, "episodes", seed=0)
     counts = {side: twins(x[part.train], x[part.test]) for side, x in (("u", pair.u), ("e", pair.e))}
     several = [side for side, (_, close) in counts.items() if close]
+    trained = {"u": pair.u[part.train], "e": pair.e[part.train]}
+    blind = [side for side, x in trained.items() if len(x) > 1 and not (x != x[0]).any()]
     told = "; ".join(f"{side}: {equal} equal, {close} equal or near" for side, (equal, close) in counts.items())
-    meaning = (
+    told += "".join(f"; {side}: all training rows are the same" for side in blind)
+    copied = (
         f"Test rows of {' and '.join(several)} repeat training rows: the same recording under two names, or a model "
         "that gives episodes of one instruction one and the same feature. Then holding out episodes tests nothing new"
     )
+    collapsed = f"{' and '.join(blind)} cannot tell one episode from another: a model that has collapsed"
+    meaning = ". ".join([copied] * bool(several) + [collapsed] * bool(blind))
     return Check(
         name="copies in your features",
         did=f"your {len(part.test)} test rows compared with your {len(part.train)} training rows, episodes held out",
-        expected="no test row equal or near (cosine above 0.9999) to a training row",
+        expected="no test row equal to a training row, or far nearer to one than training rows are to each other",
         found=told,
-        status="look" if several else "pass",
-        meaning=meaning if several else "",
+        status="look" if several or blind else "pass",
+        meaning=meaning,
         numbers={
             f"{kind}_{side}": n
             for side, both in counts.items()

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from mnprobe.analysis.sanity.check import NotPossible
 from mnprobe.analysis.sanity.pipeline import Pipeline
 from mnprobe.core.errors import TooFewSamples
+from mnprobe.core.labels import encode_tuples
 from mnprobe.core.seeds import derived_seed
 from mnprobe.probe import FitConfig, Pair, hold_out
 from mnprobe.probe.splits import Holdout
@@ -71,7 +72,7 @@ def sampled(pair: Pair, most: int = MOST) -> Pair:
     names = np.unique(pair.items.instructions)
     names = generator.permutation(names)[: max(2, most // 8)]
     allowed = np.flatnonzero(np.isin(pair.items.instructions, names))
-    strata = np.char.add(np.char.add(pair.items.partitions[allowed], "\1"), pair.items.instructions[allowed])
+    strata = encode_tuples(pair.items.partitions[allowed], pair.items.instructions[allowed])
     rank = _ranks(strata, generator)
     kept = np.sort(allowed[np.argsort(rank, kind="stable")[:most]])
     return replace(pair, u=pair.u[kept], e=pair.e[kept], items=pair.items.take(kept))

@@ -1,55 +1,136 @@
-"""Checking and small algebra on features: rows are episodes, all in float64."""
-
-from typing import Any
+"""Checking and small algebra on features: rows are episodes, all in float64, of a size whose squares it can hold."""
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from mnprobe.core.arrays import Array, as_array, check_finite
 from mnprobe.core.errors import FeatureError, ProbeError
+from mnprobe.core.labels import Labels, as_labels, encode_labels
 
-__all__ = ["Codes", "Rows", "as_codes", "as_rows", "centred", "components", "unit_rows"]
+__all__ = [
+    "FAR",
+    "Codes",
+    "Rows",
+    "as_codes",
+    "as_rows",
+    "centred",
+    "components",
+    "exponent",
+    "in_range",
+    "rounding",
+    "undefined",
+    "unit_rows",
+    "varying",
+]
 
 Rows = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
+FAR = 1024.0
+"""A column whose mean is more than this many times its largest deviation lies far from 0: it is centred twice."""
 
-def as_rows(values: ArrayLike, name: str) -> Rows:
-    """Features as a finite (N, D) float64 array; FeatureError with the shape or the first bad row."""
-    array = np.asarray(values)
-    if array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiub":
+_EPS = float(np.finfo(np.float64).eps)
+_ORDINARY = 32  # sizes from 2^-32 to 2^32 are left as they are: their fourth powers and sums are far from both ends
+_SAFE = 400  # squares of values beyond 2^500, and sums beyond 2^1000, could overflow
+_DIGITS = 1e-5  # steps of float64 may be this large beside the differences of rows
+_OFFSET = 2.0**33  # equal rows of such values may have lost what made them differ
+
+
+def as_rows(values: Array, name: str) -> Rows:
+    """Features of any make as a finite (N, D) float64 array; FeatureError with the shape or the first bad row."""
+    array = as_array(values, name)
+    if array.ndim != 2 or 0 in array.shape:
         raise FeatureError(
             f"{name} must hold numbers, one row per episode, shape (episodes, width); got shape {array.shape} of type "
             f"{array.dtype}. Pool tokens to one vector per episode first, e.g. FeatureFile.layer(...).pooled('mean')"
         )
     rows = array.astype(np.float64)
-    finite = np.isfinite(rows).all(axis=1)
-    if not finite.all():
-        raise FeatureError(
-            f"{name}: {int((~finite).sum())} of {len(rows)} rows hold NaN or infinity, the first is row "
-            f"{int(np.argmin(finite))}. Extract these features again"
-        )
+    check_finite(rows, name)
     return rows
 
 
-def as_codes(groups: ArrayLike | None, rows: int) -> Codes:
-    """Numbers 0, 1, ... for groups; every row its own where there are none."""
+def in_range(values: Rows, *, name: str, title: str, translation: bool) -> tuple[Rows, int]:
+    """Rows over a power of two that brings their size near 1, and that power; 0 and the rows themselves where the size
+    is ordinary.
+
+    A product with a power of two is exact, so that an index that no factor changes has the very same value. Where
+    `translation` changes nothing either, the size is that of the differences between rows, whatever their offset.
+
+    Raises ProbeError where float64 has kept too few digits of these differences.
+    """
+    top = float(np.abs(values).max())
+    if not translation:
+        _check_digits(top, top, name, title)
+        power = exponent(top) if abs(exponent(top)) > _ORDINARY else 0
+        return (np.ldexp(values, -power) if power else values), power
+    first = exponent(top) if abs(exponent(top)) > _SAFE else 0
+    found = np.ldexp(values, -first) if first else values
+    spread = float(np.abs(centred(found)).max())
+    moves = varying(found)
+    _check_digits(float(np.abs(values[:, moves]).max(initial=0.0)), float(np.ldexp(spread, first)), name, title)
+    if not moves.any() and top >= _OFFSET:
+        raise ProbeError(_too_few_digits(top, 0.0, name, title))
+    second = exponent(spread) if abs(exponent(spread)) > _ORDINARY else 0
+    if second:
+        found = np.where(moves, found, 0.0)  # what never changes need not be held, and could overflow
+        found = np.ldexp(found, -second)
+    return found, first + second
+
+
+def exponent(size: float) -> int:
+    """The power of two next above `size`; 0 for 0."""
+    return int(np.frexp(size)[1])
+
+
+def as_codes(groups: Labels | None, rows: int | None, name: str = "groups") -> Codes:
+    """Numbers 0, 1, ... for groups; every row its own where there are none.
+
+    Raises FeatureError, naming `name`, where there is not one label per row or labels are missing.
+    """
     if groups is None:
-        return np.arange(rows)
-    labels: NDArray[Any] = np.asarray(groups)
-    if labels.shape != (rows,):
-        raise FeatureError(f"groups must give one label per row: {rows} rows, labels of shape {labels.shape}")
-    return np.unique(labels, return_inverse=True)[1].reshape(-1).astype(np.int64)
+        return np.arange(rows or 0)
+    (codes,), _ = encode_labels(as_labels(groups, rows, name))
+    return codes
+
+
+def varying(values: Rows) -> NDArray[np.bool_]:
+    """Which columns hold different numbers."""
+    return np.asarray((values != values[:1]).any(axis=0))
 
 
 def centred(values: Rows) -> Rows:
-    """Columns with their means taken off."""
-    return np.asarray(values - values.mean(axis=0))
+    """Columns with their means taken off; those far from 0 once more, as the first mean was rounded at their size."""
+    mean = values.mean(axis=0)
+    middle = np.asarray(values - mean)
+    far = np.abs(mean) > FAR * np.abs(middle).max(axis=0)
+    if far.any():
+        rest = middle[:, far] - middle[:, far].mean(axis=0)
+        middle[:, far] = np.where(varying(values[:, far]), rest, 0.0)
+    return middle
+
+
+def rounding(values: Rows) -> float:
+    """How large the centred rows (Frobenius norm) could be by rounding alone, if all rows were equal."""
+    return _EPS * float(np.linalg.norm(values[:, varying(values)]))
+
+
+def undefined(values: Rows, title: str) -> ProbeError:
+    """The error for features of which nothing is left: equal rows, or differences that are only rounding."""
+    reason = (
+        f"their {len(values)} rows differ by less than float64 can tell at the size of these values. Take the offset "
+        "off"
+        if varying(values).any()
+        else f"all {len(values)} rows are equal"
+    )
+    return ProbeError(f"{title} is not defined for these features: {reason}")
 
 
 def unit_rows(values: Rows) -> Rows:
-    """Rows scaled to length 1; a row of zeros stays zero."""
-    length = np.linalg.norm(values, axis=1, keepdims=True)
-    return np.asarray(values / np.where(length > 0, length, 1.0))
+    """Rows scaled to length 1, whatever the size of each; a row of zeros stays zero."""
+    size = np.frexp(np.abs(values).max(axis=1, keepdims=True))[1]
+    scaled = np.ldexp(values, -size)
+    length = np.linalg.norm(scaled, axis=1, keepdims=True)
+    return np.asarray(scaled / np.where(length > 0, length, 1.0))
 
 
 def components(values: Rows, *, title: str) -> tuple[Rows, Rows, Rows]:
@@ -57,9 +138,25 @@ def components(values: Rows, *, title: str) -> tuple[Rows, Rows, Rows]:
 
     Raises ProbeError when nothing is left: all rows equal.
     """
-    u, s, vt = np.linalg.svd(centred(values), full_matrices=False)
-    scale = float(np.linalg.norm(values))
-    kept = s > max(values.shape) * np.finfo(np.float64).eps * max(scale, 1e-300)
+    middle = centred(values)
+    u, s, vt = np.linalg.svd(middle, full_matrices=False)
+    moves = values[:, varying(values)]
+    usual = max(values.shape) * min(float(np.linalg.norm(values)), FAR * float(np.linalg.norm(middle)))
+    rounded = float(np.sqrt(values.shape).sum()) * float(np.abs(moves).max(initial=0.0))
+    kept = s > _EPS * max(usual, rounded)
     if not kept.any():
-        raise ProbeError(f"{title} is not defined for these features: all {len(values)} rows are equal")
+        raise undefined(values, title)
     return u[:, kept], s[kept], vt[kept]
+
+
+def _check_digits(size: float, spread: float, name: str, title: str) -> None:
+    if spread > 0 and float(np.spacing(size)) > _DIGITS * spread:
+        raise ProbeError(_too_few_digits(size, spread, name, title))
+
+
+def _too_few_digits(size: float, spread: float, name: str, title: str) -> str:
+    return (
+        f"{title} cannot be computed: the values of {name} are of size {size:.3g} and their rows lie {spread:.3g} "
+        f"apart at most, while numbers of float64 lie {float(np.spacing(size)):.3g} apart there, so too few digits are "
+        "left. Take the offset off, or rescale, before the values are rounded to float64"
+    )

@@ -1,11 +1,13 @@
 """What the CCA family shares: one side's orthonormal basis, and the refusal of more dimensions than rows."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from mnprobe.analysis.similarity.arrays import Codes, Rows, components
-from mnprobe.core.errors import ConfigError, TooFewSamples
+from mnprobe.analysis.similarity.options import set_number
+from mnprobe.core.errors import TooFewSamples
 
 __all__ = ["Basis", "basis", "check_variance", "cross", "refuse_saturation"]
 
@@ -18,10 +20,9 @@ class Basis:
     c: Rows
 
 
-def check_variance(variance: float) -> None:
-    """ConfigError for a share of variance that cannot be kept."""
-    if not 0 < variance <= 1:
-        raise ConfigError(f"variance must be a share to keep, above 0 and at most 1, got {variance!r}")
+def check_variance(index: Any) -> None:
+    """ConfigError for an index whose option `variance` is no share that can be kept."""
+    set_number(index, "variance", "a share to keep, above 0 and at most 1", most=1)
 
 
 def basis(values: Rows, variance: float, *, title: str) -> Basis:

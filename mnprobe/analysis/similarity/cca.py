@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from mnprobe.analysis.similarity.about import About
 from mnprobe.analysis.similarity.arrays import Codes, Rows
 from mnprobe.analysis.similarity.canonical import Basis, basis, cross, refuse_saturation
 from mnprobe.analysis.similarity.index import Index, Relation
+from mnprobe.core.arrays import Array
 
 __all__ = ["CCA", "MeanCorrelation", "cca"]
 
@@ -52,7 +52,7 @@ class MeanCorrelation(Relation):
         return float(np.linalg.svd(cross(self.one, self.other, order), compute_uv=False).mean())
 
 
-def cca(x: ArrayLike, y: ArrayLike) -> float:
+def cca(x: Array, y: Array) -> float:
     """Mean canonical correlation of x (N, p) and y (N, q); see `CCA`.
 
     >>> x = np.random.default_rng(0).standard_normal((20, 3))

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from numpy.typing import ArrayLike
-
 from mnprobe.analysis.similarity.about import About
 from mnprobe.analysis.similarity.arrays import Rows
 from mnprobe.analysis.similarity.gram import double_centred, gram
 from mnprobe.analysis.similarity.index import MatrixIndex
+from mnprobe.core.arrays import Array
 
 __all__ = ["LinearCKA", "linear_cka"]
 
@@ -35,7 +34,7 @@ class LinearCKA(MatrixIndex):
         return double_centred(gram(values))
 
 
-def linear_cka(x: ArrayLike, y: ArrayLike) -> float:
+def linear_cka(x: Array, y: Array) -> float:
     """Linear CKA of x (N, p) and y (N, q); see `LinearCKA`.
 
     >>> round(linear_cka([[1.0, 0.0], [0.0, 1.0], [2.0, 3.0]], [[0.0, 2.0], [2.0, 0.0], [6.0, 4.0]]), 12)

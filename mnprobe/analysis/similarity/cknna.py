@@ -4,14 +4,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from mnprobe.analysis.similarity.about import About
 from mnprobe.analysis.similarity.arrays import Codes, Rows
 from mnprobe.analysis.similarity.hsic import hsic_1
 from mnprobe.analysis.similarity.index import Index, Relation
-from mnprobe.analysis.similarity.neighbours import check_k, cosines, keeps_groups, nearest
+from mnprobe.analysis.similarity.neighbours import check_k, closeness, cosines, keeps_groups, nearest
+from mnprobe.analysis.similarity.options import set_flag
+from mnprobe.core.arrays import Array
 from mnprobe.core.errors import ProbeError
+from mnprobe.core.labels import Labels
 
 __all__ = ["CKNNA", "cknna"]
 
@@ -24,6 +26,8 @@ class CKNNA(Index):
     be mutual), and tr(KL) then counts reciprocal pairs, as in the published estimator. All neighbours tied for the last
     place count. With `outside`, only neighbours of other groups.
     """
+
+    held = 2
 
     k: int = 10
     outside: bool = False
@@ -43,13 +47,15 @@ class CKNNA(Index):
     )
 
     def __post_init__(self) -> None:
-        check_k(self.k, least=2)
+        check_k(self, least=2)
+        set_flag(self, "outside")
 
     def prepare(self, values: Rows, groups: Codes) -> "_Side":
         """Cosines, the neighbour mask, and the self term."""
         similarity = cosines(values)
-        mask = nearest(similarity, self.k, groups if self.outside else None, title=self.about.title)
-        return _Side(similarity, mask, groups, self._own(similarity, mask))
+        near = closeness(values, similarity)
+        mask = nearest(near, self.k, groups if self.outside else None, title=self.about.title)
+        return _Side(similarity, near, mask, groups, self._own(similarity, mask))
 
     def relate(self, one: "_Side", other: "_Side") -> Relation:
         """See `Index.relate`."""
@@ -68,6 +74,7 @@ class CKNNA(Index):
 @dataclass(frozen=True)
 class _Side:
     similarity: Rows
+    near: Rows
     mask: Rows
     groups: Codes
     own: float
@@ -88,7 +95,8 @@ class _Masked(Relation):
             kept = other.mask[row, column] > 0
         else:
             similarity = other.similarity.take(order, 0).take(order, 1)
-            mask = nearest(similarity, self.index.k, one.groups, title=self.index.about.title)
+            near = other.near.take(order, 0).take(order, 1)
+            mask = nearest(near, self.index.k, one.groups, title=self.index.about.title)
             kept = mask[self.row, self.column] > 0
             own = self.index._own(similarity, mask)
         cross = _sparse_hsic_1(
@@ -113,7 +121,7 @@ def _sparse_hsic_1(row: Codes, column: Codes, one: Rows, other: Rows, n: int) ->
     return float(found)
 
 
-def cknna(x: ArrayLike, y: ArrayLike, *, k: int = 10, outside: ArrayLike | None = None) -> float:
+def cknna(x: Array, y: Array, *, k: int = 10, outside: Labels | None = None) -> float:
     """CKNNA of x (N, p) and y (N, q); `outside` (N,) groups whose own members do not count.
 
     >>> x = np.random.default_rng(0).standard_normal((20, 3))

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from numpy.typing import ArrayLike
-
 from mnprobe.analysis.similarity.about import About
 from mnprobe.analysis.similarity.arrays import Rows
 from mnprobe.analysis.similarity.gram import gram, u_centred
 from mnprobe.analysis.similarity.index import MatrixIndex
+from mnprobe.core.arrays import Array
 
 __all__ = ["DebiasedCKA", "debiased_cka"]
 
@@ -40,7 +39,7 @@ class DebiasedCKA(MatrixIndex):
         return u_centred(gram(values))
 
 
-def debiased_cka(x: ArrayLike, y: ArrayLike) -> float:
+def debiased_cka(x: Array, y: Array) -> float:
     """Debiased linear CKA of x (N, p) and y (N, q), N >= 4; see `DebiasedCKA`.
 
     >>> x = [[1.0, 0.0], [0.0, 1.0], [2.0, 3.0], [1.0, 5.0]]

@@ -5,14 +5,18 @@ from dataclasses import fields, is_dataclass
 from typing import Any, ClassVar, cast, final
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from mnprobe.analysis.similarity.about import About
-from mnprobe.analysis.similarity.arrays import Codes, Rows, as_codes, as_rows
+from mnprobe.analysis.similarity.arrays import Codes, Rows, as_codes, as_rows, centred, in_range, rounding, varying
+from mnprobe.analysis.similarity.memory import memory_told, require_memory
+from mnprobe.core.arrays import Array
 from mnprobe.core.errors import FeatureError, ProbeError, TooFewSamples
+from mnprobe.core.labels import Labels
 
 __all__ = ["Index", "MatrixIndex", "MatrixRelation", "Relation"]
 
+ROUNDED = 8 / 1e-12  # errors of a product by rounding, in units of what counts as zero
 _BLOCK = 1 << 23  # numbers of permuted matrices held at once: 64 MiB
 
 
@@ -39,10 +43,16 @@ class Index(ABC):
     """
 
     about: ClassVar[About]
+    held: ClassVar[int] = 0
+    """How many (N, N) matrices of float64 one prepared side holds; two more are there while it is made."""
 
     @abstractmethod
     def prepare(self, values: Rows, groups: Codes) -> Any:
-        """All that depends on one side alone; `values` (N, D) finite float64, `groups` (N,) numbers of groups."""
+        """All that depends on one side alone.
+
+        `values` (N, D) are finite float64, and of a size near 1 where the given ones were of no ordinary size and
+        `about` says that no factor changes the index; `groups` (N,) are numbers of groups.
+        """
 
     @abstractmethod
     def relate(self, one: Any, other: Any) -> Relation:
@@ -56,29 +66,43 @@ class Index(ABC):
         )
 
     @final
-    def ready(self, values: ArrayLike, groups: ArrayLike | None = None, *, name: str = "x") -> Any:
+    def ready(self, values: Array, groups: Labels | None = None, *, name: str = "x") -> Any:
         """Check features and groups (each row its own where left out), then `prepare` them.
 
         Raises FeatureError for wrong shapes or values that are not finite, TooFewSamples for fewer rows than
-        `about.smallest`, ProbeError where the features leave the index undefined (such as all rows equal).
+        `about.smallest`, ProbeError where the features leave the index undefined (such as all rows equal) or float64
+        has too few digits for them, TooLittleMemory where the machine cannot hold what is needed.
         """
         rows = as_rows(values, name)
-        if len(rows) < self.about.smallest:
-            raise TooFewSamples(f"{self.about.title} needs at least {self.about.smallest} rows, {name} has {len(rows)}")
-        return self.prepare(rows, as_codes(groups, len(rows)))
+        about, n = self.about, len(rows)
+        if n < about.smallest:
+            raise TooFewSamples(f"{about.title} needs at least {about.smallest} rows, {name} has {n}")
+        codes = as_codes(groups, n)
+        if "scale" in about.invariances:
+            shifts = "translation" in about.invariances
+            rows, _ = in_range(rows, name=name, title=about.title, translation=shifts)
+        if self.held:
+            require_memory(about.title, n, self.held + 2)
+        with memory_told(about.title, n):
+            return self.prepare(rows, codes)
 
     @final
-    def relation(self, x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Relation:
+    def relation(self, x: Array, y: Array, groups: Labels | None = None) -> Relation:
         """Both sides checked, prepared and joined; errors as `ready`."""
         one, other = as_rows(x, "x"), as_rows(y, "y")
         if len(one) != len(other):
             raise FeatureError(f"x and y must have one row per episode each, got {len(one)} and {len(other)} rows")
-        return self.relate(self.ready(one, groups, name="x"), self.ready(other, groups, name="y"))
+        if self.held:
+            require_memory(self.about.title, len(one), 2 * self.held + 2)
+        with memory_told(self.about.title, len(one)):
+            return self.relate(self.ready(one, groups, name="x"), self.ready(other, groups, name="y"))
 
     @final
-    def score(self, x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> float:
+    def score(self, x: Array, y: Array, groups: Labels | None = None) -> float:
         """The index between x (N, p) and y (N, q), row i of both belonging together."""
-        return self.relation(x, y, groups).value()
+        relation = self.relation(x, y, groups)
+        with memory_told(self.about.title, len(x)):
+            return relation.value()
 
 
 class MatrixRelation(Relation):
@@ -101,6 +125,8 @@ class MatrixIndex(Index):
     of the other side.
     """
 
+    held = 1
+
     @abstractmethod
     def matrix(self, values: Rows) -> Rows:
         """The symmetric (N, N) matrix of one side, not yet scaled."""
@@ -110,16 +136,23 @@ class MatrixIndex(Index):
         """`matrix`, scaled to Frobenius norm 1; ProbeError when it is nothing but zeros."""
         found = self.matrix(values)
         norm = float(np.linalg.norm(found))
-        if not norm > 1e-12 * max(self.size(values), 1e-300):
+        if not norm > 1e-12 * self.size(values):
+            alike = "" if varying(values).any() else " (collapsed embeddings?)"
             raise ProbeError(
                 f"{self.about.title} is not defined for these features: {len(values)} rows that do not differ "
-                "in any way it looks at (collapsed embeddings?)"
+                f"in any way it looks at{alike}"
             )
         return found / norm
 
     def size(self, values: Rows) -> float:
-        """The size that a matrix of such features has unless everything cancels; tells zero from rounding."""
-        return float(np.einsum("nd,nd->", values, values))
+        """The size that a matrix of such features has unless everything cancels; tells zero from rounding.
+
+        Here that of inner products of centred rows, and what an offset leaves of them by rounding.
+        """
+        if "translation" not in self.about.invariances:
+            return float(np.einsum("nd,nd->", values, values))
+        middle = float(np.linalg.norm(centred(values)))
+        return middle * (middle + ROUNDED * rounding(values))
 
     @final
     def relate(self, one: Rows, other: Rows) -> MatrixRelation:

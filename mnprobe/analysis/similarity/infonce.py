@@ -4,15 +4,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from mnprobe.analysis.similarity.about import About
-from mnprobe.analysis.similarity.arrays import Codes, Rows
+from mnprobe.analysis.similarity.arrays import FAR, Codes, Rows, centred, varying
 from mnprobe.analysis.similarity.index import Index, Relation
+from mnprobe.analysis.similarity.options import set_number, set_seed, set_whole
 from mnprobe.analysis.similarity.ridge_cca import folds_of
-from mnprobe.core.errors import ConfigError, TooFewSamples
-from mnprobe.core.seeds import check_seed
+from mnprobe.core.arrays import Array
+from mnprobe.core.errors import TooFewSamples
+from mnprobe.core.labels import Labels
 
 __all__ = ["InfoNCEBound", "first_return", "infonce_bound"]
 
@@ -50,15 +52,23 @@ class InfoNCEBound(Index):
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("dim", 1), ("batch", 2), ("draws", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)!r}")
-        if not 0 < self.tau < np.inf:
-            raise ConfigError(f"tau must be positive, got {self.tau!r}")
-        check_seed(self.seed)
+            set_whole(self, name, least)
+        set_number(self, "tau", "positive")
+        set_seed(self)
 
     def prepare(self, values: Rows, groups: Codes) -> "_Raw":
-        """Nothing: heads are fitted on both sides together."""
-        return _Raw(values, groups)
+        """Only what float32 cannot hold is seen to, since heads are fitted on both sides together.
+
+        Columns that never change are left out, those far from 0 are centred, and each is brought near 1 by a power of
+        two, which standardisation takes off again.
+        """
+        moves = varying(values)
+        if moves.any():
+            values = values[:, moves]
+        middle = centred(values)
+        far = np.abs(values.mean(axis=0)) > FAR * np.abs(middle).max(axis=0)
+        rows = np.where(far, middle, values)
+        return _Raw(np.ldexp(rows, -np.frexp(np.abs(rows).max(axis=0))[1]), groups)
 
     def relate(self, one: "_Raw", other: "_Raw") -> Relation:
         """Fit the heads on one half of the groups; TooFewSamples for fewer than 4 groups."""
@@ -127,9 +137,9 @@ def first_return(order: Codes, kept: Codes) -> Codes:
 
 
 def infonce_bound(
-    x: ArrayLike,
-    y: ArrayLike,
-    groups: ArrayLike | None = None,
+    x: Array,
+    y: Array,
+    groups: Labels | None = None,
     *,
     steps: int = 400,
     dim: int = 1024,

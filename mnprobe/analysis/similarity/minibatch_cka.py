@@ -5,16 +5,21 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from mnprobe.analysis.similarity.about import About
-from mnprobe.analysis.similarity.arrays import Codes, Rows, as_rows
+from mnprobe.analysis.similarity.arrays import Codes, Rows, as_rows, centred, in_range, rounding, undefined
 from mnprobe.analysis.similarity.gram import gram, u_centred
 from mnprobe.analysis.similarity.index import Index, Relation
-from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
-from mnprobe.core.seeds import check_seed
+from mnprobe.analysis.similarity.options import set_seed, set_whole
+from mnprobe.core.arrays import Array
+from mnprobe.core.errors import FeatureError, ProbeError, TooFewSamples
 
 __all__ = ["MinibatchCKA", "minibatch_cka"]
+
+
+_WHOLE = 4096  # rows: up to here the Gram matrix of all of them is made once (128 MiB)
+_BLOCK = 1 << 22  # numbers of batches' matrices held at once beyond that: 32 MiB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,20 +50,23 @@ class MinibatchCKA(Index):
     )
 
     def __post_init__(self) -> None:
-        if self.batch < 4 or self.passes < 1:
-            raise ConfigError(f"batch must be at least 4 and passes at least 1, got {self.batch!r} and {self.passes!r}")
-        check_seed(self.seed)
+        for name, least in (("batch", 4), ("passes", 1)):
+            set_whole(self, name, least)
+        set_seed(self)
 
-    def prepare(self, values: Rows, groups: Codes) -> Rows:
-        """The Gram matrix."""
-        found = gram(values)
-        if not np.linalg.norm(found) > 1e-12 * np.einsum("nd,nd->", values, values):
-            raise ProbeError(f"{self.about.title} is not defined for these features: all {len(values)} rows are equal")
-        return found
+    def prepare(self, values: Rows, groups: Codes) -> "_Side":
+        """The Gram matrix, or where it is large the centred rows, from which batches make their own."""
+        small = len(values) <= _WHOLE
+        middle = centred(values)
+        found = gram(values) if small else middle
+        size = float(np.linalg.norm(middle))
+        if not size > 8 * rounding(values):
+            raise undefined(values, self.about.title)
+        return _Side(found, small, rounding(values) / size)
 
-    def relate(self, one: Rows, other: Rows) -> Relation:
+    def relate(self, one: "_Side", other: "_Side") -> Relation:
         """See `Index.relate`."""
-        return _Batched(one, other, self._batches(len(one)))
+        return _Batched(one, other, self._batches(len(one.values)))
 
     def _batches(self, n: int) -> NDArray[np.int64]:
         size = min(self.batch, n)
@@ -67,20 +75,44 @@ class MinibatchCKA(Index):
         return np.concatenate([rows.reshape(-1, size) for rows in shuffled])
 
 
+@dataclass(frozen=True)
+class _Side:
+    """Gram matrix (N, N) or centred rows (N, D), and how much of their size rounding could be."""
+
+    values: Rows
+    is_gram: bool
+    rounded: float
+
+    def centred_blocks(self, rows: NDArray[np.int64]) -> tuple[Rows, float]:
+        """U-centred Gram matrices of batches (B, size), and the sum of squares that is nothing but rounding."""
+        if self.is_gram:
+            blocks = np.asarray(self.values[rows[:, :, None], rows[:, None, :]])
+        else:
+            taken = self.values[rows]
+            blocks = taken @ taken.transpose(0, 2, 1)
+        return u_centred(blocks), _nothing(blocks, self.rounded)
+
+
 class _Batched(Relation):
-    def __init__(self, one: Rows, other: Rows, batches: NDArray[np.int64]) -> None:
-        self.other = other
+    """Works on all batches at once where Gram matrices are at hand, else on a few after the other."""
+
+    def __init__(self, one: _Side, other: _Side, batches: NDArray[np.int64]) -> None:
+        self.one, self.other = one, other
         self.batches = batches
-        self.one = u_centred(_blocks(one, batches))
-        self.own = float(np.vdot(self.one, self.one))
+        self.step = len(batches) if one.is_gram else max(1, _BLOCK // batches.shape[1] ** 2)
+        self.kept = one.centred_blocks(batches) if one.is_gram else None
 
     def value(self, order: Codes | None = None) -> float:
-        rows = self.batches if order is None else order[self.batches]
-        other = u_centred(_blocks(self.other, rows))
-        return _ratio(float(np.vdot(self.one, other)), self.own, float(np.vdot(other, other)))
+        sums = np.zeros(5)
+        for start in range(0, len(self.batches), self.step):
+            batches = self.batches[start : start + self.step]
+            one, floor = self.kept or self.one.centred_blocks(batches)
+            other, other_floor = self.other.centred_blocks(batches if order is None else order[batches])
+            sums += [np.vdot(one, other), np.vdot(one, one), np.vdot(other, other), floor, other_floor]
+        return _ratio(*sums.tolist())
 
 
-def minibatch_cka(batches: Iterable[tuple[ArrayLike, ArrayLike]]) -> float:
+def minibatch_cka(batches: Iterable[tuple[Array, Array]]) -> float:
     """Minibatch CKA of pairs (x_b, y_b) that come one after the other; every batch has equally many rows, at least 4.
 
     Raises TooFewSamples for a smaller batch, FeatureError for batches of different sizes.
@@ -89,8 +121,9 @@ def minibatch_cka(batches: Iterable[tuple[ArrayLike, ArrayLike]]) -> float:
     >>> round(minibatch_cka([(x[:4], x[:4]), (x[4:], x[4:])]), 12)
     1.0
     """
-    sums = np.zeros(3)
-    size = 0
+    sums = np.zeros(5)
+    size, sizes = 0, np.zeros(2, dtype=np.int64)
+    title = MinibatchCKA.about.title
     for number, (x, y) in enumerate(batches):
         one, other = as_rows(x, f"x of batch {number}"), as_rows(y, f"y of batch {number}")
         if len(one) < 4:
@@ -101,18 +134,39 @@ def minibatch_cka(batches: Iterable[tuple[ArrayLike, ArrayLike]]) -> float:
                 + (f", those before had {size}. Leave a last smaller batch out" if size else "")
             )
         size = len(one)
-        k, m = u_centred(gram(one)), u_centred(gram(other))
-        sums = sums + np.array([float(np.vdot(k, m)), float(np.vdot(k, k)), float(np.vdot(m, m))])
+        parts, powers = [], []
+        for rows, name in ((one, "x"), (other, "y")):
+            fitting, power = in_range(rows, name=f"{name} of batch {number}", title=title, translation=True)
+            blocks = gram(fitting)
+            spread = float(np.linalg.norm(centred(fitting)))
+            parts.append((u_centred(blocks), _nothing(blocks[None], rounding(fitting) / spread if spread else 0.0)))
+            powers.append(power)
+        (k, floor), (m, other_floor) = parts
+        fresh = np.array([np.vdot(k, m), np.vdot(k, k), np.vdot(m, m), floor, other_floor])
+        # Batches of one side share one factor, that of the largest: sums are in units of it.
+        largest = np.maximum(sizes, powers) if number else np.array(powers)
+        sums = _shifted(sums, sizes - largest) + _shifted(fresh, np.array(powers) - largest)
+        sizes = largest
     if not size:
         raise TooFewSamples("minibatch CKA needs at least one batch, got none")
     return _ratio(*sums.tolist())
 
 
-def _blocks(matrix: Rows, rows: NDArray[np.int64]) -> Rows:
-    return np.asarray(matrix[rows[:, :, None], rows[:, None, :]])
+def _shifted(sums: Rows, powers: NDArray[np.int64]) -> Rows:
+    """Sums of `_ratio` of features that are 2^powers (of x, of y) times larger."""
+    x, y = 2 * powers
+    return np.ldexp(sums, [x + y, 2 * x, 2 * y, 2 * x, 2 * y])
 
 
-def _ratio(cross: float, one: float, other: float) -> float:
-    if not (one > 0 and other > 0):
-        raise ProbeError("minibatch CKA is not defined for these features: within batches all rows are equal")
+def _nothing(blocks: Rows, rounded: float) -> float:
+    """The sum of squares that U-centred matrices of such batches (B, size, size) have by rounding alone."""
+    sizes = np.einsum("bii->b", blocks)
+    return float(np.sum((sizes * (1e-12 + 8 * rounded)) ** 2))
+
+
+def _ratio(cross: float, one: float, other: float, floor: float, other_floor: float) -> float:
+    if not (one > floor and other > other_floor):
+        raise ProbeError(
+            "minibatch CKA is not defined for these features: within batches rows do not differ in any way it looks at"
+        )
     return cross / float(np.sqrt(one) * np.sqrt(other))

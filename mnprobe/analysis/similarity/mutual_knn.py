@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from mnprobe.analysis.similarity.about import About
 from mnprobe.analysis.similarity.arrays import Codes, Rows
 from mnprobe.analysis.similarity.index import Index, Relation
-from mnprobe.analysis.similarity.neighbours import check_k, cosines, keeps_groups, weights
+from mnprobe.analysis.similarity.neighbours import check_k, closeness, cosines, keeps_groups, weights
+from mnprobe.analysis.similarity.options import set_flag
+from mnprobe.core.arrays import Array
+from mnprobe.core.labels import Labels
 
 __all__ = ["MutualKNN", "mutual_knn"]
 
@@ -22,6 +24,8 @@ class MutualKNN(Index):
     tie-breaks. With `outside`, only neighbours of other groups count: those of the same instruction agree trivially.
     No values are clipped first, as the original tool does, since that would depend on the axes.
     """
+
+    held = 2
 
     k: int = 10
     outside: bool = False
@@ -40,11 +44,12 @@ class MutualKNN(Index):
     )
 
     def __post_init__(self) -> None:
-        check_k(self.k)
+        check_k(self)
+        set_flag(self, "outside")
 
     def prepare(self, values: Rows, groups: Codes) -> "_Neighbours":
         """Neighbour weights, and what is needed to find others under other groups."""
-        similarity = cosines(values)
+        similarity = closeness(values, cosines(values))
         mask = weights(similarity, self.k, groups if self.outside else None, title=self.about.title)
         return _Neighbours(similarity, mask, groups)
 
@@ -79,7 +84,7 @@ class _Overlap(Relation):
         return float(self.weight @ mask[row, column]) / (self.index.k * len(mask))
 
 
-def mutual_knn(x: ArrayLike, y: ArrayLike, *, k: int = 10, outside: ArrayLike | None = None) -> float:
+def mutual_knn(x: Array, y: Array, *, k: int = 10, outside: Labels | None = None) -> float:
     """Mutual k nearest neighbours of x (N, p) and y (N, q); `outside` (N,) groups whose own members do not count.
 
     >>> mutual_knn([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]], [[0.0, 3.0], [0.1, 2.0], [1.0, 0.0]], k=1)

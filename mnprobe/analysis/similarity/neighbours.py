@@ -1,12 +1,20 @@
 """Nearest neighbours by cosine, with ties shared, and on request only those outside the own group."""
 
+from typing import Any
+
 import numpy as np
 
 from mnprobe.analysis.similarity.arrays import Codes, Rows, unit_rows
-from mnprobe.core.errors import ConfigError, TooFewSamples
+from mnprobe.analysis.similarity.gram import squared_distances
+from mnprobe.analysis.similarity.options import set_whole
+from mnprobe.core.errors import TooFewSamples
 
-__all__ = ["check_k", "cosines", "keeps_groups", "nearest", "weights"]
+__all__ = ["NO_ANGLE", "angles", "check_k", "closeness", "cosines", "keeps_groups", "nearest", "weights"]
 
+NO_ANGLE = 1e-24
+"""Angles (1 - cosine) that are all below this are rounding: the rows point the same way."""
+
+_NARROW = 1e-3  # cosines that are all within this of 1 are computed in another way
 _TIE = 1e-9  # cosines that differ by less are equal up to rounding
 
 
@@ -16,10 +24,29 @@ def cosines(values: Rows) -> Rows:
     return np.asarray(unit @ unit.T)
 
 
-def check_k(k: int, least: int = 1) -> None:
-    """ConfigError for a number of neighbours that cannot be."""
-    if not isinstance(k, int) or isinstance(k, bool) or k < least:
-        raise ConfigError(f"k must be a whole number of neighbours, at least {least}, got {k!r}")
+def angles(values: Rows) -> Rows:
+    """1 - cosine of all rows, (N, N), with its digits also where all rows point almost the same way.
+
+    Rows far from 0 beside their differences have cosines that float64 cannot tell from 1; half the squared distance of
+    the rows at length 1 is the same number, and keeps its digits.
+    """
+    unit = unit_rows(values)
+    found = np.asarray(1.0 - unit @ unit.T)
+    return found if found.max() > _NARROW else squared_distances(unit) / 2
+
+
+def closeness(values: Rows, similarity: Rows) -> Rows:
+    """What ranks neighbours: `similarity` (cosines), or where all are almost 1, 1 minus the angles over the largest."""
+    if 1.0 - similarity.min() > _NARROW:
+        return similarity
+    found = angles(values)
+    largest = float(found.max())
+    return 1.0 - found / largest if largest > NO_ANGLE else similarity
+
+
+def check_k(index: Any, least: int = 1) -> None:
+    """ConfigError for an index whose option `k` is no number of neighbours that can be."""
+    set_whole(index, "k", least, what="a whole number of neighbours, at least")
 
 
 def weights(similarity: Rows, k: int, groups: Codes | None, *, title: str) -> Rows:

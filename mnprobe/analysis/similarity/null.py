@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from mnprobe.analysis.similarity.arrays import Rows
 from mnprobe.analysis.similarity.index import Index
+from mnprobe.analysis.similarity.memory import memory_told
 from mnprobe.analysis.similarity.permutations import exchange
+from mnprobe.core.arrays import Array
 from mnprobe.core.errors import ConfigError
+from mnprobe.core.labels import Labels
 
 __all__ = ["SimilarityTest", "calibrated_level", "p_value", "similarity_test"]
 
@@ -38,13 +41,13 @@ class SimilarityTest:
 
 def similarity_test(
     index: Index,
-    x: ArrayLike,
-    y: ArrayLike,
+    x: Array,
+    y: Array,
     *,
     permute: str = "free",
-    groups: ArrayLike | None = None,
-    tasks: ArrayLike | None = None,
-    instructions: ArrayLike | None = None,
+    groups: Labels | None = None,
+    tasks: Labels | None = None,
+    instructions: Labels | None = None,
     permutations: int = 999,
     seed: int = 0,
 ) -> SimilarityTest:
@@ -58,9 +61,10 @@ def similarity_test(
     0.01
     """
     relation = index.relation(x, y, instructions if groups is None else groups)
-    n = len(np.asarray(x))
-    orders = exchange(permute, tasks=tasks, instructions=instructions, n=n).orders(permutations, seed)
-    value, null = relation.value(), relation.values(orders)
+    n = len(x)
+    with memory_told(index.about.title, n):
+        orders = exchange(permute, tasks=tasks, instructions=instructions, n=n).orders(permutations, seed)
+        value, null = relation.value(), relation.values(orders)
     higher = index.about.higher_is_alike
     return SimilarityTest(
         value=value,

@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 from math import lgamma, log
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from mnprobe.analysis.similarity.arrays import Codes, as_codes
+from mnprobe.core.arrays import as_whole
 from mnprobe.core.errors import ConfigError, TooFewSamples
+from mnprobe.core.labels import Labels
 from mnprobe.core.seeds import check_seed
 
 __all__ = ["FEW_BLOCKS", "SCHEMES", "Exchange", "Scheme", "balanced_rows", "draw_orders", "exchange"]
@@ -48,7 +50,7 @@ class Exchange:
         return draw_orders(self.stratum, self.block, count, seed)
 
 
-def exchange(scheme: str, *, tasks: ArrayLike | None = None, instructions: ArrayLike | None = None, n: int) -> Exchange:
+def exchange(scheme: str, *, tasks: Labels | None = None, instructions: Labels | None = None, n: int) -> Exchange:
     """What `scheme` lets change places among `n` rows with these labels.
 
     Whole instructions change places only with those of equal size, which keeps the test exact: use `balanced_rows`
@@ -63,13 +65,15 @@ def exchange(scheme: str, *, tasks: ArrayLike | None = None, instructions: Array
     for name, given in (("tasks", tasks), ("instructions", instructions)):
         if needs[name] and given is None:
             raise ConfigError(f"permute={scheme!r} needs the {name[:-1]} of every row: pass {name}=")
+    together = np.zeros(n, dtype=np.int64)
     if scheme in ("free", "within-task", "within-instruction"):
-        labels = {"free": np.zeros(n), "within-task": tasks, "within-instruction": instructions}[scheme]
-        stratum, block = as_codes(labels, n), None
+        by = {"within-task": "tasks", "within-instruction": "instructions"}.get(scheme)
+        labels = {"tasks": tasks, "instructions": instructions}
+        stratum, block = together if by is None else as_codes(labels[by], n, by), None
         units = np.bincount(stratum)
     else:
-        block = as_codes(instructions, n)
-        stratum = as_codes(tasks if scheme == "instructions-within-task" else np.zeros(n), n)
+        block = as_codes(instructions, n, "instructions")
+        stratum = as_codes(tasks, n, "tasks") if scheme == "instructions-within-task" else together
         units = np.array([len(rows) for rows in _classes(stratum, block)])
     found = Exchange(
         scheme=scheme,  # type: ignore[arg-type]  # one of get_args(Scheme), as checked above
@@ -81,7 +85,7 @@ def exchange(scheme: str, *, tasks: ArrayLike | None = None, instructions: Array
     return found
 
 
-def balanced_rows(instructions: ArrayLike, *, seed: int = 0) -> NDArray[np.int64]:
+def balanced_rows(instructions: Labels, *, seed: int = 0) -> NDArray[np.int64]:
     """Rows (ascending) of an equal number of random episodes of each instruction, so that whole instructions can swap.
 
     That number is chosen so that as many rows as possible stay while at least 80 % of the instructions do; smaller
@@ -90,8 +94,7 @@ def balanced_rows(instructions: ArrayLike, *, seed: int = 0) -> NDArray[np.int64
     >>> balanced_rows(["a", "a", "b", "b", "c", "c", "d", "d", "e"]).tolist()
     [0, 1, 2, 3, 4, 5, 6, 7]
     """
-    labels: NDArray[Any] = np.asarray(instructions)
-    codes = as_codes(labels, len(labels))
+    codes = as_codes(instructions, None, "instructions")
     sizes = np.bincount(codes)
     allowed = [size for size in np.unique(sizes) if (sizes >= size).mean() >= _KEPT]
     size = max(allowed, key=lambda candidate: (int(candidate * (sizes >= candidate).sum()), -candidate))
@@ -109,6 +112,7 @@ def draw_orders(stratum: Codes, block: Codes | None, count: int, seed: int) -> N
     """
     if count < 1:
         raise ConfigError(f"permutations must be at least 1, got {count!r}")
+    count = as_whole(count, "permutations", least=1)
     generator = np.random.default_rng([check_seed(seed), 3])
     if block is None:
         orders = np.empty((count, len(stratum)), dtype=np.int64)

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from mnprobe.analysis.similarity.about import About, Invariance
 from mnprobe.analysis.similarity.arrays import Codes, Rows, components
 from mnprobe.analysis.similarity.index import Index, Relation
+from mnprobe.core.arrays import Array
 
 __all__ = ["Procrustes", "ProcrustesDistance", "procrustes", "procrustes_distance"]
 
@@ -84,7 +84,7 @@ def _scores(values: Rows, title: str) -> Rows:
     return np.asarray(u * (s / np.linalg.norm(s)))
 
 
-def procrustes(x: ArrayLike, y: ArrayLike) -> float:
+def procrustes(x: Array, y: Array) -> float:
     """Procrustes similarity of x (N, p) and y (N, q); see `Procrustes`.
 
     >>> round(procrustes([[1.0, 0.0], [0.0, 1.0], [2.0, 3.0]], [[0.0, 2.0], [2.0, 0.0], [6.0, 4.0]]), 12)
@@ -93,7 +93,7 @@ def procrustes(x: ArrayLike, y: ArrayLike) -> float:
     return Procrustes().score(x, y)
 
 
-def procrustes_distance(x: ArrayLike, y: ArrayLike) -> float:
+def procrustes_distance(x: Array, y: Array) -> float:
     """Procrustes distance of x (N, p) and y (N, q); see `ProcrustesDistance`.
 
     >>> abs(round(procrustes_distance([[1.0], [0.0], [2.0]], [[3.0], [1.0], [5.0]]), 12))

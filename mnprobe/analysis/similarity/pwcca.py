@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from mnprobe.analysis.similarity.about import About
 from mnprobe.analysis.similarity.arrays import Codes, Rows
 from mnprobe.analysis.similarity.canonical import Basis, basis, check_variance, cross, refuse_saturation
 from mnprobe.analysis.similarity.index import Index, Relation
+from mnprobe.core.arrays import Array
 
 __all__ = ["PWCCA", "pwcca"]
 
@@ -38,7 +38,7 @@ class PWCCA(Index):
     )
 
     def __post_init__(self) -> None:
-        check_variance(self.variance)
+        check_variance(self)
 
     def prepare(self, values: Rows, groups: Codes) -> Basis:
         """An orthonormal basis of the kept components, and the features in it."""
@@ -62,7 +62,7 @@ class _Weighted(Relation):
         return float(weight @ rho / weight.sum())
 
 
-def pwcca(x: ArrayLike, y: ArrayLike, *, variance: float = 1.0) -> float:
+def pwcca(x: Array, y: Array, *, variance: float = 1.0) -> float:
     """PWCCA of x (N, p) and y (N, q); see `PWCCA`.
 
     >>> x = np.random.default_rng(0).standard_normal((20, 3))

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from mnprobe.analysis.similarity.about import About
-from mnprobe.analysis.similarity.arrays import Rows
+from mnprobe.analysis.similarity.arrays import Rows, centred, rounding, varying
 from mnprobe.analysis.similarity.gram import double_centred, squared_distances, u_centred
-from mnprobe.analysis.similarity.index import MatrixIndex
-from mnprobe.core.errors import ConfigError, ProbeError
+from mnprobe.analysis.similarity.index import ROUNDED, MatrixIndex
+from mnprobe.analysis.similarity.options import set_flag, set_number
+from mnprobe.core.arrays import Array
+from mnprobe.core.errors import ProbeError
 
 __all__ = ["RBFCKA", "rbf_cka"]
 
@@ -39,27 +40,27 @@ class RBFCKA(MatrixIndex):
     )
 
     def __post_init__(self) -> None:
-        if not 0 < self.width < np.inf:
-            raise ConfigError(f"width must be a positive multiple of the median distance, got {self.width!r}")
+        set_number(self, "width", "a positive multiple of the median distance")
+        set_flag(self, "debiased")
 
     def matrix(self, values: Rows) -> Rows:
         """The centred kernel matrix."""
         distances = squared_distances(values)
         middle = float(np.median(np.sqrt(distances[np.triu_indices(len(values), 1)])))
-        if not middle > 1e-7 * float(np.linalg.norm(values)):
+        if not middle > max(1e-7 * float(np.linalg.norm(centred(values))), 4 * rounding(values)):
             raise ProbeError(
                 f"{self.about.title}: more than half of all distances between these {len(values)} rows are zero, so "
-                "the median gives no width (collapsed embeddings?)"
+                f"the median gives no width{'' if varying(values).any() else ' (collapsed embeddings?)'}"
             )
         kernel = np.exp(-distances / (2 * (self.width * middle) ** 2))
         return u_centred(kernel) if self.debiased else double_centred(kernel)
 
     def size(self, values: Rows) -> float:
-        """A kernel's entries lie between 0 and 1."""
-        return 1.0
+        """A kernel's entries lie between 0 and 1; an offset leaves of them what it does of distances."""
+        return 1.0 + ROUNDED * rounding(values) / float(np.linalg.norm(centred(values)))
 
 
-def rbf_cka(x: ArrayLike, y: ArrayLike, *, width: float = 1.0, debiased: bool = True) -> float:
+def rbf_cka(x: Array, y: Array, *, width: float = 1.0, debiased: bool = True) -> float:
     """RBF CKA of x (N, p) and y (N, q); see `RBFCKA`.
 
     >>> x = [[1.0, 0.0], [0.0, 1.0], [2.0, 3.0], [1.0, 5.0]]

@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from mnprobe.analysis.similarity.about import About
 from mnprobe.analysis.similarity.arrays import Codes, Rows, components
 from mnprobe.analysis.similarity.index import Index, Relation
-from mnprobe.core.errors import ConfigError, TooFewSamples
-from mnprobe.core.seeds import check_seed
+from mnprobe.analysis.similarity.options import set_number, set_seed, set_whole
+from mnprobe.core.arrays import Array
+from mnprobe.core.errors import TooFewSamples
+from mnprobe.core.labels import Labels
 
 __all__ = ["RidgeCCA", "folds_of", "ridge_cca"]
 
@@ -48,11 +50,9 @@ class RidgeCCA(Index):
 
     def __post_init__(self) -> None:
         for name, least in (("pcs", 1), ("dims", 1), ("folds", 2)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)!r}")
-        if not 0 < self.ridge < np.inf:
-            raise ConfigError(f"ridge must be positive, got {self.ridge!r}")
-        check_seed(self.seed)
+            set_whole(self, name, least)
+        set_number(self, "ridge", "positive")
+        set_seed(self)
 
     def prepare(self, values: Rows, groups: Codes) -> "_Scores":
         """Leading principal component scores of mean square 1."""
@@ -140,9 +140,9 @@ def _whitener(values: Rows, ridge: float) -> Rows:
 
 
 def ridge_cca(
-    x: ArrayLike,
-    y: ArrayLike,
-    groups: ArrayLike | None = None,
+    x: Array,
+    y: Array,
+    groups: Labels | None = None,
     *,
     pcs: int = 32,
     dims: int = 10,

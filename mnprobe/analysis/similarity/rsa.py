@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
 from mnprobe.analysis.similarity.about import About
-from mnprobe.analysis.similarity.arrays import Rows, unit_rows
+from mnprobe.analysis.similarity.arrays import Rows, centred, rounding
 from mnprobe.analysis.similarity.gram import squared_distances
 from mnprobe.analysis.similarity.index import MatrixIndex
+from mnprobe.analysis.similarity.neighbours import NO_ANGLE, angles
+from mnprobe.core.arrays import Array
 from mnprobe.core.errors import ConfigError
 
 __all__ = ["RSA", "rsa"]
@@ -54,26 +55,37 @@ class RSA(MatrixIndex):
         upper = np.triu_indices(len(values), 1)
         pairs = _dissimilarities(values, self.distance)[upper]
         largest = float(np.abs(pairs).max())
-        pairs = np.round(pairs / largest, 12) if largest > 1e-12 * self.size(values) else np.zeros_like(pairs)
+        pairs = np.round(pairs / largest, 12) if largest > self._least(values) else np.zeros_like(pairs)
         numbers = rankdata(pairs) if self.correlation == "spearman" else pairs  # rounding: equal ones must tie
         found = np.zeros((len(values), len(values)))
         found[upper] = numbers - numbers.mean()
         return found + found.T
 
     def size(self, values: Rows) -> float:
-        """Cosines are of the order of 1, distances of that of the features."""
-        return float(np.linalg.norm(values)) if self.distance == "euclidean" else 1.0
+        """Ranks, and distances over the largest one, are of the order of 1."""
+        return 1.0
+
+    def _least(self, values: Rows) -> float:
+        """Distances that are all below this are nothing but rounding."""
+        if self.distance == "euclidean":
+            return 1e-12 * float(np.linalg.norm(centred(values))) + 8 * rounding(values)
+        return NO_ANGLE
 
 
 def _dissimilarities(values: Rows, distance: Distance) -> Rows:
     if distance == "euclidean":
         return np.sqrt(squared_distances(values))
-    rows = values - values.mean(axis=1, keepdims=True) if distance == "correlation" else values
-    unit = unit_rows(rows)
-    return np.asarray(1.0 - unit @ unit.T)
+    return angles(_without_own_mean(values) if distance == "correlation" else values)
 
 
-def rsa(x: ArrayLike, y: ArrayLike, *, distance: Distance = "cosine", correlation: Correlation = "spearman") -> float:
+def _without_own_mean(values: Rows) -> Rows:
+    """Rows with their own means taken off; a row of equal numbers becomes zero, whatever its mean is rounded to."""
+    rows = np.asarray(values - values.mean(axis=1, keepdims=True))
+    rows[(values == values[:, :1]).all(axis=1)] = 0.0
+    return rows
+
+
+def rsa(x: Array, y: Array, *, distance: Distance = "cosine", correlation: Correlation = "spearman") -> float:
     """RSA of x (N, p) and y (N, q); see `RSA`.
 
     >>> x = [[1.0, 0.0], [0.0, 1.0], [2.0, 3.0], [1.0, 5.0]]

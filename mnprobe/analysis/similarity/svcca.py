@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from numpy.typing import ArrayLike
-
 from mnprobe.analysis.similarity.about import About
 from mnprobe.analysis.similarity.arrays import Codes, Rows
 from mnprobe.analysis.similarity.canonical import Basis, basis, check_variance, refuse_saturation
 from mnprobe.analysis.similarity.cca import MeanCorrelation
 from mnprobe.analysis.similarity.index import Index, Relation
+from mnprobe.core.arrays import Array
 
 __all__ = ["SVCCA", "svcca"]
 
@@ -37,7 +36,7 @@ class SVCCA(Index):
     )
 
     def __post_init__(self) -> None:
-        check_variance(self.variance)
+        check_variance(self)
 
     def prepare(self, values: Rows, groups: Codes) -> Basis:
         """An orthonormal basis of the kept components."""
@@ -49,7 +48,7 @@ class SVCCA(Index):
         return MeanCorrelation(one, other)
 
 
-def svcca(x: ArrayLike, y: ArrayLike, *, variance: float = 0.99) -> float:
+def svcca(x: Array, y: Array, *, variance: float = 0.99) -> float:
     """SVCCA of x (N, p) and y (N, q); see `SVCCA`.
 
     >>> import numpy as np

@@ -79,6 +79,7 @@ def test_collapsed_features_of_the_user_are_no_fault_of_the_pipeline(subject):
     assert not broken(checks.values())
     assert checks["u against itself, rotated"].status == "not possible"
     assert checks["copies in your features"].status == "look"
+    assert "u and e cannot tell one episode from another" in checks["copies in your features"].meaning
 
 
 def test_repeated_rows_are_reported_and_do_not_break_the_rotation_check(subject):

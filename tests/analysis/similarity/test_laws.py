@@ -130,7 +130,7 @@ def test_input_errors_say_what_was_given(name, sides):
     broken[7, 1] = np.nan
     with pytest.raises(FeatureError, match="y: 1 of 60 rows hold NaN or infinity, the first is row 7"):
         index.score(x, broken)
-    with pytest.raises(FeatureError, match="60 rows, labels of shape"):
+    with pytest.raises(FeatureError, match="groups must give one label per row: 60 rows, 2 labels"):
         index.score(x, y, groups=[1, 2])
     few = index.about.smallest - 1
     with pytest.raises(TooFewSamples, match=f"at least {few + 1} rows, x has {few}"):

@@ -1,10 +1,14 @@
+import math
+
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from mnprobe.analysis.decomposition import decompose, factors_of, without_means
 from mnprobe.analysis.leakage import leakage_table, twins
 from mnprobe.analysis.oracles import oracle_recall
-from mnprobe.core.errors import ProbeError
+from mnprobe.core.errors import FeatureError, ProbeError
 from mnprobe.probe import FitConfig, Items, pair_arrays, recall_at_k
 from mnprobe.probe.hits import HitScores
 
@@ -61,15 +65,84 @@ def test_planted_copies_are_found(six):
     assert found["verdict"] == "near-duplicates"
 
 
-def test_twins_are_the_slow_loop():
+def slow_near(train, test, share):
+    """Near copies by loops, in the units that the rows are given in."""
+
+    def spacing(row):
+        return min(math.dist(row, other) for other in train if math.dist(row, other) > 1e-5)
+
+    near = 0
+    for row in test:
+        around = sorted(train, key=lambda other: math.dist(row, other))[:5]
+        near += math.dist(row, around[0]) < share * np.median([spacing(other) for other in around])
+    return near
+
+
+def test_near_copies_are_the_slow_loop():
     rng = np.random.default_rng(1)
-    train, test = rng.normal(size=(30, 2)), rng.normal(size=(40, 2))
-    mean, deviation = train.mean(0), train.std(0)
-    one, other = (train - mean) / deviation, (test - mean) / deviation
-    slow = sum(any(x @ y / np.linalg.norm(x) / np.linalg.norm(y) > 0.9999 for x in one) for y in other)
-    assert 0 < slow < 40
-    assert twins(train, test) == (0, slow)
-    assert twins(train, train) == (30, 30)
+    train = rng.normal(size=(40, 6))
+    train = (train - train.mean(0)) / train.std(0)  # so that twins has nothing to standardise
+    test = train[rng.integers(0, 40, 60)] + 10 ** rng.uniform(-4, 0, (60, 1)) * rng.normal(size=(60, 6))
+    for share in (0.0125, 0.05, 0.2):
+        assert 0 < slow_near(train, test, share) < 60
+        assert twins(train, test, close=share) == (0, slow_near(train, test, share))
+    assert twins(train, train) == (40, 40)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 8, 64])
+def test_independent_rows_are_no_copies_at_any_width(width):
+    rng = np.random.default_rng(width)
+    centres = rng.standard_normal((20, width))
+    spaces = {
+        "noise": lambda n: rng.standard_normal((n, width)),
+        "heavy tails": lambda n: rng.standard_cauchy((n, width)),
+        "low rank": lambda n: rng.standard_normal((n, min(width, 4))) @ np.ones((min(width, 4), width)),
+        "clusters": lambda n: centres[rng.integers(0, 20, n)] + 1e-3 * rng.standard_normal((n, width)),
+    }
+    assert {name: twins(draw(300), draw(100))[1] <= 1 for name, draw in spaces.items()} == dict.fromkeys(spaces, True)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 8, 64])
+def test_planted_near_copies_are_found_among_independent_rows(width):
+    rng = np.random.default_rng(width)
+    train, test = rng.standard_normal((300, width)), rng.standard_normal((100, width))
+    exact = 1e-6 if width == 1 else 1e-4  # in one dimension rows come nearer than that by chance
+    test[:40] = train[:40] * (1 + exact * rng.standard_normal((40, width)))
+    equal, near = twins(train, test)
+    assert equal == 0
+    assert 35 <= near <= 41
+
+
+def test_copies_do_not_depend_on_scale_offset_or_make():
+    rng = np.random.default_rng(5)
+    train, test = rng.standard_normal((100, 8)), rng.standard_normal((60, 8))
+    test[:10], test[10:20] = train[:10], train[10:20] + 1e-5 * rng.standard_normal((10, 8))
+    scales = np.array([1, 1e200, 1e-200, 1e9, 1, 1, 1, 1])
+    for change in (
+        lambda x: 1e200 * x, lambda x: 1e-200 * x, lambda x: x * scales, lambda x: x + 1e9, lambda x: x.astype(">f8"),
+        lambda x: torch.tensor(x, requires_grad=True), lambda x: pd.DataFrame(x), lambda x: x.tolist(),
+        lambda x: np.c_[1e7 * np.ones(len(x)), x], lambda x: x.astype(np.float32),
+    ):  # fmt: skip
+        assert twins(change(train), change(test)) == (10, 20)
+    assert twins(np.array([[0.0], [1.0]]), np.array([[-0.0]])) == (1, 1)
+
+
+def test_features_that_tell_no_row_from_another_have_no_copies_and_equal_codes_do():
+    assert twins(np.full((30, 3), 2.5), np.full((10, 3), 2.5)) == (0, 0)
+    codes = np.eye(4)[np.arange(30) % 4]
+    assert twins(codes, codes[:9]) == (9, 9)
+    with pytest.raises(FeatureError, match="one width, got 3 and 2"):
+        twins(np.ones((4, 3)), np.ones((4, 2)))
+    with pytest.raises(FeatureError, match="test: 1 of 2 rows hold NaN"):
+        twins(np.ones((4, 1)), np.array([[1.0], [np.nan]]))
+
+
+def test_one_wording_in_two_tasks_is_no_leak_where_tasks_are_held_out(six):
+    labels, *_ = six
+    labels = labels | {"tasks": ["t", "s", "t", "s", "t", "s"]}
+    found = leakage_table([_kept(TRAIN, TEST, "tasks", **labels)], [None]).iloc[0]
+    assert (found["shared_instructions"], found["shared_tasks"]) == (3, 0)
+    assert (found["verdict"], found["kept_apart"]) == ("clean", "episodes, tasks")
 
 
 def test_the_oracle_is_retrieval_with_the_factor_as_features():
@@ -136,6 +209,20 @@ def test_features_that_carry_the_task_alone_come_apart_as_they_should(decomposed
     assert decomposed["chance"]["right given coarser", "instruction"] == pytest.approx(1 / 3)
     assert value["without", "task"] < 0.15  # chance 1/18: nothing is left
     assert ("right", "variation") not in decomposed.index  # one wording each: the same cut as the instruction
+
+
+def test_actions_are_not_joined_as_text():
+    """Tasks 1 and 11 with instructions 12 and 2 are as many actions as A and B with p and q: one chance, one value."""
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(80, 6)).astype(np.float32), rng.normal(size=(80, 6)).astype(np.float32)
+    rows = []
+    for first, second in ((("1", "12"), ("11", "2")), (("A", "p"), ("B", "q"))):
+        kinds = [(first, second, ("x", "y"), ("x", "z"))[i % 4] for i in range(80)]
+        pair = pair_arrays(x, y, [words for _, words in kinds], tasks=[task for task, _ in kinds])
+        table = decompose(pair, np.arange(40), np.arange(40, 80), fit=FitConfig(dim=8, steps=2), seeds=1)
+        rows.append(table.set_index(["quantity", "factor"])[["value", "chance"]].loc["right"])
+    pd.testing.assert_frame_equal(*rows, atol=1e-12, rtol=0)
+    assert rows[0]["chance"]["instruction"] == 0.25
 
 
 def test_levels_that_training_has_not_are_said():
