@@ -9,7 +9,7 @@ def test_the_expert_solves_the_present_scene(world, simulator, target):
     world.reset("turn_tap", 1, 6)
     place, state = target(world), world.random_seed
     poses = world.expert()
-    assert ("get_demos", (1,), {"live_demos": True}) in simulator.CALLS
+    assert ("get_demos", (1,), {"live_demos": True, "max_attempts": 1}) in simulator.CALLS
     assert simulator.names()[-1] == "reset"  # the scene is made again
     assert same_state(simulator.STATES[-1], state)
     assert np.array_equal(target(world), place)

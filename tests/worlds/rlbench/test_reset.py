@@ -55,7 +55,6 @@ def test_seed_variation_and_reset_come_in_this_order(world, simulator):
     assert observation.instructions == ("do variation 1", "another way to say it")
     assert observation.step == 0
     seeded(5)
-    np.random.uniform(0, 1, 1)  # noqa: NPY002 - the stand-in's set_variation draws once
     assert same_state(simulator.STATES[-1], global_state())
     assert same_state(world.random_seed, global_state())
 
@@ -156,26 +155,40 @@ def test_numpys_global_state_is_left_alone(world, simulator, pose):
 def test_a_launch_leaves_numpys_global_state_alone(simulator):
     seeded(11)
     before = global_state()
-    RLBench(image_size=8).close()  # the stand-in draws while it is launched
+    simulator.CHANGES["draws in"] = ("launch",)
+    RLBench(image_size=8).close()
+    assert len(simulator.DRAWN["launch"]) == 1
     assert same_state(global_state(), before)
 
 
 def test_a_task_is_always_loaded_with_the_same_draws(world, simulator):
+    simulator.CHANGES["draws in"] = ("get_task",)
     for seed, task in ((1, "turn_tap"), (2, "close_jar")):
         seeded(seed)
         world.reset(task, 0, seed)
-    first, second = (kwargs["drawn"] for name, _, kwargs in simulator.CALLS if name == "get_task")
+    first, second = simulator.DRAWN["get_task"]
     assert first == second
 
 
+def test_what_set_variation_draws_belongs_to_the_episode(world, simulator):
+    simulator.CHANGES["draws in"] = ("set_variation",)
+    world.reset("turn_tap", 1, seed=5)
+    seeded(5)
+    np.random.uniform()  # noqa: NPY002 - as the changed stand-in
+    assert same_state(simulator.STATES[-1], global_state())
+    assert same_state(world.random_seed, global_state())
+
+
 def test_the_callers_draws_do_not_change_an_episode(world, simulator, pose):
+    simulator.CHANGES["draws in"] = ("step",)
+
     def drawn(disturb):
         world.reset("turn_tap", 0, 3)
         for _ in range(3):
             if disturb:
                 np.random.uniform(size=5)  # noqa: NPY002 - a caller that shares the global generator
             world.step(pose())
-        return [kwargs["drawn"] for name, _, kwargs in simulator.CALLS if name == "step"][-3:]
+        return simulator.DRAWN["step"][-3:]
 
     calm = drawn(disturb=False)
     assert len(set(calm)) == 3

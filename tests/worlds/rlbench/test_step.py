@@ -175,7 +175,7 @@ def test_the_callers_arrays_are_not_written_into(world, pose):
     mine = pose()
     for array in (mine.position, mine.quaternion):
         array.flags.writeable = False
-    world.step(mine)  # the stand-in fills the array it is given with rubbish
+    world.step(mine)
     assert mine.position.tolist() == [0.3, 0.1, 1.1]
 
 
