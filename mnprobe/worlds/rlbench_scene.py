@@ -17,7 +17,7 @@ def state_difference(recorded: ArrayLike, present: ArrayLike) -> float | None:
 
     The numbers are positions in metres, quaternions, joint positions in metres or rad, and forces where a task has
     sensors; which is which is not stored. A quaternion and its negative turn alike, and RLBench gives now this one and
-    now that: four numbers in a row that are a unit vector in one state and its negative in the other are no difference.
+    now that: where four numbers in a row are unit vectors in both states, the nearer of the two signs counts.
 
     >>> state_difference([0.1, 0.2, 0.8, 0, 0, 0.6, 0.8], [0.1, 0.25, 0.8, 0, 0, -0.6, -0.8])
     0.05
@@ -31,7 +31,7 @@ def state_difference(recorded: ArrayLike, present: ArrayLike) -> float | None:
     for start in range(len(first) - 3):
         one, other = first[start : start + 4], second[start : start + 4]
         units = all(abs(float(np.linalg.norm(part)) - 1) <= _UNIT for part in (one, other))
-        if units and off[start : start + 4].max() > TOLERANCE and np.abs(one + other).max() <= TOLERANCE:
+        if units and np.abs(one + other).max() < np.abs(one - other).max():
             off[start : start + 4] = np.abs(one + other)
     return round(float(off.max()), 6)
 

@@ -4,7 +4,7 @@ import pytest
 from mnprobe.core.errors import WorldError
 from mnprobe.data import Camera, depth_to_points, find_keyframes, look_at, open_dataset, pinhole, write_episode
 from mnprobe.worlds.rlbench import RLBench
-from mnprobe.worlds.rlbench_frames import depth_from_points
+from mnprobe.worlds.rlbench_frames import depth_from_points, frame_from
 
 
 def test_depth_and_matrices_give_rlbenchs_point_cloud(simulator, pose):
@@ -69,6 +69,31 @@ def test_what_the_observation_lacks_is_named(world, simulator, name):
     with pytest.raises(WorldError, match=f"observation has no {name}"):
         world.reset("turn_tap", 0, 0)
     assert simulator.names()[-1] == "shutdown"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (np.full(7, np.nan), r"gripper_pose is NaN \(\[nan nan.*simulated arm is broken"),
+        (np.array([0, 0, np.inf, 0, 0, 0, 1]), "gripper_pose is infinite"),
+        (np.zeros(6), r"gripper_pose must have shape \(7,\), got \(6,\)"),
+    ],
+)
+def test_a_pose_that_is_none_is_told_as_what_it_is(world, value, text):
+    world.reset("turn_tap", 0, 0)
+    seen = world._task._scene._look()
+    seen.gripper_pose = value
+    with pytest.raises(WorldError, match=text):
+        frame_from(seen, world.options.cameras, ignore_collisions=False)
+
+
+def test_frames_tell_the_poses_of_the_tasks_objects(world, target):
+    world.reset("turn_tap", 0, 0)
+    assert np.array_equal(world.frames()[0].task_low_dim_state, [*target(world), 0, 0, 0, 1])
+    seen = world._task._scene._look()
+    for value in (None, np.full(7, np.nan)):
+        seen.task_low_dim_state = value
+        assert frame_from(seen, world.options.cameras, ignore_collisions=False).task_low_dim_state is None
 
 
 def test_points_that_contradict_the_matrices_are_refused(world, simulator):

@@ -1,12 +1,16 @@
+import dataclasses
 import shutil
+import warnings
 
 import numpy as np
 import pytest
 
 from mnprobe.core.errors import ConfigError, WorldError
 from mnprobe.data import open_dataset, write_episode
+from mnprobe.worlds import rlbench
 from mnprobe.worlds.rlbench import RLBench
 from mnprobe.worlds.rlbench_random import LegacyStream, same_state
+from mnprobe.worlds.rlbench_scene import state_difference, state_note
 
 
 def global_state():
@@ -136,6 +140,87 @@ def test_real_demonstrations_carry_what_a_reset_needs(world, simulator, rlbench_
         world.reset_to(episode)
         assert same_state(simulator.STATES[-1], episode.random_seed)
         assert simulator.CALLS[-2][:2] == ("set_variation", (episode.variation,))
+
+
+def test_a_scene_that_is_the_recorded_one_needs_no_word(world, written):
+    world.reset("turn_tap", 1, 42)
+    assert world.notes == ()
+    episode = written(world, random_seed=world.random_seed)
+    world.reset_to(episode)
+    assert world.notes == ()
+
+
+def test_a_scene_that_is_another_than_the_recorded_one_is_said(world, simulator, written):
+    world.reset("turn_tap", 1, 42)
+    episode = written(world, random_seed=world.random_seed)
+    simulator.CHANGES["discarded placements"] = 1  # the planner refuses what it took when the episode was recorded
+    world.reset_to(episode)
+    (note,) = world.notes
+    assert "the scene is not the recording's: object poses differ by up to 0." in note
+    assert "sampling planner" in note
+    simulator.CHANGES.clear()
+    world.reset_to(episode)
+    assert world.notes == ()
+
+
+def test_an_episode_that_tells_its_seed_only_is_compared_too(world, simulator, written):
+    world.reset("turn_tap", 1, 42)
+    note = '{"schema": "mnprobe.situation/1", "world": "rlbench", "task": "turn_tap", "variation": 1, "seed": 42}'
+    episode = written(world, notes={"situation.json": note})
+    simulator.CHANGES["state"] = 0.011  # m; 0.01 is allowed
+    world.reset_to(episode)
+    assert "differ by up to 0.011" in world.notes[0]
+    simulator.CHANGES["state"] = 0.009
+    world.reset_to(episode)
+    assert world.notes == ()
+
+
+def test_a_recording_of_another_task_code_is_said(world, rlbench_data):
+    world.reset_to(open_dataset(rlbench_data)[0])
+    assert "its objects have 7 numbers where 101 were expected" in world.notes[0]
+
+
+def test_a_recording_without_poses_is_said(world, written, simulator):
+    world.reset("turn_tap", 1, 42)
+    world._frames = [dataclasses.replace(frame, task_low_dim_state=None) for frame in world._frames]
+    world.reset_to(written(world, random_seed=world.random_seed))
+    (note,) = world.notes
+    assert note.startswith("the recording tells no object poses (task_low_dim_state), so nobody knows")
+
+
+def test_states_of_real_demonstrations_agree_up_to_the_sign_of_quaternions(rlbench_data):
+    states = [episode.task_low_dim_state for episode in open_dataset(rlbench_data)]
+    first, second = states[:2]
+    assert state_difference(first, first) == 0
+    flipped = first.copy()
+    for start in (3, 10, 18, 83, 90, 97):  # quaternions of drawers and handles
+        assert np.linalg.norm(flipped[start : start + 4]) == pytest.approx(1, abs=1e-6)
+        flipped[start : start + 4] *= -1
+    assert state_difference(first, flipped) == 0
+    assert state_difference(first, second) == pytest.approx(np.abs(first - second)[[15, 16, 17]].max(), abs=1e-6)
+    assert state_difference(first, second) > 0.1
+    mirrored = first.copy()
+    mirrored[1] *= -1  # a place on the other side is another place
+    assert state_difference(first, mirrored) == pytest.approx(2 * abs(first[1]), abs=1e-5)
+    assert state_difference(first, first[:-1]) is None
+    assert state_note(first, None).startswith("the scene tells no object poses")
+
+
+@pytest.mark.parametrize(
+    ("flag", "seed", "warned"),
+    [(1, "", True), (1, "random", True), (1, "0", True), (1, "7", False), (0, "0", False)],
+)
+def test_scenes_that_depend_on_the_hash_seed_are_told_once(world, monkeypatch, flag, seed, warned):
+    monkeypatch.setattr(rlbench, "hashing", lambda: {"hash_randomization": flag, "PYTHONHASHSEED": seed})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        world.reset("turn_tap", 0, 0)
+        assert world.notes == ()
+        for number in range(2):
+            world.reset("push_buttons", number, 0)
+            assert [("PYTHONHASHSEED=0" in note) for note in world.notes] == [True] * warned
+    assert len(caught) == int(warned)
+    assert all(str(warning.message) == world.notes[0] for warning in caught)
 
 
 def test_numpys_global_state_is_left_alone(world, simulator, pose):

@@ -3,14 +3,16 @@ from standin_log import called
 
 from rlbench.noise_model import Identity
 
+IDENTITY = Identity()
+
 
 class CameraConfig:
     def __init__(
         self,
         rgb=True,
-        rgb_noise=Identity(),
+        rgb_noise=IDENTITY,
         depth=True,
-        depth_noise=Identity(),
+        depth_noise=IDENTITY,
         point_cloud=True,
         mask=True,
         image_size=(128, 128),
@@ -44,11 +46,11 @@ class ObservationConfig:
         wrist_camera=None,
         front_camera=None,
         joint_velocities=True,
-        joint_velocities_noise=Identity(),
+        joint_velocities_noise=IDENTITY,
         joint_positions=True,
-        joint_positions_noise=Identity(),
+        joint_positions_noise=IDENTITY,
         joint_forces=True,
-        joint_forces_noise=Identity(),
+        joint_forces_noise=IDENTITY,
         gripper_open=True,
         gripper_pose=True,
         gripper_matrix=False,
