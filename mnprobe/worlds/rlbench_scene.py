@@ -46,7 +46,7 @@ def state_note(recorded: ArrayLike | None, present: ArrayLike | None, *, of: str
     """
     if recorded is None or present is None:
         who = "the recording" if recorded is None else "the scene"
-        return f"{who} tells no object poses (task_low_dim_state), so nobody knows whether the scene is {of}"
+        return f"{who} tells no object poses (task_low_dim_state), so it cannot be checked whether the scene is {of}"
     off = state_difference(recorded, present)
     if off is None:
         return (

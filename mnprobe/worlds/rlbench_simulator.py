@@ -2,9 +2,10 @@
 
 import atexit
 import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,10 +120,12 @@ class Simulator:
     def guard(self, doing: str) -> Iterator[None]:
         """Shut the simulator down if anything is raised inside, also by Ctrl-C; keep numpy's global state as it was.
 
+        What is printed inside goes to the error output: some forks print at every reset.
+
         mnprobe's own errors go on as they are; any other becomes a WorldError whose cause it is.
         """
         try:
-            with kept_global_state():
+            with kept_global_state(), redirect_stdout(sys.stderr):
                 yield
         except BaseException as error:  # the border to foreign code, which raises anything; nothing is swallowed
             left = self._after_failure()

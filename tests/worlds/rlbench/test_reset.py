@@ -74,6 +74,11 @@ def test_equal_arguments_give_the_equal_scene(world, simulator, target):
     assert np.array_equal(world.frames()[0].rgb["front"], frame.rgb["front"])
 
 
+def test_what_a_fork_prints_does_not_come_into_the_output(world, simulator, capsys):
+    world.reset("turn_tap", 1, 7)
+    assert capsys.readouterr() == ("", " -> do variation 1\n")
+
+
 def test_a_task_is_loaded_once_for_consecutive_episodes(world, simulator):
     for task, seed in (("turn_tap", 0), ("turn_tap", 1), ("close_jar", 0), ("turn_tap", 0)):
         world.reset(task, 0, seed)
@@ -185,7 +190,7 @@ def test_a_recording_without_poses_is_said(world, written, simulator):
     world._frames = [dataclasses.replace(frame, task_low_dim_state=None) for frame in world._frames]
     world.reset_to(written(world, random_seed=world.random_seed))
     (note,) = world.notes
-    assert note.startswith("the recording tells no object poses (task_low_dim_state), so nobody knows")
+    assert note.startswith("the recording tells no object poses (task_low_dim_state), so it cannot be checked")
 
 
 def test_states_of_real_demonstrations_agree_up_to_the_sign_of_quaternions(rlbench_data):

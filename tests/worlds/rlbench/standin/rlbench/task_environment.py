@@ -37,6 +37,7 @@ class TaskEnvironment:
         self._place()
         self._reset_called = True
         texts = [f"do variation {self._variation_number}", "another way to say it"]
+        print(f" -> {texts[0]}")  # as ARP's fork does
         return CHANGES.get("descriptions", texts), self._scene._look()
 
     def _place(self):
