@@ -148,7 +148,7 @@ class RLBench:
     def reset_to(self, episode: Episode) -> Observation:
         """Start from the scene of a recorded demonstration.
 
-        RLBench cannot be given object poses: the scene is made again from the state of numpy's legacy generator that the
+        RLBench takes no object poses: the scene is made again from the state of numpy's legacy generator that the
         demonstration carries, which needs the simulator and task code it was recorded with. An episode that mnprobe
         played in this world tells its seed instead, in its `situation.json`. Where the recording holds the poses of
         the task's objects (`task_low_dim_state`), they are compared with the scene, and `notes` tells a difference.
