@@ -154,6 +154,7 @@ def rollout(
                 "played": written.played,
                 "kept": written.kept,
                 "films": [str(path) for path in written.films],
+                "notes": {outcome.id: outcome.note for outcome in written.outcomes if outcome.note},
             }
             for player, written in played
         ]
@@ -162,6 +163,13 @@ def rollout(
         return
     for _, written in played:
         typer.echo(f"{written.folder}: {len(written.outcomes)} episodes ({written.played} played now)")
+        noted: dict[str, list[str]] = {}
+        for outcome in written.outcomes if not quiet else ():
+            if outcome.note:
+                noted.setdefault(outcome.note, []).append(outcome.id)
+        for note, ids in noted.items():
+            others = f" and {len(ids) - 1} others" if len(ids) > 1 else ""
+            typer.echo(f"note: {ids[0]}{others}: {note}")
         for path in written.films:
             typer.echo(f"wrote {path}")
     typer.echo(f"\n{format_success(table)}\n\nwrote {table_path}")

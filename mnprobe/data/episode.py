@@ -187,6 +187,11 @@ class Episode:
         """State of numpy's legacy generator before the reset, for `numpy.random.set_state`; None if absent."""
         return self._low_dim.random_seed
 
+    @property
+    def task_low_dim_state(self) -> NDArray[np.float64] | None:
+        """(n,) poses of the task's objects in frame 0, as RLBench's task tells them; None if absent."""
+        return self._low_dim.task_low_dim_state
+
     def frame(self, index: int) -> Frame:
         """Frame `index` (0 .. T-1; negative counts from the end)."""
         frames = len(self)

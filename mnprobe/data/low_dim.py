@@ -52,6 +52,7 @@ class LowDim:
     `values` maps each field of `FIELDS` that the file has to its (T, ...) array; `tracks` each camera to its matrices
     or, where these are damaged, to the sentence that says how. `random_seed` is the state of numpy's legacy generator
     before the scene was reset (the five parts of `numpy.random.get_state()`), None where the file has none.
+    `task_low_dim_state` (n,) holds the poses of the task's objects in frame 0, None where the file has no such numbers.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class LowDim:
     values: Mapping[str, NDArray[np.float64]]
     tracks: Mapping[str, CameraTrack | str]
     random_seed: RandomState | None
+    task_low_dim_state: NDArray[np.float64] | None = None
 
     def field(self, name: str) -> NDArray[np.float64]:
         """The (T, ...) array of a field; DataError naming the file and the field when the file does not have it."""
@@ -121,7 +123,22 @@ def _read(path: Path, _changed: int, _size: int) -> LowDim:
         values=values,
         tracks=_tracks(path, observations),
         random_seed=_random_state(path, demo.attributes.get("random_seed")),
+        task_low_dim_state=_task_state(observations[0].attributes.get("task_low_dim_state")),
     )
+
+
+def _task_state(item: object) -> NDArray[np.float64] | None:
+    """Poses of the task's objects as (n,); None for anything else, since no measurement needs them."""
+    if not isinstance(item, ArrayRecord):
+        return None
+    try:
+        state = np.array(make_array(item), dtype=np.float64)
+    except Malformed:
+        return None
+    if state.ndim != 1 or not state.size or not np.isfinite(state).all():
+        return None
+    state.flags.writeable = False
+    return state
 
 
 def _observations(path: Path, found: object) -> list[Record]:

@@ -16,7 +16,7 @@ from mnprobe.data.episode import LOW_DIM_FILE
 from mnprobe.worlds.environment import Environment, Situation, TaskInfo, make_world
 from mnprobe.worlds.manifest import Manifest, open_folder, remove_leftovers
 from mnprobe.worlds.outcomes import Outcome, write_outcomes
-from mnprobe.worlds.parallel import run_episodes
+from mnprobe.worlds.parallel import hashing, run_episodes
 from mnprobe.worlds.record import SITUATION_FILE, played_keyframes, read_situation, record_episode
 
 __all__ = ["ATTEMPTS", "SEEDS_APART", "DemosConfig", "WrittenDemos", "write_demos"]
@@ -167,6 +167,7 @@ def write_demos(
     world = make_world(config.world, **config.options)
     try:
         described = world.describe()
+        described = described | {name: value for name, value in hashing(workers).items() if name in described}
         tasks = _tasks(world, config)
     finally:
         world.close()

@@ -96,7 +96,10 @@ class TaskInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
-    """What an episode starts from: equal situations give the same scene, bit for bit on one platform."""
+    """What an episode starts from: equal situations give the same scene, as far as the world says that they do.
+
+    The embedded world's are the same bit for bit on one platform; RLBench's follow from its planner too.
+    """
 
     task: str
     variation: int
@@ -151,6 +154,10 @@ class Environment(Protocol):
     An instance plays one episode at a time and is used by one process. Failures of a motion, a planner or an action are
     values of `Reason`, never exceptions; ConfigError is for what cannot be asked (an unknown task, a variation or seed
     out of range).
+
+    Two further attributes are recorded by rollouts where a world has them: `random_seed`, the state of numpy's
+    global legacy generator that the present scene was made from, and `notes`, sentences that must be said of the
+    present episode (that its scene is not the recorded one).
     """
 
     name: str
@@ -163,7 +170,7 @@ class Environment(Protocol):
         """What decides the episodes: versions, renderer, image size, cameras; storable as JSON."""
 
     def reset(self, task: str, variation: int, seed: int) -> Observation:
-        """Start an episode; same arguments, same scene."""
+        """Start an episode; same arguments, same scene, but for what the world's page and its `notes` say."""
 
     def reset_to(self, episode: Episode) -> Observation:
         """Start from the initial state of a recorded episode; ConfigError where it does not say which that was."""

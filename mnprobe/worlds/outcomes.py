@@ -15,6 +15,7 @@ from mnprobe.worlds.environment import Reason
 __all__ = ["Outcome", "read_played", "write_outcomes"]
 
 _REASONS = [reason for reason in get_args(Reason) if reason]
+_NOTE = "note"
 _WHOLE = ("success", "steps", "variation", "seed", "repeat")
 
 
@@ -31,6 +32,8 @@ class Outcome:
         seed: of the scene; -1 where the scene is that of a demonstration which does not tell its seed.
         repeat: which evaluation it belongs to, from 0.
         demo: id of the demonstration whose initial state it started from, or "".
+        note: what must be said of the episode (that its scene is not the recorded one), or "". The file has the
+            column only where an episode has a note.
     """
 
     id: str
@@ -42,14 +45,16 @@ class Outcome:
     seed: int
     repeat: int = 0
     demo: str = ""
+    note: str = ""
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], where: str) -> "Outcome":
         """From texts or numbers by field; DataError naming `where` and the field for what cannot be."""
-        missing = [field.name for field in fields(cls) if values.get(field.name) is None]
+        names = [field.name for field in fields(cls) if field.name != _NOTE]
+        missing = [name for name in names if values.get(name) is None]
         if missing:
             raise DataError(f"{where}: {', '.join(missing)} missing")
-        read: dict[str, Any] = {field.name: str(values[field.name]) for field in fields(cls)}
+        read: dict[str, Any] = {name: str(values[name]) for name in names} | {_NOTE: str(values.get(_NOTE) or "")}
         for name in _WHOLE:
             try:
                 read[name] = int(read[name])
@@ -62,16 +67,19 @@ class Outcome:
         return cls(**read)
 
     def to_dict(self) -> dict[str, Any]:
-        """By field, for JSON."""
-        return asdict(self)
+        """By field, for JSON; without `note` where there is none."""
+        return {name: value for name, value in asdict(self).items() if name != _NOTE or value}
 
 
 def write_outcomes(folder: Path, outcomes: Iterable[Outcome]) -> Path:
     """Write `outcomes.csv` of a dataset folder, whole or not at all, in the given order; returns its path."""
     text = io.StringIO()
-    rows = csv.DictWriter(text, [field.name for field in fields(Outcome)], lineterminator="\n")
+    entries = [outcome.to_dict() for outcome in outcomes]
+    noted = any(_NOTE in entry for entry in entries)
+    names = [field.name for field in fields(Outcome) if noted or field.name != _NOTE]
+    rows = csv.DictWriter(text, names, restval="", lineterminator="\n")
     rows.writeheader()
-    rows.writerows(outcome.to_dict() for outcome in outcomes)
+    rows.writerows(entries)
     path = folder / OUTCOMES_FILE
     write_text(path, text.getvalue())
     return path

@@ -6,7 +6,7 @@ import sys
 import threading
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from mnprobe.core.errors import ConfigError, MnprobeError
 from mnprobe.core.progress import progress
 
-__all__ = ["default_workers", "run_episodes"]
+__all__ = ["default_workers", "hashing", "run_episodes"]
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -23,6 +23,7 @@ Result = TypeVar("Result")
 _ATTEMPTS = 3  # processes that may die on one job
 _PATIENCE = 5.0  # seconds a worker has for tidying up
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+_HASH_SEED = "PYTHONHASHSEED"
 
 
 def default_workers() -> int:
@@ -32,6 +33,32 @@ def default_workers() -> int:
     True
     """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def hashing(workers: int = 0) -> dict[str, Any]:
+    """How Python hashes texts in this process, or in the worker processes of `run_episodes` where `workers` is not 0.
+
+    The order of a set of texts follows from it, and with that order whatever a world makes of it (RLBench's
+    push_buttons). Workers have the number that PYTHONHASHSEED gives this process, or else 0.
+
+    Returns:
+        "hash_randomization": as in `sys.flags`, 0 or 1; "PYTHONHASHSEED": the variable's value, "" where there is none.
+
+    >>> hashing(workers=2)["PYTHONHASHSEED"].isdecimal()
+    True
+    """
+    flag = sys.flags.hash_randomization
+    if sys.flags.ignore_environment:
+        return {"hash_randomization": flag, _HASH_SEED: ""}
+    if workers:
+        seed = _worker_hash_seed()
+        return {"hash_randomization": int(seed != "0"), _HASH_SEED: seed}
+    return {"hash_randomization": flag, _HASH_SEED: os.environ.get(_HASH_SEED, "")}
+
+
+def _worker_hash_seed() -> str:
+    given = os.environ.get(_HASH_SEED, "")
+    return str(int(given)) if given.isascii() and given.isdecimal() else "0"
 
 
 def run_episodes(
@@ -47,7 +74,8 @@ def run_episodes(
 
     Workers are fresh processes (spawned), so `work` is a function that can be imported, or a `functools.partial` of
     one; what it needs for all jobs (a world, a policy) it best keeps in a module-level cache. Numerical libraries get
-    one thread per worker: results then do not depend on how many workers there are. Interrupting the command ends the
+    one thread per worker, and Python hashes texts alike in all of them (`hashing`): results then do not depend on
+    how many workers there are. Interrupting the command ends the
     workers; they also end when the process that started them is killed. A worker that is killed is replaced and its
     job done again, so `work` must leave either a whole piece or none.
 
@@ -119,7 +147,7 @@ class _Worker(Generic[Job, Result]):
         self.process = context.Process(target=_serve, args=(work, theirs), daemon=True)
         self.job: int | None = None
         self.alive = True
-        with _one_thread():
+        with _variables(dict.fromkeys(_ONE_THREAD, "1") | {_HASH_SEED: _worker_hash_seed()}):
             self.process.start()
         theirs.close()  # so that its end is noticed here
 
@@ -210,10 +238,10 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Processes started inside have one thread per numerical library."""
-    before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
+def _variables(given: Mapping[str, str]) -> Iterator[None]:
+    """Processes started inside have these environment variables."""
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update(given)
     try:
         yield
     finally:

@@ -1,6 +1,7 @@
 """The live RLBench simulator as a world, used as PerAct, RVT and ARP evaluate in it."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -13,16 +14,21 @@ from mnprobe.data import TASKS, Episode, FrameData, find_keyframes
 from mnprobe.data.camera import CAMERA_ORDER
 from mnprobe.data.low_dim import RandomState
 from mnprobe.worlds.environment import MAX_STEPS, KeyPose, Observation, Reason, StepResult, TaskInfo
+from mnprobe.worlds.parallel import hashing
 from mnprobe.worlds.record import read_situation
 from mnprobe.worlds.rlbench_action import action_for, has_reached, is_well_formed, reason_for
 from mnprobe.worlds.rlbench_frames import frame_from
+from mnprobe.worlds.rlbench_identity import identify_pyrep, identify_rlbench
 from mnprobe.worlds.rlbench_install import require_plain_randomness, require_rlbench
 from mnprobe.worlds.rlbench_random import LegacyStream, same_state
+from mnprobe.worlds.rlbench_scene import Collidable, state_note
 from mnprobe.worlds.rlbench_simulator import RLBenchOptions, Simulator
 
 __all__ = ["RLBench"]
 
 _TASKS = {name: TaskInfo(name=name, variations=task.variations) for name, task in TASKS.items()}
+_HASHED = ("push_buttons",)  # whose scenes depend on the order of a set of texts
+_NO_DEMO = "Could not collect demos"  # how RLBench's RuntimeError begins when no attempt of its expert succeeds
 
 
 class RLBench:
@@ -34,7 +40,8 @@ class RLBench:
     Two things differ from the embedded world. `frames()` holds the start and one frame a step, since RLBench's step
     shows nothing of the way: every frame but the first is a key pose, and the keyframe rule of `mnprobe.data`, which
     looks at the way, finds only some of them. And the planner samples, so that equal actions can lead to different
-    motions.
+    motions; making a scene asks it too, so that equal seeds give the equal scene only as far as it gives the same
+    answers. `notes` says what is known to be different.
 
     Args:
         dataset_root, headless, image_size, cameras, max_steps, workspace: see `RLBenchOptions`.
@@ -47,6 +54,7 @@ class RLBench:
     """
 
     name = "rlbench"
+    _warned = False
 
     def __init__(
         self,
@@ -75,6 +83,8 @@ class RLBench:
         self._done = False
         self._start: RandomState | None = None
         self._stream = LegacyStream.from_seed(0)
+        self._collidable: Collidable = {}
+        self._notes: tuple[str, ...] = ()
 
     @property
     def tasks(self) -> Mapping[str, TaskInfo]:
@@ -89,8 +99,16 @@ class RLBench:
         """
         return self._start
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What must be said of the present episode's scene: that it is not, or may not be, the one that was asked for.
+
+        `mnprobe rollout` writes it beside the episode and into the column `note` of outcomes.csv.
+        """
+        return self._notes
+
     def describe(self) -> dict[str, Any]:
-        """What decides the episodes: versions, renderer, cameras, sizes, planner, workspace."""
+        """What decides the episodes: versions and commits, renderer, cameras, sizes, planner, workspace, hashing."""
         root = os.environ.get("COPPELIASIM_ROOT", "")
         box = self._simulator.workspace
         return {
@@ -100,6 +118,8 @@ class RLBench:
                 "pyrep": _version("pyrep"),
                 "rlbench": _version("rlbench"),
                 "coppeliasim": Path(root).name,
+                **identify_rlbench(),
+                **identify_pyrep(),
             },
             "renderer": "OPENGL",
             "image_size": self.options.image_size,
@@ -108,10 +128,16 @@ class RLBench:
             "gripper": "Discrete",
             "workspace": {"low": box.low.tolist(), "high": box.high.tolist()},
             "max_steps": self.options.max_steps,
+            **hashing(),
         }
 
     def reset(self, task: str, variation: int, seed: int) -> Observation:
-        """Start an episode of the scene that `numpy.random.seed(seed)` gives; same arguments, same scene.
+        """Start an episode of the scene that `numpy.random.seed(seed)` gives.
+
+        Same arguments give the same scene with the same simulator and task code, as far as the planner, which RLBench
+        asks whether a placement can be reached, gives the same answers. In push_buttons the colours of buttons
+        that are not to be pushed depend on Python's hash seed besides: set PYTHONHASHSEED=0 before Python starts
+        (rollout's worker processes have it); without it a warning says so once, and `notes` in every episode.
 
         Raises ConfigError for an unknown task, a variation it does not have, or a seed outside 0 .. 2^32 - 1.
         """
@@ -122,31 +148,36 @@ class RLBench:
     def reset_to(self, episode: Episode) -> Observation:
         """Start from the scene of a recorded demonstration.
 
-        RLBench stores no object poses: the scene is made again from the state of numpy's legacy generator that the
+        RLBench takes no object poses: the scene is made again from the state of numpy's legacy generator that the
         demonstration carries, which needs the simulator and task code it was recorded with. An episode that mnprobe
-        played in this world tells its seed instead, in its `situation.json`.
+        played in this world tells its seed instead, in its `situation.json`. Where the recording holds the poses of
+        the task's objects (`task_low_dim_state`), they are compared with the scene, and `notes` tells a difference.
 
         Raises ConfigError if the episode carries neither, or its task or variation is not RLBench's; DataError if a
         file of it is damaged.
         """
         self._check_place(episode.task, episode.variation)
         state = episode.random_seed
-        if state is None:
+        if state is not None:
+            observation = self._begin(episode.task, episode.variation, LegacyStream(state), state)
+        else:
             note = read_situation(episode.folder) or {}
-            if note.get("world") == self.name and note["seed"] >= 0:
-                return self.reset(episode.task, episode.variation, note["seed"])
-            raise ConfigError(
-                f"{episode.low_dim_file} has no random_seed, so the scene of {episode.id} cannot be made again; "
-                "reset to a seed instead, or use demonstrations that RLBench recorded"
-            )
-        return self._begin(episode.task, episode.variation, LegacyStream(state), state)
+            if note.get("world") != self.name or note["seed"] < 0:
+                raise ConfigError(
+                    f"{episode.low_dim_file} has no random_seed, so the scene of {episode.id} cannot be made again; "
+                    "reset to a seed instead, or use demonstrations that RLBench recorded"
+                )
+            observation = self.reset(episode.task, episode.variation, note["seed"])
+        self._note(state_note(episode.task_low_dim_state, observation.frame.task_low_dim_state))
+        return observation
 
     def step(self, pose: KeyPose) -> StepResult:
         """Plan and execute one key pose.
 
         The position is clipped into RLBench's workspace, the quaternion normalised. What the reference evaluators
         count as failed ends the episode with the observation from before: "invalid action" if the pose is malformed
-        or RLBench refuses it, "unreachable pose" if no path to it was found.
+        or RLBench refuses it, "unreachable pose" if no path to it was found. A pose at which the hand is already is
+        asked 0.1 mm beside it, since PyRep gives NaN for a path of no length.
 
         Raises ConfigError before a reset and after the episode's end.
         """
@@ -156,7 +187,8 @@ class RLBench:
         with self._simulator.guard(f"executing key pose {before.step + 1} of {self._task_name}"):
             try:
                 with self._stream.running():
-                    seen, reward, terminate = self._task.step(action_for(pose, self._simulator.workspace))
+                    action = action_for(pose, self._simulator.workspace, hand=before.frame.gripper_pose)
+                    seen, reward, terminate = self._task.step(action)
             except self._simulator.api.failures as error:
                 return self._fail(before, reason_for(error, self._simulator.api.unreachable))
             frame = frame_from(seen, self.options.cameras, ignore_collisions=pose.ignore_collisions)
@@ -183,30 +215,65 @@ class RLBench:
     def expert(self) -> Sequence[KeyPose]:
         """Key poses of RLBench's own demonstration of the present scene, recorded live; then the scene is made again.
 
-        Raises ConfigError after the first step, and if RLBench recorded another scene: its expert fails at some
-        scenes and then tries others.
+        RLBench's expert has one attempt, and nothing is rendered for it.
+
+        Raises ConfigError after the first step, if the expert fails at this scene, and if what it recorded is another
+        scene. The world can be used further, in general with the same scene.
         """
         before = self._playing("expert")
         start = self._start
         if before.step or start is None:
             raise ConfigError("RLBench's expert starts from a fresh scene: ask for it after reset and before any step")
+        failed = f"RLBench's expert did not solve this scene of {self._task_name}"
+        remedy = "so there are no key poses for it; try another seed or demonstration"
         with self._simulator.guard(f"recording a live demonstration of {self._task_name}"):
-            with LegacyStream(start).running():
-                demo = self._task.get_demos(1, live_demos=True)[0]
-            poses = _key_poses(demo)
-            found = getattr(demo, "random_seed", None)
-            self._stream = LegacyStream(start)
-            with self._stream.running():
-                _, seen = self._task.reset()
-            frame = frame_from(seen, self.options.cameras, ignore_collisions=False)
-        self._frames = [frame]
-        self._observation = Observation(frame=frame, instructions=before.instructions, step=0)
+            demo, error = self._record(start)
+            try:
+                self._simulator.restore_collidable(self._collidable)
+                self._stream = LegacyStream(start)
+                with self._stream.running():
+                    _, seen = self._task.reset()
+            except self._simulator.api.task_error as placing:
+                self._forget()
+                error = placing
+            else:
+                frame = frame_from(seen, self.options.cameras, ignore_collisions=False)
+                self._frames = [frame]
+                self._observation = Observation(frame=frame, instructions=before.instructions, step=0)
+            poses = () if demo is None else _key_poses(demo)
+        if error is not None:
+            raise ConfigError(f"{failed} ({type(error).__name__}: {error}), {remedy}") from error
+        found = getattr(demo, "random_seed", None)
         if found is None or not same_state(start, found):
-            raise ConfigError(
-                f"RLBench's expert did not solve this scene of {self._task_name} at its first attempt and recorded "
-                "another scene, so it has no key poses for this one; try another seed"
-            )
+            raise ConfigError(f"{failed} at its first attempt and recorded another one, {remedy}")
+        self._compare(before, demo, failed=failed, remedy=remedy)
         return poses
+
+    def _record(self, start: RandomState) -> tuple[Any, Exception | None]:
+        """RLBench's demonstration of the scene from `start`, without images; or why there is none."""
+        try:
+            with self._simulator.without_images(), LegacyStream(start).running():
+                return self._task.get_demos(1, live_demos=True, max_attempts=1)[0], None
+        except self._simulator.api.task_error as error:  # the scene could not be placed this time
+            return None, error
+        except RuntimeError as error:
+            if not str(error).startswith(_NO_DEMO):
+                raise
+            return None, error
+
+    def _compare(self, before: Observation, demo: Any, *, failed: str, remedy: str) -> None:
+        """Note where the scene that was made again is another; ConfigError where the demonstration's was another."""
+        present = self._frames[0].task_low_dim_state
+        recorded = getattr(demo[0], "task_low_dim_state", None)
+        if recorded is not None and present is not None and (note := state_note(recorded, present)):
+            raise ConfigError(f"{failed} but another one: {note}. The key poses are not for it, {remedy}")
+        earlier = before.frame.task_low_dim_state
+        if earlier is not None and present is not None:
+            self._note(state_note(earlier, present, of="that of the first reset from the same state"))
+
+    def _note(self, text: str) -> None:
+        if text and text not in self._notes:
+            self._notes += (text,)
 
     def close(self) -> None:
         """Shut the simulator down; a second call does nothing."""
@@ -220,9 +287,10 @@ class RLBench:
         require_plain_randomness()
         self._forget()
         with self._simulator.guard(f"resetting {task}, variation {variation}"):
+            self._simulator.restore_collidable(self._collidable)
             if self._task_name != task:
                 self._task_name = ""
-                with LegacyStream.from_seed(0).running():  # loading may draw, too: then always the same
+                with LegacyStream.from_seed(0).running():  # the known forks draw nothing here: if one does, the same
                     self._task = self._simulator.environment.get_task(self._simulator.api.task_class(task))
                 self._task_name = task
             with stream.running():
@@ -231,14 +299,30 @@ class RLBench:
             stream = LegacyStream(start)
             with stream.running():
                 descriptions, seen = self._task.reset()
+            self._collidable = self._simulator.collidable()  # as the task wants them, before any motion
             frame = frame_from(seen, self.options.cameras, ignore_collisions=False)
             observation = Observation(frame=frame, instructions=_texts(descriptions), step=0)
         self._stream, self._start = stream, start
         self._frames, self._observation = [frame], observation
+        self._note_hashing(task)
         return observation
 
+    def _note_hashing(self, task: str) -> None:
+        how = hashing()
+        seed = how["PYTHONHASHSEED"]
+        if task not in _HASHED or not how["hash_randomization"] or (seed.isdecimal() and int(seed)):
+            return
+        text = (
+            f"scenes of {task} depend on Python's hash seed, which differs from process to process here; start Python "
+            "with PYTHONHASHSEED=0 for scenes that can be made again: `PYTHONHASHSEED=0 mnprobe ...`"
+        )
+        self._note(text)
+        if not self._warned:
+            self._warned = True
+            warnings.warn(text, UserWarning, stacklevel=4)
+
     def _forget(self) -> None:
-        self._frames, self._observation, self._done, self._start = [], None, False, None
+        self._frames, self._observation, self._done, self._start, self._notes = [], None, False, None, ()
 
     def _playing(self, what: str) -> Observation:
         if self._simulator.closed:

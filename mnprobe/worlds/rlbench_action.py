@@ -12,6 +12,8 @@ from mnprobe.worlds.environment import KeyPose, Reason
 __all__ = ["Workspace", "action_for", "has_reached", "is_well_formed", "reason_for"]
 
 _MARGIN = 1e-7  # m; RLBench's workspace is an open box, a position on its side is refused
+_SAME = 1e-6  # m, and of unit quaternions
+_ASIDE = 1e-4  # m
 _NEAR = 0.005  # m
 _TURNED = math.radians(3)
 
@@ -67,14 +69,31 @@ def is_well_formed(pose: KeyPose) -> bool:
     return bool(finite) and abs(float(np.linalg.norm(quaternion)) - 1) <= 1e-3
 
 
-def action_for(pose: KeyPose, workspace: Workspace) -> NDArray[np.float64]:
+def action_for(pose: KeyPose, workspace: Workspace, *, hand: ArrayLike | None = None) -> NDArray[np.float64]:
     """(9,) for RLBench's step: position inside the workspace, unit quaternion x y z w, gripper, ignore collisions.
 
     A new array, since RLBench's action modes may write into what they are given.
+
+    Args:
+        pose: where the hand shall go.
+        workspace: to which the position is clipped.
+        hand: (7,) where the hand is. PyRep divides by the length of a path, so that a path of no length makes the
+            joints NaN: a pose that is `hand` within 1e-6 is asked 0.1 mm higher (lower at the workspace's top).
     """
     quaternion = np.asarray(pose.quaternion, dtype=np.float64)
     flags = [float(pose.gripper_open), float(pose.ignore_collisions)]
-    return np.concatenate([workspace.clip(pose.position), quaternion / np.linalg.norm(quaternion), flags])
+    action = np.concatenate([workspace.clip(pose.position), quaternion / np.linalg.norm(quaternion), flags])
+    if hand is not None and _is_same(action[:7], np.asarray(hand, dtype=np.float64)):
+        up = action[2] + _ASIDE <= workspace.high[2] - _MARGIN
+        action[2] += _ASIDE if up else -_ASIDE
+    return action
+
+
+def _is_same(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:
+    """Whether two poses (7,) are the same within 1e-6; a quaternion and its negative turn alike."""
+    sign = math.copysign(1.0, float(first[3:] @ second[3:]))
+    turned = float(np.linalg.norm(first[3:] - sign * second[3:]))
+    return bool(np.linalg.norm(first[:3] - second[:3]) <= _SAME and turned <= _SAME)
 
 
 def has_reached(pose: KeyPose, gripper_pose: ArrayLike) -> bool:

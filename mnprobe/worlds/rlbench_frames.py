@@ -64,6 +64,7 @@ def frame_from(observation: Any, cameras: Sequence[str], *, ignore_collisions: b
     """
     numbers: dict[str, Any] = {name: _numbers(observation, name, shape) for name, shape in _SHAPES.items()}
     numbers["gripper_open"] = float(numbers["gripper_open"])
+    numbers["task_low_dim_state"] = _task_state(observation)
     own = {name: _camera(observation, name) for name in cameras}
     return FrameData(
         **numbers,
@@ -85,9 +86,22 @@ def _field(observation: Any, name: str) -> Any:
 
 def _numbers(observation: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
     value = np.array(_field(observation, name), dtype=np.float64)
-    if value.shape != shape or not np.isfinite(value).all():
-        raise WorldError(f"RLBench's observation: {name} must be finite of shape {shape}, got shape {value.shape}")
+    if value.shape != shape:
+        raise WorldError(f"RLBench's observation: {name} must have shape {shape}, got {value.shape}")
+    if not np.isfinite(value).all():
+        kind = "NaN" if np.isnan(value).any() else "infinite"
+        raise WorldError(
+            f"RLBench's observation: {name} is {kind} ({np.array2string(value, precision=4, max_line_width=200)}), so "
+            "the simulated arm is broken; PyRep makes joints NaN where a path has no length. Make a new world"
+        )
     return value
+
+
+def _task_state(observation: Any) -> NDArray[np.float64] | None:
+    """(n,) poses of the task's objects; None where the observation has none, or they are no finite numbers."""
+    value = getattr(observation, "task_low_dim_state", None)
+    state = None if value is None else np.array(value, dtype=np.float64)
+    return state if state is not None and state.ndim == 1 and np.isfinite(state).all() else None
 
 
 def _rgb(observation: Any, camera: str) -> NDArray[np.uint8]:

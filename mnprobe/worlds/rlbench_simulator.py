@@ -2,9 +2,10 @@
 
 import atexit
 import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from mnprobe.worlds.environment import MAX_STEPS
 from mnprobe.worlds.rlbench_action import Workspace
 from mnprobe.worlds.rlbench_api import load_api
 from mnprobe.worlds.rlbench_random import kept_global_state
+from mnprobe.worlds.rlbench_scene import Collidable
 
 __all__ = ["RLBenchOptions", "Simulator"]
 
 _ONE = threading.Lock()  # CoppeliaSim is one per process; held from launch to shutdown
 _WORKSPACE = "workspace"  # name of the shape in RLBench's scene
+_IMAGES = ("rgb", "depth", "point_cloud", "mask")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +104,7 @@ class Simulator:
         self._closed = False
         self._process = os.getpid()
         self.environment: Any = None
+        self._camera: Any = None
         atexit.register(self._shut_down)
         with self.guard("launching the simulator"):
             self.api = load_api()
@@ -116,10 +120,12 @@ class Simulator:
     def guard(self, doing: str) -> Iterator[None]:
         """Shut the simulator down if anything is raised inside, also by Ctrl-C; keep numpy's global state as it was.
 
+        What is printed inside goes to the error output: some forks print at every reset.
+
         mnprobe's own errors go on as they are; any other becomes a WorldError whose cause it is.
         """
         try:
-            with kept_global_state():
+            with kept_global_state(), redirect_stdout(sys.stderr):
                 yield
         except BaseException as error:  # the border to foreign code, which raises anything; nothing is swallowed
             left = self._after_failure()
@@ -127,6 +133,35 @@ class Simulator:
                 error.add_note(left)
                 raise
             raise WorldError(f"RLBench failed while {doing} ({_told(error)}). {left}") from error
+
+    @contextmanager
+    def without_images(self) -> Iterator[None]:
+        """Render nothing inside: RLBench reads the configuration of the cameras at every observation."""
+        before = {name: getattr(self._camera, name) for name in _IMAGES}
+        self._camera.set_all(False)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                setattr(self._camera, name, value)
+
+    def collidable(self) -> Collidable:
+        """The shapes in the scene that count in collisions."""
+        return {shape.get_handle(): shape.get_name() for shape in self._shapes() if shape.is_collidable()}
+
+    def restore_collidable(self, wanted: Collidable) -> None:
+        """Let these shapes count in collisions again, where they are still in the scene.
+
+        The forks plan a motion that heeds collisions without the shapes that the arm touches, and leave them so: in
+        later scenes, and for the table and the walls in later tasks.
+        """
+        for shape in self._shapes() if wanted else ():
+            if wanted.get(shape.get_handle()) == shape.get_name() and not shape.is_collidable():
+                shape.set_collidable(True)
+
+    def _shapes(self) -> list[Any]:
+        tree: list[Any] = self.api.pyrep().get_objects_in_tree(object_type=self.api.object_type.SHAPE)
+        return tree
 
     def close(self) -> None:
         """Shut the simulator down; a second call does nothing. WorldError if RLBench cannot do it."""
@@ -144,7 +179,7 @@ class Simulator:
 
     def _launch(self, options: RLBenchOptions) -> None:
         api = self.api
-        used = api.camera_config(
+        self._camera = used = api.camera_config(
             rgb=True,
             depth=False,
             point_cloud=True,
@@ -159,7 +194,7 @@ class Simulator:
             joint_forces=False,
             joint_positions=True,
             joint_velocities=True,
-            task_low_dim_state=False,
+            task_low_dim_state=True,  # not in the evaluators: tells whether a scene is the recorded one
             gripper_touch_forces=False,
             gripper_pose=True,
             gripper_open=True,

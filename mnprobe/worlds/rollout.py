@@ -19,7 +19,7 @@ from mnprobe.worlds.environment import MAX_STEPS, Environment, Observation, Situ
 from mnprobe.worlds.film import write_film
 from mnprobe.worlds.manifest import remove_leftovers
 from mnprobe.worlds.outcomes import Outcome, write_outcomes
-from mnprobe.worlds.parallel import run_episodes
+from mnprobe.worlds.parallel import hashing, run_episodes
 from mnprobe.worlds.play import play
 from mnprobe.worlds.policy import Policy, PolicySpec, make_policy
 from mnprobe.worlds.record import SITUATION_FILE, read_situation, record_episode
@@ -102,6 +102,7 @@ def rollout(
     May be killed at any moment and called again: an episode is there wholly or not at all, and finished ones are kept.
     `rollout.json` in the folder holds what all its episodes share: the world as it describes itself, the policy as it
     describes itself, the SHA-256 of its weights, the step limit. Further tasks and episodes of the same can be added.
+    What must be said of an episode (`notes` of the world) stands in its outcome.
 
     Args:
         folder: made if needed.
@@ -125,7 +126,7 @@ def rollout(
     try:
         planned = list(plan(world))
         policy = make_policy(config.policy, _spec(config, world))
-        manifest = _manifest(config, world, policy)
+        manifest = _manifest(config, world, policy, workers)
     finally:
         world.close()
     digest = config_hash(manifest)
@@ -252,6 +253,7 @@ def _play_one(setup: _Setup, episode: PlannedEpisode) -> Outcome:
         seed=episode.seed,
         repeat=episode.repeat,
         demo=episode.demo,
+        note="; ".join(getattr(world, "notes", ())),
     )
     record_episode(
         Path(setup.folder),
@@ -276,13 +278,15 @@ def _spec(config: RolloutConfig, world: Environment) -> PolicySpec:
     return PolicySpec(world=world, checkpoint=config.checkpoint, options=config.policy_options)
 
 
-def _manifest(config: RolloutConfig, world: Environment, policy: Policy) -> dict[str, Any]:
-    """What the episodes of a folder share; as it comes back from JSON."""
+def _manifest(config: RolloutConfig, world: Environment, policy: Policy, workers: int) -> dict[str, Any]:
+    """What the episodes of a folder share; as it comes back from JSON. Of hashing: what the players have."""
+    described = world.describe()
+    described = described | {name: value for name, value in hashing(workers).items() if name in described}
     made: dict[str, Any] = json.loads(
         canonical_json(
             {
                 "schema": _SCHEMA,
-                "world": {"name": world.name, **world.describe()},
+                "world": {"name": world.name, **described},
                 "policy": {"name": policy.name, "from": config.policy, **policy.describe()},
                 "step": config.step,
                 "checkpoint_sha256": "" if config.checkpoint is None else sha256_file(config.checkpoint),

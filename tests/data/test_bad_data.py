@@ -106,6 +106,22 @@ def test_a_demo_without_velocities_has_no_keyframes_but_all_the_rest(with_demo):
         _ = episode.keyframes
 
 
+@pytest.mark.parametrize(
+    "state", [..., None, 3.0, "text", np.zeros((2, 7)), np.zeros(0), np.array([0.0, np.nan])], ids=str
+)
+def test_object_poses_that_are_none_are_absent(with_demo, state):
+    episode, _ = with_demo(_demo(_numbers(task_low_dim_state=state), _numbers()))
+    assert episode.task_low_dim_state is None
+    assert len(episode) == 2
+
+
+def test_object_poses_are_those_of_the_first_frame(with_demo):
+    states = [np.arange(8.0), np.arange(9.0)]
+    episode, _ = with_demo(_demo(*[_numbers(task_low_dim_state=state) for state in states]))
+    assert episode.task_low_dim_state.tolist() == states[0].tolist()
+    assert not episode.task_low_dim_state.flags.writeable
+
+
 CAMERAS = {
     "absent camera": ({}, "field misc has no camera 'front'; cameras in it: none"),
     "absent part": (

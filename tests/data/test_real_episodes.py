@@ -55,6 +55,7 @@ def test_episodes_equal_the_golden_facts(episodes):
         for name, checksum in facts["sha256"].items():
             assert sha256_file(episode.folder / name) == checksum
         kind, words, position, has_gauss, _ = episode.random_seed
+        assert episode.task_low_dim_state.shape == (101,)
         seed = facts["random_seed"]
         assert (kind, len(words), position, has_gauss) == (
             seed["kind"],

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mnprobe.core.errors import ConfigError, DataError, MnprobeError
-from mnprobe.worlds.parallel import run_episodes
+from mnprobe.worlds.parallel import hashing, run_episodes
 
 WORK = '''
 """Work that worker processes can import."""
@@ -21,6 +21,10 @@ from mnprobe.core.errors import DataError
 
 def square(job):
     return job * job, os.getpid(), os.environ["OMP_NUM_THREADS"]
+
+def hashed(job):
+    from mnprobe.worlds.parallel import hashing
+    return hash(job), hashing(), list({"maroon", "green", "blue", "navy", "yellow"})
 
 def refuse(job):
     if job == 2:
@@ -150,3 +154,27 @@ def _running(pid):
         return False
     state = Path(f"/proc/{pid}/stat")  # where there is one: a process that nobody waits for stays as a zombie
     return not state.exists() or state.read_text().rsplit(")")[-1].split()[0] != "Z"
+
+
+@pytest.mark.parametrize(("given", "seed"), [(None, "0"), ("random", "0"), ("0", "0"), ("7", "7")])
+def test_texts_are_hashed_alike_in_all_workers(work, monkeypatch, given, seed):
+    if given is None:
+        monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    else:
+        monkeypatch.setenv("PYTHONHASHSEED", given)
+    before = os.environ.get("PYTHONHASHSEED")
+    found = [result for _, result in run_episodes(["a", "a"], work.hashed, workers=2, what="hashes", quiet=True)]
+    assert os.environ.get("PYTHONHASHSEED") == before
+    code = "print(repr((hash('a'), list({'maroon', 'green', 'blue', 'navy', 'yellow'}))))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONHASHSEED": seed},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for number, how, order in found:
+        assert repr((number, order)) == done.stdout.strip()
+        assert how == {"hash_randomization": int(seed != "0"), "PYTHONHASHSEED": seed}
+        assert how == hashing(workers=2)
+    assert hashing()["hash_randomization"] == sys.flags.hash_randomization

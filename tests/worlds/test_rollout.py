@@ -1,5 +1,6 @@
 """Rollouts: what is played, what is written, what survives a kill, what is refused."""
 
+import dataclasses
 import fcntl
 import re
 import sys
@@ -13,7 +14,7 @@ from PIL import Image
 from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.data import open_dataset
 from mnprobe.worlds import KeyPose, make_world
-from mnprobe.worlds.outcomes import read_played
+from mnprobe.worlds.outcomes import Outcome, read_played, write_outcomes
 from mnprobe.worlds.policy import ExpertPolicy, PolicySpec, RandomPolicy, make_policy
 from mnprobe.worlds.record import read_situation
 from mnprobe.worlds.rollout import ROLLOUT_FILE, RolloutConfig, read_rollout, rollout
@@ -369,3 +370,17 @@ def test_the_policy_of_the_documentation_plays(tmp_path, monkeypatch):
         "policy": "higher",
         "reach": 0.01,
     }
+
+
+def test_a_note_is_a_column_only_where_there_is_one(tmp_path):
+    plain = Outcome(id="t/0/episode0", success=1, steps=3, reason="success", task="t", variation=0, seed=0)
+    write_outcomes(tmp_path, [plain])
+    assert (tmp_path / "outcomes.csv").read_text() == (
+        "id,success,steps,reason,task,variation,seed,repeat,demo\nt/0/episode0,1,3,success,t,0,0,0,\n"
+    )
+    noted = dataclasses.replace(plain, id="t/0/episode1", note='not the recorded scene, by 0.3 "m"')
+    write_outcomes(tmp_path, [plain, noted])
+    assert (tmp_path / "outcomes.csv").read_text().splitlines()[0].endswith(",demo,note")
+    assert read_played(tmp_path) == [plain, noted]
+    assert "note" not in plain.to_dict()
+    assert noted.to_dict()["note"] == noted.note

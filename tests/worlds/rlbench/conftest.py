@@ -1,4 +1,4 @@
-"""A stand-in for CoppeliaSim, PyRep and RLBench, written from the fact sheet: names, signatures, order of calls."""
+"""A stand-in for CoppeliaSim, PyRep and RLBench: real_signatures.json says what of them it must have, and how."""
 
 import importlib
 import os
@@ -27,8 +27,11 @@ def standin_folder(tmp_path_factory):
     shutil.copytree(STANDIN, folder, ignore=shutil.ignore_patterns("__pycache__"))
     for task, facts in TASKS.items():
         name = "".join(word.capitalize() for word in task.split("_"))
-        text = f"class {name}:\n    variations = {facts.variations}\n"
+        text = f"from rlbench.backend.task import Task\n\n\nclass {name}(Task):\n"
+        text += f"    def variation_count(self):\n        return {facts.variations}\n"
         (folder / "rlbench" / "tasks" / f"{task}.py").write_text(text)
+        (folder / "rlbench" / "task_ttms").mkdir(exist_ok=True)
+        (folder / "rlbench" / "task_ttms" / f"{task}.ttm").write_bytes(task.encode())
     return folder
 
 
@@ -46,7 +49,10 @@ def display():
 def variables(tmp_path, standin_folder, display):
     """The environment variables that docs/rlbench.md asks for."""
     root = tmp_path / "CoppeliaSim_Edu_V4_1_0"
-    root.mkdir()
+    (root / "system").mkdir(parents=True)
+    (root / "libcoppeliaSim.so.1").touch()
+    (root / "simAddOnScript_PyRep.lua").touch()
+    (root / "system" / "usrset.txt").write_text("// settings\nallowOldEduRelease=7501\n")
     return {
         "COPPELIASIM_ROOT": str(root),
         "LD_LIBRARY_PATH": f"/elsewhere:{root}",
@@ -70,7 +76,7 @@ def simulator(variables, standin_folder, monkeypatch):
 
 def _forget():
     for name in list(sys.modules):
-        if name.partition(".")[0] in ("rlbench", "pyrep", "standin_log"):
+        if name.partition(".")[0] in ("rlbench", "pyrep", "standin_log", "natsort", "pyquaternion"):
             del sys.modules[name]
     importlib.invalidate_caches()
 
@@ -101,4 +107,4 @@ def pose():
 @pytest.fixture
 def target():
     """Where the stand-in put its object in the present scene of a world."""
-    return lambda world: world._task.target.copy()
+    return lambda world: world._task._task._target.copy()

@@ -4,17 +4,17 @@ import pytest
 from mnprobe.core.errors import WorldError
 from mnprobe.data import Camera, depth_to_points, find_keyframes, look_at, open_dataset, pinhole, write_episode
 from mnprobe.worlds.rlbench import RLBench
-from mnprobe.worlds.rlbench_frames import depth_from_points
+from mnprobe.worlds.rlbench_frames import depth_from_points, frame_from
 
 
 def test_depth_and_matrices_give_rlbenchs_point_cloud(simulator, pose):
     world = RLBench(image_size=12, cameras=["front", "left_shoulder", "right_shoulder", "wrist", "overhead"])
     world.reset("turn_tap", 0, 0)
     world.step(pose((0.25, 0.05, 1.2), (0.1, 0.9, 0.3, np.sqrt(1 - 0.91))))
-    seen = world._task.see()  # what RLBench observed, with the depths from which it made the points
+    seen = world._task._scene._look()  # what RLBench observed, with the depths from which it made the points
     frame = world.frames()[-1]
     for name, camera in frame.cameras.items():
-        assert np.allclose(frame.depth[name], seen.true_depth[name], rtol=0, atol=5e-6)
+        assert np.allclose(frame.depth[name], simulator.DEPTHS[name], rtol=0, atol=5e-6)
         points = depth_to_points(frame.depth[name], camera.intrinsics, camera.extrinsics)
         assert np.allclose(points, getattr(seen, f"{name}_point_cloud"), rtol=0, atol=5e-6)
         assert np.array_equal(frame.rgb[name], getattr(seen, f"{name}_rgb"))
@@ -27,7 +27,7 @@ def test_a_frame_keeps_its_own_copy(world, pose):
     first = world.frames()[0].gripper_pose.copy()
     world.step(pose())
     assert np.array_equal(world.frames()[0].gripper_pose, first)
-    assert not np.shares_memory(world.frames()[1].gripper_pose, world._task.pose)
+    assert not np.shares_memory(world.frames()[1].gripper_pose, world._task._scene._pose)
 
 
 def test_collision_flags_are_those_of_the_key_poses(world, pose):
@@ -69,6 +69,31 @@ def test_what_the_observation_lacks_is_named(world, simulator, name):
     with pytest.raises(WorldError, match=f"observation has no {name}"):
         world.reset("turn_tap", 0, 0)
     assert simulator.names()[-1] == "shutdown"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (np.full(7, np.nan), r"gripper_pose is NaN \(\[nan nan.*simulated arm is broken"),
+        (np.array([0, 0, np.inf, 0, 0, 0, 1]), "gripper_pose is infinite"),
+        (np.zeros(6), r"gripper_pose must have shape \(7,\), got \(6,\)"),
+    ],
+)
+def test_a_pose_that_is_none_is_told_as_what_it_is(world, value, text):
+    world.reset("turn_tap", 0, 0)
+    seen = world._task._scene._look()
+    seen.gripper_pose = value
+    with pytest.raises(WorldError, match=text):
+        frame_from(seen, world.options.cameras, ignore_collisions=False)
+
+
+def test_frames_tell_the_poses_of_the_tasks_objects(world, target):
+    world.reset("turn_tap", 0, 0)
+    assert np.array_equal(world.frames()[0].task_low_dim_state, [*target(world), 0, 0, 0, 1])
+    seen = world._task._scene._look()
+    for value in (None, np.full(7, np.nan)):
+        seen.task_low_dim_state = value
+        assert frame_from(seen, world.options.cameras, ignore_collisions=False).task_low_dim_state is None
 
 
 def test_points_that_contradict_the_matrices_are_refused(world, simulator):

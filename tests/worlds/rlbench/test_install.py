@@ -1,12 +1,16 @@
+import importlib
+import importlib.util
 import os
 import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from mnprobe.core.errors import ConfigError
+from mnprobe.worlds import rlbench_install
 from mnprobe.worlds.rlbench_display import find_display
 from mnprobe.worlds.rlbench_install import find_rlbench, require_rlbench
 
@@ -40,7 +44,105 @@ def test_the_simulators_folder_must_exist_and_be_in_the_variables(tmp_path, monk
     monkeypatch.delenv("QT_QPA_PLATFORM_PLUGIN_PATH", raising=False)
     assert "QT_QPA_PLATFORM_PLUGIN_PATH is not" in find_rlbench()["CoppeliaSim"]
     monkeypatch.setenv("QT_QPA_PLATFORM_PLUGIN_PATH", str(tmp_path))
-    assert find_rlbench()["CoppeliaSim"] == f"ok: {tmp_path}"
+    assert "is not" not in find_rlbench()["CoppeliaSim"].partition("so it")[0]
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_slash_at_the_end_of_the_folder_is_no_matter(simulator, variables, monkeypatch, slash):
+    root = variables["COPPELIASIM_ROOT"]
+    for name in ("COPPELIASIM_ROOT", "QT_QPA_PLATFORM_PLUGIN_PATH"):
+        monkeypatch.setenv(name, root + slash)
+        assert find_rlbench()["CoppeliaSim"] == f"ok: {root}"
+    monkeypatch.setenv("LD_LIBRARY_PATH", root + slash + ":/elsewhere")
+    assert find_rlbench()["CoppeliaSim"] == f"ok: {root}"
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("libcoppeliaSim.so.1", "ln -s libcoppeliaSim.so"),
+        ("simAddOnScript_PyRep.lua", "build PyRep again"),
+        ("system/usrset.txt", "allowOldEduRelease=7501"),
+    ],
+)
+def test_what_the_simulators_folder_lacks_is_said_with_the_remedy(simulator, variables, name, remedy):
+    (Path(variables["COPPELIASIM_ROOT"]) / name).unlink()
+    state = find_rlbench()["CoppeliaSim"]
+    assert state.startswith("wrong:")
+    assert name in state
+    assert remedy in state
+    assert "Also" not in state
+
+
+def test_settings_without_the_line_are_found(simulator, variables):
+    settings = Path(variables["COPPELIASIM_ROOT"]) / "system" / "usrset.txt"
+    settings.write_text("// allowOldEduRelease is not set here\nlimitFps = true\n")
+    assert "has no allowOldEduRelease" in find_rlbench()["CoppeliaSim"]
+
+
+@pytest.fixture
+def installed(standin_folder, tmp_path, monkeypatch, simulator):
+    """A copy of the stand-in's rlbench that a test may damage."""
+    shutil.copytree(standin_folder / "rlbench", tmp_path / "copy" / "rlbench")
+    monkeypatch.syspath_prepend(str(tmp_path / "copy"))
+    return tmp_path / "copy" / "rlbench"
+
+
+def test_an_rlbench_without_action_modes_is_wrong(installed):
+    shutil.rmtree(installed / "action_modes")  # as its setup.py installs it
+    state = find_rlbench()["RLBench"]
+    assert state.startswith("wrong: it lacks rlbench.action_modes; install it in a clone of the fork")
+    assert "pip install -e ." in state
+
+
+def test_an_rlbench_without_a_scene_of_a_task_is_wrong(installed):
+    (installed / "task_ttms" / "turn_tap.ttm").unlink()
+    assert "wrong: it lacks task_ttms/turn_tap.ttm" in find_rlbench()["RLBench"]
+
+
+def test_an_rlbench_with_eighteen_tasks_and_upstreams_actions_is_wrong(installed):
+    modes = installed / "action_modes" / "arm_action_modes.py"
+    modes.write_text(modes.read_text().replace(", ignore_collisions=True", ""))
+    assert "its actions have 8 numbers" in find_rlbench()["RLBench"]
+    modes.write_text("class EndEffectorPoseViaPlanning(:\n")
+    assert "its actions have 8 numbers" in find_rlbench()["RLBench"]
+
+
+@pytest.mark.parametrize(("module", "package"), [("PIL", "Pillow"), ("natsort",) * 2, ("pyquaternion",) * 2])
+def test_what_rlbench_imports_and_nobody_installed_is_said(installed, monkeypatch, module, package):
+    monkeypatch.setattr(
+        rlbench_install, "find_spec", lambda name: None if name == module else importlib.util.find_spec(name)
+    )
+    state = find_rlbench()["RLBench"]
+    assert state == f"wrong: it needs packages that are not installed; `pip install {package}`"
+
+
+@pytest.mark.parametrize(
+    ("version", "fine"),
+    [
+        ("4.1.0.2", True),
+        ("4.1.0.3", True),
+        ("5.1.0.2", True),
+        ("4.1.0.1", False),
+        ("4.2.0.0", False),  # newer, but RLBench compares part by part
+        ("4.1.1.0", False),
+        ("5.0.0.2", False),
+        ("4.1.0.3rc1", False),
+    ],
+)
+def test_pyreps_version_is_judged_as_rlbench_judges_it(simulator, monkeypatch, version, fine):
+    import pyrep
+
+    monkeypatch.setattr(pyrep, "__version__", version)
+    state = find_rlbench()["PyRep"]
+    assert state.startswith("ok") is fine
+    assert version in state
+    try:
+        importlib.import_module("rlbench")  # the stand-in's compares as the real one does
+        taken = True
+    except (ImportError, ValueError):
+        taken = False
+    assert taken is fine
 
 
 def test_what_is_missing_is_said_in_one_error(monkeypatch):

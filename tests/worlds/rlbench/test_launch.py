@@ -1,4 +1,7 @@
+import inspect
 import json
+import os
+import sys
 import threading
 
 import pytest
@@ -44,16 +47,10 @@ def test_it_is_launched_as_the_reference_evaluators_launch_it(simulator, tmp_pat
         "gripper_matrix": True,
         "gripper_joint_positions": True,
         "gripper_touch_forces": False,
-        "task_low_dim_state": False,
+        "task_low_dim_state": True,  # beyond the evaluators: it tells whether a scene is the recorded one
     }
     assert arguments["Environment"] == {"dataset_root": str(tmp_path), "headless": True}
-    cameras = world._simulator.environment.obs_config.cameras
-    assert {name for name, camera in cameras.items() if camera.anything} == {
-        "front",
-        "left_shoulder",
-        "right_shoulder",
-        "wrist",
-    }
+    assert set(world._simulator.environment._scene._cameras) == {"front", "left_shoulder", "right_shoulder", "wrist"}
     world.close()
     assert simulator.names()[-1] == "shutdown"
     world.close()
@@ -81,6 +78,11 @@ def test_what_it_is_can_be_stored(world):
     assert described["versions"]["coppeliasim"] == "CoppeliaSim_Edu_V4_1_0"
     assert described["workspace"]["low"] == pytest.approx([-0.3, -0.7, 0.752])
     assert described["workspace"]["high"] == pytest.approx([0.9, 0.7, 1.752])
+    assert described["hash_randomization"] == sys.flags.hash_randomization
+    assert described["PYTHONHASHSEED"] == os.environ.get("PYTHONHASHSEED", "")
+    assert len(described["versions"]["rlbench-tasks"]) == 16
+    assert len(described["versions"]["pyrep-code"]) == 16
+    assert described["versions"]["rlbench-commit"] == ""  # the stand-in is no checkout
     assert len(world.tasks) == 18
     assert sum(task.variations for task in world.tasks.values()) == 249
 
@@ -142,12 +144,22 @@ def test_actions_of_eight_numbers_are_refused(simulator, monkeypatch):
 
     class Upstream:
         def __init__(self, absolute_mode=True, frame="world", collision_checking=False):
+            pass  # as the forks have it, too: what differs is the method
+
+        def action(self, scene, action):
             pass
 
     monkeypatch.setattr(arm_action_modes, "EndEffectorPoseViaPlanning", Upstream)
     with pytest.raises(ConfigError, match="upstream's RLBench, whose actions have 8 numbers"):
         RLBench()
     assert simulator.names() == []
+
+
+def test_the_fork_is_told_by_the_method_whatever_its_constructor_takes(simulator):
+    from rlbench.action_modes.arm_action_modes import EndEffectorPoseViaPlanning
+
+    assert "collision_checking" in inspect.signature(EndEffectorPoseViaPlanning).parameters
+    RLBench(image_size=8).close()
 
 
 def test_a_part_that_is_not_there_is_named(simulator, monkeypatch):

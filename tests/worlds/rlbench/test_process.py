@@ -70,3 +70,27 @@ def test_doctor_tells_the_parts_apart(run):
     text = run("-c", "from mnprobe.cli.main import main; main(['doctor'])", **changes).stdout
     assert "X display: absent: DISPLAY is not set" in text
     assert "RLBENCH_ENHANCED_RANDOMNESS is '1'" in text
+
+
+TWICE = """
+import sys
+from mnprobe.cli.main import main
+for more in ([], ["--json"]):
+    try:
+        main([*sys.argv[1:], *more])
+    except SystemExit as end:
+        assert not end.code, end.code
+    print("=====")
+"""
+
+
+def test_the_command_line_tells_where_a_scene_is_not_the_recorded_one(run, rlbench_data, tmp_path):
+    command = ["rollout", "--world", "rlbench", "--policy", "random", "--from-demos", str(rlbench_data)]
+    command += ["--task", "open_drawer", "--episodes", "1", "--image-size", "8", "--max-steps", "2", "--workers", "0"]
+    done = run("-c", TWICE, *command, "--out", str(tmp_path / "played"))
+    assert done.returncode == 0, done.stderr
+    text, found, _ = done.stdout.split("=====\n")
+    assert "note: open_drawer/" in text
+    assert "its objects have 7 numbers where 101 were expected" in text
+    (entry,) = json.loads(found)["rollouts"]  # nothing that RLBench prints is in it
+    assert [note.startswith("the scene is not the recording's") for note in entry["notes"].values()] == [True]

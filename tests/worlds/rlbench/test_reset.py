@@ -1,12 +1,16 @@
+import dataclasses
 import shutil
+import warnings
 
 import numpy as np
 import pytest
 
 from mnprobe.core.errors import ConfigError, WorldError
 from mnprobe.data import open_dataset, write_episode
+from mnprobe.worlds import rlbench
 from mnprobe.worlds.rlbench import RLBench
 from mnprobe.worlds.rlbench_random import LegacyStream, same_state
+from mnprobe.worlds.rlbench_scene import state_difference, state_note
 
 
 def global_state():
@@ -55,7 +59,6 @@ def test_seed_variation_and_reset_come_in_this_order(world, simulator):
     assert observation.instructions == ("do variation 1", "another way to say it")
     assert observation.step == 0
     seeded(5)
-    np.random.uniform(0, 1, 1)  # noqa: NPY002 - the stand-in's set_variation draws once
     assert same_state(simulator.STATES[-1], global_state())
     assert same_state(world.random_seed, global_state())
 
@@ -69,6 +72,11 @@ def test_equal_arguments_give_the_equal_scene(world, simulator, target):
     world.reset("turn_tap", 1, 7)
     assert np.array_equal(target(world), first)
     assert np.array_equal(world.frames()[0].rgb["front"], frame.rgb["front"])
+
+
+def test_what_a_fork_prints_does_not_come_into_the_output(world, simulator, capsys):
+    world.reset("turn_tap", 1, 7)
+    assert capsys.readouterr() == ("", " -> do variation 1\n")
 
 
 def test_a_task_is_loaded_once_for_consecutive_episodes(world, simulator):
@@ -139,6 +147,87 @@ def test_real_demonstrations_carry_what_a_reset_needs(world, simulator, rlbench_
         assert simulator.CALLS[-2][:2] == ("set_variation", (episode.variation,))
 
 
+def test_a_scene_that_is_the_recorded_one_needs_no_word(world, written):
+    world.reset("turn_tap", 1, 42)
+    assert world.notes == ()
+    episode = written(world, random_seed=world.random_seed)
+    world.reset_to(episode)
+    assert world.notes == ()
+
+
+def test_a_scene_that_is_another_than_the_recorded_one_is_said(world, simulator, written):
+    world.reset("turn_tap", 1, 42)
+    episode = written(world, random_seed=world.random_seed)
+    simulator.CHANGES["discarded placements"] = 1  # the planner refuses what it took when the episode was recorded
+    world.reset_to(episode)
+    (note,) = world.notes
+    assert "the scene is not the recording's: object poses differ by up to 0." in note
+    assert "sampling planner" in note
+    simulator.CHANGES.clear()
+    world.reset_to(episode)
+    assert world.notes == ()
+
+
+def test_an_episode_that_tells_its_seed_only_is_compared_too(world, simulator, written):
+    world.reset("turn_tap", 1, 42)
+    note = '{"schema": "mnprobe.situation/1", "world": "rlbench", "task": "turn_tap", "variation": 1, "seed": 42}'
+    episode = written(world, notes={"situation.json": note})
+    simulator.CHANGES["state"] = 0.011  # m; 0.01 is allowed
+    world.reset_to(episode)
+    assert "differ by up to 0.011" in world.notes[0]
+    simulator.CHANGES["state"] = 0.009
+    world.reset_to(episode)
+    assert world.notes == ()
+
+
+def test_a_recording_of_another_task_code_is_said(world, rlbench_data):
+    world.reset_to(open_dataset(rlbench_data)[0])
+    assert "its objects have 7 numbers where 101 were expected" in world.notes[0]
+
+
+def test_a_recording_without_poses_is_said(world, written, simulator):
+    world.reset("turn_tap", 1, 42)
+    world._frames = [dataclasses.replace(frame, task_low_dim_state=None) for frame in world._frames]
+    world.reset_to(written(world, random_seed=world.random_seed))
+    (note,) = world.notes
+    assert note.startswith("the recording tells no object poses (task_low_dim_state), so it cannot be checked")
+
+
+def test_states_of_real_demonstrations_agree_up_to_the_sign_of_quaternions(rlbench_data):
+    states = [episode.task_low_dim_state for episode in open_dataset(rlbench_data)]
+    first, second = states[:2]
+    assert state_difference(first, first) == 0
+    flipped = first.copy()
+    for start in (3, 10, 18, 83, 90, 97):  # quaternions of drawers and handles
+        assert np.linalg.norm(flipped[start : start + 4]) == pytest.approx(1, abs=1e-6)
+        flipped[start : start + 4] *= -1
+    assert state_difference(first, flipped) == 0
+    assert state_difference(first, second) == pytest.approx(np.abs(first - second)[[15, 16, 17]].max(), abs=1e-6)
+    assert state_difference(first, second) > 0.1
+    mirrored = first.copy()
+    mirrored[1] *= -1  # a place on the other side is another place
+    assert state_difference(first, mirrored) == pytest.approx(2 * abs(first[1]), abs=1e-5)
+    assert state_difference(first, first[:-1]) is None
+    assert state_note(first, None).startswith("the scene tells no object poses")
+
+
+@pytest.mark.parametrize(
+    ("flag", "seed", "warned"),
+    [(1, "", True), (1, "random", True), (1, "0", True), (1, "7", False), (0, "0", False)],
+)
+def test_scenes_that_depend_on_the_hash_seed_are_told_once(world, monkeypatch, flag, seed, warned):
+    monkeypatch.setattr(rlbench, "hashing", lambda: {"hash_randomization": flag, "PYTHONHASHSEED": seed})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        world.reset("turn_tap", 0, 0)
+        assert world.notes == ()
+        for number in range(2):
+            world.reset("push_buttons", number, 0)
+            assert [("PYTHONHASHSEED=0" in note) for note in world.notes] == [True] * warned
+    assert len(caught) == int(warned)
+    assert all(str(warning.message) == world.notes[0] for warning in caught)
+
+
 def test_numpys_global_state_is_left_alone(world, simulator, pose):
     seeded(11)
     before = global_state()
@@ -156,26 +245,40 @@ def test_numpys_global_state_is_left_alone(world, simulator, pose):
 def test_a_launch_leaves_numpys_global_state_alone(simulator):
     seeded(11)
     before = global_state()
-    RLBench(image_size=8).close()  # the stand-in draws while it is launched
+    simulator.CHANGES["draws in"] = ("launch",)
+    RLBench(image_size=8).close()
+    assert len(simulator.DRAWN["launch"]) == 1
     assert same_state(global_state(), before)
 
 
 def test_a_task_is_always_loaded_with_the_same_draws(world, simulator):
+    simulator.CHANGES["draws in"] = ("get_task",)
     for seed, task in ((1, "turn_tap"), (2, "close_jar")):
         seeded(seed)
         world.reset(task, 0, seed)
-    first, second = (kwargs["drawn"] for name, _, kwargs in simulator.CALLS if name == "get_task")
+    first, second = simulator.DRAWN["get_task"]
     assert first == second
 
 
+def test_what_set_variation_draws_belongs_to_the_episode(world, simulator):
+    simulator.CHANGES["draws in"] = ("set_variation",)
+    world.reset("turn_tap", 1, seed=5)
+    seeded(5)
+    np.random.uniform()  # noqa: NPY002 - as the changed stand-in
+    assert same_state(simulator.STATES[-1], global_state())
+    assert same_state(world.random_seed, global_state())
+
+
 def test_the_callers_draws_do_not_change_an_episode(world, simulator, pose):
+    simulator.CHANGES["draws in"] = ("step",)
+
     def drawn(disturb):
         world.reset("turn_tap", 0, 3)
         for _ in range(3):
             if disturb:
                 np.random.uniform(size=5)  # noqa: NPY002 - a caller that shares the global generator
             world.step(pose())
-        return [kwargs["drawn"] for name, _, kwargs in simulator.CALLS if name == "step"][-3:]
+        return simulator.DRAWN["step"][-3:]
 
     calm = drawn(disturb=False)
     assert len(set(calm)) == 3

@@ -3,6 +3,7 @@ import pytest
 
 from mnprobe.core.errors import ConfigError, WorldError
 from mnprobe.worlds.environment import KeyPose
+from mnprobe.worlds.policy import ExpertPolicy, PolicySpec
 from mnprobe.worlds.rlbench import RLBench
 from mnprobe.worlds.rlbench_action import Workspace, action_for, has_reached, reason_for
 
@@ -14,9 +15,9 @@ def actions(simulator):
 def test_an_action_is_nine_numbers(world, simulator, pose):
     world.reset("turn_tap", 0, 0)
     result = world.step(pose(gripper_open=False, ignore_collisions=False))
-    world.step(pose(gripper_open=True, ignore_collisions=True))
+    world.step(pose((0.3, 0.1, 1.2), gripper_open=True, ignore_collisions=True))
     assert actions(simulator)[0].tolist() == [0.3, 0.1, 1.1, 0, 1, 0, 0, 0, 0]
-    assert actions(simulator)[1].tolist() == [0.3, 0.1, 1.1, 0, 1, 0, 0, 1, 1]
+    assert actions(simulator)[1].tolist() == [0.3, 0.1, 1.2, 0, 1, 0, 0, 1, 1]
     assert (result.done, result.reason, result.reached, result.success) == (False, "", True, False)
     assert result.observation.step == 1
     assert result.observation.frame.gripper_open == 0
@@ -175,7 +176,7 @@ def test_the_callers_arrays_are_not_written_into(world, pose):
     mine = pose()
     for array in (mine.position, mine.quaternion):
         array.flags.writeable = False
-    world.step(mine)  # the stand-in fills the array it is given with rubbish
+    world.step(mine)
     assert mine.position.tolist() == [0.3, 0.1, 1.1]
 
 
@@ -216,6 +217,85 @@ def test_the_action_is_a_new_array_each_time(pose):
     first = action_for(mine, box)
     first[:] = 0
     assert action_for(mine, box).tolist() == mine.to_action().tolist()
+
+
+def test_a_step_to_where_the_hand_is_becomes_a_motion_of_a_tenth_of_a_millimetre(world, simulator, pose):
+    world.reset("turn_tap", 0, 0)
+    here = world.frames()[0].gripper_pose  # the stand-in, as PyRep, makes NaN of a path of no length
+    above = here[:3] + np.array([0, 0, 1e-4])
+    results = [world.step(pose(here[:3], here[3:])), world.step(pose(above, -here[3:]))]
+    assert [result.reason for result in results] == ["", ""]
+    assert all(result.reached for result in results)
+    assert np.allclose([action[2] - here[2] for action in actions(simulator)], [1e-4, 2e-4], rtol=0, atol=1e-12)
+    assert np.array_equal(actions(simulator)[0][3:7], here[3:])
+
+
+def test_an_expert_that_stays_where_it_is_does_not_end_the_rollout(world):
+    observation = world.reset("turn_tap", 0, 0)
+    expert = ExpertPolicy(PolicySpec(world=world))
+    expert.start(observation, 0)
+    for _ in range(3):  # until the task is solved
+        observation = world.step(expert.act(observation)).observation
+    world.reset("turn_tap", 0, 1)  # another scene, with the last key pose left: then it stays
+    reasons = [(result := world.step(expert.act(observation))).reason]
+    for _ in range(4):
+        result = world.step(expert.act(result.observation))
+        reasons.append(result.reason)
+    assert reasons == [""] * 5
+
+
+@pytest.mark.parametrize(
+    ("position", "quaternion", "asked"),
+    [
+        ((1, 1, 1), (0, 1, 0, 0), 1.0001),
+        ((1, 1, 1 + 5e-7), (0, 1, 0, 0), 1.0001005),
+        ((1, 1, 1), (0, -1, 0, 0), 1.0001),
+        ((1, 1, 1 + 2e-6), (0, 1, 0, 0), 1.000002),  # not the same place
+        ((1, 1, 1), (0, np.cos(5e-6), np.sin(5e-6), 0), 1.0),  # not the same direction
+    ],
+)
+def test_only_a_pose_that_is_the_hands_is_asked_beside_it(pose, position, quaternion, asked):
+    box = Workspace(low=np.zeros(3), high=np.full(3, 2.0))
+    action = action_for(pose(position, quaternion), box, hand=[1, 1, 1, 0, 1, 0, 0])
+    assert action[:3] == pytest.approx([1, 1, asked], abs=1e-12)
+
+
+def test_at_the_top_of_the_workspace_it_is_asked_below(pose):
+    box = Workspace(low=np.zeros(3), high=np.full(3, 2.0))
+    action = action_for(pose((1, 1, 2)), box, hand=[1, 1, 2 - 1e-7, 0, 1, 0, 0])
+    assert action[2] == pytest.approx(2 - 1e-7 - 1e-4, abs=1e-12)
+
+
+def test_a_failed_path_is_an_unreachable_pose_whatever_the_collisions(world, simulator, pose):
+    simulator.CHANGES["no path"] = True
+    for ignore in (True, False):
+        world.reset("turn_tap", 0, 0)
+        assert world.step(pose(ignore_collisions=ignore)).reason == "unreachable pose"
+
+
+def test_shapes_that_a_step_left_out_of_collisions_count_again_in_the_next_episode(world, simulator, pose):
+    simulator.CHANGES["touched"] = ("diningTable", "target")
+    world.reset("turn_tap", 0, 0)
+    wanted = [list(entry) for entry in simulator.TREE]
+    world.step(pose(ignore_collisions=False))
+    assert not simulator.shape("diningTable")[2]
+    assert not simulator.shape("target")[2]
+    world.reset("turn_tap", 0, 0)
+    assert [list(entry) for entry in simulator.TREE] == wanted
+    world.step(pose(ignore_collisions=False))
+    world.reset("close_jar", 0, 0)  # the table outlives the task
+    assert simulator.shape("diningTable")[2]
+    assert not simulator.shape("ghost")[2]  # never counted, so it does not now
+    assert not simulator.shape("workspace")[2]
+
+
+def test_a_shape_of_the_same_handle_is_not_taken_for_another(world, simulator, pose):
+    simulator.CHANGES["touched"] = ("target",)
+    world.reset("turn_tap", 0, 0)
+    world.step(pose(ignore_collisions=False))
+    simulator.shape("target")[1] = "born later"
+    world.reset("turn_tap", 0, 1)
+    assert not simulator.shape("born later")[2]
 
 
 def test_a_circle_of_causes_ends():

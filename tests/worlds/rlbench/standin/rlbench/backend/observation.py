@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from standin_log import CHANGES
+from standin_log import CHANGES, DEPTHS, RENDERED
 
 POSES = {
     "front": [[0, -0.422618, -0.906308, 1.35], [-1, 0, 0, 0], [0, 0.906308, -0.422618, 1.58]],
@@ -50,25 +50,25 @@ def pose_matrix(pose):
 def observe(config, scene):
     seen = Observation()
     numbers = {
-        "joint_positions": np.full(7, scene.pose[0]),
-        "joint_velocities": np.full(7, scene.speed),
+        "joint_positions": np.full(7, scene._pose[0]),
+        "joint_velocities": np.full(7, scene._speed),
         "joint_forces": np.zeros(7),
-        "gripper_open": scene.open,
-        "gripper_pose": scene.pose.copy(),
-        "gripper_matrix": pose_matrix(scene.pose),
-        "gripper_joint_positions": np.full(2, 0.04 * scene.open),
+        "gripper_open": scene._open,
+        "gripper_pose": scene._pose.copy(),
+        "gripper_matrix": pose_matrix(scene._pose),
+        "gripper_joint_positions": np.full(2, 0.04 * scene._open),
         "gripper_touch_forces": np.zeros(6),
-        "task_low_dim_state": scene.target.copy(),
+        "task_low_dim_state": scene._task.get_low_dim_state(),
     }
     for name, value in numbers.items():
-        setattr(seen, name, value if config.numbers[name] else None)
-    seen.ignore_collisions = np.array(scene.ignore)
+        setattr(seen, name, value if config._numbers[name] else None)
+    seen.ignore_collisions = np.array(scene._ignore)
     seen.misc = {}
-    for name, camera in config.cameras.items():
+    for name in config._cameras:
         for kind in ("rgb", "depth", "mask", "point_cloud"):
             setattr(seen, f"{name}_{kind}", None)
-        if camera.anything:
-            _look(seen, name, camera, scene)
+    for name, camera in scene._cameras.items():
+        _look(seen, name, camera, scene)
     for name in CHANGES.get("absent", ()):
         setattr(seen, name, None)
     return seen
@@ -76,11 +76,12 @@ def observe(config, scene):
 
 def _look(seen, name, camera, scene):
     height, width = camera.image_size
-    pose = pose_matrix(scene.pose) @ matrix(ON_HAND) if name == "wrist" else matrix(POSES[name])
+    pose = pose_matrix(scene._pose) @ matrix(ON_HAND) if name == "wrist" else matrix(POSES[name])
     focal = -width / (2 * math.tan(math.radians(60 if name == "wrist" else 40) / 2))
     intrinsics = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
     rows, columns = np.mgrid[:height, :width]
-    depth = 1.0 + 0.3 * np.sin(rows + scene.target[0]) * np.cos(columns + scene.target[1])
+    target = scene._task._target
+    depth = 1.0 + 0.3 * np.sin(rows + target[0]) * np.cos(columns + target[1])
     depth[0, 0] = FAR[name]  # a pixel that hit nothing
     seen.misc |= {
         f"{name}_camera_intrinsics": intrinsics,
@@ -89,7 +90,8 @@ def _look(seen, name, camera, scene):
         f"{name}_camera_far": FAR[name],
     }
     if camera.rgb:
-        red = (100 * scene.target[0] + rows).astype(np.uint8)
+        RENDERED.append(name)
+        red = (100 * target[0] + rows).astype(np.uint8)
         rgb = np.stack([red, columns.astype(np.uint8), np.full_like(red, len(name))], axis=-1)
         setattr(seen, f"{name}_rgb", rgb)
     if camera.point_cloud and (camera.rgb or camera.depth):
@@ -100,4 +102,4 @@ def _look(seen, name, camera, scene):
                 local = depth[row, column] * (inverse @ [column, row, 1])
                 points[row, column] = (pose @ [*local, 1])[:3]
         setattr(seen, f"{name}_point_cloud", points + CHANGES.get("cloud", 0))
-    seen.true_depth = {**getattr(seen, "true_depth", {}), name: depth}
+    DEPTHS[name] = depth

@@ -1,0 +1,1 @@
+"""Only looked for: RLBench imports it, the stand-in does not."""
