@@ -27,8 +27,8 @@ def audit(
     Example: mnprobe audit --run runs/first
     """
     from mnprobe.analysis.audit import audit_run
-    from mnprobe.analysis.notes import command_line
     from mnprobe.analysis.world import played_in, world_note
+    from mnprobe.core.commands import command_line
 
     rundir = resolve_run(run)
     done = audit_run(
@@ -37,7 +37,7 @@ def audit(
         resamples=resamples,
         decomposed=decomposition,
         note=world_note(played_in(piece.path for piece in rundir.feature_files())),
-        command=command_line("audit", {"run": rundir.path, "seeds": seeds, "resamples": resamples}),
+        command=command_line("audit", run=rundir.path, seeds=seeds, resamples=resamples),
     )
     if as_json:
         summary = {

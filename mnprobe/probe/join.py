@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
+from mnprobe.core.commands import command_line, command_of
 from mnprobe.core.errors import FeatureError
 from mnprobe.features import open_features
 
@@ -76,7 +77,7 @@ def join_stores(paths: Sequence[Path], *, fit_on: str | None = None) -> tuple[li
         if not any(store.side == side for store in stores):
             raise FeatureError(
                 f"no features of the {side} side among {len(stores)} stores ({_listed(stores) or 'none at all'}). "
-                "Make them with `mnprobe extract`"
+                f"Make them with `{command_of(paths[0], 'extract') if paths else command_line('extract')}`"
             )
     series = _series(stores)
     sides_u = [group for group in series if group[0].side == "understanding" and not group[0].blanked]

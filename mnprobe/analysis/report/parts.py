@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mnprobe.analysis.findings import Finding
-from mnprobe.analysis.notes import command_line
 from mnprobe.analysis.table_grid import Grid
+from mnprobe.core.commands import command_line
 
 __all__ = [
     *("Episodes", "Explorer", "Figure", "Headline", "Judgement", "Missing", "Model", "ReportData", "Shaped", "Table"),
@@ -187,7 +187,7 @@ class ReportData:
 
     def draw(self, name: str, **options: str) -> str:
         """The command that draws a figure which is missing."""
-        return command_line(name, {"run": self.path} | options)
+        return command_line(name, run=self.path, **options)
 
     @property
     def all_problems(self) -> list[str]:

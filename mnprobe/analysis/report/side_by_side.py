@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mnprobe.analysis.notes import command_line
 from mnprobe.analysis.report.gather import gather
 from mnprobe.analysis.report.library import policy
 from mnprobe.analysis.report.parts import Figure, Headline, ReportData
 from mnprobe.analysis.report.render import render_page
 from mnprobe.analysis.report.side_figure import SideCurve, side_curves, side_figure
 from mnprobe.analysis.trainings import named
+from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.files import write_text
 from mnprobe.core.provenance import now
@@ -73,7 +73,7 @@ def set_side_by_side(runs: Sequence[RunDir]) -> SideBySide:
     sides = tuple(Side(label=label, data=gather(run, explore=False)) for run, label in zip(runs, labels, strict=True))
     problems: list[str] = []
     curves = [curve for run, label in zip(runs, labels, strict=True) for curve in side_curves(run, label, problems)]
-    command = command_line("report", {"compare": [str(run.path) for run in runs]})
+    command = command_line("report", compare=[str(run.path) for run in runs])
     return SideBySide(
         sides=sides,
         rows=_rows(sides),
