@@ -13,7 +13,6 @@ from mnprobe.analysis.results import read_predictions, read_recognition, read_su
 from mnprobe.analysis.success_table import ALL_TASKS, find_rollouts
 from mnprobe.analysis.tables import HOLDOUTS, read_alignment
 from mnprobe.analysis.trainings import named
-from mnprobe.core.commands import command_line
 from mnprobe.core.errors import MnprobeError, ProbeError
 from mnprobe.core.rundir import RunDir
 
@@ -77,9 +76,9 @@ def findings(run: RunDir, problems: list[str] | None = None) -> tuple[Finding, .
     table = _attempt(lambda: _alignment(run), told)
     data = _attempt(lambda: curve_data(table) if table is not None else None, told)
     makers: tuple[Callable[[], Finding], ...] = (
-        lambda: _rise(run, data),
-        lambda: _success(run, table),
-        lambda: _aligned(run, data),
+        lambda: _rise(data),
+        lambda: _success(table),
+        lambda: _aligned(data),
         lambda: _recognition(run),
         lambda: _execution(run),
     )
@@ -107,14 +106,10 @@ def _alignment(run: RunDir) -> pd.DataFrame | None:
     return read_alignment(path) if path.is_file() else None
 
 
-def _unmeasured(what: str, command: str, run: RunDir) -> str:
-    return f"{what}: `{command_line(command, run=run.path)}` does."
-
-
-def _rise(run: RunDir, data: CurveData | None) -> Finding:
+def _rise(data: CurveData | None) -> Finding:
     question = "Does alignment rise with training?"
     if data is None:
-        return _open(question, _unmeasured("Alignment has not been measured", "align", run))
+        return _open(question, "Alignment has not been measured: `mnprobe align` does.")
     points = data.points[data.points["series"].isin(_LINES)]
     rows = []
     for (holdout, understanding, execution, series), line in points.groupby(_LINE, sort=False):
@@ -137,10 +132,9 @@ def _rise(run: RunDir, data: CurveData | None) -> Finding:
     return _finding(question, rows, before="step 0", after="last step", note=_seeds_note(data.points))
 
 
-def _success(run: RunDir, table: pd.DataFrame | None) -> Finding:
+def _success(table: pd.DataFrame | None) -> Finding:
     question = "Do successes align better than failures?"
-    does = command_line("align", run=run.path, split="success")
-    missing = f"Success and failure were not told apart: `{does}` does, where outcomes are known."
+    missing = "Success and failure were not told apart: `mnprobe align --split success` does, where outcomes are known."
     if table is None:
         return _open(question, missing)
     try:
@@ -175,10 +169,10 @@ def _success(run: RunDir, table: pd.DataFrame | None) -> Finding:
     )
 
 
-def _aligned(run: RunDir, data: CurveData | None) -> Finding:
+def _aligned(data: CurveData | None) -> Finding:
     question = "Does joint training align the two models better?"
     if data is None:
-        return _open(question, _unmeasured("Alignment has not been measured", "align", run))
+        return _open(question, "Alignment has not been measured: `mnprobe align` does.")
     if not {"baseline", "joint"} <= set(data.compared):
         return _open(question, "The run does not hold both a baseline and a joint training.")
     points = data.points[data.points["series"].isin(_LINES)]
@@ -205,7 +199,7 @@ def _recognition(run: RunDir) -> Finding:
     question = "Does joint training help recognition?"
     path = run.results("recognition")
     if not path.is_file():
-        return _open(question, _unmeasured("Recognition has not been measured", "recognize", run))
+        return _open(question, "Recognition has not been measured: `mnprobe recognize` does.")
     table, where = settled_recognition(read_recognition(path))
     table = table[table["task"] == ALL_TASKS].rename(columns={"top1": "value"})
     predictions = run.results("predictions")
@@ -223,7 +217,7 @@ def _execution(run: RunDir) -> Finding:
     question = "Does joint training help execution?"
     path = run.results("success")
     if not path.is_file():
-        return _open(question, _unmeasured("Closed-loop success has not been measured", "rollout", run))
+        return _open(question, "Closed-loop success has not been measured: `mnprobe rollout` does.")
     table = read_success(path)
     world = table["world"].iloc[0]
     table = table[(table["task"] == ALL_TASKS) & (table["world"] == world)]

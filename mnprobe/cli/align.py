@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mnprobe.core.commands import command_line, command_of
+from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError, FeatureError
 from mnprobe.core.rundir import Piece, resolve_run
 
@@ -168,8 +168,7 @@ def align(
     typer.echo(people_table(rows))
     for note in notes:
         typer.echo(f"note: {note}", file=sys.stderr)
-    drawn_by = f", {contrasts}; `{command_of(contrasts, 'success')}` draws them" if contrasts else ""
-    typer.echo(f"wrote {table}{drawn_by}")
+    typer.echo(f"wrote {table}" + (f", {contrasts}; `mnprobe success` draws them" if contrasts else ""))
 
 
 def _chosen(

@@ -17,6 +17,7 @@ from mnprobe.analysis.report.condensed import CONDENSED, condensed, contrasts, j
 from mnprobe.analysis.report.explorer import explorer
 from mnprobe.analysis.report.headline import caveats, headlines, last_points, summary
 from mnprobe.analysis.report.parts import Episodes, Figure, Headline, Missing, Model, ReportData, Shaped, Table
+from mnprobe.analysis.report.probe_settings import probe_settings
 from mnprobe.analysis.table_grid import grid_of
 from mnprobe.analysis.tables import read_alignment
 from mnprobe.analysis.task_tables import TABLES, shaped_table
@@ -53,7 +54,7 @@ def gather(run: RunDir, *, explore: bool = True) -> ReportData:
     models, tables = _features(run, problems)
     figures = _figures(run)
     results = _tables(run)
-    headline, sentences, doubts = _measured(run, problems)
+    headline, sentences, doubts, probe = _measured(run, problems)
     answers = findings(run, problems)
     shaped = tuple(_shaped(run, number, problems) for number in TABLES)
     judged = judgements(run, problems)
@@ -89,6 +90,7 @@ def gather(run: RunDir, *, explore: bool = True) -> ReportData:
         explorer=points,
         hashes=_hashes(run),
         seeds=tuple(_seeds(run.config)),
+        probe=probe,
     )
 
 
@@ -107,21 +109,23 @@ def _seeds(config: object, place: str = "") -> Iterator[tuple[str, str]]:
             yield f"{place}{name}", str(value)
 
 
-_Measured = tuple[tuple[Headline, ...], tuple[str, ...], tuple[str, ...]]
+_Measured = tuple[tuple[Headline, ...], tuple[str, ...], tuple[str, ...], Table | None]
 
 
 def _measured(run: RunDir, problems: list[str]) -> _Measured:
-    """Headline, summary and caveats; empty where nothing was measured."""
+    """Headline, summary, caveats and the settings of the probe; empty where nothing was measured."""
     path = run.results("alignment")
     if not path.is_file():
-        return (), (), ()
+        return (), (), (), None
+    probe = None
     try:
         table = read_alignment(path)
+        probe = probe_settings(run, table)
         data = last_points(table)
     except MnprobeError as error:
         problems.append(f"No headline: {error}")
-        return (), (), ()
-    return headlines(data.points), summary(data.points), caveats(data.points, table, data.notes)
+        return (), (), (), probe
+    return headlines(data.points), summary(data.points), caveats(data.points, table, data.notes), probe
 
 
 def _shaped(run: RunDir, number: int, problems: list[str]) -> Shaped:

@@ -179,6 +179,7 @@ class ReportData:
     explorer: Explorer | None = None
     hashes: tuple[tuple[str, str], ...] = ()
     seeds: tuple[tuple[str, str], ...] = ()
+    probe: Table | None = None
 
     def figures_of(self, *kinds: str) -> list[Figure]:
         """Figures of these kinds: 'curve', 'outcomes' (curves of success and failure), 'success' (the contrast),
