@@ -75,6 +75,9 @@ def audit_run(
     Raises:
         ProbeError: no measurement of all episodes, or none whose scores were kept.
     """
+    command = command or command_line(
+        "audit", run=run.path, seeds=seeds, resamples=resamples, no_decomposition=not decomposed
+    )
     path = run.results("alignment")
     table = read_alignment(path)
     hits = path.parent / "hits"

@@ -131,7 +131,8 @@ def _drawn(
     caption = _caption(found, config, about, inputs)
     stem = folder / f"similarity-{config.index.replace('_', '-')}-{config.grid}"
     saved = save_figure(compare_figure(found.table, about, title=title, caption=caption), stem)
-    options = {"index": config.index, "grid": config.grid, "permute": config.permute, "seed": config.seed}
+    options: dict[str, object] = {"index": config.index, "grid": config.grid, "permute": config.permute}
+    options |= {"permutations": config.permutations, "seed": config.seed}
     facts = {
         "index": config.index,
         "options": json.loads(str(first["options"])),

@@ -86,7 +86,15 @@ def draw_curve(
         + ("" if data.single else " over training checkpoints")
         + ("" if split == "all" else f", {'success and failure' if split == OUTCOMES else split}"),
         caption=caption,
-        command=command or command_line("curve", metric=metric, split=split),
+        command=command
+        or command_line(
+            "curve",
+            metric=metric,
+            split=split,
+            direction=None if direction == "mean" else direction,
+            where=[f"{column}={value}" for column, value in (where or {}).items()],
+            log_steps=log_steps,
+        ),
         facts={"points": len(data.points), "single_checkpoint": data.single},
     )
     write_note(about, stem)

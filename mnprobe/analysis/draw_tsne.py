@@ -134,6 +134,7 @@ def draw_tsne(
             "panels": [panel_facts(panel) for panel in panels],
             "perplexity_asked": config.perplexity,
             "seed": config.seed,
+            "settings": asdict(config),
         },
     )
     write_note(note, stem)

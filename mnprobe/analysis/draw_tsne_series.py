@@ -1,7 +1,7 @@
 """`mnprobe tsne --series` as a function: maps over training as figure, line chart, page with a slider, and tables."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +95,8 @@ def draw_tsne_series(
     write_table(quality, drawn.quality)
     slider = series_slider(coordinates, quality, colour=colour, note=caption)
     write_text(drawn.page, slider_page(slider, _TITLE))
-    facts = {"perplexity_asked": config.perplexity, "seed": config.seed, "panels": series_facts(series)}
+    facts: dict[str, object] = {"perplexity_asked": config.perplexity, "seed": config.seed}
+    facts |= {"settings": asdict(config), "panels": series_facts(series)}
     write_note(FigureNote(title=_TITLE, caption=_cut(series) + caption, command=command, facts=facts), stem)
     write_note(FigureNote(title=_PURITY, caption=_purity_caption(series), command=command, facts=facts), chart)
     return drawn

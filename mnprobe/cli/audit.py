@@ -28,7 +28,6 @@ def audit(
     """
     from mnprobe.analysis.audit import audit_run
     from mnprobe.analysis.world import played_in, world_note
-    from mnprobe.core.commands import command_line
 
     rundir = resolve_run(run)
     done = audit_run(
@@ -37,7 +36,6 @@ def audit(
         resamples=resamples,
         decomposed=decomposition,
         note=world_note(played_in(piece.path for piece in rundir.feature_files())),
-        command=command_line("audit", run=rundir.path, seeds=seeds, resamples=resamples),
     )
     if as_json:
         summary = {

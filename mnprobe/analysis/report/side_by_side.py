@@ -19,6 +19,7 @@ from mnprobe.core.errors import ConfigError
 from mnprobe.core.files import write_text
 from mnprobe.core.provenance import now
 from mnprobe.core.rundir import RunDir
+from mnprobe.probe.settings import SETTINGS_SECTION
 
 __all__ = ["KeyRow", "Side", "SideBySide", "differing", "set_side_by_side", "write_side_by_side"]
 
@@ -79,7 +80,7 @@ def set_side_by_side(runs: Sequence[RunDir]) -> SideBySide:
         rows=_rows(sides),
         answers=_answers(sides),
         verdicts=_verdicts(sides),
-        settings=differing([run.config for run in runs]),
+        settings=differing([_comparable(run.config) for run in runs]),
         command=command,
         created=now(),
         figure=_figure(curves, command),
@@ -115,6 +116,15 @@ def differing(configs: Sequence[Mapping[str, object]]) -> tuple[tuple[str, tuple
             if len(set(values)) > 1 and name not in _SKIPPED:
                 found.append((name, tuple(_short(value) for value in values)))
     return tuple(found)
+
+
+def _comparable(config: Mapping[str, object]) -> dict[str, object]:
+    """Settings of align by their place instead of their hash, so that those of two runs can be set side by side."""
+    found = dict(config)
+    sections = found.pop(SETTINGS_SECTION, None)
+    for place, section in enumerate(sections.values() if isinstance(sections, dict) else ()):
+        found[f"{SETTINGS_SECTION} {place + 1}" if place else SETTINGS_SECTION] = section
+    return found
 
 
 def _flat(value: object, place: str = "") -> Iterator[tuple[str, str]]:
