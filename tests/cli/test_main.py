@@ -74,11 +74,10 @@ def incomplete(tmp_path_factory):
     return [base / "not yet", *(run.path for run in runs)]
 
 
-FEW = ["--steps", "1", "--dim", "2", "--seeds", "1", "--splits", "1", "--jobs", "1", "--no-shuffled"]
 INCOMPLETE = [
     *(["success"], ["audit"], ["curve"], ["compare"], ["tsne", "--execution", "no"], ["tables"], ["report"]),
-    *(["align", "--layer-u", "no"], ["align", *FEW, "--fit-on", "demos"], ["align", *FEW, "--split", "success"]),
-    *(["extract"], ["extract", "--source", "rollouts"], ["recognize"], ["success"], ["curve"]),
+    *(["align", "--layer-u", "no"], ["align", "--layer-u", "no", "--fit-on", "demos"], ["align", "--split", "success"]),
+    *(["extract"], ["extract", "--source", "rollouts"], ["recognize"]),
 ]
 
 
