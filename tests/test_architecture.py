@@ -1,13 +1,17 @@
 """The house rules that a machine can check: imports go one way, and looking at help costs nothing."""
 
 import ast
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 import mnprobe
+from mnprobe.cli.main import COMMANDS, command_app
 
 PACKAGE = Path(mnprobe.__file__).parent
 FLOORS = {"core": 0, "data": 1, "models": 2, "worlds": 2, "features": 3, "probe": 4, "analysis": 5, "cli": 6}
@@ -72,3 +76,98 @@ def test_demonstrations_are_read_without_torch():
 
 def test_type_information_ships():
     assert (PACKAGE / "py.typed").is_file()
+
+
+HOLE = "\0"  # where a value is put into a text
+FILLED = re.compile(
+    rf"(?:`|\$ )mnprobe\b[^`]*{HOLE}|\bmnprobe (?:{'|'.join(COMMANDS)})\b[^`.:;,]*{HOLE}|\bmnprobe {HOLE} --"
+)
+UsageError = typer.BadParameter.__base__  # typer has no public name for it
+
+
+def _texts(tree):
+    """Every text that code makes, with a hole for each value put into it: literals, f-strings, +, % and format."""
+    inside, documents = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                documents.add(first.value)
+        if isinstance(node, ast.JoinedStr | ast.BinOp) and node not in inside:
+            inside |= {below for below in ast.walk(node) if below is not node}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr | ast.BinOp | ast.Constant) and node not in inside | documents:
+            yield node.lineno, _text(node)
+
+
+def _text(node):
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_text(part) for part in node.values)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return _text(node.left) + _text(node.right)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod):
+        return re.sub(r"%[a-z]", HOLE, _text(node.left))
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return re.sub(r"\{\w*\}", HOLE, node.value)
+    return HOLE
+
+
+def _all_texts():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for line, text in _texts(ast.parse(path.read_text(encoding="utf-8"))):
+            yield f"{path.relative_to(PACKAGE)}:{line}", text
+
+
+def test_commands_in_messages_are_written_by_core_commands_alone():
+    """A path that is put into a text as it stands cannot be pasted where it has a space."""
+    wrong = [f"{place}: {text!r}" for place, text in _all_texts() if FILLED.search(text)]
+    assert not wrong, "write these with mnprobe.core.commands:\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'f"run `mnprobe align --run {path}`"',
+        '"`mnprobe align --run " + str(path) + "`"',
+        '"`mnprobe align --run %s`" % path',
+        '"`mnprobe align --run {}`".format(path)',
+        'f"mnprobe demos --{partition} makes some"',
+        'f"$ mnprobe {words}"',
+        'f"mnprobe {name} --run {path}"',
+    ],
+)
+def test_a_path_put_into_a_command_is_seen(code):
+    assert any(FILLED.search(text) for _, text in _texts(ast.parse(f"raise Error({code})")))
+
+
+@pytest.mark.parametrize("code", ['f"made by mnprobe {version}"', 'f"{path}: `mnprobe align` writes it ({error})"'])
+def test_other_values_beside_a_command_are_not(code):
+    assert not any(FILLED.search(text) for _, text in _texts(ast.parse(f"raise Error({code})")))
+
+
+def _static_commands():
+    for place, text in _all_texts():
+        found = re.findall(r"`(mnprobe [^`]*)`", text)
+        found += re.findall(rf"^mnprobe (?:{'|'.join(COMMANDS)})(?: -[^,]*)?$", text)
+        yield from ((place, command) for command in found)
+
+
+def _refusal(command):
+    """Why a command line cannot be given; empty where it can."""
+    name, *words = shlex.split(command)[1:]
+    if name not in COMMANDS:
+        return f"there is no command {name}"
+    try:
+        with typer.main.get_command(command_app(name)).make_context(f"mnprobe {name}", list(words)):
+            return ""
+    except UsageError as error:
+        return error.format_message() if words else ""  # the name of a command alone is no whole command line
+
+
+def test_commands_named_in_messages_can_be_given():
+    found = list(_static_commands())
+    assert len(found) > 20
+    wrong = [f"{place}: {command}: {why}" for place, command in found if (why := _refusal(command))]
+    assert not wrong, "\n".join(wrong)
+    assert "no-such" in _refusal("mnprobe align --no-such")
+    assert _refusal("mnprobe nothing")

@@ -9,6 +9,7 @@ from typing import Any
 
 from mnprobe.analysis.ablation_cells import Cell
 from mnprobe.analysis.ablation_run import Evaluation, Shared
+from mnprobe.core.commands import command_of
 from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.core.provenance import canonical_json, differences
 from mnprobe.core.rundir import RunDir
@@ -136,7 +137,7 @@ def _partitions(folders: Sequence[Path], tasks: Sequence[str], instructions: Pat
             raise DataError(
                 f"{', '.join(map(str, folders))}: an ablation needs demonstrations of the partitions {_TRAINED} and "
                 f"{judged}; there are none of {partition}, which are {use} (partitions: {has}). "
-                f"mnprobe demos --{partition} makes some"
+                f"`{command_of(folders[0], 'demos', **{partition: 5})}` makes some"
             )
     trained, held_out = (
         open_dataset(folders, partitions=[name], tasks=wanted, instructions=instructions) for name in (_TRAINED, judged)

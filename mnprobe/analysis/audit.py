@@ -18,6 +18,7 @@ from mnprobe.analysis.figures import SavedFigure
 from mnprobe.analysis.leakage import leakage_table
 from mnprobe.analysis.tables import read_alignment, write_table
 from mnprobe.analysis.verdict import Finding, verdicts
+from mnprobe.core.commands import command_line
 from mnprobe.core.errors import FeatureError, ProbeError
 from mnprobe.core.progress import progress
 from mnprobe.core.rundir import RunDir
@@ -74,14 +75,18 @@ def audit_run(
     Raises:
         ProbeError: no measurement of all episodes, or none whose scores were kept.
     """
+    command = command or command_line(
+        "audit", run=run.path, seeds=seeds, resamples=resamples, no_decomposition=not decomposed
+    )
     path = run.results("alignment")
-    table = read_alignment(path, command=f"mnprobe align --run {run.path}")
+    table = read_alignment(path)
     hits = path.parent / "hits"
     current = set(zip(table["config_hash"], table["features_hash"], strict=True))
     kept = [read_hits(file) for file in find_hits(hits, control="none")] if hits.is_dir() else []
     kept = [one for one in kept if (one.about["config_hash"], one.about["features_hash"]) in current]
     if not kept:
-        raise ProbeError(f"no scores under {hits} belong to {path}. `mnprobe align --run {run.path}` keeps them")
+        again = command_line("align", run=run.path)
+        raise ProbeError(f"no scores under {hits} belong to {path}. `{again}` keeps them")
     notes: list[str] = []
     pairs = _pairs(run, kept, notes)
     leakage = leakage_table(kept, pairs)

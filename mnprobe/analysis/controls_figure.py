@@ -19,9 +19,10 @@ from mnprobe.analysis.figures import (
     shorten,
     wrap,
 )
-from mnprobe.analysis.notes import FigureNote, command_line, write_note
+from mnprobe.analysis.notes import FigureNote, write_note
 from mnprobe.analysis.tables import HOLDOUTS
 from mnprobe.analysis.verdict import Finding
+from mnprobe.core.commands import command_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +68,7 @@ def draw_controls(
     about = FigureNote(
         title="The claim and its controls",
         caption=controls_caption(controls) + (f" {note}." if note else ""),
-        command=command or command_line("audit", {}),
+        command=command or command_line("audit"),
         facts={"findings": [finding.sentence for finding in findings]},
     )
     write_note(about, stem)

@@ -8,6 +8,7 @@ import pandas as pd
 from mnprobe.analysis.over_seeds import mean_over_seeds
 from mnprobe.analysis.tables import HOLDOUTS, SPLITS, apply_where, settle
 from mnprobe.analysis.trainings import in_order, named
+from mnprobe.core.commands import option_line
 from mnprobe.core.errors import ProbeError
 
 __all__ = ["DIFFERENCE", "OUTCOMES", "CurveData", "curve_data"]
@@ -255,7 +256,7 @@ def _refuse_doubles(means: pd.DataFrame) -> None:
         ]
         name = next((name for name in differ if name not in ("ci_low", "ci_high", "sd_seeds", "sd_draws")), None)
         first = rows.iloc[0]
-        way = f"choose with --where {name}={rows[name].iloc[0]}" if name else "`mnprobe align` writes the table anew"
+        way = f"choose with {option_line(where=f'{name}={first[name]}')}" if name else "align again into a new table"
         raise ProbeError(
             f"{len(rows)} measurements claim the same point ({first['understanding']} and {first['execution']}, "
             f"{first['series']}, holdout {first['holdout']}, step {first['step']}); they differ in "

@@ -18,8 +18,9 @@ from mnprobe.analysis.figures import (
     shorten,
     wrap,
 )
-from mnprobe.analysis.notes import FigureNote, command_line, write_note
+from mnprobe.analysis.notes import FigureNote, write_note
 from mnprobe.analysis.tables import HOLDOUTS
+from mnprobe.core.commands import command_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +54,7 @@ def draw_decomposition(table: pd.DataFrame, *, stem: Path, command: str | None =
     about = FigureNote(
         title="What the score is made of",
         caption=_CAPTION + (f" {note}." if note else ""),
-        command=command or command_line("audit", {}),
+        command=command or command_line("audit"),
         facts={"rows": len(table)},
     )
     write_note(about, stem)

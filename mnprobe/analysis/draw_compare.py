@@ -12,10 +12,11 @@ from mnprobe.analysis.compare import COLUMNS, CompareConfig, Comparison, compare
 from mnprobe.analysis.compare_figure import compare_figure
 from mnprobe.analysis.compare_inputs import CompareInputs
 from mnprobe.analysis.figures import SavedFigure, save_figure
-from mnprobe.analysis.notes import FigureNote, command_line, write_note
+from mnprobe.analysis.notes import FigureNote, write_note
 from mnprobe.analysis.similarity import SCHEMES, About, make_index
 from mnprobe.analysis.tables import read_table, write_table
 from mnprobe.analysis.world import world_note
+from mnprobe.core.commands import command_line, command_of
 from mnprobe.core.errors import ProbeError
 
 __all__ = ["DrawnComparison", "best_line", "draw_compare", "read_similarity"]
@@ -82,7 +83,7 @@ def draw_compare(
 
 def read_similarity(path: Path) -> pd.DataFrame:
     """Read results/similarity.csv with its types; ProbeError when it is absent or no such table."""
-    found = read_table(path, COLUMNS, command="mnprobe compare")
+    found = read_table(path, COLUMNS, command=command_of(path, "compare"))
     for name in COLUMNS:
         cells = found[name].astype(str)
         if name in _TRUTH:
@@ -130,7 +131,8 @@ def _drawn(
     caption = _caption(found, config, about, inputs)
     stem = folder / f"similarity-{config.index.replace('_', '-')}-{config.grid}"
     saved = save_figure(compare_figure(found.table, about, title=title, caption=caption), stem)
-    options = {"index": config.index, "grid": config.grid, "permute": config.permute, "seed": config.seed}
+    options: dict[str, object] = {"index": config.index, "grid": config.grid, "permute": config.permute}
+    options |= {"permutations": config.permutations, "seed": config.seed}
     facts = {
         "index": config.index,
         "options": json.loads(str(first["options"])),
@@ -141,9 +143,8 @@ def _drawn(
         "permutations": int(first["permutations"]),
         "best": json.loads(found.table[found.table["best"]].to_json(orient="records")),
     }
-    write_note(
-        FigureNote(title=title, caption=caption, command=command or command_line("compare", options), facts=facts), stem
-    )
+    command = command or command_line("compare", **options)
+    write_note(FigureNote(title=title, caption=caption, command=command, facts=facts), stem)
     return DrawnComparison(figure=saved, table=found.table, caption=caption, notes=found.notes, kept=kept)
 
 

@@ -10,10 +10,11 @@ from mnprobe.analysis.curve_figure import curve_figure
 from mnprobe.analysis.curve_looks import metric_name
 from mnprobe.analysis.curve_words import curve_caption
 from mnprobe.analysis.figures import SavedFigure, save_figure
-from mnprobe.analysis.notes import FigureNote, command_line, write_note
+from mnprobe.analysis.notes import FigureNote, write_note
 from mnprobe.analysis.progress import Progress, recognition_progress, success_progress
 from mnprobe.analysis.tables import read_alignment, write_table
 from mnprobe.analysis.trainings import named
+from mnprobe.core.commands import command_line
 
 __all__ = ["DrawnCurve", "curve_name", "draw_curve"]
 
@@ -69,7 +70,7 @@ def draw_curve(
         ProbeError: as `read_alignment` and `curve_data`, and for a table of recognition or success that is damaged.
     """
     data = curve_data(
-        read_alignment(alignment, command=f"mnprobe align --run {alignment.parent.parent}"),
+        read_alignment(alignment),
         metric=metric,
         split=split,
         direction=direction,
@@ -85,7 +86,15 @@ def draw_curve(
         + ("" if data.single else " over training checkpoints")
         + ("" if split == "all" else f", {'success and failure' if split == OUTCOMES else split}"),
         caption=caption,
-        command=command or command_line("curve", {"metric": metric, "split": split}),
+        command=command
+        or command_line(
+            "curve",
+            metric=metric,
+            split=split,
+            direction=None if direction == "mean" else direction,
+            where=[f"{column}={value}" for column, value in (where or {}).items()],
+            log_steps=log_steps,
+        ),
         facts={"points": len(data.points), "single_checkpoint": data.single},
     )
     write_note(about, stem)

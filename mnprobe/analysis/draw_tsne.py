@@ -11,7 +11,7 @@ import pandas as pd
 from mnprobe.analysis.embedding import TsneConfig, embed
 from mnprobe.analysis.figures import SavedFigure, save_figure
 from mnprobe.analysis.neighbours import nearest_across
-from mnprobe.analysis.notes import FigureNote, command_line, write_note
+from mnprobe.analysis.notes import FigureNote, write_note
 from mnprobe.analysis.pairs import FeaturePair, Shared, held_out, in_partition, shared_space
 from mnprobe.analysis.similarity.arrays import centred, in_range
 from mnprobe.analysis.tables import write_table
@@ -19,6 +19,7 @@ from mnprobe.analysis.tsne_figure import TsnePanel, quality_line, tsne_figure
 from mnprobe.analysis.tsne_quality import Quality, map_qualities
 from mnprobe.analysis.world import world_note
 from mnprobe.core.arrays import as_matrix
+from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError
 
 __all__ = [
@@ -135,11 +136,12 @@ def draw_tsne(
     note = FigureNote(
         title=title,
         caption=" ".join([f"{line}." for line in qualities] + [caption]),
-        command=command or command_line("tsne", {"space": space, "partition": partition}),
+        command=command or command_line("tsne", space=space, partition=partition),
         facts={
             "panels": [panel_facts(panel) for panel in panels],
             "perplexity_asked": config.perplexity,
             "seed": config.seed,
+            "settings": asdict(config),
         },
     )
     write_note(note, stem)

@@ -1,7 +1,7 @@
 """`mnprobe tsne --series` as a function: maps over training as figure, line chart, page with a slider, and tables."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +9,14 @@ import numpy as np
 from mnprobe.analysis.draw_tsne import HELD_OUT, TsneInput, panel_facts
 from mnprobe.analysis.embedding import TsneConfig
 from mnprobe.analysis.figures import SavedFigure, save_figure
-from mnprobe.analysis.notes import FigureNote, command_line, write_note
+from mnprobe.analysis.notes import FigureNote, write_note
 from mnprobe.analysis.tables import write_table
 from mnprobe.analysis.tsne_purity_figure import purity_figure
 from mnprobe.analysis.tsne_series import TsneSeries, quality_table, series_coordinates, tsne_series
 from mnprobe.analysis.tsne_series_figure import series_figure, shown_steps
 from mnprobe.analysis.tsne_slider import series_slider, slider_page
 from mnprobe.analysis.world import world_note
+from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError, FeatureError
 from mnprobe.core.files import write_text
 from mnprobe.core.progress import progress
@@ -79,7 +80,7 @@ def draw_tsne_series(
     caption = _caption(series, partition, config, world_note(worlds))
     quality = quality_table(series)
     coordinates = series_coordinates(series)
-    command = command or command_line("tsne", {"series": True, "partition": partition})
+    command = command or command_line("tsne", series=True, partition=partition)
     stem, chart = folder / f"{name}-series", folder / f"{name}-purity"
     drawn = DrawnSeries(
         figure=save_figure(series_figure(series, title=_TITLE, caption=_cut(series) + caption, colour=colour), stem),
@@ -94,7 +95,8 @@ def draw_tsne_series(
     write_table(quality, drawn.quality)
     slider = series_slider(coordinates, quality, colour=colour, note=caption)
     write_text(drawn.page, slider_page(slider, _TITLE))
-    facts = {"perplexity_asked": config.perplexity, "seed": config.seed, "panels": series_facts(series)}
+    facts: dict[str, object] = {"perplexity_asked": config.perplexity, "seed": config.seed}
+    facts |= {"settings": asdict(config), "panels": series_facts(series)}
     write_note(FigureNote(title=_TITLE, caption=_cut(series) + caption, command=command, facts=facts), stem)
     write_note(FigureNote(title=_PURITY, caption=_purity_caption(series), command=command, facts=facts), chart)
     return drawn

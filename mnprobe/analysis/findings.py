@@ -103,7 +103,7 @@ def _attempt(make: Callable[[], _T], problems: list[str]) -> _T | None:
 
 def _alignment(run: RunDir) -> pd.DataFrame | None:
     path = run.results("alignment")
-    return read_alignment(path, command=f"mnprobe align --run {run.path}") if path.is_file() else None
+    return read_alignment(path) if path.is_file() else None
 
 
 def _rise(data: CurveData | None) -> Finding:

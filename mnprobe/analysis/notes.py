@@ -1,15 +1,14 @@
 """What goes beside a figure: its title, its caption and the command that made it, in a small JSON file."""
 
 import json
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mnprobe.core.errors import ProbeError
 from mnprobe.core.files import write_text
 
-__all__ = ["FigureNote", "command_line", "read_note", "write_note"]
+__all__ = ["FigureNote", "read_note", "write_note"]
 
 _SCHEMA = "mnprobe.figure/1"
 
@@ -52,22 +51,3 @@ def read_note(stem: Path) -> FigureNote | None:
         command=str(found.get("command", "")),
         facts=facts if isinstance(facts, dict) else {},
     )
-
-
-def command_line(name: str, options: Mapping[str, object]) -> str:
-    """The command to paste: `mnprobe name` with the options that are not None, False or empty.
-
-    >>> command_line("curve", {"run": "runs/a b", "split": "all", "json": False, "where": ["tau=0.1", "seed=1"]})
-    "mnprobe curve --run 'runs/a b' --split all --where tau=0.1 --where seed=1"
-    """
-    words = ["mnprobe", name]
-    for option, value in options.items():
-        flag = f"--{option.replace('_', '-')}"
-        if value is True:
-            words.append(flag)
-        elif isinstance(value, Sequence) and not isinstance(value, str):
-            for item in value:
-                words += [flag, str(item)]
-        elif value is not None and value is not False:
-            words += [flag, str(value)]
-    return shlex.join(words)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mnprobe.analysis.tables import read_alignment
 from mnprobe.analysis.world import worlds_of
+from mnprobe.core.commands import command_line
 from mnprobe.core.errors import FeatureError, ProbeError, TooFewSamples
 from mnprobe.core.labels import asked_partition
 from mnprobe.core.rundir import RunDir
@@ -204,7 +205,7 @@ def heads_table(run: RunDir) -> pd.DataFrame | None:
     """The rows of results/alignment.csv that name saved heads, for several calls of `find_heads`; None without it."""
     if not run.results("alignment").is_file():
         return None
-    table = read_alignment(run.results("alignment"), command=f"mnprobe align --run {run.path}")
+    table = read_alignment(run.results("alignment"))
     return table[(table["heads_file"] != "") & (table["seed"] >= 0)]
 
 
@@ -315,7 +316,7 @@ def _side(run: RunDir, side: str, model: str | None, source: str) -> dict[int, P
     if not chosen:
         others = sorted({f"{piece.model} from {piece.source}" for piece in pieces})
         hint = f"; there are {', '.join(others)}" if others else ""
-        raise FeatureError(f"{run.path} has no {what}{hint}. `mnprobe extract --run {run.path}` makes them")
+        raise FeatureError(f"{run.path} has no {what}{hint}. `{command_line('extract', run=run.path)}` makes them")
     models = sorted({piece.model for piece in chosen})
     if len(models) > 1:
         raise FeatureError(f"{run.path} has {what} of several models: {', '.join(models)}. Choose one with --{side}")

@@ -7,6 +7,7 @@ import pandas as pd
 
 from mnprobe.analysis.success_table import SUCCESS_COLUMNS
 from mnprobe.analysis.tables import numbers, read_table, truths
+from mnprobe.core.commands import command_of
 from mnprobe.features.recognition import COLUMNS, PREDICTION_COLUMNS
 
 __all__ = [
@@ -26,7 +27,7 @@ _INTERVALS = tuple(f"{end}_{side}" for side in ("understanding", "execution") fo
 
 def read_recognition(path: Path) -> pd.DataFrame:
     """results/recognition.csv; ProbeError names a column or cell that does not belong."""
-    table = read_table(path, COLUMNS, command="mnprobe recognize")
+    table = read_table(path, COLUMNS, command=command_of(path, "recognize"))
     return _typed(
         table, path, whole=("step",), real=("n", "correct", "top1", "ci_low", "ci_high", "chance", "candidates")
     )
@@ -34,13 +35,13 @@ def read_recognition(path: Path) -> pd.DataFrame:
 
 def read_predictions(path: Path) -> pd.DataFrame:
     """results/predictions.csv, one row per model, step, source and episode."""
-    table = read_table(path, PREDICTION_COLUMNS, command="mnprobe recognize")
+    table = read_table(path, PREDICTION_COLUMNS, command=command_of(path, "recognize"))
     return _typed(table, path, whole=("step", "correct"))
 
 
 def read_success(path: Path) -> pd.DataFrame:
     """results/success.csv; ProbeError names a column or cell that does not belong."""
-    table = read_table(path, SUCCESS_COLUMNS, command="mnprobe rollout")
+    table = read_table(path, SUCCESS_COLUMNS, command=command_of(path, "rollout"))
     words = ("world", "model", "task")
     real = tuple(name for name in SUCCESS_COLUMNS if name not in (*words, "step", "n", "successes", "repeats"))
     return _typed(table, path, whole=("step", "n", "successes", "repeats"), real=real)
@@ -48,7 +49,7 @@ def read_success(path: Path) -> pd.DataFrame:
 
 def read_ablation(path: Path) -> pd.DataFrame:
     """results/ablation.csv, with the columns of intervals (NaN where the file has none)."""
-    table = read_table(path, ABLATION_COLUMNS, command="mnprobe ablate")
+    table = read_table(path, ABLATION_COLUMNS, command=command_of(path, "ablate"))
     for name in _INTERVALS:
         side, end = name.rpartition("_")[2], name.rpartition("_")[0]
         if name not in table:

@@ -10,6 +10,7 @@ import pandas as pd
 from mnprobe.analysis.episode_scores import EpisodeScores, current_hits, episode_scores
 from mnprobe.analysis.statistics import OutcomeContrast, benjamini_hochberg, cluster_jackknife, holm, outcome_contrast
 from mnprobe.analysis.tables import write_table
+from mnprobe.core.commands import command_of
 from mnprobe.core.errors import ProbeError
 from mnprobe.core.labels import encode_tuples
 from mnprobe.probe.hits import HitScores, read_hits
@@ -68,7 +69,7 @@ def write_contrasts(alignment: Path, hits: Path, target: Path, *, resamples: int
     Raises ProbeError when the table is missing, or no success and failure was measured with its scores kept.
     """
     if not alignment.is_file():
-        raise ProbeError(f"{alignment} is not there. `mnprobe align --split success` writes it")
+        raise ProbeError(f"{alignment} is not there. `{command_of(alignment, 'align', split='success')}` writes it")
     table = read_alignment(alignment)
     measured = table[table["split"].isin(["understanding-success", "execution-success"]) & (table["control"] == "none")]
     found = {
@@ -79,8 +80,8 @@ def write_contrasts(alignment: Path, hits: Path, target: Path, *, resamples: int
     scores = [one for one in map(read_hits, sorted(found)) if one.about["control"] == "none"]
     if not scores:
         raise ProbeError(
-            f"no scores of success and failure under {hits} belong to {alignment}. `mnprobe align --split success` "
-            "measures and keeps them where outcomes are known"
+            f"no scores of success and failure under {hits} belong to {alignment}. "
+            f"`{command_of(alignment, 'align', split='success')}` measures and keeps them where outcomes are known"
         )
     contrasts = contrast_table(scores, resamples=resamples)
     write_table(contrasts, target)
@@ -90,13 +91,14 @@ def write_contrasts(alignment: Path, hits: Path, target: Path, *, resamples: int
 def read_contrasts(path: Path) -> pd.DataFrame:
     """Read back what `write_contrasts` wrote; ProbeError when the file is missing or holds something else."""
     if not path.is_file():
-        raise ProbeError(f"{path} is not there. `mnprobe success` writes it")
+        raise ProbeError(f"{path} is not there. `{command_of(path, 'success')}` writes it")
     table = pd.read_csv(
         path, keep_default_na=False, na_values={name: [""] for name in CONTRAST_COLUMNS if name != "note"}
     )
     missing = [name for name in CONTRAST_COLUMNS if name not in table.columns]
     if missing:
-        raise ProbeError(f"{path} lacks the columns {', '.join(missing)}. `mnprobe success` writes it anew")
+        again = command_of(path, "success")
+        raise ProbeError(f"{path} lacks the columns {', '.join(missing)}. `{again}` writes it anew")
     return table
 
 

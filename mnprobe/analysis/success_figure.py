@@ -21,8 +21,9 @@ from mnprobe.analysis.figures import (
     shorten,
     wrap,
 )
-from mnprobe.analysis.notes import FigureNote, command_line, write_note
+from mnprobe.analysis.notes import FigureNote, write_note
 from mnprobe.analysis.tables import HOLDOUTS, settle
+from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ProbeError
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def draw_success(
     about = FigureNote(
         title="Success against failure",
         caption=caption,
-        command=command or command_line("success", {"source": source}),
+        command=command or command_line("success", source=source),
         facts={"rows": len(rows)},
     )
     write_note(about, stem)

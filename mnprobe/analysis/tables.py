@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mnprobe.core.commands import command_of, option_line
 from mnprobe.core.errors import ProbeError
 from mnprobe.core.files import write_text
 from mnprobe.probe.rows import COLUMNS, TEXT, TRUTH, WHOLE
@@ -92,12 +93,16 @@ def read_table(path: Path, columns: Sequence[str], *, command: str) -> pd.DataFr
     return pd.DataFrame(rows[1:], columns=pd.Index(header), dtype=object)
 
 
-def read_alignment(path: Path, *, command: str = "mnprobe align") -> pd.DataFrame:
+def read_alignment(path: Path, *, command: str | None = None) -> pd.DataFrame:
     """Read results/alignment.csv with its types: text, bool, int, float; empty numbers become NaN.
+
+    `command` is what writes it, by default `mnprobe align` for the run that it lies in.
 
     Raises ProbeError as `read_table` does, and when a cell is no number or truth value, naming column and row.
     """
-    table = read_table(path, [name for name in ALIGNMENT_COLUMNS if name != "fit_source"], command=command)
+    table = read_table(
+        path, [name for name in ALIGNMENT_COLUMNS if name != "fit_source"], command=command or command_of(path, "align")
+    )
     if "fit_source" not in table:
         table["fit_source"] = table["source_u"]  # tables of earlier versions: heads were fitted on the same source
     for name in ALIGNMENT_COLUMNS:
@@ -166,7 +171,7 @@ def settle(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             if wanted is None or not wanted.any():
                 raise ProbeError(
                     f"the table holds several measurements that differ in {column} ({_listed(rows[column])}). "
-                    f"Choose one with --where {column}={_cell(values[0])}"
+                    f"Choose one with {option_line(where=f'{column}={_cell(values[0])}')}"
                 )
             others = _listed(rows.loc[~wanted, column])
             note = f"{column} {default} is shown; the table also has {others}"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mnprobe.core.errors import ConfigError
+from mnprobe.core.commands import command_line
+from mnprobe.core.errors import ConfigError, FeatureError
 from mnprobe.core.rundir import Piece, resolve_run
 
 if TYPE_CHECKING:  # the probe loads torch, which `--help` does without
@@ -120,10 +121,14 @@ def align(
     else:
         rundir = resolve_run(run)
         pieces = rundir.feature_files()
+        if not pieces:
+            extract = command_line("extract", run=rundir.path)
+            raise FeatureError(f"{rundir.path} has no features of either side. `{extract}` makes them")
         demos = any(piece.source == "demos" for piece in pieces)
         if fit_on == "demos" and not demos:
             raise ConfigError(
-                f"--fit-on demos: run {rundir.path} has no features of demos; `mnprobe extract` makes them"
+                f"--fit-on demos: run {rundir.path} has no features of demos; "
+                f"`{command_line('extract', run=rundir.path)}` makes them"
             )
         stored, notes = join_stores(
             [piece.path for piece in pieces], fit_on="demos" if demos and fit_on != "own" else None

@@ -27,7 +27,6 @@ def audit(
     Example: mnprobe audit --run runs/first
     """
     from mnprobe.analysis.audit import audit_run
-    from mnprobe.analysis.notes import command_line
     from mnprobe.analysis.world import played_in, world_note
 
     rundir = resolve_run(run)
@@ -37,7 +36,6 @@ def audit(
         resamples=resamples,
         decomposed=decomposition,
         note=world_note(played_in(piece.path for piece in rundir.feature_files())),
-        command=command_line("audit", {"run": rundir.path, "seeds": seeds, "resamples": resamples}),
     )
     if as_json:
         summary = {

@@ -69,8 +69,8 @@ def compare(
         return
     from mnprobe.analysis.compare_inputs import compare_inputs, find_stores
     from mnprobe.analysis.draw_compare import best_line, draw_compare
-    from mnprobe.analysis.notes import command_line
     from mnprobe.analysis.similarity import make_index
+    from mnprobe.core.commands import command_line
 
     names = index or ["debiased_cka", "mutual_knn"]
     chosen = _configs(names, option or [], k, outside_group, permute, permutations, seed, grid)
@@ -108,7 +108,7 @@ def compare(
         chosen,
         table=table,
         folder=out or folder / "figures",
-        command=command_line("compare", options),
+        command=command_line("compare", **options),
         n_jobs=jobs,
     )
     if as_json:

@@ -40,9 +40,9 @@ def curve(
     Example: mnprobe curve --run runs/first --metric recall@1 --where layer_e=e
     """
     from mnprobe.analysis.draw_curve import curve_name, draw_curve  # matplotlib and pandas load here, not for --help
-    from mnprobe.analysis.notes import command_line
     from mnprobe.analysis.tables import parse_where
     from mnprobe.analysis.world import played_in, world_note
+    from mnprobe.core.commands import command_line
 
     rundir = resolve_run(run)
     name = curve_name(metric, split)
@@ -57,7 +57,7 @@ def curve(
         direction=direction,
         where=parse_where(where or []),
         log_steps=log_steps,
-        command=command_line("curve", options | {"where": where, "log_steps": log_steps, "out": out}),
+        command=command_line("curve", **(options | {"where": where, "log_steps": log_steps, "out": out})),
         recognition=rundir.results("recognition") if split == "all" else None,
         success=rundir.results("success") if split == "all" else None,
         note=world_note(played_in(piece.path for piece in rundir.feature_files())),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.rundir import resolve_run
 
@@ -155,7 +156,8 @@ def _print_environment(found: dict[str, Any]) -> None:
     for name, state in found["rlbench"].items():
         _say(f"  {name}: {state}")
     newest = found["newest_run"]
-    _say(f"newest run: {newest}; `mnprobe doctor --run runs/{newest}` examines it" if newest else "no run under ./runs")
+    examines = f"`{command_line('doctor', run=Path('runs') / newest)}` examines it" if newest else ""
+    _say(f"newest run: {newest}; {examines}" if newest else "no run under ./runs")
 
 
 def _print_checks(facts: dict[str, Any], checks: "Sequence[Check]", *, failed: bool) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.rundir import resolve_run
 
@@ -83,10 +84,8 @@ def _compare(paths: list[Path], asked: bool, out: Path | None, *, as_json: bool)
     from mnprobe.analysis.report import write_side_by_side
 
     if not asked:
-        named = " ".join(map(str, paths))
-        raise ConfigError(
-            f"to set runs side by side, write `mnprobe report --compare {named}`; one run goes with --run"
-        )
+        way = command_line("report", compare=paths)
+        raise ConfigError(f"to set runs side by side, write `{way}`; one run goes with --run")
     path, found = write_side_by_side([resolve_run(one) for one in paths], out)
     if as_json:
         summary = {

@@ -1,6 +1,5 @@
 """Running mnprobe's commands from a command: in this process, or some of them at once in processes of their own."""
 
-import shlex
 import subprocess
 import sys
 import time
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from mnprobe.core.commands import shell_line
 from mnprobe.core.errors import MnprobeError
 from mnprobe.core.provenance import config_hash
 
@@ -28,7 +28,7 @@ def run_here(command: Sequence[str], *, optional: bool = False) -> None:
     """
     from mnprobe.cli.main import command_app
 
-    typer.secho(f"\n$ mnprobe {shlex.join(command)}", bold=True)
+    typer.secho(f"\n$ {shell_line(command)}", bold=True)
     try:
         command_app(command[0])(args=list(command[1:]), prog_name=f"mnprobe {command[0]}")
     except SystemExit as end:
@@ -76,7 +76,7 @@ def run_together(
 
 
 def _start(command: Sequence[str], logs: Path | None) -> tuple[subprocess.Popen[bytes], Path | None]:
-    typer.secho(f"\n$ mnprobe {shlex.join(command)}", bold=True)
+    typer.secho(f"\n$ {shell_line(command)}", bold=True)
     sys.stdout.flush()
     call = [sys.executable, "-m", "mnprobe", *command]
     if logs is None:

@@ -28,11 +28,11 @@ def success(
 
     Example: mnprobe success --run runs/first --source rollouts
     """
-    from mnprobe.analysis.notes import command_line
     from mnprobe.analysis.success_contrast import write_contrasts
     from mnprobe.analysis.success_figure import draw_success
     from mnprobe.analysis.success_words import contrast_sentences
     from mnprobe.analysis.world import played_in, world_note
+    from mnprobe.core.commands import command_line
 
     rundir = resolve_run(run)
     target = rundir.results("success_contrast")
@@ -42,7 +42,7 @@ def success(
         table,
         stem=out or rundir.figures / "success",
         source=source,
-        command=command_line("success", options),
+        command=command_line("success", **options),
         note=world_note(played_in(piece.path for piece in rundir.feature_files())),
     )
     sentences = contrast_sentences(drawn.rows)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from mnprobe.core.commands import command_line
 from mnprobe.core.rundir import resolve_run
 
 __all__ = ["tables"]
@@ -33,7 +34,7 @@ def tables(
     rundir = resolve_run(run)
     wanted = list(dict.fromkeys(number or TABLES))
     made = {one: shaped_table(rundir, one) for one in wanted}
-    missing = {one: f"mnprobe {TABLES[one][1]} --run {rundir.path}" for one, table in made.items() if table is None}
+    missing = {one: command_line(TABLES[one][1], run=rundir.path) for one, table in made.items() if table is None}
     if len(missing) == len(wanted):
         ways = "; ".join(f"Table {one}: `{command}`" for one, command in missing.items())
         raise ProbeError(f"{rundir.path} has measured nothing for these tables. {ways}")

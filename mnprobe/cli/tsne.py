@@ -80,8 +80,8 @@ def tsne(
     from mnprobe.analysis.draw_tsne import as_space, draw_tsne, panel_facts  # matplotlib loads here, not for --help
     from mnprobe.analysis.draw_tsne_series import DrawnSeries, draw_tsne_series, series_facts
     from mnprobe.analysis.embedding import TsneConfig
-    from mnprobe.analysis.notes import command_line
     from mnprobe.analysis.tsne_inputs import FEWEST_STEPS, feature_paths, series_inputs, tsne_inputs
+    from mnprobe.core.commands import command_line
 
     config = TsneConfig(
         perplexity=perplexity, iterations=iterations, seed=seed, jobs=jobs, warm_iterations=max(1, iterations // 2)
@@ -131,7 +131,7 @@ def tsne(
         partition=partition,
         config=config,
         colour=colour,
-        command=command_line("tsne", options),
+        command=command_line("tsne", **options),
     )
     over: DrawnSeries | None = None
     if series or (series is None and of_one_run and wanted_space == "shared" and not step and not own_colour):
@@ -154,7 +154,7 @@ def tsne(
                 partition=partition,
                 config=config,
                 colour=colour,
-                command=command_line("tsne", options | {"series": True}),
+                command=command_line("tsne", **(options | {"series": True})),
             )
     if as_json:
         asked = {"perplexity_asked": perplexity, "seed": seed}

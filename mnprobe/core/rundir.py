@@ -13,6 +13,7 @@ from typing import Any
 
 import tomli_w
 
+from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.files import write_text
 from mnprobe.core.provenance import now, versions
@@ -180,7 +181,8 @@ def resolve_run(path: Path | None, *, root: Path = Path("runs")) -> RunDir:
     if path is not None:
         if not (path / CONFIG_NAME).is_file():
             found = "it is not there" if not path.exists() else f"it has no {CONFIG_NAME}"
-            raise ConfigError(f"--run {path}: not a run of mnprobe ({found}). `mnprobe init --run {path}` makes one")
+            make = command_line("init", run=path)
+            raise ConfigError(f"--run {path}: not a run of mnprobe ({found}). `{make}` makes one")
         return RunDir(path)
     runs = sorted(root.glob(f"*/{CONFIG_NAME}"), key=lambda file: (file.stat().st_mtime_ns, file))
     if not runs:

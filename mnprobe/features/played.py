@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.registry import unknown_name
 from mnprobe.core.rundir import RunDir, step_of
@@ -63,7 +64,7 @@ def played_choices(run: RunDir, models: Sequence[str], say: Callable[[str], None
         why = f"{len(folders)} folders hold none that a checkpoint of ARP played" if folders else "it has none"
         raise ConfigError(
             f"--source rollouts: episodes that the policies of run {run.path} played are needed, but {why}. "
-            f"`mnprobe rollout --run {run.path}` plays them; --data names others"
+            f"`{command_line('rollout', run=run.path)}` plays them; --data names others"
         )
     return found
 

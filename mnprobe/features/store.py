@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mnprobe.core.commands import command_of
 from mnprobe.core.errors import FeatureError
 from mnprobe.core.registry import unknown_name
 from mnprobe.features.pooling import BLOCK_ROWS, pool
@@ -182,7 +183,8 @@ class FeatureFile:
         """One layer; FeatureError with the nearest name when there is none called `name`."""
         if name not in self._contents.layers:
             hint = unknown_name("layer", name, list(self.layers))
-            raise FeatureError(f"{self.path}: {hint}. Extract it with `mnprobe extract --layer {name}`")
+            again = command_of(self.path, "extract", layer=name)
+            raise FeatureError(f"{self.path}: {hint}. Extract it with `{again}`")
         found = self._contents.layers[name]
         where = f"{self.path}:/layers/{name}/values"
         return Layer(name, Rows(found.values, where), found.offsets, found.keyframe, where)

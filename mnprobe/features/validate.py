@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from mnprobe.core.commands import command_of
 from mnprobe.core.errors import FeatureError
 from mnprobe.features.schema import (
     DTYPES,
@@ -72,7 +73,8 @@ def _open(path: Path) -> Any:
         with path.open("rb") as raw:
             start = raw.read(len(MAGIC))
     except FileNotFoundError:
-        raise FeatureError(f"{path}: there is no such file; `mnprobe extract` makes feature stores") from None
+        make = command_of(path, "extract")
+        raise FeatureError(f"{path}: there is no such file; `{make}` makes feature stores") from None
     except IsADirectoryError:
         raise FeatureError(f"{path}: this is a folder; name the .h5 file inside it") from None
     if start != MAGIC:

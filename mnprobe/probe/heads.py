@@ -11,6 +11,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from mnprobe.core.commands import command_of
 from mnprobe.core.errors import CheckpointError, ConfigError
 from mnprobe.core.provenance import canonical_json
 from mnprobe.models.loading import write_safetensors
@@ -119,7 +120,8 @@ def load_heads(path: Path, device: str | torch.device = "cpu") -> AlignmentHeads
     Raises CheckpointError for a file that is missing, damaged, or holds something else.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such heads file. `mnprobe align` writes them into the run's heads/ folder.")
+        make = command_of(path, "align")
+        raise CheckpointError(f"{path}: no such heads file. `{make}` writes them into the run's heads/ folder.")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mnprobe.core.commands import command_line, command_of
 from mnprobe.core.errors import FeatureError
 from mnprobe.core.labels import as_partitions, is_missing, one_spelling, same_text, some
 from mnprobe.features import open_features
@@ -81,7 +82,7 @@ def join_stores(paths: Sequence[Path], *, fit_on: str | None = None) -> tuple[li
         if not any(store.side == side for store in stores):
             raise FeatureError(
                 f"no features of the {side} side among {len(stores)} stores ({_listed(stores) or 'none at all'}). "
-                "Make them with `mnprobe extract`"
+                f"Make them with `{command_of(paths[0], 'extract') if paths else command_line('extract')}`"
             )
     series = _series(stores)
     sides_u = [group for group in series if group[0].side == "understanding" and not group[0].blanked]

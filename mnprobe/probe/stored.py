@@ -1,6 +1,7 @@
 """`align` on feature stores: reads pairs of files, resumes the table, saves it after every measurement."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,7 @@ from mnprobe.probe.config import AlignConfig
 from mnprobe.probe.join import PIXELS, StoredPair
 from mnprobe.probe.pairs import Pair, pair_across, pair_files
 from mnprobe.probe.rows import read_alignment, write_alignment
+from mnprobe.probe.settings import check_settings, record_settings
 
 __all__ = ["align_stores"]
 
@@ -39,6 +41,8 @@ def align_stores(
     """Measure pairs of feature stores and keep the result in `table` (CSV), which is whole at any moment.
 
     It is written every few seconds, and at the end, also when the run is interrupted.
+
+    Where `table` lies in a run, its run.toml says under [align] with which settings it was measured.
 
     What `table` holds already is kept where settings and features are the same, replaced where they changed, and left
     alone where it is about something else. See `align` and `pair_files` for the other arguments and the errors.
@@ -67,6 +71,13 @@ def align_stores(
         if item.fit_u is not None and item.fit_e is not None:
             pair = pair_across(read(item.fit_u, item.fit_e), pair)
         pairs.append(pair)
+    check_settings(table)
+    record = cache(lambda: record_settings(table, config, pairs, episodes=episodes))
+
+    def save(frame: pd.DataFrame) -> None:
+        record()
+        write_alignment(table, frame)
+
     previous = read_alignment(table) if table.is_file() else None
     whole = align(
         pairs,
@@ -75,10 +86,12 @@ def align_stores(
         previous=previous,
         heads=heads,
         hits=hits,
-        on_rows=lambda frame: write_alignment(table, frame),
+        on_rows=save,
         every=_SAVE_EVERY,
         quiet=quiet,
     )
+    with suppress(OSError):  # all was kept, and a run that cannot be written to need not be
+        record()
     return _asked(whole, pairs, config), whole
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
+from mnprobe.core.commands import command_of
 from mnprobe.core.errors import DataError
 from mnprobe.core.files import write_text
 from mnprobe.data import OUTCOMES_FILE
@@ -98,5 +99,6 @@ def read_played(folder: Path) -> list[Outcome]:
             for row in rows:
                 found.append(Outcome.from_mapping(row, f"{path}, line {rows.line_num}"))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read the outcomes {path}: {error}. `mnprobe rollout` writes them") from error
+        make = command_of(path, "rollout")
+        raise DataError(f"cannot read the outcomes {path}: {error}. `{make}` writes them") from error
     return found

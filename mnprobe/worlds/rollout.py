@@ -11,6 +11,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from mnprobe.core.commands import command_of
 from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.core.files import sha256_file, write_text
 from mnprobe.core.provenance import canonical_json, config_hash, differences
@@ -173,7 +174,7 @@ def read_rollout(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path}: {error}. `mnprobe rollout` writes it") from error
+        raise DataError(f"cannot read {path}: {error}. `{command_of(path, 'rollout')}` writes it") from error
     schema = found.get("schema") if isinstance(found, dict) else None
     if schema != _SCHEMA or not isinstance(found.get("world"), dict) or "name" not in found["world"]:
         raise DataError(f"{path}: is no description of rollouts (schema {schema!r}, expected {_SCHEMA!r})")

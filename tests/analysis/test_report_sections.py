@@ -4,6 +4,7 @@ import re
 
 import pandas as pd
 import pytest
+import tomli_w
 
 from mnprobe.analysis.report import gather, set_side_by_side, write_report, write_side_by_side
 from mnprobe.analysis.report.condensed import condensed, judgements
@@ -11,6 +12,7 @@ from mnprobe.analysis.report.side_by_side import differing
 from mnprobe.analysis.tables import write_table
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.rundir import RunDir
+from mnprobe.probe import AlignConfig, FitConfig, align_stores, join_stores
 
 EVIL = '<img src=x onerror="hacked=1">'
 
@@ -153,3 +155,66 @@ def test_one_run_cannot_be_set_beside_itself(run):
         set_side_by_side([run])
     with pytest.raises(ConfigError, match="named twice"):
         set_side_by_side([run, RunDir(run.path / ".." / run.path.name)])
+
+
+def _settings(run):
+    return {row[0]: row[1:] for row in gather(run).probe.rows}
+
+
+def test_every_setting_of_the_measurement_stands_in_the_page(run, write_pair, many_instructions):
+    fit = FitConfig(dim=617, steps=2, lr=2.73e-3, batch=641, tau=0.1234)
+    config = AlignConfig(fit=fit, seeds=2, splits=1, holdout="episodes", k=(1, 3))
+    write_pair(run.path, many_instructions[:6])
+    pairs, _ = join_stores([piece.path for piece in run.feature_files()])
+    align_stores(pairs, config, table=run.results("alignment"), pool_u="max", pool_e="last", quiet=True)
+    found = _settings(run)
+    expected = {
+        "pooling of u": "max",
+        "pooling of e": "last",
+        "held out": "episodes",
+        "width of the shared space (dim)": "617",
+        "learning rate (lr)": "0.00273",
+        "optimiser": "Adam",
+        "optimiser steps": "2",
+        "batch": "641",
+        "temperature tau": "0.1234",
+        "loss": "diagonal",
+        "heads": "linear",
+        "probe seeds": "2",
+        "random splits": "1",
+        "share held out": "0.3",
+        "neighbour counts of recall (k)": "1, 3",
+    }
+    assert {name: found[name] for name in expected} == {name: (value,) for name, value in expected.items()}
+    text = _text(run)
+    assert all(f"{name} {value}" in text for name, value in expected.items())
+    assert f"config_hash {config.digest()}" in text
+
+
+def test_settings_of_an_older_table_are_said_not_to_be_recorded(run, alignment_row):
+    rows = [alignment_row(), alignment_row(config_hash=EVIL, tau=0.2)]
+    write_table(pd.DataFrame(rows), run.results("alignment"))
+    found = _settings(run)
+    assert found["temperature tau"][1] == "0.2"
+    assert found["all other settings"] == ("not recorded", "not recorded")
+    run.record("align", {rows[0]["config_hash"]: {"fit": {"dim": 7, "strange": EVIL}, "k": [1]}})
+    found = _settings(RunDir(run.path))
+    assert found["width of the shared space (dim)"] == ("7", "not recorded")
+    assert found["fit.strange"] == (EVIL, "not recorded")
+    source = write_report(RunDir(run.path)).path.read_text(encoding="utf-8")
+    assert EVIL not in source
+
+
+@pytest.mark.parametrize("section", [3, [1], {"a": 1}])
+def test_a_section_of_another_form_stops_no_report(run, alignment_row, section):
+    run.record("other", {})
+    run.config_path.write_text(tomli_w.dumps({"align": section}))
+    write_table(pd.DataFrame([alignment_row()]), run.results("alignment"))
+    assert _settings(RunDir(run.path))["all other settings"] == ("not recorded",)
+
+
+def test_settings_of_align_are_set_side_by_side_whatever_their_hash(run, tmp_path):
+    other = RunDir.create(tmp_path / "second", {"train": {"seed": 3, "lambda_align": 0.5}})
+    for one, key, dim in ((run, "a" * 16, 4), (other, "b" * 16, 5)):
+        one.record("align", {key: {"seeds": 2, "fit": {"dim": dim}}})
+    assert set_side_by_side([run, other]).settings == (("align.fit.dim", ("4", "5")),)

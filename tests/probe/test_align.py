@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
+from mnprobe.core.provenance import config_hash
+from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features, write_features
 from mnprobe.features.schema import content_digest
 from mnprobe.features.writer import describe_values
@@ -31,6 +33,7 @@ from mnprobe.probe import (
     recall_at_k,
     write_alignment,
 )
+from mnprobe.probe.settings import read_settings, record_settings
 
 FIT = FitConfig(dim=16, steps=40, lr=5e-3)
 TINY = {"fit": FitConfig(dim=4, steps=1), "seeds": 2, "splits": 2, "draws": 2, "bound_draws": 2}
@@ -871,3 +874,71 @@ def test_rows_wait_to_be_saved_and_none_is_lost(pair, monkeypatch):
         align(pair, tiny(), every=1e9, on_rows=saved.append)
     assert len(saved) == 1
     assert set(saved[0]["control"]) == {"none"}  # three fits of the first measurement; the second was under way
+
+
+@pytest.fixture
+def measured(store, tmp_path):
+    """Align two stores into the table of the run around them; gives what run.toml then says of it."""
+    RunDir.create(tmp_path, {"train": {"seed": 3}})
+    stored = [StoredPair(store("understanding"), store("execution"))]
+
+    def call(config, **given):
+        table = tmp_path / "results" / "alignment.csv"
+        align_stores(stored, config, table=table, layer_u="u", layer_e="e", quiet=True, **given)
+        return RunDir(tmp_path).config
+
+    return call
+
+
+def test_the_settings_of_a_table_are_kept_in_its_run(measured):
+    config = tiny(fit=FitConfig(dim=6, steps=2, lr=2.73e-3, batch=61, tau=0.1234), test_share=0.4)
+    found = measured(config, pool_u="max", pool_e="last")
+    assert found["train"] == {"seed": 3}
+    section = found["align"][config.digest()]
+    assert section.pop("optimiser") == "Adam"
+    assert section.pop("optimiser_steps") == 2
+    asked = section.pop("asked")
+    section["fit"]["epochs"] = None  # TOML has no none
+    assert config_hash(section) == config.digest()  # every setting that changes numbers, with its exact value
+    assert asked == [
+        {
+            "holdout": config.holdout,
+            "split": "all",
+            "shuffled": config.shuffled,
+            "layers_u": ["u"],
+            "pools_u": ["max"],
+            "layers_e": ["e"],
+            "pools_e": ["last"],
+            "episodes": "all",
+        }
+    ]
+
+
+def test_no_call_of_align_displaces_the_settings_of_another(measured, tmp_path):
+    first, other = tiny(), tiny(fit=FitConfig(dim=5, epochs=3))
+    measured(first)
+    measured(first, pool_u="max")
+    found = measured(other)["align"]
+    assert list(found) == [first.digest(), other.digest()]
+    assert [one["pools_u"] for one in found[first.digest()]["asked"]] == [["mean"], ["max"]]
+    assert found[other.digest()]["fit"]["epochs"] == 3
+    assert "optimiser_steps" not in found[other.digest()]
+    before = (tmp_path / "run.toml").stat().st_mtime_ns
+    measured(first)  # all is kept and all is said
+    assert (tmp_path / "run.toml").stat().st_mtime_ns == before
+
+
+def test_default_steps_are_told_as_a_number(tmp_path, pair):
+    RunDir.create(tmp_path)
+    record_settings(tmp_path / "results" / "a.csv", AlignConfig(), [pair])
+    (section,) = read_settings(RunDir(tmp_path)).values()
+    assert section["optimiser_steps"] == 400
+    record_settings(tmp_path.parent / "elsewhere.csv", tiny(), [pair])  # in no run: nothing to write into
+    assert len(read_settings(RunDir(tmp_path))) == 1
+
+
+def test_a_damaged_run_is_refused_before_anything_is_measured(measured, tmp_path):
+    (tmp_path / "run.toml").write_text("[")
+    with pytest.raises(ConfigError, match="is damaged"):
+        measured(tiny(), heads=tmp_path / "heads")
+    assert not (tmp_path / "heads").exists()

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from mnprobe.analysis.notes import command_line
 from mnprobe.analysis.report.parts import Judgement, Table
 from mnprobe.analysis.success_contrast import read_contrasts
 from mnprobe.analysis.success_figure import last_contrasts
 from mnprobe.analysis.success_words import contrast_sentences
 from mnprobe.analysis.tables import HOLDOUTS, read_table
+from mnprobe.core.commands import command_line
 from mnprobe.core.errors import MnprobeError
 from mnprobe.core.rundir import RunDir
 
@@ -28,7 +28,7 @@ def judgements(run: RunDir, problems: list[str]) -> tuple[Judgement, ...]:
     if not path.is_file():
         return ()
     try:
-        table = read_table(path, _VERDICT, command=command_line("audit", {"run": run.path}))
+        table = read_table(path, _VERDICT, command=command_line("audit", run=run.path))
     except MnprobeError as error:
         problems.append(f"No verdict: {error}")
         return ()
@@ -66,7 +66,7 @@ def condensed(run: RunDir, name: str) -> Table | None:
     path = run.results(name)
     if not path.is_file():
         return None
-    empty = Table(name=f"{name}.csv", command=command_line(maker, {"run": run.path}))
+    empty = Table(name=f"{name}.csv", command=command_line(maker, run=run.path))
     try:
         table = pd.read_csv(path, keep_default_na=False, dtype=str)
         lines = [{str(key): str(cell) for key, cell in row.items()} for row in table.to_dict("records")]

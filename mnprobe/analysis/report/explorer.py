@@ -11,9 +11,10 @@ import pandas as pd
 
 from mnprobe.analysis.instruction_colours import kinds
 from mnprobe.analysis.neighbours import NEAREST
-from mnprobe.analysis.notes import command_line, read_note
+from mnprobe.analysis.notes import read_note
 from mnprobe.analysis.report.parts import Explorer
 from mnprobe.analysis.report.thumbnails import MOST_THUMBNAILS, Origin, draw_thumbnails
+from mnprobe.core.commands import command_line, command_of
 from mnprobe.core.errors import MnprobeError
 from mnprobe.core.rundir import RunDir
 
@@ -80,11 +81,11 @@ def _pictures(path: Path) -> list[_Picture]:
     table = pd.read_csv(path, keep_default_na=False, dtype=str)
     missing = [name for name in _COLUMNS if name not in table.columns]
     if missing:
-        raise ValueError(f"it lacks the columns {', '.join(missing)}; `mnprobe tsne` writes it anew")
+        raise ValueError(f"it lacks the columns {', '.join(missing)}; `{command_of(path, 'tsne')}` writes it anew")
     for name in ("x", "y"):
         table[name] = pd.to_numeric(table[name], errors="coerce")
         if not np.isfinite(table[name]).all():
-            raise ValueError(f"column {name} has cells that are no number; `mnprobe tsne` writes it anew")
+            raise ValueError(f"column {name} has cells that are no number; `{command_of(path, 'tsne')}` writes it anew")
     return [_picture(path.stem, str(title), rows) for title, rows in table.groupby("panel", sort=False)]
 
 
@@ -123,7 +124,7 @@ def _explorer(run: RunDir, pictures: list[_Picture], notes: list[str]) -> Explor
     qualities = _qualities(run, {picture.table for picture in pictures})
     colours = _colours(list(episodes.values()))
     if not any("neighbour_1" in picture.rows.columns for picture in pictures):
-        again = command_line("tsne", {"run": run.path})
+        again = command_line("tsne", run=run.path)
         notes.append(f"These pictures were drawn without their neighbours across the models: run `{again}` again.")
     payload = {
         "episodes": [[*known, sheet.places.get(key, -1)] for key, known in episodes.items()],

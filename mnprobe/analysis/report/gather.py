@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mnprobe.analysis.findings import findings
-from mnprobe.analysis.notes import command_line, read_note
+from mnprobe.analysis.notes import read_note
 from mnprobe.analysis.report.condensed import CONDENSED, condensed, contrasts, judgements
 from mnprobe.analysis.report.explorer import explorer
 from mnprobe.analysis.report.headline import caveats, headlines, last_points, summary
 from mnprobe.analysis.report.parts import Episodes, Figure, Headline, Missing, Model, ReportData, Shaped, Table
+from mnprobe.analysis.report.probe_settings import probe_settings
 from mnprobe.analysis.table_grid import grid_of
 from mnprobe.analysis.tables import read_alignment
 from mnprobe.analysis.task_tables import TABLES, shaped_table
 from mnprobe.analysis.world import world_note, worlds_of
+from mnprobe.core.commands import command_line
 from mnprobe.core.errors import FeatureError, MnprobeError
 from mnprobe.core.files import sha256_file
 from mnprobe.core.provenance import config_hash, now, versions
@@ -52,7 +54,7 @@ def gather(run: RunDir, *, explore: bool = True) -> ReportData:
     models, tables = _features(run, problems)
     figures = _figures(run)
     results = _tables(run)
-    headline, sentences, doubts = _measured(run, problems)
+    headline, sentences, doubts, probe = _measured(run, problems)
     answers = findings(run, problems)
     shaped = tuple(_shaped(run, number, problems) for number in TABLES)
     judged = judgements(run, problems)
@@ -62,7 +64,7 @@ def gather(run: RunDir, *, explore: bool = True) -> ReportData:
     return ReportData(
         name=run.name,
         path=str(run.path),
-        command=command_line("report", {"run": run.path}),
+        command=command_line("report", run=run.path),
         created=now(),
         run_created=str(run.config.get("run", {}).get("created", ""))
         if isinstance(run.config.get("run"), dict)
@@ -88,6 +90,7 @@ def gather(run: RunDir, *, explore: bool = True) -> ReportData:
         explorer=points,
         hashes=_hashes(run),
         seeds=tuple(_seeds(run.config)),
+        probe=probe,
     )
 
 
@@ -106,26 +109,28 @@ def _seeds(config: object, place: str = "") -> Iterator[tuple[str, str]]:
             yield f"{place}{name}", str(value)
 
 
-_Measured = tuple[tuple[Headline, ...], tuple[str, ...], tuple[str, ...]]
+_Measured = tuple[tuple[Headline, ...], tuple[str, ...], tuple[str, ...], Table | None]
 
 
 def _measured(run: RunDir, problems: list[str]) -> _Measured:
-    """Headline, summary and caveats; empty where nothing was measured."""
+    """Headline, summary, caveats and the settings of the probe; empty where nothing was measured."""
     path = run.results("alignment")
     if not path.is_file():
-        return (), (), ()
+        return (), (), (), None
+    probe = None
     try:
-        table = read_alignment(path, command=command_line("align", {"run": run.path}))
+        table = read_alignment(path)
+        probe = probe_settings(run, table)
         data = last_points(table)
     except MnprobeError as error:
         problems.append(f"No headline: {error}")
-        return (), (), ()
-    return headlines(data.points), summary(data.points), caveats(data.points, table, data.notes)
+        return (), (), (), probe
+    return headlines(data.points), summary(data.points), caveats(data.points, table, data.notes), probe
 
 
 def _shaped(run: RunDir, number: int, problems: list[str]) -> Shaped:
     _, maker, _ = TABLES[number]
-    empty = Shaped(number=number, title=f"Table {number}", command=command_line(maker, {"run": run.path}))
+    empty = Shaped(number=number, title=f"Table {number}", command=command_line(maker, run=run.path))
     try:
         made = shaped_table(run, number)
     except MnprobeError as error:
@@ -265,18 +270,17 @@ def _table(path: Path, run: RunDir) -> Table:
 
 
 def _missing(run: RunDir, models: tuple[Model, ...], figures: tuple[Figure, ...]) -> tuple[Missing, ...]:
-    here: dict[str, object] = {"run": run.path}
     drawn = {figure.name.partition("-")[0] for figure in figures if figure.image}
     sides = {(model.side, model.source) for model in models if model.model != "pixels"}
     found = []
     for side in ("understanding", "execution"):
         if not any(name == side for name, _ in sides):
-            found.append(Missing(what=f"features of the {side} side", command=command_line("extract", here)))
+            found.append(Missing(what=f"features of the {side} side", command=command_line("extract", run=run.path)))
     if any(name == "execution" for name, _ in sides) and not any(source.endswith("-blank") for _, source in sides):
-        command = command_line("extract", here | {"model": "arp", "blank_instruction": True})
+        command = command_line("extract", run=run.path, model="arp", blank_instruction=True)
         found.append(Missing(what="features with the instruction blanked (control a)", command=command))
     if models and not any(model.model == "pixels" for model in models):
-        command = command_line("extract", here | {"model": "pixels"})
+        command = command_line("extract", run=run.path, model="pixels")
         found.append(Missing(what="pixel features (control c)", command=command))
     for what, command in (
         ("alignment scores", "" if run.results("alignment").is_file() else "align"),
@@ -286,7 +290,7 @@ def _missing(run: RunDir, models: tuple[Model, ...], figures: tuple[Figure, ...]
         ("t-SNE", "" if "tsne" in drawn else "tsne"),
     ):
         if command:
-            found.append(Missing(what=what, command=command_line(command, here | _last_pair(command, models))))
+            found.append(Missing(what=what, command=command_line(command, run=run.path, **_last_pair(command, models))))
     return tuple(found)
 
 
@@ -304,7 +308,7 @@ def _last_pair(command: str, models: tuple[Model, ...]) -> dict[str, str]:
 def _maker(stem: str, run: RunDir, *, in_figures: bool = False) -> str:
     name = _MAKERS.get(stem.partition("-")[0])
     name = "success" if stem == "success" and in_figures else name
-    return command_line(name, {"run": run.path}) if name else ""
+    return command_line(name, run=run.path) if name else ""
 
 
 def _inside(run: RunDir, folder: Path, pattern: str) -> list[Path]:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mnprobe.analysis.findings import Finding
-from mnprobe.analysis.notes import command_line
 from mnprobe.analysis.table_grid import Grid
+from mnprobe.core.commands import command_line
 
 __all__ = [
     *("Episodes", "Explorer", "Figure", "Headline", "Judgement", "Missing", "Model", "ReportData", "Shaped", "Table"),
@@ -179,6 +179,7 @@ class ReportData:
     explorer: Explorer | None = None
     hashes: tuple[tuple[str, str], ...] = ()
     seeds: tuple[tuple[str, str], ...] = ()
+    probe: Table | None = None
 
     def figures_of(self, *kinds: str) -> list[Figure]:
         """Figures of these kinds: 'curve', 'outcomes' (curves of success and failure), 'success' (the contrast),
@@ -187,7 +188,7 @@ class ReportData:
 
     def draw(self, name: str, **options: str) -> str:
         """The command that draws a figure which is missing."""
-        return command_line(name, {"run": self.path} | options)
+        return command_line(name, run=self.path, **options)
 
     @property
     def all_problems(self) -> list[str]:

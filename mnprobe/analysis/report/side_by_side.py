@@ -8,17 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mnprobe.analysis.notes import command_line
 from mnprobe.analysis.report.gather import gather
 from mnprobe.analysis.report.library import policy
 from mnprobe.analysis.report.parts import Figure, Headline, ReportData
 from mnprobe.analysis.report.render import render_page
 from mnprobe.analysis.report.side_figure import SideCurve, side_curves, side_figure
 from mnprobe.analysis.trainings import named
+from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.files import write_text
 from mnprobe.core.provenance import now
 from mnprobe.core.rundir import RunDir
+from mnprobe.probe.settings import SETTINGS_SECTION
 
 __all__ = ["KeyRow", "Side", "SideBySide", "differing", "set_side_by_side", "write_side_by_side"]
 
@@ -73,13 +74,13 @@ def set_side_by_side(runs: Sequence[RunDir]) -> SideBySide:
     sides = tuple(Side(label=label, data=gather(run, explore=False)) for run, label in zip(runs, labels, strict=True))
     problems: list[str] = []
     curves = [curve for run, label in zip(runs, labels, strict=True) for curve in side_curves(run, label, problems)]
-    command = command_line("report", {"compare": [str(run.path) for run in runs]})
+    command = command_line("report", compare=[str(run.path) for run in runs])
     return SideBySide(
         sides=sides,
         rows=_rows(sides),
         answers=_answers(sides),
         verdicts=_verdicts(sides),
-        settings=differing([run.config for run in runs]),
+        settings=differing([_comparable(run.config) for run in runs]),
         command=command,
         created=now(),
         figure=_figure(curves, command),
@@ -115,6 +116,15 @@ def differing(configs: Sequence[Mapping[str, object]]) -> tuple[tuple[str, tuple
             if len(set(values)) > 1 and name not in _SKIPPED:
                 found.append((name, tuple(_short(value) for value in values)))
     return tuple(found)
+
+
+def _comparable(config: Mapping[str, object]) -> dict[str, object]:
+    """Settings of align by their place instead of their hash, so that those of two runs can be set side by side."""
+    found = dict(config)
+    sections = found.pop(SETTINGS_SECTION, None)
+    for place, section in enumerate(sections.values() if isinstance(sections, dict) else ()):
+        found[f"{SETTINGS_SECTION} {place + 1}" if place else SETTINGS_SECTION] = section
+    return found
 
 
 def _flat(value: object, place: str = "") -> Iterator[tuple[str, str]]:

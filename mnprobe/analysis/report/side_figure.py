@@ -8,7 +8,6 @@ import pandas as pd
 
 from mnprobe.analysis.curve import curve_data
 from mnprobe.analysis.figures import PALETTE, house_style, new_figure, quiet_axes, wrap
-from mnprobe.analysis.notes import command_line
 from mnprobe.analysis.tables import HOLDOUTS, read_alignment
 from mnprobe.core.errors import MnprobeError
 from mnprobe.core.rundir import RunDir
@@ -40,7 +39,7 @@ def side_curves(run: RunDir, label: str, problems: list[str]) -> list[SideCurve]
     if not path.is_file():
         return []
     try:
-        data = curve_data(read_alignment(path, command=command_line("align", {"run": run.path})))
+        data = curve_data(read_alignment(path))
     except MnprobeError as error:
         problems.append(f"No curve of {label}: {error}")
         return []

@@ -1,0 +1,67 @@
+"""Command lines in messages, notes and pages: their one home, quoted so that a shell takes them back."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["command_line", "command_of", "option_line", "run_above", "shell_line"]
+
+
+def command_line(name: str, /, **options: object) -> str:
+    """The command to paste: `mnprobe name` with the options that are not None, False or an empty list.
+
+    Names of options are written with `-` for `_`; a value that is a list or tuple gives its option once for each entry.
+    Paths stay as they were typed, relative or absolute.
+
+    >>> command_line("curve", run="runs/a b", split="all", json=False, where=["tau=0.1", "seed=1"])
+    "mnprobe curve --run 'runs/a b' --split all --where tau=0.1 --where seed=1"
+    """
+    return shell_line([name, *_words(options)])
+
+
+def option_line(**options: object) -> str:
+    """Options alone, as `command_line` writes them, for messages that ask for one more of them.
+
+    >>> option_line(where="layer_e=my layer")
+    "--where 'layer_e=my layer'"
+    """
+    return shlex.join(_words(options))
+
+
+def shell_line(words: Sequence[str]) -> str:
+    """`mnprobe` and these words, each quoted where a shell would take it apart.
+
+    >>> shell_line(["demo", "--run", "runs/first (new)"])
+    "mnprobe demo --run 'runs/first (new)'"
+    """
+    return shlex.join(["mnprobe", *words])
+
+
+def command_of(path: Path, name: str, /, **options: object) -> str:
+    """The command that makes `path`: with --run where it lies in a run, without it elsewhere.
+
+    >>> command_of(Path("elsewhere/alignment.csv"), "align", split="success")
+    'mnprobe align --split success'
+    """
+    return command_line(name, run=run_above(path), **options)
+
+
+def run_above(path: Path) -> Path | None:
+    """The run directory that `path` lies in (the nearest folder above it with a run.toml), or None."""
+    from mnprobe.core.rundir import CONFIG_NAME  # rundir takes its own messages from here
+
+    return next((folder for folder in path.parents if (folder / CONFIG_NAME).is_file()), None)
+
+
+def _words(options: dict[str, object]) -> list[str]:
+    words: list[str] = []
+    for option, value in options.items():
+        flag = f"--{option.replace('_', '-')}"
+        if value is True:
+            words.append(flag)
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            for item in value:
+                words += [flag, str(item)]
+        elif value is not None and value is not False:
+            words += [flag, str(value)]
+    return words
