@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,13 @@ from mnprobe.core.errors import DataError
 __all__ = ["PARTITIONS", "EpisodeFolder", "find_episodes", "require_inside"]
 
 PARTITIONS = ("train", "val", "test")
-_EPISODE = re.compile(r"episode(0|[1-9][0-9]*)")
-_VARIATION = re.compile(r"all_variations|variation(0|[1-9][0-9]*)")
+_EPISODE = re.compile(r"episode([0-9]{1,9})")
+_VARIATION = re.compile(r"all_variations|variation([0-9]{1,9})")
+# Names that mean an episode or a variation and are not read as one.
+_LIKE_EPISODE = re.compile(r"(ep|epi|episodes?|demos?|trials?|rollouts?)?[ _.-]*[0-9]+", re.IGNORECASE)
+_LIKE_VARIATION = re.compile(r"(var|variations?)[ _.-]*[0-9]+|all[ _.-]?variations?", re.IGNORECASE)
+_UNFINISHED = (".tmp", ".part", ".partial", ".bak", "~")
+_LOW_DIM = "low_dim_obs.pkl"
 _DEEPEST = 8  # folders below the given path
 _MOST_FOLDERS = 20_000
 
@@ -37,15 +43,16 @@ class EpisodeFolder:
     number: int
 
 
-def find_episodes(path: Path) -> list[EpisodeFolder]:
-    """All episodes at or below a folder, in no particular order.
+def find_episodes(path: Path, note: Callable[[str], None] | None = None) -> list[EpisodeFolder]:
+    """All episodes at or below a folder, in no particular order; `note` is told of variations without any.
 
-    `path` may be any folder from far above the tasks down to `episodes` itself. Hidden folders are passed over, and
-    so is what lies beside or in an episode.
+    `path` may be any folder from far above the tasks down to `episodes` itself. Numbers may have leading zeros:
+    episode007 is episode 7. Hidden folders are passed over, and so is what lies beside or in an episode.
 
     Raises:
         DataError: if the path is missing, is no folder, is empty or holds no episode, is far too large to be a
-            dataset, or a link in a dataset leaves the folder.
+            dataset, a link in a dataset leaves the folder, or a folder is meant as an episode or a variation but has
+            another name than these have: none is passed over.
     """
     if not path.exists():
         raise DataError(f"dataset {path} does not exist")
@@ -58,8 +65,13 @@ def find_episodes(path: Path) -> list[EpisodeFolder]:
     elif _EPISODE.fullmatch(start.name) and start.parent.name == "episodes":
         raise DataError(f"dataset {path} is one episode; give the folder {start.parent} or one above it")
     else:
-        begin = _search(start, root)
-    found = [episode for folder in begin for episode in _episodes(folder, root)]
+        begin = _search(start, root, note)
+    found = []
+    for folder in begin:
+        episodes = _episodes(folder, root)
+        if not episodes and note is not None:
+            note(f"{folder}: no folder episode<N> in it, so there is nothing of this variation in the dataset")
+        found += episodes
     if not found:
         if not any(start.iterdir()):
             raise DataError(f"dataset {path} is an empty folder. {_EXPECTED}.")
@@ -78,7 +90,7 @@ def require_inside(path: Path, root: Path) -> None:
         )
 
 
-def _search(start: Path, root: Path) -> list[Path]:
+def _search(start: Path, root: Path, note: Callable[[str], None] | None) -> list[Path]:
     """`episodes` folders below `start`, breadth first and bounded."""
     found: list[Path] = []
     level = [start]
@@ -96,13 +108,64 @@ def _search(start: Path, root: Path) -> list[Path]:
                 if (episodes := folder / "episodes") in children:
                     require_inside(episodes, root)
                     found.append(episodes)
+                else:
+                    _refuse_episodes_outside(folder, children)
+                    if note is not None:
+                        note(
+                            f"{folder}: no folder episodes in it, so there is nothing of this variation in the dataset"
+                        )
                 continue
+            if folder.name == "episodes":
+                _refuse_episodes_outside(folder, children)
+            for child in children:
+                _refuse_variation_of_another_name(child)
+                if _EPISODE.fullmatch(child.name) and folder.name != "episodes" and _holds_episode(child):
+                    raise DataError(f"{child}: is an episode, but its parent is {folder.name!r}. {_EXPECTED}.")
             variations = [child for child in children if _VARIATION.fullmatch(child.name)]
             for child in variations or children:
                 if not child.is_symlink() or _worth_following(child, root, variations=bool(variations)):
                     below.append(child)
         level = below
     return found
+
+
+def _holds_episode(folder: Path) -> bool:
+    return not folder.name.endswith(_UNFINISHED) and (folder / _LOW_DIM).is_file()
+
+
+def _refuse_episode_of_another_name(folder: Path) -> None:
+    """DataError for a folder in `episodes` that is meant as an episode and has another name."""
+    name = folder.name
+    if _EPISODE.fullmatch(name) or name.endswith(_UNFINISHED):
+        return
+    if _LIKE_EPISODE.fullmatch(name) or _holds_episode(folder):
+        number = re.search("[0-9]+", name)
+        raise DataError(
+            f"{folder}: an episode's folder is named episode<N>, such as episode{int(number[0]) if number else 0} or "
+            f"episode{int(number[0]) if number else 0:03d}, not {name!r}. Rename it, or move it out of {folder.parent}"
+        )
+
+
+def _refuse_variation_of_another_name(folder: Path) -> None:
+    """DataError for a folder that is meant as a variation, with episodes in it, and has another name."""
+    name = folder.name
+    if not _VARIATION.fullmatch(name) and _LIKE_VARIATION.fullmatch(name) and (folder / "episodes").is_dir():
+        number = re.search("[0-9]+", name)
+        wanted = f"variation{int(number[0])}" if number else "all_variations"
+        raise DataError(
+            f"{folder}: a variation's folder is named variation<K> or all_variations, not {name!r}. Rename it to "
+            f"{wanted}, or move it out of {folder.parent}"
+        )
+
+
+def _refuse_episodes_outside(folder: Path, children: list[Path]) -> None:
+    """DataError for episodes that lie where none are looked for: right in a variation, or below another folder."""
+    held = next((child for child in children if _holds_episode(child)), None)
+    if held is None:
+        return
+    if folder.name == "episodes":
+        raise DataError(f"{folder}: its parent is {folder.parent.name!r}. {_EXPECTED}.")
+    raise DataError(f"{held}: lies right in {folder.name}, without a folder episodes between them. {_EXPECTED}.")
 
 
 def _worth_following(link: Path, root: Path, *, variations: bool) -> bool:
@@ -135,6 +198,7 @@ def _episodes(folder: Path, root: Path) -> list[EpisodeFolder]:
     partition = task_folder.parent.name
     found = []
     for child in _folders(folder):
+        _refuse_episode_of_another_name(child)
         if number := _EPISODE.fullmatch(child.name):
             require_inside(child, root)
             found.append(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ArrayRecord", "DtypeRecord", "Global", "Malformed", "Other", "Record", "make_array", "make_scalar"]
+__all__ = ["ArrayRecord", "DtypeRecord", "Global", "Lying", "Malformed", "Other", "Record", "make_array", "make_scalar"]
 
 # Element types that become arrays; all are plain numbers of fixed size, none can hold an object.
 _ELEMENTS = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1")
@@ -20,6 +20,10 @@ _MOST_DIMENSIONS = 8
 
 class Malformed(ValueError):
     """The content of a pickle is not what it should be; the reader turns this into a DataError with the file's name."""
+
+
+class Lying(Malformed):
+    """An array that says another size than its bytes have."""
 
 
 class Global(Enum):
@@ -120,7 +124,8 @@ def make_array(record: ArrayRecord) -> NDArray[Any]:
     """The array that a record describes, as a read-only view of the record's bytes.
 
     Raises Malformed unless the element type is an allowed number, the shape is a short tuple of sizes, and the bytes
-    are exactly as many as shape and type ask for; so no record can claim more memory than the file holds.
+    are exactly as many as shape and type ask for (Lying where they are not); so no record can claim more memory than
+    the file holds.
 
     >>> data = np.arange(3.0).tobytes()
     >>> make_array(ArrayRecord(dtype=DtypeRecord("f8", "<"), shape=(3,), data=data)).tolist()
@@ -140,7 +145,7 @@ def make_array(record: ArrayRecord) -> NDArray[Any]:
         raise Malformed("a numpy array's content is not bytes")
     expected = math.prod(shape) * dtype.itemsize
     if expected != len(record.data):
-        raise Malformed(
+        raise Lying(
             f"a numpy array of shape {shape} and type {dtype.str} needs {expected} bytes, has {len(record.data)}"
         )
     array = np.frombuffer(record.data, dtype=dtype).reshape(shape, order="F" if record.fortran else "C")

@@ -4,8 +4,9 @@ Python's own unpickler imports and calls what a file names. This one is a small 
 only the opcodes that data need. A name in the file is compared, as an exact (module, name) pair, with a short list and
 becomes an inert stand-in (`mnprobe.data.records`); nothing is imported, no attribute is set, no function of numpy's is
 handed the file's arguments. Sizes are bounded before memory is taken: file size, number of opcodes, memo indices,
-array bytes against shape (of the arrays that are asked for). Dictionary keys must be short plain values, because hashing a crafted nested tuple can
-take for ever or overflow the C stack. What is not known is refused, with file, byte and name.
+array bytes against shape. Dictionary keys must be short plain values, because hashing a crafted nested tuple can take
+for ever or overflow the C stack. A name that is not known is refused, with file, byte and name; numpy's own things
+that no field needs are passed over.
 """
 
 import struct
@@ -495,7 +496,12 @@ def _make(function: object, arguments: tuple[object, ...]) -> object:
 
 
 def _from_buffer(
-    data: object = None, dtype: object = None, shape: object = None, order: object = "C", axes: object = None, *_: object
+    data: object = None,
+    dtype: object = None,
+    shape: object = None,
+    order: object = "C",
+    axes: object = None,
+    *_: object,
 ) -> ArrayRecord:
     """An array as protocol 5 writes it: numpy before 2.3 by the orders C and F, later also K with the order of axes."""
     if order == "K" and axes is not None:

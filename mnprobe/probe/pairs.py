@@ -1,6 +1,7 @@
 """What `align` measures: features of both sides for the same episodes, with their names; from arrays or from stores."""
 
 import hashlib
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -259,6 +260,12 @@ def _join(
             if shared
             else "They share none: extract both from the same data."
         )
+        if alike := _alike(only_u, only_e):
+            way = (
+                f"{len(alike)} of these ids differ only in their Unicode normal form (composed and decomposed letters look "
+                f"alike): {ascii(alike[0][0])} in u and {ascii(alike[0][1])} in e. Write the ids of both stores in one "
+                "form, such as unicodedata.normalize('NFC', id), or extract both from one copy of the data."
+            )
         lines = [
             f"first episode missing from {side}: {names[0]}" for side, names in (("e", only_u), ("u", only_e)) if names
         ]
@@ -268,6 +275,13 @@ def _join(
         )
     pairs = np.array(shared, dtype=np.int64).reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1]
+
+
+def _alike(only_u: list[str], only_e: list[str]) -> list[tuple[str, str]]:
+    """Pairs of ids of the two sides that are one text in two Unicode normal forms."""
+    composed = {unicodedata.normalize("NFC", name): name for name in only_e}
+    normal = [(name, unicodedata.normalize("NFC", name)) for name in only_u]
+    return [(name, composed[text]) for name, text in normal if text in composed]
 
 
 def _same_labels(file_u: FeatureFile, file_e: FeatureFile, table_u: pd.DataFrame, table_e: pd.DataFrame) -> None:
