@@ -32,8 +32,22 @@ SUFFIXES = frozenset(
 
 # Videos in other wrappings, which are named when they are met; everything else that is no video is left alone.
 _OTHER_VIDEOS = frozenset(
-    (".mts", ".m2ts", ".vob", ".divx", ".xvid", ".asf", ".f4v", ".3g2", ".mxf", ".rm", ".rmvb", ".h264", ".h265")
-    + (".hevc", ".264", ".265", ".mpe", ".mpv", ".m2v", ".ogg", ".qt", ".webp", ".apng", ".y4m", ".dat")
+    (
+        ".mts",
+        ".m2ts",
+        ".m2v",
+        ".vob",
+        ".divx",
+        ".asf",
+        ".f4v",
+        ".3g2",
+        ".mxf",
+        ".rmvb",
+        ".mpe",
+        ".h264",
+        ".h265",
+        ".hevc",
+    )
 )
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,gif,mpeg,mpegts,mpegvideo,asf,flv,ogg"
 _LARGEST = 2**26  # pixels of a frame: 8K fits, a hostile header does not

@@ -262,8 +262,8 @@ def _join(
         )
         if alike := _alike(only_u, only_e):
             way = (
-                f"{len(alike)} of these ids differ only in their Unicode normal form (composed and decomposed letters look "
-                f"alike): {ascii(alike[0][0])} in u and {ascii(alike[0][1])} in e. Write the ids of both stores in one "
+                f"{len(alike)} of these ids differ only in their Unicode normal form (composed and decomposed letters "
+                f"look alike): {alike[0][0]!a} in u and {alike[0][1]!a} in e. Write the ids of both stores in one "
                 "form, such as unicodedata.normalize('NFC', id), or extract both from one copy of the data."
             )
         lines = [

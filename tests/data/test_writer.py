@@ -81,7 +81,7 @@ def test_any_episode_is_read_as_it_was_written(tmp_path_factory, make_frames, da
     variation = data.draw(st.integers(0, 300))
     write_episode(root, task="some_task", variation=variation, episode=0, instructions=texts, frames=frames)
     (episode,) = open_dataset(root, strict=True)
-    assert (episode.variation, list(episode.instructions)) == (variation, texts)
+    assert (episode.variation, list(episode.instructions)) == (variation, [text.strip() for text in texts])
     assert episode.has_ignore_collisions == (frames[0].ignore_collisions is not None)
     _check_equal(episode, frames)
 
