@@ -109,12 +109,13 @@ def gripper_states(gripper_open: ArrayLike) -> NDArray[np.float64]:
     states, level = _states(openings)
     if level is None:
         return states
-    if abs(level - round(level)) > _LEAST_SHARE or round(level) not in (0, 1):
+    is_open, is_closed = abs(level - 1) <= _LEAST_SHARE, abs(level) <= _LEAST_RANGE
+    if not (is_open or is_closed):
         raise ConfigError(
             f"the gripper does not move, its opening is {level:g} throughout: whether that is open or closed cannot be "
             "told. Give gripper_open as 1.0 (open) or 0.0 (closed)"
         )
-    return np.full(len(openings), float(round(level)))
+    return np.full(len(openings), float(is_open))
 
 
 def next_keyframe(keyframes: Sequence[int], frame: int) -> int | None:

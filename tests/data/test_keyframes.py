@@ -115,8 +115,8 @@ def test_a_gripper_that_does_not_move_is_open_or_closed_only_if_it_says_so():
     assert gripper_states([0.9999, 1.0, 0.9998]).tolist() == [1, 1, 1]
     assert gripper_states([0.0, 1e-5, 0.0]).tolist() == [0, 0, 0]
     assert gripper_states([1, 1, 0, True]).tolist() == [1, 1, 0, 1]
-    for openings in ([0.5] * 4, [100.0] * 4, [-1.0] * 4, [0.08] * 4):
-        with pytest.raises(ConfigError, match="does not move, its opening is .* cannot be told"):
+    for openings in ([0.5] * 4, [100.0] * 4, [-1.0] * 4, [0.08] * 4, [0.04] * 4):
+        with pytest.raises(ConfigError, match=r"does not move, its opening is .* cannot be told"):
             gripper_states(openings)
     for openings in ([], [[1.0]], [1.0, np.nan]):
         with pytest.raises(ConfigError, match="gripper_states needs finite numbers"):
