@@ -17,6 +17,7 @@ _VARIATION = re.compile(r"all_variations|variation([0-9]{1,9})")
 _LIKE_EPISODE = re.compile(r"(ep|epi|episodes?|demos?|trials?|rollouts?)?[ _.-]*[0-9]+", re.IGNORECASE)
 _LIKE_VARIATION = re.compile(r"(var|variations?)[ _.-]*[0-9]+|all[ _.-]?variations?", re.IGNORECASE)
 _UNFINISHED = (".tmp", ".part", ".partial", ".bak", "~")
+_OTHER_FORMATS = (".dat", ".hdf5", ".h5", ".parquet", ".zarr", ".tfrecord", ".npz", ".zip", ".tar", ".gz")
 _LOW_DIM = "low_dim_obs.pkl"
 _DEEPEST = 8  # folders below the given path
 _MOST_FOLDERS = 20_000
@@ -77,8 +78,20 @@ def find_episodes(path: Path, note: Callable[[str], None] | None = None) -> list
             raise DataError(f"dataset {path} is an empty folder. {_EXPECTED}.")
         if begin:
             raise DataError(f"dataset {path}: {begin[0]} has no folder episode<N> in it")
-        raise DataError(f"dataset {path} is no dataset: no episode was found. {_EXPECTED}.")
+        raise DataError(f"dataset {path} is no dataset: no episode was found. {_EXPECTED}.{_other_data(start)}")
     return found
+
+
+def _other_data(start: Path) -> str:
+    """A word on files of other projects' formats in or shortly below a folder; '' without any."""
+    for pattern in ("*", "*/*", "*/*/*"):
+        for path in start.glob(pattern):
+            if path.suffix.lower() in _OTHER_FORMATS and path.is_file():
+                return (
+                    f" There is {path.relative_to(start)}, data of another format: compute the features yourself and "
+                    "write them with mnprobe.features.write_features (docs/data.md)."
+                )
+    return ""
 
 
 def require_inside(path: Path, root: Path) -> None:

@@ -14,7 +14,7 @@ from mnprobe.core.arrays import as_whole
 from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.data.camera import Camera, camera_order
 from mnprobe.data.records import ArrayRecord, Global, Lying, Malformed, Other, Record, make_array
-from mnprobe.data.unpickle import load
+from mnprobe.data.unpickle import RefusedGlobal, load
 
 __all__ = ["FIELDS", "CameraTrack", "LowDim", "RandomState", "read_low_dim"]
 
@@ -158,7 +158,17 @@ def read_low_dim(path: Path) -> LowDim:
 
 @lru_cache(maxsize=16)
 def _read(path: Path, _changed: int, _size: int) -> LowDim:
-    demo = load(path, allow="demo")
+    try:
+        demo = load(path, allow="demo")
+    except RefusedGlobal as refused:
+        if not refused.name.startswith("Bimanual"):
+            raise
+        raise RefusedGlobal(
+            f"{refused} It is of two arms, which mnprobe does not read: compute the features yourself and write them "
+            "with mnprobe.features.write_features (docs/data.md).",
+            refused.module,
+            refused.name,
+        ) from refused
     if not isinstance(demo, Record) or demo.kind is not Global.DEMO:
         raise DataError(f"{path}: holds {_kind(demo)} instead of a Demo")
     observations = _observations(path, demo.attributes.get("_observations"))
