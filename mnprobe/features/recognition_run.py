@@ -112,6 +112,8 @@ def recognize(
     )
     folder, source = _data(data, run, source)
     whole = open_dataset(folder, instructions=instructions)
+    for text in whole.notes:
+        say(text)
     seen, partition = _seen(folder, whole, partitions, instructions)
     texts = _candidates(candidates, whole, seen)
     columns = _columns(seen)

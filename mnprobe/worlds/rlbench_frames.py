@@ -12,12 +12,12 @@ from mnprobe.data import Camera, FrameData, depth_to_points
 __all__ = ["depth_from_points", "frame_from"]
 
 _AGREES = 1e-3  # m between RLBench's points and ours; the two routines differ by 1e-6 (specs/rlbench.md v)
-_SHAPES: dict[str, tuple[int | None, ...]] = {  # None: any length, for arms and grippers differ
+_SHAPES: dict[str, tuple[int, ...]] = {
     "gripper_pose": (7,),
     "gripper_matrix": (4, 4),
-    "gripper_joint_positions": (None,),
-    "joint_positions": (None,),
-    "joint_velocities": (None,),
+    "gripper_joint_positions": (2,),
+    "joint_positions": (7,),
+    "joint_velocities": (7,),
     "gripper_open": (),
 }
 
@@ -64,13 +64,12 @@ def frame_from(observation: Any, cameras: Sequence[str], *, ignore_collisions: b
     """
     numbers: dict[str, Any] = {name: _numbers(observation, name, shape) for name, shape in _SHAPES.items()}
     numbers["gripper_open"] = float(numbers["gripper_open"])
-    images = {name: _rgb(observation, name) for name in cameras}
-    own = {name: _camera(observation, name, images[name].shape[:2]) for name in cameras}
+    own = {name: _camera(observation, name) for name in cameras}
     return FrameData(
         **numbers,
         ignore_collisions=float(ignore_collisions),
         cameras=own,
-        rgb=images,
+        rgb={name: _rgb(observation, name) for name in cameras},
         depth={
             name: depth_from_points(_field(observation, f"{name}_point_cloud"), camera) for name, camera in own.items()
         },
@@ -84,14 +83,10 @@ def _field(observation: Any, name: str) -> Any:
     return value
 
 
-def _numbers(observation: Any, name: str, shape: tuple[int | None, ...]) -> NDArray[np.float64]:
+def _numbers(observation: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
     value = np.array(_field(observation, name), dtype=np.float64)
-    fits = value.ndim == len(shape) and all(
-        size in (None, found) for size, found in zip(shape, value.shape, strict=True)
-    )
-    if not fits or not np.isfinite(value).all():
-        expected = str(shape).replace("None", "n")
-        raise WorldError(f"RLBench's observation: {name} must be finite of shape {expected}, got shape {value.shape}")
+    if value.shape != shape or not np.isfinite(value).all():
+        raise WorldError(f"RLBench's observation: {name} must be finite of shape {shape}, got shape {value.shape}")
     return value
 
 
@@ -104,7 +99,7 @@ def _rgb(observation: Any, camera: str) -> NDArray[np.uint8]:
     return image
 
 
-def _camera(observation: Any, name: str, size: tuple[int, int]) -> Camera:
+def _camera(observation: Any, name: str) -> Camera:
     misc = _field(observation, "misc")
     keys = {part: f"{name}_camera_{part}" for part in ("intrinsics", "extrinsics", "near", "far")}
     missing = [key for key in keys.values() if key not in misc]
@@ -117,7 +112,6 @@ def _camera(observation: Any, name: str, size: tuple[int, int]) -> Camera:
             extrinsics=np.array(misc[keys["extrinsics"]], dtype=np.float64),
             near=float(misc[keys["near"]]),
             far=float(misc[keys["far"]]),
-            size=size,
         )
     except ConfigError as error:
         raise WorldError(f"RLBench's observation: misc: {error}") from error

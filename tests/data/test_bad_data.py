@@ -450,3 +450,25 @@ def test_a_keyframe_list_must_fit_when_strict(write, tmp_path):
     assert open_dataset(tmp_path)[0].keyframes == (5,)
     path.write_text("[5]")
     assert open_dataset(tmp_path, strict=True)[0].keyframes == (5,)
+
+
+def test_a_demonstration_of_two_arms_is_refused_by_name(write, tmp_path):
+    path = write() / "low_dim_obs.pkl"
+    path.write_bytes(b"\x80\x04crlbench.backend.observation\nBimanualObservation\n)\x81.")
+    message = (
+        r"names 'rlbench.backend.observation' 'BimanualObservation', .* two arms, .* mnprobe.features.write_features"
+    )
+    with pytest.raises(DataError, match=f"{path}: refused .*{message}"):
+        len(open_dataset(tmp_path)[0])
+
+
+@pytest.mark.parametrize("name", ["open_drawer+0/ep0.dat", "data/chunk-000/episode_000000.parquet", "demo.hdf5"])
+def test_data_of_other_projects_are_named(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    message = (
+        rf"is no dataset: no episode was found. .* There is {re.escape(name)}, data of another format: .*write_features"
+    )
+    with pytest.raises(DataError, match=message):
+        open_dataset(tmp_path)

@@ -11,7 +11,7 @@ from mnprobe.data import FrameData, open_dataset, write_episode
 from mnprobe.data.pickling import dumps
 from mnprobe.data.records import ArrayRecord, make_array
 from mnprobe.data.unpickle import load
-from mnprobe.features import EXTRACTORS, ExtractorSpec, HookInputs
+from mnprobe.features import EXTRACTORS, ExtractorSpec, HookInputs, extract
 from mnprobe.features.arp import ARPExtractor
 from mnprobe.features.arp_inputs import arrays_of_frame, arrays_of_frame_data, language_encoder_for
 from mnprobe.features.frames import choose_frames, read_clip
@@ -134,6 +134,14 @@ def test_images_numbered_from_1_are_refused(tmp_path, write_demo):
     message = r"camera 'front' has an image of frame 20, but low_dim_obs.pkl has 20 frames, 0 to 19.* numbered from 0"
     with pytest.raises(DataError, match=message):
         read_clip(open_dataset(tmp_path)[0], "front", 8, "middle")
+
+
+def test_a_variation_without_episodes_is_noted_by_extract(tmp_path, write_demo):
+    write_demo(tmp_path / "d", "t", 0, "", 0, "do it", 8)
+    (tmp_path / "d" / "other" / "all_variations" / "episodes").mkdir(parents=True)
+    said = []
+    extract(tmp_path / "d", out=tmp_path / "p.h5", models=["pixels"], note=said.append)
+    assert [text for text in said if "other/all_variations/episodes: no folder episode<N> in it" in text]
 
 
 def _spoiled(folder, **changes):
