@@ -119,7 +119,10 @@ def _picture(axes: "Axes", place: tuple[float, float], pixels: np.ndarray[Any, A
 
 
 def _column(episode: Episode, index: int, frame: int) -> tuple[str, str]:
-    gripper = "open" if episode.gripper_open[frame] > 0.5 else "closed"
+    try:
+        gripper = "open" if episode.gripper_states[frame] else "closed"
+    except DataError:  # a measured gripper that does not move
+        gripper = f"gripper at {episode.gripper_open[frame]:g}"
     return ("start" if index == 0 else f"key pose {index}"), f"frame {frame}, {gripper}"
 
 

@@ -165,9 +165,12 @@ def train(
         import torch
 
         torch.set_num_threads(threads)
+    dataset = _dataset(folders, partition, task, instructions)
+    for text in () if quiet or not leads else dataset.notes:
+        typer.echo(text, err=True)
     result = run_training(
         config,
-        _dataset(folders, partition, task, instructions),
+        dataset,
         home,
         name=name,
         device=device,

@@ -5,7 +5,7 @@ from mnprobe.data.dataset import Dataset, open_dataset
 from mnprobe.data.episode import Episode
 from mnprobe.data.frame import Frame
 from mnprobe.data.images import code_to_depth, depth_to_code, read_png, rgb_to_code, rgb_to_mask
-from mnprobe.data.keyframes import Keyframe, find_keyframes, next_keyframe
+from mnprobe.data.keyframes import Keyframe, find_keyframes, gripper_states, next_keyframe
 from mnprobe.data.outcomes import OUTCOMES_FILE, read_outcomes
 from mnprobe.data.tasks import COLOURS, TASKS, Task, instruction, slots, task_named
 from mnprobe.data.writer import FrameData, episode_folder, write_episode
@@ -26,6 +26,7 @@ __all__ = [
     "depth_to_points",
     "episode_folder",
     "find_keyframes",
+    "gripper_states",
     "instruction",
     "look_at",
     "next_keyframe",

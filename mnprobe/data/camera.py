@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mnprobe.core.arrays import as_whole
 from mnprobe.core.errors import ConfigError
 
 __all__ = ["CAMERA_ORDER", "Camera", "camera_order", "depth_to_points", "look_at", "pinhole", "points_to_pixels"]
 
+_ABOUT = 0.1  # how far twice the principal point may be from the size, as a share of it
 CAMERA_ORDER = ("front", "left_shoulder", "right_shoulder", "wrist", "overhead")
 
 
@@ -19,11 +21,12 @@ class Camera:
 
     The camera looks along its +z, with x to the LEFT of the image and y up: hence the negative focal lengths of
     `intrinsics` (3, 3), in pixels. `extrinsics` (4, 4) is the camera's pose in the world (camera to world), metres.
-    Depth codes run from `near` to `far`, in metres.
+    Depth codes run from `near` to `far`, in metres. `size` is the height and width in pixels of the images that the
+    intrinsics are for; None where nobody has said it, as in RLBench's files: then it comes from an image (`for_image`).
 
     Raises:
-        ConfigError: if a matrix has the wrong shape or holds no finite numbers, a focal length is 0, or not
-            0 <= near < far.
+        ConfigError: if a matrix has the wrong shape or holds no finite numbers, a focal length is 0, a size is not
+            two whole numbers from 1, or not 0 <= near < far.
     """
 
     name: str
@@ -31,6 +34,7 @@ class Camera:
     extrinsics: NDArray[np.float64]
     near: float
     far: float
+    size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for field, shape in (("intrinsics", (3, 3)), ("extrinsics", (4, 4))):
@@ -42,19 +46,77 @@ class Camera:
             raise ConfigError(f"camera {self.name!r}: a focal length in intrinsics is 0")
         if not 0 <= self.near < self.far < math.inf:
             raise ConfigError(f"camera {self.name!r}: needs 0 <= near < far, got {self.near!r} and {self.far!r}")
+        if self.size is not None:
+            sides = tuple(as_whole(side, f"camera {self.name!r}: a side of size", least=1) for side in self.size)
+            if len(sides) != 2:
+                raise ConfigError(f"camera {self.name!r}: size must be (height, width), got {self.size!r}")
+            object.__setattr__(self, "size", sides)
 
     def resized(self, height: int, width: int) -> "Camera":
-        """The same camera for an image of another size; itself when the size is what the intrinsics were made for.
+        """The same camera for an image of another size; itself when the size is what the intrinsics are for.
 
-        The principal point is the image's middle (W/2, H/2), so it tells that size.
+        Intrinsics are multiplied by the ratio of the sizes: pixels stand for their integer positions and the middle of
+        an image of W pixels is W/2, as in RLBench. A camera of unknown size is taken for one of RLBench's where its
+        focal lengths are negative and equal and its principal point is the middle (W/2, H/2) of a whole, even size;
+        where not, and the principal point is about the middle of the size asked for, it is taken to be for that size.
+
+        Raises:
+            ConfigError: if the size is not known and cannot be told.
         """
-        made_for = 2 * self.intrinsics[1, 2], 2 * self.intrinsics[0, 2]
-        if made_for == (height, width):
-            return self
-        if min(made_for) <= 0:
+        height, width = (as_whole(side, f"camera {self.name!r}: a side", least=1) for side in (height, width))
+        native = self.size or self._told_size(height, width)
+        if native == (height, width):
+            return self if self.size or native == self._middle else replace(self, size=native)
+        scale = np.array([[width / native[1]], [height / native[0]], [1.0]])
+        return replace(self, intrinsics=self.intrinsics * scale, size=(height, width))
+
+    def for_image(self, height: int, width: int) -> "Camera":
+        """The camera of a stored image of this size, whose intrinsics were stored with it.
+
+        They are for that image as they are, off-centre or cropped as it may be, unless `size` tells another size, or
+        they are RLBench's (see `resized`) for an image of the same shape that was made smaller or larger afterwards,
+        by more than a tenth.
+        """
+        self._require_principal_point()
+        middle = self._middle
+        scaled = self._like_rlbench and middle[0] * width == middle[1] * height and not self._near(height, width)
+        native = self.size or ((int(middle[0]), int(middle[1])) if scaled else (height, width))
+        return replace(self, size=native).resized(height, width)
+
+    @property
+    def _middle(self) -> tuple[float, float]:
+        """Height and width of the image whose middle (W/2, H/2) the principal point is."""
+        return 2 * float(self.intrinsics[1, 2]), 2 * float(self.intrinsics[0, 2])
+
+    @property
+    def _like_rlbench(self) -> bool:
+        across, down = self.intrinsics[0, 0], self.intrinsics[1, 1]
+        return bool(across == down < 0) and all(side > 0 and side % 2 == 0 for side in self._middle)
+
+    def _near(self, height: int, width: int) -> bool:
+        """Whether the principal point is about the middle of an image of this size."""
+        return all(abs(told - side) < _ABOUT * side for told, side in zip(self._middle, (height, width), strict=True))
+
+    def _require_principal_point(self) -> None:
+        if self.size is None and self._middle == (0, 0):
             raise ConfigError(f"camera {self.name!r}: intrinsics without a principal point cannot be resized")
-        scale = np.array([[width / made_for[1]], [height / made_for[0]], [1.0]])
-        return replace(self, intrinsics=self.intrinsics * scale)
+
+    def _told_size(self, height: int, width: int) -> tuple[float, float]:
+        """The size that the principal point tells, seeing that this size is asked for."""
+        self._require_principal_point()
+        middle = self._middle
+        if middle[0] == height and middle[1] == width:
+            return middle
+        same_shape = middle[0] * width == middle[1] * height
+        if self._near(height, width) and not (self._like_rlbench and same_shape):
+            return height, width
+        if self._like_rlbench:
+            return middle
+        raise ConfigError(
+            f"camera {self.name!r}: for which image size its intrinsics are is not known, and their principal point "
+            f"({self.intrinsics[0, 2]:g}, {self.intrinsics[1, 2]:g}) is not the middle of {height} x {width} pixels. "
+            "Give it, as Camera(..., size=(height, width))"
+        )
 
 
 def camera_order(names: set[str]) -> tuple[str, ...]:

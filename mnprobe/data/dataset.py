@@ -25,11 +25,15 @@ _KEYFRAMES_FILE = "kfs.json"
 
 
 class Dataset(Sequence[Episode]):
-    """Episodes in natural order: by task, partition (train, val, test), then by number, 2 before 10."""
+    """Episodes in natural order: by task, partition (train, val, test), then by number, 2 before 10.
 
-    def __init__(self, episodes: Iterable[Episode], paths: Iterable[Path]) -> None:
+    `notes` are remarks for the user about the folders: what is empty in them.
+    """
+
+    def __init__(self, episodes: Iterable[Episode], paths: Iterable[Path], notes: Iterable[str] = ()) -> None:
         self._episodes = tuple(episodes)
         self.paths: tuple[Path, ...] = tuple(paths)
+        self.notes: tuple[str, ...] = tuple(notes)
 
     def __len__(self) -> int:
         return len(self._episodes)
@@ -40,7 +44,7 @@ class Dataset(Sequence[Episode]):
     def __getitem__(self, index: slice) -> "Dataset": ...
     def __getitem__(self, index: int | slice) -> "Episode | Dataset":
         if isinstance(index, slice):
-            return Dataset(self._episodes[index], self.paths)
+            return Dataset(self._episodes[index], self.paths, self.notes)
         return self._episodes[index]
 
     def __repr__(self) -> str:
@@ -125,7 +129,8 @@ def open_dataset(
             these (training, valid, validation, dev, testing; in any case) are mapped, with a warning. Folders called
             so are read only where the partition is asked for here by name.
         tasks: keep only these tasks, by RLBench's module name.
-        strict: for complete datasets: read every demonstration now, and demand an image of every frame.
+        strict: for complete datasets: read every demonstration now, with all fields that mnprobe knows, and demand an
+            image of every frame.
         instructions: use these instead of the dataset's: a CSV file (task, variation, instruction) or a mapping
             "task/variation" -> text or texts. Variations not in it keep theirs.
         outcomes: a CSV file (id, success), or "successful" when all episodes are successes, as the demonstrations of
@@ -144,7 +149,11 @@ def open_dataset(
     if not folders:
         raise ConfigError("open_dataset needs at least one folder, got none")
     overrides = read_overrides(instructions)
-    places = sorted(_distinct(place for folder in folders for place in find_episodes(folder)), key=_natural)
+    notes: dict[str, None] = {}  # in order, each once
+    found = (
+        place for folder in folders for place in find_episodes(folder, note=lambda text: notes.update({text: None}))
+    )
+    places = sorted(_distinct(found), key=_natural)
     _refuse_equal_partitions(places)
     episodes = [Episode(place, overrides=overrides) for place in places]
     for siblings in _by_task(episodes):
@@ -160,7 +169,7 @@ def open_dataset(
     if strict:
         for episode in episodes:
             _check_complete(episode)
-    return Dataset(episodes, folders)
+    return Dataset(episodes, folders, notes)
 
 
 def _distinct(places: Iterable[EpisodeFolder]) -> list[EpisodeFolder]:
@@ -311,6 +320,7 @@ def _select(
 
 
 def _check_complete(episode: Episode) -> None:
+    episode.check_numbers()
     episode.files.check(len(episode))
     listed = episode.folder / _KEYFRAMES_FILE
     if listed.is_file():
@@ -323,6 +333,4 @@ def _check_complete(episode: Episode) -> None:
 
 
 def _sizes(episode: Episode, camera: str, kind: Literal["rgb", "depth", "mask"]) -> list[object]:
-    folder = episode.folder / f"{camera}_{kind}"
-    frames = episode.frames_on_disk(camera, kind)
-    return [folder.name, [[frame, (folder / f"{frame}.png").stat().st_size] for frame in frames]]
+    return [f"{camera}_{kind}", episode.files.sizes(camera, kind) if kind in episode.files.kinds[camera] else []]

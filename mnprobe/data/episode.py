@@ -14,7 +14,7 @@ from mnprobe.data.frame import Frame
 from mnprobe.data.image_files import ImageFiles
 from mnprobe.data.images import ImageKind
 from mnprobe.data.instructions import Overrides, read_descriptions
-from mnprobe.data.keyframes import Keyframe, find_keyframes, next_keyframe
+from mnprobe.data.keyframes import Keyframe, find_keyframes, gripper_states, next_keyframe
 from mnprobe.data.layout import EpisodeFolder, require_inside
 from mnprobe.data.low_dim import LowDim, RandomState, read_low_dim
 from mnprobe.data.unpickle import load
@@ -144,8 +144,16 @@ class Episode:
 
     @property
     def gripper_open(self) -> NDArray[np.float64]:
-        """(T,) 1.0 where the fingers are open, 0.0 where not."""
+        """(T,) 1.0 where the fingers are open, 0.0 where not; where a gripper was measured, its opening."""
         return self._low_dim.field("gripper_open")
+
+    @property
+    def gripper_states(self) -> NDArray[np.float64]:
+        """(T,) 1.0 where the gripper is open, 0.0 where closed, by the rule of `mnprobe.data.gripper_states`."""
+        try:
+            return gripper_states(self.gripper_open)
+        except ConfigError as error:
+            raise DataError(f"{self.low_dim_file}: field gripper_open: {error}") from error
 
     @property
     def gripper_pose(self) -> NDArray[np.float64]:
@@ -154,17 +162,17 @@ class Episode:
 
     @property
     def gripper_joint_positions(self) -> NDArray[np.float64]:
-        """(T, 2) travel of the fingers in metres."""
+        """(T, F) travel of the F fingers in metres."""
         return self._low_dim.field("gripper_joint_positions")
 
     @property
     def joint_positions(self) -> NDArray[np.float64]:
-        """(T, 7) joint angles in rad."""
+        """(T, J) angles of the J joints in rad."""
         return self._low_dim.field("joint_positions")
 
     @property
     def joint_velocities(self) -> NDArray[np.float64]:
-        """(T, 7) joint speeds in rad/s."""
+        """(T, J) speeds of the J joints in rad/s."""
         return self._low_dim.field("joint_velocities")
 
     @property
@@ -217,17 +225,23 @@ class Episode:
         if collision not in ("keyframe", "previous"):
             raise ConfigError(f"collision must be 'keyframe' or 'previous', got {collision!r}")
         back = 1 if collision == "previous" else 0
-        flags = self.ignore_collisions
+        flags, states = self.ignore_collisions, self.gripper_states
         return tuple(
             Keyframe(
                 index=key,
                 observed=before,
                 gripper_pose=self.gripper_pose[key],
-                gripper_open=float(self.gripper_open[key]),
+                gripper_open=float(states[key]),
                 ignore_collisions=float(flags[key - back]),
             )
             for before, key in zip((0, *self.keyframes), self.keyframes, strict=False)
         )
+
+    def check_numbers(self) -> None:
+        """Read every field that there is; DataError for the first that is damaged."""
+        for name in self._low_dim.values:
+            self._low_dim.field(name)
+        _ = self._low_dim.random_seed
 
     @property
     def low_dim_file(self) -> Path:

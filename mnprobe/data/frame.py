@@ -96,22 +96,22 @@ class Frame:
 
     @property
     def gripper_open(self) -> float:
-        """1.0 when the fingers are open, 0.0 when not."""
+        """1.0 when the fingers are open, 0.0 when not; where a gripper was measured, its opening."""
         return float(self._field("gripper_open"))
 
     @property
     def gripper_joint_positions(self) -> NDArray[np.float64]:
-        """(2,) travel of the two fingers in metres; 0.04 is fully open."""
+        """(F,) travel of each finger in metres; 0.04 is fully open in RLBench."""
         return self._field("gripper_joint_positions")
 
     @property
     def joint_positions(self) -> NDArray[np.float64]:
-        """(7,) joint angles of the arm in rad."""
+        """(J,) angles of the arm's joints in rad."""
         return self._field("joint_positions")
 
     @property
     def joint_velocities(self) -> NDArray[np.float64]:
-        """(7,) joint speeds of the arm in rad/s."""
+        """(J,) speeds of the arm's joints in rad/s."""
         return self._field("joint_velocities")
 
     @property
@@ -122,11 +122,19 @@ class Frame:
         return float(self._field("ignore_collisions"))
 
     def state(self) -> NDArray[np.float32]:
-        """(3,) float32: gripper_open, first finger, second finger: the state ARP is given (Zhang et al. 2024)."""
+        """(3,) float32: gripper_open, first finger, second finger: the state ARP is given (Zhang et al. 2024).
+
+        Raises DataError for a gripper that has not two fingers.
+        """
+        if self.gripper_joint_positions.shape != (2,):
+            raise DataError(
+                f"{self._low_dim.path}: field gripper_joint_positions of frame {self.index} has shape "
+                f"{self.gripper_joint_positions.shape}, expected (2,): ARP's state is gripper_open and two fingers"
+            )
         return np.array([self.gripper_open, *self.gripper_joint_positions], dtype=np.float32)
 
     def camera(self, name: str) -> Camera:
-        """The camera at this frame, its intrinsics scaled if the images have another size than these were made for."""
+        """The camera at this frame for the size that its images have (`Camera.for_image`)."""
         stored = self._source.camera(name)
         if not any(self._files.frames(name, kind) for kind in self._files.kinds.get(name, ())):
             return stored  # no image to fit to
@@ -173,7 +181,7 @@ class _Source:
 
     def fitted(self, camera: Camera, height: int, width: int) -> Camera:
         try:
-            return camera.resized(height, width)
+            return camera.for_image(height, width)
         except ConfigError as error:
             raise DataError(f"{self.low_dim.path}: field misc of frame {self.index}: {error}") from error
 

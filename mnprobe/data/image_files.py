@@ -14,7 +14,10 @@ from mnprobe.data.layout import require_inside
 
 __all__ = ["ImageFiles"]
 
-_IMAGE = re.compile(r"(0|[1-9][0-9]*)\.png")
+_IMAGE = re.compile(r"([0-9]{1,9})\.png", re.IGNORECASE)
+_PICTURES = frozenset(
+    (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".exr", ".npy", ".npz")
+)
 _FOLDER = re.compile(rf"([A-Za-z0-9_.-]+)_({'|'.join(KINDS)})")
 
 
@@ -28,7 +31,7 @@ class ImageFiles:
     def __init__(self, folder: Path, root: Path) -> None:
         self.folder = folder
         self.root = root
-        self._listed: dict[tuple[str, ImageKind], tuple[int, ...]] = {}
+        self._listed: dict[tuple[str, ImageKind], dict[int, Path]] = {}
         self._sizes: dict[str, tuple[int, int, Path]] = {}
 
     @cached_property
@@ -41,22 +44,37 @@ class ImageFiles:
         return {name: tuple(kind for kind in KINDS if kind in found[name]) for name in camera_order(set(found))}
 
     def frames(self, camera: str, kind: ImageKind) -> tuple[int, ...]:
-        """Indices of the frames that have an image, sorted as numbers; DataError for a camera without any folder."""
+        """Indices of the frames that have an image, sorted as numbers.
+
+        Leading zeros and the case of the ending do not matter: 7.png, 0007.png and 7.PNG are frame 7.
+
+        Raises DataError for a camera without any folder, for two images of one frame, and for an image whose name is
+        not a number and .png: none is passed over. Hidden files and what is no image are left alone.
+        """
+        return tuple(self._images(camera, kind))
+
+    def _images(self, camera: str, kind: ImageKind) -> dict[int, Path]:
+        """Where the image of each frame lies, by frame."""
         if camera not in self.kinds:
             known = ", ".join(self.kinds) or "none"
-            raise DataError(f"{self.folder}: no images of camera {camera!r}; cameras here: {known}")
+            others = [] if self.kinds else sorted(path.name for path in _entries(self.folder) if path.is_dir())
+            found = f"; folders there: {', '.join(others[:6])}" if others else ""
+            raise DataError(
+                f"{self.folder}: no images of camera {camera!r}; cameras here: {known}. Images lie in "
+                f"<camera>_rgb/<frame>.png{found}"
+            )
         if kind not in self.kinds[camera]:
-            return ()
+            return {}
         if (camera, kind) not in self._listed:
             folder = self.folder / f"{camera}_{kind}"
             require_inside(folder, self.root)
-            names = (_IMAGE.fullmatch(entry.name) for entry in _entries(folder))
-            self._listed[camera, kind] = tuple(sorted(int(match[1]) for match in names if match))
+            self._listed[camera, kind] = _numbered(folder)
         return self._listed[camera, kind]
 
     def path(self, camera: str, kind: ImageKind, frame: int) -> Path:
         """Where an image lies; DataError naming the folder and what it has when that frame is not there."""
-        frames = self.frames(camera, kind)
+        images = self._images(camera, kind)
+        frames = tuple(images)
         folder = self.folder / f"{camera}_{kind}"
         if not frames:
             kinds = ", ".join(self.kinds[camera])
@@ -68,9 +86,18 @@ class ImageFiles:
                 f"{folder}: no {kind} image of frame {frame}; there are {len(frames)}: {some}. "
                 "Is this a dataset trimmed to keyframes?"
             )
-        path = folder / f"{frame}.png"
+        path = images[frame]
         require_inside(path, self.root)
         return path
+
+    def sizes(self, camera: str, kind: ImageKind) -> list[list[object]]:
+        """[frame, bytes] of every image; where the images' names are not understood [name, bytes] of every file."""
+        try:
+            return [[frame, path.stat().st_size] for frame, path in self._images(camera, kind).items()]
+        except DataError:
+            folder = self.folder / f"{camera}_{kind}"
+            files = [path for path in _entries(folder) if path.is_file() and not path.name.startswith(".")]
+            return [[path.name, path.stat().st_size] for path in sorted(files)]
 
     def read(self, camera: str, kind: ImageKind, frame: int) -> NDArray[np.uint8]:
         """Pixels (H, W, 3) of one image; all images of a camera in one episode must have one size."""
@@ -115,6 +142,22 @@ class ImageFiles:
             first = self.path(camera, kind, next(iter(self.frames(camera, kind)), 0))
             self._sizes[camera] = (*png_size(first), first)
         return self._sizes[camera]
+
+
+def _numbered(folder: Path) -> dict[int, Path]:
+    """The images of a folder by frame, in order."""
+    found: dict[int, Path] = {}
+    for path in sorted(_entries(folder)):
+        if match := _IMAGE.fullmatch(path.name):
+            other = found.setdefault(int(match[1]), path)
+            if other != path:
+                raise DataError(f"{folder}: {other.name} and {path.name} are both frame {int(match[1])}; remove one")
+        elif path.suffix.lower() in _PICTURES and not path.name.startswith("."):
+            raise DataError(
+                f"{folder}: {path.name} is not read: images are PNGs named by the frame's number and .png, from 0, "
+                "such as 0.png or 0000.png. Rename (or convert) the images, or move what is none out of the folder"
+            )
+    return dict(sorted(found.items()))
 
 
 def _entries(folder: Path) -> list[Path]:

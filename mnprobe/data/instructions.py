@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mnprobe.core.errors import DataError
+from mnprobe.core.labels import has_control_characters
 from mnprobe.data.unpickle import RefusedGlobal, load
 
 __all__ = ["Overrides", "read_descriptions", "read_overrides"]
@@ -19,7 +20,7 @@ _HELP = (
 
 
 def read_descriptions(path: Path) -> tuple[str, ...]:
-    """The paraphrases in a `variation_descriptions.pkl`, first one first.
+    """The paraphrases in a `variation_descriptions.pkl`, first one first, without blanks and line breaks around them.
 
     Raises:
         DataError: naming the file and saying what it holds, when that is not a list of texts. (An old generator of
@@ -38,11 +39,11 @@ def read_descriptions(path: Path) -> tuple[str, ...]:
     for position, text in enumerate(found):
         if not isinstance(text, str):
             raise DataError(f"{path}: entry {position} of the list is a {type(text).__name__}, not a str. {_HELP}.")
-        if not text.strip() or not text.isprintable():
+        if not text.strip() or has_control_characters(text.strip()):
             raise DataError(f"{path}: entry {position} of the list is empty or holds control characters. {_HELP}.")
     if not found:
         raise DataError(f"{path}: holds an empty list, so the episode has no instruction. {_HELP}.")
-    return tuple(found)
+    return tuple(text.strip() for text in found)
 
 
 def read_overrides(source: Path | str | Mapping[str, str | Sequence[str]] | None) -> Overrides:
@@ -110,6 +111,6 @@ def _key(task: str | None, variation: str | None, where: str) -> tuple[str, int]
 def _instruction(text: object, where: str) -> str:
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{where}: instruction must be a text, got {text!r}")
-    if not text.strip().isprintable():
+    if has_control_characters(text.strip()):
         raise DataError(f"{where}: instruction holds a line break or another control character: {text.strip()!r}")
     return text.strip()

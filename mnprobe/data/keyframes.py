@@ -1,5 +1,6 @@
 """Keyframes of a demonstration: the frames at which the arm rests or the gripper changes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from mnprobe.core.errors import ConfigError
 
-__all__ = ["STOPPING_DELTA", "Keyframe", "find_keyframes", "next_keyframe"]
+__all__ = ["STOPPING_DELTA", "Keyframe", "find_keyframes", "gripper_states", "next_keyframe"]
 
 STOPPING_DELTA = 0.1  # rad/s; a joint at exactly this speed still counts as resting
 _REFRACTORY = 4  # frames after a stop in which no other stop can be found
+# A measured gripper moves when its range is more than both of these, and it is not noise:
+_LEAST_RANGE = 1e-3  # a millimetre, or a thousandth of an opening from 0 to 1
+_LEAST_SHARE = 0.05  # of the largest opening: PerAct's generator calls a gripper open from 95 % on
+_CLOSES_BELOW, _OPENS_ABOVE = 0.4, 0.6  # of the range
+_FEW = 16  # frames, below which noise is not told from motion
+_FRAMES_PER_CHANGE = 6  # at least, on average; noise changes oftener
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,7 +44,8 @@ def find_keyframes(
     """Frames that end a motion: the arm rests, the gripper changes, or the demonstration ends.
 
     Args:
-        gripper_open: (T,) gripper state of each frame, 1.0 open or 0.0 closed.
+        gripper_open: (T,) gripper of each frame: 1.0 open or 0.0 closed, or a measured opening of any unit, larger
+            for more open, from which `gripper_states` tells the two.
         joint_velocities: (T, J) joint speeds in rad/s.
         delta: a frame is still when no joint is faster than this, inclusive, in rad/s.
 
@@ -55,7 +63,8 @@ def find_keyframes(
     >>> find_keyframes([1, 1, 1, 0, 0, 0], [[0.5]] * 6)
     (3, 5)
     """
-    gripper, velocities = _checked(gripper_open, joint_velocities)
+    measured, velocities = _checked(gripper_open, joint_velocities)
+    gripper = _states(measured)[0]
     frames = len(gripper)
     still = (np.abs(velocities) <= delta).all(axis=1)
     keys: list[int] = []
@@ -74,6 +83,41 @@ def find_keyframes(
     return tuple(keys)
 
 
+def gripper_states(gripper_open: ArrayLike) -> NDArray[np.float64]:
+    """1.0 where a gripper is open and 0.0 where it is closed, (T,), from openings (T,) of any unit.
+
+    Openings of 0 and 1 only are the states themselves. Others are measured: the gripper closes when the opening falls
+    below 40 % of the range that it has in this demonstration, and opens when it rises above 60 %, so that noise between
+    makes no change; a motion over several frames changes the state once. A gripper does not move, and is open or closed
+    throughout, when its range is at most 0.001 or at most 5 % of its largest opening, or when what moves it is noise:
+    from 16 frames on, openings that are not all within a tenth of the range from its ends, and either have a range as
+    independent noise has (its deviation told by second differences) or change oftener than every sixth frame.
+
+    Raises:
+        ConfigError: if there is no frame, a value is not a finite number, or the gripper does not move and is
+            neither at 1 (open) nor at 0 (closed), so that its state cannot be told.
+
+    >>> gripper_states([0.08, 0.08, 0.05, 0.01, 0.01, 0.011]).tolist()
+    [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+    """
+    openings = np.asarray(gripper_open, dtype=np.float64)
+    if openings.ndim != 1 or not len(openings) or not np.isfinite(openings).all():
+        raise ConfigError(
+            f"gripper_states needs finite numbers (T,) of at least one frame, got shape {openings.shape}"
+            + ("" if np.isfinite(openings).all() else " with numbers that are not finite")
+        )
+    states, level = _states(openings)
+    if level is None:
+        return states
+    is_open, is_closed = abs(level - 1) <= _LEAST_SHARE, abs(level) <= _LEAST_RANGE
+    if not (is_open or is_closed):
+        raise ConfigError(
+            f"the gripper does not move, its opening is {level:g} throughout: whether that is open or closed cannot be "
+            "told. Give gripper_open as 1.0 (open) or 0.0 (closed)"
+        )
+    return np.full(len(openings), float(is_open))
+
+
 def next_keyframe(keyframes: Sequence[int], frame: int) -> int | None:
     """The first keyframe strictly after `frame`; None at or after the last one.
 
@@ -83,7 +127,40 @@ def next_keyframe(keyframes: Sequence[int], frame: int) -> int | None:
     return next((key for key in keyframes if key > frame), None)
 
 
-def _checked(gripper_open: ArrayLike, joint_velocities: ArrayLike) -> tuple[list[float], NDArray[Any]]:
+def _states(openings: NDArray[np.float64]) -> tuple[NDArray[np.float64], float | None]:
+    """States by the rule of `gripper_states`; for a gripper that does not move all alike, and where it stays."""
+    if np.isin(openings, (0.0, 1.0)).all():
+        return openings, None
+    low, high = float(openings.min()), float(openings.max())
+    span = high - low
+    if span > max(_LEAST_RANGE, _LEAST_SHARE * max(abs(low), abs(high))):
+        share = (openings - low) / span
+        states = np.empty(len(openings))
+        state = float(share[0] >= 0.5)
+        for frame, opening in enumerate(share):
+            if opening > _OPENS_ABOVE:
+                state = 1.0
+            elif opening < _CLOSES_BELOW:
+                state = 0.0
+            states[frame] = state
+        if not _is_noise(share, int(np.abs(np.diff(states)).sum())):
+            return states, None
+    return np.zeros(len(openings)), float(np.median(openings))
+
+
+def _is_noise(share: NDArray[np.float64], changes: int) -> bool:
+    """Whether openings, as a share of their range, do no more than independent noise does."""
+    frames = len(share)
+    if frames < _FEW or (np.minimum(share, 1 - share) < 0.1).all():
+        return False
+    # Second differences are 0 on a steady motion; of independent noise they have sqrt(6) times its deviation, and the
+    # median of what is normal is 0.6745 deviations. The range of T draws is about 2 sqrt(2 log T) deviations, at most.
+    noise = float(np.median(np.abs(np.diff(share, 2)))) / (0.6745 * math.sqrt(6))
+    most = 1.3 * 2 * math.sqrt(2 * math.log(frames)) * noise
+    return most >= 1 or changes * _FRAMES_PER_CHANGE > frames
+
+
+def _checked(gripper_open: ArrayLike, joint_velocities: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
     gripper = np.asarray(gripper_open, dtype=np.float64)
     velocities = np.asarray(joint_velocities, dtype=np.float64)
     if gripper.ndim != 1 or velocities.ndim != 2 or len(gripper) != len(velocities) or not len(gripper):
@@ -95,4 +172,4 @@ def _checked(gripper_open: ArrayLike, joint_velocities: ArrayLike) -> tuple[list
         if not np.isfinite(values).all():
             frame = int(np.argwhere(~np.isfinite(values))[0][0])
             raise ConfigError(f"find_keyframes needs finite numbers, {name} has none at frame {frame}")
-    return gripper.tolist(), velocities
+    return gripper, velocities

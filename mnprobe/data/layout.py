@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,14 @@ from mnprobe.core.labels import PARTITIONS, partition_of
 
 __all__ = ["PARTITIONS", "EpisodeFolder", "find_episodes", "require_inside"]
 
-_EPISODE = re.compile(r"episode(0|[1-9][0-9]*)")
-_VARIATION = re.compile(r"all_variations|variation(0|[1-9][0-9]*)")
+_EPISODE = re.compile(r"episode([0-9]{1,9})")
+_VARIATION = re.compile(r"all_variations|variation([0-9]{1,9})")
+# Names that mean an episode or a variation and are not read as one.
+_LIKE_EPISODE = re.compile(r"(ep|epi|episodes?|demos?|trials?|rollouts?)?[ _.-]*[0-9]+", re.IGNORECASE)
+_LIKE_VARIATION = re.compile(r"(var|variations?)[ _.-]*[0-9]+|all[ _.-]?variations?", re.IGNORECASE)
+_UNFINISHED = (".tmp", ".part", ".partial", ".bak", "~")
+_OTHER_FORMATS = (".dat", ".hdf5", ".h5", ".parquet", ".zarr", ".tfrecord", ".npz", ".zip", ".tar", ".gz")
+_LOW_DIM = "low_dim_obs.pkl"
 _DEEPEST = 8  # folders below the given path
 _MOST_FOLDERS = 20_000
 
@@ -38,15 +45,16 @@ class EpisodeFolder:
     number: int
 
 
-def find_episodes(path: Path) -> list[EpisodeFolder]:
-    """All episodes at or below a folder, in no particular order.
+def find_episodes(path: Path, note: Callable[[str], None] | None = None) -> list[EpisodeFolder]:
+    """All episodes at or below a folder, in no particular order; `note` is told of variations without any.
 
-    `path` may be any folder from far above the tasks down to `episodes` itself. Hidden folders are passed over, and
-    so is what lies beside or in an episode.
+    `path` may be any folder from far above the tasks down to `episodes` itself. Numbers may have leading zeros:
+    episode007 is episode 7. Hidden folders are passed over, and so is what lies beside or in an episode.
 
     Raises:
         DataError: if the path is missing, is no folder, is empty or holds no episode, is far too large to be a
-            dataset, or a link in a dataset leaves the folder.
+            dataset, a link in a dataset leaves the folder, or a folder is meant as an episode or a variation but has
+            another name than these have: none is passed over.
     """
     if not path.exists():
         raise DataError(f"dataset {path} does not exist")
@@ -59,15 +67,32 @@ def find_episodes(path: Path) -> list[EpisodeFolder]:
     elif _EPISODE.fullmatch(start.name) and start.parent.name == "episodes":
         raise DataError(f"dataset {path} is one episode; give the folder {start.parent} or one above it")
     else:
-        begin = _search(start, root)
-    found = [episode for folder in begin for episode in _episodes(folder, root, start)]
+        begin = _search(start, root, note)
+    found = []
+    for folder in begin:
+        episodes = _episodes(folder, root, start)
+        if not episodes and note is not None:
+            note(f"{folder}: no folder episode<N> in it, so there is nothing of this variation in the dataset")
+        found += episodes
     if not found:
         if not any(start.iterdir()):
             raise DataError(f"dataset {path} is an empty folder. {_EXPECTED}.")
         if begin:
             raise DataError(f"dataset {path}: {begin[0]} has no folder episode<N> in it")
-        raise DataError(f"dataset {path} is no dataset: no episode was found. {_EXPECTED}.")
+        raise DataError(f"dataset {path} is no dataset: no episode was found. {_EXPECTED}.{_other_data(start)}")
     return found
+
+
+def _other_data(start: Path) -> str:
+    """A word on files of other projects' formats in or shortly below a folder; '' without any."""
+    for pattern in ("*", "*/*", "*/*/*"):
+        for path in start.glob(pattern):
+            if path.suffix.lower() in _OTHER_FORMATS and path.is_file():
+                return (
+                    f" There is {path.relative_to(start)}, data of another format: compute the features yourself and "
+                    "write them with mnprobe.features.write_features (docs/data.md)."
+                )
+    return ""
 
 
 def require_inside(path: Path, root: Path) -> None:
@@ -79,7 +104,7 @@ def require_inside(path: Path, root: Path) -> None:
         )
 
 
-def _search(start: Path, root: Path) -> list[Path]:
+def _search(start: Path, root: Path, note: Callable[[str], None] | None) -> list[Path]:
     """`episodes` folders below `start`, breadth first and bounded."""
     found: list[Path] = []
     level = [start]
@@ -97,13 +122,64 @@ def _search(start: Path, root: Path) -> list[Path]:
                 if (episodes := folder / "episodes") in children:
                     require_inside(episodes, root)
                     found.append(episodes)
+                else:
+                    _refuse_episodes_outside(folder, children)
+                    if note is not None:
+                        note(
+                            f"{folder}: no folder episodes in it, so there is nothing of this variation in the dataset"
+                        )
                 continue
+            if folder.name == "episodes":
+                _refuse_episodes_outside(folder, children)
+            for child in children:
+                _refuse_variation_of_another_name(child)
+                if _EPISODE.fullmatch(child.name) and folder.name != "episodes" and _holds_episode(child):
+                    raise DataError(f"{child}: is an episode, but its parent is {folder.name!r}. {_EXPECTED}.")
             variations = [child for child in children if _VARIATION.fullmatch(child.name)]
             for child in variations or children:
                 if not child.is_symlink() or _worth_following(child, root, variations=bool(variations)):
                     below.append(child)
         level = below
     return found
+
+
+def _holds_episode(folder: Path) -> bool:
+    return not folder.name.endswith(_UNFINISHED) and (folder / _LOW_DIM).is_file()
+
+
+def _refuse_episode_of_another_name(folder: Path) -> None:
+    """DataError for a folder in `episodes` that is meant as an episode and has another name."""
+    name = folder.name
+    if _EPISODE.fullmatch(name) or name.endswith(_UNFINISHED):
+        return
+    if _LIKE_EPISODE.fullmatch(name) or _holds_episode(folder):
+        number = re.search("[0-9]+", name)
+        raise DataError(
+            f"{folder}: an episode's folder is named episode<N>, such as episode{int(number[0]) if number else 0} or "
+            f"episode{int(number[0]) if number else 0:03d}, not {name!r}. Rename it, or move it out of {folder.parent}"
+        )
+
+
+def _refuse_variation_of_another_name(folder: Path) -> None:
+    """DataError for a folder that is meant as a variation, with episodes in it, and has another name."""
+    name = folder.name
+    if not _VARIATION.fullmatch(name) and _LIKE_VARIATION.fullmatch(name) and (folder / "episodes").is_dir():
+        number = re.search("[0-9]+", name)
+        wanted = f"variation{int(number[0])}" if number else "all_variations"
+        raise DataError(
+            f"{folder}: a variation's folder is named variation<K> or all_variations, not {name!r}. Rename it to "
+            f"{wanted}, or move it out of {folder.parent}"
+        )
+
+
+def _refuse_episodes_outside(folder: Path, children: list[Path]) -> None:
+    """DataError for episodes that lie where none are looked for: right in a variation, or below another folder."""
+    held = next((child for child in children if _holds_episode(child)), None)
+    if held is None:
+        return
+    if folder.name == "episodes":
+        raise DataError(f"{folder}: its parent is {folder.parent.name!r}. {_EXPECTED}.")
+    raise DataError(f"{held}: lies right in {folder.name}, without a folder episodes between them. {_EXPECTED}.")
 
 
 def _worth_following(link: Path, root: Path, *, variations: bool) -> bool:
@@ -149,6 +225,7 @@ def _episodes(folder: Path, root: Path, start: Path) -> list[EpisodeFolder]:
     partition = _partition(task_folder.parent, start)
     found = []
     for child in _folders(folder):
+        _refuse_episode_of_another_name(child)
         if number := _EPISODE.fullmatch(child.name):
             require_inside(child, root)
             found.append(

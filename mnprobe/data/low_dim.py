@@ -1,75 +1,130 @@
 """The numbers of a demonstration, `low_dim_obs.pkl`, as arrays over its frames."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mnprobe.core.arrays import as_whole
 from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.data.camera import Camera, camera_order
-from mnprobe.data.records import ArrayRecord, Global, Malformed, Record, make_array
-from mnprobe.data.unpickle import load
+from mnprobe.data.records import ArrayRecord, Global, Lying, Malformed, Other, Record, make_array
+from mnprobe.data.unpickle import RefusedGlobal, load
 
 __all__ = ["FIELDS", "CameraTrack", "LowDim", "RandomState", "read_low_dim"]
 
-# What is read of every observation, with its shape; all become float64.
-FIELDS: dict[str, tuple[int, ...]] = {
+# What can be read of every observation, with its shape (n: any length, the same in all frames); all become float64.
+FIELDS: dict[str, tuple[int | None, ...]] = {
     "gripper_open": (),
     "gripper_pose": (7,),
     "gripper_matrix": (4, 4),
-    "gripper_joint_positions": (2,),
-    "joint_positions": (7,),
-    "joint_velocities": (7,),
+    "gripper_joint_positions": (None,),
+    "joint_positions": (None,),
+    "joint_velocities": (None,),
     "ignore_collisions": (),
 }
-_CAMERA_KEY = re.compile(r"([A-Za-z0-9_]+)_camera_(extrinsics|intrinsics|near|far)")
-_CAMERA_SHAPES: dict[str, tuple[int, ...]] = {"intrinsics": (3, 3), "extrinsics": (4, 4), "near": (), "far": ()}
+_CAMERA_KEY = re.compile(r"([A-Za-z0-9_]+)_camera_(extrinsics|intrinsics|near|far|size)")
+_CAMERA_SHAPES: dict[str, tuple[int | None, ...]] = {
+    "intrinsics": (3, 3),
+    "extrinsics": (4, 4),
+    "near": (),
+    "far": (),
+    "size": (2,),
+}
 _MOST_FRAMES = 20_000  # 17 minutes at RLBench's 20 frames a second
 _MOST_CAMERAS = 32
+_MOST_JOINTS = 256  # of a field of any length
 
 RandomState = tuple[str, NDArray[np.uint32], int, int, float]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CameraTrack:
-    """A camera over all frames: intrinsics (T, 3, 3), extrinsics (T, 4, 4), near (T,), far (T,)."""
+    """A camera over all frames: intrinsics (T, 3, 3), extrinsics (T, 4, 4), near (T,), far (T,), each float64.
+
+    `size` (T, 2) is the height and width that the intrinsics are for; None where the file does not say.
+    """
 
     intrinsics: NDArray[np.float64]
     extrinsics: NDArray[np.float64]
     near: NDArray[np.float64]
     far: NDArray[np.float64]
+    size: NDArray[np.float64] | None = None
+
+
+class Fields(Mapping[str, NDArray[np.float64]]):
+    """The fields of `FIELDS` that some frame has, each checked when it is first asked for and then kept.
+
+    Asking raises DataError naming file, frame and field, what was expected and what was found: for a field that is
+    missing in some frames, has another shape than `FIELDS` says or than it has in frame 0, or is not finite.
+    """
+
+    def __init__(self, path: Path, items: Mapping[str, list[object]]) -> None:
+        self._path = path
+        self._items = items
+        self._checked: dict[str, NDArray[np.float64]] = {}
+
+    def __getitem__(self, name: str) -> NDArray[np.float64]:
+        if name not in self._checked:
+            self._checked[name] = _series(self._path, name, FIELDS[name], self._items[name])
+        return self._checked[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._items
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LowDim:
-    """All frames of one demonstration, without images.
+    """All frames of one demonstration, without images. Nothing of them is refused before it is asked for.
 
-    `values` maps each field of `FIELDS` that the file has to its (T, ...) array; `tracks` each camera to its matrices
-    or, where these are damaged, to the sentence that says how. `random_seed` is the state of numpy's legacy generator
-    before the scene was reset (the five parts of `numpy.random.get_state()`), None where the file has none.
-    `task_low_dim_state` (n,) holds the poses of the task's objects in frame 0, None where the file has no such numbers.
+    `values` maps each field of `FIELDS` that the file has to its (T, ...) array, `misc` holds the matrices of the
+    cameras, `seed` the random state and `task_state` the object poses of frame 0, as the file has them.
     """
 
     path: Path
     frames: int
     values: Mapping[str, NDArray[np.float64]]
-    tracks: Mapping[str, CameraTrack | str]
-    random_seed: RandomState | None
-    task_low_dim_state: NDArray[np.float64] | None = None
+    misc: tuple[object, ...]
+    seed: object
+    task_state: object = None
 
     def field(self, name: str) -> NDArray[np.float64]:
-        """The (T, ...) array of a field; DataError naming the file and the field when the file does not have it."""
+        """The (T, ...) array of a field; DataError naming the file and the field when it is not there or is damaged."""
         if name not in self.values:
             raise DataError(
                 f"{self.path}: field {name} is missing (or None) in its observations; "
                 f"it has {', '.join(self.values) or 'none that mnprobe reads'}"
             )
         return self.values[name]
+
+    @cached_property
+    def tracks(self) -> Mapping[str, CameraTrack | str]:
+        """Each camera's matrices or, where these are damaged, the sentence that says how, in PerAct's order."""
+        return _tracks(self.path, self.misc)
+
+    @cached_property
+    def random_seed(self) -> RandomState | None:
+        """State of numpy's legacy generator before the scene was reset (the five parts of `numpy.random.get_state()`).
+
+        None where the file has none.
+        """
+        return _random_state(self.path, self.seed)
+
+    @cached_property
+    def task_low_dim_state(self) -> NDArray[np.float64] | None:
+        """Poses of the task's objects in frame 0, (n,); None where the file has no such numbers."""
+        return _task_state(self.task_state)
 
     def camera(self, name: str, frame: int) -> Camera:
         """The camera at one frame; DataError naming the file and the field when its matrices are not there."""
@@ -86,6 +141,7 @@ class LowDim:
                 extrinsics=track.extrinsics[frame],
                 near=float(track.near[frame]),
                 far=float(track.far[frame]),
+                size=None if track.size is None else _whole_size(track.size[frame]),
             )
         except ConfigError as error:
             raise DataError(f"{self.path}: field misc of frame {frame}: {error}") from error
@@ -95,9 +151,9 @@ def read_low_dim(path: Path) -> LowDim:
     """Read `low_dim_obs.pkl` through the restricted reader; the last few files read are kept in memory.
 
     Raises:
-        DataError: naming the file and the field, if the file is missing, damaged or hostile, holds no Demo of at
-            least two observations, or a field has another shape than `FIELDS` says, is missing in some frames, or
-            holds numbers that are not finite.
+        DataError: naming the file, if it is missing, damaged or hostile, holds no Demo of at least two observations,
+            or an array in it claims another size than it has. What else is wrong in a field is said when that field
+            is asked for.
     """
     try:
         status = path.stat()
@@ -108,22 +164,35 @@ def read_low_dim(path: Path) -> LowDim:
 
 @lru_cache(maxsize=16)
 def _read(path: Path, _changed: int, _size: int) -> LowDim:
-    demo = load(path, allow="demo")
+    try:
+        demo = load(path, allow="demo")
+    except RefusedGlobal as refused:
+        if not refused.name.startswith("Bimanual"):
+            raise
+        raise RefusedGlobal(
+            f"{refused} It is of two arms, which mnprobe does not read: compute the features yourself and write them "
+            "with mnprobe.features.write_features (docs/data.md).",
+            refused.module,
+            refused.name,
+        ) from refused
     if not isinstance(demo, Record) or demo.kind is not Global.DEMO:
         raise DataError(f"{path}: holds {_kind(demo)} instead of a Demo")
     observations = _observations(path, demo.attributes.get("_observations"))
-    values = {
-        name: array
-        for name, shape in FIELDS.items()
-        if (array := _series(path, name, shape, [item.attributes.get(name) for item in observations])) is not None
+    misc = _per_frame_cameras([item.attributes.get("misc") for item in observations])
+    _refuse_many_cameras(path, misc)
+    columns = {
+        name: [_whole(path, name, frame, item.attributes.get(name)) for frame, item in enumerate(observations)]
+        for name in FIELDS
     }
     return LowDim(
         path=path,
         frames=len(observations),
-        values=values,
-        tracks=_tracks(path, observations),
-        random_seed=_random_state(path, demo.attributes.get("random_seed")),
-        task_low_dim_state=_task_state(observations[0].attributes.get("task_low_dim_state")),
+        values=Fields(
+            path, {name: items for name, items in columns.items() if any(item is not None for item in items)}
+        ),
+        misc=misc,
+        seed=demo.attributes.get("random_seed"),
+        task_state=observations[0].attributes.get("task_low_dim_state"),
     )
 
 
@@ -157,70 +226,127 @@ def _observations(path: Path, found: object) -> list[Record]:
     return found
 
 
-def _series(path: Path, name: str, shape: tuple[int, ...], items: list[object]) -> NDArray[np.float64] | None:
-    """One field over all frames as (T, *shape) float64; None when no frame has it."""
+def _whole(path: Path, name: str, frame: int, item: object) -> object:
+    """An array for its record; another value, or a record that is no array of numbers, as it is.
+
+    One that claims another size than its bytes have is refused at once: the file is damaged, or worse.
+    """
+    if not isinstance(item, ArrayRecord):
+        return item
+    try:
+        return make_array(item)
+    except Lying as lie:
+        raise DataError(f"{path}: field {name} of frame {frame}: {lie}") from lie
+    except Malformed:
+        return item  # only a reader of this field needs to hear of it
+
+
+def _series(path: Path, name: str, shape: tuple[int | None, ...], items: list[object]) -> NDArray[np.float64]:
+    """One field over all frames as (T, ...) float64."""
     missing = [frame for frame, item in enumerate(items) if item is None]
-    if len(missing) == len(items):
-        return None
     if missing:
         raise DataError(
-            f"{path}: field {name} is missing in {len(missing)} of {len(items)} frames, first in frame {missing[0]}"
+            f"{path}: field {name} is missing (or None) in {len(missing)} of {len(items)} frames, first in frame "
+            f"{missing[0]}; expected numbers of shape {_shape(shape)} in every frame"
         )
-    series = np.empty((len(items), *shape))
+    arrays: list[NDArray[Any]] = []
     for frame, item in enumerate(items):
         try:
-            series[frame] = _number(item, shape)
+            arrays.append(_number(item, shape, arrays[0].shape if arrays else None))
         except Malformed as problem:
             raise DataError(f"{path}: field {name} of frame {frame}: {problem}") from problem
+    series = np.array(arrays, dtype=np.float64)
     if not np.isfinite(series).all():
-        frame = int(np.argwhere(~np.isfinite(series))[0][0])
-        raise DataError(f"{path}: field {name} of frame {frame} holds a number that is not finite")
+        place = tuple(np.argwhere(~np.isfinite(series))[0])
+        raise DataError(
+            f"{path}: field {name} of frame {int(place[0])} holds a number that is not finite; "
+            f"expected finite numbers, found {series[place]}"
+        )
     series.flags.writeable = False
     return series
 
 
-def _number(item: object, shape: tuple[int, ...]) -> float | NDArray[Any]:
-    if isinstance(item, ArrayRecord):
-        array = make_array(item)
-        if array.shape != shape and not (shape == () and array.size == 1):
-            raise Malformed(f"has shape {array.shape}, expected {shape}")
-        return array.reshape(shape)
+def _number(item: object, shape: tuple[int | None, ...], first: tuple[int, ...] | None) -> NDArray[Any]:
+    """The numbers of one frame; `first` is the shape that frame 0 has."""
+    if isinstance(item, ArrayRecord | np.ndarray):
+        array = make_array(item) if isinstance(item, ArrayRecord) else item
+        if shape == () and array.size == 1:
+            return array.reshape(())
+        fits = array.ndim == len(shape) and all(
+            found == size or (size is None and 0 < found <= _MOST_JOINTS)
+            for size, found in zip(shape, array.shape, strict=True)
+        )
+        if not fits:
+            raise Malformed(f"has shape {array.shape}, expected {_shape(shape)}")
+        if first is not None and array.shape != first:
+            raise Malformed(f"has shape {array.shape}, expected {first} as in frame 0")
+        return array
     if shape == () and isinstance(item, int | float):
         try:
-            return float(item)
+            return np.array(float(item))
         except OverflowError:
             raise Malformed("is too large for a number") from None
-    raise Malformed(f"is {_kind(item)}, expected numbers of shape {shape}")
+    raise Malformed(f"is {_kind(item)}, expected numbers of shape {_shape(shape)}")
 
 
-def _tracks(path: Path, observations: list[Record]) -> dict[str, CameraTrack | str]:
+def _shape(shape: tuple[int | None, ...]) -> str:
+    """A shape in words; an open length is n."""
+    return str(shape).replace("None", "n")
+
+
+def _per_frame_cameras(found: list[object]) -> tuple[object, ...]:
+    """What each frame's `misc` says of cameras; anything that is no dictionary stays as it is."""
+    distinct = {id(misc): misc for misc in found}  # a crafted file may repeat one large dictionary
+    kept = {
+        number: {key: item for key, item in misc.items() if isinstance(key, str) and _CAMERA_KEY.fullmatch(key)}
+        if isinstance(misc, dict)
+        else misc
+        for number, misc in distinct.items()
+    }
+    return tuple(kept[id(misc)] for misc in found)
+
+
+def _tracks(path: Path, found: tuple[object, ...]) -> dict[str, CameraTrack | str]:
     """Cameras named in `misc`, in PerAct's order."""
-    misc: list[dict[object, object]] = []
-    for frame, item in enumerate(observations):
-        entry = item.attributes.get("misc")
+    misc: list[dict[str, object]] = []
+    for frame, entry in enumerate(found):
         if entry is not None and not isinstance(entry, dict):
             raise DataError(f"{path}: field misc of frame {frame} is {_kind(entry)} instead of a dictionary")
         misc.append(entry or {})
-    distinct = {id(entry): entry for entry in misc}.values()  # a crafted file may repeat one large dictionary
-    keys = {key for entry in distinct for key in entry if isinstance(key, str)}
-    names = {found[1] for key in keys if (found := _CAMERA_KEY.fullmatch(key))}
+    return {name: _track(path, name, misc) for name in camera_order(_camera_names(found))}
+
+
+def _camera_names(misc: tuple[object, ...]) -> set[str]:
+    distinct = {id(entry): entry for entry in misc if isinstance(entry, dict)}.values()
+    keys = {key for entry in distinct for key in entry}
+    return {match[1] for key in keys if (match := _CAMERA_KEY.fullmatch(key)) and match[2] != "size"}
+
+
+def _refuse_many_cameras(path: Path, misc: tuple[object, ...]) -> None:
+    names = _camera_names(misc)
     if len(names) > _MOST_CAMERAS:
         raise DataError(f"{path}: field misc names {len(names)} cameras; at most {_MOST_CAMERAS} are read")
-    return {name: _track(path, name, misc) for name in camera_order(names)}
 
 
-def _track(path: Path, name: str, misc: list[dict[object, object]]) -> CameraTrack | str:
+def _track(path: Path, name: str, misc: list[dict[str, object]]) -> CameraTrack | str:
     parts: dict[str, NDArray[np.float64]] = {}
     for part, shape in _CAMERA_SHAPES.items():
         key = f"{name}_camera_{part}"
+        items = [entry.get(key) for entry in misc]
+        if all(item is None for item in items):
+            if part == "size":
+                continue
+            return f"{path}: field misc has no {key!r}, though it has other parts of that camera"
         try:
-            series = _series(path, f"misc[{key!r}]", shape, [entry.get(key) for entry in misc])
+            parts[part] = _series(path, f"misc[{key!r}]", shape, items)
         except DataError as error:
             return str(error)  # only a reader of this camera needs to hear of it
-        if series is None:
-            return f"{path}: field misc has no {key!r}, though it has other parts of that camera"
-        parts[part] = series
     return CameraTrack(**parts)
+
+
+def _whole_size(size: NDArray[np.float64]) -> tuple[int, int]:
+    height, width = (as_whole(side, "a side of its size", least=1) for side in size)
+    return height, width
 
 
 def _random_state(path: Path, found: object) -> RandomState | None:
@@ -245,4 +371,6 @@ def _kind(item: object) -> str:
         return f"{'an' if item.kind is Global.OBSERVATION else 'a'} {item.kind.value}"
     if isinstance(item, ArrayRecord):
         return "an array"
+    if isinstance(item, Other):
+        return "something of numpy's that is no array of numbers"
     return "None" if item is None else f"a {type(item).__name__}"

@@ -1,6 +1,7 @@
 """Inert stand-ins for what a demonstration's pickle names: they hold data, and nothing in them can be called."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -8,16 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ArrayRecord", "DtypeRecord", "Global", "Malformed", "Record", "make_array", "make_scalar"]
+__all__ = ["ArrayRecord", "DtypeRecord", "Global", "Lying", "Malformed", "Other", "Record", "make_array", "make_scalar"]
 
 # Element types that become arrays; all are plain numbers of fixed size, none can hold an object.
-_ELEMENTS = {"f8": 8, "f4": 4, "i8": 8, "i4": 4, "u4": 4, "u1": 1, "b1": 1}
+_ELEMENTS = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1")
+_TEXT = re.compile(r"U[0-9]*")
 _BYTE_ORDERS = ("<", ">", "|")
 _MOST_DIMENSIONS = 8
 
 
 class Malformed(ValueError):
     """The content of a pickle is not what it should be; the reader turns this into a DataError with the file's name."""
+
+
+class Lying(Malformed):
+    """An array that says another size than its bytes have."""
 
 
 class Global(Enum):
@@ -32,6 +38,8 @@ class Global(Enum):
     FROMBUFFER = "numpy array from a buffer"
     ENCODE = "bytes as text"
     BYTES = "bytes"
+    DICT = "dictionary"
+    OTHER = "something of numpy's that no field needs"
 
 
 @dataclass(slots=True, eq=False)
@@ -46,6 +54,11 @@ class Record:
 
 
 @dataclass(slots=True, eq=False)
+class Other:
+    """A thing of numpy's that no field needs (a masked array, a generator): its place is kept, its content is not."""
+
+
+@dataclass(slots=True, eq=False)
 class DtypeRecord:
     """A numpy element type as written in a pickle: `code` such as 'f8', `order` one of '<', '>', '|'."""
 
@@ -53,17 +66,26 @@ class DtypeRecord:
     order: str = ""
 
     def set_state(self, state: object) -> None:
-        """Take the byte order from the state tuple; anything beyond a plain number type is malformed."""
-        if not (
-            isinstance(state, tuple)
-            and len(state) in (8, 9)
+        """Take the byte order from the state tuple.
+
+        A number type that carries more than plain numbers do is malformed. Of other types (dates, texts, structures)
+        the state is not looked at: an array of such a type is an error for whoever asks for it, not for the file.
+        """
+        if not isinstance(state, tuple):
+            raise Malformed(f"element type {self.code!r} carries a state that is no tuple")
+        plain = (
+            len(state) in (8, 9)
             and state[0] in (3, 4)
             and isinstance(state[1], str)
             and all(part is None for part in state[2:5])
             and state[5:7] == (-1, -1)
-        ):
+        )
+        if plain:
+            self.order = state[1]
+        elif self.code in _ELEMENTS:
             raise Malformed(f"element type {self.code!r} carries a state that plain numbers do not have")
-        self.order = state[1]
+        elif len(state) > 1 and isinstance(state[1], str):
+            self.order = state[1]
 
     def numpy(self) -> np.dtype[Any]:
         """The numpy dtype, if it is one of the allowed number types."""
@@ -76,35 +98,41 @@ class DtypeRecord:
 
 @dataclass(slots=True, eq=False)
 class ArrayRecord:
-    """A numpy array of a pickle before it is one: element type, shape, memory order and bytes, unchecked."""
+    """A numpy array of a pickle before it is one: element type, shape, memory order and bytes, unchecked.
+
+    With `axes`, the bytes are those of an array of `shape` in C order whose axes are then put into the order `axes`.
+    """
 
     dtype: object = None
     shape: object = None
     fortran: object = False
     data: object = None
+    axes: object = None
 
     def __repr__(self) -> str:  # the parts are as the file had them, and may hold anything
         return "ArrayRecord(...)"
 
     def set_state(self, state: object) -> None:
-        """Store the five parts of an array's state."""
-        if not (isinstance(state, tuple) and len(state) == 5 and state[0] == 1 and type(state[0]) is int):
+        """Store the five parts of an array's state; of a tuple of another form nothing is kept."""
+        if not isinstance(state, tuple):
             raise Malformed("a numpy array carries a state that is not (1, shape, dtype, order, bytes)")
-        _, self.shape, self.dtype, self.fortran, self.data = state
+        if len(state) == 5 and state[0] == 1 and type(state[0]) is int:
+            _, self.shape, self.dtype, self.fortran, self.data = state
 
 
 def make_array(record: ArrayRecord) -> NDArray[Any]:
     """The array that a record describes, as a read-only view of the record's bytes.
 
     Raises Malformed unless the element type is an allowed number, the shape is a short tuple of sizes, and the bytes
-    are exactly as many as shape and type ask for; so no record can claim more memory than the file holds.
+    are exactly as many as shape and type ask for (Lying where they are not); so no record can claim more memory than
+    the file holds.
 
     >>> data = np.arange(3.0).tobytes()
     >>> make_array(ArrayRecord(dtype=DtypeRecord("f8", "<"), shape=(3,), data=data)).tolist()
     [0.0, 1.0, 2.0]
     """
     if not isinstance(record.dtype, DtypeRecord):
-        raise Malformed("a numpy array has no element type")
+        raise Malformed("a numpy array has no element type, or is written in a form that is not known")
     dtype = record.dtype.numpy()
     shape = record.shape
     if not isinstance(shape, tuple) or len(shape) > _MOST_DIMENSIONS:
@@ -117,17 +145,35 @@ def make_array(record: ArrayRecord) -> NDArray[Any]:
         raise Malformed("a numpy array's content is not bytes")
     expected = math.prod(shape) * dtype.itemsize
     if expected != len(record.data):
-        raise Malformed(
+        raise Lying(
             f"a numpy array of shape {shape} and type {dtype.str} needs {expected} bytes, has {len(record.data)}"
         )
     array = np.frombuffer(record.data, dtype=dtype).reshape(shape, order="F" if record.fortran else "C")
+    if record.axes is not None:
+        axes = record.axes
+        if not (isinstance(axes, tuple) and all(type(axis) is int for axis in axes)):
+            raise Malformed("a numpy array's order of axes is not a tuple of whole numbers")
+        if sorted(axes) != list(range(len(shape))):
+            raise Malformed(f"a numpy array's order of axes {axes[:_MOST_DIMENSIONS]} does not fit its shape {shape}")
+        array = array.transpose(axes)
     array.flags.writeable = False
     return array
 
 
-def make_scalar(dtype: object, data: object) -> int | float | bool:
-    """The Python number of a numpy scalar's element type and bytes."""
-    value = make_array(ArrayRecord(dtype=dtype, shape=(), data=data)).item()
-    if not isinstance(value, int | float):
-        raise Malformed("a numpy scalar is not a number")
+def make_scalar(dtype: object, data: object) -> int | float | bool | str | ArrayRecord:
+    """The Python value of a numpy scalar's element type and bytes: a number or a text.
+
+    A scalar of another type stays a record, so that only a reader of it finds it unfit.
+    """
+    record = ArrayRecord(dtype=dtype, shape=(), data=data)
+    if not isinstance(dtype, DtypeRecord):
+        return record
+    if _TEXT.fullmatch(dtype.code) and isinstance(data, bytes):
+        try:
+            return data.decode("utf-32-be" if dtype.order == ">" else "utf-32-le").rstrip("\0")
+        except UnicodeDecodeError:
+            raise Malformed("a text of numpy's is not UTF-32") from None
+    if dtype.code not in _ELEMENTS:
+        return record
+    value: int | float | bool = make_array(record).item()
     return value

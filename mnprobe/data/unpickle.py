@@ -4,8 +4,9 @@ Python's own unpickler imports and calls what a file names. This one is a small 
 only the opcodes that data need. A name in the file is compared, as an exact (module, name) pair, with a short list and
 becomes an inert stand-in (`mnprobe.data.records`); nothing is imported, no attribute is set, no function of numpy's is
 handed the file's arguments. Sizes are bounded before memory is taken: file size, number of opcodes, memo indices,
-array bytes against shape. Dictionary keys must be short plain values, because hashing a crafted nested tuple can
-take for ever or overflow the C stack. What is not known is refused, with file, byte and name.
+array bytes against shape. Dictionary keys must be short plain values, because hashing a crafted nested tuple can take
+for ever or overflow the C stack. A name that is not known is refused, with file, byte and name; numpy's own things
+that no field needs are passed over.
 """
 
 import struct
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from mnprobe.core.errors import DataError
-from mnprobe.data.records import ArrayRecord, DtypeRecord, Global, Malformed, Record, make_scalar
+from mnprobe.data.records import ArrayRecord, DtypeRecord, Global, Malformed, Other, Record, make_scalar
 
 __all__ = ["MAX_BYTES", "RefusedGlobal", "load", "loads"]
 
@@ -32,15 +33,36 @@ _NUMBERS: dict[tuple[str, str], Global] = {
     ("builtins", "bytes"): Global.BYTES,
     ("__builtin__", "bytes"): Global.BYTES,
 }
+# What numpy writes for things that no field needs; each becomes an `Other`, whatever it is given.
+_OTHERS = (
+    *((module, "MaskedArray") for module in ("numpy.ma", "numpy.ma.core")),
+    ("numpy.ma.core", "_mareconstruct"),
+    *(
+        (module, name)
+        for module in ("numpy", "numpy.rec", "numpy.core.records", "numpy._core.records")
+        for name in ("recarray", "record")
+    ),
+    *(("numpy.random._pickle", f"__{name}_ctor") for name in ("randomstate", "generator", "bit_generator")),
+    *((f"numpy.random._{name.lower()}", name) for name in ("MT19937", "PCG64", "Philox", "SFC64")),
+    *(("numpy.random.bit_generator", name) for name in ("__pyx_unpickle_SeedSequence", "SeedSequence")),
+    ("numpy.random._pcg64", "PCG64DXSM"),
+    ("numpy._core._internal", "_convert_to_stringdtype_kwargs"),
+)
 _DEMO: dict[tuple[str, str], Global] = {
     **_NUMBERS,
+    **dict.fromkeys(_OTHERS, Global.OTHER),
     ("rlbench.demo", "Demo"): Global.DEMO,
     ("rlbench.backend.observation", "Observation"): Global.OBSERVATION,
     ("numpy", "ndarray"): Global.NDARRAY,
+    ("numpy", "memmap"): Global.NDARRAY,
+    ("numpy", "matrix"): Global.NDARRAY,
+    ("numpy.core.memmap", "memmap"): Global.NDARRAY,
+    ("numpy.matrixlib.defmatrix", "matrix"): Global.NDARRAY,
     ("numpy.core.multiarray", "_reconstruct"): Global.RECONSTRUCT,
     ("numpy._core.multiarray", "_reconstruct"): Global.RECONSTRUCT,
     ("numpy.core.numeric", "_frombuffer"): Global.FROMBUFFER,
     ("numpy._core.numeric", "_frombuffer"): Global.FROMBUFFER,
+    ("collections", "OrderedDict"): Global.DICT,
 }
 _ALLOWED: dict[str, dict[tuple[str, str], Global]] = {"demo": _DEMO, "plain": _NUMBERS}
 
@@ -221,8 +243,8 @@ class _Machine:
 
     def _long(self) -> None:
         size = self._take(1)[0]
-        if size > 9:
-            raise Malformed(f"an integer of {size} bytes; at most 64 bits are read")
+        if size > 33:  # a generator's state has integers of 128 bits
+            raise Malformed(f"an integer of {size} bytes; at most 256 bits are read")
         self.stack.append(int.from_bytes(self._take(size), "little", signed=True))
 
     def _float(self) -> None:
@@ -364,6 +386,9 @@ class _Machine:
 
     def _newobj(self) -> None:
         arguments, kind = self._pop(), self._pop()
+        if kind is Global.OTHER:
+            self.stack.append(Other())
+            return
         if not isinstance(kind, Global) or kind not in (Global.DEMO, Global.OBSERVATION) or arguments != ():
             raise Malformed("an object is made that is no Demo or Observation, or it is made with arguments")
         self.stack.append(Record(kind))
@@ -383,6 +408,8 @@ class _Machine:
         target = self._top()
         if isinstance(target, ArrayRecord | DtypeRecord):
             target.set_state(state)
+        elif isinstance(target, Other):
+            pass
         elif isinstance(target, Record):
             if type(state) is not dict or not all(type(key) is str for key in state):
                 raise Malformed(f"the state of a {target.kind.value} is not a dictionary of named attributes")
@@ -447,13 +474,16 @@ def _make(function: object, arguments: tuple[object, ...]) -> object:
             return DtypeRecord(code[:20])
         case Global.SCALAR, (DtypeRecord() as dtype, bytes(data)):
             return make_scalar(dtype, data)
-        case Global.FROMBUFFER, (
-            bytes() | bytearray() as data,
-            DtypeRecord() as dtype,
-            tuple(shape),
-            "C" | "F" as order,
-        ):
-            return ArrayRecord(dtype=dtype, shape=shape, fortran=order == "F", data=data)
+        case Global.FROMBUFFER, _:
+            return _from_buffer(*arguments)
+        case Global.DICT, ():
+            return {}
+        case Global.OTHER, _:
+            return Other()
+        case Global.RECONSTRUCT, (Global.OTHER, (0,), b"b"):
+            return Other()
+        case Global.DTYPE, (Global.OTHER, align, copy) if _flag(align) and _flag(copy):
+            return DtypeRecord("record")
         case Global.ENCODE, (str(text), "latin1" | "latin-1"):
             try:
                 return text.encode("latin-1")
@@ -463,6 +493,21 @@ def _make(function: object, arguments: tuple[object, ...]) -> object:
             return b""
     known = function.value if isinstance(function, Global) else "something that is no function"
     raise Malformed(f"a call of {known} with arguments that real files do not have")
+
+
+def _from_buffer(
+    data: object = None,
+    dtype: object = None,
+    shape: object = None,
+    order: object = "C",
+    axes: object = None,
+    *_: object,
+) -> ArrayRecord:
+    """An array as protocol 5 writes it: numpy before 2.3 by the orders C and F, later also K with the order of axes."""
+    if order == "K" and axes is not None:
+        return ArrayRecord(dtype=dtype, shape=shape, data=data, axes=axes)
+    fortran = {"C": False, "F": True}.get(order) if isinstance(order, str) else None
+    return ArrayRecord(dtype=dtype, shape=shape, data=data, fortran=fortran)
 
 
 def _flag(value: object) -> bool:

@@ -30,6 +30,25 @@ SUFFIXES = frozenset(
 )
 """Endings of files that count as videos; other files are left alone."""
 
+# Videos in other wrappings, which are named when they are met; everything else that is no video is left alone.
+_OTHER_VIDEOS = frozenset(
+    (
+        ".mts",
+        ".m2ts",
+        ".m2v",
+        ".vob",
+        ".divx",
+        ".asf",
+        ".f4v",
+        ".3g2",
+        ".mxf",
+        ".rmvb",
+        ".mpe",
+        ".h264",
+        ".h265",
+        ".hevc",
+    )
+)
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,gif,mpeg,mpegts,mpegvideo,asf,flv,ogg"
 _LARGEST = 2**26  # pixels of a frame: 8K fits, a hostile header does not
 _QUARTER = 90
@@ -48,12 +67,14 @@ def find_videos(folder: Path, *, skip: Callable[[str], None] | None = None) -> t
     """The videos of a folder of class-named folders, by name; underscores of a class become spaces.
 
     Args:
-        folder: holds one folder per class, with video files right in it. Hidden files and other files are left alone.
-        skip: called with one message for each file that leads out of the folder, which then is left out.
+        folder: holds one folder per class, with video files right in it. Hidden files and what is no video are left
+            alone.
+        skip: called with one message for each file that leads out of the folder, ends in a way that is not read, or
+            lies deeper than in its class's folder; it then is left out.
 
     Raises:
         DataError: naming the folder or file: no such folder, fewer than two classes with videos, videos beside the
-            class folders, two folders that mean one class, or (without `skip`) a link that leads out of the folder.
+            class folders, two folders that mean one class, or (without `skip`) a file that would be left out.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -74,6 +95,14 @@ def find_videos(folder: Path, *, skip: Callable[[str], None] | None = None) -> t
             continue
         label = " ".join(group.name.replace("_", " ").split())
         files = [path for path in _visible(group) if path.suffix.lower() in SUFFIXES and not path.is_dir()]
+        for path in _overlooked(group):
+            message = (
+                f"{path}: is not read; videos lie right in the folder of their class, ending in "
+                f"{' '.join(sorted(SUFFIXES))}"
+            )
+            if skip is None:
+                raise DataError(f"{message}. Move or convert it, or leave it out with --skip-broken")
+            skip(message)
         if not files:
             continue
         other = classes.setdefault(label.lower(), group.name)
@@ -123,6 +152,18 @@ def read_video(path: Path, choose: Callable[[int], Sequence[int]]) -> NDArray[np
     if len(shapes) > 1:
         raise DataError(f"{path}: its images change their size, from {_size(shapes[0])} to {_size(shapes[-1])}")
     return np.stack([found[bisect_left(picked, index)] for index in wanted])
+
+
+def _overlooked(group: Path) -> list[Path]:
+    """What a class's folder holds that is meant as a video and would be passed over: other endings, deeper folders."""
+    found = []
+    for path in _visible(group):
+        if path.is_dir():
+            deeper = [inner for inner in _visible(path) if inner.suffix.lower() in SUFFIXES | _OTHER_VIDEOS]
+            found += deeper[:1]
+        elif path.suffix.lower() in _OTHER_VIDEOS:
+            found.append(path)
+    return found
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mnprobe.core.errors import ConfigError, DataError
-from mnprobe.core.labels import asked_partition
+from mnprobe.core.labels import asked_partition, has_control_characters
 from mnprobe.data.camera import Camera
 from mnprobe.data.episode import DESCRIPTIONS_FILE, LOW_DIM_FILE, NUMBER_FILE
 from mnprobe.data.images import KINDS, code_to_rgb, depth_to_code, mask_to_rgb, write_png
@@ -45,15 +45,16 @@ class FrameData:
     Attributes:
         gripper_pose: (7,) world position in metres and quaternion x y z w of length 1.
         gripper_open: 1.0 or 0.0 (a truth value will do).
-        joint_velocities: (7,) rad/s; keyframes are found from them.
-        gripper_joint_positions: (2,) travel of the fingers in metres, 0.04 fully open.
-        joint_positions: (7,) rad, or None.
-        joint_forces: (7,) Nm, or None.
+        joint_velocities: (J,) rad/s, of as many joints as the arm has; keyframes are found from them.
+        gripper_joint_positions: (F,) travel of the fingers in metres; for ARP two, 0.04 fully open.
+        joint_positions: (J,) rad, or None.
+        joint_forces: (J,) Nm, or None.
         gripper_matrix: (4, 4) the pose as a matrix; made from `gripper_pose` when None.
-        gripper_touch_forces: (6,) N, or None.
+        gripper_touch_forces: (n,) N of any n, six in RLBench; or None.
         task_low_dim_state: (n,) of any n, or None.
         ignore_collisions: 1.0 or 0.0, or None to leave it out; all frames of an episode alike.
-        cameras: name -> camera at this frame.
+        cameras: name -> camera at this frame; one without a `size` is taken for that of its images
+            (`Camera.for_image`).
         rgb: camera -> (H, W, 3) uint8.
         depth: camera -> (H, W) metres along the optical axis, within the camera's near and far; stored with an error
             of at most half of (far - near) / (2^24 - 1).
@@ -108,7 +109,7 @@ def write_episode(
         task: the task's name, letters, digits and underscores.
         variation: index of the variation, from 0.
         episode: the N of `episode<N>`.
-        instructions: paraphrases of what to do, the usual one first.
+        instructions: paraphrases of what to do, the usual one first; blanks and line breaks around them are left out.
         frames: at least two, in order, 0.05 s apart in RLBench's data.
         partition: "train", "val", "test", or "" for no such level; another name for one of these, such as
             "validation", is mapped with a warning.
@@ -143,7 +144,7 @@ def write_episode(
     try:
         for name, content in (
             (LOW_DIM_FILE, demo),
-            (DESCRIPTIONS_FILE, list(instructions)),
+            (DESCRIPTIONS_FILE, [text.strip() for text in instructions]),
             (NUMBER_FILE, variation),
         ):
             (part / name).write_bytes(dumps(content))
@@ -169,8 +170,10 @@ def _check_names(task: str, variation: int, episode: int, instructions: Sequence
     if isinstance(instructions, str) or not instructions:
         raise ConfigError(f"instructions must be a sequence of at least one text, got {instructions!r}")
     for text in instructions:
-        if not isinstance(text, str) or not text.strip() or not text.isprintable():
-            raise ConfigError(f"an instruction must be a printable text, got {text!r}")
+        if not isinstance(text, str) or not text.strip() or has_control_characters(text.strip()):
+            raise ConfigError(
+                f"an instruction must be a printable text, got {text!r}; line breaks and control characters are none"
+            )
 
 
 def _demo(frames: tuple[FrameData, ...], variation: int, random_seed: RandomState | None) -> Record:
@@ -188,14 +191,16 @@ def _demo(frames: tuple[FrameData, ...], variation: int, random_seed: RandomStat
     for name in frames[0].cameras:
         if not _CAMERA.fullmatch(name):
             raise ConfigError(f"a camera's name must be letters, digits and underscores, got {name!r}")
-    observations = [_observation(index, frame) for index, frame in enumerate(frames)]
+    sized = _sizes_to_write(frames)
+    observations = [_observation(index, frame, sized) for index, frame in enumerate(frames)]
+    _require_equal_lengths(observations)
     state = None if random_seed is None else _random_state(random_seed)
     return Record(
         Global.DEMO, {"_observations": observations, "random_seed": state, "variation_number": int(variation)}
     )
 
 
-def _observation(index: int, frame: FrameData) -> Record:
+def _observation(index: int, frame: FrameData, sized: set[str]) -> Record:
     def numbers(name: str, shape: tuple[int | None, ...], value: ArrayLike | None) -> NDArray[np.float64] | None:
         return None if value is None else _numbers(f"frame {index}: {name}", shape, value)
 
@@ -207,14 +212,14 @@ def _observation(index: int, frame: FrameData) -> Record:
     matrix = _pose_matrix(pose) if frame.gripper_matrix is None else frame.gripper_matrix
     attributes: dict[str, object] = dict.fromkeys(_IMAGE_ATTRIBUTES)
     attributes |= {
-        "joint_velocities": numbers("joint_velocities", (7,), frame.joint_velocities),
-        "joint_positions": numbers("joint_positions", (7,), frame.joint_positions),
-        "joint_forces": numbers("joint_forces", (7,), frame.joint_forces),
+        "joint_velocities": numbers("joint_velocities", (None,), frame.joint_velocities),
+        "joint_positions": numbers("joint_positions", (None,), frame.joint_positions),
+        "joint_forces": numbers("joint_forces", (None,), frame.joint_forces),
         "gripper_open": float(frame.gripper_open),
         "gripper_pose": pose,
         "gripper_matrix": numbers("gripper_matrix", (4, 4), matrix),
-        "gripper_joint_positions": numbers("gripper_joint_positions", (2,), frame.gripper_joint_positions),
-        "gripper_touch_forces": numbers("gripper_touch_forces", (6,), frame.gripper_touch_forces),
+        "gripper_joint_positions": numbers("gripper_joint_positions", (None,), frame.gripper_joint_positions),
+        "gripper_touch_forces": numbers("gripper_touch_forces", (None,), frame.gripper_touch_forces),
         "task_low_dim_state": numbers("task_low_dim_state", (None,), frame.task_low_dim_state),
     }
     if frame.ignore_collisions is not None:
@@ -230,8 +235,54 @@ def _observation(index: int, frame: FrameData) -> Record:
             ("near", float(camera.near)),
             ("far", float(camera.far)),
         )
+    } | {
+        f"{name}_camera_size": np.array(camera.size, dtype=np.int64)
+        for name, camera in frame.cameras.items()
+        if name in sized
     }
     return Record(Global.OBSERVATION, attributes)
+
+
+def _require_equal_lengths(observations: list[Record]) -> None:
+    """An arm has the same joints and fingers in all frames; fields that may be None are as they are given."""
+    for name in ("joint_velocities", "joint_positions", "joint_forces", "gripper_joint_positions"):
+        values: list[Any] = [observation.attributes[name] for observation in observations]
+        shapes = [np.shape(value) for value in values]
+        given = [index for index, shape in enumerate(shapes) if shape]
+        for index in given:
+            if shapes[index] != shapes[given[0]]:
+                raise ConfigError(
+                    f"frame {index}: {name} has shape {shapes[index]}, in frame {given[0]} {shapes[given[0]]}"
+                )
+            if 0 in shapes[index]:
+                raise ConfigError(f"frame {index}: {name} must have at least one number, got none")
+
+
+def _sizes_to_write(frames: tuple[FrameData, ...]) -> set[str]:
+    """Cameras whose size is written with them: those whose reader would take their intrinsics for another size."""
+    found = set()
+    for name, view in frames[0].cameras.items():
+        views = [frame.cameras[name] for frame in frames]
+        unknown = [index for index, camera in enumerate(views) if (camera.size is None) != (view.size is None)]
+        if unknown:
+            raise ConfigError(
+                f"camera {name!r}: its size is given in some frames only; frame {unknown[0]} is unlike frame 0"
+            )
+        if view.size is None:
+            continue
+        pictures = (
+            images[name] for frame in frames for images in (frame.rgb, frame.depth, frame.mask) if name in images
+        )
+        picture: Any = next(pictures, np.empty(view.size))
+        seen = np.shape(picture)[:2]
+        if len(seen) == 2 and 0 not in seen and any(_is_read_otherwise(camera, *seen) for camera in views):
+            found.add(name)
+    return found
+
+
+def _is_read_otherwise(camera: Camera, height: int, width: int) -> bool:
+    as_read = replace(camera, size=None).for_image(height, width)
+    return not np.array_equal(as_read.intrinsics, camera.for_image(height, width).intrinsics)
 
 
 def _numbers(what: str, shape: tuple[int | None, ...], value: ArrayLike) -> NDArray[np.float64]:

@@ -58,10 +58,16 @@ def arrays_of_frame_data(frame: FrameData, cameras: Sequence[str]) -> FrameArray
                     f"the world gives no {what} {camera!r}; the policy looks through {', '.join(cameras)}. "
                     f"Found: {', '.join(sorted(found)) or 'none'}"
                 )
+    fingers = np.asarray(frame.gripper_joint_positions)
+    if fingers.shape != (2,):
+        raise ConfigError(
+            f"the world's gripper_joint_positions have shape {fingers.shape}, expected (2,): "
+            "ARP's state is gripper_open and two fingers"
+        )
     return FrameArrays(
         rgb={camera: np.asarray(frame.rgb[camera]) for camera in cameras},
         points={camera: _points(frame, camera) for camera in cameras},
-        state=np.array([frame.gripper_open, *np.asarray(frame.gripper_joint_positions)], dtype=np.float32),
+        state=np.array([frame.gripper_open, *fingers], dtype=np.float32),
     )
 
 
@@ -108,7 +114,7 @@ class ARPInputs:
 def _points(frame: FrameData, camera: str) -> np.ndarray[Any, np.dtype[np.float32]]:
     view = frame.cameras[camera]
     depth = code_to_depth(depth_to_code(frame.depth[camera], view.near, view.far), view.near, view.far)
-    view = view.resized(*depth.shape)
+    view = view.for_image(*depth.shape)
     return depth_to_points(depth, view.intrinsics, view.extrinsics).astype(np.float32)
 
 

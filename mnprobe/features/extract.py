@@ -153,6 +153,8 @@ def extract(
             dataset = open_dataset(
                 folder, partitions=partitions, tasks=tasks, instructions=instructions, outcomes=outcomes
             )
+            for text in dataset.notes:
+                say(text)
             dataset = dataset[:limit] if limit else dataset
             for remark in dataset.instruction_notes():
                 say(remark)

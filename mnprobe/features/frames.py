@@ -47,11 +47,17 @@ def choose_frames(available: tuple[int, ...], length: int, count: int, rule: Fra
 def read_clip(episode: Episode, camera: str, count: int, rule: FramesRule) -> Clip:
     """Read `count` frames of one camera; only frames whose images are on disk are used (trimmed sets have few).
 
-    Raises DataError when the episode has no image of this camera.
+    Raises DataError when the episode has no image of this camera, or one beyond its last frame.
     """
     available = episode.frames_on_disk(camera)
     if not available:
         raise DataError(f"{episode.folder}: no colour images of camera {camera!r}; choose another with --camera")
+    if available[-1] >= len(episode):
+        raise DataError(
+            f"{episode.folder}: camera {camera!r} has an image of frame {available[-1]}, but low_dim_obs.pkl has "
+            f"{len(episode)} frames, 0 to {len(episode) - 1}. Images are numbered from 0; rename them, or remove what "
+            "belongs to no frame"
+        )
     chosen = choose_frames(available, len(episode), count, rule)
     once = {index: episode.frame(index).rgb[camera] for index in dict.fromkeys(chosen)}
     return Clip(frames=np.stack([once[index] for index in chosen]), repeated=len(once) < count)

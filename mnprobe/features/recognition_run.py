@@ -119,6 +119,8 @@ def recognize(
     )
     folder, source = _data(data, run, source)
     whole = open_dataset(folder, instructions=instructions)
+    for text in whole.notes:
+        say(text)
     seen, partition = _seen(folder, whole, partitions, instructions)
     for remark in whole.instruction_notes():
         say(remark)

@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.files import whole_file
-from mnprobe.data import Episode, read_png
+from mnprobe.data import Episode
 
 __all__ = ["write_film"]
 
@@ -27,7 +27,7 @@ def write_film(episode: Episode, path: Path, *, camera: str = "front", scale: in
         raise ConfigError(f"{episode.folder}: no colour images of camera {camera!r} to make a film of")
     pictures = [
         ImageOps.expand(
-            ImageOps.scale(Image.fromarray(read_png(episode.folder / f"{camera}_rgb" / f"{index}.png")), scale),
+            ImageOps.scale(Image.fromarray(episode.files.read(camera, "rgb", index)), scale),
             border=_BORDER,
             fill=_COLOURS[episode.success],
         )

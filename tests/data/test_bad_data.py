@@ -61,28 +61,6 @@ LOW_DIM = {
     ),
     "one frame": (_demo(_numbers()), "field _observations holds one frame; a demonstration needs at least two"),
     "empty": (_demo(), "field _observations holds no frame"),
-    "one gap": (
-        _demo(_numbers(), _numbers(gripper_pose=None), _numbers()),
-        "field gripper_pose is missing in 1 of 3 frames, first in frame 1",
-    ),
-    "wrong shape": (
-        _demo(_numbers(), _numbers(gripper_pose=np.zeros(6))),
-        r"field gripper_pose of frame 1: has shape \(6,\), expected \(7,\)",
-    ),
-    "text": (
-        _demo(_numbers(), _numbers(gripper_open="open")),
-        "field gripper_open of frame 1: is a str, expected numbers",
-    ),
-    "not finite": (
-        _demo(_numbers(), _numbers(gripper_open=float("nan"))),
-        "field gripper_open of frame 1 holds a number",
-    ),
-    "misc": (_demo(_numbers(misc=[1]), _numbers()), "field misc of frame 0 is a list instead of a dictionary"),
-    "seed": (_demo(_numbers(), _numbers(), random_seed=(1, 2)), "field random_seed is not a state"),
-    "short seed": (
-        _demo(_numbers(), _numbers(), random_seed=("MT19937", np.zeros(3, np.uint32), 0, 0, 0.0)),
-        "field random_seed is not a state",
-    ),
     "cut": (dumps(_demo(_numbers(), _numbers()))[:-40], "not a readable pickle at byte .* truncated"),
     "empty file": (b"", "not a readable pickle at byte 0"),
 }
@@ -95,6 +73,116 @@ def test_a_damaged_low_dim_file_names_itself_and_the_field(with_demo, case):
     for ask in (lambda: len(episode), lambda: episode.keyframes, lambda: episode.frame(0), lambda: episode.steps()):
         with pytest.raises(DataError, match=f"^{re.escape(str(path))}: {text}"):
             ask()
+
+
+READERS = [  # who reads what
+    (lambda episode: episode.keyframes, {"gripper_open", "joint_velocities"}),
+    (lambda episode: episode.steps(), {"gripper_open", "joint_velocities", "gripper_pose", "ignore_collisions"}),
+    (lambda episode: episode.frame(0).state(), {"gripper_open", "gripper_joint_positions"}),
+    (lambda episode: episode.joint_positions, {"joint_positions"}),
+    (lambda episode: episode.frame(0).points("front"), {"misc"}),
+    (lambda episode: episode.random_seed, {"random_seed"}),
+]
+FIELDS = {
+    "one gap": (
+        "gripper_pose",
+        _demo(_numbers(), _numbers(gripper_pose=None), _numbers()),
+        r" is missing \(or None\) in 1 of 3 frames, first in frame 1; expected numbers of shape \(7,\) in every frame",
+    ),
+    "wrong shape": (
+        "gripper_pose",
+        _demo(_numbers(), _numbers(gripper_pose=np.zeros(6))),
+        r" of frame 1: has shape \(6,\), expected \(7,\)",
+    ),
+    "changing joints": (
+        "joint_velocities",
+        _demo(_numbers(joint_velocities=np.zeros(6)), _numbers(joint_velocities=np.zeros(7))),
+        r" of frame 1: has shape \(7,\), expected \(6,\) as in frame 0",
+    ),
+    "no joints": (
+        "joint_velocities",
+        _demo(_numbers(joint_velocities=np.zeros(0)), _numbers()),
+        r" of frame 0: has shape \(0,\), expected \(n,\)",
+    ),
+    "joints without end": (
+        "joint_positions",
+        _demo(*[_numbers(joint_positions=np.zeros(100_000))] * 3),
+        r" of frame 0: has shape \(100000,\), expected \(n,\)",
+    ),
+    "velocities in a square": (
+        "joint_velocities",
+        _demo(*[_numbers(joint_velocities=np.zeros((2, 7)))] * 2),
+        r" of frame 0: has shape \(2, 7\), expected \(n,\)",
+    ),
+    "one finger": (
+        "gripper_joint_positions",
+        _demo(*[_numbers(gripper_joint_positions=np.zeros(1))] * 2),
+        r" of frame 0 has shape \(1,\), expected \(2,\): ARP's state is",
+    ),
+    "text": (
+        "gripper_open",
+        _demo(_numbers(), _numbers(gripper_open="open")),
+        r" of frame 1: is a str, expected numbers of shape \(\)",
+    ),
+    "not finite": (
+        "gripper_open",
+        _demo(_numbers(), _numbers(gripper_open=float("nan"))),
+        " of frame 1 holds a number that is not finite; expected finite numbers, found nan",
+    ),
+    "fewer joints at the end": (
+        "joint_velocities",
+        _demo(_numbers(), _numbers(), _numbers(joint_velocities=np.zeros(3))),
+        r" of frame 2: has shape \(3,\), expected \(7,\) as in frame 0",
+    ),
+    "flag": (
+        "ignore_collisions",
+        _demo(_numbers(), _numbers(ignore_collisions=np.array([0.0, 1.0]))),
+        r" of frame 1: has shape \(2,\), expected \(\)",
+    ),
+    "misc": ("misc", _demo(_numbers(misc=[1]), _numbers()), " of frame 0 is a list instead of a dictionary"),
+    "seed": ("random_seed", _demo(_numbers(), _numbers(), random_seed=(1, 2)), " is not a state"),
+    "short seed": (
+        "random_seed",
+        _demo(_numbers(), _numbers(), random_seed=("MT19937", np.zeros(3, np.uint32), 0, 0, 0.0)),
+        " is not a state",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FIELDS)
+def test_a_damaged_field_is_named_by_its_readers_and_refused_by_no_other(with_demo, tmp_path, case):
+    field, value, text = FIELDS[case]
+    episode, path = with_demo(value)
+    assert len(episode) == len(value.attributes["_observations"])
+    assert episode.frame(0).rgb["front"].shape == (4, 6, 3)
+    assert episode.instruction == "open the middle drawer"
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))}: field {field}{text}"):
+        next(read for read, fields in READERS if field in fields)(episode)
+    for read, fields in READERS:
+        if field not in fields and fields != {"joint_positions"}:
+            read(episode)
+    if field not in ("misc", "gripper_joint_positions"):
+        with pytest.raises(DataError, match=f"field {field}"):
+            open_dataset(tmp_path, strict=True)
+
+
+@pytest.mark.parametrize("joints", [1, 6, 8])
+@pytest.mark.parametrize("fingers", [1, 2, 3])
+def test_arms_of_any_joints_and_fingers_are_read(with_demo, joints, fingers):
+    changes = {
+        "joint_velocities": np.full(joints, 0.5),
+        "joint_positions": np.arange(joints) / 10,
+        "gripper_joint_positions": np.arange(fingers) / 100,
+        "gripper_matrix": np.eye(4)[:3],
+        "task_low_dim_state": None,
+    }
+    episode, _ = with_demo(_demo(*[_numbers(**changes)] * 6))
+    assert episode.keyframes == (5,)
+    assert [step.index for step in episode.steps()] == [5]
+    assert episode.joint_positions.tolist() == [changes["joint_positions"].tolist()] * 6
+    assert episode.frame(2).gripper_joint_positions.tolist() == changes["gripper_joint_positions"].tolist()
+    with pytest.raises(DataError, match=r"field gripper_matrix of frame 0: has shape \(3, 4\), expected \(4, 4\)"):
+        episode._low_dim.field("gripper_matrix")
 
 
 def test_a_demo_without_velocities_has_no_keyframes_but_all_the_rest(with_demo):
@@ -274,7 +362,7 @@ def test_folders_that_are_no_dataset_say_what_was_expected(tmp_path):
 
 
 def test_folders_that_almost_are_a_dataset(write, tmp_path):
-    (tmp_path / "a" / "open_drawer" / "all_variations" / "episodes" / "episode01").mkdir(parents=True)
+    (tmp_path / "a" / "open_drawer" / "all_variations" / "episodes" / "videos").mkdir(parents=True)
     with pytest.raises(DataError, match="episodes has no folder episode<N> in it"):
         open_dataset(tmp_path / "a")
     (tmp_path / "b" / "episodes" / "episode0").mkdir(parents=True)
@@ -359,7 +447,8 @@ def test_unknown_files_in_an_episode_are_ignored(write, tmp_path):
     folder = write()
     (folder / "lang_emb.pkl").write_bytes(b"cposix\nsystem\n(S'touch ran'\ntR.")
     (folder / "front_rgb" / "notes.txt").write_text("x")
-    (folder / "front_rgb" / "007.png").write_bytes(b"x")
+    for name in (".DS_Store", "._3.png", "Thumbs.db", "README", "3.png.tmp", "kfs.json"):
+        (folder / "front_rgb" / name).write_bytes(b"x")
     (folder / "front_video").mkdir()
     episode = open_dataset(tmp_path, strict=True)[0]
     assert episode.frames_on_disk("front") == tuple(range(6))
@@ -377,3 +466,25 @@ def test_a_keyframe_list_must_fit_when_strict(write, tmp_path):
     assert open_dataset(tmp_path)[0].keyframes == (5,)
     path.write_text("[5]")
     assert open_dataset(tmp_path, strict=True)[0].keyframes == (5,)
+
+
+def test_a_demonstration_of_two_arms_is_refused_by_name(write, tmp_path):
+    path = write() / "low_dim_obs.pkl"
+    path.write_bytes(b"\x80\x04crlbench.backend.observation\nBimanualObservation\n)\x81.")
+    message = (
+        r"names 'rlbench.backend.observation' 'BimanualObservation', .* two arms, .* mnprobe.features.write_features"
+    )
+    with pytest.raises(DataError, match=f"{path}: refused .*{message}"):
+        len(open_dataset(tmp_path)[0])
+
+
+@pytest.mark.parametrize("name", ["open_drawer+0/ep0.dat", "data/chunk-000/episode_000000.parquet", "demo.hdf5"])
+def test_data_of_other_projects_are_named(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    message = (
+        rf"is no dataset: no episode was found. .* There is {re.escape(name)}, data of another format: .*write_features"
+    )
+    with pytest.raises(DataError, match=message):
+        open_dataset(tmp_path)

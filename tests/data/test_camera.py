@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -103,3 +105,84 @@ def test_a_vertical_look_and_a_missing_principal_point_are_refused():
     camera = Camera(name="a", intrinsics=np.diag([-5.0, -5.0, 1.0]), extrinsics=np.eye(4), near=0, far=1)
     with pytest.raises(ConfigError, match="principal point"):
         camera.resized(4, 4)
+
+
+CALIBRATED = {  # height, width, focal lengths, principal point (u, v)
+    "off the middle": (480, 640, (592.6, 592.6), (319.1, 246.9)),
+    "middle at (W-1)/2": (480, 640, (600.0, 600.0), (319.5, 239.5)),
+    "middle at (W-1)/2, square": (128, 128, (-150.0, -150.0), (63.5, 63.5)),
+    "negative focal lengths": (480, 640, (-592.6, -588.1), (319.1, 246.9)),
+    "negative, whole numbers": (480, 640, (-600.0, -600.0), (300.0, 250.0)),
+    "square, whole numbers": (128, 128, (-150.0, -150.0), (60.0, 70.0)),
+    "odd sizes": (241, 323, (-300.0, 300.0), (160.2, 118.0)),
+    "RLBench": (128, 128, (-175.83856040078922, -175.83856040078922), (64.0, 64.0)),
+}
+
+
+def _calibrated(case, **changes):
+    height, width, (across, down), (u, v) = CALIBRATED[case]
+    lens = np.array([[across, 0, u], [0, down, v], [0, 0, 1.0]])
+    good = {"name": "front", "intrinsics": lens, "extrinsics": look_at([1.2, 0.1, 1.6], [0.2, 0, 0.9])}
+    return Camera(**(good | {"near": 0.01, "far": 4.0} | changes)), (height, width)
+
+
+@pytest.mark.parametrize("case", CALIBRATED)
+def test_intrinsics_are_as_they_are_at_the_native_size(case):
+    camera, native = _calibrated(case)
+    for known in (None, native):
+        one = dataclasses.replace(camera, size=known)
+        for same in (one.resized(*native), one.for_image(*native), one.resized(*native).for_image(*native)):
+            np.testing.assert_array_equal(same.intrinsics, camera.intrinsics)
+        assert one.for_image(*native).size == native
+
+
+@pytest.mark.parametrize("case", CALIBRATED)
+@pytest.mark.parametrize("factors", [(0.5, 0.5), (2, 2), (1.5, 0.25)])
+def test_resizing_multiplies_by_the_ratio_of_the_sizes(case, factors):
+    camera, native = _calibrated(case)
+    size = round(native[0] * factors[0]), round(native[1] * factors[1])
+    ratio = np.array([[size[1] / native[1]], [size[0] / native[0]], [1.0]])
+    for known in (dataclasses.replace(camera, size=native), camera.for_image(*native)):
+        resized = known.resized(*size)
+        np.testing.assert_allclose(resized.intrinsics, camera.intrinsics * ratio, rtol=1e-14)
+        assert resized.size == size
+        np.testing.assert_allclose(resized.resized(*native).intrinsics, camera.intrinsics, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("principal", "size"),
+    [((219.1, 186.9), (240, 320)), ((500.0, 100.0), (480, 640)), ((-20.0, 30.0), (64, 64)), ((3.5, 90.0), (64, 128))],
+)
+def test_a_cropped_image_has_the_intrinsics_that_were_stored_with_it(principal, size):
+    camera, _ = _calibrated("off the middle")
+    lens = camera.intrinsics.copy()
+    lens[:2, 2] = principal
+    cropped = dataclasses.replace(camera, intrinsics=lens)
+    seen = cropped.for_image(*size)
+    np.testing.assert_array_equal(seen.intrinsics, lens)
+    assert seen.size == size
+    np.testing.assert_array_equal(seen.resized(2 * size[0], 2 * size[1]).intrinsics[0], 2 * lens[0])
+
+
+@pytest.mark.parametrize("case", ["off the middle", "middle at (W-1)/2", "negative focal lengths", "odd sizes"])
+def test_a_size_that_nobody_has_said_is_not_guessed(case):
+    camera, (height, width) = _calibrated(case)
+    with pytest.raises(ConfigError, match=r"not known.*is not the middle of .* Give it, as Camera\(.*size=\(height"):
+        camera.resized(height // 2, width // 2)
+
+
+def test_rlbenchs_cameras_tell_their_size_by_their_middle():
+    camera, _ = _calibrated("RLBench")
+    np.testing.assert_allclose(camera.resized(120, 120).intrinsics, camera.intrinsics * [[0.9375], [0.9375], [1]])
+    np.testing.assert_allclose(camera.for_image(256, 256).intrinsics, pinhole(40, 256, 256))
+    assert camera.for_image(256, 256).size == (256, 256)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [((0, 4), "whole number of at least 1, got 0"), ((4.5, 4), "got 4.5"), ((4,), r"must be \(height, width\)")],
+)
+def test_a_size_is_two_whole_numbers(size, text):
+    with pytest.raises(ConfigError, match=text):
+        _calibrated("RLBench", size=size)
+    assert _calibrated("RLBench", size=np.array([128, 64]))[0].size == (128, 64)

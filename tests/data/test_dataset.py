@@ -1,4 +1,5 @@
 import pickle
+import re
 import shutil
 
 import numpy as np
@@ -470,3 +471,178 @@ def test_a_given_table_without_outcomes_is_refused(write, tmp_path):
     (tmp_path / "o.csv").write_text("id,success\n")
     with pytest.raises(DataError, match=r"o\.csv: no outcome in it, only a header"):
         open_dataset(tmp_path, outcomes=tmp_path / "o.csv")
+
+
+def _rename(folder, rule):
+    for path in list(folder.iterdir()):
+        path.rename(path.with_name(rule(int(path.stem))))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda number: f"{number:04d}.png",
+        lambda number: f"{number:02d}.png" if number < 4 else f"{number}.png",
+        lambda number: f"{number}.PNG",
+        lambda number: f"{number:03d}.Png" if number % 2 else f"{number}.png",
+    ],
+    ids=["four digits", "some padded", "capitals", "mixed"],
+)
+def test_images_of_any_padding_are_read_by_their_number(write, tmp_path, rule):
+    folder = write()
+    whole = open_dataset(tmp_path, strict=True)
+    before = [whole[0].frame(i).rgb["front"] for i in range(6)], [whole[0].frame(i).depth["wrist"] for i in range(6)]
+    fingerprint = whole.fingerprint()
+    for name in ("front_rgb", "wrist_depth"):
+        _rename(folder / name, rule)
+    dataset = open_dataset(tmp_path, strict=True)
+    (episode,) = dataset
+    assert episode.frames_on_disk("front") == episode.frames_on_disk("wrist", "depth") == tuple(range(6))
+    for index in range(6):
+        np.testing.assert_array_equal(episode.frame(index).rgb["front"], before[0][index])
+        np.testing.assert_array_equal(episode.frame(index).depth["wrist"], before[1][index])
+    assert dataset.fingerprint() == fingerprint  # the features are the same
+
+
+@pytest.mark.parametrize("kind", ["front_rgb", "front_depth", "front_mask"])
+@pytest.mark.parametrize(
+    "name", ["frame_3.png", "3.jpg", "3.JPEG", "img0003.png", "3_0.png", "-3.png", "3 (1).png", "0003.webp", "3.npy"]
+)
+def test_an_image_of_another_name_is_told_to_its_reader(write, make_frames, tmp_path, kind, name):
+    folder = write(frames=make_frames(mask=True))
+    (folder / kind / "3.png").rename(folder / kind / name)
+    dataset = open_dataset(tmp_path)
+    (episode,) = dataset
+    message = (
+        rf"{kind}: {re.escape(name)} is not read: images are PNGs named by the frame's number .* 0\.png or 0000\.png"
+    )
+    with pytest.raises(DataError, match=message):
+        episode.frames_on_disk("front", kind[6:])
+    with pytest.raises(DataError, match=message):
+        open_dataset(tmp_path, strict=True)
+    assert episode.frames_on_disk("wrist") == tuple(range(6))
+    first = dataset.fingerprint()  # whoever needs other images only is not held up
+    (folder / kind / name).write_bytes(b"longer or shorter")
+    assert open_dataset(tmp_path).fingerprint() != first
+
+
+@pytest.mark.parametrize("other", ["03.png", "3.PNG", "0003.png"])
+def test_two_images_of_one_frame_are_refused(write, tmp_path, other):
+    folder = write()
+    (folder / "front_rgb" / other).write_bytes(b"x")
+    with pytest.raises(DataError, match=r"front_rgb: .*3\.(png|PNG) and .*3\.(png|PNG) are both frame 3; remove one"):
+        open_dataset(tmp_path)[0].frame(3).rgb["front"]
+
+
+def test_folders_of_any_padding_are_read_by_their_number(write, tmp_path):
+    for number in (0, 7, 10):
+        folder = write(episode=number)
+        if number < 10:
+            folder.rename(folder.with_name(f"episode{number:03d}"))
+    dataset = open_dataset(tmp_path)
+    assert [episode.id for episode in dataset] == [f"open_drawer/1/train-episode{number}" for number in (0, 7, 10)]
+    with pytest.raises(DataError, match=r"is one episode; give the folder"):
+        open_dataset(dataset[0].folder)
+    write(episode=7)
+    with pytest.raises(DataError, match=r"one episode id 'open_drawer/1/train-episode7': .*episode007 and .*episode7"):
+        open_dataset(tmp_path)
+
+
+def test_variations_of_any_padding_are_read_by_their_number(write, tmp_path):
+    folder = _native(write, tmp_path)
+    folder.parents[1].rename(folder.parents[1].with_name("variation03"))
+    assert open_dataset(tmp_path)[0].id == "open_drawer/3/episode0"
+
+
+@pytest.mark.parametrize(
+    "name", ["episode_1", "episode-1", "episode 1", "ep1", "ep_01", "1", "001", "demo_1", "Episode1"]
+)
+def test_a_folder_that_is_meant_as_an_episode_is_never_passed_over(write, tmp_path, name):
+    write(episode=0)
+    folder = write(episode=1)
+    folder.rename(folder.with_name(name))
+    with pytest.raises(
+        DataError, match=rf"{name}: an episode's folder is named episode<N>, such as episode1 or episode001"
+    ):
+        open_dataset(tmp_path)
+
+
+def test_an_episode_under_any_other_name_is_told_by_what_it_holds(write, tmp_path):
+    write(episode=0)
+    folder = write(episode=1)
+    moved = folder.rename(folder.with_name("episode1_old"))
+    with pytest.raises(DataError, match=r"named episode<N>, such as episode1 or .*, not 'episode1_old'. .* or move it"):
+        open_dataset(tmp_path)
+    (moved / "low_dim_obs.pkl").unlink()  # what holds no episode may be called anything
+    for name in ("episode3.tmp", "episode4.part", "notes", ".episode5"):
+        (folder.parent / name).mkdir()
+    for name in (".DS_Store", "Thumbs.db", "README", "episode6.zip"):
+        (folder.parent / name).touch()
+    assert [episode.number for episode in open_dataset(tmp_path)] == [0]
+
+
+@pytest.mark.parametrize("name", ["variation_0", "variation-0", "Variation0", "var0", "all_variation", "allvariations"])
+def test_a_folder_that_is_meant_as_a_variation_is_never_passed_over(write, tmp_path, name):
+    folder = write(episode=0)
+    shutil.copytree(folder.parents[1], folder.parents[2] / name)
+    with pytest.raises(DataError, match=rf"{name}: a variation's folder is named variation<K> or all_variations"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        ("open_drawer/episodes/episode3", r"episodes: its parent is 'open_drawer'\. Expected <task>"),
+        ("open_drawer/episode3", r"episode3: is an episode, but its parent is 'open_drawer'\. Expected <task>"),
+        ("open_drawer/all_variations/episode3", r"episode3: lies right in all_variations, without a folder episodes"),
+        ("open_drawer/all_variations/demo", r"demo: lies right in all_variations, without a folder episodes"),
+    ],
+)
+def test_episodes_beside_the_usual_places_are_told(write, tmp_path, place, text):
+    shutil.copytree(write(), tmp_path / "other" / place)
+    with pytest.raises(DataError, match=text):
+        open_dataset(tmp_path)
+
+
+def test_variations_without_episodes_are_noted(write, tmp_path):
+    folder = write()
+    assert open_dataset(tmp_path).notes == ()
+    (tmp_path / "train" / "close_jar" / "all_variations" / "episodes").mkdir(parents=True)
+    (tmp_path / "train" / "turn_tap" / "variation3").mkdir(parents=True)
+    dataset = open_dataset([tmp_path, tmp_path / "train"])
+    assert [episode.folder for episode in dataset] == [folder]
+    assert sorted(dataset[:1].notes) == [
+        f"{tmp_path}/train/close_jar/all_variations/episodes: no folder episode<N> in it, so there is nothing of this "
+        "variation in the dataset",
+        f"{tmp_path}/train/turn_tap/variation3: no folder episodes in it, so there is nothing of this variation in the "
+        "dataset",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["open\u00a0it", "開\u3000く", "क्\u200dष", "\u0645\u06cc\u200c\u062e", "draw\u00ader", "ouvrir\u202f!"]
+)
+@pytest.mark.parametrize("around", ["", "\n", "\r\n", " \t"])
+def test_texts_of_all_languages_are_instructions(write, tmp_path, text, around):
+    folder = write(instructions=[around + text + around])
+    assert open_dataset(tmp_path)[0].instructions == (text,)
+    (folder / "variation_descriptions.pkl").write_bytes(pickle.dumps([text + around, around + "pull"], protocol=2))
+    assert open_dataset(tmp_path)[0].instructions == (text, "pull")
+    file = tmp_path / "given.csv"
+    file.write_text(f'task,variation,instruction\nopen_drawer,1,"{text}{around}"\n', encoding="utf-8", newline="")
+    assert open_dataset(tmp_path, instructions=file)[0].instructions == (text,)
+    assert open_dataset(tmp_path, instructions={"open_drawer/1": text + around})[0].instructions == (text,)
+
+
+@pytest.mark.parametrize("text", ["open\nit", "a\0b", "\x1b[31mred", "open\u2028it", "a\x7fb", "\ud800", " \n"])
+def test_control_characters_are_no_text(write, tmp_path, text):
+    with pytest.raises(ConfigError, match="an instruction must be a printable text"):
+        write(instructions=[text])
+    folder = write()
+    raw = text.encode("utf-8", "surrogatepass")
+    content = b"\x80\x04]X" + len(raw).to_bytes(4, "little") + raw + b"a."
+    (folder / "variation_descriptions.pkl").write_bytes(content)
+    with pytest.raises(DataError, match="entry 0 of the list is empty or holds control characters"):
+        _ = open_dataset(tmp_path)[0].instruction
+    with pytest.raises(DataError, match=r"instruction (holds a line break or another control|must be a text)"):
+        open_dataset(tmp_path, instructions={"open_drawer/1": text})

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from mnprobe.core.errors import DataError
 from mnprobe.data.low_dim import read_low_dim
 from mnprobe.data.pickling import dumps
-from mnprobe.data.records import ArrayRecord, DtypeRecord, Global, Malformed, Record, make_array
+from mnprobe.data.records import ArrayRecord, DtypeRecord, Global, Malformed, Other, Record, make_array
 from mnprobe.data.unpickle import MAX_BYTES, RefusedGlobal, load, loads
 
 
@@ -297,6 +297,60 @@ print(0)
     )
     with pytest.raises(DataError, match="'builtins' 'print'"):
         read_low_dim(path)
+
+
+OTHERS = [
+    ("numpy.ma.core", "_mareconstruct"),
+    ("numpy.ma", "MaskedArray"),
+    ("numpy.rec", "recarray"),
+    ("numpy", "record"),
+    ("numpy.random._pickle", "__generator_ctor"),
+    ("numpy.random._pcg64", "PCG64"),
+    ("numpy.random.bit_generator", "__pyx_unpickle_SeedSequence"),
+    ("numpy._core._internal", "_convert_to_stringdtype_kwargs"),
+]
+
+
+@pytest.mark.parametrize(("module", "name"), OTHERS)
+def test_what_no_field_needs_is_kept_without_being_imported_or_called(module, name):
+    push = _stack_global(module, name)
+    for body in (
+        push + b"X\x02\x00\x00\x00ls\x85R",  # called
+        push + b")\x81",  # made
+        push + b")R}\x8c\x0a__reduce__\x8c\x02lssb",  # given a state
+        push + b"(" + push + b")RtR]b",
+        RECONSTRUCT + push + b"K\x00\x85C\x01b\x87R(K\x01(K\x02tNNNtb",
+    ):
+        found = loads(_demo(body), source="some file", allow="demo")
+        assert type(found) is Other
+        with pytest.raises(DataError, match=r"key is a Other|no dictionary|no list"):
+            loads(_demo(b"}" + body + b"K\x01s"), source="some file", allow="demo")
+        with pytest.raises(RefusedGlobal):
+            loads(_demo(body), source="some file", allow="plain")
+    with pytest.raises(DataError, match="arguments are not a tuple"):
+        loads(_demo(push + b"]R"), source="some file", allow="demo")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        b")",
+        b"K\x05\x85",
+        b"(C\x10" + bytes(16) + F8 + b"K\x02\x85\x8c\x01Zt",
+        b"(C\x10" + bytes(16) + F8 + b"K\x02\x85]t",
+        b"(C\x10" + bytes(16) + F8 + b"K\x02\x85\x8c\x01KK\x00t",
+        b"(C\x10" + bytes(16) + F8 + b"K\x02\x85\x8c\x01KK\x01\x85t",
+        b"(C\x10" + bytes(16) + F8 + b"K\x03\x85\x8c\x01KK\x00\x85t",
+        b"(C\x10" + bytes(16) + F8 + b"K\x02\x8c\x01Ct",
+        b"(" + b"N" * 12 + b"t",
+    ],
+)
+def test_a_buffer_of_an_unknown_form_is_an_array_that_cannot_be_made(arguments):
+    record = loads(
+        _demo(_stack_global("numpy._core.numeric", "_frombuffer") + arguments + b"R"), source="x", allow="demo"
+    )
+    with pytest.raises(Malformed):
+        make_array(record)
 
 
 def test_attributes_of_any_name_are_only_data():

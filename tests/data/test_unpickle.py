@@ -1,6 +1,11 @@
 """The restricted reader gives the same data as free unpickling."""
 
+import base64
+import json
 import pickle
+import zlib
+from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +14,7 @@ from hypothesis import strategies as st
 
 from mnprobe.core.errors import ConfigError
 from mnprobe.data.pickling import dumps
-from mnprobe.data.records import ArrayRecord, Global, Record
+from mnprobe.data.records import ArrayRecord, Global, Malformed, Other, Record, make_array
 from mnprobe.data.unpickle import loads
 
 # A process of its own makes a Demo with everything in it that numpy and RLBench were seen to write.
@@ -76,6 +81,124 @@ def test_real_files_are_read_bit_for_bit_as_free_unpickling_reads_them(rlbench_d
 def test_the_observation_in_the_wrong_file_is_read_bit_for_bit_too(rlbench_data, run_python, digest_of_file):
     file = rlbench_data / "rlbench-native/reach_target/variation0/variation_descriptions.pkl"
     assert [digest_of_file(file)] == run_python(DIGEST, file)
+
+
+# Everything that numpy writes in ways of its own. tests/golden/numpy-pickles.json holds what older versions wrote:
+# {numpy version: {protocol: base64 of zlib of pickle.dumps({"numbers": numbers, "inert": inert}, protocol)}}, made by
+# running this text with that version installed, without "random state" (which is large).
+FORMS = """
+import itertools
+import numpy as np
+
+numbers, inert = {}, {}
+for code in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1"):
+    for order in "<>":
+        numbers[order + code] = np.arange(6).reshape(2, 3).astype(order + code)
+        numbers[order + code + " scalar"] = np.dtype(order + code).type(1)
+for ndim in range(6):
+    shape = (2, 3, 4)[:ndim] + (1,) * (ndim - 3)
+    base = np.arange(float(np.prod(shape, dtype=int))).reshape(shape)
+    for axes in itertools.permutations(range(ndim)) if ndim < 5 else [(4, 3, 2, 1, 0), (2, 0, 1, 4, 3)]:
+        numbers["axes %s" % (axes,)] = base.transpose(axes)
+numbers["fortran"] = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+numbers["strided"] = np.arange(24.0).reshape(4, 6)[::2, ::3]
+numbers["backwards"] = np.arange(5)[::-1]
+numbers["broadcast"] = np.broadcast_to(np.arange(3.0), (2, 3))
+numbers["empty"] = np.zeros((0, 3))
+numbers["empty turned"] = np.zeros((2, 0, 3)).transpose(2, 0, 1)
+numbers["image turned"] = np.arange(90, dtype=np.uint8).reshape(6, 5, 3).transpose(2, 0, 1)
+numbers["batch turned"] = np.arange(180, dtype=np.float32).reshape(2, 6, 5, 3).transpose(0, 3, 1, 2)
+numbers["metadata"] = np.arange(3).astype(np.dtype("<f8", metadata={"unit": "m"}))
+numbers["matrix"] = np.arange(3.0).view(np.matrix)
+numbers["frozen"] = np.arange(3.0)
+numbers["frozen"].flags.writeable = False
+inert["structure"] = np.zeros(2, [("a", "<f8"), ("b", "<i4", (2,))])
+inert["aligned"] = np.zeros(2, np.dtype([("a", "u1"), ("b", "<i4")], align=True))
+inert["record"] = np.rec.array([(1, 2.0)], dtype=[("a", "<i4"), ("b", "<f8")])
+inert["date"] = np.zeros(2, "<M8[ns]")
+inert["duration"] = np.zeros(2, "<m8[D]")
+inert["date scalar"] = np.datetime64("2020-01-01")
+inert["complex"] = np.ones(2, complex)
+inert["complex scalar"] = np.complex128(1j)
+inert["text"] = np.array(["ab", "c"])
+inert["bytes"] = np.array([b"ab", b"c"])
+inert["void"] = np.zeros(2, "V3")
+inert["objects"] = np.array([None, 1, "a"], object)
+inert["masked"] = np.ma.array([1.0, 2.0], mask=[0, 1])
+inert["generator"] = np.random.default_rng(0)
+inert["random state"] = np.random.RandomState(0)
+"""
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "numpy-pickles.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def forms():
+    made = {}
+    exec(FORMS, made)  # noqa: S102 - the text above
+    return made
+
+
+def _check_forms(content, forms, inert):
+    found = loads(content, source="test", allow="demo")
+    assert len(found["numbers"]) > 90
+    for name, made in forms["numbers"].items():
+        value = found["numbers"][name]
+        array = make_array(value) if isinstance(value, ArrayRecord) else np.asarray(value)
+        np.testing.assert_array_equal(array, np.asarray(made), strict=isinstance(value, ArrayRecord), err_msg=name)
+        assert not isinstance(value, ArrayRecord) or array.dtype == made.dtype, name
+    assert set(found["inert"]) == inert
+    for name, value in found["inert"].items():
+        assert isinstance(value, ArrayRecord | Other), name
+        if isinstance(value, ArrayRecord):
+            with pytest.raises(Malformed):
+                make_array(value)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_every_form_of_this_numpy_is_read_or_inert(forms, protocol):
+    content = pickle.dumps({"numbers": forms["numbers"], "inert": forms["inert"]}, protocol)
+    _check_forms(content, forms, set(forms["inert"]))
+
+
+@pytest.mark.parametrize(("version", "protocol"), [(v, p) for v, held in GOLDEN.items() for p in held])
+def test_every_form_of_older_numpys_is_read_or_inert(forms, version, protocol):
+    content = zlib.decompress(base64.b64decode(GOLDEN[version][protocol]))
+    assert (b"numpy._core" in content) == (not version.startswith("1."))
+    _check_forms(content, forms, set(forms["inert"]) - {"random state"})
+
+
+def test_an_order_of_axes_that_fits_no_shape_is_malformed():
+    record = loads(pickle.dumps(np.zeros((2, 3, 4)).transpose(1, 0, 2), 5), source="test", allow="demo")
+    if record.axes is None:  # numpy before 2.3
+        record.axes, record.fortran = (1, 0, 2), False
+        record.shape = (2, 3, 4)
+    assert make_array(record).shape == (3, 2, 4)
+    for axes, text in [
+        ((0, 1), "does not fit its shape"),
+        ((0, 1, 1), "does not fit"),
+        ((0, 1, 3), "does not fit"),
+        ((0, 1, -1), "does not fit"),
+        ((0.0, 1, 2), "not a tuple of whole numbers"),
+        ([0, 1, 2], "not a tuple of whole numbers"),
+        ((True, False, 2), "not a tuple of whole numbers"),
+    ]:
+        record.axes = axes
+        with pytest.raises(Malformed, match=text):
+            make_array(record)
+
+
+def test_texts_of_numpys_are_texts():
+    for protocol in (2, 5):
+        found = loads(pickle.dumps([np.str_("öffne"), np.str_("")], protocol), source="test")
+        assert found == ["öffne", ""]
+        assert {type(text) for text in found} == {str}
+
+
+def test_an_ordered_dictionary_is_a_dictionary():
+    made = OrderedDict(b=1, a=np.arange(2.0))
+    found = loads(pickle.dumps(made, 4), source="test", allow="demo")
+    assert list(found) == ["b", "a"]
+    assert type(found) is dict
 
 
 def _same(found, made):

@@ -1,6 +1,7 @@
 """Videos written by PyAV and read back frame by frame; files that no one should trust."""
 
 import os
+import re
 import struct
 
 import numpy as np
@@ -266,3 +267,15 @@ def test_no_link_leads_out_of_the_folder(tmp_path):
     assert len(left_out) == 2
     (tmp_path / "way").symlink_to(root)  # the folder itself may be reached by a link
     assert len(find_videos(tmp_path / "way", skip=left_out.append)) == 3
+
+
+@pytest.mark.parametrize("name", ["a/x.mts", "a/x.VOB", "a/deeper/x.mp4", "a/deeper/x.m2ts"])
+def test_a_video_in_another_wrapping_or_deeper_is_not_passed_over(tmp_path, name):
+    root = folder_of(tmp_path / "videos", "a/x.mp4", "b/y.mp4", "a/thumbs/x.jpg", "b/x.srt", name)
+    message = rf"{name}: is not read; videos lie right in the folder of their class, ending in \.3gp .*"
+    with pytest.raises(DataError, match=message + "--skip-broken"):
+        find_videos(root)
+    told = []
+    assert [video.name for video in find_videos(root, skip=told.append)] == ["a/x.mp4", "b/y.mp4"]
+    assert len(told) == 1
+    assert re.search(message, told[0])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from mnprobe.core.errors import ConfigError, DataError
-from mnprobe.data import FrameData, episode_folder, find_keyframes, open_dataset, write_episode
+from mnprobe.data import FrameData, depth_to_points, episode_folder, find_keyframes, open_dataset, write_episode
 from mnprobe.data.images import DEPTH_STEPS
 
 
@@ -81,7 +81,7 @@ def test_any_episode_is_read_as_it_was_written(tmp_path_factory, make_frames, da
     variation = data.draw(st.integers(0, 300))
     write_episode(root, task="some_task", variation=variation, episode=0, instructions=texts, frames=frames)
     (episode,) = open_dataset(root, strict=True)
-    assert (episode.variation, list(episode.instructions)) == (variation, texts)
+    assert (episode.variation, list(episode.instructions)) == (variation, [text.strip() for text in texts])
     assert episode.has_ignore_collisions == (frames[0].ignore_collisions is not None)
     _check_equal(episode, frames)
 
@@ -336,3 +336,78 @@ def test_pickle_reads_the_small_files_without_any_module(write):
     folder = write(variation=7)
     assert pickle.loads((folder / "variation_number.pkl").read_bytes()) == 7
     assert [path.name for path in folder.parent.iterdir()] == ["episode0"]
+
+
+LENSES = {  # height, width, focal length, principal point (u, v), the size as the camera knows it
+    "off the middle": (6, 8, 7.4, (3.99, 3.09), None),
+    "off the middle, negative": (6, 8, -7.4, (3.99, 3.09), None),
+    "middle at (W-1)/2": (6, 8, -7.4, (3.5, 2.5), None),
+    "middle at (W-1)/2, square": (8, 8, -7.4, (3.5, 3.5), None),
+    "cropped": (6, 8, -7.4, (7.0, -1.0), None),
+    "cropped at the corner, its size said": (8, 8, -7.4, (8.0, 8.0), (8, 8)),
+    "RLBench": (8, 8, -7.4, (4.0, 4.0), None),
+    "RLBench, its size said": (8, 8, -7.4, (4.0, 4.0), (8, 8)),
+    "RLBench, of larger images": (8, 8, -14.8, (8.0, 8.0), None),
+    "of larger images, said": (6, 8, -14.8, (7.9, 6.2), (12, 16)),
+    "of smaller images, said": (6, 8, -3.7, (1.5, 1.5), (3, 4)),
+}
+
+
+@pytest.mark.parametrize("case", LENSES)
+def test_points_of_an_episode_are_those_of_its_cameras(write, make_frames, tmp_path, case):
+    height, width, focal, principal, size = LENSES[case]
+    lens = np.array([[focal, 0, principal[0]], [0, focal, principal[1]], [0, 0, 1.0]])
+    frames = make_frames(size=(height, width), cameras=("front",))
+    view = dataclasses.replace(frames[0].cameras["front"], intrinsics=lens, size=size)
+    frames = [dataclasses.replace(frame, cameras={"front": view}) for frame in frames]
+    folder = write(frames=frames)
+    true = lens.copy()
+    if "larger images" in case or "smaller images" in case:
+        made_for = size or (16, 16)
+        true[0] *= width / made_for[1]
+        true[1] *= height / made_for[0]
+    (episode,) = open_dataset(tmp_path, strict=True)
+    for index, frame in enumerate(frames):
+        expected = depth_to_points(frame.depth["front"], true, view.extrinsics)
+        assert np.abs(episode.frame(index).points("front") - expected).max() < 1e-5
+        assert arrays_equal(episode.frame(index).intrinsics["front"], lens)
+        assert episode.frame(index).camera("front").size == (height, width)
+        assert np.allclose(episode.frame(index).camera("front").intrinsics, true, rtol=1e-14)
+    said = b"front_camera_size" in (folder / "low_dim_obs.pkl").read_bytes()
+    assert said == (
+        case in ("cropped at the corner, its size said", *[name for name in LENSES if "images, said" in name])
+    )
+
+
+def arrays_equal(one, other):
+    return one.shape == other.shape and bool((one == other).all())
+
+
+def test_the_size_of_a_camera_is_given_in_all_frames_or_in_none(write, make_frames):
+    frames = make_frames(cameras=("front",))
+    view = dataclasses.replace(frames[0].cameras["front"], size=(4, 6))
+    with pytest.raises(ConfigError, match="camera 'front': its size is given in some frames only; frame 3 is unlike"):
+        write(frames=_with(frames, 3, cameras={"front": view}))
+
+
+@pytest.mark.parametrize(("joints", "fingers"), [(6, 1), (1, 3), (8, 2)])
+def test_arms_of_any_joints_and_fingers_are_written(write, make_frames, tmp_path, joints, fingers):
+    draw = np.random.default_rng(0)
+    frames = [
+        dataclasses.replace(
+            frame,
+            joint_velocities=0.5 + draw.random(joints),
+            joint_positions=draw.random(joints),
+            gripper_joint_positions=draw.random(fingers),
+            gripper_touch_forces=draw.random(3),
+        )
+        for frame in make_frames()
+    ]
+    write(frames=frames)
+    (episode,) = open_dataset(tmp_path, strict=True)
+    _check_equal(episode, frames)
+    assert episode.keyframes == (5,)
+    with pytest.raises(ConfigError, match=rf"frame 2: joint_velocities has shape \(9,\), in frame 0 \({joints},\)"):
+        write(frames=_with(frames, 2, joint_velocities=np.ones(9)), episode=1)
+    with pytest.raises(ConfigError, match="gripper_joint_positions must have at least one number"):
+        write(frames=[dataclasses.replace(frame, gripper_joint_positions=[]) for frame in frames], episode=1)

@@ -7,10 +7,13 @@ import pytest
 import torch
 
 from mnprobe.core.errors import CheckpointError, ConfigError, DataError
-from mnprobe.data import open_dataset
-from mnprobe.features import EXTRACTORS, ExtractorSpec, HookInputs
+from mnprobe.data import FrameData, open_dataset, write_episode
+from mnprobe.data.pickling import dumps
+from mnprobe.data.records import ArrayRecord, make_array
+from mnprobe.data.unpickle import load
+from mnprobe.features import EXTRACTORS, ExtractorSpec, HookInputs, extract
 from mnprobe.features.arp import ARPExtractor
-from mnprobe.features.arp_inputs import language_encoder_for
+from mnprobe.features.arp_inputs import arrays_of_frame, arrays_of_frame_data, language_encoder_for
 from mnprobe.features.frames import choose_frames, read_clip
 from mnprobe.features.hook import HookExtractor
 from mnprobe.features.pixels import PixelExtractor, area_average
@@ -122,6 +125,96 @@ def test_only_frames_on_disk_are_used(tmp_path, write_demo):
     np.testing.assert_array_equal(clip.frames, [trimmed.frame(i).rgb["front"] for i in nearest])
     with pytest.raises(DataError, match="no images of camera 'front'"):
         read_clip(blind, "front", 8, "middle")
+
+
+def test_images_numbered_from_1_are_refused(tmp_path, write_demo):
+    folder = write_demo(tmp_path, "t", 0, "", 0, "do it", 20) / "front_rgb"
+    for number in range(19, -1, -1):
+        (folder / f"{number}.png").rename(folder / f"{number + 1:06d}.png")
+    message = r"camera 'front' has an image of frame 20, but low_dim_obs.pkl has 20 frames, 0 to 19.* numbered from 0"
+    with pytest.raises(DataError, match=message):
+        read_clip(open_dataset(tmp_path)[0], "front", 8, "middle")
+
+
+def test_a_variation_without_episodes_is_noted_by_extract(tmp_path, write_demo):
+    write_demo(tmp_path / "d", "t", 0, "", 0, "do it", 8)
+    (tmp_path / "d" / "other" / "all_variations" / "episodes").mkdir(parents=True)
+    said = []
+    extract(tmp_path / "d", out=tmp_path / "p.h5", models=["pixels"], note=said.append)
+    assert [text for text in said if "other/all_variations/episodes: no folder episode<N> in it" in text]
+
+
+def _spoiled(folder, **changes):
+    """Write other values into every observation of an episode; None leaves a field out."""
+    path = folder / "low_dim_obs.pkl"
+    demo = load(path, allow="demo")
+    for observation in demo.attributes["_observations"]:
+        held = observation.attributes | observation.attributes["misc"]
+        arrays = {name: make_array(value) for name, value in held.items() if isinstance(value, ArrayRecord)}
+        observation.attributes["misc"] |= {k: v for k, v in arrays.items() if k in observation.attributes["misc"]}
+        observation.attributes |= {k: v for k, v in arrays.items() if k in observation.attributes} | changes
+    path.write_bytes(dumps(demo))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"joint_positions": np.zeros(6), "joint_velocities": np.full(6, 0.5), "gripper_matrix": np.eye(4)[:3]}, None),
+        ({"joint_positions": None, "gripper_matrix": None, "task_low_dim_state": np.array([np.nan])}, None),
+        ({"joint_positions": np.full(7, np.nan)}, None),
+        (
+            {"gripper_joint_positions": np.zeros(1)},
+            r"gripper_joint_positions of frame 0 has shape \(1,\), expected \(2,\)",
+        ),
+        ({"gripper_pose": np.zeros(6)}, r"gripper_pose of frame 0: has shape \(6,\), expected \(7,\)"),
+        ({"joint_velocities": None}, "joint_velocities is missing"),
+        ({"gripper_open": np.nan}, "gripper_open of frame 0 holds a number that is not finite"),
+        ({"misc": None}, "field misc has no camera 'front'"),
+    ],
+)
+def test_an_extractor_asks_only_for_the_fields_that_it_needs(tmp_path, write_demo, arp_model, changes, text):
+    folder = write_demo(tmp_path, "t", 0, "", 0, "do it", 12)
+    before = open_dataset(tmp_path)[0]
+    pixels = PixelExtractor.build(ExtractorSpec(options=PixelExtractor.option_defaults))
+    language = language_encoder_for(arp_model.config, weights=None)
+    arp = ARPExtractor(arp_model, language, ExtractorSpec(preset="tiny", options=ARPExtractor.option_defaults))
+    seen, thought = run(pixels, [before]), run(arp, [before])
+    _spoiled(folder, **changes)
+    after = open_dataset(tmp_path)[0]
+    np.testing.assert_array_equal(run(pixels, [after])[0].layers["u"].values, seen[0].layers["u"].values)
+    if text is None:
+        np.testing.assert_array_equal(run(arp, [after])[0].layers["e"].values, thought[0].layers["e"].values)
+    else:
+        with pytest.raises(DataError, match=rf"low_dim_obs\.pkl: (field )?{text}"):
+            run(arp, [after])
+
+
+def test_a_world_frame_gives_the_arrays_that_its_episode_gives(tmp_path, write_demo):
+    """Points of a camera off the middle, from the frame as it is and from the episode that it was written to."""
+    made = open_dataset(write_demo(tmp_path / "a", "t", 0, "", 0, "do it", 6).parent)[0]
+    lens = np.array([[-14.8, 0, 7.3], [0, -14.2, 8.9], [0, 0, 1]])
+    frames = [
+        FrameData(
+            gripper_pose=frame.gripper_pose,
+            gripper_open=frame.gripper_open,
+            joint_velocities=frame.joint_velocities,
+            gripper_joint_positions=[0.04, 0.03],
+            cameras={"front": replace(frame.camera("front"), intrinsics=lens, size=None)},
+            rgb={"front": frame.rgb["front"]},
+            depth={"front": frame.depth64("front")},
+        )
+        for frame in (made.frame(index) for index in range(6))
+    ]
+    for number, size in enumerate((None, (16, 16), (32, 24))):
+        sized = [replace(f, cameras={"front": replace(f.cameras["front"], size=size)}) for f in frames]
+        write_episode(tmp_path / "b", task="t", variation=0, episode=number, instructions=["do it"], frames=sized)
+        episode = open_dataset(tmp_path / "b")[number]
+        for index, frame in enumerate(sized):
+            one, other = arrays_of_frame_data(frame, ["front"]), arrays_of_frame(episode.frame(index), ["front"])
+            np.testing.assert_array_equal(one.points["front"], other.points["front"], strict=True)
+            np.testing.assert_array_equal(one.state, other.state, strict=True)
+    with pytest.raises(ConfigError, match=r"gripper_joint_positions have shape \(1,\), expected \(2,\)"):
+        arrays_of_frame_data(replace(frames[0], gripper_joint_positions=[0.04]), ["front"])
 
 
 def test_frames_are_chosen_by_rule():

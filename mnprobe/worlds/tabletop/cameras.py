@@ -78,4 +78,5 @@ def _camera(name: str, size: int, hand: NDArray[np.float64]) -> Camera:
         extrinsics=hand @ pose if name == "wrist" else pose,
         near=_NEAR,
         far=_FAR[name],
+        size=(size, size),
     )
