@@ -20,12 +20,16 @@ __all__ = [
     "Array",
     "as_array",
     "as_matrix",
+    "as_number",
     "as_positive",
+    "as_share",
     "as_vector",
+    "as_weights",
     "as_whole",
     "as_wholes",
     "check_finite",
     "is_tensor",
+    "settle",
 ]
 
 Array: TypeAlias = Any
@@ -56,7 +60,7 @@ def as_array(values: Array, name: str) -> NDArray[Any]:
         raise FeatureError(f"{name} must hold real numbers, got {_kind(values)} of type {array.dtype}")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    return np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
 
 
 def as_matrix(values: Array, name: str, *, finite: bool = True) -> NDArray[np.float64]:
@@ -91,6 +95,29 @@ def as_vector(values: Array, name: str, rows: int | None = None, *, finite: bool
     if finite:
         check_finite(vector[:, None], name)
     return vector
+
+
+def as_weights(values: Array | None, rows: int, name: str = "weights") -> NDArray[np.float64]:
+    """One weight per row as float64, at least 0 and not all 0; ones where `values` is None.
+
+    Raises:
+        FeatureError: naming `name`, for another count, NaN, infinity, a weight below 0, or zeros only.
+
+    >>> as_weights([1, 2], 2).tolist()
+    [1.0, 2.0]
+    """
+    if values is None:
+        return np.ones(rows)
+    weights = as_vector(values, name, rows)
+    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(wrong):
+        raise FeatureError(
+            f"{name} must be finite numbers of at least 0; {len(wrong)} of {rows} are not, the first is row "
+            f"{wrong[0]}: {weights[wrong[0]]}"
+        )
+    if rows and not weights.any():
+        raise FeatureError(f"{name} are 0 in all {rows} rows: nothing is left to measure")
+    return weights
 
 
 def check_finite(rows: NDArray[Any], name: str) -> None:
@@ -142,19 +169,71 @@ def as_wholes(values: Any, name: str, *, least: int = 1) -> tuple[int, ...]:
     return tuple(sorted({number for number in numbers if number is not None}))
 
 
+def as_number(value: Any) -> float:
+    """`value` as a Python float; NaN for what is no real number (text, booleans, arrays), so that checks refuse it.
+
+    >>> as_number(np.float32(0.5)), as_number("0.5")
+    (0.5, nan)
+    """
+    if isinstance(value, str | bytes | bool | np.bool_) or getattr(value, "ndim", 0) != 0:
+        return math.nan
+    try:
+        return float(value.detach() if is_tensor(value) else value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return math.nan
+
+
 def as_positive(value: Any, name: str, *, zero: bool = False) -> float:
     """`value` as a finite float above 0, or from 0 with `zero`.
 
     Raises:
         ConfigError: naming `name`, for anything else (NaN, infinity, text, booleans, arrays).
     """
-    try:
-        number = math.nan if isinstance(value, str | bytes | bool | np.bool_) else float(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        number = math.nan
+    number = as_number(value)
     if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
         raise ConfigError(f"{name} must be a finite number {'of at least' if zero else 'above'} 0, got {value!r}")
     return number
+
+
+def as_share(value: Any, name: str) -> float:
+    """`value` as a float between 0 and 1, both left out.
+
+    Raises:
+        ConfigError: naming `name`, for anything else.
+    """
+    number = as_number(value)
+    if not 0 < number < 1:
+        raise ConfigError(f"{name} must lie in (0, 1), got {value!r}")
+    return number
+
+
+def settle(
+    settings: object, *, wholes: Iterable[str] = (), numbers: Iterable[str] = (), truths: Iterable[str] = ()
+) -> None:
+    """Store fields of a frozen dataclass as Python's own integers, floats and booleans; None stays.
+
+    Equal settings then have equal JSON, whichever make they came in. For a dataclass's `__post_init__`, before its own
+    checks of what is possible.
+
+    Raises:
+        ConfigError: naming the field, for a whole number or a truth that is none, and for a number that is no number.
+    """
+    for name in wholes:
+        value = getattr(settings, name)
+        if value is not None:
+            object.__setattr__(settings, name, as_whole(value, name))
+    for name in numbers:
+        value = getattr(settings, name)
+        if value is not None:
+            number = as_number(value)
+            if math.isnan(number) and not isinstance(value, float | np.floating):
+                raise ConfigError(f"{name} must be a number, got {value!r}")
+            object.__setattr__(settings, name, number)
+    for name in truths:
+        value = getattr(settings, name)
+        if not isinstance(value, bool | np.bool_):
+            raise ConfigError(f"{name} must be True or False, got {value!r}")
+        object.__setattr__(settings, name, bool(value))
 
 
 def _whole(value: Any) -> int | None:
@@ -222,7 +301,10 @@ def _numbers_of_objects(array: NDArray[Any], name: str) -> NDArray[np.float64]:
             where = "" if array.ndim == 0 else f", the first at row {position // max(1, math.prod(array.shape[1:]))}"
             raise FeatureError(f"{name} must hold real numbers, got {type(value).__name__} {_short(value)}{where}")
     missing = [value is None or type(value).__name__ == "NAType" for value in flat]
-    numbers = [math.nan if gone else float(value) for gone, value in zip(missing, flat, strict=True)]
+    try:
+        numbers = [math.nan if gone else float(value) for gone, value in zip(missing, flat, strict=True)]
+    except OverflowError as error:
+        raise FeatureError(f"{name} holds whole numbers that no float can hold") from error
     return np.array(numbers, dtype=np.float64).reshape(array.shape)
 
 

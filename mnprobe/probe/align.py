@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from mnprobe.core.arrays import as_positive, as_whole
 from mnprobe.core.errors import ConfigError, TooFewSamples
 from mnprobe.core.progress import progress
 from mnprobe.probe.config import AlignConfig
@@ -65,7 +66,7 @@ def align(
     Raises:
         TooFewSamples: nothing can be measured, or a holdout asked for by name cannot; says how many there are.
         ProbeError: success and failure were asked for but outcomes are not known for any pair.
-        ConfigError: the same pair is given twice.
+        ConfigError: the same pair is given twice, or a number of processes or seconds is impossible.
 
     >>> import numpy as np
     >>> from mnprobe.probe import FitConfig, pair_arrays
@@ -76,6 +77,10 @@ def align(
     ['e2u', 'mean', 'u2e']
     """
     config = config or AlignConfig()
+    n_jobs = as_whole(n_jobs, "n_jobs", least=-1)
+    if not n_jobs:
+        raise ConfigError("n_jobs must be a number of processes, or -1 for one per core, got 0")
+    every = as_positive(every, "every", zero=True)
     chosen = [pairs] if isinstance(pairs, Pair) else list(pairs)
     notes: list[str] = []
     work = _all_planned(chosen, config, heads, notes)

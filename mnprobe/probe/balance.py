@@ -7,8 +7,10 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from mnprobe.core.arrays import as_share, as_whole
 from mnprobe.core.errors import TooFewSamples
 from mnprobe.core.labels import encode_labels
+from mnprobe.core.seeds import check_seed
 from mnprobe.probe.items import Items
 from mnprobe.probe.splits import (
     Holdout,
@@ -95,9 +97,11 @@ def balanced_draw(
             whatever their outcome; training rows are then empty.
 
     Raises:
+        ConfigError: a seed, draw or share is impossible.
         TooFewSamples: fewer than NEEDED training or test episodes can be matched; says how many there are.
     """
-    rng = np.random.default_rng([seed, 2, draw])
+    test_share = as_share(test_share, "test_share")
+    rng = np.random.default_rng([check_seed(seed), 2, as_whole(draw, "draw", least=0)])
     (codes,), names = encode_labels(items.instructions)
     quotas = {side: _quota(items, side, holdout, codes, len(names), test_share, rng, test_only) for side in sides}
     n_test = min(int(quota.test.sum()) for quota in quotas.values())

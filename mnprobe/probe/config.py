@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+from mnprobe.core.arrays import as_share, as_wholes, settle
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.provenance import config_hash
 from mnprobe.probe.balance import SETTINGS
@@ -40,6 +41,10 @@ class AlignConfig:
     bound_draws: int = 20  # held-out batches behind the bound on mutual information
 
     def __post_init__(self) -> None:
+        counts = ("seeds", "control_seeds", "shuffled_seeds", "splits", "draws", "bound_draws")
+        settle(self, wholes=(*counts, "pixel_components"), truths=("shuffled", "exclude_own"))
+        object.__setattr__(self, "k", as_wholes(self.k, "k"))
+        object.__setattr__(self, "test_share", as_share(self.test_share, "test_share"))
         known = {
             "pairing": get_args(GroupKind),
             "holdout": ("both", *get_args(Holdout)),
@@ -48,17 +53,16 @@ class AlignConfig:
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise ConfigError(f"{name} must be one of {', '.join(values)}, got {getattr(self, name)!r}")
-        for name in ("seeds", "control_seeds", "shuffled_seeds", "splits", "draws", "bound_draws"):
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)!r}")
         if self.pixel_components < 0:
             raise ConfigError(f"pixel_components must be 0 (all pixels) or more, got {self.pixel_components!r}")
+        object.__setattr__(self, "modes", (self.modes,) if isinstance(self.modes, str) else tuple(self.modes))
         if not self.modes or set(self.modes) - set(get_args(Mode)):
             raise ConfigError(f"modes must be some of {', '.join(get_args(Mode))}, got {self.modes!r}")
-        if 1 not in self.k or min(self.k) < 1:
+        if 1 not in self.k:
             raise ConfigError(f"k must be neighbour counts of at least 1 and hold 1, got {self.k!r}")
-        if not 0 < self.test_share < 1:
-            raise ConfigError(f"test_share must lie between 0 and 1, got {self.test_share!r}")
         if self.exclude_own and self.pairing == "episode":
             raise ConfigError("exclude_own with pairing='episode' leaves no positive: the own episode is the only one")
 

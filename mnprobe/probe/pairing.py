@@ -6,8 +6,9 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mnprobe.core.arrays import as_whole
 from mnprobe.core.errors import ProbeError
-from mnprobe.core.labels import some
+from mnprobe.core.labels import Labels, as_labels, encode_labels, some
 
 __all__ = ["Pairing"]
 
@@ -16,21 +17,25 @@ class Pairing:
     """Random partners within groups; a group is an episode, an instruction or a task (paper, section 4.1 and table 3).
 
     Args:
-        groups_u: group number of every u.
-        groups_e: group number of every e.
+        groups_u: group of every u: numbers, or labels of any kind.
+        groups_e: group of every e.
         names: what each group number is called, for errors.
 
     Raises:
-        ProbeError: a group is present on one side only; the message lists such groups.
+        ProbeError: a group is present on one side only (the message lists such groups), or there are none.
+        FeatureError: a label is missing.
 
     >>> pairing = Pairing(np.array([0, 0, 1]), np.array([1, 0]))
     >>> pairing.draw(torch.Generator().manual_seed(0)).tolist()
     [1, 1, 0]
     """
 
-    def __init__(
-        self, groups_u: NDArray[np.int64], groups_e: NDArray[np.int64], names: list[str] | None = None
-    ) -> None:
+    def __init__(self, groups_u: Labels, groups_e: Labels, names: list[str] | None = None) -> None:
+        groups_u, groups_e = as_labels(groups_u, None, "groups_u"), as_labels(groups_e, None, "groups_e")
+        if not len(groups_u) or not len(groups_e):
+            raise ProbeError(f"pairing needs items on both sides, got {len(groups_u)} and {len(groups_e)}")
+        if {groups_u.dtype.kind, groups_e.dtype.kind} != {"i"}:
+            (groups_u, groups_e), names = encode_labels(groups_u, groups_e)
         present_u, present_e = np.unique(groups_u), np.unique(groups_e)
         _refuse_lonely(present_u, present_e, names)
         self.n_groups = len(present_u)
@@ -45,7 +50,8 @@ class Pairing:
     def draw_one_per_group(
         self, size: int, generator: torch.Generator
     ) -> tuple[Int[Tensor, " size"], Int[Tensor, " size"]]:
-        """`size` different groups at random, and of each a random u row and a random e row."""
+        """`size` different groups at random (n_groups at most), and of each a random u row and a random e row."""
+        size = as_whole(size, "size", least=1, most=self.n_groups)
         groups = torch.randperm(self.n_groups, generator=generator)[:size]
         return self._u.pick(groups, generator), self._e.pick(groups, generator)
 

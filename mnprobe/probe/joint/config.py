@@ -1,10 +1,11 @@
 """All settings of one training."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
+from mnprobe.core.arrays import as_number, as_whole, settle
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.provenance import config_hash
 from mnprobe.core.registry import unknown_name
@@ -107,6 +108,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         self._check_names()
+        self._settle()
         for name in ("updates", "batch", "dim", "head_depth"):
             _whole(name, getattr(self, name))
         if self.clips is not None:
@@ -246,6 +248,24 @@ class TrainConfig:
     def digest(self) -> str:
         """16 digits that stand for `measurement()`."""
         return config_hash(self.measurement())
+
+    def _settle(self) -> None:
+        """Numbers of any make become Python's own, so that equal settings have equal digests."""
+        settle(
+            self,
+            wholes=("updates", "batch", "clips", "dim", "head_depth", "seed", "language_seed"),
+            numbers=(
+                *("understanding_share", "lambda_ee", "lambda_align", "tau", "temperature", "text_share"),
+                "clip_norm",
+            ),
+            truths=("colour_noise", "recompute"),
+        )
+        given = self.checkpoints
+        if isinstance(given, str) or (getattr(given, "ndim", 0) == 0 and not isinstance(given, Iterable)):
+            settled: Any = as_whole(given, "checkpoints")
+        else:
+            settled = tuple(as_number(share) for share in given)
+        object.__setattr__(self, "checkpoints", settled)
 
     def _check_names(self) -> None:
         known: dict[str, tuple[Any, ...]] = {

@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mnprobe.core.arrays import settle
 from mnprobe.core.errors import ConfigError
 from mnprobe.models.arp import ARP, Batch, TrainNoise
 from mnprobe.models.viclip import ViCLIP, contrastive_loss
 from mnprobe.probe.heads import AlignmentHeads
 from mnprobe.probe.joint.gather import gather_with_gradient, mean_over_team
-from mnprobe.probe.loss import Positives, info_nce
+from mnprobe.probe.loss import Positives, loss_of_pairs
 
 __all__ = ["JointModel", "StepInputs", "StepOutput", "StepSettings"]
 
@@ -39,6 +40,7 @@ class StepSettings:
     """What L_align counts as a positive, see `info_nce`."""
 
     def __post_init__(self) -> None:
+        settle(self, numbers=("lambda_ee", "lambda_align", "tau", "temperature"), truths=("understanding",))
         for name in ("lambda_ee", "lambda_align"):
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
@@ -238,7 +240,7 @@ class JointModel(nn.Module):
             groups = None
             if settings.positives != "diagonal" and inputs.pair_groups is not None:
                 groups = gather_with_gradient(inputs.pair_groups)
-            return info_nce(
+            return loss_of_pairs(
                 gather_with_gradient(z_u),
                 gather_with_gradient(z_e),
                 tau=settings.tau,

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 
+from mnprobe.core.arrays import as_number, settle
 from mnprobe.core.errors import ConfigError
 from mnprobe.models.arp import Lamb, learning_rate
 from mnprobe.models.arp.optim import LambRule
@@ -44,6 +45,8 @@ class OptimiserConfig:
     """Where the cosine ends, as a share of `lr`."""
 
     def __post_init__(self) -> None:
+        settle(self, wholes=("warmup",), numbers=("lr", "weight_decay", "floor"))
+        object.__setattr__(self, "betas", tuple(as_number(beta) for beta in self.betas))
         for name, known in (("kind", get_args(Kind)), ("rule", get_args(LambRule)), ("schedule", get_args(Schedule))):
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
