@@ -9,7 +9,8 @@ can do.
 import math
 import operator
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,10 @@ from mnprobe.core.errors import ConfigError, FeatureError
 
 __all__ = [
     "Array",
+    "Number",
+    "Truth",
+    "Whole",
+    "Wholes",
     "as_array",
     "as_matrix",
     "as_number",
@@ -29,11 +34,21 @@ __all__ = [
     "as_wholes",
     "check_finite",
     "is_tensor",
+    "power_near_one",
     "settle",
 ]
 
 Array: TypeAlias = Any
 """What a public function takes as an array: numpy, torch, pandas, or nested lists of numbers."""
+
+if TYPE_CHECKING:
+    Whole: TypeAlias = int
+    Number: TypeAlias = float
+    Truth: TypeAlias = bool
+    Wholes: TypeAlias = tuple[int, ...]
+else:
+    # Settings come as Python's, numpy's or torch's numbers: looked at by the functions below, not by a type checker.
+    Whole = Number = Truth = Wholes = Any
 
 
 def is_tensor(values: Any) -> bool:
@@ -130,6 +145,18 @@ def check_finite(rows: NDArray[Any], name: str) -> None:
         )
 
 
+def power_near_one(values: NDArray[np.float64]) -> float:
+    """The power of two that brings the largest of the values near 1, exactly; 1 where their squares fit a float64.
+
+    >>> power_near_one(np.array([3.0])), power_near_one(np.array([2.0**500]))
+    (1.0, 1.5274681817498023e-151)
+    """
+    largest = float(np.abs(values).max(initial=0.0))
+    if largest == 0 or 1e-100 <= largest <= 1e100:
+        return 1.0
+    return float(2.0 ** -min(max(math.frexp(largest)[1], -1022), 1022))
+
+
 def as_whole(value: Any, name: str, *, least: int | None = None, most: int | None = None) -> int:
     """`value` as a Python integer: integers of Python, numpy and torch, and floats without a fraction such as 5.0.
 
@@ -208,9 +235,9 @@ def as_share(value: Any, name: str) -> float:
 
 
 def settle(
-    settings: object, *, wholes: Iterable[str] = (), numbers: Iterable[str] = (), truths: Iterable[str] = ()
+    settings: Any, *, wholes: Iterable[str] = (), numbers: Iterable[str] = (), truths: Iterable[str] = ()
 ) -> None:
-    """Store fields of a frozen dataclass as Python's own integers, floats and booleans; None stays.
+    """Store fields of a frozen dataclass as Python's own integers, floats and booleans; None stays where it is default.
 
     Equal settings then have equal JSON, whichever make they came in. For a dataclass's `__post_init__`, before its own
     checks of what is possible.
@@ -218,13 +245,14 @@ def settle(
     Raises:
         ConfigError: naming the field, for a whole number or a truth that is none, and for a number that is no number.
     """
+    optional = {entry.name for entry in fields(settings) if entry.default is None}
     for name in wholes:
         value = getattr(settings, name)
-        if value is not None:
+        if value is not None or name not in optional:
             object.__setattr__(settings, name, as_whole(value, name))
     for name in numbers:
         value = getattr(settings, name)
-        if value is not None:
+        if value is not None or name not in optional:
             number = as_number(value)
             if math.isnan(number) and not isinstance(value, float | np.floating):
                 raise ConfigError(f"{name} must be a number, got {value!r}")

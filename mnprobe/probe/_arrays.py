@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from mnprobe.core.arrays import Array, as_array, as_whole
+from mnprobe.core.arrays import Array, Whole, as_array, as_whole
 from mnprobe.core.errors import ConfigError, FeatureError
 
 __all__: list[str] = []
@@ -211,7 +211,7 @@ def as_device(device: str | torch.device) -> torch.device:
 
 
 @contextmanager
-def torch_threads(threads: int) -> Iterator[None]:
+def torch_threads(threads: Whole) -> Iterator[None]:
     """Run with so many torch threads, then put the old number back: sums do not depend on the machine's cores."""
     number = as_whole(threads, "threads", least=1)
     before = torch.get_num_threads()

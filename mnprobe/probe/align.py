@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from mnprobe.core.arrays import as_positive, as_whole
+from mnprobe.core.arrays import Number, Whole, as_positive, as_whole
 from mnprobe.core.errors import ConfigError, TooFewSamples
 from mnprobe.core.progress import progress
 from mnprobe.probe.config import AlignConfig
@@ -36,12 +36,12 @@ def align(
     pairs: Pair | Sequence[Pair],
     config: AlignConfig | None = None,
     *,
-    n_jobs: int = 1,
+    n_jobs: Whole = 1,
     previous: pd.DataFrame | None = None,
     heads: Path | None = None,
     hits: Path | None = None,
     on_rows: Callable[[pd.DataFrame], None] | None = None,
-    every: float = 0.0,
+    every: Number = 0.0,
     quiet: bool = True,
 ) -> pd.DataFrame:
     """Measure how far u and e of each pair agree: fit T_u and T_e, then bidirectional Recall@k on held-out episodes.

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mnprobe.core.arrays import as_share, as_whole
+from mnprobe.core.arrays import Number, Whole, as_share, as_whole
 from mnprobe.core.errors import TooFewSamples
 from mnprobe.core.labels import encode_labels
 from mnprobe.core.seeds import check_seed
@@ -74,9 +74,9 @@ def balanced_draw(
     holdout: Holdout,
     *,
     sides: Sequence[Side],
-    draw: int = 0,
-    seed: int = 0,
-    test_share: float = 0.3,
+    draw: Whole = 0,
+    seed: Whole = 0,
+    test_share: Number = 0.3,
     test_only: bool = False,
 ) -> dict[Setting, Partition]:
     """One random draw: for success and failure of each side, a partition of equal size.

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from mnprobe.core.arrays import Array, as_number, as_whole
+from mnprobe.core.arrays import Array, Number, Whole, as_number, as_whole
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError
 from mnprobe.core.labels import Labels, as_labels, encode_labels
 from mnprobe.core.seeds import check_seed
@@ -16,7 +16,7 @@ from mnprobe.probe.pairing import Pairing
 __all__ = ["HeldOutBound", "held_out_bound", "mi_bound"]
 
 
-def mi_bound(loss: float, batch: int) -> float:
+def mi_bound(loss: Number, batch: Whole) -> float:
     """log(batch) - loss: a lower bound on I(u; e) in nats; it can never exceed its cap, log(batch).
 
     Valid only for pairs that were not used for fitting, and with one positive per row (no group twice in a batch).
@@ -49,10 +49,10 @@ def held_out_bound(
     groups_u: Labels,
     groups_e: Labels,
     *,
-    tau: float = 0.1,
-    batch: int = 512,
-    draws: int = 20,
-    seed: int = 0,
+    tau: Number = 0.1,
+    batch: Whole = 512,
+    draws: Whole = 20,
+    seed: Whole = 0,
 ) -> HeldOutBound:
     """Mean bound over `draws` held-out batches, each with one random pair of every group (or of `batch` groups).
 

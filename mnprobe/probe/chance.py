@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnprobe.core.arrays import as_whole
+from mnprobe.core.arrays import Whole, as_whole
 from mnprobe.core.errors import ConfigError, ProbeError
 from mnprobe.core.labels import Labels, as_labels, encode_labels
 
@@ -16,7 +16,7 @@ def chance_recall(
     groups_query: Labels,
     groups_gallery: Labels | None = None,
     *,
-    k: int = 1,
+    k: Whole = 1,
     exclude_own: bool = False,
     ids_query: Labels | None = None,
     ids_gallery: Labels | None = None,

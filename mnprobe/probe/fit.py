@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mnprobe.core.arrays import Array, settle
+from mnprobe.core.arrays import Array, Number, Truth, Whole, settle
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
 from mnprobe.core.labels import Labels, as_labels, encode_labels
 from mnprobe.core.seeds import check_seed
@@ -29,20 +29,20 @@ DEFAULT_STEPS = 400
 class FitConfig:
     """How one pair of heads is fitted; saved beside the heads it produced."""
 
-    dim: int = 1024  # width of the shared space (paper)
-    tau: float = 0.1  # temperature (paper)
-    lr: float = 1e-4  # Adam's learning rate (paper)
-    weight_decay: float = 0.0  # Adam's L2 term; the paper gives none
-    steps: int | None = None  # optimiser steps; DEFAULT_STEPS when epochs is not given either
-    epochs: int | None = None  # or passes over u
-    batch: int = 256  # pairs per step; all items when there are fewer. The paper does not give it for the probe
+    dim: Whole = 1024  # width of the shared space (paper)
+    tau: Number = 0.1  # temperature (paper)
+    lr: Number = 1e-4  # Adam's learning rate (paper)
+    weight_decay: Number = 0.0  # Adam's L2 term; the paper gives none
+    steps: Whole | None = None  # optimiser steps; DEFAULT_STEPS when epochs is not given either
+    epochs: Whole | None = None  # or passes over u
+    batch: Whole = 256  # pairs per step; all items when there are fewer. The paper does not give it for the probe
     positives: Positives = "diagonal"  # equation 2 as printed; the other forms: see info_nce
     heads: HeadKind = "linear"  # the paper's; "mlp" tests whether linear suffices
-    depth: int = 2  # layers of an mlp head
-    standardise: bool = True  # with training means and deviations
-    early_stop: bool = False  # stop on the validation loss and keep the best heads
-    patience: int = 5  # checks without a better validation loss before stopping
-    check_every: int = 20  # steps between checks
+    depth: Whole = 2  # layers of an mlp head
+    standardise: Truth = True  # with training means and deviations
+    early_stop: Truth = False  # stop on the validation loss and keep the best heads
+    patience: Whole = 5  # checks without a better validation loss before stopping
+    check_every: Whole = 20  # steps between checks
 
     def __post_init__(self) -> None:
         settle(
@@ -125,10 +125,10 @@ def fit_heads(
     groups_e: Labels | None = None,
     *,
     config: FitConfig | None = None,
-    seed: int = 0,
+    seed: Whole = 0,
     validation: Validation | None = None,
     device: str | torch.device = "cpu",
-    threads: int = 1,
+    threads: Whole = 1,
     form: Form = "auto",
 ) -> FitResult:
     """Fit T_u and T_e so that observed and executed actions of the same group come to lie together (paper, eq. 4).

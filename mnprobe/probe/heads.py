@@ -11,7 +11,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from mnprobe.core.arrays import Array, as_whole
+from mnprobe.core.arrays import Array, Whole, as_whole
 from mnprobe.core.errors import CheckpointError, ConfigError, FeatureError
 from mnprobe.core.provenance import canonical_json
 from mnprobe.models.loading import write_safetensors
@@ -50,11 +50,11 @@ class AlignmentHeads(nn.Module):
 
     def __init__(
         self,
-        dim_u: int,
-        dim_e: int,
-        dim: int = 1024,
+        dim_u: Whole,
+        dim_e: Whole,
+        dim: Whole = 1024,
         kind: HeadKind = "linear",
-        depth: int = 2,
+        depth: Whole = 2,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()

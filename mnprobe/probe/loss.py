@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from mnprobe.core.arrays import Array, as_number
+from mnprobe.core.arrays import Array, Number, as_number
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError
 from mnprobe.core.labels import Labels, as_labels, encode_labels
 from mnprobe.probe._arrays import as_rows, check_finite_rows, row_factors
@@ -22,7 +22,7 @@ def info_nce(
     z_u: Array,
     z_e: Array,
     *,
-    tau: float = 0.1,
+    tau: Number = 0.1,
     groups: Labels | None = None,
     positives: Positives = "diagonal",
 ) -> Float[Tensor, ""]:
@@ -65,7 +65,7 @@ def info_nce_directions(
     z_u: Array,
     z_e: Array,
     *,
-    tau: float = 0.1,
+    tau: Number = 0.1,
     groups: Labels | None = None,
     positives: Positives = "diagonal",
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:

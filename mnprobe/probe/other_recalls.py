@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mnprobe.core.arrays import Array, as_wholes
+from mnprobe.core.arrays import Array, Number, as_wholes
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError
 from mnprobe.core.labels import Labels, as_labels, encode_labels
 from mnprobe.probe._arrays import TOLERANCE, unit_sides
@@ -24,7 +24,7 @@ def true_recall_at_k(
     groups_gallery: Labels,
     *,
     k: Any = (1, 5, 10),
-    tolerance: float = TOLERANCE,
+    tolerance: Number = TOLERANCE,
 ) -> dict[int, float]:
     """Mean share of a query's positives that are among its k nearest, one direction, ties by expectation.
 
@@ -71,7 +71,7 @@ def paired_ranks(
     z_u: Array,
     z_e: Array,
     *,
-    tolerance: float = TOLERANCE,
+    tolerance: Number = TOLERANCE,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Rank (1 = nearest) of row i's own partner, u to e and e to u; ties share their mean rank.
 

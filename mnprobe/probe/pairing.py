@@ -6,7 +6,7 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mnprobe.core.arrays import as_whole
+from mnprobe.core.arrays import Whole, as_whole
 from mnprobe.core.errors import ProbeError
 from mnprobe.core.labels import Labels, as_labels, encode_labels, some
 
@@ -31,24 +31,24 @@ class Pairing:
     """
 
     def __init__(self, groups_u: Labels, groups_e: Labels, names: list[str] | None = None) -> None:
-        groups_u, groups_e = as_labels(groups_u, None, "groups_u"), as_labels(groups_e, None, "groups_e")
-        if not len(groups_u) or not len(groups_e):
-            raise ProbeError(f"pairing needs items on both sides, got {len(groups_u)} and {len(groups_e)}")
-        if {groups_u.dtype.kind, groups_e.dtype.kind} != {"i"}:
-            (groups_u, groups_e), names = encode_labels(groups_u, groups_e)
-        present_u, present_e = np.unique(groups_u), np.unique(groups_e)
+        of_u, of_e = as_labels(groups_u, None, "groups_u"), as_labels(groups_e, None, "groups_e")
+        if not len(of_u) or not len(of_e):
+            raise ProbeError(f"pairing needs items on both sides, got {len(of_u)} and {len(of_e)}")
+        if {of_u.dtype.kind, of_e.dtype.kind} != {"i"}:
+            (of_u, of_e), names = encode_labels(of_u, of_e)
+        present_u, present_e = np.unique(of_u), np.unique(of_e)
         _refuse_lonely(present_u, present_e, names)
         self.n_groups = len(present_u)
-        self._of_u = torch.from_numpy(np.searchsorted(present_u, groups_u))
-        self._u = _Members(np.searchsorted(present_u, groups_u), self.n_groups)
-        self._e = _Members(np.searchsorted(present_u, groups_e), self.n_groups)
+        codes_u, codes_e = (np.searchsorted(present_u, groups).astype(np.int64) for groups in (of_u, of_e))
+        self._of_u = torch.from_numpy(codes_u)
+        self._u, self._e = _Members(codes_u, self.n_groups), _Members(codes_e, self.n_groups)
 
     def draw(self, generator: torch.Generator) -> Int[Tensor, " n_u"]:
         """For every u, the row of a random e of its group."""
         return self._e.pick(self._of_u, generator)
 
     def draw_one_per_group(
-        self, size: int, generator: torch.Generator
+        self, size: Whole, generator: torch.Generator
     ) -> tuple[Int[Tensor, " size"], Int[Tensor, " size"]]:
         """`size` different groups at random (n_groups at most), and of each a random u row and a random e row."""
         size = as_whole(size, "size", least=1, most=self.n_groups)

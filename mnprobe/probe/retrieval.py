@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnprobe.core.arrays import Array, as_number, as_whole, as_wholes
+from mnprobe.core.arrays import Array, Number, Whole, as_number, as_whole, as_wholes
 from mnprobe.core.errors import ConfigError, ProbeError
 from mnprobe.core.labels import Labels, as_labels, encode_labels
 from mnprobe.probe._arrays import TOLERANCE, unit_sides
@@ -77,8 +77,8 @@ def recall_at_k(
     exclude_own: bool = False,
     ids_u: Labels | None = None,
     ids_e: Labels | None = None,
-    tolerance: float = TOLERANCE,
-    block: int | None = None,
+    tolerance: Number = TOLERANCE,
+    block: Whole | None = None,
 ) -> Recall:
     """Recall@k (hit rate) of cosine retrieval u to e and e to u: is one of the k nearest of the query's group?
 

@@ -5,13 +5,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mnprobe.core.arrays import Whole
 from mnprobe.core.labels import Labels, as_labels
 from mnprobe.core.seeds import check_seed
 
 __all__ = ["shuffled_groups"]
 
 
-def shuffled_groups(groups: Labels, *, seed: int = 0) -> NDArray[Any]:
+def shuffled_groups(groups: Labels, *, seed: Whole = 0) -> NDArray[Any]:
     """The group labels of the training set in random order: each e is paired as if it belonged to another group.
 
     Group sizes stay as they are. Heads fitted with these labels on one side can memorise the training pairs but learn

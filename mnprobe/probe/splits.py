@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mnprobe.core.arrays import as_number
+from mnprobe.core.arrays import Number, Whole, as_number
 from mnprobe.core.errors import ConfigError, ProbeError, TooFewSamples
 from mnprobe.core.labels import encode_labels, some
 from mnprobe.core.seeds import check_seed
@@ -42,9 +42,9 @@ def hold_out(
     items: Items,
     holdout: Holdout,
     *,
-    seed: int = 0,
-    test_share: float = 0.3,
-    validation_share: float = 0.0,
+    seed: Whole = 0,
+    test_share: Number = 0.3,
+    validation_share: Number = 0.0,
 ) -> Partition:
     """Split episodes so that the test set answers one question.
 

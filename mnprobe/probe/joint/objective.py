@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mnprobe.core.arrays import settle
+from mnprobe.core.arrays import Number, Truth, settle
 from mnprobe.core.errors import ConfigError
 from mnprobe.models.arp import ARP, Batch, TrainNoise
 from mnprobe.models.viclip import ViCLIP, contrastive_loss
@@ -27,14 +27,14 @@ class StepSettings:
         ConfigError: a weight below 0, a temperature not above 0, an unknown form of positives.
     """
 
-    understanding: bool = True
+    understanding: Truth = True
     """Whether the video model takes part: L_AU and L_align are computed in such updates only."""
-    lambda_ee: float = 1.0
-    lambda_align: float = 0.5
+    lambda_ee: Number = 1.0
+    lambda_align: Number = 0.5
     """0 computes no alignment at all: that is the baseline."""
-    tau: float = 0.1
+    tau: Number = 0.1
     """Temperature of L_align."""
-    temperature: float = 0.05
+    temperature: Number = 0.05
     """Temperature of L_AU, fixed: the paper's logits are 20 times the cosine. `ViCLIP.temp` is not trained."""
     positives: Positives = "diagonal"
     """What L_align counts as a positive, see `info_nce`."""
