@@ -20,15 +20,15 @@ def oracle_recall(groups: Labels, factor: Labels, *, exclude_own: bool = False) 
         factor: what the oracle knows of each item.
         exclude_own: the query's own item is not in its gallery.
 
-    Raises ProbeError when no query can hit.
+    Raises ProbeError when no query can hit, FeatureError for labels that are missing or counts that differ.
 
     >>> oracle_recall(["a", "a", "b", "b"], ["task", "task", "task", "task"])  # the factor says nothing: chance
     0.5
     >>> oracle_recall(["a", "a", "b", "b"], ["x", "x", "y", "y"])
     1.0
     """
-    (group,), names = encode_labels(as_labels(groups, len(groups), "groups"))
-    (known,), levels = encode_labels(as_labels(factor, len(groups), "factor"))
+    (group,), names = encode_labels(as_labels(groups, None, "groups"))
+    (known,), levels = encode_labels(as_labels(factor, len(group), "factor"))
     own = int(exclude_own)
     members = np.bincount(group, minlength=len(names))[group] - own
     size = np.bincount(known, minlength=len(levels))[known] - own

@@ -9,7 +9,8 @@ can do.
 import math
 import operator
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +19,36 @@ from mnprobe.core.errors import ConfigError, FeatureError
 
 __all__ = [
     "Array",
+    "Number",
+    "Truth",
+    "Whole",
+    "Wholes",
     "as_array",
     "as_matrix",
+    "as_number",
     "as_positive",
+    "as_share",
     "as_vector",
+    "as_weights",
     "as_whole",
     "as_wholes",
     "check_finite",
     "is_tensor",
+    "power_near_one",
+    "settle",
 ]
 
 Array: TypeAlias = Any
 """What a public function takes as an array: numpy, torch, pandas, or nested lists of numbers."""
+
+if TYPE_CHECKING:
+    Whole: TypeAlias = int
+    Number: TypeAlias = float
+    Truth: TypeAlias = bool
+    Wholes: TypeAlias = tuple[int, ...]
+else:
+    # Settings come as Python's, numpy's or torch's numbers: looked at by the functions below, not by a type checker.
+    Whole = Number = Truth = Wholes = Any
 
 
 def is_tensor(values: Any) -> bool:
@@ -58,7 +77,7 @@ def as_array(values: Array, name: str) -> NDArray[Any]:
         raise FeatureError(f"{name} must hold real numbers, got {_kind(values)} of type {array.dtype}")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    return np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
 
 
 def as_matrix(values: Array, name: str, *, finite: bool = True) -> NDArray[np.float64]:
@@ -95,6 +114,29 @@ def as_vector(values: Array, name: str, rows: int | None = None, *, finite: bool
     return vector
 
 
+def as_weights(values: Array | None, rows: int, name: str = "weights") -> NDArray[np.float64]:
+    """One weight per row as float64, at least 0 and not all 0; ones where `values` is None.
+
+    Raises:
+        FeatureError: naming `name`, for another count, NaN, infinity, a weight below 0, or zeros only.
+
+    >>> as_weights([1, 2], 2).tolist()
+    [1.0, 2.0]
+    """
+    if values is None:
+        return np.ones(rows)
+    weights = as_vector(values, name, rows)
+    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(wrong):
+        raise FeatureError(
+            f"{name} must be finite numbers of at least 0; {len(wrong)} of {rows} are not, the first is row "
+            f"{wrong[0]}: {weights[wrong[0]]}"
+        )
+    if rows and not weights.any():
+        raise FeatureError(f"{name} are 0 in all {rows} rows: nothing is left to measure")
+    return weights
+
+
 def check_finite(rows: NDArray[Any], name: str) -> None:
     """FeatureError with the count and the first row when a row of (items, width) holds NaN or infinity."""
     finite = np.isfinite(rows).all(axis=1)
@@ -103,6 +145,18 @@ def check_finite(rows: NDArray[Any], name: str) -> None:
             f"{name}: {int((~finite).sum())} of {len(rows)} rows hold NaN or infinity, the first is row "
             f"{int(np.argmin(finite))}. Extract these features again."
         )
+
+
+def power_near_one(values: NDArray[np.float64]) -> float:
+    """The power of two that brings the largest of the values near 1, exactly; 1 where their squares fit a float64.
+
+    >>> power_near_one(np.array([3.0])), power_near_one(np.array([2.0**500]))
+    (1.0, 1.5274681817498023e-151)
+    """
+    largest = float(np.abs(values).max(initial=0.0))
+    if largest == 0 or 1e-100 <= largest <= 1e100:
+        return 1.0
+    return float(2.0 ** -min(max(math.frexp(largest)[1], -1022), 1022))
 
 
 def as_whole(value: Any, name: str, *, least: int | None = None, most: int | None = None) -> int:
@@ -144,19 +198,72 @@ def as_wholes(values: Any, name: str, *, least: int = 1) -> tuple[int, ...]:
     return tuple(sorted({number for number in numbers if number is not None}))
 
 
+def as_number(value: Any) -> float:
+    """`value` as a Python float; NaN for what is no real number (text, booleans, arrays), so that checks refuse it.
+
+    >>> as_number(np.float32(0.5)), as_number("0.5")
+    (0.5, nan)
+    """
+    if isinstance(value, str | bytes | bool | np.bool_) or getattr(value, "ndim", 0) != 0:
+        return math.nan
+    try:
+        return float(value.detach() if is_tensor(value) else value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return math.nan
+
+
 def as_positive(value: Any, name: str, *, zero: bool = False) -> float:
     """`value` as a finite float above 0, or from 0 with `zero`.
 
     Raises:
         ConfigError: naming `name`, for anything else (NaN, infinity, text, booleans, arrays).
     """
-    try:
-        number = math.nan if isinstance(value, str | bytes | bool | np.bool_) else float(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        number = math.nan
+    number = as_number(value)
     if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
         raise ConfigError(f"{name} must be a finite number {'of at least' if zero else 'above'} 0, got {value!r}")
     return number
+
+
+def as_share(value: Any, name: str) -> float:
+    """`value` as a float between 0 and 1, both left out.
+
+    Raises:
+        ConfigError: naming `name`, for anything else.
+    """
+    number = as_number(value)
+    if not 0 < number < 1:
+        raise ConfigError(f"{name} must lie in (0, 1), got {value!r}")
+    return number
+
+
+def settle(
+    settings: Any, *, wholes: Iterable[str] = (), numbers: Iterable[str] = (), truths: Iterable[str] = ()
+) -> None:
+    """Store fields of a frozen dataclass as Python's own integers, floats and booleans; None stays where it is default.
+
+    Equal settings then have equal JSON, whichever make they came in. For a dataclass's `__post_init__`, before its own
+    checks of what is possible.
+
+    Raises:
+        ConfigError: naming the field, for a whole number or a truth that is none, and for a number that is no number.
+    """
+    optional = {entry.name for entry in fields(settings) if entry.default is None}
+    for name in wholes:
+        value = getattr(settings, name)
+        if value is not None or name not in optional:
+            object.__setattr__(settings, name, as_whole(value, name))
+    for name in numbers:
+        value = getattr(settings, name)
+        if value is not None or name not in optional:
+            number = as_number(value)
+            if math.isnan(number) and not isinstance(value, float | np.floating):
+                raise ConfigError(f"{name} must be a number, got {value!r}")
+            object.__setattr__(settings, name, number)
+    for name in truths:
+        value = getattr(settings, name)
+        if not isinstance(value, bool | np.bool_):
+            raise ConfigError(f"{name} must be True or False, got {value!r}")
+        object.__setattr__(settings, name, bool(value))
 
 
 def _whole(value: Any) -> int | None:
@@ -224,7 +331,10 @@ def _numbers_of_objects(array: NDArray[Any], name: str) -> NDArray[np.float64]:
             where = "" if array.ndim == 0 else f", the first at row {position // max(1, math.prod(array.shape[1:]))}"
             raise FeatureError(f"{name} must hold real numbers, got {type(value).__name__} {_short(value)}{where}")
     missing = [value is None or type(value).__name__ == "NAType" for value in flat]
-    numbers = [math.nan if gone else float(value) for gone, value in zip(missing, flat, strict=True)]
+    try:
+        numbers = [math.nan if gone else float(value) for gone, value in zip(missing, flat, strict=True)]
+    except OverflowError as error:
+        raise FeatureError(f"{name} holds whole numbers that no float can hold") from error
     return np.array(numbers, dtype=np.float64).reshape(array.shape)
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
+from mnprobe.core.arrays import as_number, as_whole
 from mnprobe.core.errors import ProbeError
 
 __all__ = ["mcnemar", "mean_interval", "mean_paired_interval", "paired_interval", "wilson_interval"]
@@ -20,9 +21,11 @@ def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> tupl
     >>> [round(x, 4) for x in wilson_interval(8, 10)]
     [0.4902, 0.9433]
     """
-    if not (0 <= successes <= n and n >= 1 and 0 < confidence < 1):
+    level = as_number(confidence)
+    if not (0 <= as_whole(successes, "successes") <= as_whole(n, "n") and n >= 1 and 0 < level < 1):
         raise ProbeError(f"no interval for {successes} successes of {n} at confidence {confidence}")
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    successes, n = as_whole(successes, "successes"), as_whole(n, "n")
+    z = NormalDist().inv_cdf(0.5 + level / 2)
     p, shrink = successes / n, 1 + z * z / n
     centre = (p + z * z / (2 * n)) / shrink
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / shrink

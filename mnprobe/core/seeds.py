@@ -3,7 +3,7 @@
 import hashlib
 from typing import Any
 
-from mnprobe.core.errors import ConfigError
+from mnprobe.core.arrays import as_whole
 
 __all__ = ["check_seed", "derived_seed"]
 
@@ -11,14 +11,12 @@ _LARGEST = 2**63 - 1
 
 
 def check_seed(seed: Any, *, name: str = "seed") -> int:
-    """Return `seed` if it is a whole number from 0 to 2^63 - 1; ConfigError otherwise.
+    """`seed` as a Python integer, if it is a whole number of any make from 0 to 2^63 - 1; ConfigError otherwise.
 
     >>> check_seed(7)
     7
     """
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= _LARGEST:
-        raise ConfigError(f"{name} must be a whole number from 0 to {_LARGEST}, got {seed!r}")
-    return seed
+    return as_whole(seed, name, least=0, most=_LARGEST)
 
 
 def derived_seed(seed: int, *path: int | str) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from mnprobe.core.arrays import as_array, is_tensor
 from mnprobe.core.errors import FeatureError
 from mnprobe.core.files import require_room, whole_file
 from mnprobe.features.header import Header
@@ -128,7 +129,8 @@ def write_features(
 
     Args:
         path: the HDF5 file to make.
-        layers: name -> array (N, D) with one row per episode, or a sequence of N arrays (m_i, D) with m_i tokens each.
+        layers: name -> array (N, D) with one row per episode, array (N, T, D) with T tokens each, or a sequence of N
+            arrays (m_i, D) with m_i tokens each. Arrays are of any make: numpy, torch, DataFrames, nested lists.
         episodes: DataFrame or mapping of columns with at least `id`; see `make_columns` for the rest.
         keyframes: name -> the keyframe of each token, (N,) or N arrays (m_i,), for layers that have it.
         dtype: "float32" or "float16".
@@ -150,16 +152,27 @@ def write_features(
     with FeatureWriter(path, Header(**header), episodes, dtype=dtype) as writer:
         for name, values in layers.items():
             mark = marks.get(name)
-            if isinstance(values, np.ndarray):
-                writer.append(name, values, keyframe=None if mark is None else np.asarray(mark))
+            where = f"{path}:/layers/{name}"
+            if isinstance(values, np.ndarray) or is_tensor(values) or hasattr(values, "to_numpy"):
+                is_text = isinstance(values, np.ndarray) and values.dtype.kind not in "fiubO"
+                rows = values if is_text else as_array(values, where)  # what holds no numbers is refused below
+                if rows.ndim != 3:
+                    joined = None if mark is None else as_array(mark, f"{where} keyframes")
+                    writer.append(name, rows, keyframe=joined)
+                    continue
+                values = list(rows)
+            pieces = [as_array(piece, where) for piece in values]
+            if pieces and len({piece.shape for piece in pieces}) == 1 and pieces[0].ndim == 1 and pieces[0].size:
+                joined = None if mark is None else as_array(mark, f"{where} keyframes")
+                writer.append(name, np.stack(pieces), keyframe=joined)  # one row per episode, as a list
                 continue
-            pieces = [np.asarray(piece) for piece in values]
             shapes = {piece.shape[1:] for piece in pieces}
             if len(shapes) != 1 or len(next(iter(shapes))) != 1:
                 raise FeatureError(
-                    f"{path}:/layers/{name}: tokens of every episode must be (m, D), got {sorted(shapes)}"
+                    f"{where}: tokens of every episode must be (m, D), got {sorted(shapes)}; one row per episode is an "
+                    "array (N, D)"
                 )
-            joined = None if mark is None else np.concatenate([np.asarray(piece) for piece in mark])
+            joined = None if mark is None else np.concatenate([as_array(piece, f"{where} keyframes") for piece in mark])
             writer.append(name, np.concatenate(pieces), lengths=[len(piece) for piece in pieces], keyframe=joined)
     return path
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from mnprobe.core.arrays import Number, Whole, as_positive, as_whole
 from mnprobe.core.errors import ConfigError, TooFewSamples
 from mnprobe.core.progress import progress
 from mnprobe.probe.config import AlignConfig
@@ -35,12 +36,12 @@ def align(
     pairs: Pair | Sequence[Pair],
     config: AlignConfig | None = None,
     *,
-    n_jobs: int = 1,
+    n_jobs: Whole = 1,
     previous: pd.DataFrame | None = None,
     heads: Path | None = None,
     hits: Path | None = None,
     on_rows: Callable[[pd.DataFrame], None] | None = None,
-    every: float = 0.0,
+    every: Number = 0.0,
     quiet: bool = True,
 ) -> pd.DataFrame:
     """Measure how far u and e of each pair agree: fit T_u and T_e, then bidirectional Recall@k on held-out episodes.
@@ -65,7 +66,7 @@ def align(
     Raises:
         TooFewSamples: nothing can be measured, or a holdout asked for by name cannot; says how many there are.
         ProbeError: success and failure were asked for but outcomes are not known for any pair.
-        ConfigError: the same pair is given twice.
+        ConfigError: the same pair is given twice, or a number of processes or seconds is impossible.
 
     >>> import numpy as np
     >>> from mnprobe.probe import FitConfig, pair_arrays
@@ -76,6 +77,10 @@ def align(
     ['e2u', 'mean', 'u2e']
     """
     config = config or AlignConfig()
+    n_jobs = as_whole(n_jobs, "n_jobs", least=-1)
+    if not n_jobs:
+        raise ConfigError("n_jobs must be a number of processes, or -1 for one per core, got 0")
+    every = as_positive(every, "every", zero=True)
     chosen = [pairs] if isinstance(pairs, Pair) else list(pairs)
     notes: list[str] = []
     work = _all_planned(chosen, config, heads, notes)

@@ -7,8 +7,10 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from mnprobe.core.arrays import Number, Whole, as_share, as_whole
 from mnprobe.core.errors import TooFewSamples
 from mnprobe.core.labels import encode_labels
+from mnprobe.core.seeds import check_seed
 from mnprobe.probe.items import Items
 from mnprobe.probe.splits import (
     Holdout,
@@ -72,9 +74,9 @@ def balanced_draw(
     holdout: Holdout,
     *,
     sides: Sequence[Side],
-    draw: int = 0,
-    seed: int = 0,
-    test_share: float = 0.3,
+    draw: Whole = 0,
+    seed: Whole = 0,
+    test_share: Number = 0.3,
     test_only: bool = False,
 ) -> dict[Setting, Partition]:
     """One random draw: for success and failure of each side, a partition of equal size.
@@ -95,9 +97,11 @@ def balanced_draw(
             whatever their outcome; training rows are then empty.
 
     Raises:
+        ConfigError: a seed, draw or share is impossible.
         TooFewSamples: fewer than NEEDED training or test episodes can be matched; says how many there are.
     """
-    rng = np.random.default_rng([seed, 2, draw])
+    test_share = as_share(test_share, "test_share")
+    rng = np.random.default_rng([check_seed(seed), 2, as_whole(draw, "draw", least=0)])
     codes = _cells(items, holdout)
     cells = int(codes.max(initial=-1)) + 1
     quotas = {side: _quota(items, side, holdout, codes, cells, test_share, rng, test_only) for side in sides}

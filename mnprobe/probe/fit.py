@@ -3,19 +3,19 @@
 import copy
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from torch import Tensor
 
+from mnprobe.core.arrays import Array, Number, Truth, Whole, settle
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
 from mnprobe.core.labels import Labels, as_labels, encode_labels
+from mnprobe.core.seeds import check_seed
 from mnprobe.probe._arrays import as_device, as_features, torch_threads
 from mnprobe.probe.heads import AlignmentHeads, HeadKind
-from mnprobe.probe.loss import Positives, info_nce
+from mnprobe.probe.loss import Positives, loss_of_pairs
 from mnprobe.probe.pairing import Pairing
 from mnprobe.probe.steps import Form, stepper_for
 
@@ -29,29 +29,35 @@ DEFAULT_STEPS = 400
 class FitConfig:
     """How one pair of heads is fitted; saved beside the heads it produced."""
 
-    dim: int = 1024  # width of the shared space (paper)
-    tau: float = 0.1  # temperature (paper)
-    lr: float = 1e-4  # Adam's learning rate (paper)
-    weight_decay: float = 0.0  # Adam's L2 term; the paper gives none
-    steps: int | None = None  # optimiser steps; DEFAULT_STEPS when epochs is not given either
-    epochs: int | None = None  # or passes over u
-    batch: int = 256  # pairs per step; all items when there are fewer. The paper does not give it for the probe
+    dim: Whole = 1024  # width of the shared space (paper)
+    tau: Number = 0.1  # temperature (paper)
+    lr: Number = 1e-4  # Adam's learning rate (paper)
+    weight_decay: Number = 0.0  # Adam's L2 term; the paper gives none
+    steps: Whole | None = None  # optimiser steps; DEFAULT_STEPS when epochs is not given either
+    epochs: Whole | None = None  # or passes over u
+    batch: Whole = 256  # pairs per step; all items when there are fewer. The paper does not give it for the probe
     positives: Positives = "diagonal"  # equation 2 as printed; the other forms: see info_nce
     heads: HeadKind = "linear"  # the paper's; "mlp" tests whether linear suffices
-    depth: int = 2  # layers of an mlp head
-    standardise: bool = True  # with training means and deviations
-    early_stop: bool = False  # stop on the validation loss and keep the best heads
-    patience: int = 5  # checks without a better validation loss before stopping
-    check_every: int = 20  # steps between checks
+    depth: Whole = 2  # layers of an mlp head
+    standardise: Truth = True  # with training means and deviations
+    early_stop: Truth = False  # stop on the validation loss and keep the best heads
+    patience: Whole = 5  # checks without a better validation loss before stopping
+    check_every: Whole = 20  # steps between checks
 
     def __post_init__(self) -> None:
+        settle(
+            self,
+            wholes=("dim", "steps", "epochs", "batch", "depth", "patience", "check_every"),
+            numbers=("tau", "lr", "weight_decay"),
+            truths=("standardise", "early_stop"),
+        )
         for name in ("dim", "batch", "patience", "check_every", "depth"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)!r}")
         for name in ("tau", "lr"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
                 raise ConfigError(f"{name} must be a positive number, got {getattr(self, name)!r}")
-        if not self.weight_decay >= 0:
+        if not 0 <= self.weight_decay < math.inf:
             raise ConfigError(f"weight_decay must be >= 0, got {self.weight_decay!r}")
         if self.batch < 2:
             raise ConfigError(f"batch must be at least 2: one pair has nothing to contrast with, got {self.batch!r}")
@@ -77,8 +83,8 @@ class FitConfig:
 class Validation(NamedTuple):
     """Held-out features and groups that early stopping watches; never the test set."""
 
-    u: Tensor | NDArray[Any]
-    e: Tensor | NDArray[Any]
+    u: Array
+    e: Array
     groups_u: Labels
     groups_e: Labels
 
@@ -113,16 +119,16 @@ class FitResult:
 
 
 def fit_heads(
-    u: Float[Tensor, "n du"] | Float[np.ndarray, "n du"],
-    e: Float[Tensor, "m de"] | Float[np.ndarray, "m de"],
+    u: Array,
+    e: Array,
     groups_u: Labels,
     groups_e: Labels | None = None,
     *,
     config: FitConfig | None = None,
-    seed: int = 0,
+    seed: Whole = 0,
     validation: Validation | None = None,
     device: str | torch.device = "cpu",
-    threads: int = 1,
+    threads: Whole = 1,
     form: Form = "auto",
 ) -> FitResult:
     """Fit T_u and T_e so that observed and executed actions of the same group come to lie together (paper, eq. 4).
@@ -135,8 +141,8 @@ def fit_heads(
     thread is used unless `threads` says otherwise. No global random state is read or changed.
 
     Args:
-        u: observed side, one row per item.
-        e: executed side, one row per item; its items need not be those of `u`.
+        u: observed side, one row per item (n, du), numbers of any make that float32 can hold.
+        e: executed side, one row per item (m, de); its items need not be those of `u`.
         groups_u: what counts as the same action: episode, instruction or task of each u.
         groups_e: the same for each e; `groups_u` when not given.
         config: all settings; the paper's by default.
@@ -148,7 +154,7 @@ def fit_heads(
             Gram matrices (linear heads); "auto", the cheaper of both. The steps are the same up to rounding.
 
     Raises:
-        FeatureError: shapes, counts or values are wrong.
+        FeatureError: shapes, counts or values are wrong, or float32 would lose what tells the rows apart.
         ProbeError: a group is on one side only, or the loss is no longer finite.
         TooFewSamples: fewer than 2 items or than 2 groups.
         ConfigError: `validation` and config.early_stop disagree, or the device does not exist.
@@ -159,6 +165,9 @@ def fit_heads(
     (3, 12, 'all steps')
     """
     config = config or FitConfig()
+    seed = check_seed(seed)
+    if form not in get_args(Form):
+        raise ConfigError(f"form must be one of {', '.join(get_args(Form))}, got {form!r}")
     if config.early_stop != (validation is not None):
         raise ConfigError(
             f"early_stop={config.early_stop} but validation data were {'' if validation else 'not '}given: "
@@ -274,7 +283,7 @@ class _Watch:
         size = min(self._config.batch, len(self._u))
         with torch.no_grad():
             losses = [
-                info_nce(
+                loss_of_pairs(
                     *heads(self._u[start : start + size], self._e[start : start + size]),
                     tau=self._config.tau,
                     groups=self._groups[start : start + size],

@@ -11,10 +11,12 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from mnprobe.core.arrays import Array, Whole, as_whole
 from mnprobe.core.commands import command_of
-from mnprobe.core.errors import CheckpointError, ConfigError
+from mnprobe.core.errors import CheckpointError, ConfigError, FeatureError
 from mnprobe.core.provenance import canonical_json
 from mnprobe.models.loading import write_safetensors
+from mnprobe.probe._arrays import as_features, as_floats, check_finite_rows
 
 __all__ = ["AlignmentHeads", "HeadKind", "load_heads", "save_heads"]
 
@@ -49,14 +51,16 @@ class AlignmentHeads(nn.Module):
 
     def __init__(
         self,
-        dim_u: int,
-        dim_e: int,
-        dim: int = 1024,
+        dim_u: Whole,
+        dim_e: Whole,
+        dim: Whole = 1024,
         kind: HeadKind = "linear",
-        depth: int = 2,
+        depth: Whole = 2,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        dim_u, dim_e, dim = as_whole(dim_u, "dim_u"), as_whole(dim_e, "dim_e"), as_whole(dim, "dim")
+        depth = as_whole(depth, "depth")
         for name, value in (("dim_u", dim_u), ("dim_e", dim_e), ("dim", dim)):
             if value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value!r}")
@@ -73,33 +77,41 @@ class AlignmentHeads(nn.Module):
             self.register_buffer(f"mean_{side}", torch.zeros(width))
             self.register_buffer(f"std_{side}", torch.ones(width))
 
-    def set_standardisation(self, u: Float[Tensor, "n du"], e: Float[Tensor, "m de"]) -> None:
-        """Take means and deviations from training features; a feature that never changes is only centred."""
+    def set_standardisation(self, u: Array, e: Array) -> None:
+        """Take means and deviations from training features; a feature that never changes is only centred.
+
+        A feature counts as one that never changes where its deviation is at most 1e-6 of its mean, some ten roundings
+        of a float32.
+        """
         for side, values in (("u", u), ("e", e)):
-            mean, std = _moments(values)
+            mean, std = _moments(as_features(values, side))
             getattr(self, f"mean_{side}").copy_(mean)
             getattr(self, f"std_{side}").copy_(std)
 
-    def standardise_u(self, u: Float[Tensor, "*n du"]) -> Float[Tensor, "*n du"]:
+    def standardise_u(self, u: Array) -> Float[Tensor, "*n du"]:
         """Observed features with the training mean taken off, over the training deviation."""
-        return (u - self.mean_u) / self.std_u
+        return _standardised(u, self.mean_u, self.std_u, "u")
 
-    def standardise_e(self, e: Float[Tensor, "*n de"]) -> Float[Tensor, "*n de"]:
+    def standardise_e(self, e: Array) -> Float[Tensor, "*n de"]:
         """Executed features with the training mean taken off, over the training deviation."""
-        return (e - self.mean_e) / self.std_e
+        return _standardised(e, self.mean_e, self.std_e, "e")
 
-    def map_u(self, u: Float[Tensor, "*n du"]) -> Float[Tensor, "*n dim"]:
-        """z_u = T_u(u) of raw features."""
+    def map_u(self, u: Array) -> Float[Tensor, "*n dim"]:
+        """z_u = T_u(u) of raw features (..., du)."""
         return torch.as_tensor(self.t_u(self.standardise_u(u)))
 
-    def map_e(self, e: Float[Tensor, "*n de"]) -> Float[Tensor, "*n dim"]:
-        """z_e = T_e(e) of raw features."""
+    def map_e(self, e: Array) -> Float[Tensor, "*n dim"]:
+        """z_e = T_e(e) of raw features (..., de)."""
         return torch.as_tensor(self.t_e(self.standardise_e(e)))
 
-    def forward(
-        self, u: Float[Tensor, "*n du"], e: Float[Tensor, "*m de"]
-    ) -> tuple[Float[Tensor, "*n dim"], Float[Tensor, "*m dim"]]:
-        """(z_u, z_e) of raw features; the two sides may have different numbers of rows."""
+    def forward(self, u: Array, e: Array) -> tuple[Float[Tensor, "*n dim"], Float[Tensor, "*m dim"]]:
+        """(z_u, z_e) of raw features; the two sides may have different numbers of rows.
+
+        Takes what `fit_heads` takes: arrays, tensors, lists or DataFrames of any type of numbers. Gradients flow
+        through tensors.
+
+        Raises FeatureError for features of another width than the heads', and for NaN or infinity.
+        """
         return self.map_u(u), self.map_e(e)
 
 
@@ -179,6 +191,36 @@ def _linear(width_in: int, width_out: int, generator: torch.Generator) -> nn.Lin
 def _moments(values: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
     """Mean and population deviation in float64; deviation 1 where it is nothing but rounding."""
     exact = values.double()
-    mean, std = exact.mean(0), exact.std(0, correction=0)
-    constant = std <= 1e-6 * mean.abs().clamp_min(1e-12)
+    mean = exact.mean(0)
+    largest = exact.abs().amax(0)
+    ordinary = (largest == 0) | ((largest > 1e-100) & (largest < 1e100))  # the squares of others leave float64
+    unit = torch.where(ordinary, 1.0, largest)
+    std = (exact / unit).std(0, correction=0) * unit
+    constant = (std <= 1e-6 * mean.abs()) | (std.float() == 0)
     return mean.float(), torch.where(constant, 1.0, std).float()
+
+
+def _standardised(values: Array, mean: Tensor, std: Tensor, side: str) -> Tensor:
+    """Raw features of any make on the heads' device, standardised; float64 is centred before it is rounded."""
+    if isinstance(values, Tensor) and values.is_floating_point():
+        x = values.to(mean.device)
+    else:
+        x = as_floats(values, side).to(mean.device)
+    if not x.ndim or x.shape[-1] != len(mean):
+        width = f"width {x.shape[-1]}" if x.ndim else "no width"
+        raise FeatureError(
+            f"{side} has {width} (shape {tuple(x.shape)}), but these heads take {side} of width {len(mean)}, that of "
+            "the features they were fitted on"
+        )
+    if x.dtype == torch.float64 and mean.dtype != torch.float64:
+        out = ((x - mean.double()) / std.double()).to(mean.dtype)
+    else:
+        out = (x.to(mean.dtype) - mean) / std
+    if x.numel() and not x.requires_grad:  # in training the loss is looked at, and no device is waited for
+        check_finite_rows(x, side)
+        if not bool(torch.isfinite(out).all()):
+            raise FeatureError(
+                f"{side}: numbers up to {float(x.abs().max()):.3g} are too large for these heads (mean "
+                f"{float(mean.abs().max()):.3g}). Were they fitted on features of another unit"
+            )
+    return out

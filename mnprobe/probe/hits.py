@@ -84,7 +84,8 @@ def hits_name(about: Mapping[str, Any], splits: Sequence[str]) -> str:
 
 def write_hits(path: Path, scores: HitScores) -> None:
     """Write as compressed arrays, whole or not at all; the same scores give the same bytes."""
-    arrays = {name: getattr(scores, name) for name in (*_TEXT, "splits", *_NUMBERS)}
+    arrays: dict[str, Any] = {name: np.asarray(getattr(scores, name), dtype=np.str_) for name in (*_TEXT, "splits")}
+    arrays |= {name: getattr(scores, name) for name in _NUMBERS}
     about = canonical_json({"format": _FORMAT} | dict(scores.about))
     with whole_file(path) as part, part.open("wb") as file:
         np.savez_compressed(file, about=np.array(about), **arrays)

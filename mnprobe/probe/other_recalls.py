@@ -1,18 +1,16 @@
 """Two other numbers that are also called recall: true recall and the rank of the own pair. Only on request."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
-from mnprobe.core.errors import ConfigError, FeatureError
+from mnprobe.core.arrays import Array, Number, as_wholes
+from mnprobe.core.errors import ConfigError, FeatureError, ProbeError
 from mnprobe.core.labels import Labels, as_labels, encode_labels
-from mnprobe.probe._arrays import as_features
-from mnprobe.probe.retrieval import TOLERANCE
+from mnprobe.probe._arrays import TOLERANCE, unit_sides
+from mnprobe.probe.retrieval import checked_tolerance
 
 __all__ = ["paired_ranks", "true_recall_at_k"]
 
@@ -20,64 +18,71 @@ _BLOCK_ENTRIES = 1 << 24
 
 
 def true_recall_at_k(
-    z_query: Float[Tensor, "n d"] | Float[np.ndarray, "n d"],
-    z_gallery: Float[Tensor, "m d"] | Float[np.ndarray, "m d"],
+    z_query: Array,
+    z_gallery: Array,
     groups_query: Labels,
     groups_gallery: Labels,
     *,
-    k: Sequence[int] = (1, 5, 10),
-    tolerance: float = TOLERANCE,
+    k: Any = (1, 5, 10),
+    tolerance: Number = TOLERANCE,
 ) -> dict[int, float]:
     """Mean share of a query's positives that are among its k nearest, one direction, ties by expectation.
 
     Unlike the hit rate of `recall_at_k` it can be at most k / (number of positives). Queries without a positive are
     left out.
 
+    Raises ConfigError for an impossible k (one or several) or tolerance, FeatureError for shapes, counts or values that
+    do not fit, ProbeError when no query has a positive.
+
     >>> z = torch.eye(2).repeat_interleave(2, dim=0)
     >>> true_recall_at_k(z, z, [0, 0, 1, 1], [0, 0, 1, 1], k=[1, 2])
     {1: 0.5, 2: 1.0}
     """
-    query = functional.normalize(as_features(z_query, "z_query"), dim=1)
-    gallery = functional.normalize(as_features(z_gallery, "z_gallery"), dim=1)
-    if not k or min(k) < 1 or max(k) > len(gallery):
-        raise ConfigError(f"k must lie between 1 and the gallery size {len(gallery)}, got {list(k)!r}")
+    ks = as_wholes(k, "k")
+    names_of_sides = ("z_query", "z_gallery")
+    query, gallery, tolerance = unit_sides(z_query, z_gallery, names_of_sides, checked_tolerance(tolerance))
+    if max(ks) > len(gallery):
+        raise ConfigError(f"k must lie between 1 and the gallery size {len(gallery)}, got {list(ks)!r}")
     (codes_q, codes_g), names = encode_labels(
         as_labels(groups_query, len(query), "groups_query"), as_labels(groups_gallery, len(gallery), "groups_gallery")
     )
     positives = torch.from_numpy(np.bincount(codes_g, minlength=len(names))[codes_q]).double()
     ids_q, ids_g = torch.from_numpy(codes_q).to(query.device), torch.from_numpy(codes_g).to(query.device)
-    found = {n: torch.zeros(len(query), dtype=torch.float64) for n in k}
+    able = positives > 0
+    if not bool(able.any()):
+        raise ProbeError(f"none of {len(query)} queries has an item of its group in the gallery of {len(gallery)}")
+    found = {n: torch.zeros(len(query), dtype=torch.float64) for n in ks}
     rows = max(1, _BLOCK_ENTRIES // len(gallery))
     for start in range(0, len(query), rows):
         part = slice(start, start + rows)
         similar = query[part] @ gallery.T
         same = ids_q[part, None] == ids_g[None, :]
-        nearest = similar.topk(max(k), dim=1).values
-        for n in k:
+        nearest = similar.topk(max(ks), dim=1).values
+        for n in ks:
             edge = nearest[:, n - 1 : n]
             above = similar > edge + tolerance
             tied = (similar >= edge - tolerance) & ~above
             share = (n - above.sum(1)) / tied.sum(1).double()
             found[n][part] = ((above & same).sum(1) + share * (tied & same).sum(1)).double().cpu()
-    able = positives > 0
-    return {n: float((found[n][able] / positives[able]).mean()) for n in k}
+    return {n: float((found[n][able] / positives[able]).mean()) for n in ks}
 
 
 def paired_ranks(
-    z_u: Float[Tensor, "n d"] | Float[np.ndarray, "n d"],
-    z_e: Float[Tensor, "n d"] | Float[np.ndarray, "n d"],
+    z_u: Array,
+    z_e: Array,
     *,
-    tolerance: float = TOLERANCE,
+    tolerance: Number = TOLERANCE,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Rank (1 = nearest) of row i's own partner, u to e and e to u; ties share their mean rank.
 
     Only row i counts as right, so items that share an instruction punish each other. Source: specs/measuring.md, 3.
 
+    Raises FeatureError for shapes or values that do not fit, ConfigError for an impossible tolerance.
+
     >>> [ranks.tolist() for ranks in paired_ranks(torch.eye(3), torch.eye(3))]
     [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
     """
-    u = functional.normalize(as_features(z_u, "z_u"), dim=1)
-    e = functional.normalize(as_features(z_e, "z_e"), dim=1)
+    u, e, tolerance = unit_sides(z_u, z_e, ("z_u", "z_e"), checked_tolerance(tolerance))
     if u.shape != e.shape:
         raise FeatureError(f"paired ranks need equal shapes, got {tuple(u.shape)} and {tuple(e.shape)}")
     own = (u * e).sum(1)

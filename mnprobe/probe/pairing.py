@@ -6,8 +6,9 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mnprobe.core.arrays import Whole, as_whole
 from mnprobe.core.errors import ProbeError
-from mnprobe.core.labels import some
+from mnprobe.core.labels import Labels, as_labels, encode_labels, some
 
 __all__ = ["Pairing"]
 
@@ -16,36 +17,41 @@ class Pairing:
     """Random partners within groups; a group is an episode, an instruction or a task (paper, section 4.1 and table 3).
 
     Args:
-        groups_u: group number of every u.
-        groups_e: group number of every e.
+        groups_u: group of every u: numbers, or labels of any kind.
+        groups_e: group of every e.
         names: what each group number is called, for errors.
 
     Raises:
-        ProbeError: a group is present on one side only; the message lists such groups.
+        ProbeError: a group is present on one side only (the message lists such groups), or there are none.
+        FeatureError: a label is missing.
 
     >>> pairing = Pairing(np.array([0, 0, 1]), np.array([1, 0]))
     >>> pairing.draw(torch.Generator().manual_seed(0)).tolist()
     [1, 1, 0]
     """
 
-    def __init__(
-        self, groups_u: NDArray[np.int64], groups_e: NDArray[np.int64], names: list[str] | None = None
-    ) -> None:
-        present_u, present_e = np.unique(groups_u), np.unique(groups_e)
+    def __init__(self, groups_u: Labels, groups_e: Labels, names: list[str] | None = None) -> None:
+        of_u, of_e = as_labels(groups_u, None, "groups_u"), as_labels(groups_e, None, "groups_e")
+        if not len(of_u) or not len(of_e):
+            raise ProbeError(f"pairing needs items on both sides, got {len(of_u)} and {len(of_e)}")
+        if {of_u.dtype.kind, of_e.dtype.kind} != {"i"}:
+            (of_u, of_e), names = encode_labels(of_u, of_e)
+        present_u, present_e = np.unique(of_u), np.unique(of_e)
         _refuse_lonely(present_u, present_e, names)
         self.n_groups = len(present_u)
-        self._of_u = torch.from_numpy(np.searchsorted(present_u, groups_u))
-        self._u = _Members(np.searchsorted(present_u, groups_u), self.n_groups)
-        self._e = _Members(np.searchsorted(present_u, groups_e), self.n_groups)
+        codes_u, codes_e = (np.searchsorted(present_u, groups).astype(np.int64) for groups in (of_u, of_e))
+        self._of_u = torch.from_numpy(codes_u)
+        self._u, self._e = _Members(codes_u, self.n_groups), _Members(codes_e, self.n_groups)
 
     def draw(self, generator: torch.Generator) -> Int[Tensor, " n_u"]:
         """For every u, the row of a random e of its group."""
         return self._e.pick(self._of_u, generator)
 
     def draw_one_per_group(
-        self, size: int, generator: torch.Generator
+        self, size: Whole, generator: torch.Generator
     ) -> tuple[Int[Tensor, " size"], Int[Tensor, " size"]]:
-        """`size` different groups at random, and of each a random u row and a random e row."""
+        """`size` different groups at random (n_groups at most), and of each a random u row and a random e row."""
+        size = as_whole(size, "size", least=1, most=self.n_groups)
         groups = torch.randperm(self.n_groups, generator=generator)[:size]
         return self._u.pick(groups, generator), self._e.pick(groups, generator)
 

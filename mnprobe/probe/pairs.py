@@ -7,10 +7,9 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
+from mnprobe.core.arrays import Array
 from mnprobe.core.errors import ConfigError, FeatureError
 from mnprobe.core.labels import Labels, is_missing, same_text
 from mnprobe.features import FeatureFile
@@ -77,8 +76,8 @@ class Pair:
 
 
 def pair_arrays(
-    u: Float[Tensor, "n du"] | Float[np.ndarray, "n du"],
-    e: Float[Tensor, "n de"] | Float[np.ndarray, "n de"],
+    u: Array,
+    e: Array,
     instructions: Labels,
     *,
     ids: Labels | None = None,

@@ -1,25 +1,19 @@
 """Bidirectional nearest-neighbour retrieval: Recall@k with ties by expectation, never an N x N matrix in memory."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
+from mnprobe.core.arrays import Array, Number, Whole, as_number, as_whole, as_wholes
 from mnprobe.core.errors import ConfigError, ProbeError
 from mnprobe.core.labels import Labels, as_labels, encode_labels
-from mnprobe.probe._arrays import as_features
+from mnprobe.probe._arrays import TOLERANCE, unit_sides
 from mnprobe.probe._blocks import Layout, count_negatives, tied_positives
-from mnprobe.probe.chance import chance_recall
+from mnprobe.probe.chance import chance_recall, own_rows
 
-__all__ = ["TOLERANCE", "DirectionRecall", "Recall", "expected_hit", "recall_at_k"]
-
-TOLERANCE = 2e-6
-"""Cosine similarities closer than this count as tied: some ten times the rounding error of a float32 product."""
+__all__ = ["TOLERANCE", "DirectionRecall", "Recall", "checked_tolerance", "expected_hit", "recall_at_k"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,17 +68,17 @@ class Recall:
 
 
 def recall_at_k(
-    z_u: Float[Tensor, "n d"] | Float[np.ndarray, "n d"],
-    z_e: Float[Tensor, "m d"] | Float[np.ndarray, "m d"],
+    z_u: Array,
+    z_e: Array,
     groups_u: Labels,
     groups_e: Labels | None = None,
     *,
-    k: Sequence[int] = (1, 5, 10),
+    k: Any = (1, 5, 10),
     exclude_own: bool = False,
     ids_u: Labels | None = None,
     ids_e: Labels | None = None,
-    tolerance: float = TOLERANCE,
-    block: int | None = None,
+    tolerance: Number = TOLERANCE,
+    block: Whole | None = None,
 ) -> Recall:
     """Recall@k (hit rate) of cosine retrieval u to e and e to u: is one of the k nearest of the query's group?
 
@@ -96,11 +90,11 @@ def recall_at_k(
     Both directions come from one product, in blocks: memory is a few blocks beside the normalised features.
 
     Args:
-        z_u: observed actions in the shared space, at any scale.
-        z_e: executed actions in the shared space.
+        z_u: observed actions in the shared space (n, d), at any scale; a row of zeros is as near to all.
+        z_e: executed actions in the shared space (m, d).
         groups_u: group of each u (instruction, episode or task).
         groups_e: group of each e; `groups_u` when not given (then both sides need equally many rows).
-        k: neighbour counts to report.
+        k: neighbour counts to report, one or several.
         exclude_own: leave the query's own episode out of its gallery.
         ids_u: episode of each u, to know its own; row numbers when not given.
         ids_e: episode of each e; row numbers when not given.
@@ -109,7 +103,7 @@ def recall_at_k(
 
     Raises:
         ConfigError: k or tolerance is impossible.
-        FeatureError: shapes, counts or values do not fit.
+        FeatureError: shapes, counts or values do not fit, or all rows of a side share one direction up to rounding.
         ProbeError: no query has an item of its group on the other side, or ids repeat where the own is left out.
 
     Source: paper, section 2.2; ties by expectation as in specs/measuring.md, section 3.
@@ -118,18 +112,21 @@ def recall_at_k(
     >>> recall_at_k(torch.eye(4), torch.eye(4), ["a", "b", "c", "d"], k=[1]).recall(1)
     1.0
     """
-    ks = _checked(k, tolerance, block)
-    u, e = as_features(z_u, "z_u"), as_features(z_e, "z_e")
+    ks = as_wholes(k, "k")
+    if block is not None and as_whole(block, "block") < 1:
+        raise ConfigError(f"block must be at least 1 row, got {block!r}")
+    u, e, tolerance = unit_sides(z_u, z_e, ("z_u", "z_e"), checked_tolerance(tolerance))
     labels_u = as_labels(groups_u, len(u), "groups_u")
     labels_e = labels_u if groups_e is None else as_labels(groups_e, len(e), "groups_e")
     labels_e = as_labels(labels_e, len(e), "groups_e")
     codes_u, codes_e = encode_labels(labels_u, labels_e)[0]
-    own_e = _own(ids_u, ids_e, codes_u, codes_e) if exclude_own else None
+    own_e = own_rows(ids_u, ids_e, codes_u, codes_e) if exclude_own else None
     layout = Layout.of(codes_u, codes_e, own_e)
-    sorted_u = functional.normalize(u[layout.order_u.to(u.device)], dim=1)
-    sorted_e = functional.normalize(e[layout.order_e.to(e.device)], dim=1)
+    sorted_u, sorted_e = u[layout.order_u.to(u.device)], e[layout.order_e.to(e.device)]
     positives = tied_positives(sorted_u, sorted_e, layout, tolerance)
-    negatives = count_negatives(sorted_u, sorted_e, layout, positives, tolerance, block)
+    negatives = count_negatives(
+        sorted_u, sorted_e, layout, positives, tolerance, None if block is None else as_whole(block, "block")
+    )
     directions = []
     for side, query, gallery, ids in (
         ("u", labels_u, labels_e, (ids_u, ids_e)),
@@ -180,40 +177,16 @@ def expected_hit(
     """
     left = k - above
     miss = np.ones(len(above))
-    for drawn in range(k):
+    for drawn in range(min(k, int(tied_other.max(initial=0)) + 1)):  # beyond, a miss is impossible already
         others = np.maximum(tied_other - drawn, 0)
         step = others / np.maximum(tied_same + others, 1)
         miss = np.where(drawn < left, miss * step, miss)
     return np.where(left > 0, 1.0 - miss, 0.0)
 
 
-def _own(
-    ids_u: Labels | None, ids_e: Labels | None, groups_u: NDArray[np.int64], groups_e: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """For each u the row of e with the same id, or -1."""
-    labels_u: NDArray[Any] = np.arange(len(groups_u)) if ids_u is None else as_labels(ids_u, len(groups_u), "ids_u")
-    labels_e: NDArray[Any] = np.arange(len(groups_e)) if ids_e is None else as_labels(ids_e, len(groups_e), "ids_e")
-    (codes_u, codes_e), names = encode_labels(labels_u, labels_e)
-    for side, codes in (("u", codes_u), ("e", codes_e)):
-        counts = np.bincount(codes, minlength=len(names))
-        if counts.max() > 1:
-            name = names[int(counts.argmax())]
-            raise ProbeError(f"leaving the own episode out needs one row per episode; {name!r} is twice on side {side}")
-    row = np.full(len(names), -1)
-    row[codes_e] = np.arange(len(codes_e))
-    own = row[codes_u]
-    strange = np.flatnonzero((own >= 0) & (groups_e[own] != groups_u))
-    if len(strange):
-        name = names[int(codes_u[strange[0]])]
-        raise ProbeError(f"episode {name!r} has one group on side u and another on side e: its own pair is no positive")
-    return own
-
-
-def _checked(k: Sequence[int], tolerance: float, block: int | None) -> tuple[int, ...]:
-    if not k or min(k) < 1:
-        raise ConfigError(f"k must be one or more neighbour counts of at least 1, got {list(k)!r}")
-    if not tolerance >= 0:
+def checked_tolerance(tolerance: Any) -> float:
+    """A difference of cosines of at least 0; ConfigError otherwise."""
+    number = as_number(tolerance)
+    if not 0 <= number < np.inf:
         raise ConfigError(f"tolerance must be >= 0, got {tolerance!r}")
-    if block is not None and block < 1:
-        raise ConfigError(f"block must be at least 1 row, got {block!r}")
-    return tuple(sorted(set(k)))
+    return number

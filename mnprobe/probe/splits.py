@@ -6,8 +6,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from mnprobe.core.arrays import Number, Whole, as_number
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
 from mnprobe.core.labels import PARTITIONS, encode_labels, some
+from mnprobe.core.seeds import check_seed
 from mnprobe.probe.items import GroupKind, Items
 
 __all__ = [
@@ -49,9 +51,9 @@ def hold_out(
     items: Items,
     holdout: Holdout,
     *,
-    seed: int = 0,
-    test_share: float = 0.3,
-    validation_share: float = 0.0,
+    seed: Whole = 0,
+    test_share: Number = 0.3,
+    validation_share: Number = 0.0,
 ) -> Partition:
     """Split episodes so that the test set answers one question.
 
@@ -77,11 +79,12 @@ def hold_out(
     """
     if holdout not in _UNIT:
         raise ConfigError(f"holdout must be one of {', '.join(get_args(Holdout))}, got {holdout!r}")
+    test_share, validation_share = as_number(test_share), as_number(validation_share)
     for name, share in (("test_share", test_share), ("validation_share", validation_share)):
         if not 0 <= share < 1 or (name == "test_share" and share == 0):
             raise ConfigError(f"{name} must lie between 0 and 1, got {share!r}")
     everything = np.arange(len(items))
-    rng = np.random.default_rng([seed, 1])
+    rng = np.random.default_rng([check_seed(seed), 1])
     pool_train, pool_test = _pools(items, everything)
     cut = _cut_episodes if holdout == "episodes" else _cut_groups
     train, test, note = cut(items, holdout, pool_train, pool_test, test_share, rng)

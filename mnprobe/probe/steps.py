@@ -7,9 +7,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mnprobe.core.errors import ConfigError
+from mnprobe.probe._arrays import row_factors
 from mnprobe.probe.gram import gram_step, worth_it
 from mnprobe.probe.heads import AlignmentHeads
-from mnprobe.probe.loss import Positives, info_nce
+from mnprobe.probe.loss import Positives, loss_of_pairs
 
 __all__ = ["Form", "Stepper", "stepper_for"]
 
@@ -62,7 +63,8 @@ class _Direct:
         return features
 
     def step(self, u: Float[Tensor, "b du"], e: Float[Tensor, "b de"], groups: Int[Tensor, " b"]) -> float:
-        loss = info_nce(self._heads.t_u(u), self._heads.t_e(e), tau=self._tau, groups=groups, positives=self._positives)
+        z_u, z_e = self._heads.t_u(u), self._heads.t_e(e)
+        loss = loss_of_pairs(z_u, z_e, tau=self._tau, groups=groups, positives=self._positives)
         self._adam.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self._adam.step()
@@ -80,7 +82,8 @@ class _Gram:
         self._adam = torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay, fused=True)
 
     def inputs(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        return nn.functional.pad(features, (0, 1), value=1.0)
+        padded = nn.functional.pad(features, (0, 1), value=1.0)
+        return padded * row_factors(padded)  # the loss knows directions only: huge rows lose their scale, exactly
 
     def step(self, u: Float[Tensor, "b du"], e: Float[Tensor, "b de"], groups: Int[Tensor, " b"]) -> float:
         found = gram_step(self._t_u, self._t_e, u, e, tau=self._tau, groups=groups, positives=self._positives)

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit, stdtrit
 
-from mnprobe.core.errors import ConfigError
+from mnprobe.core.arrays import Array, Number, as_array, as_share, as_vector, as_weights, power_near_one
+from mnprobe.core.errors import FeatureError
 from mnprobe.core.labels import Labels, as_labels, encode_labels
 
 __all__ = [
@@ -23,6 +24,7 @@ FEW_CLUSTERS = 8
 """With fewer clusters an interval says little; it is given with a note."""
 
 _ROUNDING = 1e-12
+_SHARED = 1e4  # values this many times farther from 0 than from each other are centred before they are summed
 
 
 class Interval(NamedTuple):
@@ -35,12 +37,12 @@ class Interval(NamedTuple):
 
 
 def cluster_jackknife(
-    values: NDArray[np.float64],
+    values: Array,
     clusters: Labels,
     *,
-    weights: NDArray[np.float64] | None = None,
+    weights: Array | None = None,
     shares: bool = False,
-    level: float = 0.95,
+    level: Number = 0.95,
 ) -> Interval:
     """Interval of a mean from the standard error of leaving out one cluster at a time, with Student's t.
 
@@ -55,7 +57,7 @@ def cluster_jackknife(
         values: one number per item (n,), or several columns (n, m), NaN where an item has none; then the statistic is
             the mean over columns of the column means (recall in both directions).
         clusters: the instruction of each item.
-        weights: of each item in the column means; equal when not given.
+        weights: of each item in the column means, at least 0; equal when not given.
         shares: the mean is a share from 0 to 1. Where it is 0 or 1, nothing varies; the open end is then the exact
             binomial bound for one trial per cluster, so that 4 instructions without a miss do not claim 100 % to 100 %.
         level: coverage, 0.95 for 95 %.
@@ -63,7 +65,11 @@ def cluster_jackknife(
     Returns:
         The interval. With fewer than 2 clusters its ends are NaN, with fewer than FEW_CLUSTERS it carries a warning.
 
-    Raises ConfigError for a level outside (0, 1).
+    Raises:
+        ConfigError: a level outside (0, 1).
+        FeatureError: values, clusters and weights are not of one count, a value is infinite, a weight is negative or
+            no number, a cluster has no name, or `shares` are not from 0 to 1.
+
     Source: Efron and Tibshirani 1993, chapter 11; MacKinnon, Nielsen and Webb 2023 (cluster jackknife, CV3); Kish 1965
     (E); Clopper and Pearson 1934. The middle is the second-order Taylor expansion of log-odds.
 
@@ -73,19 +79,20 @@ def cluster_jackknife(
     >>> [round(end, 2) for end in cluster_jackknife(np.ones(4), ["a", "b", "c", "d"], shares=True)[:2]]
     [0.4, 1.0]
     """
-    sums, counts = _by_cluster(values, clusters, weights)
-    signs = np.ones(sums.shape[1]) / sums.shape[1]
-    return _interval(sums, counts, signs, shares, level)
+    level = as_share(level, "level")
+    columns = _columns(values, "values")
+    table = _by_cluster(columns, np.ones(columns.shape[1]) / columns.shape[1], clusters, weights)
+    return _interval(table, shares, level)
 
 
 def cluster_jackknife_difference(
-    one: NDArray[np.float64],
-    other: NDArray[np.float64],
+    one: Array,
+    other: Array,
     clusters: Labels,
     *,
-    weights: NDArray[np.float64] | None = None,
+    weights: Array | None = None,
     shares: bool = False,
-    level: float = 0.95,
+    level: Number = 0.95,
 ) -> Interval:
     """The same for mean(one) - mean(other), paired: a cluster is left out of both at once.
 
@@ -97,8 +104,13 @@ def cluster_jackknife_difference(
     >>> round(found.low, 6), round(found.high, 6)
     (0.5, 0.5)
     """
-    sums, counts, signs = _difference(one, other, clusters, weights)
-    found = _interval(sums, counts, signs, False, level)
+    level = as_share(level, "level")
+    if shares:
+        for values, name in ((one, "one"), (other, "other")):
+            columns = _columns(values, name)
+            if (columns < -_ROUNDING).any() or (columns > 1 + _ROUNDING).any():
+                raise FeatureError(f"shares=True is for numbers from 0 to 1, but {name} holds others")
+    found = _interval(_difference(one, other, clusters, weights), False, level)
     if not shares or not found.high - found.low <= _ROUNDING:
         return found
     other_way = 1 - ((1 - level) / 2) ** (1 / found.n_clusters)
@@ -107,45 +119,82 @@ def cluster_jackknife_difference(
 
 
 def standard_error(
-    one: NDArray[np.float64],
-    other: NDArray[np.float64],
+    one: Array,
+    other: Array,
     clusters: Labels,
     *,
-    weights: NDArray[np.float64] | None = None,
+    weights: Array | None = None,
 ) -> float:
     """The standard error behind `cluster_jackknife_difference`; NaN with fewer than 2 clusters.
 
     >>> round(standard_error(np.array([1.0, 0.0]), np.array([0.0, 0.0]), ["a", "b"]), 6)
     0.5
     """
-    return _error(*_difference(one, other, clusters, weights))[1]
+    table = _difference(one, other, clusters, weights)
+    return _error(table)[1] * table.unit
 
 
-def _difference(
-    one: NDArray[np.float64], other: NDArray[np.float64], clusters: Labels, weights: NDArray[np.float64] | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    columns = [values[:, None] if values.ndim == 1 else values for values in (one, other)]
-    sums, counts = _by_cluster(np.concatenate(columns, axis=1), clusters, weights)
+class _Table(NamedTuple):
+    """Weighted sums and weights of each cluster and column; the statistic is shift + unit * (means @ signs)."""
+
+    sums: NDArray[np.float64]
+    counts: NDArray[np.float64]
+    signs: NDArray[np.float64]
+    shift: float
+    unit: float
+
+
+def _difference(one: Array, other: Array, clusters: Labels, weights: Array | None) -> _Table:
+    columns = [_columns(one, "one"), _columns(other, "other")]
+    if columns[0].shape != columns[1].shape:
+        raise FeatureError(f"one and other must have equal shapes, got {np.shape(columns[0])} and {columns[1].shape}")
     width = columns[0].shape[1]
-    return sums, counts, np.repeat([1.0, -1.0], width) / width
+    return _by_cluster(np.concatenate(columns, axis=1), np.repeat([1.0, -1.0], width) / width, clusters, weights)
+
+
+def _columns(values: Array, name: str) -> NDArray[np.float64]:
+    """Values as float64 columns (n, m), NaN where there is none."""
+    array = as_array(values, name).astype(np.float64)
+    if array.ndim not in (1, 2) or (array.ndim == 2 and not array.shape[1]):
+        raise FeatureError(f"{name} must be one number per item, or several columns of them, got shape {array.shape}")
+    columns = array[:, None] if array.ndim == 1 else array
+    endless = np.flatnonzero(np.isinf(columns).any(axis=1))
+    if len(endless):
+        raise FeatureError(f"{name} holds infinite numbers in {len(endless)} rows, the first is row {endless[0]}")
+    return columns
 
 
 def _by_cluster(
-    values: NDArray[np.float64], clusters: Labels, weights: NDArray[np.float64] | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    columns = values[:, None] if values.ndim == 1 else values
-    weight = np.ones(len(columns)) if weights is None else weights
+    columns: NDArray[np.float64], signs: NDArray[np.float64], clusters: Labels, weights: Array | None
+) -> _Table:
+    weight = as_weights(weights, len(columns))
     (codes,), names = encode_labels(as_labels(clusters, len(columns), "clusters"))
+    weight = weight * power_near_one(weight)
     present = ~np.isnan(columns)
     known = np.where(present, columns, 0.0)
+    unit = power_near_one(known)
+    known = known * unit
+    shift = np.zeros(columns.shape[1])
+    for place in range(len(shift)):
+        own = known[present[:, place], place]
+        largest, apart = np.abs(own).max(initial=0.0), np.ptp(own) if len(own) else 0.0
+        if _ROUNDING * largest < apart < largest / _SHARED:
+            shift[place] = own.min()
+    known = np.where(present, known - shift, 0.0)
     sums = np.stack([np.bincount(codes, column * weight, len(names)) for column in known.T], axis=1)
     counts = np.stack([np.bincount(codes, here * weight, len(names)) for here in present.T], axis=1)
     used = counts.any(axis=1)
-    return sums[used].astype(np.float64), counts[used].astype(np.float64)
+    return _Table(
+        sums[used].astype(np.float64), counts[used].astype(np.float64), signs, float(shift @ signs) / unit, 1 / unit
+    )
 
 
-def _error(sums: NDArray[np.float64], counts: NDArray[np.float64], signs: NDArray[np.float64]) -> tuple[float, float]:
-    """The statistic and its delete-one-cluster standard error; NaN where a column would be left without any cluster."""
+def _error(table: _Table) -> tuple[float, float]:
+    """The statistic and its delete-one-cluster standard error, without shift and unit.
+
+    NaN where a column would be left without any cluster.
+    """
+    sums, counts, signs = table.sums, table.counts, table.signs
     clusters = len(sums)
     totals, mass = sums.sum(0), counts.sum(0)
     mean = float(np.divide(totals, mass, out=np.full_like(totals, np.nan), where=mass > 0) @ signs)
@@ -156,19 +205,19 @@ def _error(sums: NDArray[np.float64], counts: NDArray[np.float64], signs: NDArra
     return mean, float(np.sqrt((clusters - 1) / clusters * np.sum((without - mean) ** 2)))
 
 
-def _interval(
-    sums: NDArray[np.float64], counts: NDArray[np.float64], signs: NDArray[np.float64], shares: bool, level: float
-) -> Interval:
-    if not 0 < level < 1:
-        raise ConfigError(f"level must lie in (0, 1), got {level!r}")
-    clusters = len(sums)
-    mean, error = _error(sums, counts, signs)
+def _interval(table: _Table, shares: bool, level: float) -> Interval:
+    counts = table.counts
+    clusters = len(counts)
+    mean, error = _error(table)
+    mean, error = table.shift + table.unit * mean, table.unit * error
+    if shares and not (math.isnan(mean) or -_ROUNDING <= mean <= 1 + _ROUNDING):
+        raise FeatureError(f"shares=True is for numbers from 0 to 1, but their mean is {mean:.6g}")
     if math.isnan(error):
         least = int((counts > 0).sum(0).min()) if clusters else 0
         note = f"no interval: it takes at least 2 instructions, there {'is' if least == 1 else 'are'} {least}"
         return Interval(math.nan, math.nan, clusters, note)
     note = f"only {clusters} instructions: the interval is not to be relied on" if clusters < FEW_CLUSTERS else ""
-    mass = (counts / counts.sum(0)) @ np.abs(signs)
+    mass = (counts / counts.sum(0)) @ np.abs(table.signs)
     effective = float(mass.sum() ** 2 / (mass**2).sum())
     reach = float(stdtrit(max(effective - 1, 1.0), (1 + level) / 2)) * error
     if not shares:
@@ -182,10 +231,16 @@ def _interval(
     return Interval(float(expit(middle - scaled)), float(expit(middle + scaled)), clusters, note)
 
 
-def spread(values: NDArray[np.float64]) -> float:
-    """Standard deviation of repeated measurements (n - 1 in the denominator); NaN for fewer than 2.
+def spread(values: Array) -> float:
+    """Standard deviation of repeated measurements (n - 1 in the denominator); NaN for fewer than 2, or where one is.
+
+    Raises FeatureError for what is no row of numbers, and for infinity.
 
     >>> spread(np.array([1.0, 3.0]))
     1.4142135623730951
     """
-    return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    found = as_vector(values, "values")
+    if np.isinf(found).any():
+        raise FeatureError(f"values hold infinite numbers, the first at {int(np.isinf(found).argmax())}")
+    unit = power_near_one(found)
+    return float(np.std(found * unit, ddof=1)) / unit if len(found) > 1 else float("nan")

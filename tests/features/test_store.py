@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -582,3 +583,42 @@ def test_the_training_is_kept_where_there_is_one_and_older_stores_have_none(tmp_
         raw.attrs.modify("training", np.bytes_(b"other"))
     with pytest.raises(FeatureError, match="do not match their digest"):
         open_features(path)
+
+
+class _NoArray:
+    pass
+
+
+def test_layers_of_every_make_are_the_same_store(tmp_path):
+    rng = np.random.default_rng(0)
+    rows, tokens = rng.integers(0, 16, (5, 3)).astype(np.float32), rng.integers(0, 16, (5, 4, 3)).astype(np.float32)
+    ragged = [rng.integers(0, 16, (n, 3)).astype(np.float32) for n in (1, 4, 2, 0, 3)]
+
+    def read(values):
+        path = write_features(
+            tmp_path / "x.h5", model="m", side="execution", episodes={"id": list("abcde")}, layers={"e": values}
+        )
+        layer = open_features(path).layer("e")
+        return [layer.tokens(i).tolist() for i in range(5)]
+
+    makes = {
+        "numpy": lambda x: x,
+        "float64": lambda x: x.astype(float),
+        "big-endian": lambda x: x.astype(">f4"),
+        "uint8": lambda x: x.astype("u1"),
+        "tensor": torch.tensor,
+        "bfloat16": lambda x: torch.tensor(x).bfloat16(),
+        "gradient": lambda x: torch.tensor(x, requires_grad=True),
+        "list": lambda x: x.tolist(),
+        "list of arrays": list,
+        "list of tensors": lambda x: [torch.tensor(one).bfloat16().requires_grad_() for one in x],
+    }
+    for name, make in makes.items():
+        assert read(make(rows)) == [[row] for row in rows.tolist()], name
+        assert read(make(tokens)) == tokens.tolist(), name
+    assert read(pd.DataFrame(rows, index=range(9, 14))) == [[row] for row in rows.tolist()]
+    for make in (list, lambda x: [torch.tensor(one) for one in x], lambda x: [pd.DataFrame(one) for one in x]):
+        assert read(make(ragged)) == [one.tolist() for one in ragged]
+    for wrong in (rows[0], torch.zeros(2, 2, 2, 2), [_NoArray()] * 5, [[["a"]]] * 5):
+        with pytest.raises(FeatureError, match="layers/e"):
+            read(wrong)

@@ -3,12 +3,13 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from mnprobe.core.arrays import Array, as_array
 from mnprobe.core.errors import ProbeError
 
 __all__ = ["benjamini_hochberg", "holm"]
 
 
-def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
+def holm(p: Array) -> NDArray[np.float64]:
     """Holm's step-down correction: the chance of even one false finding in the family stays below the level.
 
     With p sorted upwards, p_(i) becomes max over j <= i of (m - j + 1) p_(j), at most 1. NaN (not tested) stays NaN and
@@ -25,7 +26,7 @@ def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
     return _put_back(found, tested, order, stepped)
 
 
-def benjamini_hochberg(p: NDArray[np.float64]) -> NDArray[np.float64]:
+def benjamini_hochberg(p: Array) -> NDArray[np.float64]:
     """Benjamini and Hochberg's step-up correction: the expected share of false findings among the findings is limited.
 
     With p sorted upwards, p_(i) becomes min over j >= i of m p_(j) / j, at most 1. NaN stays NaN and does not count.
@@ -42,8 +43,8 @@ def benjamini_hochberg(p: NDArray[np.float64]) -> NDArray[np.float64]:
     return _put_back(found, tested, order, stepped)
 
 
-def _sorted(p: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]:
-    found = np.asarray(p, dtype=np.float64)
+def _sorted(p: Array) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]:
+    found = as_array(p, "p").astype(np.float64)
     tested = ~np.isnan(found)
     if found.ndim != 1 or not ((found[tested] >= 0) & (found[tested] <= 1)).all():
         raise ProbeError(f"p-values must be a list of numbers from 0 to 1, got {found.tolist()!r}")

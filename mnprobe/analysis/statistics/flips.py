@@ -5,17 +5,19 @@ from numpy.typing import NDArray
 
 from mnprobe.analysis.statistics._studentised import block_sums, share_as_large, studentised
 from mnprobe.analysis.statistics.permutation import Test
+from mnprobe.core.arrays import Array, as_vector, as_weights, as_whole, power_near_one
 from mnprobe.core.errors import ConfigError, ProbeError
 from mnprobe.core.labels import Labels, as_labels, encode_labels
+from mnprobe.core.seeds import check_seed
 
 __all__ = ["flip_test"]
 
 
 def flip_test(
-    differences: NDArray[np.float64],
+    differences: Array,
     blocks: Labels,
     *,
-    weights: NDArray[np.float64] | None = None,
+    weights: Array | None = None,
     studentise: bool = True,
     resamples: int = 1999,
     seed: int = 0,
@@ -35,23 +37,28 @@ def flip_test(
         resamples: K, random signs for all blocks.
         seed: of the signs.
 
-    Raises ProbeError with fewer than 2 blocks, ConfigError when resamples < 1.
+    Raises ProbeError with fewer than 2 blocks, ConfigError when resamples < 1, FeatureError for counts that differ, for
+    numbers that are not finite, and for weights below 0.
     Source: Fisher 1935, section 21; Cameron, Gelbach and Miller 2008 (wild cluster bootstrap, null imposed).
 
     >>> flip_test(np.ones(12), list("abcdefghijkl"), resamples=999).p < 0.01
     True
     """
-    if resamples < 1:
+    if as_whole(resamples, "resamples") < 1:
         raise ConfigError(f"resamples must be at least 1, got {resamples!r}")
-    (codes,), names = encode_labels(as_labels(blocks, len(differences), "blocks"))
-    mass = np.ones(len(differences)) if weights is None else weights
-    return flip_sums(
-        block_sums(differences * mass, codes, len(names)),
+    found = as_vector(differences, "differences", finite=True)
+    (codes,), names = encode_labels(as_labels(blocks, len(found), "blocks"))
+    mass = as_weights(weights, len(found))
+    mass = mass * power_near_one(mass)
+    unit = power_near_one(found)
+    test = flip_sums(
+        block_sums(found * unit * mass, codes, len(names)),
         block_sums(mass, codes, len(names)),
         studentise=studentise,
-        resamples=resamples,
-        seed=seed,
+        resamples=as_whole(resamples, "resamples"),
+        seed=check_seed(seed),
     )
+    return test._replace(value=test.value / unit)
 
 
 def flip_sums(

@@ -1,18 +1,19 @@
 """Success minus failure on arrays: the difference, its intervals, both block-permutation tests, what could be seen."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mnprobe.analysis.statistics._studentised import block_sums
 from mnprobe.analysis.statistics.flips import flip_sums
 from mnprobe.analysis.statistics.matching import matched
 from mnprobe.analysis.statistics.permutation import permutation_test
-from mnprobe.analysis.statistics.power import detectable_difference, effective_blocks
-from mnprobe.core.errors import ProbeError
+from mnprobe.analysis.statistics.power import detectable_of, effective_blocks
+from mnprobe.core.arrays import Array, as_whole, power_near_one
+from mnprobe.core.errors import ConfigError, ProbeError
 from mnprobe.core.labels import Labels, encode_labels
+from mnprobe.core.seeds import check_seed
 from mnprobe.probe.uncertainty import cluster_jackknife_difference, standard_error
 
 __all__ = ["OutcomeContrast", "outcome_contrast"]
@@ -47,11 +48,11 @@ class OutcomeContrast:
 
 
 def outcome_contrast(
-    values: NDArray[np.float64],
-    labels: NDArray[np.bool_],
+    values: Array,
+    labels: Labels,
     blocks: Labels,
     *,
-    weights: NDArray[np.float64] | None = None,
+    weights: Array | None = None,
     shares: bool = False,
     resamples: int = 1999,
     seed: int = 0,
@@ -68,13 +69,29 @@ def outcome_contrast(
             stays small enough to correct over a large family.
         seed: of both.
 
-    Raises ProbeError when nothing can be compared.
+    Raises ProbeError when nothing can be compared, FeatureError and ConfigError as `permutation_test` does.
 
     >>> hit, blocks = np.array([1.0, 0, 0, 0] * 8), np.repeat(list("abcdefgh"), 4)
     >>> outcome_contrast(hit, np.array([True, True, False, False] * 8), blocks, resamples=99).value
     0.5
     """
+    if as_whole(resamples, "resamples") < 1:
+        raise ConfigError(f"resamples must be at least 1, got {resamples!r}")
+    resamples, seed = as_whole(resamples, "resamples"), check_seed(seed)
     found = matched(values, labels, blocks, weights)
+    unit = power_near_one(found.values)
+    if unit != 1:
+        scaled = outcome_contrast(
+            found.values * unit,
+            found.labels,
+            found.blocks,
+            weights=found.weights,
+            shares=shares,
+            resamples=resamples,
+            seed=seed,
+        )
+        sized = ("value", "low", "high", "error", "detectable")
+        return replace(scaled, **{name: getattr(scaled, name) / unit for name in sized})
     one = np.where(found.labels, found.values, np.nan)
     other = np.where(found.labels, np.nan, found.values)
     (codes,), names = encode_labels(found.blocks)
@@ -110,7 +127,7 @@ def outcome_contrast(
         error=error,
         p_within=within.p,
         p_blocks=flip_sums(sums, mass, studentise=True, resamples=10 * resamples, seed=seed).p,
-        detectable=detectable_difference(error, effective_blocks(mass)),
+        detectable=detectable_of(found.values, error, effective_blocks(mass)),
         note=interval.note,
         n_one=int(found.labels.sum()),
         n_other=int((~found.labels).sum()),

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mnprobe.analysis.statistics._studentised import block_sums
 from mnprobe.analysis.statistics.flips import flip_test
-from mnprobe.analysis.statistics.power import detectable_difference, effective_blocks
-from mnprobe.core.errors import ProbeError
+from mnprobe.analysis.statistics.power import detectable_of, effective_blocks
+from mnprobe.core.arrays import Array, as_array, as_weights, as_whole
+from mnprobe.core.errors import ConfigError, FeatureError, ProbeError
 from mnprobe.core.labels import Labels, as_labels, encode_labels
 from mnprobe.probe.uncertainty import cluster_jackknife_difference, standard_error
 
@@ -31,11 +31,11 @@ class PairedContrast:
 
 
 def paired_contrast(
-    one: NDArray[np.float64],
-    other: NDArray[np.float64],
+    one: Array,
+    other: Array,
     blocks: Labels,
     *,
-    weights: NDArray[np.float64] | None = None,
+    weights: Array | None = None,
     shares: bool = False,
     resamples: int = 1999,
     seed: int = 0,
@@ -45,30 +45,40 @@ def paired_contrast(
     Items that have no number on one side (NaN) are left out of both. Blocks are instructions. `shares` as in
     `cluster_jackknife_difference`. The test takes ten times `resamples` flips.
 
-    Raises ProbeError when fewer than 2 blocks have items of both.
+    Raises ProbeError when fewer than 2 blocks have items of both, FeatureError for infinite numbers, counts that differ
+    or weights below 0.
 
     >>> scores = np.linspace(0, 1, 16)
     >>> paired_contrast(scores + 0.25, scores, list("aabbccddeeffgghh"), resamples=99).value
     0.25
     """
-    names = as_labels(blocks, len(one), "blocks").astype(str)
-    if one.shape != other.shape or one.ndim != 1:
-        raise ProbeError(f"both measurements must have one number per item, got {one.shape} and {other.shape}")
-    mass = np.ones(len(one)) if weights is None else weights
-    keep = ~np.isnan(one) & ~np.isnan(other) & (mass > 0)
-    one, other, names, mass = one[keep], other[keep], names[keep], mass[keep]
+    if as_whole(resamples, "resamples") < 1:
+        raise ConfigError(f"resamples must be at least 1, got {resamples!r}")
+    first, second = as_array(one, "one").astype(np.float64), as_array(other, "other").astype(np.float64)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ProbeError(f"both measurements must have one number per item, got {first.shape} and {second.shape}")
+    endless = np.flatnonzero(np.isinf(first) | np.isinf(second))
+    if len(endless):
+        raise FeatureError(f"{len(endless)} items have infinite numbers, the first is row {endless[0]}")
+    names = as_labels(blocks, len(first), "blocks").astype(str)
+    mass = as_weights(weights, len(first))
+    keep = ~np.isnan(first) & ~np.isnan(second) & (mass > 0)
+    first, second, names, mass = first[keep], second[keep], names[keep], mass[keep]
+    if not len(names):
+        raise ProbeError(f"none of {len(keep)} items has a number on both sides")
     (codes,), _ = encode_labels(names)
-    test = flip_test(one - other, names, weights=mass, resamples=10 * resamples, seed=seed)
-    interval = cluster_jackknife_difference(one, other, names, weights=mass, shares=shares)
-    error = standard_error(one, other, names, weights=mass)
+    resamples = 10 * as_whole(resamples, "resamples")
+    test = flip_test(first - second, names, weights=mass, resamples=resamples, seed=seed)
+    interval = cluster_jackknife_difference(first, second, names, weights=mass, shares=shares)
+    error = standard_error(first, second, names, weights=mass)
     return PairedContrast(
         value=test.value,
         low=interval.low,
         high=interval.high,
         error=error,
         p=test.p,
-        detectable=detectable_difference(error, effective_blocks(block_sums(mass, codes, test.n_blocks))),
-        n=len(one),
+        detectable=detectable_of(first - second, error, effective_blocks(block_sums(mass, codes, test.n_blocks))),
+        n=len(first),
         n_blocks=test.n_blocks,
         note=interval.note,
     )

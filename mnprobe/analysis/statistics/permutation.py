@@ -7,8 +7,10 @@ from numpy.typing import NDArray
 
 from mnprobe.analysis.statistics._studentised import share_as_large, studentised
 from mnprobe.analysis.statistics.matching import matched
+from mnprobe.core.arrays import Array, as_whole, power_near_one
 from mnprobe.core.errors import ConfigError, ProbeError
 from mnprobe.core.labels import Labels, as_labels, encode_labels
+from mnprobe.core.seeds import check_seed
 
 __all__ = ["Test", "permutation_test"]
 
@@ -25,11 +27,11 @@ class Test(NamedTuple):
 
 
 def permutation_test(
-    values: NDArray[np.float64],
-    labels: NDArray[np.bool_],
+    values: Array,
+    labels: Labels,
     blocks: Labels,
     *,
-    weights: NDArray[np.float64] | None = None,
+    weights: Array | None = None,
     studentise: bool = True,
     resamples: int = 1999,
     seed: int = 0,
@@ -52,6 +54,8 @@ def permutation_test(
 
     Raises:
         ProbeError: weights differ between the labels of a block, or fewer than 2 blocks have both labels.
+        FeatureError: values that are not finite, labels that are no outcome, weights below 0.
+        ConfigError: resamples or seed are impossible.
 
     Source: Good 2005, chapter 3; studentised: Janssen 1997, Chung and Romano 2013 (Annals of Statistics 41).
 
@@ -59,19 +63,24 @@ def permutation_test(
     >>> permutation_test(hit, np.array([True, True, False, False] * 3), blocks, studentise=False, resamples=199).value
     1.0
     """
-    if resamples < 1:
+    if as_whole(resamples, "resamples") < 1:
         raise ConfigError(f"resamples must be at least 1, got {resamples!r}")
+    resamples = as_whole(resamples, "resamples")
     found = matched(values, labels, blocks, weights)
     (codes,), names = encode_labels(as_labels(found.blocks, len(found.values), "blocks"))
     if len(names) < 2:
         raise ProbeError(f"a permutation test needs 2 blocks that hold both labels, there are {len(names)}")
     order = np.argsort(codes, kind="stable")
-    codes, score = codes[order], found.values[order]
-    signed = np.where(found.labels, found.weights, -found.weights)[order]
+    unit, of_weights = power_near_one(found.values), power_near_one(found.weights)
+    codes, score = codes[order], found.values[order] * unit
+    largest, apart = float(np.abs(score).max()), float(np.ptp(score))
+    if 1e-12 * largest < apart < 1e-3 * largest:  # what all have in common weighs alike on both sides
+        score = score - score.min()
+    signed = (np.where(found.labels, found.weights, -found.weights) * of_weights)[order]
     starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
     mass = np.add.reduceat(np.abs(signed), starts) / 2
     scale = float(np.abs(score).max())
-    rng = np.random.default_rng([seed, 11])
+    rng = np.random.default_rng([check_seed(seed), 11])
 
     def statistic(rows: NDArray[np.float64]) -> NDArray[np.float64]:
         sums = np.add.reduceat(rows * signed, starts, axis=-1)
@@ -83,4 +92,4 @@ def permutation_test(
         keys = rng.random((count, len(score))) + codes  # sorting these exchanges within blocks and nowhere else
         drawn.append(statistic(score[np.argsort(keys, axis=1)]))
     p = share_as_large(float(statistic(score[None])[0]), np.concatenate(drawn))
-    return Test(p, float(signed @ score / mass.sum()), resamples, len(names))
+    return Test(p, float(signed @ score / mass.sum()) / unit, resamples, len(names))

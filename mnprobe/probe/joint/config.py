@@ -1,10 +1,11 @@
 """All settings of one training."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
+from mnprobe.core.arrays import Array, Number, Truth, Whole, as_number, as_whole, settle
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.provenance import config_hash
 from mnprobe.core.registry import unknown_name
@@ -57,29 +58,29 @@ class TrainConfig:
     arp: str | ARPConfig = "tiny"
     """Size of the policy when it starts from scratch: tiny, arp, arp_plus, or a configuration."""
     sides: Sides = "both"
-    updates: int = 300
-    batch: int = 32
+    updates: Whole = 300
+    batch: Whole = 32
     """Transitions (key pose to key pose) of an update, all processes together."""
-    clips: int | None = None
+    clips: Whole | None = None
     """Clips of an understanding update; as many as transitions when None. Pairs are made of the first ones; further
     clips take part in L_AU alone."""
-    understanding_share: float = 0.2
-    lambda_ee: float = 1.0
-    lambda_align: float = 0.5
+    understanding_share: Number = 0.2
+    lambda_ee: Number = 1.0
+    lambda_align: Number = 0.5
     """0 is the baseline: both models trained side by side, on the same batches, without a word to each other."""
     pairing: GroupKind = "instruction"
     """What a clip and a transition must share to be a positive pair."""
     positives: Positives = "diagonal"
     """What else in a batch counts as a positive; see `mnprobe.probe.info_nce`."""
-    tau: float = 0.1
+    tau: Number = 0.1
     heads: HeadKind = "linear"
-    head_depth: int = 2
+    head_depth: Whole = 2
     """Layers of an mlp head."""
-    dim: int = 1024
+    dim: Whole = 1024
     """Width of the shared space."""
-    temperature: float = 0.05
+    temperature: Number = 0.05
     """Of L_AU; fixed."""
-    text_share: float = 0.05
+    text_share: Number = 0.05
     """Learning rate of the text encoder over that of the video encoder."""
     video: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(kind="adamw", lr=1e-5))
     policy: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(kind="adamw", lr=1e-3))
@@ -88,25 +89,26 @@ class TrainConfig:
     augment: Augment = "se3"
     """se3: shift and turn the scene; shift: shift it only; none: leave it. The zoom centre and the rotation tokens that
     are fed in are noisy in any case, as the policy's own configuration says."""
-    colour_noise: bool = True
+    colour_noise: Truth = True
     camera: str = "front"
     """Camera of the clips. The policy's cameras are in its own configuration."""
     frames_rule: FramesRule = "middle"
-    clip_norm: float | None = None
+    clip_norm: Number | None = None
     """Largest norm of each model's gradient (each by itself, so that a baseline couples nothing); None leaves it."""
     precision: Precision = "float32"
-    recompute: bool = False
+    recompute: Truth = False
     """Whether the video encoder's blocks keep their inputs alone and compute the rest again in the backward pass: much
     less memory, more time, the same numbers."""
-    checkpoints: tuple[float, ...] | int = (0.0, 0.1, 0.25, 0.5, 1.0)
+    checkpoints: Array = (0.0, 0.1, 0.25, 0.5, 1.0)
     """Shares of the updates after which checkpoints are written, or a number: every so many updates. The first (step 0)
     and the last are always written."""
-    language_seed: int = 0
+    language_seed: Whole = 0
     """Seed of the policy's language encoder where no weights are given."""
-    seed: int = 0
+    seed: Whole = 0
 
     def __post_init__(self) -> None:
         self._check_names()
+        self._settle()
         for name in ("updates", "batch", "dim", "head_depth"):
             _whole(name, getattr(self, name))
         if self.clips is not None:
@@ -246,6 +248,22 @@ class TrainConfig:
     def digest(self) -> str:
         """16 digits that stand for `measurement()`."""
         return config_hash(self.measurement())
+
+    def _settle(self) -> None:
+        """Numbers of any make become Python's own, so that equal settings have equal digests."""
+        settle(
+            self,
+            wholes=("updates", "batch", "clips", "dim", "head_depth", "seed", "language_seed"),
+            numbers=(
+                *("understanding_share", "lambda_ee", "lambda_align", "tau", "temperature", "text_share"),
+                "clip_norm",
+            ),
+            truths=("colour_noise", "recompute"),
+        )
+        given: Any = self.checkpoints
+        is_list = isinstance(given, Iterable) and not isinstance(given, str) and getattr(given, "ndim", 1) == 1
+        settled = tuple(as_number(share) for share in given) if is_list else as_whole(given, "checkpoints")
+        object.__setattr__(self, "checkpoints", settled)
 
     def _check_names(self) -> None:
         known: dict[str, tuple[Any, ...]] = {

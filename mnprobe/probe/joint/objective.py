@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mnprobe.core.arrays import Number, Truth, settle
 from mnprobe.core.errors import ConfigError
 from mnprobe.models.arp import ARP, Batch, TrainNoise
 from mnprobe.models.viclip import ViCLIP, contrastive_loss
 from mnprobe.probe.heads import AlignmentHeads
 from mnprobe.probe.joint.gather import gather_with_gradient, mean_over_team
-from mnprobe.probe.loss import Positives, info_nce
+from mnprobe.probe.loss import Positives, loss_of_pairs
 
 __all__ = ["JointModel", "StepInputs", "StepOutput", "StepSettings"]
 
@@ -26,19 +27,20 @@ class StepSettings:
         ConfigError: a weight below 0, a temperature not above 0, an unknown form of positives.
     """
 
-    understanding: bool = True
+    understanding: Truth = True
     """Whether the video model takes part: L_AU and L_align are computed in such updates only."""
-    lambda_ee: float = 1.0
-    lambda_align: float = 0.5
+    lambda_ee: Number = 1.0
+    lambda_align: Number = 0.5
     """0 computes no alignment at all: that is the baseline."""
-    tau: float = 0.1
+    tau: Number = 0.1
     """Temperature of L_align."""
-    temperature: float = 0.05
+    temperature: Number = 0.05
     """Temperature of L_AU, fixed: the paper's logits are 20 times the cosine. `ViCLIP.temp` is not trained."""
     positives: Positives = "diagonal"
     """What L_align counts as a positive, see `info_nce`."""
 
     def __post_init__(self) -> None:
+        settle(self, numbers=("lambda_ee", "lambda_align", "tau", "temperature"), truths=("understanding",))
         for name in ("lambda_ee", "lambda_align"):
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
@@ -238,7 +240,7 @@ class JointModel(nn.Module):
             groups = None
             if settings.positives != "diagonal" and inputs.pair_groups is not None:
                 groups = gather_with_gradient(inputs.pair_groups)
-            return info_nce(
+            return loss_of_pairs(
                 gather_with_gradient(z_u),
                 gather_with_gradient(z_e),
                 tau=settings.tau,

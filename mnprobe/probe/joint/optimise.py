@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 
+from mnprobe.core.arrays import Array, Number, Whole, as_number, settle
 from mnprobe.core.errors import ConfigError
 from mnprobe.models.arp import Lamb, learning_rate
 from mnprobe.models.arp.optim import LambRule
@@ -30,20 +31,22 @@ class OptimiserConfig:
 
     kind: Kind = "adamw"
     """"adamw" (decoupled decay), "adam" (decay as an L2 term of the gradient) or "lamb" (`models.arp.Lamb`)."""
-    lr: float = 1e-4
+    lr: Number = 1e-4
     """Peak learning rate."""
     rule: LambRule = "uncorrected"
     """Which LAMB, see `models.arp.Lamb`; other kinds do not read it."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
-    warmup: int = 0
+    betas: Array = (0.9, 0.999)
+    weight_decay: Number = 0.0
+    warmup: Whole = 0
     """Updates of the linear warm-up."""
     schedule: Schedule = "cosine"
     """After the warm-up: "cosine" goes down to `floor`, "constant" stays at `lr`."""
-    floor: float = 0.01
+    floor: Number = 0.01
     """Where the cosine ends, as a share of `lr`."""
 
     def __post_init__(self) -> None:
+        settle(self, wholes=("warmup",), numbers=("lr", "weight_decay", "floor"))
+        object.__setattr__(self, "betas", tuple(as_number(beta) for beta in self.betas))
         for name, known in (("kind", get_args(Kind)), ("rule", get_args(LambRule)), ("schedule", get_args(Schedule))):
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
