@@ -1,7 +1,6 @@
 """t-SNE of rows of features, with its quality in numbers: trustworthiness and the purity of neighbourhoods."""
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mnprobe.core.environment import usable_cpus
 from mnprobe.core.errors import ConfigError, ProbeError, TooFewSamples
 
 __all__ = ["Embedding", "TsneConfig", "embed", "knn_purity", "trust"]
@@ -75,7 +75,7 @@ class TsneConfig:
         """
         if self.jobs is not None:
             return self.jobs
-        return 1 if points < _THREADS_FROM else max(1, len(os.sched_getaffinity(0)))
+        return 1 if points < _THREADS_FROM else usable_cpus()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 from mnprobe.core.provenance import versions
 
-__all__ = ["NEEDED", "OPTIONAL", "Part", "devices", "find_programs", "machine", "state_of_parts"]
+__all__ = ["NEEDED", "OPTIONAL", "Part", "devices", "find_programs", "machine", "state_of_parts", "usable_cpus"]
 
 _SECONDS = 120
 
@@ -42,7 +42,7 @@ _MODULES = {
 _NAMES = (
     *("torch", "numpy", "scipy", "scikit-learn", "pandas", "matplotlib", "seaborn", "openTSNE", "h5py", "safetensors"),
     *("pillow", "instant-clip-tokenizer", "ftfy", "jinja2", "jaxtyping", "joblib", "rich", "tomli-w", "typer"),
-    *("mujoco-core", "plotly", "tensorboardX"),
+    *("mujoco-core", "plotly", "tensorboardX", "filelock"),
 )
 
 NEEDED = tuple(Part(name, _MODULES.get(name, name), "needed", "pip install mnprobe") for name in _NAMES)
@@ -86,15 +86,23 @@ print(json.dumps({
 """
 
 
+def usable_cpus() -> int:
+    """Processors that this process may use.
+
+    >>> usable_cpus() >= 1
+    True
+    """
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def machine(folder: Path = Path()) -> dict[str, Any]:
     """Python, platform, cores, memory, the variables that decide threads, and free disk where `folder` lies."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     disk = shutil.disk_usage(folder)
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "usable_cpus": usable,
+        "usable_cpus": usable_cpus(),
         "memory_gib": _memory(),
         "free_disk_gib": round(disk.free / 2**30, 1),
         "variables": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
@@ -163,7 +171,9 @@ def _problems(modules: Sequence[str]) -> dict[str, str]:
 def _child(code: str, arguments: Sequence[str]) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-c", code, *arguments]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=_SECONDS
+        )
     except subprocess.TimeoutExpired as error:
         out = error.stdout or b""
         text = out.decode(errors="replace") if isinstance(out, bytes) else out

@@ -70,6 +70,7 @@ def locked(
     *,
     refuse: Callable[[str], Exception] | None = None,
     waiting: Callable[[str], None] | None = None,
+    leave: bool = True,
 ) -> Iterator[None]:
     """Hold the lock file `path` (its folder is made if needed); the end of the process, however it ends, frees it.
 
@@ -77,10 +78,11 @@ def locked(
     process that was killed on this machine it is taken over.
 
     Args:
-        path: of the lock file, which stays; its name starts with a dot, or its folder's does.
+        path: of the lock file; its name starts with a dot, or its folder's does.
         refuse: makes the error for when another process holds it, from the words that name that process, as in
             " (process 123 on host)", or from "" where it is not known. When not given, wait for it.
         waiting: told the same words when it has to wait for more than a second; by default a warning says so.
+        leave: the lock file in place, as is safest; else it is removed, where a folder must hold nothing else.
 
     Raises:
         OSError: the lock file cannot be made.
@@ -93,6 +95,9 @@ def locked(
     try:
         yield
     finally:
+        if not leave:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)  # before it is free: who holds a file without a name tries again
         lock.release()
 
 

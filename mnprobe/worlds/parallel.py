@@ -12,6 +12,7 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
+from mnprobe.core.environment import usable_cpus
 from mnprobe.core.errors import ConfigError, MnprobeError
 from mnprobe.core.progress import progress
 
@@ -26,12 +27,8 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VE
 
 
 def default_workers() -> int:
-    """Processors this process may use.
-
-    >>> default_workers() >= 1
-    True
-    """
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processors this process may use."""
+    return usable_cpus()
 
 
 def run_episodes(
