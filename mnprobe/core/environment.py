@@ -9,7 +9,8 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,17 @@ from typing import Any
 
 from mnprobe.core.provenance import versions
 
-__all__ = ["NEEDED", "OPTIONAL", "Part", "devices", "find_programs", "machine", "state_of_parts", "usable_cpus"]
+__all__ = [
+    "NEEDED",
+    "OPTIONAL",
+    "Part",
+    "devices",
+    "find_programs",
+    "machine",
+    "state_of_parts",
+    "usable_cpus",
+    "with_variables",
+]
 
 _SECONDS = 120
 
@@ -67,6 +78,8 @@ _PROGRAMS = {
 }
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
+_CHILD_VARIABLES = {"MUJOCO_GL": "disable", "PYTHONIOENCODING": "utf-8:replace"}  # as mnprobe itself imports MuJoCo
+
 _IMPORT = """
 import importlib, json, sys
 for name in sys.argv[1:]:
@@ -93,6 +106,28 @@ def usable_cpus() -> int:
     True
     """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def with_variables(**values: str) -> Iterator[None]:
+    """Environment variables as given, for what is imported or started inside; afterwards they are as they were.
+
+    >>> with with_variables(MNPROBE_EXAMPLE="1"):
+    ...     os.environ["MNPROBE_EXAMPLE"]
+    '1'
+    >>> "MNPROBE_EXAMPLE" in os.environ
+    False
+    """
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def machine(folder: Path = Path()) -> dict[str, Any]:
@@ -172,7 +207,13 @@ def _child(code: str, arguments: Sequence[str]) -> "subprocess.CompletedProcess[
     command = [sys.executable, "-c", code, *arguments]
     try:
         return subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=_SECONDS
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=_SECONDS,
+            env=os.environ | _CHILD_VARIABLES,
         )
     except subprocess.TimeoutExpired as error:
         out = error.stdout or b""

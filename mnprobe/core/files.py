@@ -59,9 +59,21 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 to `path`, whole or not at all."""
+    """Write `text` as UTF-8 to `path`, whole or not at all.
+
+    File names that the system's encoding could not read (as of `ä` under LC_ALL=C) become the bytes that they are; what
+    is no UTF-8 at all is written with escapes.
+    """
+    try:
+        content = text.encode()
+    except UnicodeEncodeError:
+        try:
+            content = text.encode(errors="surrogateescape")
+            content.decode()
+        except UnicodeError:
+            content = text.encode(errors="backslashreplace")
     with whole_file(path) as part:
-        part.write_text(text, encoding="utf-8", newline="\n")
+        part.write_bytes(content)
 
 
 @contextmanager

@@ -7,12 +7,12 @@ import threading
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
-from mnprobe.core.environment import usable_cpus
+from mnprobe.core.environment import usable_cpus, with_variables
 from mnprobe.core.errors import ConfigError, MnprobeError
 from mnprobe.core.progress import progress
 
@@ -116,7 +116,7 @@ class _Worker(Generic[Job, Result]):
         self.process = context.Process(target=_serve, args=(work, theirs), daemon=True)
         self.job: int | None = None
         self.alive = True
-        with _one_thread():
+        with with_variables(**dict.fromkeys(_ONE_THREAD, "1")):
             self.process.start()
         theirs.close()  # so that its end is noticed here
 
@@ -204,18 +204,3 @@ def _end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         threading.Event().wait(_PATIENCE)
         os._exit(1)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Processes started inside have one thread per numerical library."""
-    before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
