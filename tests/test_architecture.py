@@ -68,6 +68,38 @@ def test_front_doors_load_nothing_heavy(statement):
     assert not loaded & HEAVY
 
 
+def _loaded_at_once(tree):
+    """Modules that are imported with the file: not those inside functions, nor where they may be missing."""
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+        elif isinstance(node, ast.ClassDef | ast.If | ast.With | ast.For | ast.While):
+            yield from _loaded_at_once(node)
+
+
+def test_no_module_needs_what_only_some_systems_have():
+    posix = {"fcntl", "resource", "pwd", "grp", "termios", "pty", "tty", "syslog", "posix", "msvcrt", "winreg"}
+    wrong = {
+        f"{path.relative_to(PACKAGE)} imports {name}"
+        for path in PACKAGE.rglob("*.py")
+        for name in _loaded_at_once(ast.parse(path.read_text(encoding="utf-8")))
+        if name.split(".")[0] in posix
+    }
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_a_run_can_be_made_where_there_is_no_fcntl(tmp_path):
+    code = "import sys; sys.modules['fcntl'] = None; import mnprobe.features, mnprobe.probe, mnprobe.worlds.rollout; "
+    code += "from mnprobe.cli.main import main; main(['demos', '--run', sys.argv[1], '--train', '1', '--task', "
+    code += "'push_buttons', '--max-variations', '1', '--image-size', '16', '--workers', '1', '--quiet'])"
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("has no locks") == 1
+
+
 def test_demonstrations_are_read_without_torch():
     code = "import sys, mnprobe.data; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -129,27 +129,29 @@ def _parallel(jobs: int, work: Sequence[tuple[Cell, Shared]]) -> Iterator[CellRe
 
 
 def _write_table(study: Study) -> pd.DataFrame:
-    """The rows of all finished cells that were judged alike, asked for now or before."""
-    found = finished_rows(study.shared)
+    """The rows of all finished cells that were judged alike, asked for now or before, by this command or another."""
     order = {"": 0} | {pairing: place for place, pairing in enumerate(PAIRINGS, start=1)}
-    found.sort(key=lambda row: (order[row["pairing"]], row["tau"] or 0.0, row["seed"]))
-    table = pd.DataFrame(found, columns=[*ABLATION_COLUMNS, *_INTERVALS])
-    if len(table):
-        write_table(table, study.run.results("ablation"))
+    with study.run.alone("ablation"):  # of commands side by side, the last one finds the cells of all
+        found = finished_rows(study.shared)
+        found.sort(key=lambda row: (order[row["pairing"]], row["tau"] or 0.0, row["seed"]))
+        table = pd.DataFrame(found, columns=[*ABLATION_COLUMNS, *_INTERVALS])
+        if len(table):
+            write_table(table, study.run.results("ablation"))
     return table
 
 
 def _write_tables(home: RunDir) -> None:
     """The cells' own tables in one each, so that the folder can be looked at as any run."""
-    for kind, name in ((RECOGNITION, "recognition"), (PREDICTIONS, "predictions")):
-        table = kind.frame([])
-        for path in sorted(home.path.glob(f"cells/*/{name}.csv")):
-            table = kind.replace(table, kind.read(path))
-        if len(table):
-            kind.write(home.results(name), table)
-    played = find_rollouts(home.rollouts)
-    if played:
-        write_table(success_table(played), home.results("success"))
+    with home.alone("tables"):
+        for kind, name in ((RECOGNITION, "recognition"), (PREDICTIONS, "predictions")):
+            table = kind.frame([])
+            for path in sorted(home.path.glob(f"cells/*/{name}.csv")):
+                table = kind.replace(table, kind.read(path))
+            if len(table):
+                kind.write(home.results(name), table)
+        played = find_rollouts(home.rollouts)
+        if played:
+            write_table(success_table(played), home.results("success"))
 
 
 def _recorded(study: Study) -> dict[str, Any]:

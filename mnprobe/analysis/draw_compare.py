@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mnprobe.analysis.tables import read_table, write_table
 from mnprobe.analysis.world import world_note
 from mnprobe.core.commands import command_line, command_of
 from mnprobe.core.errors import ProbeError
+from mnprobe.core.files import update_table
 
 __all__ = ["DrawnComparison", "best_line", "draw_compare", "read_similarity"]
 
@@ -67,7 +69,7 @@ def draw_compare(
     drawn = []
     for config in configs:
         labels = {"tasks": inputs.episodes["task"].tolist(), "instructions": inputs.episodes["instruction"].tolist()}
-        earlier = read_similarity(table) if table.is_file() else pd.DataFrame(columns=pd.Index(COLUMNS))
+        earlier = _earlier(table)
         digest = comparison_hash(inputs.rows, inputs.columns, **labels, config=config)
         own = earlier[earlier["config_hash"] == digest].reset_index(drop=True)
         kept = len(own) == len(inputs.rows) * len(inputs.columns)
@@ -75,8 +77,7 @@ def draw_compare(
             found = Comparison(table=own, notes=())
         else:
             found = compare(inputs.rows, inputs.columns, **labels, config=config, n_jobs=n_jobs, quiet=quiet)
-            others = _others(earlier, found.table)
-            write_table(found.table if others.empty else pd.concat([others, found.table]), table)
+            update_table(table, _earlier, partial(_joined, fresh=found.table), _write)
         drawn.append(_drawn(found, config, inputs, folder, command, kept=kept))
     return drawn
 
@@ -108,11 +109,20 @@ def best_line(table: pd.DataFrame, about: About) -> str:
     )
 
 
-def _others(earlier: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
-    """Earlier cells that are about something else than the new ones."""
+def _earlier(path: Path) -> pd.DataFrame:
+    return read_similarity(path) if path.is_file() else pd.DataFrame(columns=pd.Index(COLUMNS))
+
+
+def _write(path: Path, table: pd.DataFrame) -> None:
+    write_table(table, path)
+
+
+def _joined(earlier: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
+    """Earlier cells that are about something else than the new ones, and the new ones."""
     about = fresh[list(_FAMILY)].iloc[0]
     same = (earlier[list(_FAMILY)] == about).all(axis=1)
-    return earlier[~same]
+    others = earlier[~same]
+    return fresh if others.empty else pd.concat([others, fresh])
 
 
 def _drawn(

@@ -1,7 +1,6 @@
 """t-SNE of rows of features, with its quality in numbers: trustworthiness and the purity of neighbourhoods."""
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from mnprobe.analysis.similarity.arrays import FAR, centred, in_range
 from mnprobe.core.arrays import Array as Given
 from mnprobe.core.arrays import as_array, as_positive, as_whole
+from mnprobe.core.environment import usable_cpus
 from mnprobe.core.errors import ConfigError, ProbeError, TooFewSamples
 from mnprobe.core.labels import Labels, as_labels, encode_labels
 
@@ -87,7 +87,7 @@ class TsneConfig:
         """
         if self.jobs is not None:
             return self.jobs
-        return 1 if points < _THREADS_FROM else max(1, len(os.sched_getaffinity(0)))
+        return 1 if points < _THREADS_FROM else usable_cpus()
 
 
 @dataclass(frozen=True, kw_only=True)

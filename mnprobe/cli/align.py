@@ -1,7 +1,6 @@
 """`mnprobe align`: fit T_u and T_e, and measure retrieval on held-out episodes."""
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -167,7 +166,7 @@ def align(
         return
     typer.echo(people_table(rows))
     for note in notes:
-        typer.echo(f"note: {note}", file=sys.stderr)
+        typer.echo(f"note: {note}", err=True)
     typer.echo(f"wrote {table}" + (f", {contrasts}; `mnprobe success` draws them" if contrasts else ""))
 
 

@@ -1,7 +1,6 @@
 """`mnprobe compare`: similarity indices of both models' features, without training."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -126,11 +125,11 @@ def compare(
         typer.echo(json.dumps({"table": str(table), "comparisons": found}))
         return
     for note in inputs.notes:
-        typer.echo(f"note: {note}", file=sys.stderr)
+        typer.echo(f"note: {note}", err=True)
     for config, item in zip(chosen, drawn, strict=True):
         typer.echo(best_line(item.table, make_index(config.index, config.options).about))
         for note in item.notes:
-            typer.echo(f"note: {note}", file=sys.stderr)
+            typer.echo(f"note: {note}", err=True)
         typer.echo(f"wrote {item.figure.png}, {item.figure.svg}{' (cells kept from before)' if item.kept else ''}")
     typer.echo(f"wrote {table}")
 

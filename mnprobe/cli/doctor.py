@@ -114,6 +114,7 @@ def _registered() -> dict[str, Any]:
             "worlds": WORLDS.names(),
             "rlbench": find_rlbench(),
             "opengl": from_gl,
+            "mujoco_gl": os.environ.get("MUJOCO_GL"),
         }
     except (ImportError, OSError) as error:
         return {"extractors": [], "worlds": [], "rlbench": {}, "opengl": "", "registries": f"cannot be read: {error}"}
@@ -152,6 +153,8 @@ def _print_environment(found: dict[str, Any]) -> None:
         _say(f"  {part['name']} ({part['use']}): {part['state']}{number}{how}")
     how = "" if found["opengl"] == "ok" else "; install a driver with EGL (Debian: libegl1), or stay with rays"
     _say(f"  OpenGL (faster images in the tabletop world): {found['opengl']}{how}")
+    if found.get("mujoco_gl") is not None:
+        _say(f"  MUJOCO_GL is {found['mujoco_gl']!r} here; the tabletop world does not depend on it")
     _say("live RLBench (optional, see docs/rlbench.md):")
     for name, state in found["rlbench"].items():
         _say(f"  {name}: {state}")

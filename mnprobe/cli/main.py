@@ -1,9 +1,12 @@
 """The application: registers the commands and turns mnprobe's errors into one message and exit code 2."""
 
 import importlib
+import io
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -85,6 +88,9 @@ app = _build()
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; ends the process with 0, with 2 for what mnprobe refuses, with 130 when interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show is no reason to stop
+            stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         warnings.showwarning = _remark
         _guarded(arguments)
@@ -107,7 +113,26 @@ def _guarded(arguments: list[str] | None) -> None:
     except OSError as error:  # a full disk, a folder without permission: no bug of ours, so no traceback
         if error.errno is None:
             raise
-        _fail(f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror}")
+        _fail(f"{error.strerror}: {_place(error)}")
+    except UnicodeEncodeError as error:  # of a file's name: text is written as UTF-8, or with escapes
+        _fail(
+            f"{error.object!r} cannot be written in this system's encoding, {error.encoding}; set LC_ALL=C.UTF-8, or "
+            "PYTHONUTF8=1"
+        )
+
+
+def _place(error: OSError) -> str:
+    """The files that an error names; where it names none, the function of ours that met it and what it worked on."""
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    if names:
+        return " -> ".join(names)
+    place = "no file is named"
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        module = frame.f_globals.get("__name__", "")
+        if module.startswith("mnprobe.") and module != __name__:
+            paths = [str(value) for value in frame.f_locals.values() if isinstance(value, Path)]
+            place = f"{paths[0] if paths else 'no file is named'} (in {module}.{frame.f_code.co_name})"
+    return place
 
 
 def _has_option(arguments: list[str] | None, option: str) -> bool:

@@ -2,9 +2,9 @@
 
 import contextlib
 import io
-import os
 
 from mnprobe.cli.main import COMMANDS, main
+from mnprobe.core.environment import with_variables
 
 __all__ = ["command_page"]
 
@@ -24,9 +24,12 @@ def command_page() -> str:
 
 
 def _help(arguments: list[str]) -> str:
-    os.environ["COLUMNS"] = "80"  # help wraps at the terminal's width
     text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+    with (
+        with_variables(COLUMNS="80"),  # help wraps at the terminal's width
+        contextlib.redirect_stdout(text),
+        contextlib.suppress(SystemExit),
+    ):
         main([*arguments, "--help"])
     return text.getvalue().strip("\n")
 

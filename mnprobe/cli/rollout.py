@@ -73,11 +73,10 @@ def rollout(
 
     Example: mnprobe rollout --run runs/first --policy expert --task open_drawer --episodes 5
     """
-    from contextlib import nullcontext
-
     from mnprobe.analysis.success_table import find_rollouts, format_success, success_table
     from mnprobe.analysis.tables import write_table
     from mnprobe.core.errors import ConfigError
+    from mnprobe.core.files import locked
     from mnprobe.core.rundir import resolve_run, step_name
     from mnprobe.features.options import parse_options
     from mnprobe.features.players import choose_players
@@ -130,7 +129,7 @@ def rollout(
         )
         played.append((player, written))
     table_path = home.results("success") if home is not None else root / "success.csv"
-    with home.alone("success") if home is not None else nullcontext():  # rollouts side by side: the last one has all
+    with locked((home.path if home is not None else root) / ".success.lock"):  # of several, the last one has all
         found = find_rollouts(root)
         write_table(success_table(found), table_path)
     if home is not None:

@@ -77,7 +77,8 @@ def run_together(
 
 def _start(command: Sequence[str], logs: Path | None) -> tuple[subprocess.Popen[bytes], Path | None]:
     typer.secho(f"\n$ {shell_line(command)}", bold=True)
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        sys.stdout.flush()
     call = [sys.executable, "-m", "mnprobe", *command]
     if logs is None:
         return subprocess.Popen(call), None

@@ -9,7 +9,8 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,17 @@ from typing import Any
 
 from mnprobe.core.provenance import versions
 
-__all__ = ["NEEDED", "OPTIONAL", "Part", "devices", "find_programs", "machine", "state_of_parts"]
+__all__ = [
+    "NEEDED",
+    "OPTIONAL",
+    "Part",
+    "devices",
+    "find_programs",
+    "machine",
+    "state_of_parts",
+    "usable_cpus",
+    "with_variables",
+]
 
 _SECONDS = 120
 
@@ -42,7 +53,7 @@ _MODULES = {
 _NAMES = (
     *("torch", "numpy", "scipy", "scikit-learn", "pandas", "matplotlib", "seaborn", "openTSNE", "h5py", "safetensors"),
     *("pillow", "instant-clip-tokenizer", "ftfy", "jinja2", "jaxtyping", "joblib", "rich", "tomli-w", "typer"),
-    *("mujoco-core", "plotly", "tensorboardX"),
+    *("mujoco-core", "plotly", "tensorboardX", "filelock"),
 )
 
 NEEDED = tuple(Part(name, _MODULES.get(name, name), "needed", "pip install mnprobe") for name in _NAMES)
@@ -67,6 +78,8 @@ _PROGRAMS = {
 }
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
+_CHILD_VARIABLES = {"MUJOCO_GL": "disable", "PYTHONIOENCODING": "utf-8:replace"}  # as mnprobe itself imports MuJoCo
+
 _IMPORT = """
 import importlib, json, sys
 for name in sys.argv[1:]:
@@ -86,15 +99,45 @@ print(json.dumps({
 """
 
 
+def usable_cpus() -> int:
+    """Processors that this process may use.
+
+    >>> usable_cpus() >= 1
+    True
+    """
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def with_variables(**values: str) -> Iterator[None]:
+    """Environment variables as given, for what is imported or started inside; afterwards they are as they were.
+
+    >>> with with_variables(MNPROBE_EXAMPLE="1"):
+    ...     os.environ["MNPROBE_EXAMPLE"]
+    '1'
+    >>> "MNPROBE_EXAMPLE" in os.environ
+    False
+    """
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
 def machine(folder: Path = Path()) -> dict[str, Any]:
     """Python, platform, cores, memory, the variables that decide threads, and free disk where `folder` lies."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     disk = shutil.disk_usage(folder)
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "usable_cpus": usable,
+        "usable_cpus": usable_cpus(),
         "memory_gib": _memory(),
         "free_disk_gib": round(disk.free / 2**30, 1),
         "variables": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
@@ -163,7 +206,15 @@ def _problems(modules: Sequence[str]) -> dict[str, str]:
 def _child(code: str, arguments: Sequence[str]) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-c", code, *arguments]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
+        return subprocess.run(
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=_SECONDS,
+            env=os.environ | _CHILD_VARIABLES,
+        )
     except subprocess.TimeoutExpired as error:
         out = error.stdout or b""
         text = out.decode(errors="replace") if isinstance(out, bytes) else out

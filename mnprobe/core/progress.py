@@ -25,7 +25,7 @@ def progress(what: str, total: int, *, done: int = 0, quiet: bool = False) -> It
     ...     for _ in range(3):
     ...         advance()
     """
-    if quiet or total <= 0:
+    if quiet or total <= 0 or sys.stderr is None:  # there is none in some services and windows
         yield lambda units=1, *, note=None: None
         return
     from rich.console import Console  # costs 0.1 s: only when something is shown
@@ -38,7 +38,8 @@ def progress(what: str, total: int, *, done: int = 0, quiet: bool = False) -> It
         TimeRemainingColumn,
     )
 
-    console = Console(file=sys.stderr)
+    watched = sys.stderr.isatty()  # whatever FORCE_COLOR says: a bar in a file is rubbish
+    console = Console(file=sys.stderr, force_terminal=None if watched else False)
     if not console.is_terminal:
         resumed = f", {done} of them done before" if done else ""
         console.print(f"{what}: {total} to do{resumed}", highlight=False, markup=False)

@@ -1,7 +1,5 @@
 """The run directory: the one thing users handle, and where each piece lies in it."""
 
-import errno
-import fcntl
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -15,7 +13,7 @@ import tomli_w
 
 from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError
-from mnprobe.core.files import write_text
+from mnprobe.core.files import locked, write_text
 from mnprobe.core.provenance import now, versions
 
 __all__ = ["CONFIG_NAME", "Piece", "RunDir", "resolve_run", "step_name", "step_of"]
@@ -77,7 +75,9 @@ class RunDir:
         run = cls(path)
         if not run.config_path.exists():
             made = {"created": now(), "versions": versions("torch", "numpy", "scikit-learn", "h5py", "openTSNE")}
-            run._write({"run": made} | dict(config or {}))
+            with run.alone(CONFIG_NAME):
+                if not run.config_path.exists():  # another process may have made it meanwhile
+                    run._write({"run": made} | dict(config or {}))
         return run
 
     @property
@@ -112,7 +112,7 @@ class RunDir:
     @contextmanager
     def alone(self, what: str) -> Iterator[None]:
         """Wait until no other process works on `what` of this run, and keep others waiting meanwhile."""
-        with _alone(self.path / f".{what}.lock"):
+        with locked(self.path / f".{what}.lock"):
             yield
 
     def feature_files(self, model: str | None = None, source: str | None = None) -> list[Piece]:
@@ -191,18 +191,6 @@ def resolve_run(path: Path | None, *, root: Path = Path("runs")) -> RunDir:
             "or make one with `mnprobe init --run runs/first`"
         )
     return RunDir(runs[-1].parent)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`; the death of the process that holds it frees it."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # a file system without locks: the last one wins
-                raise
-        yield
 
 
 def _steps(folder: Path, pattern: str) -> list[tuple[Path, int]]:

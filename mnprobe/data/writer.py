@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mnprobe.core.errors import ConfigError, DataError
+from mnprobe.core.files import sync
 from mnprobe.core.labels import asked_partition, has_control_characters
 from mnprobe.data.camera import Camera
 from mnprobe.data.episode import DESCRIPTIONS_FILE, LOW_DIM_FILE, NUMBER_FILE
@@ -388,11 +389,7 @@ def _write_images(folder: Path, camera: str, index: int, frame: FrameData) -> No
 
 def _rename(part: Path, target: Path) -> None:
     for path in (part / LOW_DIM_FILE, part):  # images are not synced one by one: a torn one is found when it is read
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(path)
     try:
         part.rename(target)
     except OSError as error:

@@ -175,9 +175,13 @@ class _Work:
     def do(self, model: VideoModel) -> Literal["kept", "computed"]:
         """Recognise all videos with one model, or keep what is there."""
         digest = self.digest(model)
+
+        def own(table: "pd.DataFrame") -> "pd.Series[bool]":
+            found = (table["model"] == model.name) & (table["step"] == model.step) & (table["videos"] == self.folder)
+            return found.astype(bool)
+
         old = VIDEO_PREDICTIONS.read(self.predictions)
-        same = (old["model"] == model.name) & (old["step"] == model.step) & (old["videos"] == self.folder)
-        done = set(old["name"][same & (old["config_hash"] == digest)])
+        done = set(old["name"][own(old) & (old["config_hash"] == digest)])
         names = {video.name for video in self.videos}
         if done == names or (done and self.skip is not None):
             return "kept"
@@ -192,8 +196,8 @@ class _Work:
         if not kept:
             raise DataError(f"none of the {len(self.videos)} videos could be read")
         texts = encode_texts(viclip, self.texts, precision=self.precision)
-        own = np.array([self.labels.index(self.videos[i].label) for i in kept])
-        ranking = rank_texts(np.concatenate([u[i] for i in kept]), texts, own)
+        right = np.array([self.labels.index(self.videos[i].label) for i in kept])
+        ranking = rank_texts(np.concatenate([u[i] for i in kept]), texts, right)
         rows = [
             {
                 "model": model.name,
@@ -210,8 +214,8 @@ class _Work:
             }
             for k, i in enumerate(kept)
         ]
-        new = VIDEO_PREDICTIONS.replace(old[~same], VIDEO_PREDICTIONS.frame(rows))
-        VIDEO_PREDICTIONS.write(self.predictions, new)
+        new = VIDEO_PREDICTIONS.frame(rows)
+        VIDEO_PREDICTIONS.update(self.predictions, lambda old: VIDEO_PREDICTIONS.replace(old[~own(old)], new))
         shards = self._shards(model, digest)
         shards.remove()
         with suppress(OSError):  # other models' unfinished pieces may lie there
@@ -220,40 +224,49 @@ class _Work:
 
     def compare(self, models: Sequence[VideoModel]) -> "pd.DataFrame":
         """Write the rows of these models, and those of their other steps on the same videos with a new first step."""
+        heads = {(model.name, model.step): self._head(model) for model in models}
+        written = FORGETTING.frame([])
+
+        def change(old: "pd.DataFrame") -> "pd.DataFrame":
+            nonlocal written
+            written = FORGETTING.frame(self._rows(old, heads))
+            stale = old["model"].isin({name for name, _ in heads}) & (old["videos"] == self.folder)
+            gone = int((stale & (old["settings_hash"] != config_hash(self.settings))).sum())
+            if gone:
+                self.say(f"{self.table}: {gone} rows made from other videos or settings are replaced")
+            return FORGETTING.replace(old[~stale], written)
+
+        FORGETTING.update(self.table, change)
+        return FORGETTING.replace(FORGETTING.frame([]), written)
+
+    def _rows(self, old: "pd.DataFrame", fresh: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The rows of the models in `fresh`, from the predictions that there are now."""
         predictions = VIDEO_PREDICTIONS.read(self.predictions)
         predictions = predictions[predictions["videos"] == self.folder]
-        old = FORGETTING.read(self.table)
         known = old[old["videos"] == self.folder].to_dict("records")
         heads: dict[tuple[str, int], dict[Any, Any]] = {(str(row["model"]), int(row["step"])): row for row in known}
-        for model in models:
-            fresh = self._head(model)
-            if heads.get((model.name, model.step), {}).get("config_hash") != fresh["config_hash"]:
-                heads[model.name, model.step] = fresh
+        for key, head in fresh.items():
+            if heads.get(key, {}).get("config_hash") != head["config_hash"]:
+                heads[key] = dict(head)
         mine = config_hash(self.settings)
         rows: list[dict[str, Any]] = []
-        names = {model.name for model in models}
+        names = {name for name, _ in fresh}
         for name, part in predictions[predictions["settings_hash"] == mine].groupby("model", sort=True):
             if name not in names:
                 continue
             steps = {step: part[part["step"] == step].set_index("name") for step in sorted(map(int, set(part["step"])))}
             first = min(steps)
             for step, group in steps.items():
-                head = heads.get((str(name), step))
-                if head is None or head["config_hash"] != group["config_hash"].iloc[0]:
+                found = heads.get((str(name), step))
+                if found is None or found["config_hash"] != group["config_hash"].iloc[0]:
                     continue
                 group = group.loc[[video for video in group.index if video in steps[first].index]]
                 reference = steps[first].loc[group.index]
                 left_out = len(self.videos) + self.linked - len(steps[step])
-                identity = {**head, "reference_step": first, "broken": left_out}
+                identity = {**found, "reference_step": first, "broken": left_out}
                 right, then = group["correct"].tolist(), reference["correct"].tolist()
                 rows += forgetting_rows(identity, group["label"].tolist(), right, then, candidates=len(self.labels))
-        stale = old["model"].isin(names) & (old["videos"] == self.folder)
-        gone = int((stale & (old["settings_hash"] != mine)).sum())
-        if gone:
-            self.say(f"{self.table}: {gone} rows made from other videos or settings are replaced")
-        new = FORGETTING.frame(rows)
-        FORGETTING.write(self.table, FORGETTING.replace(old[~stale], new))
-        return FORGETTING.replace(FORGETTING.frame([]), new)
+        return rows
 
     def _head(self, model: VideoModel) -> dict[str, Any]:
         return {

@@ -344,16 +344,19 @@ class _Work:
 
     def _save(self, kind: Tidy, path: Path, head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
         """Put rows in the place of their own and of those of this model, step and source that other settings made."""
-        old = kind.read(path)
-        stale = old["config_hash"] != head["config_hash"]
-        for name in _WHERE:
-            stale &= old[name] == head[name]
-        if stale.any():
-            self.say(
-                f"{path}: {int(stale.sum())} rows of {head['model']} step {head['step']} on {head['source']}, made "
-                "from other weights, data or settings, are replaced"
-            )
-        kind.write(path, kind.replace(old[~stale], kind.frame(rows)))
+
+        def change(old: "pd.DataFrame") -> "pd.DataFrame":
+            stale = old["config_hash"] != head["config_hash"]
+            for name in _WHERE:
+                stale &= old[name] == head[name]
+            if stale.any():
+                self.say(
+                    f"{path}: {int(stale.sum())} rows of {head['model']} step {head['step']} on {head['source']}, made "
+                    "from other weights, data or settings, are replaced"
+                )
+            return kind.replace(old[~stale], kind.frame(rows))
+
+        kind.update(path, change)
 
 
 def _data(data: Any, run: RunDir | None, source: str | None) -> tuple[Any, str]:

@@ -1,7 +1,6 @@
 """Finished batches on disk: small whole files that a killed job leaves behind and the next one takes up."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import shutil
@@ -14,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from mnprobe.core.errors import FeatureError
-from mnprobe.core.files import whole_file
+from mnprobe.core.files import locked, whole_file
 from mnprobe.features.extractor import EpisodeFeatures, Tokens
 
 __all__ = ["Shard", "ShardFolder"]
@@ -107,14 +106,12 @@ class ShardFolder:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the right to make this store; FeatureError while another process has it. Death releases it."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise FeatureError(
-                    f"{self.target}: another process is extracting this very file; wait for it, or write elsewhere"
-                ) from None
+        with locked(
+            self.root / "lock",
+            refuse=lambda who: FeatureError(
+                f"{self.target}: another process is extracting this very file{who}; wait for it, or write elsewhere"
+            ),
+        ):
             yield
 
     def clean(self) -> None:
@@ -127,8 +124,9 @@ class ShardFolder:
             path.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove all shards, once the store is whole."""
-        shutil.rmtree(self.root)
+        """Remove all shards, once the store is whole, and the lock where the system lets a file in use be removed."""
+        shutil.rmtree(self.folder)
+        shutil.rmtree(self.root, ignore_errors=True)
 
     def has(self, index: int) -> bool:
         """Whether shard `index` is there and sound."""

@@ -1,6 +1,6 @@
 """Tidy tables of results: typed columns, written whole, read back exactly, and rows that replace their predecessors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnprobe.core.errors import FeatureError
-from mnprobe.core.files import write_text
+from mnprobe.core.files import update_table, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,6 +73,10 @@ class Tidy:
         parts = [part for part in (old[np.array(stays, dtype=bool)], new) if len(part)]
         joined = pd.concat(parts, ignore_index=True) if parts else self.frame([])
         return joined.sort_values(list(self.key), kind="stable", ignore_index=True)
+
+    def update(self, path: Path, change: "Callable[[pd.DataFrame], pd.DataFrame]") -> "pd.DataFrame":
+        """Replace the table by `change` of it while others who do so wait; see `mnprobe.core.files.update_table`."""
+        return update_table(path, self.read, change, self.write)
 
     def _kind(self, column: str) -> Any:
         if column in self.whole:

@@ -20,7 +20,10 @@ from mnprobe.probe.pairs import Pair
 from mnprobe.probe.plan import NoOutcomes, Unit, plan_units
 from mnprobe.probe.rows import IDENTITY, to_frame
 
-__all__ = ["align"]
+__all__ = ["align", "align_into", "in_order"]
+
+Keep = Callable[[pd.DataFrame, pd.DataFrame], None]
+"""Saves: given the whole table of this command, and those of its rows that were measured since the last call."""
 
 
 @dataclass(frozen=True)
@@ -76,18 +79,48 @@ def align(
     >>> sorted(table["direction"].unique())
     ['e2u', 'mean', 'u2e']
     """
-    config = config or AlignConfig()
     n_jobs = as_whole(n_jobs, "n_jobs", least=-1)
     if not n_jobs:
         raise ConfigError("n_jobs must be a number of processes, or -1 for one per core, got 0")
     every = as_positive(every, "every", zero=True)
+
+    def keep(frame: pd.DataFrame, fresh: pd.DataFrame) -> None:
+        if on_rows is not None:
+            on_rows(frame)
+
     chosen = [pairs] if isinstance(pairs, Pair) else list(pairs)
+    return align_into(
+        keep,
+        chosen,
+        config or AlignConfig(),
+        n_jobs=n_jobs,
+        previous=previous,
+        heads=heads,
+        hits=hits,
+        every=every,
+        quiet=quiet,
+    )
+
+
+def align_into(
+    keep: Keep,
+    chosen: Sequence[Pair],
+    config: AlignConfig,
+    *,
+    n_jobs: int,
+    previous: pd.DataFrame | None,
+    heads: Path | None,
+    hits: Path | None,
+    every: float,
+    quiet: bool,
+) -> pd.DataFrame:
+    """As `align`, for tables that others may change meanwhile: `keep` is told which rows are new."""
     notes: list[str] = []
     work = _all_planned(chosen, config, heads, notes)
     _refuse_doubles(work)
     frame, todo = _resume(previous, work, hits)
     tasks = _tasks(todo, config)
-    table = _Table(frame, on_rows, every)
+    table = _Table(frame, keep, every)
     with progress("aligning (fits)", len(tasks), quiet=quiet) as advance, closing(table):
         found: list[dict[int, list[Record]]] = [{} for _ in todo]
         for task, results in zip(tasks, _run(todo, tasks, config, n_jobs), strict=True):
@@ -111,9 +144,9 @@ def align(
 class _Table:
     """The growing table: rows wait until it is time to save, as sorting and writing it costs more than a fit."""
 
-    def __init__(self, frame: pd.DataFrame, on_rows: Callable[[pd.DataFrame], None] | None, every: float) -> None:
-        self.frame = _ordered(frame)
-        self._on_rows = on_rows
+    def __init__(self, frame: pd.DataFrame, keep: Keep, every: float) -> None:
+        self.frame = in_order(frame)
+        self._keep = keep
         self._every = every
         self._waiting: list[pd.DataFrame] = []
         self._saved = time.monotonic()
@@ -124,11 +157,10 @@ class _Table:
     def save(self, *, now: bool = False) -> None:
         if not self._waiting or not (now or time.monotonic() - self._saved >= self._every):
             return
-        parts = [part for part in (self.frame, *self._waiting) if len(part)]
-        self.frame = _ordered(pd.concat(parts, ignore_index=True))
+        fresh = pd.concat(self._waiting, ignore_index=True)
         self._waiting = []
-        if self._on_rows is not None:
-            self._on_rows(self.frame)
+        self.frame = in_order(self.frame, fresh)
+        self._keep(self.frame, fresh)
         self._saved = time.monotonic()
 
     def close(self) -> None:
@@ -314,7 +346,8 @@ def _refuse_doubles(work: Sequence[_Work]) -> None:
         seen.add(key)
 
 
-def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows in an order that does not depend on which measurement was finished first."""
+def in_order(*tables: pd.DataFrame) -> pd.DataFrame:
+    """Tables as one, in an order that does not depend on which measurement was finished first."""
+    frame = pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
     keys = [*IDENTITY, "config_hash", "metric", "direction", "statistic", "draw", "seed"]
     return frame.sort_values(keys, kind="stable", ignore_index=True)

@@ -9,13 +9,14 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from mnprobe.core.files import update_table
 from mnprobe.features import open_features
-from mnprobe.probe.align import align
+from mnprobe.probe.align import align_into, in_order
 from mnprobe.probe.balance import SETTINGS
 from mnprobe.probe.config import AlignConfig
 from mnprobe.probe.join import PIXELS, StoredPair
 from mnprobe.probe.pairs import Pair, pair_across, pair_files
-from mnprobe.probe.rows import read_alignment, write_alignment
+from mnprobe.probe.rows import IDENTITY, read_alignment, to_frame, write_alignment
 from mnprobe.probe.settings import check_settings, record_settings
 
 __all__ = ["align_stores"]
@@ -73,26 +74,85 @@ def align_stores(
         pairs.append(pair)
     check_settings(table)
     record = cache(lambda: record_settings(table, config, pairs, episodes=episodes))
+    kept = _Kept(table)
 
-    def save(frame: pd.DataFrame) -> None:
+    def save(frame: pd.DataFrame, fresh: pd.DataFrame) -> None:
         record()
-        write_alignment(table, frame)
+        kept.save(frame, fresh)
 
-    previous = read_alignment(table) if table.is_file() else None
-    whole = align(
+    mine = align_into(
+        save,
         pairs,
         config,
         n_jobs=n_jobs,
-        previous=previous,
+        previous=kept.whole,
         heads=heads,
         hits=hits,
-        on_rows=save,
         every=_SAVE_EVERY,
         quiet=quiet,
     )
     with suppress(OSError):  # all was kept, and a run that cannot be written to need not be
         record()
-    return _asked(whole, pairs, config), whole
+    kept.whole.attrs["notes"] = mine.attrs["notes"]
+    return _asked(mine, pairs, config), kept.whole
+
+
+class _Kept:
+    """The table on disk, which other commands may change while this one measures.
+
+    What they write stays, except rows of the very measurements that this command finishes after them.
+
+    Attributes:
+        whole: the table, as it was when it was last read or written here.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._state = _state(path)  # first, so that what is written meanwhile counts as new
+        self.whole = read_alignment(path) if path.is_file() else to_frame([])
+        self._begin: set[_Key] | None = set(_keys(self.whole, _MEASUREMENT))
+
+    def save(self, frame: pd.DataFrame, fresh: pd.DataFrame) -> None:
+        """Write the rows in `fresh`; `frame` lacks the rows of the beginning that are no longer valid, which go."""
+        gone: set[_Key] = set()
+        if self._begin is not None:
+            stay = set(_keys(frame, _MEASUREMENT)).difference(_keys(fresh, _MEASUREMENT))
+            gone, self._begin = self._begin.difference(stay), None
+        done = set(_keys(fresh, IDENTITY))
+
+        def change(table: pd.DataFrame) -> pd.DataFrame:
+            keys = zip(_keys(table, _MEASUREMENT), _keys(table, IDENTITY), strict=True)
+            stays = [measurement not in gone and identity not in done for measurement, identity in keys]
+            return in_order(table[np.array(stays, dtype=bool)], fresh)
+
+        def write(path: Path, table: pd.DataFrame) -> None:
+            write_alignment(path, table)
+            self._state = _state(path)
+
+        self.whole = update_table(self._path, self._read, change, write)
+
+    def _read(self, path: Path) -> pd.DataFrame:
+        """The table as it is now; read only where another process has written since."""
+        if _state(path) == self._state:
+            return self.whole
+        return read_alignment(path) if path.is_file() else to_frame([])
+
+
+_Key = tuple[object, ...]
+_MEASUREMENT = (*IDENTITY, "config_hash", "features_hash")
+
+
+def _keys(table: pd.DataFrame, columns: Sequence[str]) -> list[_Key]:
+    return list(table[list(columns)].itertuples(index=False, name=None))
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Changes whenever the file is written; empty where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    return (found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def _asked(whole: pd.DataFrame, pairs: Sequence[Pair], config: AlignConfig) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from mnprobe.core.registry import unknown_name
 from mnprobe.data import episode_folder
 from mnprobe.data.episode import LOW_DIM_FILE
 from mnprobe.worlds.environment import Environment, Situation, TaskInfo, make_world
-from mnprobe.worlds.manifest import Manifest, open_folder, remove_leftovers
+from mnprobe.worlds.manifest import Manifest, alone_in_folder, open_folder, remove_leftovers
 from mnprobe.worlds.outcomes import Outcome, write_outcomes
 from mnprobe.worlds.parallel import hashing, run_episodes
 from mnprobe.worlds.record import SITUATION_FILE, played_keyframes, read_situation, record_episode
@@ -174,14 +174,17 @@ def write_demos(
     options = dict(config.options)
     if "renderer" in options and "renderer" in described:
         options["renderer"] = described["renderer"]  # what "auto" came to: the same one in every process
-    manifest = open_folder(folder, Manifest(_shared(config, described), _asked(tasks, config)))
+    asked = Manifest(_shared(config, described), _asked(tasks, config))
+    open_folder(folder, asked)  # refuses before anything is made
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
-    jobs = _jobs(folder, manifest, tasks)
-    to_do = [job for job in jobs if not _finished(job)]
-    if to_do or not manifest.complete:
-        manifest.complete = False
-        manifest.write(folder)
+    with alone_in_folder(folder):
+        manifest = open_folder(folder, asked)
+        jobs = _jobs(folder, manifest, tasks)
+        to_do = [job for job in jobs if not _finished(job)]
+        if to_do or not manifest.complete:
+            manifest.complete = False
+            manifest.write(folder)
     made, cpu = 0, 0.0
     work = functools.partial(_demonstrate, config.world, canonical_json(options), config.video_frames)
     try:
@@ -196,11 +199,16 @@ def write_demos(
                 note(f"{job}: the expert failed ({'; '.join(effort.failed)}); another seed took its place")
     finally:
         remove_leftovers(folder)
-    outcomes, failed_seeds = _outcomes(jobs)
-    write_outcomes(folder, outcomes)
-    manifest.failed_seeds = failed_seeds
-    manifest.complete = True
-    manifest.write(folder)
+    with alone_in_folder(folder):  # another command may have been asked for more meanwhile
+        manifest = open_folder(folder, asked)
+        wanted = _jobs(folder, manifest, tasks)
+        mine = set(jobs)
+        there = [job for job in wanted if job in mine or _finished(job)]
+        outcomes, failed_seeds = _outcomes(there)
+        write_outcomes(folder, outcomes)
+        manifest.failed_seeds = failed_seeds
+        manifest.complete = len(there) == len(wanted)
+        manifest.write(folder)
     return WrittenDemos(
         folder=folder,
         world=config.world,

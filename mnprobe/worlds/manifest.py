@@ -5,17 +5,19 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from mnprobe.core.errors import ConfigError, DataError
-from mnprobe.core.files import write_text
+from mnprobe.core.files import locked, write_text
 from mnprobe.core.provenance import canonical_json, config_hash, differences
 
-__all__ = ["MANIFEST_FILE", "Manifest", "open_folder", "remove_leftovers"]
+__all__ = ["MANIFEST_FILE", "Manifest", "alone_in_folder", "open_folder", "remove_leftovers"]
 
 MANIFEST_FILE = "manifest.json"
 SCHEMA = "mnprobe.demos/1"
+_LOCK = ".lock"
 _PART = re.compile(r"\..+\.([0-9]+)\.part")
 
 
@@ -110,15 +112,18 @@ def open_folder(folder: Path, asked: Manifest) -> Manifest:
         raise ConfigError(f"{folder} is a file; demonstrations need a folder")
     if (folder / MANIFEST_FILE).exists():
         return Manifest.read(folder / MANIFEST_FILE).joined(asked, folder)
-    strange = (
-        sorted(path.name for path in folder.iterdir() if not _PART.fullmatch(path.name)) if folder.exists() else []
-    )
+    strange = sorted(path.name for path in folder.iterdir() if not _is_ours(path.name)) if folder.exists() else []
     if strange:
         raise ConfigError(
             f"{folder} is not empty ({_listed(strange)}) and has no {MANIFEST_FILE}, so these are not demonstrations "
             "made by this command; name a new folder"
         )
     return asked
+
+
+def alone_in_folder(folder: Path) -> AbstractContextManager[None]:
+    """Wait for the right to change the manifest and the outcomes of a folder, which several commands may fill."""
+    return locked(folder / _LOCK, leave=False)
 
 
 def remove_leftovers(folder: Path) -> int:
@@ -133,7 +138,13 @@ def remove_leftovers(folder: Path) -> int:
     return removed
 
 
+def _is_ours(name: str) -> bool:
+    return _PART.fullmatch(name) is not None or name.startswith(_LOCK)
+
+
 def _alive(process: int) -> bool:
+    if os.name == "nt":  # there, this signal would end it
+        return True
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):

@@ -6,12 +6,13 @@ import sys
 import threading
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
+from mnprobe.core.environment import usable_cpus, with_variables
 from mnprobe.core.errors import ConfigError, MnprobeError
 from mnprobe.core.progress import progress
 
@@ -27,12 +28,8 @@ _HASH_SEED = "PYTHONHASHSEED"
 
 
 def default_workers() -> int:
-    """Processors this process may use.
-
-    >>> default_workers() >= 1
-    True
-    """
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processors this process may use."""
+    return usable_cpus()
 
 
 def hashing(workers: int = 0) -> dict[str, Any]:
@@ -147,7 +144,7 @@ class _Worker(Generic[Job, Result]):
         self.process = context.Process(target=_serve, args=(work, theirs), daemon=True)
         self.job: int | None = None
         self.alive = True
-        with _variables(dict.fromkeys(_ONE_THREAD, "1") | {_HASH_SEED: _worker_hash_seed()}):
+        with with_variables(**(dict.fromkeys(_ONE_THREAD, "1") | {_HASH_SEED: _worker_hash_seed()})):
             self.process.start()
         theirs.close()  # so that its end is noticed here
 
@@ -235,18 +232,3 @@ def _end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         threading.Event().wait(_PATIENCE)
         os._exit(1)
-
-
-@contextmanager
-def _variables(given: Mapping[str, str]) -> Iterator[None]:
-    """Processes started inside have these environment variables."""
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update(given)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

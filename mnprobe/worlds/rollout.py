@@ -1,11 +1,9 @@
 """Rollouts: a policy plays many episodes of a world, each recorded like a demonstration, with its outcome."""
 
-import fcntl
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 
 from mnprobe.core.commands import command_of
 from mnprobe.core.errors import ConfigError, DataError
-from mnprobe.core.files import sha256_file, write_text
+from mnprobe.core.files import locked, sha256_file, write_text
 from mnprobe.core.provenance import canonical_json, config_hash, differences
 from mnprobe.data import Episode, episode_folder, open_dataset
 from mnprobe.worlds.environment import MAX_STEPS, Environment, Observation, Situation, make_world
@@ -132,8 +130,10 @@ def rollout(
         world.close()
     digest = config_hash(manifest)
     _check_folder(folder, manifest)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder):
+    with locked(
+        folder / ".lock",
+        refuse=lambda who: ConfigError(f"{folder}: another process is playing into this folder{who}; wait for it"),
+    ):
         write_text(folder / ROLLOUT_FILE, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
         remove_leftovers(folder)
         finished = collect_outcomes(folder)
@@ -317,17 +317,6 @@ def _check_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
             f"{folder} holds rollouts of another configuration ({'; '.join(changes[:4])}). "
             "Write elsewhere with --out or --name, or remove the folder"
         )
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """The right to play into this folder; ends with the process, however it ends."""
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{folder}: another process is playing into this folder; wait for it") from None
-        yield
 
 
 def _is_finished(folder: Path, episode: PlannedEpisode, digest: str) -> bool:

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
+from mnprobe.analysis import draw_compare as module
 from mnprobe.analysis.compare import COLUMNS, CompareConfig, FeatureSet, compare, comparison_hash
 from mnprobe.analysis.compare_figure import compare_figure
 from mnprobe.analysis.compare_inputs import CompareInputs, compare_inputs, find_stores
@@ -48,6 +49,19 @@ def sides():
         for layer, share in (("blocks.0", 0.0), ("e", 2.0))
     ]
     return u, e, {"tasks": tasks, "instructions": instructions}
+
+
+def test_cells_that_another_command_writes_meanwhile_stay(sides, tmp_path, monkeypatch):
+    given = {"table": tmp_path / "similarity.csv", "folder": tmp_path, "quiet": True}
+
+    def meanwhile(*args, **named):
+        monkeypatch.setattr(module, "compare", compare)
+        draw_compare(inputs_of(sides), [replace(QUICK, index="cka")], **given)
+        return compare(*args, **named)
+
+    monkeypatch.setattr(module, "compare", meanwhile)
+    draw_compare(inputs_of(sides), [QUICK], **given)
+    assert read_similarity(given["table"])["index"].value_counts().to_dict() == {"cka": 6, "debiased_cka": 6}
 
 
 def test_every_cell_is_what_the_test_of_two_arrays_gives(sides):

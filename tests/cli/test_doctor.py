@@ -223,3 +223,10 @@ def test_the_machine_is_described(monkeypatch, tmp_path):
     assert found["variables"]["OMP_NUM_THREADS"] == "3"
     assert 1 <= found["usable_cpus"] <= found["cpus"]
     assert found["free_disk_gib"] > 0
+
+
+def test_a_foreign_value_of_mujoco_gl_is_told_and_does_no_harm():
+    done = run(MUJOCO_GL="mesa")
+    assert done.returncode == 0, done.stderr
+    assert "MUJOCO_GL is 'mesa' here; the tabletop world does not depend on it" in done.stdout
+    assert "cannot be imported" not in done.stdout

@@ -1,5 +1,7 @@
+import errno
 import html
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -9,7 +11,9 @@ import numpy as np
 import pytest
 
 from mnprobe import __version__
+from mnprobe.cli import main as module
 from mnprobe.cli.main import COMMANDS, main
+from mnprobe.core import files
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import write_features
 
@@ -116,3 +120,91 @@ def test_a_run_whose_name_begins_with_a_dash_can_be_given_as_hints_write_it(tmp_
     hint = re.findall(r"`(mnprobe [^`]*)`", told(capsys, "report", "--run", "-x y")[1])[0]
     assert shlex.split(hint)[2:4] == ["--run", "-x y"]
     assert "run -x y has no checkpoints" in told(capsys, *shlex.split(hint)[1:])[1]
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """A run with a name, labels and ids that few encodings have."""
+    run = RunDir.create(tmp_path_factory.mktemp("läufe") / "一")
+    rng = np.random.default_rng(0)
+    episodes = {"id": [f"é{i}" for i in range(40)], "instruction": [f"öffne {i % 4} 抽屉" for i in range(40)]}
+    for side in ("understanding", "execution"):
+        layers = {side[0]: rng.normal(size=(40, 6))}
+        write_features(
+            run.features(f"{side}-ü", "demos", 0), model=f"{side}-ü", side=side, layers=layers, episodes=episodes
+        )
+    return run
+
+
+ENCODINGS = [
+    {"PYTHONIOENCODING": "ascii:strict"},
+    {"PYTHONIOENCODING": "latin-1"},
+    {"PYTHONIOENCODING": "cp1252"},
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    {"COLUMNS": "20", "TERM": "xterm", "NO_COLOR": "1", "FORCE_COLOR": "1"},
+]
+
+
+@pytest.mark.parametrize("variables", ENCODINGS, ids=lambda variables: "-".join(variables.values()))
+def test_what_a_terminal_cannot_show_stops_no_command(foreign, variables):
+    env = {name: value for name, value in os.environ.items() if not name.startswith("LC_")} | variables
+    small = ["--steps", "2", "--dim", "8", "--seeds", "1", "--splits", "1", "--jobs", "1", "--no-shuffled"]
+    store = str(foreign.features("understanding-ü", "demos", 0))
+    for arguments in (
+        ["align", "--run", str(foreign.path), "--holdout", "episodes", *small],
+        ["inspect", store],
+        ["inspect", store, "--json"],
+    ):
+        done = subprocess.run([sys.executable, "-m", "mnprobe", *arguments], capture_output=True, env=env)
+        if arguments[0] == "align" and "LC_ALL" in variables:  # no file can be named after these models there
+            assert (done.returncode, b"set LC_ALL=C.UTF-8" in done.stderr) == (2, True), done.stderr
+        else:
+            assert done.returncode == 0, done.stderr
+        assert b"Traceback" not in done.stderr
+        assert b"\x1b[" not in done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert "öffne 0 抽屉" in json.dumps(found, ensure_ascii=False)
+
+
+def test_without_streams_it_works_and_into_a_closed_pipe_it_ends_quietly():
+    code = "import sys; sys.stdout = sys.stderr = None; from mnprobe.cli.main import main; main(sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", code, "compare", "--list"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "mnprobe", "compare", "--list"], stdout=writing, stderr=subprocess.PIPE
+    )
+    os.close(writing)
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(errno.ENOSYS, "Function not implemented"), r"^mnprobe: Function not implemented: no file is named$"),
+        (PermissionError(errno.EACCES, "Permission denied", "/a/b"), r"^mnprobe: Permission denied: /a/b$"),
+        (OSError(errno.EXDEV, "Invalid link", "/a", None, "/b"), r"^mnprobe: Invalid link: /a -> /b$"),
+    ],
+)
+def test_an_error_of_the_system_names_what_it_is_about(error, text, monkeypatch, capsys, tmp_path):
+    def app(**given):
+        raise error
+
+    monkeypatch.setattr(module, "app", app)
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 2
+    assert re.search(text, capsys.readouterr().err.strip())
+
+
+def test_an_error_without_a_file_names_what_was_worked_on(monkeypatch, capsys, tmp_path):
+    def broken(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(files, "sync", broken)
+    with pytest.raises(SystemExit):
+        main(["init", "--run", str(tmp_path / "r")])
+    assert re.search(
+        rf"Input/output error: {tmp_path}.* \(in mnprobe\.core\.files\.whole_file\)", capsys.readouterr().err
+    )

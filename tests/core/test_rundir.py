@@ -79,3 +79,16 @@ def test_commands_that_work_on_one_run_at_once_keep_each_others_sections(tmp_pat
     one.record("train-baseline", {"seed": 1})
     other.record("train-joint", {"seed": 1})
     assert {"train-baseline", "train-joint"} <= set(RunDir(one.path).config)
+
+
+def test_a_run_that_another_process_made_meanwhile_is_kept(tmp_path, monkeypatch):
+    alone = RunDir.alone
+
+    def late(run, what):
+        if not run.config_path.exists():
+            monkeypatch.setattr(RunDir, "alone", alone)
+            RunDir.create(run.path, {"init": {"seed": 1}})
+        return alone(run, what)
+
+    monkeypatch.setattr(RunDir, "alone", late)
+    assert RunDir.create(tmp_path / "r", {"init": {"seed": 2}}).config["init"] == {"seed": 1}

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import unicodedata
 from dataclasses import replace
 
@@ -869,6 +871,72 @@ def test_stores_are_measured_into_a_table_that_is_kept(store, tmp_path):
     text = people_table(whole)
     assert "viclip step 0 untrained" in text
     assert "[blocks.1]" in text
+
+
+ALIGN = """
+import sys
+from pathlib import Path
+from mnprobe.probe import AlignConfig, FitConfig, StoredPair, align_stores, stored
+stored._SAVE_EVERY = 0.0
+u, e, folder, holdout = sys.argv[1:]
+config = AlignConfig(fit=FitConfig(dim=4, steps=1), seeds=2, splits=2, draws=2, bound_draws=2, holdout=holdout)
+print("ready", flush=True)
+sys.stdin.readline()
+align_stores([StoredPair(Path(u), Path(e))], config, table=Path(folder) / "alignment.csv", heads=Path(folder) / "heads",
+             hits=Path(folder) / "hits", quiet=True)
+"""
+
+
+def test_commands_that_measure_into_one_table_at_once_leave_what_they_leave_one_after_the_other(store, tmp_path):
+    pair = [str(store("understanding")), str(store("execution"))]
+    holdouts = ("episodes", "instructions", "tasks")
+
+    def start(folder, holdout):
+        command = [sys.executable, "-c", ALIGN, *pair, str(folder), holdout]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    for holdout in holdouts:
+        assert start(tmp_path / "in turn", holdout).communicate("go\n") == ("ready\n", None)
+    for attempt in range(3):
+        together = [start(tmp_path / f"at once {attempt}", holdout) for holdout in holdouts]
+        for process in together:
+            assert process.stdout.readline() == "ready\n"
+        for process in together:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        for process in together:
+            process.communicate()
+            assert process.returncode == 0
+        for path in (tmp_path / "in turn").rglob("*.*"):
+            if path.suffix != ".lock":
+                assert (tmp_path / f"at once {attempt}" / path.relative_to(tmp_path / "in turn")).is_file()
+        tables = [tmp_path / name / "alignment.csv" for name in ("in turn", f"at once {attempt}")]
+        assert tables[0].read_bytes() == tables[1].read_bytes()
+    assert set(read_alignment(tables[0])["holdout"]) == set(holdouts)
+
+
+def test_rows_of_other_commands_stay_and_stale_ones_go(store, tmp_path, monkeypatch):
+    """Another command writes while this one measures: its rows stay, and outdated ones of this one go all the same."""
+    given = {"table": tmp_path / "alignment.csv", "quiet": True}
+    stored = [StoredPair(store("understanding"), store("execution"))]
+    pixels = [StoredPair(store("understanding", model="pixels"), stored[0].e)]
+    align_stores(stored, tiny(k=(1,)), **given)
+    outdated = read_alignment(given["table"])["config_hash"].iloc[0]
+    original = jobs.fit_heads
+
+    def meanwhile(*args, **named):
+        monkeypatch.setattr(jobs, "fit_heads", original)
+        align_stores(pixels, tiny(), **given)
+        return original(*args, **named)
+
+    monkeypatch.setattr(jobs, "fit_heads", meanwhile)
+    rows, whole = align_stores(stored, tiny(), **given)
+    assert set(whole["understanding"]) == {"viclip", "pixels"}
+    assert outdated not in set(whole["config_hash"])
+    pd.testing.assert_frame_equal(read_alignment(given["table"]), whole)
+    assert set(rows["understanding"]) == {"viclip"}
+    alone, _ = align_stores(stored, tiny(), table=tmp_path / "alone.csv", quiet=True)
+    pd.testing.assert_frame_equal(rows, alone)
 
 
 def test_rows_wait_to_be_saved_and_none_is_lost(pair, monkeypatch):

@@ -323,6 +323,14 @@ def test_two_commands_in_one_folder_do_the_work_together(whole, tmp_path):
     assert _tree(out) == whole
 
 
+def test_commands_with_different_tasks_in_one_folder_keep_each_others(whole, tmp_path):
+    out = tmp_path / "both"
+    both = [_start(out, "--workers", "1", "--task", task) for task in ("visit", "greet")]
+    for process in both:
+        assert process.wait(timeout=60) == 0, _log(out)
+    assert _tree(out) == whole
+
+
 def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_stay(copied):
     episodes = copied / "train/visit/all_variations/episodes"
     dead = subprocess.Popen([sys.executable, "-c", ""])

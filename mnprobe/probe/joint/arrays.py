@@ -1,12 +1,10 @@
 """Arrays that are computed once and kept in a folder: whole or not there, whoever is killed, however many compute."""
 
-import errno
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -17,6 +15,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from mnprobe.core.errors import DataError
+from mnprobe.core.files import locked, sync
 from mnprobe.core.provenance import canonical_json, config_hash
 
 __all__ = ["Arrays", "Rows", "kept_arrays"]
@@ -127,20 +126,14 @@ def _file_of(name: str) -> str:
     return f"{name}.npy"
 
 
-@contextmanager
-def _alone(folder: Path, note: Callable[[str], None] | None) -> Iterator[None]:
+def _alone(folder: Path, note: Callable[[str], None] | None) -> AbstractContextManager[None]:
     """Hold the right to make `folder`, waiting for a process that does; the death of that process ends the wait."""
-    with folder.with_name(f".{folder.name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if note:
-                note(f"another process prepares {folder}; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # file systems without locks: both write, one wins
-                raise
-        yield
+
+    def waiting(who: str) -> None:
+        if note:
+            note(f"another process prepares {folder}{who}; waiting for it")
+
+    return locked(folder.with_name(f".{folder.name}.lock"), waiting=waiting)
 
 
 def _part_of(folder: Path) -> Path:
@@ -154,7 +147,7 @@ def _publish(part: Path, folder: Path) -> None:
         folder.rename(away)
         shutil.rmtree(away, ignore_errors=True)
     part.rename(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
 
 
 def _write(parts: Mapping[str, Path], keys: Mapping[str, Mapping[str, Any]], pieces: Iterable[Rows]) -> None:
@@ -178,8 +171,8 @@ def _write(parts: Mapping[str, Path], keys: Mapping[str, Mapping[str, Any]], pie
         manifest = {"key": keys[kind], "arrays": {name: column.describe() for name, column in of_kind.items()}}
         path = parts[kind] / _MANIFEST
         path.write_text(canonical_json(manifest), encoding="utf-8")
-        _sync(path)
-        _sync(parts[kind])
+        sync(path)
+        sync(parts[kind])
 
 
 class _Column:
@@ -241,11 +234,3 @@ class _Column:
             if error.filename is None:  # a full disk does not say which
                 raise OSError(error.errno, os.strerror(error.errno or 0), str(self._path)) from error
             raise
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

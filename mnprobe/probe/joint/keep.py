@@ -1,6 +1,5 @@
 """What a training leaves behind: checkpoints of both models, its heads, and the note that it is finished."""
 
-import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from mnprobe.core.errors import CheckpointError, ConfigError, TrainingError
-from mnprobe.core.files import write_text
+from mnprobe.core.files import locked, write_text
 from mnprobe.core.provenance import canonical_json, config_hash
 from mnprobe.core.rundir import RunDir, step_name
 from mnprobe.models.arp import save_arp
@@ -162,13 +161,11 @@ def alone_in(folder: Path) -> Iterator[None]:
 
     Raises ConfigError when another process has it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"{folder}: another process is training into this folder; wait for it, or give this training a --name "
-                "of its own"
-            ) from None
+    with locked(
+        folder / ".lock",
+        refuse=lambda who: ConfigError(
+            f"{folder}: another process is training into this folder{who}; wait for it, or give this training a --name "
+            "of its own"
+        ),
+    ):
         yield

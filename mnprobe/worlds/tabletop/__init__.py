@@ -1,10 +1,11 @@
 """The embedded tabletop benchmark: MuJoCo physics, a floating hand, scripted tasks, RLBench's cameras."""
 
-import os
+from mnprobe.core.environment import with_variables
 
-# MuJoCo looks for a window system when it is imported. Nothing here needs it: images are made by ray casting, or in an
-# off-screen context of our own.
-os.environ.setdefault("MUJOCO_GL", "disable")
+# MuJoCo looks for a window system when it is imported, and refuses values of this variable that it does not know.
+# Nothing here needs it: images are made by ray casting, or in an off-screen context of our own.
+with with_variables(MUJOCO_GL="disable"):
+    import mujoco  # noqa: F401
 
 from mnprobe.worlds.tabletop.palette import PALETTE
 from mnprobe.worlds.tabletop.tabletop import Tabletop

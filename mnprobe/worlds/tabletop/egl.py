@@ -5,6 +5,7 @@ import ctypes.util
 import os
 from functools import lru_cache
 
+from mnprobe.core.environment import with_variables
 from mnprobe.core.errors import ConfigError
 
 __all__ = ["make_current"]
@@ -29,7 +30,12 @@ def make_current() -> None:
 @lru_cache(maxsize=1)
 def _context(process: int) -> tuple[ctypes.CDLL, int, int, int]:
     """Library, display, surface, context of this process; a forked one makes its own."""
-    library = _library()
+    # Mesa's software driver would start a thread for every core; processes are what we have several of.
+    with with_variables(LP_NUM_THREADS=os.environ.get("LP_NUM_THREADS", "0")):
+        return _first_context(_library())
+
+
+def _first_context(library: ctypes.CDLL) -> tuple[ctypes.CDLL, int, int, int]:
     problems = []
     for platform, device in _platforms(library):
         display = library.eglGetPlatformDisplay(platform, device, None)
@@ -44,8 +50,6 @@ def _context(process: int) -> tuple[ctypes.CDLL, int, int, int]:
 
 
 def _library() -> ctypes.CDLL:
-    # Mesa's software driver would start a thread for every core; processes are what we have several of.
-    os.environ.setdefault("LP_NUM_THREADS", "0")
     name = ctypes.util.find_library("EGL")
     if name is None:
         raise ConfigError("the system has no libEGL")

@@ -147,7 +147,8 @@ def probe_gl() -> str:
         done = subprocess.run(
             [sys.executable, "-c", f"from {__name__} import _try_gl; _try_gl()"],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=_PROBE_SECONDS,
             check=False,
         )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -363,3 +364,15 @@ def test_looking_at_worlds_loads_neither_mujoco_nor_torch():
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         == "False False\n"
     )
+
+
+@pytest.mark.parametrize("value", [None, "mesa", "wgl", "osmesa", "egl", "disable", ""])
+def test_the_variables_of_graphics_are_left_as_they_were(value):
+    """Whatever MUJOCO_GL says, also what MuJoCo itself refuses."""
+    code = "import os, mnprobe.worlds.tabletop as t; from mnprobe.worlds.tabletop.gl import probe_gl; probe_gl(); "
+    code += "t.Tabletop(image_size=16).reset('push_buttons', 0, 1); "
+    code += "print(repr(os.environ.get('MUJOCO_GL')), 'LP_NUM_THREADS' in os.environ)"
+    env = {name: text for name, text in os.environ.items() if name not in ("MUJOCO_GL", "LP_NUM_THREADS")}
+    env |= {} if value is None else {"MUJOCO_GL": value}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    assert done.stdout == f"{value!r} False\n"
