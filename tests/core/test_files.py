@@ -156,11 +156,11 @@ def test_a_lock_is_held_by_one_process_and_freed_by_its_death(how, start, tmp_pa
     def refuse(who):
         return RuntimeError(f"busy{who}")
 
-    holder = start(HOLD, how)
+    lock, holder = tmp_path / ".a.lock", start(HOLD, how)
     assert holder.stdout.readline() == "held\n"
     with (
         pytest.raises(RuntimeError, match=rf"^busy \(process {holder.pid} on "),
-        locked(tmp_path / ".a.lock", refuse=refuse),
+        locked(lock, refuse=refuse),
     ):
         pass
     told = []
