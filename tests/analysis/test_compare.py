@@ -1,6 +1,7 @@
 """Comparison of layers and checkpoints: the table, its null, what is refused, resuming, and what the heatmap shows."""
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,6 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
-from mnprobe.analysis import draw_compare as module
 from mnprobe.analysis.compare import COLUMNS, CompareConfig, FeatureSet, compare, comparison_hash
 from mnprobe.analysis.compare_figure import compare_figure
 from mnprobe.analysis.compare_inputs import CompareInputs, compare_inputs, find_stores
@@ -53,6 +53,7 @@ def sides():
 
 def test_cells_that_another_command_writes_meanwhile_stay(sides, tmp_path, monkeypatch):
     given = {"table": tmp_path / "similarity.csv", "folder": tmp_path, "quiet": True}
+    module = sys.modules["mnprobe.analysis.draw_compare"]  # the function has the same name
 
     def meanwhile(*args, **named):
         monkeypatch.setattr(module, "compare", compare)
