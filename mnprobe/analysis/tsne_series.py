@@ -162,7 +162,7 @@ def _common(pairs: Mapping[str, list[FeaturePair]]) -> dict[str, list[FeaturePai
     cut = {name: [_in_order_of(ids, pair) for pair in some] for name, some in pairs.items()}
     whole = _in_order_of(ids, everyone[0])
     for pair in (pair for some in cut.values() for pair in some):
-        agreed_episodes(whole.episodes, pair.episodes, [whole.describe_e, pair.describe_e])
+        agreed_episodes(whole.episodes, pair.episodes, ["one checkpoint", pair.describe_e])
     return cut
 
 

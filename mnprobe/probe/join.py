@@ -202,8 +202,8 @@ def _refuse_unlike(
     if unlike:
         row = unlike[0]
         raise FeatureError(
-            f"{len(unlike)} episodes ({some([ids[i] for i in unlike], 3)}) have other {column}s in {names[0]} than in "
-            f"{names[1]}: {sides[0][row]!r} and {sides[1][row]!r}. Extract both from the same data"
+            f"{len(unlike)} episodes ({some([ids[i] for i in unlike], 3)}) have other {column}s: {sides[0][row]!r} in "
+            f"{names[0]} and {sides[1][row]!r} in {names[1]}. Extract both from the same data"
         )
 
 

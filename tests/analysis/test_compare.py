@@ -344,9 +344,7 @@ def test_stores_that_disagree_are_refused_and_other_data_noted(run, tmp_path, co
     changed = table[column].copy()
     changed[4] = "test" if column == "partition" else "another"
     write(changed)
-    with pytest.raises(
-        FeatureError, match=rf"1 episodes \('t/1/episode4'\) have other {column}s in .*viclip.*other.h5"
-    ):
+    with pytest.raises(FeatureError, match=rf"1 episodes \('t/1/episode4'\) have other {column}s: .*viclip.*other.h5"):
         compare_inputs([store], [other])
     assert compare_inputs([store], [write(table[column], "f" * 64)]).notes == ()
     own = tmp_path / "own.h5"

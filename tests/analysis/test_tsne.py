@@ -204,7 +204,7 @@ def test_sides_that_disagree_are_refused_and_other_data_noted(small, tmp_path, c
     assert load_pair(u, blank).episodes[column].tolist() == table[column].tolist()
     other = table.assign(**{column: table[column].where(table.index != 3, "val" if column == "partition" else "other")})
     path = write_features(tmp_path / "other.h5", episodes=other, **header)
-    with pytest.raises(FeatureError, match=rf"1 episodes .* have other {column}s in .*viclip.*other.h5"):
+    with pytest.raises(FeatureError, match=rf"1 episodes .* have other {column}s: .*viclip.*other.h5"):
         load_pair(u, path)
     with open_features(u) as file:
         values = {"u": file.layer("u").pooled()}

@@ -682,10 +682,10 @@ def test_stores_that_disagree_in_a_label_are_refused(column, store):
     changed[3] = {"instruction": "do another", "task": "s", "partition": "test"}[column]
     path_e = store("execution", **{**given, column: changed})
     with pytest.raises(
-        FeatureError, match=rf"1 episodes \('t/0/episode3'\) have other {column}s in .*viclip.*arp"
+        FeatureError, match=rf"1 episodes \('t/0/episode3'\) have other {column}s: .*viclip.*arp"
     ) as caught:
         paired(path_u, path_e)
-    assert f"{given[column][3]!r} and {changed[3]!r}" in str(caught.value)
+    assert f"{given[column][3]!r} in {path_u} and {changed[3]!r} in {path_e}" in str(caught.value)
 
 
 def test_labels_that_only_one_store_has_are_taken_from_it(store):
