@@ -56,7 +56,7 @@ def as_array(values: Array, name: str) -> NDArray[Any]:
         raise FeatureError(f"{name} must hold real numbers, got {_kind(values)} of type {array.dtype}")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(array.shape)  # also of no dimension
 
 
 def as_matrix(values: Array, name: str, *, finite: bool = True) -> NDArray[np.float64]:
