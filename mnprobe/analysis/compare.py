@@ -130,9 +130,7 @@ def compare(
             notes.append(_balancing(labels, kept))
     labels, of_tasks = labels[kept], of_tasks[kept]
     _require_memory(index, len(rows), len(columns), len(kept), config.permutations, n_jobs)
-    given = {"tasks": of_tasks} if "task" in config.permute else {}
-    given |= {"instructions": labels} if "instruction" in config.permute else {}
-    swap = exchange(config.permute, **given, n=len(kept))
+    swap = exchange(config.permute, tasks=of_tasks, instructions=labels, n=len(kept))
     orders = swap.orders(config.permutations, config.seed)
     sides_u, told = _prepared(index, rows, kept, labels)
     sides_e, more = _prepared(index, columns, kept, labels)

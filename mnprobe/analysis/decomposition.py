@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from mnprobe.analysis.oracles import oracle_recall
 from mnprobe.analysis.statistics import cluster_jackknife
-from mnprobe.core.errors import ProbeError, TooFewSamples
+from mnprobe.core.arrays import Array, as_array, as_whole
+from mnprobe.core.errors import FeatureError, ProbeError, TooFewSamples
 from mnprobe.core.labels import encode_tuples
 from mnprobe.probe.fit import FitConfig, fit_heads
 from mnprobe.probe.heads import AlignmentHeads
@@ -77,8 +78,8 @@ def without_means(
 
 def decompose(
     pair: Pair,
-    train: NDArray[np.int64],
-    test: NDArray[np.int64],
+    train: Array,
+    test: Array,
     *,
     pairing: GroupKind = "instruction",
     fit: FitConfig | None = None,
@@ -102,13 +103,17 @@ def decompose(
 
     Args:
         pair: features and labels.
-        train, test: rows that the heads are fitted and tested on.
+        train, test: rows that the heads are fitted and tested on, as numbers or as truth values.
         pairing: what counts as the same action.
         fit: settings of the heads; the paper's when not given.
         heads: heads that were fitted on `train`, for the first four; fitted here (one per seed) when not given.
         seeds: how many heads are fitted wherever heads are fitted.
         exclude_own: leave the query's own episode out of its gallery.
+
+    Raises FeatureError for rows that the pair has not, and as `fit_heads` and `recall_at_k`.
     """
+    train, test = _row_numbers(train, len(pair.items), "train"), _row_numbers(test, len(pair.items), "test")
+    seeds = as_whole(seeds, "seeds", least=1)
     items = pair.items.take(test)
     factors = factors_of(pair.items)
     groups = pair.items.groups(pairing)
@@ -169,6 +174,19 @@ def decompose(
         )
         add("without", name, found, seeds)
     return pd.DataFrame(rows, columns=list(DECOMPOSITION_COLUMNS))
+
+
+def _row_numbers(rows: Array, n: int, name: str) -> NDArray[np.int64]:
+    """Rows given as numbers or as truth values, one for each of n; FeatureError that names `name` otherwise."""
+    found = as_array(rows, name)
+    if found.dtype.kind == "b" and found.shape == (n,):
+        found = np.flatnonzero(found)
+    if found.ndim != 1 or found.dtype.kind not in "iu" or not len(found):
+        raise FeatureError(f"{name} must name rows, at least one, got shape {found.shape} of type {found.dtype}")
+    numbers = found.astype(np.int64)
+    if numbers.min() < 0 or numbers.max() >= n:
+        raise FeatureError(f"{name} names row {int(numbers.max())} or one below 0; there are rows 0 to {n - 1}")
+    return numbers
 
 
 def _fitted(

@@ -154,7 +154,7 @@ def _spacing(train: Rows, rows: NDArray[np.int64], same: float) -> tuple[Rows, R
 
 def _squares(one: Rows, other: Rows) -> Rows:
     square = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1)[None, :] - 2 * one @ other.T
-    return np.maximum(square, 0.0)
+    return np.asarray(np.maximum(square, 0.0))
 
 
 def _rows(scores: HitScores, pair: Pair | None) -> list[dict[str, Any]]:

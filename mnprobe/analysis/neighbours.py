@@ -7,6 +7,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mnprobe.core.arrays import Array, as_matrix, as_whole
+from mnprobe.core.errors import FeatureError
+
 __all__ = ["NEAREST", "nearest_across"]
 
 NEAREST = 3
@@ -14,7 +17,7 @@ _ROWS = 512  # at a time, so that N x N cosines never lie in memory
 
 
 def nearest_across(
-    z_u: NDArray[Any], z_e: NDArray[Any], ids: Sequence[str], *, count: int = NEAREST
+    z_u: Array, z_e: Array, ids: Sequence[str], *, count: int = NEAREST
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The nearest items of the other side by cosine: one table for the rows of z_u, one for those of z_e.
 
@@ -32,12 +35,20 @@ def nearest_across(
     >>> across["neighbour_1"].tolist(), across["own_rank"].tolist()
     (['b', 'a'], [2.0, 2.0])
     """
-    return _nearest(z_u, z_e, ids, count), _nearest(z_e, z_u, ids, count)
+    one, other, count = as_matrix(z_u, "z_u"), as_matrix(z_e, "z_e"), as_whole(count, "count", least=1)
+    if not len(one) == len(other) == len(ids) or one.shape != other.shape:
+        raise FeatureError(f"z_u and z_e must be of the same {len(ids)} episodes, got {one.shape} and {other.shape}")
+    for rows, name in ((one, "z_u"), (other, "z_e")):
+        top = np.abs(rows).max(axis=1)
+        length = np.where(top <= 1.01, np.linalg.norm(np.minimum(np.abs(rows), 1.01), axis=1), np.inf)
+        wrong = np.flatnonzero((np.abs(length - 1) > 1e-2) & (top > 0))  # a row of zeros has no direction, nor a length
+        if len(wrong):
+            raise FeatureError(f"{name}: rows must have length 1; row {wrong[0]} has {length[wrong[0]]:.3g}")
+    return _nearest(one, other, ids, count), _nearest(other, one, ids, count)
 
 
-def _nearest(queries: NDArray[Any], gallery: NDArray[Any], ids: Sequence[str], count: int) -> pd.DataFrame:
+def _nearest(asked: NDArray[np.float64], found: NDArray[np.float64], ids: Sequence[str], count: int) -> pd.DataFrame:
     names = np.asarray(ids, dtype=object)
-    asked, found = np.asarray(queries, dtype=np.float64), np.asarray(gallery, dtype=np.float64)
     count = min(count, len(names))
     order, cosines = np.empty((len(names), count), dtype=np.int64), np.empty((len(names), count))
     own, rank = np.empty(len(names)), np.empty(len(names))

@@ -9,6 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mnprobe.analysis.embedding import trust
+from mnprobe.core.arrays import Array, as_matrix, as_whole
+from mnprobe.core.errors import FeatureError
 
 __all__ = ["Quality", "main_quality", "map_qualities", "purity_by_chance", "purity_of_neighbours", "quality_lines"]
 
@@ -43,14 +45,23 @@ class Quality:
     across_chance: float
 
 
-def map_qualities(
-    values: NDArray[Any], coordinates: NDArray[Any], points: pd.DataFrame, neighbours: int
-) -> tuple[Quality, ...]:
+def map_qualities(values: Array, coordinates: Array, points: pd.DataFrame, neighbours: int) -> tuple[Quality, ...]:
     """The quality of a map (N, 2) of `values` (N, D): of all points first, then of held-out and of fitted ones.
 
     `points` has a row per point with columns task, instruction, side and fitted. Groups of fewer than four points are
     left out. Instructions count as the same only within a task.
+
+    Raises FeatureError for a value or place that is missing or not finite, ConfigError for an impossible number of
+    neighbours.
     """
+    neighbours = as_whole(neighbours, "neighbours", least=1)
+    if len(points) < _FEWEST:
+        return ()
+    rows, spots = as_matrix(values, "values"), as_matrix(coordinates, "coordinates")
+    if not len(rows) == len(spots) == len(points):
+        raise FeatureError(
+            f"values, coordinates and points must be of the same points, got {len(rows)}, {len(spots)}, {len(points)}"
+        )
     fitted = points["fitted"].to_numpy(dtype=bool)
     groups = {"all": np.ones(len(points), dtype=bool)}
     if fitted.any():
@@ -58,7 +69,7 @@ def map_qualities(
     labels = points.groupby(["task", "instruction"], sort=False, dropna=False).ngroup().to_numpy()
     sides = points["side"].to_numpy().astype(str)
     return tuple(
-        _quality(name, np.asarray(values)[here], np.asarray(coordinates)[here], labels[here], sides[here], neighbours)
+        _quality(name, rows[here], spots[here], labels[here], sides[here], neighbours)
         for name, here in groups.items()
         if here.sum() >= _FEWEST
     )

@@ -17,6 +17,7 @@ __all__ = [
     "components",
     "exponent",
     "in_range",
+    "ordinary",
     "rounding",
     "undefined",
     "unit_rows",
@@ -49,6 +50,11 @@ def as_rows(values: Array, name: str) -> Rows:
     return rows
 
 
+def ordinary(size: float) -> int:
+    """The power of two to divide by so that numbers of such a size are near 1; 0 where it is ordinary."""
+    return exponent(size) if abs(exponent(size)) > _ORDINARY else 0
+
+
 def in_range(values: Rows, *, name: str, title: str, translation: bool) -> tuple[Rows, int]:
     """Rows over a power of two that brings their size near 1, and that power; 0 and the rows themselves where the size
     is ordinary.
@@ -59,18 +65,18 @@ def in_range(values: Rows, *, name: str, title: str, translation: bool) -> tuple
     Raises ProbeError where float64 has kept too few digits of these differences.
     """
     top = float(np.abs(values).max())
+    if top >= _OFFSET and not varying(values).any():
+        raise ProbeError(_too_few_digits(top, 0.0, name, title))
     if not translation:
         _check_digits(top, top, name, title)
-        power = exponent(top) if abs(exponent(top)) > _ORDINARY else 0
+        power = ordinary(top)
         return (np.ldexp(values, -power) if power else values), power
     first = exponent(top) if abs(exponent(top)) > _SAFE else 0
     found = np.ldexp(values, -first) if first else values
     spread = float(np.abs(centred(found)).max())
     moves = varying(found)
     _check_digits(float(np.abs(values[:, moves]).max(initial=0.0)), float(np.ldexp(spread, first)), name, title)
-    if not moves.any() and top >= _OFFSET:
-        raise ProbeError(_too_few_digits(top, 0.0, name, title))
-    second = exponent(spread) if abs(exponent(spread)) > _ORDINARY else 0
+    second = ordinary(spread)
     if second:
         found = np.where(moves, found, 0.0)  # what never changes need not be held, and could overflow
         found = np.ldexp(found, -second)

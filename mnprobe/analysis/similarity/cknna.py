@@ -7,7 +7,7 @@ import numpy as np
 
 from mnprobe.analysis.similarity.about import About
 from mnprobe.analysis.similarity.arrays import Codes, Rows
-from mnprobe.analysis.similarity.hsic import hsic_1
+from mnprobe.analysis.similarity.hsic import hsic_1_of
 from mnprobe.analysis.similarity.index import Index, Relation
 from mnprobe.analysis.similarity.neighbours import check_k, closeness, cosines, keeps_groups, nearest
 from mnprobe.analysis.similarity.options import set_flag
@@ -62,7 +62,7 @@ class CKNNA(Index):
         return _Masked(one, other, self)
 
     def _own(self, similarity: Rows, mask: Rows) -> float:
-        own = hsic_1(mask * similarity, mask * similarity)
+        own = hsic_1_of(mask * similarity, mask * similarity)
         if not own > 1e-14:
             raise ProbeError(
                 f"{self.about.title} with k = {self.k} is not defined for these features: a self term is {own:.3g}, "

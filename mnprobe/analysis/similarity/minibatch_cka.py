@@ -108,7 +108,8 @@ class _Batched(Relation):
             batches = self.batches[start : start + self.step]
             one, floor = self.kept or self.one.centred_blocks(batches)
             other, other_floor = self.other.centred_blocks(batches if order is None else order[batches])
-            sums += [np.vdot(one, other), np.vdot(one, one), np.vdot(other, other), floor, other_floor]
+            products = [float(np.vdot(*pair)) for pair in ((one, other), (one, one), (other, other))]
+            sums += np.array([*products, floor, other_floor])
         return _ratio(*sums.tolist())
 
 

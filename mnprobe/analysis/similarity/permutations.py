@@ -59,6 +59,7 @@ def exchange(scheme: str, *, tasks: Labels | None = None, instructions: Labels |
     Raises ConfigError for an unknown scheme or labels that it needs and are missing, TooFewSamples where next to
     nothing can move, with the numbers.
     """
+    n = as_whole(n, "n", least=0)
     if scheme not in get_args(Scheme):
         raise ConfigError(f"permute must be one of {', '.join(SCHEMES)}, got {scheme!r}")
     needs = {"tasks": "task" in scheme, "instructions": "instruction" in scheme}
@@ -98,7 +99,7 @@ def balanced_rows(instructions: Labels, *, seed: int = 0) -> NDArray[np.int64]:
     sizes = np.bincount(codes)
     allowed = [size for size in np.unique(sizes) if (sizes >= size).mean() >= _KEPT]
     size = max(allowed, key=lambda candidate: (int(candidate * (sizes >= candidate).sum()), -candidate))
-    generator = np.random.default_rng([check_seed(seed), 2])
+    generator = np.random.default_rng([check_seed(as_whole(seed, "seed", least=0)), 2])
     keys = generator.random(len(codes))
     kept = [rows[np.argsort(keys[rows])[:size]] for rows in _members(codes) if len(rows) >= size]
     return np.sort(np.concatenate(kept))
@@ -112,8 +113,8 @@ def draw_orders(stratum: Codes, block: Codes | None, count: int, seed: int) -> N
     """
     if count < 1:
         raise ConfigError(f"permutations must be at least 1, got {count!r}")
-    count = as_whole(count, "permutations", least=1)
-    generator = np.random.default_rng([check_seed(seed), 3])
+    count = as_whole(count, "permutations")
+    generator = np.random.default_rng([check_seed(as_whole(seed, "seed", least=0)), 3])
     if block is None:
         orders = np.empty((count, len(stratum)), dtype=np.int64)
         places = np.argsort(stratum, kind="stable")

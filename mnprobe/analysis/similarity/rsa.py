@@ -7,12 +7,12 @@ import numpy as np
 from scipy.stats import rankdata
 
 from mnprobe.analysis.similarity.about import About
-from mnprobe.analysis.similarity.arrays import Rows, centred, rounding
+from mnprobe.analysis.similarity.arrays import Rows, centred, rounding, undefined, varying
 from mnprobe.analysis.similarity.gram import squared_distances
 from mnprobe.analysis.similarity.index import MatrixIndex
 from mnprobe.analysis.similarity.neighbours import NO_ANGLE, angles
 from mnprobe.core.arrays import Array
-from mnprobe.core.errors import ConfigError
+from mnprobe.core.errors import ConfigError, ProbeError
 
 __all__ = ["RSA", "rsa"]
 
@@ -55,7 +55,9 @@ class RSA(MatrixIndex):
         upper = np.triu_indices(len(values), 1)
         pairs = _dissimilarities(values, self.distance)[upper]
         largest = float(np.abs(pairs).max())
-        pairs = np.round(pairs / largest, 12) if largest > self._least(values) else np.zeros_like(pairs)
+        if not largest > self._least(values):
+            raise self._no_distances(values)
+        pairs = np.round(pairs / largest, 12)
         numbers = rankdata(pairs) if self.correlation == "spearman" else pairs  # rounding: equal ones must tie
         found = np.zeros((len(values), len(values)))
         found[upper] = numbers - numbers.mean()
@@ -64,6 +66,15 @@ class RSA(MatrixIndex):
     def size(self, values: Rows) -> float:
         """Ranks, and distances over the largest one, are of the order of 1."""
         return 1.0
+
+    def _no_distances(self, values: Rows) -> ProbeError:
+        if self.distance == "euclidean" or not varying(values).any():
+            return undefined(values, self.about.title)
+        return ProbeError(
+            f"{self.about.title} is not defined for these features: all {len(values)} rows point the same way, as far "
+            f"as float64 can tell by their {self.distance} distances. Take off an offset that is far larger than what "
+            "the rows differ by, or choose distance=euclidean"
+        )
 
     def _least(self, values: Rows) -> float:
         """Distances that are all below this are nothing but rounding."""
