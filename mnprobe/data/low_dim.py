@@ -372,5 +372,5 @@ def _kind(item: object) -> str:
     if isinstance(item, ArrayRecord):
         return "an array"
     if isinstance(item, Other):
-        return "something of numpy's that is no array of numbers"
+        return "something that is no array of numbers"
     return "None" if item is None else f"a {type(item).__name__}"

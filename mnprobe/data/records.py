@@ -39,7 +39,7 @@ class Global(Enum):
     ENCODE = "bytes as text"
     BYTES = "bytes"
     DICT = "dictionary"
-    OTHER = "something of numpy's that no field needs"
+    OTHER = "something that no field needs"
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +55,7 @@ class Record:
 
 @dataclass(slots=True, eq=False)
 class Other:
-    """A thing of numpy's that no field needs (a masked array, a generator): its place is kept, its content is not."""
+    """A value that no field needs (a masked array, a date, a set): its place is kept, its content is not."""
 
 
 @dataclass(slots=True, eq=False)

@@ -5,8 +5,8 @@ only the opcodes that data need. A name in the file is compared, as an exact (mo
 becomes an inert stand-in (`mnprobe.data.records`); nothing is imported, no attribute is set, no function of numpy's is
 handed the file's arguments. Sizes are bounded before memory is taken: file size, number of opcodes, memo indices,
 array bytes against shape. Dictionary keys must be short plain values, because hashing a crafted nested tuple can take
-for ever or overflow the C stack. A name that is not known is refused, with file, byte and name; numpy's own things
-that no field needs are passed over.
+for ever or overflow the C stack. A name that is not known is refused, with file, byte and name; values of numpy's
+and of Python's own that no field needs are kept as nothing at all.
 """
 
 import struct
@@ -33,8 +33,19 @@ _NUMBERS: dict[tuple[str, str], Global] = {
     ("builtins", "bytes"): Global.BYTES,
     ("__builtin__", "bytes"): Global.BYTES,
 }
-# What numpy writes for things that no field needs; each becomes an `Other`, whatever it is given.
+_PLAIN = (
+    *("int", "long", "float", "complex", "bool", "str", "bytearray", "slice", "range", "xrange"),
+    *("set", "frozenset", "list", "dict", "tuple"),
+)
+# What numpy and Python write for values that no field needs; each becomes an `Other`, whatever it is given.
 _OTHERS = (
+    *((module, name) for module in ("builtins", "__builtin__") for name in _PLAIN),
+    *(("datetime", name) for name in ("date", "time", "datetime", "timedelta", "timezone")),
+    *(("pathlib", f"{pure}{system}Path") for pure in ("", "Pure") for system in ("", "Posix", "Windows")),
+    *(("collections", name) for name in ("deque", "defaultdict", "Counter")),
+    ("decimal", "Decimal"),
+    ("fractions", "Fraction"),
+    ("uuid", "UUID"),
     *((module, "MaskedArray") for module in ("numpy.ma", "numpy.ma.core")),
     ("numpy.ma.core", "_mareconstruct"),
     *(
@@ -310,17 +321,17 @@ class _Machine:
 
     def _append(self) -> None:
         item = self._pop()
-        self._list().append(item)
+        self._extend([item])
 
     def _appends(self) -> None:
-        items = self._since_mark()
-        self._list().extend(items)
+        self._extend(self._since_mark())
 
-    def _list(self) -> list[object]:
+    def _extend(self, items: list[object]) -> None:
         target = self._top()
-        if type(target) is not list:
+        if type(target) is list:
+            target.extend(items)
+        elif not isinstance(target, Other):
             raise Malformed("values are appended to something that is no list")
-        return target
 
     def _setitem(self) -> None:
         value, key = self._pop(), self._pop()
@@ -331,6 +342,8 @@ class _Machine:
 
     def _store(self, items: list[object]) -> None:
         target = self._top()
+        if isinstance(target, Other):
+            return
         if type(target) is not dict:
             raise Malformed("entries are set in something that is no dictionary")
         if len(items) % 2:

@@ -308,6 +308,10 @@ OTHERS = [
     ("numpy.random._pcg64", "PCG64"),
     ("numpy.random.bit_generator", "__pyx_unpickle_SeedSequence"),
     ("numpy._core._internal", "_convert_to_stringdtype_kwargs"),
+    ("builtins", "complex"),
+    ("__builtin__", "set"),
+    ("pathlib", "PosixPath"),
+    ("collections", "defaultdict"),
 ]
 
 
@@ -319,6 +323,7 @@ def test_what_no_field_needs_is_kept_without_being_imported_or_called(module, na
         push + b")\x81",  # made
         push + b")R}\x8c\x0a__reduce__\x8c\x02lssb",  # given a state
         push + b"(" + push + b")RtR]b",
+        push + b")RNa(K\x01K\x02eK\x01K\x02s(]K\x01u",  # filled, with a key that is no key
         RECONSTRUCT + push + b"K\x00\x85C\x01b\x87R(K\x01(K\x02tNNNtb",
     ):
         found = loads(_demo(body), source="some file", allow="demo")

@@ -1,11 +1,13 @@
 """The restricted reader gives the same data as free unpickling."""
 
 import base64
+import datetime
 import json
 import pickle
 import zlib
-from collections import OrderedDict
-from pathlib import Path
+from collections import Counter, OrderedDict, defaultdict, deque
+from decimal import Decimal
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -192,6 +194,26 @@ def test_texts_of_numpys_are_texts():
         found = loads(pickle.dumps([np.str_("öffne"), np.str_("")], protocol), source="test")
         assert found == ["öffne", ""]
         assert {type(text) for text in found} == {str}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_values_of_pythons_own_that_no_field_needs_are_kept_as_nothing(protocol):
+    made = [
+        1j,
+        slice(1, 2),
+        range(3),
+        bytearray(b"ab") if protocol < 5 else 2j,
+        datetime.datetime(2020, 1, 2, tzinfo=datetime.UTC),
+        datetime.timedelta(1),
+        PurePosixPath("/a/b"),
+        Decimal("1.5"),
+        deque([1, [2]]),
+        defaultdict(int, a=1),
+        Counter("ab"),
+    ]
+    found = loads(pickle.dumps([*made, "end"], protocol), source="test", allow="demo")
+    assert found[-1] == "end"
+    assert {type(value) for value in found[:-1]} == {Other}
 
 
 def test_an_ordered_dictionary_is_a_dictionary():
