@@ -66,6 +66,7 @@ class ARPExtractor:
         "language_seed": 0,
     }
     sizes: ClassVar[tuple[str, ...]] = PRESETS["arp"]
+    independent_rows: ClassVar[bool] = True
 
     def __init__(self, policy: ARP, language: LanguageEncoder, spec: ExtractorSpec) -> None:
         self.policy = policy.eval().to(spec.device)

@@ -48,6 +48,7 @@ class ViCLIPExtractor:
     default_layers: ClassVar[tuple[str, ...]] = ("u",)
     option_defaults: ClassVar[Mapping[str, Any]] = {"camera": "front", "frames_rule": "middle"}
     sizes: ClassVar[tuple[str, ...]] = PRESETS["viclip"]
+    independent_rows: ClassVar[bool] = True
 
     def __init__(self, model: ViCLIP, spec: ExtractorSpec) -> None:
         self.model = model.eval().to(spec.device)

@@ -213,9 +213,10 @@ class _LayerWriter:
         if not finite.all():
             row, column = np.argwhere(~finite)[0]
             total = self._rows + sum(map(len, self._waiting))
-            raise FeatureError(
-                f"{self._where}[{total + row}, {column}]: {values[row, column]} is not a finite {self._dtype.name}"
-            )
+            reason = f"{self._where}[{total + row}, {column}]: {values[row, column]} is not a finite {self._dtype.name}"
+            if np.isfinite(values[row, column]):
+                reason += f"; the layer {beyond_type(values, self._dtype)}"
+            raise FeatureError(reason)
         return block
 
     def _push(self, block: Array) -> None:
@@ -247,6 +248,22 @@ class _LayerWriter:
             self._values.resize(self._room, axis=0)
         self._values.write_direct(block, dest_sel=np.s_[self._rows : end])
         self._rows = end
+
+
+def beyond_type(values: Array, dtype: np.dtype[Any] | str) -> str:
+    """The words for finite values too large for the type they are to be stored in, with the way out.
+
+    >>> beyond_type(np.array([1.0, -1e5]), "float16")
+    "holds -100000, which is beyond float16; take --dtype float32 (dtype='float32')"
+    """
+    finite = np.asarray(values, dtype=np.float64)
+    finite = finite[np.isfinite(finite)]
+    largest = float(finite[np.argmax(np.abs(finite))])
+    kind = np.dtype(dtype)
+    advice = "take --dtype float32 (dtype='float32')"
+    if abs(largest) > np.finfo(np.float32).max:
+        advice = "scale the values"
+    return f"holds {largest:.6g}, which is beyond {kind.name}; {advice}"
 
 
 def describe_values(values: Any) -> Array:
