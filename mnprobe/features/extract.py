@@ -152,7 +152,16 @@ def extract(
                 remark = "tells no training step, so it counts as step 0; --step or --name says more"
                 say(f"{choice.checkpoint.path}: {remark}")
         sizes = _sizes(everything, preset, config)
-        known = partial(_known_layers, options=given, preset=preset, seed=seed, config=sizes, found={})
+        cache: dict[str, Any] = {}  # of the only model; of several, each would be held in memory
+        known = partial(
+            _known_layers,
+            options=given,
+            preset=preset,
+            seed=seed,
+            config=sizes,
+            cache=cache if len(everything) == 1 else None,
+            found={},
+        )
         layers_of = [[layers_for(choice, layers, everything, known, say) for choice in choices] for _, choices in parts]
         if out is not None and out.suffix == ".h5" and len(everything) > 1:
             raise ConfigError(f"--out {out}: one file, but {len(everything)} stores are to be made; name a folder")
@@ -184,6 +193,7 @@ def extract(
                 overwrite=overwrite,
                 skip_broken=skip_broken,
                 broken=broken,
+                cache=cache,
                 say=say,
             )
             jobs = [maker.job(choice, found) for choice, found in zip(choices, chosen_layers, strict=True)]
@@ -235,6 +245,7 @@ class _Maker:
     overwrite: bool
     skip_broken: bool
     broken: Mapping[str, str]
+    cache: dict[str, Any]
     say: Callable[[str], None]
 
     def job(self, choice: ModelChoice, layers: Mapping[str, bool]) -> Job:
@@ -288,6 +299,7 @@ class _Maker:
             batch_size=self.batch_size,
             candidates=tuple(sorted(set(self.columns["instruction"]))),
             options=options,
+            cache=self.cache,
         )
 
 
@@ -304,6 +316,7 @@ def _known_layers(
     preset: str | None,
     seed: int,
     config: Mapping[str, Any] | None,
+    cache: dict[str, Any] | None,
     found: dict[int, Sequence[str]],
 ) -> Sequence[str]:
     """All layers of a choice, for patterns; `found` remembers them."""
@@ -315,6 +328,7 @@ def _known_layers(
             config=config,
             seed=seed,
             options=complete_options(options, extractor.option_defaults),
+            cache={} if cache is None else cache,
         )
         listed = extractor.layers_of(spec) if hasattr(extractor, "layers_of") else extractor.default_layers
         found[id(choice)] = tuple(listed)
@@ -322,7 +336,7 @@ def _known_layers(
 
 
 def _sound(dataset: Dataset, say: Callable[[str], None]) -> tuple[Dataset, dict[str, str]]:
-    """The episodes whose labels and sizes can be read, and the reasons of the others by id, or by folder without one."""
+    """The episodes whose labels and sizes can be read; why not, for the others, by id (or folder where it has none)."""
     sound, broken = [], {}
     for i, episode in enumerate(dataset):
         try:

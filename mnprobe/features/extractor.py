@@ -62,7 +62,8 @@ class ExtractorSpec:
     the model field by field, where neither a preset nor the file tells them. `layers` empty means the extractor's
     default; those in `optional` were named by a pattern only, and an extractor may leave them out where they give
     nothing that can be stored. `candidates` are the instructions among which an understanding model may choose.
-    `options` are the extractor's own (see its `option_defaults`), complete.
+    `options` are the extractor's own (see its `option_defaults`), complete. `cache` carries what `layers_of` made to
+    the `build` that follows.
     """
 
     checkpoint: Path | None = None
@@ -76,6 +77,7 @@ class ExtractorSpec:
     batch_size: int = 8
     candidates: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

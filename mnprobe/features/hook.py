@@ -113,14 +113,13 @@ class HookExtractor:
     default_layers: ClassVar[tuple[str, ...]] = (OUTPUT,)
     option_defaults: ClassVar[Mapping[str, Any]] = {"factory": None, "side": None, "arguments": {}}
     sizes: ClassVar[tuple[str, ...]] = ()
-    _made: ClassVar[list[tuple[Any, HookTarget]]] = []  # by `layers_of`, for the `build` that follows
 
     def __init__(self, target: HookTarget, spec: ExtractorSpec) -> None:
         self.target = target
         one_of("side", spec.options["side"], SIDES)
         names = stored_layers(type(self), spec.layers or self.default_layers)
         self._taps = [_tap(name, stored, target.module) for name, stored in names.items()]
-        self._optional = {names[name] for name in spec.optional}
+        self._optional = {stored for name, stored in names.items() if name in spec.optional}
         self._spec = spec
         self.dropped: dict[str, str] = {}
         """Why layers that a pattern named are left out."""
@@ -156,19 +155,14 @@ class HookExtractor:
 
     @classmethod
     def layers_of(cls, spec: ExtractorSpec) -> tuple[str, ...]:
-        """All submodules in order, then "output"; makes the module, which the next `build` of these settings takes."""
-        target = _make_target(spec)
-        cls._made[:] = [(_settings(spec), target)]
+        """All submodules in order, then "output". Makes the module; `build` takes it from the cache of `spec`."""
+        target = spec.cache["target"] = _make_target(spec)
         return (*(name for name, _ in target.module.named_modules() if name), OUTPUT)
 
     @classmethod
     def build(cls, spec: ExtractorSpec) -> "HookExtractor":
         """Import the factory and call it with the checkpoint (or None) and the arguments."""
-        made, cls._made[:] = list(cls._made), []
-        for settings, target in made:
-            if settings == _settings(spec):
-                return cls(target, spec)
-        return cls(_make_target(spec), spec)
+        return cls(spec.cache.pop("target", None) or _make_target(spec), spec)
 
     def describe(self) -> dict[str, Any]:
         """The factory and what it says of its model."""
@@ -268,11 +262,6 @@ class HookExtractor:
         for part in module.modules():
             stack.callback(part.register_forward_hook(watch).remove)
         return stack
-
-
-def _settings(spec: ExtractorSpec) -> tuple[str | None, ...]:
-    """What decides which module a factory makes."""
-    return str(spec.options["factory"]), repr(spec.options["arguments"]), str(spec.checkpoint), str(spec.seed)
 
 
 def _make_target(spec: ExtractorSpec) -> HookTarget:
@@ -457,14 +446,14 @@ def _kind(value: Any) -> str:
 
 
 def _join(name: str, outputs: Sequence[Tensor | FeatureError]) -> np.ndarray[Any, Any]:
-    """Outputs of one layer -> (rows, tokens, D) float32."""
+    """Outputs of one layer -> (rows, tokens, D), float32 or float64."""
     if not outputs:
         raise FeatureError(f"layer {name!r} did not run in the forward pass, so it gave nothing; name another layer")
     parts = []
     for output in outputs:
         if isinstance(output, FeatureError):
             raise output
-        wide = output.float().cpu().numpy()
+        wide = (output if output.dtype == torch.float64 else output.float()).cpu().numpy()
         parts.append(wide[:, None] if wide.ndim == 2 else wide)
     widths = sorted({part.shape[2] for part in parts})
     if len(widths) > 1:
@@ -498,21 +487,21 @@ def _move(value: Any, device: str) -> Any:
         moved = {name: _move(entry, device) for name, entry in value.items()}
         if type(value) is dict or not isinstance(value, MutableMapping):
             return moved
-        again = copy.copy(value)
+        mapping = copy.copy(value)
         for name, entry in moved.items():
-            again[name] = entry
-        return again
+            mapping[name] = entry
+        return mapping
     if isinstance(value, tuple):
         entries = [_move(entry, device) for entry in value]
         return type(value)._make(entries) if _is_named_tuple(value) else type(value)(entries)  # type: ignore[attr-defined]
     if isinstance(value, list):
-        again = copy.copy(value)
-        again[:] = [_move(entry, device) for entry in value]
-        return again
+        entries = copy.copy(value)
+        entries[:] = [_move(entry, device) for entry in value]
+        return entries
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        again = copy.copy(value)
+        moved_value = copy.copy(value)
         for part in dataclasses.fields(value):
             if hasattr(value, part.name):
-                object.__setattr__(again, part.name, _move(getattr(value, part.name), device))
-        return again
+                object.__setattr__(moved_value, part.name, _move(getattr(value, part.name), device))
+        return moved_value
     return value

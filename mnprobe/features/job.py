@@ -245,7 +245,8 @@ class _Run:
             if remark not in self._remarks:
                 self._note(remark)
         if skipped:
-            self._note(f"{job.target}: {len(skipped)} broken episodes left out: {_reasons(skipped)}")
+            total = len(job.episodes) + len(job.broken)
+            self._note(f"{job.target}: {len(skipped)} of {total} episodes left out as broken: {_reasons(skipped)}")
         self._write(layers, skipped, remarks, worlds)
 
     def _write(

@@ -1,17 +1,19 @@
 """Check that the values of an episode depend neither on the other episodes of its batch nor on chance.
 
 A layer whose axes are (tokens, rows, width), a BatchNorm in training mode, attention across the batch, padding to the
-longest episode or dropout all give values that look right, but that change with `--batch-size`. The check computes some
-episodes of the first batch once more, fewer of them and in another order, and compares. It costs at most one forward
-pass of half a batch (a second one where the values differ), once per process and extraction.
+longest episode or dropout all give values that look right, but that change with `--batch-size`. The check computes the
+first batch once more, in two halves and in another order, and compares. It costs the reading and computing of one batch
+(of another one where values differ), once per process and extraction.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from mnprobe.core.arrays import is_tensor
 from mnprobe.core.errors import DataError, FeatureError, MnprobeError
 from mnprobe.core.labels import some
 from mnprobe.data import Episode
@@ -22,6 +24,7 @@ __all__ = ["check_rows"]
 _ROUNDING = {"float32": (1e-4, 1e-3), "cuda": (1e-3, 1e-2), "half": (2e-2, 1e-1)}
 """Differences that count as rounding: relative to the size of a token, and to the spread of the tokens. On GPUs torch
 multiplies in TF32 where it may."""
+_DEEPEST = 16  # containers within containers that are compared
 
 Results = Sequence[EpisodeFeatures]
 
@@ -36,7 +39,7 @@ def check_rows(
     device: str = "cpu",
     half: bool = False,
 ) -> list[str]:
-    """Compute episodes of `batch` again among other rows, and compare with `results`; return remarks for the user.
+    """Compute the episodes of `batch` again among other rows, and compare with `results`; return remarks for the user.
 
     Args:
         extractor: layers that a pattern named are dropped from it where they fail.
@@ -51,11 +54,13 @@ def check_rows(
         FeatureError: naming the layer, when its values depend on the batch or on chance, or when its first axis is not
             that of the rows.
     """
-    chosen, episodes, again, failure = _compute_again(extractor, batch, results, others)
+    groups, again, failure = _compute_again(extractor, batch, results, others)
     if again is None:
         return [f"whether rows depend on their batch could not be checked: only the first batch runs ({failure})"]
     rounding = _ROUNDING["half" if half else "cuda" if device.startswith("cuda") else "float32"]
-    before = [results[number] if number is not None else None for number in chosen]
+    number_of = {id(episode): number for number, episode in enumerate(batch)}
+    episodes = [episode for group in groups for episode in group]
+    before = [results[number_of[id(one)]] if id(one) in number_of else None for one in episodes]
     layers = [layer for layer in extractor.layers if all(layer in one.layers for one in (*results, *again))]
     compare = partial(_difference, episodes=episodes, every=results, rounding=rounding)
     differences = {layer: compare(layer, before, again) for layer in layers}
@@ -64,15 +69,24 @@ def check_rows(
     if not faults:
         return [f"in training mode, without effect on the first batch: {some(training)}"] if training else []
     cause = f" In training mode, although eval() was called: {some(training)}." if training else ""
-    repeated = extractor.compute(extractor.prepare(episodes))
+    prepared = [extractor.prepare(group) for group in groups]
+    if not all(_same(one, extractor.prepare(group)) for one, group in zip(prepared, groups, strict=True)):
+        return ["prepare gives other inputs each time it reads the same episodes, so no second run gives these values"]
+    if all(_reads_places(extractor, batch, group, one) for one, group in zip(prepared, groups, strict=True)):
+        in_place = [results[i] if i < len(results) else None for group in groups for i in range(len(group))]
+        if not any(compare(layer, in_place, again) for layer in faults):
+            return [
+                "prepare gives the same inputs whichever episodes it is to read, so values are not the episodes' own"
+            ]
+    repeated = [result for one in prepared for result in extractor.compute(one)]
     remarks = []
     for layer, difference in faults.items():
         by_chance = compare(layer, again, repeated)
         if by_chance:
             text = (
                 f"layer {layer!r}: the same inputs give other values each time: {by_chance}.{cause} Something in "
-                "forward draws random numbers (dropout?) or keeps a state between calls, so that no second run would give these "
-                "values. Switch it off, or seed it within forward"
+                "forward draws random numbers (dropout?) or keeps a state between calls, so that no second run would "
+                "give these values. Switch it off, or seed it within forward"
             )
         elif alone:
             remarks.append(
@@ -81,7 +95,7 @@ def check_rows(
             continue
         else:
             text = (
-                f"layer {layer!r}: the values depend on the batch: among {len(batch)} and among {len(episodes)} "
+                f"layer {layer!r}: the values depend on the batch: among {len(batch)} and among {len(groups[0])} "
                 f"episodes, {difference}.{cause} So they would change with --batch-size and with the choice of "
                 "episodes. Mend the module (normalisation or attention across rows, padding to the longest of a "
                 "batch), or take --batch-size 1, which computes each episode alone"
@@ -91,43 +105,61 @@ def check_rows(
     return remarks
 
 
+def _reads_places(extractor: Any, batch: Sequence[Episode], group: Sequence[Episode], prepared: Any) -> bool:
+    """Whether inputs follow the place in the batch alone, as those of stand-ins for real data do."""
+    others = list(reversed(group)) if len(group) > 1 else [one for one in batch if one is not group[0]][:1]
+    return bool(others) and _same(prepared, extractor.prepare(others))
+
+
+def _same(a: Any, b: Any, depth: int = 0) -> bool:
+    """Whether two prepared batches hold the same numbers, in whatever containers."""
+    if a is b or depth > _DEEPEST:
+        return True
+    if type(a) is not type(b):
+        return False
+    if is_tensor(a) or isinstance(a, np.ndarray):
+        return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+    if isinstance(a, Mapping):
+        return a.keys() == b.keys() and all(_same(a[name], b[name], depth + 1) for name in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(_same(x, y, depth + 1) for x, y in zip(a, b, strict=True))
+    if dataclasses.is_dataclass(a):
+        return all(_same(getattr(a, one.name), getattr(b, one.name), depth + 1) for one in dataclasses.fields(a))
+    if hasattr(a, "__dict__"):
+        return _same(vars(a), vars(b), depth + 1)
+    return bool(a == b)
+
+
 def _compute_again(
     extractor: Any, batch: Sequence[Episode], results: Results, others: Sequence[Episode]
-) -> tuple[list[int | None], list[Episode], Results | None, str]:
-    """Some of `batch` (by number; None is another episode) among other rows, in the first way that the model takes."""
+) -> tuple[list[list[Episode]], Results | None, str]:
+    """The episodes of `batch` in other groups, and what these give, in the first way that the model takes."""
     failure = ""
-    for chosen in _compositions(batch, results, bool(others)):
-        episodes = [others[0] if number is None else batch[number] for number in chosen]
+    for groups in _groupings(batch, others):
         try:
-            return chosen, episodes, extractor.compute(extractor.prepare(episodes)), ""
+            again = [result for group in groups for result in extractor.compute(extractor.prepare(group))]
         except DataError as error:
             failure = str(error)
-        except MnprobeError:
-            raise
+        except MnprobeError as error:
+            if len(batch) == 1 or any(len(group) > 1 for group in groups):
+                raise
+            failure = str(error)  # a module that squeezes a single row away: no reason against other batches
         except Exception as error:  # a model that takes no single row, or only one number of rows: try another
             failure = f"{type(error).__name__}: {error}"
-    return [], [], None, failure
+        else:
+            return groups, again, ""
+    return [], None, failure
 
 
-def _compositions(batch: Sequence[Episode], results: Results, others: bool) -> list[list[int | None]]:
-    count = len(batch)
-    if count == 1:
-        return [[None, 0], [0, 0]] if others else [[0, 0]]
-    order = sorted(range(count), key=lambda i: (_tokens_of(results[i]), _length_of(batch[i])))
-    shorter = sorted(order[: count // 2], reverse=True)  # without the longest, to which others may be padded
-    turned = list(reversed(range(count)))
-    return [[*shorter], [*turned, count - 1], [*turned]]
-
-
-def _tokens_of(result: EpisodeFeatures) -> int:
-    return sum(len(tokens.values) for tokens in result.layers.values())
-
-
-def _length_of(episode: Episode) -> int:
-    try:
-        return len(episode)
-    except DataError:  # some models need nothing of what the length is read from
-        return 0
+def _groupings(batch: Sequence[Episode], others: Sequence[Episode]) -> list[list[list[Episode]]]:
+    """Ways to compute a batch otherwise, the best first: halves, of which one is without the longest episode."""
+    listed = list(batch)
+    if len(listed) == 1:
+        return [[[one, listed[0]]] for one in (*others[:1], listed[0])]
+    middle = len(listed) // 2
+    halves = [listed[:middle], listed[middle:]] if len(listed) != 3 else [listed[:2], listed[1:]]
+    turned = listed[::-1]
+    return [[half[::-1] for half in halves], [[*turned, listed[-1]]], [turned]]
 
 
 def _difference(

@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from mnprobe.core.arrays import as_array
 from mnprobe.core.errors import FeatureError
 from mnprobe.core.files import require_room, whole_file
 from mnprobe.features.header import Header
@@ -37,6 +38,7 @@ class FeatureWriter:
     """
 
     def __init__(self, path: Path, header: Header, episodes: Any, *, dtype: str = "float32") -> None:
+        dtype = _type_name(dtype)
         if dtype not in DTYPES:
             raise FeatureError(f"{path}: values are stored as {' or '.join(DTYPES)}, not {dtype!r}")
         self.path = Path(path)
@@ -66,7 +68,7 @@ class FeatureWriter:
     def append(
         self, layer: str, values: Array, *, lengths: Sequence[int] | Array | None = None, keyframe: Array | None = None
     ) -> None:
-        """Add rows (m, D) for the next episodes of `layer`.
+        """Add rows (m, D) for the next episodes of `layer`, as a numpy array, a torch tensor or a DataFrame.
 
         `lengths` says how many rows each of these episodes has and sums to m (default: one row each). `keyframe` (m,)
         is given for all blocks of a layer or for none. Raises FeatureError for wrong shapes and non-finite values,
@@ -114,7 +116,8 @@ def write_features(
 
     Args:
         path: the HDF5 file to make.
-        layers: name -> array (N, D) with one row per episode, or a sequence of N arrays (m_i, D) with m_i tokens each.
+        layers: name -> array (N, D) with one row per episode, or (N, m, D) with m tokens each, or a sequence of N
+            arrays (m_i, D) with m_i tokens each; numpy, torch, pandas or nested lists.
         episodes: DataFrame or mapping of columns with at least `id`; see `make_columns` for the rest.
         keyframes: name -> the keyframe of each token, (N,) or N arrays (m_i,), for layers that have it.
         dtype: "float32" or "float16".
@@ -135,17 +138,18 @@ def write_features(
         raise FeatureError(f"{path}: keyframes for layers that are not there: {sorted(set(marks) - set(layers))}")
     with FeatureWriter(path, Header(**header), episodes, dtype=dtype) as writer:
         for name, values in layers.items():
+            place = f"{path}:/layers/{name}"
             mark = marks.get(name)
-            if isinstance(values, np.ndarray):
-                writer.append(name, values, keyframe=None if mark is None else np.asarray(mark))
+            pieces = _by_episode(values, place)
+            if isinstance(pieces, np.ndarray):
+                writer.append(name, pieces, keyframe=None if mark is None else _array(mark, f"{place}/keyframe"))
                 continue
-            pieces = [np.asarray(piece) for piece in values]
             shapes = {piece.shape[1:] for piece in pieces}
             if len(shapes) != 1 or len(next(iter(shapes))) != 1:
-                raise FeatureError(
-                    f"{path}:/layers/{name}: tokens of every episode must be (m, D), got {sorted(shapes)}"
-                )
-            joined = None if mark is None else np.concatenate([np.asarray(piece) for piece in mark])
+                raise FeatureError(f"{place}: tokens of every episode must be (m, D), got {sorted(shapes)}")
+            joined = None
+            if mark is not None:
+                joined = np.concatenate([_array(piece, f"{place}/keyframe[{i}]") for i, piece in enumerate(mark)])
             writer.append(name, np.concatenate(pieces), lengths=[len(piece) for piece in pieces], keyframe=joined)
     return path
 
@@ -169,17 +173,20 @@ class _LayerWriter:
         self._dim = 0
 
     def append(self, values: Array, lengths: Sequence[int] | Array | None, keyframe: Array | None) -> None:
-        block = self._check(values)
-        counts = np.ones(len(block), np.int64) if lengths is None else np.asarray(lengths, dtype=np.int64)
+        block = self._check(_array(values, self._where))
+        counts = (
+            np.ones(len(block), np.int64) if lengths is None else _whole_numbers(lengths, f"{self._where}: lengths")
+        )
         if counts.ndim != 1 or (counts < 0).any() or int(counts.sum()) != len(block):
             raise FeatureError(f"{self._where}: lengths {counts.tolist()[:8]} do not add up to {len(block)} rows")
         if self._marked not in (None, keyframe is not None):
             raise FeatureError(f"{self._where}: keyframe must be given with every block or with none")
         self._marked = keyframe is not None
         if keyframe is not None:
-            if np.shape(keyframe) != (len(block),):
-                raise FeatureError(f"{self._where}: keyframe has shape {np.shape(keyframe)}, not ({len(block)},)")
-            self._keyframes.append(np.asarray(keyframe).astype(np.int32))
+            marks = _whole_numbers(keyframe, f"{self._where}: keyframe")
+            if marks.shape != (len(block),):
+                raise FeatureError(f"{self._where}: keyframe has shape {marks.shape}, not ({len(block)},)")
+            self._keyframes.append(marks.astype(np.int32))
         self._lengths.append(counts)
         self._push(block)
 
@@ -250,6 +257,35 @@ class _LayerWriter:
         self._rows = end
 
 
+def _type_name(dtype: Any) -> Any:
+    """ "float32" for `np.float32`, `np.dtype("f4")` and `torch.float32`; what is no type stays as it is."""
+    try:
+        return np.dtype(str(dtype).removeprefix("torch.") if str(dtype).startswith("torch.") else dtype).name
+    except TypeError:
+        return dtype
+
+
+def _by_episode(values: Any, place: str) -> Array | list[Array]:
+    """One array with a row per episode, or the tokens (m, D) of each episode."""
+    if isinstance(values, list | tuple):
+        pieces = [_array(piece, f"{place}[{i}]") for i, piece in enumerate(values)]
+        is_nested = bool(pieces) and all(piece.ndim == 1 for piece in pieces)
+        return _array(values, place) if is_nested else pieces
+    array = _array(values, place)
+    return list(array) if array.ndim == 3 else array
+
+
+def _array(values: Any, place: str) -> Array:
+    return values if type(values) is np.ndarray else as_array(values, place)
+
+
+def _whole_numbers(values: Any, place: str) -> Array:
+    array = as_array(values, place)
+    if array.dtype.kind not in "iu" and not np.array_equal(array, np.floor(array)):
+        raise FeatureError(f"{place}: must be whole numbers, got {array.reshape(-1)[:8].tolist()}")
+    return array.astype(np.int64)
+
+
 def beyond_type(values: Array, dtype: np.dtype[Any] | str) -> str:
     """The words for finite values too large for the type they are to be stored in, with the way out.
 
@@ -261,7 +297,7 @@ def beyond_type(values: Array, dtype: np.dtype[Any] | str) -> str:
     largest = float(finite[np.argmax(np.abs(finite))])
     kind = np.dtype(dtype)
     advice = "take --dtype float32 (dtype='float32')"
-    if abs(largest) > np.finfo(np.float32).max:
+    if abs(largest) > float(np.finfo(np.float32).max):
         advice = "scale the values"
     return f"holds {largest:.6g}, which is beyond {kind.name}; {advice}"
 
