@@ -181,12 +181,12 @@ class _LayerWriter:
             raise FeatureError(f"{self._where}: lengths {counts.tolist()[:8]} do not add up to {len(block)} rows")
         if self._marked not in (None, keyframe is not None):
             raise FeatureError(f"{self._where}: keyframe must be given with every block or with none")
-        self._marked = keyframe is not None
         if keyframe is not None:
             marks = _whole_numbers(keyframe, f"{self._where}: keyframe")
             if marks.shape != (len(block),):
                 raise FeatureError(f"{self._where}: keyframe has shape {marks.shape}, not ({len(block)},)")
             self._keyframes.append(marks.astype(np.int32))
+        self._marked = keyframe is not None
         self._lengths.append(counts)
         self._push(block)
 
