@@ -83,7 +83,10 @@ def extract(
     ] = None,
     layer: Annotated[
         list[str] | None,
-        typer.Option(help="u, cls, e, norm, screen, blocks.<i>, or model=layer (repeatable); default u and e."),
+        typer.Option(
+            help="u, cls, e, norm, screen, blocks.<i>, a pattern such as 'blocks.*', or model=layer (repeatable); "
+            "default u and e. For --model hook: a submodule, output, or one member of what it gives: output[0]."
+        ),
     ] = None,
     camera: Annotated[str | None, typer.Option(help="Camera of watching models; default front.")] = None,
     frames_rule: Annotated[
@@ -112,6 +115,9 @@ def extract(
         Path | None, typer.Option(help="Write here instead of into a run: a folder, or one file ending in .h5.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace stores of another configuration.")] = False,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave out episodes whose files are broken; they are listed.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no remarks.")] = False,
 ) -> None:
@@ -176,6 +182,7 @@ def extract(
         dtype=dtype.value,
         precision=precision.value,
         overwrite=overwrite,
+        skip_broken=skip_broken,
         quiet=quiet,
         note=remark,
     )
@@ -186,6 +193,8 @@ def extract(
         return
     for entry in done:
         state = "" if entry.trained else ", not trained"
+        if entry.skipped:
+            state += f"; {entry.skipped} broken {'episode' if entry.skipped == 1 else 'episodes'} left out"
         typer.echo(f"{entry.status} {entry.path}: {entry.episodes} episodes, {', '.join(entry.layers)}{state}")
 
 

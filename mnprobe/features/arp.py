@@ -16,7 +16,7 @@ from mnprobe.core.seeds import check_seed
 from mnprobe.data import Episode, Keyframe
 from mnprobe.features.arp_inputs import ARPInputs, arrays_of_frame, language_encoder_for
 from mnprobe.features.devices import autocast
-from mnprobe.features.extractor import EpisodeFeatures, ExtractorSpec, Tokens
+from mnprobe.features.extractor import EpisodeFeatures, ExtractorSpec, LayerInfo, Tokens, class_name
 from mnprobe.features.options import config_from, one_of
 from mnprobe.features.schema import Side
 from mnprobe.models.arp import ARP, ARPConfig, FrameArrays, Target, load_arp
@@ -66,12 +66,13 @@ class ARPExtractor:
         "language_seed": 0,
     }
     sizes: ClassVar[tuple[str, ...]] = PRESETS["arp"]
+    independent_rows: ClassVar[bool] = True
 
     def __init__(self, policy: ARP, language: LanguageEncoder, spec: ExtractorSpec) -> None:
         self.policy = policy.eval().to(spec.device)
         self.layers = spec.layers or self.default_layers
         config = policy.config
-        known = ["e", "norm", "screen", *(f"blocks.{i}" for i in range(config.cross_blocks, config.blocks))]
+        known = list(_layers(config))
         for name in self.layers:
             if name not in known:
                 raise unknown_name("ARP layer", name, known)
@@ -86,13 +87,14 @@ class ARPExtractor:
         return _LAYER.fullmatch(name) is not None
 
     @classmethod
+    def layers_of(cls, spec: ExtractorSpec) -> tuple[str, ...]:
+        """All layers of the policy; reads the checkpoint."""
+        return _layers(_policy(spec).config)
+
+    @classmethod
     def build(cls, spec: ExtractorSpec) -> "ARPExtractor":
         """Load the checkpoint, or draw the weights of the preset from the seed; and the language encoder."""
-        config = None if spec.config is None else config_from(ARPConfig.from_dict, spec.config)
-        if spec.checkpoint is not None:
-            policy = load_arp(spec.checkpoint, config, device=spec.device)
-        else:
-            policy = untrained_arp(config or str(spec.preset), spec.seed)
+        policy = _policy(spec)
         weights = spec.options["language_weights"]
         language = language_encoder_for(
             policy.config,
@@ -110,6 +112,16 @@ class ARPExtractor:
             **self._inputs.describe(),
             "decoding": self._decoding,
         }
+
+    def describe_layers(self) -> dict[str, LayerInfo]:
+        """Class and place in the policy of each layer."""
+        config, names = self.policy.config, {id(module): name for name, module in self.policy.named_modules()}
+        blocks = self.policy.policy.blocks
+        modules = {"e": blocks[config.blocks - 1], "norm": self.policy.policy.final_ln}
+        modules |= {"screen": blocks[config.cross_blocks - 1]} if config.cross_blocks else {}
+        modules |= {f"blocks.{i}": blocks[i] for i in range(config.cross_blocks, config.blocks)}
+        found = {name: modules[name] for name in self.layers if name in modules}
+        return {name: {"class": class_name(module), "module": names[id(module)]} for name, module in found.items()}
 
     def prepare(self, episodes: Sequence[Episode]) -> tuple[int, list[Transition]]:
         """Read the observation before every keyframe: world points, colours, state of all cameras."""
@@ -150,6 +162,17 @@ class ARPExtractor:
             return self.policy.encode(
                 observation, _target([transition.target for transition in batch], self._spec.device)
             )
+
+
+def _layers(config: ARPConfig) -> tuple[str, ...]:
+    return ("e", "norm", "screen", *(f"blocks.{i}" for i in range(config.cross_blocks, config.blocks)))
+
+
+def _policy(spec: ExtractorSpec) -> ARP:
+    config = None if spec.config is None else config_from(ARPConfig.from_dict, spec.config)
+    if spec.checkpoint is not None:
+        return load_arp(spec.checkpoint, config, device=spec.device)
+    return untrained_arp(config or str(spec.preset), spec.seed)
 
 
 def _target(steps: Sequence[Keyframe], device: str) -> Target:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from mnprobe.core.errors import ConfigError
+from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.core.files import sha256_file
 from mnprobe.core.provenance import canonical_json, config_hash, versions
 from mnprobe.core.registry import unknown_name
@@ -16,13 +16,14 @@ from mnprobe.core.rundir import RunDir, resolve_run, step_name
 from mnprobe.core.seeds import check_seed
 from mnprobe.data import Dataset, open_dataset
 from mnprobe.features.distributed import Team, join_team
-from mnprobe.features.extractor import EXTRACTORS, ExtractorSpec
+from mnprobe.features.extractor import EXTRACTORS, ExtractorSpec, stored_layers
 from mnprobe.features.header import Header
-from mnprobe.features.job import Job, run_job
+from mnprobe.features.job import Job, check_target, run_job
 from mnprobe.features.options import complete_options
 from mnprobe.features.plan import ModelChoice, choose_models, layers_for
 from mnprobe.features.played import played_choices
 from mnprobe.features.schema import DTYPES, SIDES
+from mnprobe.features.store import open_features
 from mnprobe.features.table import Columns, make_columns
 
 __all__ = ["ROLLOUTS", "Extracted", "extract"]
@@ -36,7 +37,11 @@ _READERS_FOR_CUDA = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Extracted:
-    """One finished store. `status` is "written" or, when it was there already, "kept"."""
+    """One finished store. `status` is "written" or, when it was there already, "kept".
+
+    `episodes` are those in the store; `skipped` counts the broken ones that were left out, whose ids and reasons are
+    in the store's provenance.
+    """
 
     path: Path
     model: str
@@ -49,6 +54,7 @@ class Extracted:
     layers: tuple[str, ...]
     episodes: int
     status: Literal["written", "kept"]
+    skipped: int = 0
 
 
 def extract(
@@ -76,6 +82,7 @@ def extract(
     dtype: str = "float32",
     precision: Literal["float32", "bf16"] = "float32",
     overwrite: bool = False,
+    skip_broken: bool = False,
     quiet: bool = True,
     note: Callable[[str], None] | None = None,
 ) -> list[Extracted]:
@@ -101,13 +108,15 @@ def extract(
         source: name of the data within the run, such as "demos" or "rollouts".
         partitions, tasks, instructions, outcomes: see `mnprobe.data.open_dataset`.
         limit: only the first so many episodes.
-        layers: plain names or `model=layer`; see `layers_for`.
+        layers: plain names, patterns such as "blocks.*", or `model=layer`; see `layers_for`.
         options: options of extractors: camera, frames_rule, decoding, blank_instruction, language_weights, ...
         device: "auto", "cpu", "cuda", "cuda:<number>".
         batch_size: episodes per forward pass (ARP: key-to-key steps per pass) and per resumable piece.
         dtype: stored type, "float32" or "float16".
         precision: "float32", or "bf16" for mixed precision in the model.
         overwrite: replace stores of another configuration.
+        skip_broken: leave out episodes whose files are missing or damaged (DataError) instead of stopping; ids and
+            reasons are noted and recorded in the store's provenance.
         quiet: show no progress.
         note: called with remarks for the user.
     Returns: one entry per store, in order of work.
@@ -143,11 +152,22 @@ def extract(
                 remark = "tells no training step, so it counts as step 0; --step or --name says more"
                 say(f"{choice.checkpoint.path}: {remark}")
         sizes = _sizes(everything, preset, config)
+        cache: dict[str, Any] = {}  # of the only model; of several, each would be held in memory
+        known = partial(
+            _known_layers,
+            options=given,
+            preset=preset,
+            seed=seed,
+            config=sizes,
+            cache=cache if len(everything) == 1 else None,
+            found={},
+        )
+        layers_of = [[layers_for(choice, layers, everything, known, say) for choice in choices] for _, choices in parts]
         if out is not None and out.suffix == ".h5" and len(everything) > 1:
             raise ConfigError(f"--out {out}: one file, but {len(everything)} stores are to be made; name a folder")
         done: list[Extracted] = []
         asked: list[str] = []
-        for number, (folder, choices) in enumerate(parts, start=1):
+        for number, ((folder, choices), chosen_layers) in enumerate(zip(parts, layers_of, strict=True), start=1):
             if len(parts) > 1:
                 say(f"{folder} ({number} of {len(parts)})")
             dataset = open_dataset(
@@ -156,6 +176,7 @@ def extract(
             for text in dataset.notes:
                 say(text)
             dataset = dataset[:limit] if limit else dataset
+            dataset, broken = _sound(dataset, say) if skip_broken else (dataset, {})
             for remark in dataset.instruction_notes():
                 say(remark)
             maker = _Maker(
@@ -174,14 +195,20 @@ def extract(
                 dtype=dtype,
                 precision=precision,
                 overwrite=overwrite,
+                skip_broken=skip_broken,
+                broken=broken,
+                cache=cache,
                 say=say,
             )
-            jobs = [maker.job(choice, layers_for(choice, layers, everything)) for choice in choices]
+            jobs = [maker.job(choice, found) for choice, found in zip(choices, chosen_layers, strict=True)]
+            for job in jobs:
+                check_target(job)
             asked += [canonical_json(dict(job.asked)) for job in jobs]
             _record(home, out, team, asked, [folder for folder, _ in parts[:number]])
             for choice, job in zip(choices, jobs, strict=True):
-                status = run_job(job, team, quiet=quiet)
+                status = run_job(job, team, quiet=quiet, note=say if team.leads else None)
                 header = job.header
+                names, skipped = _stored(job, stored_layers(EXTRACTORS.load(choice.kind), job.asked["layers"]))
                 done.append(
                     Extracted(
                         path=job.target,
@@ -192,9 +219,10 @@ def extract(
                         step=header.step,
                         trained=header.trained,
                         training=header.training,
-                        layers=tuple(job.asked["layers"]),
-                        episodes=len(dataset),
+                        layers=names,
+                        episodes=len(dataset) + len(broken) - skipped,
                         status=status,
+                        skipped=skipped,
                     )
                 )
     return done
@@ -219,9 +247,12 @@ class _Maker:
     dtype: str
     precision: Literal["float32", "bf16"]
     overwrite: bool
+    skip_broken: bool
+    broken: Mapping[str, str]
+    cache: dict[str, Any]
     say: Callable[[str], None]
 
-    def job(self, choice: ModelChoice, layers: tuple[str, ...]) -> Job:
+    def job(self, choice: ModelChoice, layers: Mapping[str, bool]) -> Job:
         """The job of one model at one checkpoint."""
         extractor = EXTRACTORS.load(choice.kind)
         spec = self._spec(choice, layers, complete_options(self.options, extractor.option_defaults))
@@ -248,32 +279,96 @@ class _Maker:
             header=header,
             episodes=self.dataset,
             columns=self.columns,
-            asked=_asked(header, choice, spec, self.columns, self.dtype),
+            asked=_asked(header, choice, spec, self.columns, self.dtype, self.skip_broken),
             ran=_ran(spec),
             build=partial(extractor.build, spec),
             dtype=self.dtype,
             batch_size=self.batch_size,
             overwrite=self.overwrite,
+            skip_broken=self.skip_broken,
+            broken=self.broken,
             threads=min(_READERS_FOR_CUDA, os.cpu_count() or 1) if self.device.startswith("cuda") else 1,
         )
 
-    def _spec(self, choice: ModelChoice, layers: tuple[str, ...], options: Mapping[str, Any]) -> ExtractorSpec:
+    def _spec(self, choice: ModelChoice, layers: Mapping[str, bool], options: Mapping[str, Any]) -> ExtractorSpec:
         from mnprobe.features.recognition import distinct_texts  # loads torch
 
-        drawn = choice.checkpoint is None and EXTRACTORS.load(choice.kind).sizes and self.config is None
         return ExtractorSpec(
             checkpoint=choice.checkpoint.path if choice.checkpoint else None,
-            preset=(self.preset or _DEFAULT_PRESET) if drawn else None,
+            preset=_drawn_preset(choice, self.preset, self.config),
             config=self.config,
             seed=self.seed,
-            layers=layers,
+            layers=tuple(layers),
+            optional=frozenset(name for name, by_pattern in layers.items() if by_pattern),
             device=self.device,
             precision=self.precision,
             batch_size=self.batch_size,
             candidates=distinct_texts(self.columns["instruction"].tolist()),
             options=options,
             say=lambda text: self.say(f"{choice.name}: {text}"),
+            cache=self.cache,
         )
+
+
+def _drawn_preset(choice: ModelChoice, preset: str | None, config: Mapping[str, Any] | None) -> str | None:
+    """The size of random weights, where the model has some and nothing else gives it."""
+    drawn = choice.checkpoint is None and EXTRACTORS.load(choice.kind).sizes and config is None
+    return (preset or _DEFAULT_PRESET) if drawn else None
+
+
+def _known_layers(
+    choice: ModelChoice,
+    *,
+    options: Mapping[str, Any],
+    preset: str | None,
+    seed: int,
+    config: Mapping[str, Any] | None,
+    cache: dict[str, Any] | None,
+    found: dict[int, Sequence[str]],
+) -> Sequence[str]:
+    """All layers of a choice, for patterns; `found` remembers them."""
+    extractor = EXTRACTORS.load(choice.kind)
+    if id(choice) not in found:
+        spec = ExtractorSpec(
+            checkpoint=choice.checkpoint.path if choice.checkpoint else None,
+            preset=_drawn_preset(choice, preset, config),
+            config=config,
+            seed=seed,
+            options=complete_options(options, extractor.option_defaults),
+            cache={} if cache is None else cache,
+        )
+        listed = extractor.layers_of(spec) if hasattr(extractor, "layers_of") else extractor.default_layers
+        found[id(choice)] = tuple(listed)
+    return found[id(choice)]
+
+
+def _sound(dataset: Dataset, say: Callable[[str], None]) -> tuple[Dataset, dict[str, str]]:
+    """The episodes whose labels and sizes can be read; why not, for the others, by id (or folder where it has none)."""
+    sound, broken = [], {}
+    for i, episode in enumerate(dataset):
+        try:
+            _columns(dataset[i : i + 1])
+            dataset[i : i + 1].fingerprint()
+        except DataError as error:
+            try:
+                name = episode.id
+            except DataError:  # its variation cannot be read
+                name = str(episode.folder)
+            broken[name] = str(error)
+            say(f"left out {name}: {error}")
+        else:
+            sound.append(episode)
+    if not sound:
+        name, reason = next(iter(broken.items()))
+        raise DataError(f"all {len(broken)} episodes are broken; the first is {name}: {reason}")
+    return (Dataset(sound, dataset.paths) if broken else dataset), broken
+
+
+def _stored(job: Job, layers: Mapping[str, str]) -> tuple[tuple[str, ...], int]:
+    """The layers in the finished store, in the order of the request, and how many episodes were left out."""
+    with open_features(job.target) as file:
+        skipped = file.attrs["provenance"].get("skipped", [])
+        return tuple(name for name in layers.values() if name in file.layers), len(skipped)
 
 
 def _understanding(
@@ -355,7 +450,9 @@ def _target(run: RunDir | None, out: Path | None, choice: ModelChoice, source: s
     return run.features(choice.folder, source, choice.step)
 
 
-def _asked(header: Header, choice: ModelChoice, spec: ExtractorSpec, columns: Columns, dtype: str) -> dict[str, Any]:
+def _asked(
+    header: Header, choice: ModelChoice, spec: ExtractorSpec, columns: Columns, dtype: str, skip_broken: bool
+) -> dict[str, Any]:
     """All that decides what the values mean, as JSON."""
     options = dict(spec.options)
     if options.get("language_weights"):
@@ -363,6 +460,10 @@ def _asked(header: Header, choice: ModelChoice, spec: ExtractorSpec, columns: Co
         if not weights.is_file():
             raise ConfigError(f"--language-weights {weights}: there is no such file; give the weights of CLIP RN50")
         options["language_weights"] = f"sha256:{sha256_file(weights)}"
+    try:
+        canonical_json(options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"options of {choice.kind} must hold only what JSON can hold: {error}") from error
     table = {name: column.tolist() for name, column in columns.items()}
     return {
         "extractor": choice.kind,
@@ -383,6 +484,7 @@ def _asked(header: Header, choice: ModelChoice, spec: ExtractorSpec, columns: Co
         "data_fingerprint": header.data_fingerprint,
         "episodes": len(columns["id"]),
         "episodes_hash": config_hash(table),
+        **({"skip_broken": True} if skip_broken else {}),
     }
 
 

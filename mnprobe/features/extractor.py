@@ -3,16 +3,28 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 
-from mnprobe.core.errors import ConfigError
+from mnprobe.core.errors import ConfigError, FeatureError
 from mnprobe.core.registry import Registry
 from mnprobe.data import Episode
-from mnprobe.features.schema import Side
+from mnprobe.features.schema import Side, check_layer_name
 
-__all__ = ["EXTRACTORS", "EpisodeFeatures", "Extractor", "ExtractorSpec", "Tokens"]
+__all__ = [
+    "EXTRACTORS",
+    "EpisodeFeatures",
+    "Extractor",
+    "ExtractorSpec",
+    "LayerInfo",
+    "Tokens",
+    "class_name",
+    "stored_layers",
+]
+
+LayerInfo: TypeAlias = dict[str, str]
+"""Where a layer is in its model: "class" and "module" (dotted path, "" for the whole model), perhaps "member"."""
 
 EXTRACTORS = Registry("extractor", "mnprobe.extractors")
 EXTRACTORS.add("viclip", "mnprobe.features.viclip:ViCLIPExtractor")
@@ -48,9 +60,11 @@ class ExtractorSpec:
     """What to build an extractor from.
 
     `checkpoint` None means random weights: `preset` names the size, `seed` the numbers. `config` gives the sizes of
-    the model field by field, where neither a preset nor the file tells them. `layers` empty means the
-    extractor's default. `candidates` are the instructions among which an understanding model may choose. `options`
-    are the extractor's own (see its `option_defaults`), complete. `say` is called with remarks for the user.
+    the model field by field, where neither a preset nor the file tells them. `layers` empty means the extractor's
+    default; those in `optional` were named by a pattern only, and an extractor may leave them out where they give
+    nothing that can be stored. `candidates` are the instructions among which an understanding model may choose.
+    `options` are the extractor's own (see its `option_defaults`), complete. `say` is called with remarks for the user.
+    `cache` carries what `layers_of` made to the `build` that follows.
     """
 
     checkpoint: Path | None = None
@@ -58,12 +72,14 @@ class ExtractorSpec:
     config: Mapping[str, Any] | None = None
     seed: int = 0
     layers: tuple[str, ...] = ()
+    optional: frozenset[str] = frozenset()
     device: str = "cpu"
     precision: Literal["float32", "bf16"] = "float32"
     batch_size: int = 8
     candidates: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     say: Callable[[str], None] = field(default=lambda text: None, compare=False)
+    cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -78,6 +94,15 @@ class Extractor(Protocol):
     Class attributes: `kind`, the registered name; `revision`, raised whenever the same input gives other values;
     `side`, or None where the option "side" says it; `default_layers`; `option_defaults`, name -> default of every
     option it understands; `sizes`, the names of presets for random weights.
+
+    An extractor may have these members as well:
+
+    - `layers_of(spec)`, a class method: all layers of the model in order, so that `--layer` takes patterns of them
+      (else the default layers are all that a pattern can name).
+    - `describe_layers()`: `LayerInfo` of each layer, for the store's provenance.
+    - `independent_rows = True`, a class attribute: values of one episode never depend on the episodes computed with
+      it. Of other extractors this is checked once (see `mnprobe.features.row_check`).
+    - `half_precision`: whether the model computes in half precision without being asked to by `spec.precision`.
     """
 
     kind: ClassVar[str]
@@ -104,3 +129,36 @@ class Extractor(Protocol):
 
     def compute(self, prepared: Any) -> list[EpisodeFeatures]:
         """Run the model on what `prepare` gave: one result per episode, in order."""
+
+
+def class_name(module: object) -> str:
+    """Module and name of the class of `module`.
+
+    >>> class_name(ConfigError())
+    'mnprobe.core.errors.ConfigError'
+    """
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def stored_layers(extractor: Any, layers: Sequence[str]) -> dict[str, str]:
+    """The name in the store of each of `layers` of an extractor class, without repetitions.
+
+    Raises:
+        ConfigError: for a name that a store cannot hold, and for two layers that would have one name.
+    """
+    names: dict[str, str] = {}
+    for layer in layers:
+        stored = extractor.stored_layer(layer) if hasattr(extractor, "stored_layer") else layer
+        try:
+            names[layer] = check_layer_name(stored)
+        except FeatureError as error:
+            raise ConfigError(
+                f"--layer {layer}: a store cannot hold it ({error}). Give the submodule a second name in the factory, "
+                "such as `module.front_camera = module.parts['front camera']`, and take the layer 'front_camera'"
+            ) from error
+    first: dict[str, str] = {}
+    for layer, stored in names.items():
+        other = first.setdefault(stored, layer)
+        if other != layer:
+            raise ConfigError(f"--layer {layer}: {other!r} and {layer!r} would both be stored as {stored!r}")
+    return names

@@ -49,6 +49,7 @@ class PixelExtractor:
     default_layers: ClassVar[tuple[str, ...]] = ("u",)
     option_defaults: ClassVar[Mapping[str, Any]] = {"camera": "front", "frames_rule": "middle", "frames": 8, "size": 8}
     sizes: ClassVar[tuple[str, ...]] = ()
+    independent_rows: ClassVar[bool] = True
 
     def __init__(self, *, camera: str, frames_rule: Any, frames: int, size: int) -> None:
         self.layers = ("u",)

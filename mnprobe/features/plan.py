@@ -1,15 +1,17 @@
 """Which models, at which checkpoints, a command means."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from mnprobe.core.errors import ConfigError
+from mnprobe.core.labels import some
 from mnprobe.core.registry import unknown_name
 from mnprobe.core.rundir import RunDir
 from mnprobe.features.checkpoints import CheckpointInfo, inspect_checkpoint
-from mnprobe.features.extractor import EXTRACTORS
+from mnprobe.features.extractor import EXTRACTORS, stored_layers
 
 __all__ = ["ModelChoice", "choose_models", "layers_for"]
 
@@ -93,27 +95,68 @@ def choose_models(
     return choices
 
 
-def layers_for(choice: ModelChoice, wanted: Sequence[str], choices: Sequence[ModelChoice]) -> tuple[str, ...]:
-    """The layers of one choice: those asked for that its model knows, else its default.
+def layers_for(
+    choice: ModelChoice,
+    wanted: Sequence[str],
+    choices: Sequence[ModelChoice],
+    known: Callable[[ModelChoice], Sequence[str]],
+    note: Callable[[str], None] | None = None,
+) -> dict[str, bool]:
+    """The layers of one choice: those requested that its model knows, else its default; True where by a pattern only.
 
-    A layer is a plain name, for every model that knows it, or `model=layer` for one. Raises ConfigError for a layer
-    that no chosen model knows.
+    A layer is a plain name, for every model that knows it, or `model=layer` for one; a pattern (`*`, `?`, `[0-3]`, as
+    in the shell; `*` also matches dots) stands for all layers that fit, in the model's order. Patterns leave out, with
+    a note, what a store cannot hold. `known` gives all layers of a choice and is called for patterns only.
+
+    Raises ConfigError for a layer or a pattern that no chosen model knows, a name that a store cannot hold, and two
+    layers that a store would hold under one name.
     """
     extractor = EXTRACTORS.load(choice.kind)
     names = {c.name for c in choices} | {c.kind for c in choices}
-    found = []
+    found: dict[str, bool] = {}
     for text in wanted:
         owner, sign, layer = text.rpartition("=")
         if sign and owner not in names:
             raise unknown_name(f"model in --layer {text}:", owner, sorted(names))
         fitting = [c for c in choices if not sign or owner in (c.name, c.kind)]
-        if not any(EXTRACTORS.load(c.kind).knows_layer(layer) for c in fitting):
+        exact = [c for c in fitting if not _is_pattern(c, layer)]
+        patterns = [c for c in fitting if c not in exact]
+        matches = {id(c): [name for name in known(c) if fnmatchcase(name, layer)] for c in patterns}
+        if not any(EXTRACTORS.load(c.kind).knows_layer(layer) for c in exact) and not any(matches.values()):
+            if patterns:
+                raise unknown_name("layer", layer, list(dict.fromkeys(name for c in patterns for name in known(c))))
             defaults = ", ".join(sorted({name for c in fitting for name in EXTRACTORS.load(c.kind).default_layers}))
             raise ConfigError(f"--layer {text}: no chosen model has such a layer; by default {defaults} is extracted")
-        if choice in fitting and extractor.knows_layer(layer):
-            found.append(layer)
-    layers: tuple[str, ...] = tuple(dict.fromkeys(found)) or extractor.default_layers
+        if choice in exact and extractor.knows_layer(layer):
+            found[layer] = False
+        for name in _storable(extractor, matches.get(id(choice), []), note):
+            found.setdefault(name, True)
+    layers = found or dict.fromkeys(extractor.default_layers, False)
+    stored_layers(extractor, list(layers))
     return layers
+
+
+def _is_pattern(choice: ModelChoice, layer: str) -> bool:
+    extractor = EXTRACTORS.load(choice.kind)
+    if hasattr(extractor, "is_pattern"):
+        return bool(extractor.is_pattern(layer))
+    return any(sign in layer for sign in "*?[")
+
+
+def _storable(extractor: Any, layers: Sequence[str], note: Callable[[str], None] | None) -> list[str]:
+    kept, refused = [], []
+    for layer in layers:
+        try:
+            stored_layers(extractor, [layer])
+        except ConfigError:
+            refused.append(layer)
+        else:
+            kept.append(layer)
+    if refused and note is not None:
+        note(f"left out of the layers that the pattern names, for a store cannot hold such names: {some(refused)}")
+    if refused and not kept:
+        stored_layers(extractor, refused)
+    return kept
 
 
 def _of_run(run: RunDir | None, model: str | None) -> list[ModelChoice]:

@@ -14,7 +14,8 @@ from safetensors.numpy import load, save
 
 from mnprobe.core.errors import FeatureError
 from mnprobe.core.files import locked, whole_file
-from mnprobe.features.extractor import EpisodeFeatures, Tokens
+from mnprobe.features.extractor import EpisodeFeatures, LayerInfo, Tokens
+from mnprobe.features.writer import beyond_type
 
 __all__ = ["Shard", "ShardFolder"]
 
@@ -22,7 +23,11 @@ _DIGEST_BYTES = 32
 
 
 class Shard:
-    """One batch of episodes: joined tokens, lengths and keyframes of each layer; what else was said about them."""
+    """One batch of episodes: joined tokens, lengths and keyframes of each layer; what else was said about them.
+
+    `skipped` gives the reason for each broken episode of the batch, by id; `remarks` are for the user and for the
+    store's provenance.
+    """
 
     def __init__(self, arrays: Mapping[str, np.ndarray[Any, Any]], notes: Mapping[str, Any]) -> None:
         self.arrays = arrays
@@ -30,6 +35,9 @@ class Shard:
         self.counts: dict[str, int] = notes["counts"]
         self.layers: tuple[str, ...] = tuple(notes["layers"])
         self.model_config: dict[str, Any] = notes["model_config"]
+        self.layer_info: dict[str, LayerInfo] = notes.get("layer_info", {})
+        self.skipped: dict[str, str] = notes.get("skipped", {})
+        self.remarks: list[str] = notes.get("remarks", [])
 
     @classmethod
     def of(
@@ -40,14 +48,24 @@ class Shard:
         model_config: Mapping[str, Any],
         *,
         names: Sequence[str] = (),
+        layer_info: Mapping[str, LayerInfo] | None = None,
+        skipped: Mapping[str, str] | None = None,
+        remarks: Sequence[str] = (),
     ) -> "Shard":
         """Join the results of one batch; values become `dtype`, as they are stored in the end.
 
-        Raises FeatureError for values that are not finite, or too large for `dtype`, with the episode of `names`.
+        Raises FeatureError for values that are not finite, or too large for `dtype`, and for what a store could not
+        hold in the end, with the episode of `names`.
         """
         arrays: dict[str, np.ndarray[Any, Any]] = {}
+        layers = layers if results else ()  # a batch without a sound episode
         for layer in layers:
-            tokens = [result.layers[layer] for result in results]
+            tokens = [_checked_tokens(result, layer, _who(names, i)) for i, result in enumerate(results)]
+            widths = {piece.values.shape[1] for piece in tokens}
+            if len(widths) > 1:
+                raise FeatureError(
+                    f"layer {layer!r}: tokens of one batch have {sorted(widths)} numbers; one width is needed"
+                )
             joined = np.concatenate([piece.values for piece in tokens])
             with np.errstate(over="ignore"):
                 arrays[f"{layer}/values"] = joined.astype(dtype)
@@ -60,13 +78,24 @@ class Shard:
             for name, number in result.counts.items():
                 counts[name] = counts.get(name, 0) + int(number)
         predictions = [result.prediction for result in results]
-        notes = {"predictions": predictions, "counts": counts, "layers": list(layers)}
-        return cls(arrays, notes | {"model_config": dict(model_config)})
+        for i, text in enumerate(predictions):
+            if text is not None and (not isinstance(text, str) or "\0" in text):
+                raise FeatureError(f"{_who(names, i)}: a prediction must be text without NUL, or None, got {text!r}")
+        notes = {
+            "predictions": predictions,
+            "counts": counts,
+            "layers": list(layers),
+            "model_config": dict(model_config),
+            "layer_info": dict(layer_info or {}),
+            "skipped": dict(skipped or {}),
+            "remarks": list(remarks),
+        }
+        return cls(arrays, notes)
 
     def to_bytes(self) -> bytes:
         """SHA-256 of the payload, then the payload."""
-        notes = {"predictions": self.predictions, "counts": self.counts, "layers": list(self.layers)}
-        text = np.frombuffer(json.dumps(notes | {"model_config": self.model_config}).encode(), np.uint8)
+        names = ("predictions", "counts", "layers", "model_config", "layer_info", "skipped", "remarks")
+        text = np.frombuffer(json.dumps({name: getattr(self, name) for name in names}).encode(), np.uint8)
         payload = save({**self.arrays, "notes": text})
         return hashlib.sha256(payload).digest() + payload
 
@@ -83,6 +112,25 @@ class Shard:
         return cls(arrays, json.loads(arrays.pop("notes").tobytes()))
 
 
+def _who(names: Sequence[str], number: int) -> str:
+    return f"episode {names[number]}" if names else f"episode number {number} of the batch"
+
+
+def _checked_tokens(result: EpisodeFeatures, layer: str, who: str) -> Tokens:
+    """What the writer would refuse when all is computed, refused with the first batch."""
+    if layer not in result.layers:
+        raise FeatureError(f"layer {layer!r}: the extractor gave none for {who}, only {', '.join(result.layers)}")
+    tokens = result.layers[layer]
+    values, keyframe = np.asarray(tokens.values), np.asarray(tokens.keyframe)
+    if values.ndim != 2 or values.shape[1] == 0 or values.dtype.kind not in "fiu":
+        raise FeatureError(
+            f"layer {layer!r}: values of {who} must be numbers of shape (tokens, D), got {values.dtype} {values.shape}"
+        )
+    if keyframe.shape != (len(values),):
+        raise FeatureError(f"layer {layer!r}: keyframe of {who} has shape {keyframe.shape}, not ({len(values)},)")
+    return tokens
+
+
 def _not_finite(layer: str, tokens: Sequence[Tokens], dtype: str, names: Sequence[str]) -> FeatureError:
     for number, piece in enumerate(tokens):
         if not np.isfinite(piece.values).all():
@@ -91,8 +139,10 @@ def _not_finite(layer: str, tokens: Sequence[Tokens], dtype: str, names: Sequenc
                 f"layer {layer!r}: the model gave NaN or infinite values for episode {who}. "
                 "Its weights may have diverged; with --precision bf16, try float32"
             )
-    largest = max(float(np.abs(piece.values).max()) for piece in tokens if piece.values.size)
-    return FeatureError(f"layer {layer!r}: holds {largest:.6g}, which is beyond {dtype}; take --dtype float32")
+    with np.errstate(over="ignore"):
+        number = next(i for i, piece in enumerate(tokens) if not np.isfinite(piece.values.astype(dtype)).all())
+    who = f"{_who(names, number)}, " if names else ""
+    return FeatureError(f"{who}layer {layer!r}: {beyond_type(tokens[number].values, dtype)}")
 
 
 class ShardFolder:

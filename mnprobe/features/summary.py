@@ -50,7 +50,9 @@ def format_description(found: dict[str, Any]) -> str:
         per = layer["tokens_per_episode"]
         each = str(per[0]) if per[0] == per[1] else f"{per[0]} to {per[1]}"
         rows, dim = layer["shape"]
-        lines.append(f"  layer      {name}: {rows} x {dim} {layer['dtype']}, {each} tokens per episode{extra}")
+        place = f", {layer['class']}" if "class" in layer else ""
+        place += f" at {layer['module']}{layer.get('member', '')}" if layer.get("module") or "member" in layer else ""
+        lines.append(f"  layer      {name}: {rows} x {dim} {layer['dtype']}, {each} tokens per episode{extra}{place}")
     lines.append(f"  episodes   {found['episodes']}")
     for title in ("task", "partition", "success", "instruction"):
         counts = list(found["episodes_by"][title].items())
@@ -65,6 +67,9 @@ def format_description(found: dict[str, Any]) -> str:
         lines.append(f"    instruction recognised: {found['recognised']} of {found['episodes']}")
     for name, number in found["provenance"].get("counts", {}).items():
         lines.append(f"  note       {name.replace('_', ' ')}: {number}")
+    for skipped in found["provenance"].get("skipped", []):
+        lines.append(f"  left out   {skipped['id']}: {skipped['reason']}")
+    lines += [f"  remark     {remark}" for remark in found["provenance"].get("remarks", [])]
     return "\n".join(lines)
 
 
@@ -72,7 +77,8 @@ def _contents(file: FeatureFile) -> dict[str, Any]:
     columns = file.columns
     by = {name: Counter(columns[name].tolist()) for name in ("task", "partition", "instruction")}
     success = Counter(_SUCCESS[int(value)] for value in columns["success"])
-    layers = {}
+    places = file.attrs["provenance"].get("layers", {})
+    layers: dict[str, dict[str, Any]] = {}
     for name in file.layers:
         layer = file.layer(name)
         lengths = [int(b - a) for a, b in zip(layer.offsets[:-1], layer.offsets[1:], strict=True)]
@@ -81,6 +87,7 @@ def _contents(file: FeatureFile) -> dict[str, Any]:
             "dtype": layer.values.dtype.name,
             "tokens_per_episode": [min(lengths), max(lengths)],
             "keyframes": layer.keyframe is not None,
+            **places.get(name, {}),
         }
     own = {name: dict(Counter(map(str, sorted(columns[name].tolist())))) for name in file.extra_columns}
     recognised = None

@@ -13,7 +13,7 @@ from torch import Tensor
 from mnprobe.core.registry import unknown_name
 from mnprobe.data import Episode
 from mnprobe.features.devices import autocast
-from mnprobe.features.extractor import EpisodeFeatures, ExtractorSpec, Tokens
+from mnprobe.features.extractor import EpisodeFeatures, ExtractorSpec, LayerInfo, Tokens, class_name
 from mnprobe.features.frames import read_clip
 from mnprobe.features.options import config_from, one_of
 from mnprobe.features.recognition import (
@@ -58,6 +58,7 @@ class ViCLIPExtractor:
     default_layers: ClassVar[tuple[str, ...]] = ("u",)
     option_defaults: ClassVar[Mapping[str, Any]] = {"camera": "front", "frames_rule": "middle"}
     sizes: ClassVar[tuple[str, ...]] = PRESETS["viclip"]
+    independent_rows: ClassVar[bool] = True
 
     def __init__(self, model: ViCLIP, spec: ExtractorSpec) -> None:
         self.model = model.eval().to(spec.device)
@@ -77,16 +78,27 @@ class ViCLIPExtractor:
         return _LAYER.fullmatch(name) is not None
 
     @classmethod
+    def layers_of(cls, spec: ExtractorSpec) -> tuple[str, ...]:
+        """All layers of the model; reads the checkpoint."""
+        return _model(spec).hidden_names
+
+    @classmethod
     def build(cls, spec: ExtractorSpec) -> "ViCLIPExtractor":
         """Load the checkpoint, or draw the weights of the preset from the seed."""
-        config = None if spec.config is None else config_from(ViCLIPConfig.from_dict, spec.config)
-        if spec.checkpoint is not None:
-            return cls(load_viclip(spec.checkpoint, config, device=spec.device), spec)
-        return cls(untrained_viclip(config or str(spec.preset), spec.seed), spec)
+        return cls(_model(spec), spec)
 
     def describe(self) -> dict[str, Any]:
         """The model's sizes."""
         return {"model": "viclip", **self.model.config.to_dict()}
+
+    def describe_layers(self) -> dict[str, LayerInfo]:
+        """Class and place in the model of each layer."""
+        encoder = self.model.vision_encoder
+        modules = {"u": ("vision_encoder", encoder), "cls": ("vision_encoder.ln_post", encoder.ln_post)}
+        names = {id(module): name for name, module in self.model.named_modules()}
+        modules |= {f"blocks.{i}": (names[id(block)], block) for i, block in enumerate(encoder.transformer.resblocks)}
+        found = {name: modules[name] for name in self.layers}
+        return {name: {"class": class_name(module), "module": place} for name, (place, module) in found.items()}
 
     def prepare(self, episodes: Sequence[Episode]) -> PreparedClips:
         """Read, resize and normalise the frames."""
@@ -138,3 +150,10 @@ class ViCLIPExtractor:
         if own is not None and self._alike[own] == group and self._alike.count(group) > 1:
             return ""
         return self._spec.candidates[winner]
+
+
+def _model(spec: ExtractorSpec) -> ViCLIP:
+    config = None if spec.config is None else config_from(ViCLIPConfig.from_dict, spec.config)
+    if spec.checkpoint is not None:
+        return load_viclip(spec.checkpoint, config, device=spec.device)
+    return untrained_viclip(config or str(spec.preset), spec.seed)

@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mnprobe.core.arrays import as_array, is_tensor
+from mnprobe.core.arrays import as_array
 from mnprobe.core.errors import FeatureError
 from mnprobe.core.files import require_room, whole_file
 from mnprobe.features.header import Header
@@ -46,6 +46,7 @@ class FeatureWriter:
     """
 
     def __init__(self, path: Path, header: Header, episodes: Any, *, dtype: str = "float32") -> None:
+        dtype = _type_name(dtype)
         if dtype not in DTYPES:
             raise FeatureError(f"{path}: values are stored as {' or '.join(DTYPES)}, not {dtype!r}")
         self.path = Path(path)
@@ -75,7 +76,7 @@ class FeatureWriter:
     def append(
         self, layer: str, values: Array, *, lengths: Sequence[int] | Array | None = None, keyframe: Array | None = None
     ) -> None:
-        """Add rows (m, D) for the next episodes of `layer`.
+        """Add rows (m, D) for the next episodes of `layer`, as a numpy array, a torch tensor or a DataFrame.
 
         `lengths` says how many rows each of these episodes has and sums to m (default: one row each). `keyframe` (m,)
         is given for all blocks of a layer or for none. Raises FeatureError for wrong shapes and non-finite values,
@@ -151,28 +152,18 @@ def write_features(
         raise FeatureError(f"{path}: keyframes for layers that are not there: {sorted(set(marks) - set(layers))}")
     with FeatureWriter(path, Header(**header), episodes, dtype=dtype) as writer:
         for name, values in layers.items():
+            place = f"{path}:/layers/{name}"
             mark = marks.get(name)
-            where = f"{path}:/layers/{name}"
-            if isinstance(values, np.ndarray) or is_tensor(values) or hasattr(values, "to_numpy"):
-                is_text = isinstance(values, np.ndarray) and values.dtype.kind not in "fiubO"
-                rows = values if is_text else as_array(values, where)  # what holds no numbers is refused below
-                if rows.ndim != 3:
-                    joined = None if mark is None else as_array(mark, f"{where} keyframes")
-                    writer.append(name, rows, keyframe=joined)
-                    continue
-                values = list(rows)
-            pieces = [as_array(piece, where) for piece in values]
-            if pieces and len({piece.shape for piece in pieces}) == 1 and pieces[0].ndim == 1 and pieces[0].size:
-                joined = None if mark is None else as_array(mark, f"{where} keyframes")
-                writer.append(name, np.stack(pieces), keyframe=joined)  # one row per episode, as a list
+            pieces = _by_episode(values, place)
+            if isinstance(pieces, np.ndarray):
+                writer.append(name, pieces, keyframe=None if mark is None else _array(mark, f"{place}/keyframe"))
                 continue
             shapes = {piece.shape[1:] for piece in pieces}
             if len(shapes) != 1 or len(next(iter(shapes))) != 1:
-                raise FeatureError(
-                    f"{where}: tokens of every episode must be (m, D), got {sorted(shapes)}; one row per episode is an "
-                    "array (N, D)"
-                )
-            joined = None if mark is None else np.concatenate([as_array(piece, f"{where} keyframes") for piece in mark])
+                raise FeatureError(f"{place}: tokens of every episode must be (m, D), got {sorted(shapes)}")
+            joined = None
+            if mark is not None:
+                joined = np.concatenate([_array(piece, f"{place}/keyframe[{i}]") for i, piece in enumerate(mark)])
             writer.append(name, np.concatenate(pieces), lengths=[len(piece) for piece in pieces], keyframe=joined)
     return path
 
@@ -196,17 +187,20 @@ class _LayerWriter:
         self._dim = 0
 
     def append(self, values: Array, lengths: Sequence[int] | Array | None, keyframe: Array | None) -> None:
-        block = self._check(values)
-        counts = np.ones(len(block), np.int64) if lengths is None else np.asarray(lengths, dtype=np.int64)
+        block = self._check(_array(values, self._where))
+        counts = (
+            np.ones(len(block), np.int64) if lengths is None else _whole_numbers(lengths, f"{self._where}: lengths")
+        )
         if counts.ndim != 1 or (counts < 0).any() or int(counts.sum()) != len(block):
             raise FeatureError(f"{self._where}: lengths {counts.tolist()[:8]} do not add up to {len(block)} rows")
         if self._marked not in (None, keyframe is not None):
             raise FeatureError(f"{self._where}: keyframe must be given with every block or with none")
-        self._marked = keyframe is not None
         if keyframe is not None:
-            if np.shape(keyframe) != (len(block),):
-                raise FeatureError(f"{self._where}: keyframe has shape {np.shape(keyframe)}, not ({len(block)},)")
-            self._keyframes.append(np.asarray(keyframe).astype(np.int32))
+            marks = _whole_numbers(keyframe, f"{self._where}: keyframe")
+            if marks.shape != (len(block),):
+                raise FeatureError(f"{self._where}: keyframe has shape {marks.shape}, not ({len(block)},)")
+            self._keyframes.append(marks.astype(np.int32))
+        self._marked = keyframe is not None
         self._lengths.append(counts)
         self._push(block)
 
@@ -240,9 +234,10 @@ class _LayerWriter:
         if not finite.all():
             row, column = np.argwhere(~finite)[0]
             total = self._rows + sum(map(len, self._waiting))
-            raise FeatureError(
-                f"{self._where}[{total + row}, {column}]: {values[row, column]} is not a finite {self._dtype.name}"
-            )
+            reason = f"{self._where}[{total + row}, {column}]: {values[row, column]} is not a finite {self._dtype.name}"
+            if np.isfinite(values[row, column]):
+                reason += f"; the layer {beyond_type(values, self._dtype)}"
+            raise FeatureError(reason)
         return block
 
     def _push(self, block: Array) -> None:
@@ -274,6 +269,51 @@ class _LayerWriter:
             self._values.resize(self._room, axis=0)
         self._values.write_direct(block, dest_sel=np.s_[self._rows : end])
         self._rows = end
+
+
+def _type_name(dtype: Any) -> Any:
+    """ "float32" for `np.float32`, `np.dtype("f4")` and `torch.float32`; what is no type stays as it is."""
+    try:
+        return np.dtype(str(dtype).removeprefix("torch.") if str(dtype).startswith("torch.") else dtype).name
+    except TypeError:
+        return dtype
+
+
+def _by_episode(values: Any, place: str) -> Array | list[Array]:
+    """One array with a row per episode, or the tokens (m, D) of each episode."""
+    if isinstance(values, list | tuple):
+        pieces = [_array(piece, f"{place}[{i}]") for i, piece in enumerate(values)]
+        is_nested = bool(pieces) and all(piece.ndim == 1 for piece in pieces)
+        return _array(values, place) if is_nested else pieces
+    array = _array(values, place)
+    return list(array) if array.ndim == 3 else array
+
+
+def _array(values: Any, place: str) -> Array:
+    return values if type(values) is np.ndarray else as_array(values, place)
+
+
+def _whole_numbers(values: Any, place: str) -> Array:
+    array = as_array(values, place)
+    if array.dtype.kind not in "iu" and not np.array_equal(array, np.floor(array)):
+        raise FeatureError(f"{place}: must be whole numbers, got {array.reshape(-1)[:8].tolist()}")
+    return array.astype(np.int64)
+
+
+def beyond_type(values: Array, dtype: np.dtype[Any] | str) -> str:
+    """The words for finite values too large for the type they are to be stored in, with the way out.
+
+    >>> beyond_type(np.array([1.0, -1e5]), "float16")
+    "holds -100000, which is beyond float16; take --dtype float32 (dtype='float32')"
+    """
+    finite = np.asarray(values, dtype=np.float64)
+    finite = finite[np.isfinite(finite)]
+    largest = float(finite[np.argmax(np.abs(finite))])
+    kind = np.dtype(dtype)
+    advice = "take --dtype float32 (dtype='float32')"
+    if abs(largest) > float(np.finfo(np.float32).max):
+        advice = "scale the values"
+    return f"holds {largest:.6g}, which is beyond {kind.name}; {advice}"
 
 
 def describe_values(values: Any) -> Array:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -226,7 +227,8 @@ def test_hook_factory_side_and_options(run, tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     options = ["--factory", "their_model:make", "--side", "execution", "--option", "width=5", "--layer", "0"]
-    entries, _ = run("--model", "hook", "--name", "theirs", *options)
+    entries, err = run("--model", "hook", "--name", "theirs", *options)
+    assert "depend" not in err
     assert (entries[0]["model"], entries[0]["side"], entries[0]["layers"]) == ("theirs", "execution", ["0"])
     assert _values(entries[0], "0").shape == (3, 5)
 
@@ -270,6 +272,44 @@ def test_run_and_overwrite(demos, tmp_path, capsys):
     assert "options.camera was 'wrist', now 'front'" in capsys.readouterr().err
 
 
+def test_layer_patterns(run):
+    entries, _ = run("--model", "viclip", "--model", "arp", "--layer", "viclip=*", "--layer", "e*", "--limit", "1")
+    assert entries[0]["layers"][:2] == ["u", "cls"]
+    assert entries[0]["layers"][2:] == [f"blocks.{i}" for i in range(len(entries[0]["layers"]) - 2)]
+    assert entries[1]["layers"] == ["e"]
+
+
+def test_skip_broken_leaves_out_lists_and_counts(demos, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(demos, data)
+    for image in data.rglob("episode1/front_rgb/*.png"):
+        image.write_bytes(image.read_bytes()[:60])
+    command = ["extract", "--data", str(data), "--model", "pixels", "--out", str(tmp_path / "out")]
+
+    def call(*more):
+        with pytest.raises(SystemExit) as end:
+            main([*command, *more])
+        shown = capsys.readouterr()
+        return end.value.code or 0, shown.out, shown.err
+
+    code, out, err = call("--quiet")
+    assert (code, out) == (2, "")
+    assert "episode1" in err
+    code, out, err = call("--skip-broken")
+    assert code == 0
+    assert out.endswith("2 episodes, u, not trained; 1 broken episode left out\n")
+    assert "left out open/1/val-episode1: " in err
+    assert "1 of 3 episodes left out as broken: open/1/val-episode1 (" in err
+    code, out, _ = call("--skip-broken", "--json")
+    (entry,) = json.loads(out)
+    assert (code, entry["status"], entry["episodes"], entry["skipped"]) == (0, "kept", 2, 1)
+    with pytest.raises(SystemExit):
+        main(["inspect", entry["path"]])
+    shown = capsys.readouterr().out
+    assert "  left out   open/1/val-episode1: " in shown
+    assert "episodes skipped: 1" in shown
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -277,6 +317,8 @@ def test_run_and_overwrite(demos, tmp_path, capsys):
         (["--model", "pixels", "--option", "size"], "--option must be KEY=VALUE, got 'size'"),
         (["--model", "pixels", "--option", "size=4", "--option", "size=5"], "--option size is given twice: 4 and '5'"),
         (["--model", "pixels", "--option", "sise=4"], "unknown option for pixels: 'sise'. Did you mean 'size'?"),
+        (["--model", "viclip", "--layer", "bloks.*"], "unknown layer 'bloks.*'. Did you mean 'blocks."),
+        (["--model", "hook", "--side", "execution", "--layer", "a b"], "--layer a b: a store cannot hold it"),
         (["--model", "viclip", "--camera", "top"], "no images of camera 'top'"),
         (["--model", "viclip", "--config", "none.json"], "--config none.json: cannot be read (No such file"),
         (["--model", "viclip", "--config", "x", "--preset", "tiny"], "both give the size"),

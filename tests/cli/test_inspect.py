@@ -101,3 +101,26 @@ def test_many_instructions_are_cut_short_for_people(tmp_path, capsys):
     code, out, _ = run(capsys, path)
     assert code == 0
     assert "and 18 more" in out
+
+
+def test_class_and_place_of_layers_are_told(tmp_path, capsys):
+    places = {
+        "0": {"class": "torch.nn.modules.linear.Linear", "module": "0"},
+        "output.pooled": {"class": "their.Model", "module": "", "member": "[pooled]"},
+    }
+    path = write_features(
+        tmp_path / "x.h5",
+        model="m",
+        side="execution",
+        episodes={"id": ["a", "b"]},
+        layers={"0": np.zeros((2, 2)), "output.pooled": np.zeros((2, 2)), "other": np.zeros((2, 2))},
+        provenance={"layers": places, "remarks": ["rows are fine"]},
+    )
+    _, out, _ = run(capsys, path)
+    assert "0: 2 x 2 float32, 1 tokens per episode, torch.nn.modules.linear.Linear at 0\n" in out
+    assert "output.pooled: 2 x 2 float32, 1 tokens per episode, their.Model at [pooled]\n" in out
+    assert "other: 2 x 2 float32, 1 tokens per episode\n" in out
+    assert "  remark     rows are fine" in out
+    (found,) = json.loads(run(capsys, path, "--json")[1])
+    assert found["layers"]["0"]["module"] == "0"
+    assert "class" not in found["layers"]["other"]

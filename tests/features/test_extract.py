@@ -1,8 +1,11 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+import types
+from typing import ClassVar
 
 import h5py
 import numpy as np
@@ -11,7 +14,8 @@ import torch
 
 from mnprobe.core.errors import CheckpointError, ConfigError, DataError, FeatureError
 from mnprobe.core.rundir import RunDir
-from mnprobe.features import EpisodeFeatures, Tokens, extract, open_features, verify
+from mnprobe.features import EXTRACTORS, EpisodeFeatures, Tokens, extract, open_features, verify
+from mnprobe.features import job as job_module
 from mnprobe.features.checkpoints import inspect_checkpoint
 from mnprobe.features.distributed import join_team
 from mnprobe.features.pixels import PixelExtractor
@@ -447,3 +451,241 @@ def test_a_folder_at_the_place_of_a_store_is_refused(demos, tmp_path):
     (tmp_path / "x.h5").mkdir()
     with pytest.raises(FeatureError, match=r"x\.h5: is a folder; a feature store is one file"):
         extract(demos, out=tmp_path / "x.h5", models=["pixels"], overwrite=False)
+
+
+# ---- broken episodes ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def broken_demos(tmp_path, write_demo):
+    """Six episodes, of which 1 and 4 have a truncated image."""
+    root = tmp_path / "some broken"
+    for number in range(6):
+        write_demo(root, "t", 0, "", number, "do it", 9)
+    for number in (1, 4):
+        for image in root.rglob(f"episode{number}/front_rgb/*.png"):
+            image.write_bytes(image.read_bytes()[:60])
+    return root
+
+
+def _ids(path):
+    with open_features(path) as file:
+        return file.columns["id"].tolist()
+
+
+@pytest.mark.parametrize(("model", "batch_size"), [("pixels", 1), ("pixels", 4), ("pixels", 6), ("viclip", 4)])
+def test_broken_episodes_are_left_out_on_request_and_counted(broken_demos, tmp_path, model, batch_size):
+    with pytest.raises(DataError, match="truncated PNG"):
+        extract(broken_demos, out=tmp_path / "x.h5", models=[model], batch_size=batch_size)
+    remarks = []
+    (entry,) = extract(
+        broken_demos,
+        out=tmp_path / "x.h5",
+        models=[model],
+        batch_size=batch_size,
+        skip_broken=True,
+        note=remarks.append,
+    )
+    assert (entry.status, entry.episodes, entry.skipped) == ("written", 4, 2)
+    assert _ids(entry.path) == [f"t/0/episode{number}" for number in (0, 2, 3, 5)]
+    assert [text for text in remarks if text.startswith("left out t/0/episode1: ") and "truncated PNG" in text]
+    assert [text for text in remarks if "2 of 6 episodes left out as broken: t/0/episode1 (" in text]
+    with open_features(entry.path) as file:
+        provenance = file.attrs["provenance"]
+    assert [skipped["id"] for skipped in provenance["skipped"]] == ["t/0/episode1", "t/0/episode4"]
+    assert all("truncated PNG" in skipped["reason"] for skipped in provenance["skipped"])
+    assert provenance["counts"]["episodes_skipped"] == 2
+    for number in (1, 4):
+        shutil.rmtree(next(broken_demos.rglob(f"episode{number}")))
+    whole = extract(broken_demos, out=tmp_path / "whole.h5", models=[model], batch_size=batch_size)[0]
+    np.testing.assert_allclose(_values(entry.path), _values(whole.path), rtol=1e-5, atol=1e-6)
+
+
+def test_a_store_with_episodes_left_out_is_not_taken_for_a_whole_one(broken_demos, tmp_path):
+    arguments = {"out": tmp_path / "x.h5", "models": ["pixels"], "batch_size": 4}
+    assert extract(broken_demos, **arguments, skip_broken=True)[0].status == "written"
+    kept = extract(broken_demos, **arguments, skip_broken=True)[0]
+    assert (kept.status, kept.episodes, kept.skipped) == ("kept", 4, 2)
+    with pytest.raises(FeatureError, match="skip_broken was True, now None"):
+        extract(broken_demos, **arguments)
+
+
+def test_a_whole_store_is_not_taken_for_one_that_skips(demos, tmp_path):
+    extract(demos, out=tmp_path, models=["pixels"])
+    with pytest.raises(FeatureError, match="skip_broken was None, now True"):
+        extract(demos, out=tmp_path, models=["pixels"], skip_broken=True)
+
+
+def test_batches_of_a_stopped_job_serve_the_one_that_skips_and_not_the_other_way(broken_demos, tmp_path, monkeypatch):
+    read = []
+    original = PixelExtractor.prepare
+    monkeypatch.setattr(
+        PixelExtractor, "prepare", lambda self, episodes: read.append(episodes[0].number) or original(self, episodes)
+    )
+    arguments = {"out": tmp_path / "x.h5", "models": ["pixels"], "batch_size": 1}
+    with pytest.raises(DataError):
+        extract(broken_demos, **arguments)
+    read.clear()
+    original_merge = job_module._Run.merge
+
+    def stop(self, worlds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job_module._Run, "merge", stop)
+    with pytest.raises(KeyboardInterrupt):
+        extract(broken_demos, **arguments, skip_broken=True)
+    assert set(read) == {1, 2, 3, 4, 5}  # 0 was there
+    monkeypatch.setattr(job_module._Run, "merge", original_merge)
+    read.clear()
+    with pytest.raises(DataError, match="truncated PNG"):  # the empty batches of before do not count here
+        extract(broken_demos, **arguments)
+    assert extract(broken_demos, **arguments, skip_broken=True)[0].skipped == 2
+
+
+def test_broken_labels_and_whole_folders_are_left_out_too(broken_demos, tmp_path):
+    next(broken_demos.rglob("episode0")).joinpath("low_dim_obs.pkl").unlink()
+    next(broken_demos.rglob("episode2")).joinpath("variation_descriptions.pkl").write_bytes(b"no pickle")
+    next(broken_demos.rglob("episode3")).joinpath("variation_number.pkl").write_bytes(b"no pickle")
+    with pytest.raises(DataError):
+        extract(broken_demos, out=tmp_path / "x.h5", models=["pixels"])
+    remarks = []
+    (entry,) = extract(broken_demos, out=tmp_path / "x.h5", models=["pixels"], skip_broken=True, note=remarks.append)
+    assert _ids(entry.path) == ["t/0/episode5"]
+    assert (entry.episodes, entry.skipped) == (1, 5)
+    with open_features(entry.path) as file:
+        assert len(file.attrs["provenance"]["skipped"]) == 5
+    assert str(next(broken_demos.rglob("episode3"))) in " ".join(remarks)
+
+
+def test_nothing_but_broken_episodes_is_an_error(broken_demos, tmp_path):
+    with pytest.raises(DataError, match=r"all 6 episodes are broken: t/0/episode0 \(.*no images of camera 'none'"):
+        extract(broken_demos, out=tmp_path / "x.h5", models=["pixels"], options={"camera": "none"}, skip_broken=True)
+    assert not (tmp_path / "x.h5").exists()
+
+
+def test_faults_of_the_program_are_not_skipped(demos, tmp_path, monkeypatch):
+    for error in (KeyError("x"), ConfigError("no"), FeatureError("no")):
+        monkeypatch.setattr(PixelExtractor, "prepare", lambda self, episodes, error=error: (_ for _ in ()).throw(error))
+        with pytest.raises(type(error)):
+            extract(demos, out=tmp_path / "x.h5", models=["pixels"], skip_broken=True)
+
+
+def test_torchrun_skips_broken_episodes_of_every_process(broken_demos, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mnprobe"]
+    command = ["extract", "--data", str(broken_demos), "--model", "pixels", "--batch-size", "1", "--json"]
+    done = subprocess.run(
+        [*torchrun, *command, "--skip-broken", "--out", str(tmp_path / "team")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (entry,) = json.loads(done.stdout)
+    assert (entry["episodes"], entry["skipped"]) == (4, 2)
+    assert "2 of 6 episodes left out as broken: t/0/episode1 (" in done.stderr
+    assert _ids(entry["path"]) == [f"t/0/episode{number}" for number in (0, 2, 3, 5)]
+
+
+# ---- what is known before the work --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plugin(monkeypatch):
+    """Register an extractor of numbers; its class may be changed. Yields the class and the batches it computed."""
+
+    class Numbers(PixelExtractor):
+        kind = "numbers"
+        independent_rows = False
+        default_layers = ("u",)
+        computed: ClassVar[list] = []
+
+        def compute(self, prepared):
+            self.computed.append(len(prepared))
+            return [self.one(clip) for clip in prepared]
+
+        def one(self, clip):
+            return EpisodeFeatures(layers={"u": Tokens(values=np.ones((1, 3)), keyframe=np.zeros(1))})
+
+    module = types.ModuleType("numbers_plugin")
+    module.Numbers = Numbers
+    monkeypatch.setitem(sys.modules, "numbers_plugin", module)
+    monkeypatch.setitem(EXTRACTORS._targets, "numbers", "numbers_plugin:Numbers")
+    return Numbers
+
+
+def test_an_existing_store_of_the_second_model_stops_before_the_first_is_computed(demos, tmp_path):
+    extract(demos, out=tmp_path, models=["pixels"], tasks=["reach_target"])
+    with pytest.raises(FeatureError, match="was made with another configuration"):
+        extract(demos, out=tmp_path, models=["viclip", "pixels"])
+    assert not (tmp_path / "viclip").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"describe": lambda self: {"scale": float("nan")}}, "description must hold only what JSON can hold"),
+        ({"describe": lambda self: {"path": object()}}, "description must hold only what JSON can hold"),
+        ({"compute": lambda self, prepared: []}, "gave features of 0 of 1 episodes"),
+        ({"layers": ("u", "v")}, "layer 'v': the extractor gave none for episode open_drawer/0/train-episode0, only u"),
+        ({"values": np.ones(3)}, r"must be numbers of shape \(tokens, D\), got float64 \(3,\)"),
+        ({"values": np.ones((1, 3), complex)}, "must be numbers of shape"),
+        ({"keyframe": np.zeros(2)}, r"keyframe of episode .* has shape \(2,\), not \(1,\)"),
+        ({"prediction": 3}, "a prediction must be text without NUL, or None, got 3"),
+        ({"prediction": "a\0"}, "a prediction must be text without NUL"),
+    ],
+)
+def test_what_the_store_would_refuse_in_the_end_is_refused_with_the_first_batch(
+    demos, tmp_path, plugin, monkeypatch, changes, message
+):
+    tokens = Tokens(values=changes.get("values", np.ones((1, 3))), keyframe=changes.get("keyframe", np.zeros(1)))
+    found = EpisodeFeatures(layers={"u": tokens}, prediction=changes.get("prediction"))
+    monkeypatch.setattr(plugin, "one", lambda self, clip: found)
+    for name in ("describe", "compute"):
+        if name in changes:
+            monkeypatch.setattr(plugin, name, changes[name])
+    if "layers" in changes:
+        original = plugin.__init__
+
+        def init(self, **options):
+            original(self, **options)
+            self.layers = changes["layers"]
+
+        monkeypatch.setattr(plugin, "__init__", init)
+    plugin.computed.clear()
+    with pytest.raises((FeatureError, ConfigError), match=message):
+        extract(demos, out=tmp_path / "x.h5", models=["numbers"], batch_size=1)
+    assert len(plugin.computed) <= 1
+    assert not list(tmp_path.rglob("*.shard"))
+
+
+def test_a_layer_of_varying_width_stops_where_it_varies(demos, tmp_path, plugin, monkeypatch):
+    def one(self, clip):
+        width = 3 if len(self.computed) < 4 else 4
+        return EpisodeFeatures(layers={"u": Tokens(values=np.ones((1, width)), keyframe=np.zeros(1))})
+
+    monkeypatch.setattr(plugin, "one", one)
+    plugin.computed.clear()
+    with pytest.raises(FeatureError, match="layer 'u': gives tokens of 4 numbers after tokens of 3"):
+        extract(demos, out=tmp_path / "x.h5", models=["numbers"], batch_size=1)
+    assert len(plugin.computed) == 4  # the first batch is computed a second time, by the row check
+
+
+def test_plugins_are_checked_for_dependence_on_the_batch(demos, tmp_path, plugin, monkeypatch):
+    monkeypatch.setattr(
+        plugin,
+        "one",
+        lambda self, clip: EpisodeFeatures(
+            layers={"u": Tokens(values=np.full((1, 3), float(self.computed[-1])), keyframe=np.zeros(1))}
+        ),
+    )
+    with pytest.raises(FeatureError, match="layer 'u': the values depend on the batch: among 5 and among 2 episodes"):
+        extract(demos, out=tmp_path / "x.h5", models=["numbers"])
+    assert extract(demos, out=tmp_path / "x.h5", models=["numbers"], batch_size=1)[0].status == "written"
+
+
+def test_options_that_json_cannot_hold_are_refused(demos, tmp_path):
+    options = {"factory": "a:b", "side": "execution", "arguments": {"x": np.ones(2)}}
+    with pytest.raises(ConfigError, match="options of hook must hold only what JSON can hold"):
+        extract(demos, out=tmp_path, models=["hook"], options=options)
