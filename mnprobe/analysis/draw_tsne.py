@@ -260,8 +260,10 @@ def _check_colour(colour: str, inputs: Sequence[TsneInput]) -> None:
         return
     common = set.intersection(*(set(_own_columns(given.pair)) for given in inputs))
     if colour not in common:
-        own = f", or {', '.join(sorted(common))}" if common else "; the stores have no columns of your own"
-        raise ConfigError(f"colour must be auto, instruction or task{own}; got {colour!r}")
+        own = (
+            f"your own columns are {', '.join(sorted(common))}" if common else "the stores have no columns of your own"
+        )
+        raise ConfigError(f"colour must be auto, instruction or task, got {colour!r}; {own}")
 
 
 def _coloured_by(panel: TsnePanel, column: str) -> TsnePanel:

@@ -141,8 +141,8 @@ def open_dataset(
 
     Raises:
         DataError: naming the folder, file, line or field, when a path is no dataset, nothing is left of it, two
-            folders give one episode id or stand for one partition, some episodes lie in a partition and others in
-            none, an outcome is of an unknown episode, or a file cannot be understood.
+            folders give one episode id or stand for one partition, a folder of no known name lies beside a partition,
+            an outcome is of an unknown episode, or a file cannot be understood.
         ConfigError: for an unknown partition.
     """
     folders = [Path(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
@@ -216,15 +216,16 @@ def _refuse_equal_partitions(places: Iterable[EpisodeFolder]) -> None:
 def _tell_partitions(episodes: list[Episode], folders: list[Path], *, asked: bool) -> None:
     """Refuse folders of another name than a partition's, beside partitions or as one that was not asked for by name."""
     levels = {_level(episode.folder): episode.partition for episode in episodes}
+    known = {level.parent: level for level, name in levels.items() if name}
     real = {level.resolve() for level, name in levels.items() if name}
-    named = next((level for level, name in levels.items() if name), None)
-    other = next((level for level, name in levels.items() if not name and level.resolve() not in real), None)
     where = ", ".join(map(str, folders))
-    if named is not None and other is not None:
-        raise DataError(
-            f"dataset {where}: {other} is no partition that is known, while {named} is {levels[named]!r}. Call "
-            "it train, val or test, open the folders apart, or choose with partitions= (--partition)"
-        )
+    for level, name in levels.items():
+        if not name and level.parent in known and level.resolve() not in real:
+            beside = known[level.parent]
+            raise DataError(
+                f"dataset {where}: {level} is no partition that is known, while {beside} is {levels[beside]!r}. Call "
+                "it train, val or test, open the folders apart, or choose with partitions= (--partition)"
+            )
     mapped = {level.name: name for level, name in levels.items() if name and level.name != name}
     told = [f"folder {name!r} is read as partition {meant!r}" for name, meant in mapped.items()]
     if told and not asked:

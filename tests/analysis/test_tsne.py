@@ -190,7 +190,7 @@ def test_columns_of_ones_own_can_be_what_colours_stand_for(small, tmp_path):
     assert table["run"].tolist() == [*range(10)] * 2
     assert table["instruction"].tolist() == given.pair.episodes["instruction"].tolist() * 2
     assert drawn.panels[0].points["task"].nunique() == given.pair.episodes["task"].nunique()
-    with pytest.raises(ConfigError, match="colour must be auto, instruction or task, or run, scene; got 'operator'"):
+    with pytest.raises(ConfigError, match="got 'operator'; your own columns are run, scene"):
         draw_tsne([given], stem=tmp_path / "t", table=tmp_path / "t.csv", config=QUICK, colour="operator")
 
 
