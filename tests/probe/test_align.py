@@ -632,23 +632,6 @@ def test_episodes_on_one_side_only_are_refused_or_left_out(store):
             pair_files(file_u, file_e, layer_u="blocks.9", episodes="shared")
 
 
-def test_ids_in_another_unicode_form_are_told_to_be_so(store):
-    ids = [f"café/{i}" for i in range(64)]
-    forms = {form: [unicodedata.normalize(form, name) for name in ids] for form in ("NFC", "NFD")}
-    path_u = store("understanding", id=forms["NFD"])
-    message = r"64 of these ids differ only in their Unicode normal form .*: 'cafe\\u0301/0' in u and 'caf\\xe9/0' in"
-    with open_features(path_u) as file_u:
-        with open_features(store("execution", id=forms["NFC"])) as file_e, pytest.raises(FeatureError, match=message):
-            pair_files(file_u, file_e)
-        mixed = forms["NFD"][:60] + forms["NFC"][60:]
-        with open_features(store("execution", id=mixed, step=1)) as file_e:
-            with pytest.raises(FeatureError, match=r"4 of these ids differ only in their Unicode normal form"):
-                pair_files(file_u, file_e)
-            assert len(pair_files(file_u, file_e, episodes="shared").items) == 60
-        with open_features(store("execution", id=forms["NFD"], step=2)) as file_e:
-            assert pair_files(file_u, file_e).items.ids.tolist() == forms["NFD"]
-
-
 def test_other_instructions_are_refused_but_blanked_ones_are_not(store):
     path_u = store("understanding")
     for words, fine in (("", True), ("something else", False)):
