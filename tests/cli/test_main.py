@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from mnprobe import __version__
+from mnprobe.cli import main
 from mnprobe.cli.main import COMMANDS
 
 
@@ -52,3 +53,15 @@ def test_doctor_tells_versions_and_what_the_simulator_lacks():
     assert done.returncode == 0, done.stderr
     assert f"mnprobe {__version__}" in done.stdout
     assert "CoppeliaSim" in done.stdout
+
+
+def test_advice_on_memory_names_an_option_only_where_the_command_has_it(monkeypatch, capsys):
+    def full(*arguments, **options):
+        raise MemoryError("Unable to allocate 26.8 GiB")
+
+    monkeypatch.setattr(main, "app", full)
+    for command, advice in (("extract", "ask for less, such as a smaller --batch-size"), ("compare", "ask for less")):
+        with pytest.raises(SystemExit) as end:
+            main.main([command, "--run", "r"])
+        assert end.value.code == 2
+        assert capsys.readouterr().err == f"mnprobe: out of memory (Unable to allocate 26.8 GiB); {advice}\n"
