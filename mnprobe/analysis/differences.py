@@ -1,13 +1,15 @@
 """Differences with their 95 % intervals: from two intervals, from paired outcomes, or over trainings."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mnprobe.analysis.over_seeds import t_interval
+from mnprobe.core.arrays import Array, as_vector
+from mnprobe.core.errors import TooFewSamples
 
 __all__ = ["MARGIN", "Difference", "from_intervals", "from_pairs", "over_trainings"]
 
@@ -73,7 +75,7 @@ def from_intervals(
     )
 
 
-def from_pairs(before: Sequence[float], after: Sequence[float], *, what: str = "episodes") -> Difference:
+def from_pairs(before: Array, after: Array, *, what: str = "episodes") -> Difference:
     """From outcomes (0 or 1, or shares) of the same episodes, row by row.
 
     The interval adds half an episode to each of the four ways a pair can end, so that it is sound for few episodes
@@ -86,7 +88,7 @@ def from_pairs(before: Sequence[float], after: Sequence[float], *, what: str = "
     >>> round(made.value, 3), round(made.low, 3), round(made.high, 3)
     (0.5, 0.039, 0.761)
     """
-    first, second = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
+    first, second = _paired(before, after)
     n = len(first)
     gaps = second - first
     centre = float(gaps.sum()) / (n + 2)
@@ -103,7 +105,7 @@ def from_pairs(before: Sequence[float], after: Sequence[float], *, what: str = "
     )
 
 
-def over_trainings(before: Sequence[float], after: Sequence[float], sampling: Difference) -> Difference:
+def over_trainings(before: Array, after: Array, sampling: Difference) -> Difference:
     """From one value before and one after of each training, paired by seed.
 
     All trainings meet the same test episodes, which spread over trainings does not tell: Student's interval over
@@ -114,7 +116,7 @@ def over_trainings(before: Sequence[float], after: Sequence[float], sampling: Di
     >>> round(made.low, 3), round(one.low, 3), round(made.value, 3)
     (0.059, 0.059, 0.2)
     """
-    first, second = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
+    first, second = _paired(before, after)
     value = float((second - first).mean())
     low, high = t_interval((second - first).tolist())
     return Difference(
@@ -126,3 +128,10 @@ def over_trainings(before: Sequence[float], after: Sequence[float], sampling: Di
         n=f"{len(first)} trainings on {sampling.n}",
         basis=f"Student's t over {len(first)} trainings, widened by the interval over test episodes",
     )
+
+
+def _paired(before: Array, after: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    first = as_vector(before, "before")
+    if not len(first):
+        raise TooFewSamples("a difference of pairs needs at least one pair, got none")
+    return first, as_vector(after, "after", len(first))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
@@ -15,7 +16,7 @@ from mnprobe.analysis.compare_figure import compare_figure
 from mnprobe.analysis.compare_inputs import CompareInputs, compare_inputs, find_stores
 from mnprobe.analysis.draw_compare import draw_compare, read_similarity
 from mnprobe.analysis.similarity import balanced_rows, exchange, make_index, similarity_test
-from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
+from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples, TooLittleMemory
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features, write_features
 
@@ -408,3 +409,46 @@ def test_rows_are_joined_by_id(run, tmp_path):
 def test_inputs_that_cannot_be_are_refused(run, call, error, message):
     with pytest.raises(error, match=message):
         call(run)
+
+
+def test_features_and_labels_of_any_make_are_measured_alike(sides):
+    u, e, labels = sides
+    base = compare(u[:1], e[:1], **labels, config=QUICK)
+    given = replace(u[0], values=torch.tensor(u[0].values, requires_grad=True))
+    series = {name: pd.Series(values) for name, values in labels.items()}
+    found = compare([given], e[:1], **series, config=replace(QUICK, permutations=np.int64(99)))
+    pd.testing.assert_frame_equal(found.table, base.table)
+
+
+def test_missing_labels_are_refused_where_they_decide_what_changes_places(sides):
+    u, e, labels = sides
+    gaps = {name: ["", *values[1:]] for name, values in labels.items()}
+    with pytest.raises(FeatureError, match="instructions: 1 of 48 rows have none"):
+        compare(
+            u,
+            e,
+            tasks=labels["tasks"],
+            instructions=gaps["instructions"],
+            config=replace(QUICK, permute="instructions"),
+        )
+    with pytest.raises(FeatureError, match="tasks: 1 of 48 rows have none"):
+        compare(u, e, **gaps, config=replace(QUICK, permute="within-task"))
+    free = replace(QUICK, permute="free")
+    found, base = (compare(u[:1], e[:1], **names, config=free).table for names in (gaps, labels))
+    assert found["value"].equals(base["value"])
+
+
+def test_the_hash_tells_labels_from_joined_ones(sides):
+    u, e, _ = sides
+    rows = {"tasks": ["a", "b\0c"], "instructions": ["d", "e"]}
+    other = {"tasks": ["a\0b", "c"], "instructions": ["d", "e"]}
+    u, e = ([replace(side[0], values=side[0].values[:2])] for side in (u, e))
+    assert comparison_hash(u, e, **rows, config=QUICK) != comparison_hash(u, e, **other, config=QUICK)
+
+
+def test_stores_that_are_too_large_for_an_index_are_told_before_anything_is_computed():
+    n = 400_000
+    sets = [FeatureSet(values=np.arange(float(n))[:, None], model="m")]
+    config = replace(QUICK, permute="free", permutations=19)
+    with pytest.raises(TooLittleMemory, match=r"debiased CKA of 400000 episodes.*--index minibatch_cka"):
+        compare(sets, sets, tasks=[""] * n, instructions=np.arange(n), config=config)

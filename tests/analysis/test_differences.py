@@ -5,10 +5,12 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.stats import t
 
 from mnprobe.analysis.differences import Difference, from_intervals, from_pairs, over_trainings
 from mnprobe.analysis.over_seeds import mean_over_seeds, t_interval
+from mnprobe.core.errors import FeatureError, TooFewSamples
 
 
 def test_paired_interval_by_hand():
@@ -82,3 +84,14 @@ def test_means_over_seeds_by_hand():
     assert found["sd_trainings"].iloc[0] == pytest.approx(math.sqrt(0.02))
     assert math.isnan(found["sd_trainings"].iloc[1])
     assert mean_over_seeds(table[:0], ["k"]).empty
+
+
+def test_pairs_come_as_arrays_of_any_make_one_for_one():
+    before, after = [0, 0, 1, 1, 0, 1], [1, 1, 1, 1, 0, 1]
+    base = from_pairs(before, after)
+    for make in (torch.tensor, pd.Series, lambda x: np.array(x, ">i2"), lambda x: np.array(x, bool)):
+        assert from_pairs(make(before), make(after)) == base
+    with pytest.raises(FeatureError, match="after must hold one number for each of 6 rows"):
+        from_pairs(before, after[:1])
+    with pytest.raises(TooFewSamples, match="at least one pair"):
+        over_trainings([], [], base)

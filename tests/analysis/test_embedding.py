@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from sklearn.manifold import trustworthiness
 
-from mnprobe.analysis.embedding import TsneConfig, embed, knn_purity
+from mnprobe.analysis.draw_tsne import _standardised
+from mnprobe.analysis.embedding import TsneConfig, embed, knn_purity, trust
 from mnprobe.analysis.tsne_series import movement
 from mnprobe.core.errors import ConfigError, ProbeError, TooFewSamples
 
@@ -204,3 +205,57 @@ def test_bad_points_are_refused(clusters):
         embed(points)
     with pytest.raises(ProbeError, match=r"shape \(96,\)"):
         embed(points[:, 0])
+
+
+QUICK = TsneConfig(iterations=np.int64(20), exaggeration_iterations=5, perplexity=np.float32(5))
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+def test_points_on_one_line_are_laid_out_in_their_order_and_said_to_be(columns):
+    points = np.outer(np.linspace(0, 1, 30) ** 2, np.arange(1, columns + 1))
+    found = embed(points, QUICK)
+    assert np.isfinite(found.coordinates).all()
+    assert found.trustworthiness > 0.9
+    assert found.notes == ("all points lie on one line: what the picture shows across it comes from the layout",)
+    np.testing.assert_array_equal(found.coordinates, embed(points, QUICK).coordinates)  # the noise has a seed
+    assert np.isfinite(embed(points, QUICK, start=found.coordinates).coordinates).all()
+
+
+@pytest.mark.parametrize("change", [lambda x: 1e200 * x, lambda x: 1e-200 * x, lambda x: 1e9 + x])
+def test_points_of_any_size_and_offset_have_the_same_map(clusters, change):
+    points = clusters[0][:24]
+    same, found = embed(points, QUICK), embed(change(points), QUICK)
+    assert found.trustworthiness == pytest.approx(same.trustworthiness, abs=0.02)
+    assert movement(same.coordinates, found.coordinates) < 0.01
+
+
+def test_points_whose_differences_are_lost_are_refused_and_settings_are_whole_numbers():
+    with pytest.raises(ProbeError, match="too few digits are left"):
+        embed(1e17 + np.random.default_rng(0).random((12, 3)), QUICK)
+    assert (type(QUICK.iterations), type(QUICK.perplexity)) == (int, float)
+    for wrong in ({"iterations": 2.5}, {"pca": True}, {"perplexity": "30"}, {"jobs": 1.5}):
+        with pytest.raises(ConfigError):
+            TsneConfig(**wrong)
+
+
+def test_trust_and_purity_refuse_what_they_cannot_judge(clusters):
+    spots = clusters[0][:, :2]
+    with pytest.raises(TooFewSamples, match="2 neighbours needs more than 4 points, got 4"):
+        trust(spots[:4], spots[:4], 2)
+    with pytest.raises(ProbeError, match="a place for each of 96 points, got 95"):
+        trust(spots, spots[:95], 2)
+    with pytest.raises(TooFewSamples, match="at least 2 points, got 1"):
+        knn_purity(spots[:1], ["a"], 3)
+    assert knn_purity(1e9 + spots, clusters[1].astype(float), 5) == knn_purity(spots, clusters[1], 5)
+
+
+def test_raw_features_are_standardised_whatever_one_column_is():
+    x = np.random.default_rng(0).normal(size=(30, 3))
+    plain = (x - x.mean(0)) / x.std(0)
+    np.testing.assert_array_equal(_standardised(x), plain)
+    for power in (-200, 200):
+        np.testing.assert_allclose(_standardised(x * 10.0**power), plain, atol=1e-12)
+    np.testing.assert_allclose(_standardised(np.c_[x, np.full(30, 1e7)]), np.c_[plain, np.zeros(30)], atol=1e-12)
+    np.testing.assert_allclose(_standardised(1e9 + x), plain, atol=1e-5)
+    jitter = np.c_[x, 1e7 + np.arange(30) % 2].astype(np.float32)  # one step of float32 up and down
+    np.testing.assert_array_equal(_standardised(jitter)[:, 3], 0)

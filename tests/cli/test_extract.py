@@ -354,7 +354,7 @@ def test_errors_are_one_message_and_code_2(demos, tmp_path, capsys, options, mes
     ("line", "code", "message"),
     [
         ("os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", 130, "interrupted. What was finished is kept: run the"),
-        ("raise MemoryError", 2, "out of memory (no more can be had); ask for less"),
+        ("raise MemoryError", 2, "out of memory (no more can be had); ask for less, such as a smaller --batch-size"),
         ("np.zeros(10**15)", 2, "out of memory (Unable to allocate"),
         ("torch.zeros(10**15)", 2, "out of memory ("),
         ("warnings.warn('mind the gap')", 2, "mnprobe: UserWarning: mind the gap\nmnprobe: factory 'stops:make' must"),

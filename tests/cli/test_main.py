@@ -208,3 +208,15 @@ def test_an_error_without_a_file_names_what_was_worked_on(monkeypatch, capsys, t
     assert re.search(
         rf"Input/output error: {tmp_path}.* \(in mnprobe\.core\.files\.whole_file\)", capsys.readouterr().err
     )
+
+
+def test_advice_on_memory_names_an_option_only_where_the_command_has_it(monkeypatch, capsys):
+    def full(*arguments, **options):
+        raise MemoryError("Unable to allocate 26.8 GiB")
+
+    monkeypatch.setattr(module, "app", full)
+    for command, advice in (("extract", "ask for less, such as a smaller --batch-size"), ("compare", "ask for less")):
+        with pytest.raises(SystemExit) as end:
+            main([command, "--run", "r"])
+        assert end.value.code == 2
+        assert capsys.readouterr().err == f"mnprobe: out of memory (Unable to allocate 26.8 GiB); {advice}\n"

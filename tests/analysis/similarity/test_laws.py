@@ -1,12 +1,15 @@
 """Every registered index keeps what it declares: range, direction, invariances (and no others), symmetry of meaning."""
 
+import importlib
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from mnprobe.analysis.similarity import INDICES, About, Index, Invariance, make_index
-from mnprobe.core.errors import FeatureError, ProbeError, TooFewSamples
+from mnprobe.core.errors import FeatureError, ProbeError, TooFewSamples, TooLittleMemory
 
 NAMES = INDICES.names()
 QUICK = {
@@ -145,3 +148,72 @@ def test_prepared_sides_serve_many_partners(name, sides):
     one, other = index.ready(x, groups), index.ready(y, groups)
     assert index.relate(one, other).value() == pytest.approx(index.score(x, y, groups), abs=1e-12)
     assert index.relate(one, one).value() == pytest.approx(index.score(x, x, groups), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["debiased_cka", "cka", "rbf_cka", "rsa", "mutual_knn", "cknna"])
+def test_matrices_that_fit_no_machine_are_told_before_they_are_made(name):
+    x = np.arange(1e6)[:, None]
+    needed = (
+        r"matrices of 1000000 x 1000000 numbers at once and needs about \d+\.\d GiB of memory; \d+\.\d GiB can be had"
+    )
+    with pytest.raises(TooLittleMemory, match=needed) as told:
+        build(name).score(x, x)
+    assert "minibatch_cka (`mnprobe compare --index minibatch_cka`)" in str(told.value)
+    with pytest.raises(TooLittleMemory, match=needed):
+        build(name).ready(x)
+
+
+def test_minibatch_cka_needs_no_matrix_of_all_episodes_and_gives_the_same_without(sides, monkeypatch):
+    x, y, _, _ = sides
+    index, order = build("minibatch_cka"), np.random.default_rng(0).permutation(60)
+    whole = index.relation(x, y)
+    module = importlib.import_module("mnprobe.analysis.similarity.minibatch_cka")
+    monkeypatch.setattr(module, "_WHOLE", 10)
+    monkeypatch.setattr(module, "_BLOCK", 600)  # two batches at a time
+    parts = index.relation(x, y)
+    assert not parts.one.is_gram
+    assert parts.value() == pytest.approx(whole.value(), abs=1e-12)
+    assert parts.value(order) == pytest.approx(whole.value(order), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "translation" in build(name).about.invariances])
+def test_rows_that_lose_their_difference_to_an_offset_are_told_apart_from_equal_ones(name, sides):
+    _, y, _, groups = sides
+    index = build(name)
+    one_hot = np.eye(3)[np.arange(60) % 3]
+    assert index.score(1e9 + one_hot, y, groups) == pytest.approx(
+        index.score(one_hot, y, groups), abs=max(1e-4, index.about.tolerance)
+    )
+    for offset in (1e13, 1e17):
+        with pytest.raises(ProbeError, match=r"too few digits are left\. Take the offset off"):
+            index.score(offset + one_hot, y, groups)
+
+
+def test_directions_that_are_only_the_rounding_of_an_offset_do_not_count(sides):
+    _, y, _, _ = sides
+    plane = y[:, :2] @ np.random.default_rng(0).standard_normal((2, 6))  # rank 2 in 6 columns
+    for name in ("cca", "pwcca", "svcca", "procrustes", "ridge_cca"):
+        index = build(name)
+        assert index.score(1e9 + plane, y) == pytest.approx(index.score(plane, y), abs=1e-4)
+
+
+def test_neighbours_and_cosine_distances_keep_their_digits_far_from_zero(sides):
+    """Cosines of 1e7 + x are 1 to nine digits; their order is that of exact arithmetic."""
+    x, y = np.round(sides[0], 3)[:20, :3], sides[1][:20]
+    exact = [[Fraction(value).limit_denominator(1000) + 10**7 for value in row] for row in x.tolist()]
+
+    def angle(a, b):  # 1 - cos^2, which orders as 1 - cos does
+        ab, aa, bb = (sum(i * j for i, j in zip(*pair, strict=True)) for pair in ((a, b), (a, a), (b, b)))
+        return 1 - ab * ab / (aa * bb)
+
+    angles = [[angle(a, b) for b in exact] for a in exact]
+    nearest = [set(sorted((j for j in range(20) if j != i), key=lambda j: angles[i][j])[:5]) for i in range(20)]
+    unit = y / np.linalg.norm(y, axis=1, keepdims=True)
+    others = [set(np.argsort(-np.delete(row, i))[:5] + (np.argsort(-np.delete(row, i))[:5] >= i))
+              for i, row in enumerate(unit @ unit.T)]  # fmt: skip
+    expected = np.mean([len(a & b) / 5 for a, b in zip(nearest, others, strict=True)])
+    assert make_index("mutual_knn", {"k": 5}).score(1e7 + x, y) == pytest.approx(expected, abs=1e-12)
+    upper = np.triu_indices(20, 1)
+    pairs = [float(angles[i][j] * 10**16) for i, j in zip(*upper, strict=True)]
+    expected = spearmanr(pairs, (1 - unit @ unit.T)[upper]).statistic
+    assert make_index("rsa").score(1e7 + x, y) == pytest.approx(expected, abs=1e-3)
