@@ -447,3 +447,18 @@ def test_a_folder_at_the_place_of_a_store_is_refused(demos, tmp_path):
     (tmp_path / "x.h5").mkdir()
     with pytest.raises(FeatureError, match=r"x\.h5: is a folder; a feature store is one file"):
         extract(demos, out=tmp_path / "x.h5", models=["pixels"], overwrite=False)
+
+
+def test_one_partition_beside_none_is_no_partition_and_several_are_refused(write_demo, tmp_path):
+    write_demo(tmp_path / "a", "open_drawer", 0, "train", 0, "open it", 9)
+    write_demo(tmp_path / "b", "reach_target", 0, "", 0, "reach it", 9)
+    told = []
+    path = tmp_path / "p.h5"
+    extract(tmp_path, models=["pixels"], out=path, note=told.append)
+    with open_features(path) as file:
+        assert file.columns["id"].tolist() == ["open_drawer/0/train-episode0", "reach_target/0/episode0"]
+        assert file.columns["partition"].tolist() == ["", ""]
+    assert any("1 of 2 episodes lie in no partition, the others in 'train'" in remark for remark in told)
+    write_demo(tmp_path / "a", "open_drawer", 0, "test", 0, "open it", 9)
+    with pytest.raises(FeatureError, match="'partition': 1 of 3 rows have none, the first is row 2"):
+        extract(tmp_path, models=["pixels"], out=tmp_path / "q.h5")
