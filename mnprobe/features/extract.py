@@ -183,7 +183,7 @@ def extract(
                 home=home,
                 out=out,
                 dataset=dataset,
-                columns=_columns(dataset),
+                columns=_columns(dataset, say),
                 fingerprint=dataset.fingerprint(),
                 source=source,
                 options=given,
@@ -431,13 +431,25 @@ def _demos(run: RunDir | None) -> Path:
     return run.demos
 
 
-def _columns(dataset: Dataset) -> Columns:
+def _columns(dataset: Dataset, say: Callable[[str], None]) -> Columns:
+    """The table of episodes.
+
+    Folders of one partition and folders without any, opened together, have no partition that could split them: then it
+    is left out, with a remark. Several partitions beside none are refused by `make_columns`.
+    """
+    partitions = [episode.partition for episode in dataset]
+    if len(set(partitions)) == 2 and "" in partitions:
+        say(
+            f"{partitions.count('')} of {len(partitions)} episodes lie in no partition, the others in "
+            f"{max(partitions)!r}: no partition is recorded for any, and training and test sets are drawn from all"
+        )
+        partitions = [""] * len(partitions)
     rows = {
         "id": [episode.id for episode in dataset],
         "task": [episode.task for episode in dataset],
         "instruction": [episode.instruction for episode in dataset],
         "variation": [episode.variation for episode in dataset],
-        "partition": [episode.partition for episode in dataset],
+        "partition": partitions,
         "success": [episode.success for episode in dataset],
     }
     return make_columns(rows, where="the dataset")

@@ -689,3 +689,18 @@ def test_options_that_json_cannot_hold_are_refused(demos, tmp_path):
     options = {"factory": "a:b", "side": "execution", "arguments": {"x": np.ones(2)}}
     with pytest.raises(ConfigError, match="options of hook must hold only what JSON can hold"):
         extract(demos, out=tmp_path, models=["hook"], options=options)
+
+
+def test_one_partition_beside_none_is_no_partition_and_several_are_refused(write_demo, tmp_path):
+    write_demo(tmp_path / "a", "open_drawer", 0, "train", 0, "open it", 9)
+    write_demo(tmp_path / "b", "reach_target", 0, "", 0, "reach it", 9)
+    told = []
+    path = tmp_path / "p.h5"
+    extract(tmp_path, models=["pixels"], out=path, note=told.append)
+    with open_features(path) as file:
+        assert file.columns["id"].tolist() == ["open_drawer/0/train-episode0", "reach_target/0/episode0"]
+        assert file.columns["partition"].tolist() == ["", ""]
+    assert any("1 of 2 episodes lie in no partition, the others in 'train'" in remark for remark in told)
+    write_demo(tmp_path / "a", "open_drawer", 0, "test", 0, "open it", 9)
+    with pytest.raises(FeatureError, match="'partition': 1 of 3 rows have none, the first is row 2"):
+        extract(tmp_path, models=["pixels"], out=tmp_path / "q.h5")
