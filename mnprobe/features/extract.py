@@ -347,7 +347,7 @@ def _sound(dataset: Dataset, say: Callable[[str], None]) -> tuple[Dataset, dict[
     sound, broken = [], {}
     for i, episode in enumerate(dataset):
         try:
-            _columns(dataset[i : i + 1])
+            _columns(dataset[i : i + 1], say)
             dataset[i : i + 1].fingerprint()
         except DataError as error:
             try:
