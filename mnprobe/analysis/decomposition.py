@@ -40,13 +40,14 @@ def factors_of(items: Items) -> dict[str, NDArray[Any]]:
     """Task, instruction and variation of each episode; the variation is read from ids `<task>/<variation>/<episode>`.
 
     From coarse to fine; a factor that cuts the episodes as another one does already is left out (a variation that has
-    one wording).
+    one wording), and so is one that the episodes do not name.
 
     >>> items = Items.of(ids=["t/0/e0", "t/1/e0"], instructions=["a", "a"], tasks=["t", "t"])
     >>> {name: values.tolist() for name, values in factors_of(items).items()}
     {'task': ['t', 't'], 'variation': ['t/0', 't/1']}
     """
-    found: dict[str, NDArray[Any]] = {"task": items.tasks, "instruction": items.instructions}
+    named = {"task": items.tasks, "instruction": items.instructions}
+    found: dict[str, NDArray[Any]] = {name: values for name, values in named.items() if len(values) and values[0] != ""}
     parts = [str(name).rsplit("/", 1) for name in items.ids]
     if all(len(part) == 2 and "/" in part[0] for part in parts):
         found["variation"] = np.array([part[0] for part in parts])

@@ -156,8 +156,8 @@ def alike_ids(ids: Sequence[str], others: Sequence[str]) -> str:
     """A sentence about ids that only one side has, and that differ from one of the other side in no more than case,
     blanks or Unicode form; '' where there are none.
 
-    >>> alike_ids(["cafe\u0301 0"], ["caf\u00e9 0"])
-    "1 ids differ only in case, blanks or Unicode form, such as 'cafe\\u0301 0' and 'caf\\xe9 0'; write them alike"
+    >>> alike_ids(["Open/0"], ["open/0"])
+    "1 ids differ only in case, blanks or Unicode form, such as 'Open/0' and 'open/0'; write them alike"
     """
     known = set(others)
     by_key = {same_text(name): name for name in others}
