@@ -23,7 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
-from mnprobe.analysis.figures import INK, PALETTE, house_style, new_figure, save_figure
+from mnprobe.analysis.figures.style import INK, PALETTE, house_style, new_figure, save_figure
 from mnprobe.analysis.statistics import (
     cluster_jackknife,
     detectable_difference,
@@ -32,7 +32,7 @@ from mnprobe.analysis.statistics import (
     outcome_contrast,
     paired_contrast,
 )
-from mnprobe.analysis.tables import write_table
+from mnprobe.analysis.tables.alignment import write_table
 from mnprobe.core.errors import TooFewSamples
 from mnprobe.probe import Items, balanced_draw
 

@@ -22,12 +22,12 @@ import numpy as np
 import torch
 
 from mnprobe.core.rundir import RunDir
+from mnprobe.core.runtime import Team
 from mnprobe.data import Dataset, open_dataset
-from mnprobe.features.arp_inputs import language_encoder_for
-from mnprobe.features.distributed import Team
+from mnprobe.features.inputs import language_encoder_for
 from mnprobe.models.arp import ARPConfig
 from mnprobe.models.viclip import ViCLIPConfig
-from mnprobe.probe.joint import Feed, TrainConfig, prepare_inputs, preset, train
+from mnprobe.training import Feed, TrainConfig, prepare_inputs, preset, train
 from mnprobe.worlds.demos import DemosConfig, write_demos
 
 WANTED = 0.10

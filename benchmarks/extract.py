@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from mnprobe.core.runtime import Team
 from mnprobe.data import Camera, Dataset, FrameData, look_at, open_dataset, pinhole, write_episode
 from mnprobe.features import ExtractorSpec, Header, open_features
-from mnprobe.features.distributed import Team
-from mnprobe.features.job import Job, run_job
-from mnprobe.features.table import make_columns
-from mnprobe.features.viclip import ViCLIPExtractor
+from mnprobe.features.extraction import Job, run_job
+from mnprobe.features.extractors.viclip import ViCLIPExtractor
+from mnprobe.features.schema import make_columns
 
 WANTED = 1.10
 OPTIONS = {"camera": "front", "frames_rule": "middle"}

@@ -16,7 +16,7 @@ import time
 import numpy as np
 
 from mnprobe.probe import AlignConfig, FitConfig, align, fit_heads, pair_arrays
-from mnprobe.probe.steps import Form
+from mnprobe.probe.fitting import Form
 
 LIMIT = 0.5
 

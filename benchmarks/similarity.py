@@ -211,7 +211,7 @@ def inside(share: object) -> bool:
 
 def draw(table: pd.DataFrame, path: Path) -> None:
     """Shares with two standard errors, one row per index, one colour per scheme."""
-    from mnprobe.analysis.figures import CONTEXT, GREY, PALETTE, house_style, new_figure, save_figure
+    from mnprobe.analysis.figures.style import CONTEXT, GREY, PALETTE, house_style, new_figure, save_figure
 
     singles = table[table["what"] == "p"]
     names = list(dict.fromkeys(singles["index"]))

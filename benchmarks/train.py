@@ -27,10 +27,9 @@ from mnprobe.models.arp import ARPConfig, Batch, Observation, Target, TrainNoise
 from mnprobe.models.untrained import untrained_arp, untrained_viclip
 from mnprobe.models.viclip import ViCLIPConfig
 from mnprobe.probe import AlignmentHeads
-from mnprobe.probe.joint.config import TrainConfig
-from mnprobe.probe.joint.objective import JointModel, StepInputs, StepSettings
-from mnprobe.probe.joint.optimise import NamedOptimiser, build_optimisers
-from mnprobe.probe.joint.presets import preset
+from mnprobe.training.config import TrainConfig, preset
+from mnprobe.training.model import JointModel, StepInputs, StepSettings
+from mnprobe.training.optimizers import NamedOptimiser, build_optimisers
 
 WANTED = 1.15
 TOO_BUSY = 2

@@ -1,1 +1,1 @@
-"""The command line: one file per command, each thin over a library function of the same name."""
+"""The command line: one file per command, each a thin layer over the library."""

@@ -1,4 +1,4 @@
-"""`mnprobe ablate`: what is paired, and at which temperature (the paper's Table 3)."""
+"""`mnprobe ablate`: pairing by temperature (the paper's Table 3)."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from mnprobe.analysis.ablation import Ablation
-    from mnprobe.analysis.ablation_plan import AblationPlan
+    from mnprobe.analysis.ablation.study import Ablation, AblationPlan
 
 __all__ = ["ablate"]
 
@@ -67,14 +66,13 @@ def ablate(
 
     Example: mnprobe ablate --run runs/first --preset tiny --pairing instruction --pairing task --tau 0.1
     """
-    from mnprobe.analysis.ablation import ablate as run_ablation
-    from mnprobe.analysis.ablation_cells import PAIRINGS, TAUS, ablation_cells
-    from mnprobe.analysis.ablation_plan import plan_ablation
-    from mnprobe.analysis.ablation_study import open_study
+    from mnprobe.analysis.ablation.grid import PAIRINGS, TAUS, ablation_cells
+    from mnprobe.analysis.ablation.study import ablate as run_ablation
+    from mnprobe.analysis.ablation.study import open_study, plan_ablation
     from mnprobe.cli.train_settings import changed, over_updates, read_settings
     from mnprobe.core.rundir import resolve_run
-    from mnprobe.features.options import parse_options
-    from mnprobe.probe.joint import preset as preset_named
+    from mnprobe.features.extractors.base import parse_options
+    from mnprobe.training import preset as preset_named
 
     own = {"updates": "--updates", "pairing": "--pairing", "tau": "--tau", "seed": "--seeds"}
     settings = read_settings(option or [], own=own, given={})
@@ -126,8 +124,7 @@ def _print_plan(plan: "AblationPlan", as_json: bool) -> None:
 
 
 def _print_result(found: "Ablation", as_json: bool) -> None:
-    from mnprobe.analysis.table_grid import grid_text
-    from mnprobe.analysis.task_tables import ablation_table
+    from mnprobe.analysis.tables.paper import ablation_table, grid_text
     from mnprobe.core.errors import TrainingError
 
     if as_json:

@@ -151,7 +151,7 @@ def align(
     notes += rows.attrs["notes"]
     contrasts = None
     if split == "success":
-        from mnprobe.analysis.success_contrast import write_contrasts
+        from mnprobe.analysis.success.contrast import write_contrasts
 
         contrasts = table.with_name("success_contrast.csv")
         write_contrasts(table, table.parent / "hits", contrasts)

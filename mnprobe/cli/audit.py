@@ -1,4 +1,4 @@
-"""`mnprobe audit`: leakage, controls, what the score is made of, and the verdict in plain words."""
+"""`mnprobe audit`: leakage, controls, decomposition and findings."""
 
 import json
 from dataclasses import asdict
@@ -26,8 +26,8 @@ def audit(
 
     Example: mnprobe audit --run runs/first
     """
-    from mnprobe.analysis.audit import audit_run
-    from mnprobe.analysis.world import played_in, world_note
+    from mnprobe.analysis.audit.run import audit_run
+    from mnprobe.analysis.tables.progress import played_in, world_note
 
     rundir = resolve_run(run)
     done = audit_run(

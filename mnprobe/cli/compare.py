@@ -1,4 +1,4 @@
-"""`mnprobe compare`: similarity indices of both models' features, without training."""
+"""`mnprobe compare`: similarity indices of both models' features."""
 
 import json
 from pathlib import Path
@@ -66,8 +66,8 @@ def compare(
     if list_indices:
         _list(INDICES.names(), as_json=as_json)
         return
-    from mnprobe.analysis.compare_inputs import compare_inputs, find_stores
-    from mnprobe.analysis.draw_compare import best_line, draw_compare
+    from mnprobe.analysis.comparison.compare import compare_inputs, find_stores
+    from mnprobe.analysis.comparison.figure import best_line, draw_compare
     from mnprobe.analysis.similarity import make_index
     from mnprobe.core.commands import command_line
 
@@ -144,7 +144,7 @@ def _configs(
     seed: int,
     grid: str,
 ) -> list[Any]:
-    from mnprobe.analysis.compare import CompareConfig
+    from mnprobe.analysis.comparison.compare import CompareConfig
     from mnprobe.analysis.similarity import make_index, parse_options
 
     if texts and len(names) != 1:

@@ -39,9 +39,9 @@ def curve(
 
     Example: mnprobe curve --run runs/first --metric recall@1 --where layer_e=e
     """
-    from mnprobe.analysis.draw_curve import curve_name, draw_curve  # matplotlib and pandas load here, not for --help
-    from mnprobe.analysis.tables import parse_where
-    from mnprobe.analysis.world import played_in, world_note
+    from mnprobe.analysis.figures.curve import curve_name, draw_curve  # matplotlib and pandas load here, not for --help
+    from mnprobe.analysis.tables.alignment import parse_where
+    from mnprobe.analysis.tables.progress import played_in, world_note
     from mnprobe.core.commands import command_line
 
     rundir = resolve_run(run)

@@ -1,4 +1,4 @@
-"""`mnprobe demos`: scripted demonstrations of an embedded world, and contact sheets of any demonstrations."""
+"""`mnprobe demos`: scripted demonstrations, and contact sheets of any episodes."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def demos(
     """
     from mnprobe.core.errors import ConfigError
     from mnprobe.core.rundir import RunDir, resolve_run
-    from mnprobe.features.options import parse_options
+    from mnprobe.features.extractors.base import parse_options
     from mnprobe.worlds.demos import DemosConfig, write_demos
     from mnprobe.worlds.parallel import default_workers
 
@@ -116,7 +116,7 @@ def _draw(
     as_json: bool,
     facts: dict[str, Any],
 ) -> None:
-    from mnprobe.analysis.contact_sheet import draw_sheets
+    from mnprobe.analysis.tsne.contact_sheet import draw_sheets
     from mnprobe.data import open_dataset
 
     paths = draw_sheets(open_dataset(data, tasks=tasks or None), folder, episodes=episodes or ())

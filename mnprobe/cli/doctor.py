@@ -1,4 +1,4 @@
-"""`mnprobe doctor`: what is installed and works, and whether the pipeline gives what it must on planted features."""
+"""`mnprobe doctor`: checks of the installation and of the pipeline."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from mnprobe.core.errors import ConfigError
 from mnprobe.core.rundir import resolve_run
 
 if TYPE_CHECKING:  # torch loads only where features are examined
-    from mnprobe.analysis.sanity import Check
+    from mnprobe.analysis.diagnostics import Check
 
 __all__ = ["doctor"]
 
@@ -54,7 +54,7 @@ def doctor(
         _print_environment(found)
     checks: Sequence[Check] = ()
     if rundir is not None or u is not None:
-        from mnprobe.analysis.sanity import Subject, broken, examine, sampled, sanity_suite
+        from mnprobe.analysis.diagnostics import Subject, broken, examine, sampled, sanity_suite
 
         examined = examine(rundir, u=u, e=e, layer_u=layer_u, layer_e=layer_e, pool_u=pool_u, pool_e=pool_e)
         pair, untrained = sampled(examined.pair), examined.untrained

@@ -1,4 +1,4 @@
-"""`mnprobe extract`: frozen features of models on demonstrations, into HDF5 stores."""
+"""`mnprobe extract`: frozen features of models, written to HDF5 stores."""
 
 import json
 from dataclasses import asdict
@@ -132,8 +132,8 @@ def extract(
     """
     from mnprobe.core.errors import ConfigError
     from mnprobe.core.rundir import resolve_run
-    from mnprobe.features.extract import extract as run_extract
-    from mnprobe.features.options import parse_options
+    from mnprobe.features.extraction import extract as run_extract
+    from mnprobe.features.extractors.base import parse_options
 
     leads = _leads()
 

@@ -17,7 +17,7 @@ def inspect(
 
     Example: mnprobe inspect runs/first/features/viclip/demos/step_00000000.h5
     """
-    from mnprobe.features.summary import describe_features, format_description
+    from mnprobe.features.store import describe_features, format_description
 
     found = [describe_features(path) for path in files]
     typer.echo(json.dumps(found, indent=2) if as_json else "\n\n".join(map(format_description, found)))

@@ -1,4 +1,4 @@
-"""The application: registers the commands and turns mnprobe's errors into one message and exit code 2."""
+"""The application: registers the commands and reports errors with exit code 2."""
 
 import importlib
 import io

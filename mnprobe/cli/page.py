@@ -1,4 +1,4 @@
-"""The help of every command as one page of the documentation: `python -m mnprobe.cli.page > docs/cli.md`."""
+"""Help of every command as one page: `python -m mnprobe.cli.page > docs/cli.md`."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""`mnprobe recognize`: what video models take episodes for, and whether they forget natural videos."""
+"""`mnprobe recognize`: action recognition, and forgetting of natural videos."""
 
 import json
 from pathlib import Path
@@ -102,8 +102,8 @@ def recognize(
         for option, given in (("--template", template is not None), ("--skip-broken", skip_broken)):
             if given:
                 raise ConfigError(f"{option}: belongs to the forgetting check; say which videos with --videos FOLDER")
-        from mnprobe.features.recognition_run import recognize as run_recognize
-        from mnprobe.features.recognition_table import format_recognition
+        from mnprobe.features.recognition.evaluate import recognize as run_recognize
+        from mnprobe.features.recognition.tables import format_recognition
 
         found = run_recognize(
             data or None,
@@ -128,8 +128,8 @@ def recognize(
         for option, value in episodes.items():
             if value:
                 raise ConfigError(f"{option}: is about episodes, --videos about natural videos; leave one out")
-        from mnprobe.features.forgetting import format_forgetting
-        from mnprobe.features.forgetting_run import TEMPLATE, check_forgetting
+        from mnprobe.features.recognition.evaluate import TEMPLATE, check_forgetting
+        from mnprobe.features.recognition.tables import format_forgetting
 
         asked = TEMPLATE if template is None else template
         kept = check_forgetting(videos, template=asked, skip_broken=skip_broken, **shared)

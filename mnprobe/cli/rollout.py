@@ -73,13 +73,13 @@ def rollout(
 
     Example: mnprobe rollout --run runs/first --policy expert --task open_drawer --episodes 5
     """
-    from mnprobe.analysis.success_table import find_rollouts, format_success, success_table
-    from mnprobe.analysis.tables import write_table
+    from mnprobe.analysis.success.rollouts import find_rollouts, format_success, success_table
+    from mnprobe.analysis.tables.alignment import write_table
     from mnprobe.core.errors import ConfigError
     from mnprobe.core.files import locked
     from mnprobe.core.rundir import resolve_run, step_name
-    from mnprobe.features.options import parse_options
-    from mnprobe.features.players import choose_players
+    from mnprobe.features.extractors.base import parse_options
+    from mnprobe.features.selection import choose_players
     from mnprobe.worlds.parallel import default_workers
     from mnprobe.worlds.rollout import RolloutConfig
     from mnprobe.worlds.rollout import rollout as play_episodes

@@ -1,4 +1,4 @@
-"""Running mnprobe's commands from a command: in this process, or some of them at once in processes of their own."""
+"""Running commands from a command: in this process or in parallel processes."""
 
 import subprocess
 import sys

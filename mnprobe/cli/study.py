@@ -1,4 +1,4 @@
-"""What `mnprobe demo` does, as the commands that a user would type: stages, and in each what may run side by side."""
+"""Stages of `mnprobe demo`: the commands of a study and their order."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

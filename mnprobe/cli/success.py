@@ -1,4 +1,4 @@
-"""`mnprobe success`: success against failure, with tests, intervals and what could have been seen."""
+"""`mnprobe success`: success against failure, with tests, intervals and power."""
 
 import json
 from pathlib import Path
@@ -28,10 +28,9 @@ def success(
 
     Example: mnprobe success --run runs/first --source rollouts
     """
-    from mnprobe.analysis.success_contrast import write_contrasts
-    from mnprobe.analysis.success_figure import draw_success
-    from mnprobe.analysis.success_words import contrast_sentences
-    from mnprobe.analysis.world import played_in, world_note
+    from mnprobe.analysis.success.contrast import contrast_sentences, write_contrasts
+    from mnprobe.analysis.success.figure import draw_success
+    from mnprobe.analysis.tables.progress import played_in, world_note
     from mnprobe.core.commands import command_line
 
     rundir = resolve_run(run)

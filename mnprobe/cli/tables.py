@@ -27,8 +27,11 @@ def tables(
 
     Example: mnprobe tables --run runs/first
     """
-    from mnprobe.analysis.table_grid import grid_text  # pandas loads here, not for --help
-    from mnprobe.analysis.task_tables import TABLES, shaped_table
+    from mnprobe.analysis.tables.paper import (
+        TABLES,
+        grid_text,  # pandas loads here, not for --help
+        shaped_table,
+    )
     from mnprobe.core.errors import ProbeError
 
     rundir = resolve_run(run)

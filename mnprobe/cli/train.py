@@ -8,7 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from mnprobe.data import Dataset
-    from mnprobe.probe.joint import TrainConfig, TrainResult
+    from mnprobe.training import TrainConfig, TrainResult
 
 __all__ = ["train"]
 
@@ -111,8 +111,8 @@ def train(
     """
     from mnprobe.core.errors import ConfigError
     from mnprobe.core.rundir import RunDir, resolve_run
-    from mnprobe.probe.joint import preset as preset_named
-    from mnprobe.probe.joint import train as run_training
+    from mnprobe.training import preset as preset_named
+    from mnprobe.training import train as run_training
 
     if threads is not None and threads < 1:
         raise ConfigError(f"--threads must be at least 1, got {threads}")
@@ -220,7 +220,7 @@ def _checkpoints(every: int | None, at: str | None) -> Any:
 def _size(model: str, size: str | None, weights: Path | None) -> Any:
     """The fields of a named size, or those in a JSON file."""
     from mnprobe.core.errors import ConfigError
-    from mnprobe.probe.joint import TrainConfig
+    from mnprobe.training import TrainConfig
 
     if size is None:
         return None
@@ -265,8 +265,8 @@ def _print_plan(
 ) -> None:
     import os
 
-    from mnprobe.features.devices import resolve_device
-    from mnprobe.probe.joint.plan import plan_training
+    from mnprobe.core.runtime import resolve_device
+    from mnprobe.training.dry_run import plan_training
 
     plan = plan_training(
         config,

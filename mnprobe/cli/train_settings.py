@@ -1,10 +1,10 @@
-"""Settings of a training from the command line: a preset, changed by options and by `--set KEY=VALUE`."""
+"""Training settings from options, a preset and `--set KEY=VALUE`."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mnprobe.probe.joint import TrainConfig
+    from mnprobe.training import TrainConfig
 
 __all__ = ["changed", "over_updates", "read_settings"]
 
@@ -17,7 +17,7 @@ def read_settings(pairs: Sequence[str], *, own: Mapping[str, str], given: Mappin
     Raises ConfigError for what is no KEY=VALUE, is given twice, or has an option of its own.
     """
     from mnprobe.core.errors import ConfigError
-    from mnprobe.features.options import parse_options
+    from mnprobe.features.extractors.base import parse_options
 
     for pair in pairs:
         if "=" not in pair[1:]:
@@ -47,7 +47,7 @@ def changed(base: "TrainConfig", settings: Mapping[str, Any]) -> "TrainConfig":
     Raises ConfigError for an unknown key or an impossible value.
     """
     from mnprobe.core.errors import ConfigError
-    from mnprobe.probe.joint import TrainConfig
+    from mnprobe.training import TrainConfig
 
     values = base.to_dict()
     for key, value in settings.items():

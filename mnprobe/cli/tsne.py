@@ -77,10 +77,10 @@ def tsne(
 
     Example: mnprobe tsne --run runs/first --partition test --perplexity 20
     """
-    from mnprobe.analysis.draw_tsne import as_space, draw_tsne, panel_facts  # matplotlib loads here, not for --help
-    from mnprobe.analysis.draw_tsne_series import DrawnSeries, draw_tsne_series, series_facts
-    from mnprobe.analysis.embedding import TsneConfig
-    from mnprobe.analysis.tsne_inputs import FEWEST_STEPS, feature_paths, series_inputs, tsne_inputs
+    from mnprobe.analysis.tsne.embedding import TsneConfig
+    from mnprobe.analysis.tsne.inputs import FEWEST_STEPS, feature_paths, series_inputs, tsne_inputs
+    from mnprobe.analysis.tsne.maps import as_space, draw_tsne, panel_facts  # matplotlib loads here, not for --help
+    from mnprobe.analysis.tsne.series import DrawnSeries, draw_tsne_series, series_facts
     from mnprobe.core.commands import command_line
 
     config = TsneConfig(

@@ -1,1 +1,1 @@
-"""What every room stands on: errors, whole-file writes, provenance, the registry, progress."""
+"""Foundations: errors, files, provenance, registry, arrays and labels."""

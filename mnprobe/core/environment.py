@@ -1,4 +1,4 @@
-"""What is installed here and works: versions, what can be imported, devices, threads, disk. It loads nothing itself.
+"""The environment: versions, importable packages, devices, threads and disk.
 
 Packages are imported in child processes, so that a broken one cannot break the one that asks.
 """

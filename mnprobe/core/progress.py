@@ -1,4 +1,4 @@
-"""One progress bar for all long work: on standard error, with time left, silent where nobody looks."""
+"""Progress bars on standard error, with time left; silent without a terminal."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Shares of successes with their uncertainty: one, the mean of several, and the difference of two on the same items."""
+"""Confidence intervals of proportions: one, the mean of several, a difference."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What made a thing: versions, canonical configuration, its hash, the time."""
+"""Provenance: versions, canonical configuration, its hash, the time."""
 
 import hashlib
 import json

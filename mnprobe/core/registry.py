@@ -1,4 +1,4 @@
-"""Names for things that are imported on first use, open to plugins through entry points."""
+"""Registry: names of objects that are imported on first use, open to plugins."""
 
 import difflib
 import importlib

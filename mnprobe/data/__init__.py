@@ -1,4 +1,4 @@
-"""What was seen and done: demonstrations and played episodes, read, checked and written; no torch in here."""
+"""Demonstrations and played episodes: reading, checking, writing; without torch."""
 
 from mnprobe.data.camera import Camera, depth_to_points, look_at, pinhole, points_to_pixels
 from mnprobe.data.dataset import Dataset, open_dataset

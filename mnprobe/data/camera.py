@@ -1,4 +1,4 @@
-"""Pinhole cameras as RLBench stores them: pose in the world, negative focal lengths, depth along the optical axis."""
+"""Pinhole cameras in RLBench's convention: pose, intrinsics, near and far plane."""
 
 import math
 from dataclasses import dataclass, replace

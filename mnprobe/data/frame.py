@@ -1,4 +1,4 @@
-"""One frame of an episode: its numbers, its cameras, and its images, each read when it is asked for."""
+"""One frame of an episode: numbers, cameras, and images read on request."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The image folders of one episode: which images lie there, and reading one of them with its checks."""
+"""Image folders of an episode: listing the images and reading them with checks."""
 
 import re
 from functools import cached_property

@@ -1,4 +1,4 @@
-"""The three kinds of PNG in a demonstration: colour, depth as a 24-bit code, mask as object handles."""
+"""PNG images of a demonstration: color, depth as a 24-bit code, object masks."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""Instructions of an episode: from its `variation_descriptions.pkl`, or given by the user instead."""
+"""Instructions of an episode: variation_descriptions.pkl, or the user's own."""
 
 import csv
 from collections.abc import Mapping, Sequence

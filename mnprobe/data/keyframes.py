@@ -1,4 +1,4 @@
-"""Keyframes of a demonstration: the frames at which the arm rests or the gripper changes."""
+"""Keyframes of a demonstration: the arm rests or the gripper changes."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Where episodes lie in a folder tree: PerAct's layout, RLBench's own, and any folder above or inside them."""
+"""Folder layouts of datasets: PerAct's, RLBench's own, and any folder inside."""
 
 import os
 import re

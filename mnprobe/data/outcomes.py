@@ -1,4 +1,4 @@
-"""Whether episodes succeeded, where the dataset or the user says so."""
+"""Outcomes of episodes from a CSV file."""
 
 import csv
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Writing pickles that RLBench's own loaders read, without RLBench: protocol 4, arrays by numpy's usual recipe."""
+"""Writing pickles that RLBench's loaders read, without RLBench."""
 
 import struct
 from typing import Any

@@ -1,4 +1,4 @@
-"""Inert stand-ins for what a demonstration's pickle names: they hold data, and nothing in them can be called."""
+"""Inert stand-ins for the classes that a demonstration's pickle names."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""The 18 RLBench tasks of the paper, as data: names, variations, instruction templates, colours."""
+"""The 18 RLBench tasks of the paper: names, variations, instructions, colors."""
 
 from dataclasses import dataclass
 from itertools import islice, permutations

@@ -1,4 +1,4 @@
-"""Natural videos in class-named folders: finding them, and decoding only the frames that are asked for.
+"""Natural videos in class-named folders: discovery and sparse decoding.
 
     folder/playing_guitar/a.mp4   folder/playing_guitar/b.webm   folder/riding_a_bike/c.gif
 

@@ -2,11 +2,10 @@
 
 from importlib import import_module
 
-from mnprobe.features.extract import Extracted, extract
-from mnprobe.features.extractor import EXTRACTORS, EpisodeFeatures, Extractor, ExtractorSpec, Tokens
-from mnprobe.features.header import Header
-from mnprobe.features.store import FeatureFile, Layer, open_features, verify
-from mnprobe.features.summary import describe_features
+from mnprobe.features.extraction import Extracted, extract
+from mnprobe.features.extractors.base import EXTRACTORS, EpisodeFeatures, Extractor, ExtractorSpec, Tokens
+from mnprobe.features.schema import Header
+from mnprobe.features.store import FeatureFile, Layer, describe_features, open_features, verify
 from mnprobe.features.writer import FeatureWriter, write_features
 
 __all__ = [
@@ -33,10 +32,10 @@ __all__ = [
 
 
 _WITH_TORCH = {
-    "HookInputs": "mnprobe.features.hook",
-    "HookTarget": "mnprobe.features.hook",
-    "check_forgetting": "mnprobe.features.forgetting_run",
-    "recognize": "mnprobe.features.recognition_run",
+    "HookInputs": "mnprobe.features.extractors.hook",
+    "HookTarget": "mnprobe.features.extractors.hook",
+    "check_forgetting": "mnprobe.features.recognition.evaluate",
+    "recognize": "mnprobe.features.recognition.evaluate",
 }
 
 

@@ -17,7 +17,7 @@ from mnprobe.core.arrays import is_tensor
 from mnprobe.core.errors import DataError, FeatureError, MnprobeError
 from mnprobe.core.labels import some
 from mnprobe.data import Episode
-from mnprobe.features.extractor import EpisodeFeatures
+from mnprobe.features.extractors.base import EpisodeFeatures
 
 __all__ = ["check_rows"]
 

@@ -1,4 +1,4 @@
-"""The feature store's schema `mnprobe.features/1`: names, types and what may lie where in the HDF5 file.
+"""Schema of the feature store: HDF5 layout, header and episode columns.
 
 One file holds the features of one model at one training step on one source of episodes. Tokens are ragged: episode i
 owns rows `offsets[i]:offsets[i+1]` of each layer's `values`.
@@ -18,15 +18,23 @@ Every byte is guarded: values by HDF5's fletcher32 sums, structure by the sums o
 (attributes, episodes, offsets, keyframe) by `digest`, a SHA-256.
 """
 
+import difflib
 import hashlib
+import json
 import re
 import struct
-from collections.abc import Iterable, Mapping
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
-from mnprobe.core.errors import FeatureError
+from mnprobe.core.arrays import as_whole
+from mnprobe.core.errors import ConfigError, FeatureError
+from mnprobe.core.labels import as_outcome, as_partitions, is_missing, label_list
+from mnprobe.core.provenance import canonical_json, now, versions
 
 __all__ = [
     "CHUNK_ROWS",
@@ -38,10 +46,17 @@ __all__ = [
     "SCHEMA_WITH_COLUMNS",
     "SIDES",
     "TEXT_COLUMNS",
+    "Columns",
+    "Header",
     "Side",
     "check_column_name",
+    "check_columns",
     "check_layer_name",
     "content_digest",
+    "decode_text",
+    "encode_text",
+    "extra_columns",
+    "make_columns",
 ]
 
 SCHEMA = "mnprobe.features/1"
@@ -95,3 +110,290 @@ def content_digest(attributes: Mapping[str, Any], arrays: Iterable[tuple[str, np
     for name, array in sorted(arrays, key=lambda item: item[0]):
         add(name.encode(), array.dtype.str.encode(), repr(array.shape).encode(), np.ascontiguousarray(array).tobytes())
     return total.hexdigest()
+
+
+_LARGEST_STEP = 10**15 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """Identity and origin of one feature store.
+
+    `step` counts optimiser steps of the checkpointed model; `trained` is False for random weights. `training` names the
+    training that the checkpoint comes from ("baseline", "joint", ...), "" where there was none or it is not known;
+    stores of one training belong together. `model_config` describes the model, `provenance` everything else that
+    decided the values (layers, camera, data, seed, ...); both must be JSON. Raises FeatureError for a side that is
+    none, a step that is no whole number from 0, a `trained` that is no truth value, empty names, or what JSON cannot
+    hold.
+    """
+
+    model: str
+    side: Side
+    source: str = "demos"
+    step: int = 0
+    trained: bool = True
+    training: str = ""
+    checkpoint_sha256: str = ""
+    model_config: Mapping[str, Any] = field(default_factory=dict)
+    data_fingerprint: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.side not in SIDES:
+            raise FeatureError(f"side must be one of {', '.join(SIDES)}, got {self.side!r}")
+        try:
+            object.__setattr__(self, "step", as_whole(self.step, "step"))  # also numpy's integers, and 5.0
+        except ConfigError as error:
+            raise FeatureError(str(error)) from None
+        if not isinstance(self.trained, bool | np.bool_):
+            raise FeatureError(f"trained must be True or False, got {self.trained!r}")
+        object.__setattr__(self, "trained", bool(self.trained))
+        if not 0 <= self.step <= _LARGEST_STEP:
+            raise FeatureError(
+                f"step must be >= 0, got {self.step}" if self.step < 0 else f"step must be below 10^15, got {self.step}"
+            )
+        for name in ("model", "source"):
+            value = getattr(self, name)
+            if not value or "/" in value or "\\" in value or value.startswith(".") or not value.isprintable():
+                raise FeatureError(f"{name} must be a plain name that can be a folder's name, got {value!r}")
+        if not self.training.isprintable():
+            raise FeatureError(f"training must be a plain name or '', got {self.training!r}")
+
+    def attributes(self, schema: str = SCHEMA) -> dict[str, str | int | bool]:
+        """The attributes as written: schema, identity, JSON texts, versions and the present time.
+
+        `training` is written only where there is one.
+        """
+        found = versions("torch")
+        return {
+            "schema": schema,
+            "model": self.model,
+            "side": self.side,
+            "source": self.source,
+            "step": self.step,
+            "trained": self.trained,
+            "checkpoint_sha256": self.checkpoint_sha256,
+            "model_config": _json("model_config", self.model_config),
+            "data_fingerprint": self.data_fingerprint,
+            "mnprobe_version": found["mnprobe"],
+            "torch_version": found["torch"],
+            "created": now(),
+            "provenance": _json("provenance", self.provenance),
+            **({"training": self.training} if self.training else {}),
+        }
+
+
+def _json(name: str, value: Mapping[str, Any]) -> str:
+    try:
+        text = canonical_json(dict(value))
+        json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise FeatureError(f"{name} must hold only what JSON can hold: {error}") from error
+    return text
+
+
+Columns = dict[str, np.ndarray[Any, Any]]
+_DEFAULTS: dict[str, Any] = {"task": "", "instruction": "", "partition": "", "variation": 0, "success": -1}
+_KNOWN = (*TEXT_COLUMNS, *NUMBER_COLUMNS)
+_LARGEST = 2**63
+
+
+def make_columns(episodes: Any, *, where: str, blank: bool = False) -> Columns:
+    """Columns from a pandas DataFrame or a mapping of equally long sequences; only `id` must be there.
+
+    Missing columns become '' (task, instruction, partition), 0 (variation) and -1 = not known (success); `prediction`
+    stays away unless given. Partitions and outcomes are read by the rules of `mnprobe.core.labels`; a partition by
+    another name is mapped with a warning. An instruction or task is given for every episode or for none. Further
+    columns are kept under their own names: text (missing: ''), whole numbers, other numbers (missing: NaN) or truth
+    values.
+
+    Args:
+        episodes: the columns.
+        where: how messages begin.
+        blank: whether the model was told no instruction, so that the instructions of some episodes may be ''.
+
+    Raises:
+        FeatureError: naming the column, and the row and its id, for unequal lengths, wrong types, ids that are empty
+            or repeat, unknown partitions, labels that only some episodes have, and values outside their range.
+    """
+    given: dict[str, list[Any]] = {}
+    for name in _names(episodes, where):
+        if str(name) in given:
+            raise FeatureError(f"{where}: two episode columns are called {str(name)!r}")
+        given[str(name)] = label_list(episodes[name], None, f"{where}: episode column {str(name)!r}")
+    if "id" not in given:
+        raise FeatureError(f"{where}: the episodes have no column 'id', only {', '.join(given) or 'nothing'}")
+    for name in given:
+        if name not in _KNOWN:
+            _check_own_name(name, where)
+    count = len(given["id"])
+    lengths = {name: len(values) for name, values in given.items()}
+    if set(lengths.values()) != {count}:
+        raise FeatureError(f"{where}: episode columns differ in length: {lengths}")
+    columns: Columns = {"id": _text(given["id"], "id", where)}
+    _check_ids(columns["id"].tolist(), where)
+    for name in _KNOWN[1:]:
+        if name == "prediction" and name not in given:
+            continue
+        values = given.get(name, [_DEFAULTS.get(name)] * count)
+        columns[name] = _known_column(name, values, where, columns["id"], blank=blank)
+    for name, values in given.items():
+        if name not in columns:
+            columns[name] = _own_column(values, name, where)
+    return columns
+
+
+def extra_columns(columns: Columns) -> list[str]:
+    """Names of the columns that the user added to those of the schema."""
+    return [name for name in columns if name not in _KNOWN]
+
+
+def check_columns(columns: Columns, *, where: str) -> None:
+    """Raise FeatureError for no episodes at all, duplicate or empty ids, or success values other than 1, 0, -1."""
+    _check_ids(columns["id"].tolist(), where)
+    _check_success(columns["success"].tolist(), columns["id"].tolist(), where)
+
+
+def _check_ids(ids: Sequence[str], where: str) -> None:
+    if not ids:
+        raise FeatureError(f"{where}:/episodes/id: there are no episodes")
+    if "" in ids:
+        raise FeatureError(f"{where}:/episodes/id[{ids.index('')}]: the episode id is empty")
+    if len(set(ids)) < len(ids):
+        twice, number = Counter(ids).most_common(1)[0]
+        raise FeatureError(f"{where}:/episodes/id: {twice!r} occurs {number} times; ids join u and e and must differ")
+
+
+def _check_success(values: Sequence[Any], ids: Sequence[Any], where: str) -> np.ndarray[Any, Any]:
+    found = [as_outcome(value) for value in values]
+    if None in found:
+        i = found.index(None)
+        raise FeatureError(
+            f"{where}:/episodes/success[{i}]: must be 1, 0 or -1 (not known), got {values[i]!r} for episode {ids[i]!r}"
+        )
+    return np.array(found, dtype=NUMBER_COLUMNS["success"])
+
+
+def _known_column(
+    name: str, values: Sequence[Any], where: str, ids: np.ndarray[Any, Any], *, blank: bool
+) -> np.ndarray[Any, Any]:
+    if name == "success":
+        return _check_success(values, ids.tolist(), where)
+    if name in NUMBER_COLUMNS:
+        return _numbers(values, name, where)
+    if name == "partition":
+        found, note = as_partitions(values, len(ids), f"{where}: episode column 'partition'")
+        if note:
+            warnings.warn(note, stacklevel=4)
+        return found
+    texts = _text(["" if is_missing(value) else value for value in values], name, where)
+    gone = np.flatnonzero(texts == "")
+    if name in ("task", "instruction") and 0 < len(gone) < len(texts) and not (blank and name == "instruction"):
+        raise FeatureError(
+            f"{where}: episode column {name!r}: {len(gone)} of {len(texts)} episodes have none (None, NaN or ''), the "
+            f"first is row {gone[0]} ({ids[gone[0]]}); they would count as one {name}. Give it for every episode, "
+            f"leave these episodes out, or give no {name} at all"
+        )
+    return texts
+
+
+def encode_text(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Text to NUL-padded UTF-8 of one common length, as the file holds it."""
+    encoded = "\0".join(values.tolist()).encode("utf-8").split(b"\0")
+    return np.array(encoded, dtype=f"S{max([1, *map(len, encoded)])}")
+
+
+def decode_text(values: np.ndarray[Any, Any], *, where: str) -> np.ndarray[Any, Any]:
+    """UTF-8 bytes to text; FeatureError with the row when the bytes are not UTF-8, or hold a NUL."""
+    raw = values.tolist()
+    try:
+        decoded = b"\0".join(raw).decode("utf-8").split("\0")  # all at once: many times faster than one by one
+    except UnicodeDecodeError:
+        decoded = []
+    if len(decoded) != len(raw) and raw:
+        i = next(i for i, value in enumerate(raw) if b"\0" in value or not _decodes(value))
+        raise FeatureError(f"{where}[{i}]: a NUL or not UTF-8: {raw[i][:40]!r}")
+    return np.array(decoded if raw else [], dtype=object)
+
+
+def _decodes(value: bytes) -> bool:
+    try:
+        value.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _names(episodes: Any, where: str) -> list[Any]:
+    if isinstance(episodes, Mapping):
+        return list(episodes)
+    if hasattr(episodes, "columns"):
+        return list(episodes.columns)
+    raise FeatureError(f"{where}: episodes must be a DataFrame or a mapping of columns, got {type(episodes).__name__}")
+
+
+def _check_own_name(name: str, where: str) -> None:
+    """Refuse names that a file cannot hold, and slips of the pen such as 'instructions'."""
+    check_column_name(name, where=where)
+    close = difflib.get_close_matches(name.strip().lower(), _KNOWN, n=1, cutoff=0.85)
+    if close:
+        raise FeatureError(
+            f"{where}: unknown episode column {name!r}: is {close[0]!r} meant? A column of your own needs a name that "
+            "cannot be taken for one of the store's"
+        )
+
+
+def _own_column(values: Sequence[Any], name: str, where: str) -> np.ndarray[Any, Any]:
+    """A user's column: int64, float64 (NaN where there is none), bool, or text ('' where there is none)."""
+    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
+    gone = [is_missing(value) and not isinstance(value, str) for value in plain]
+    kept = [value for value, missing in zip(plain, gone, strict=True) if not missing]
+    if kept and all(isinstance(value, bool) for value in kept) and not any(gone):
+        return np.array(plain, dtype=np.bool_)
+    if all(isinstance(value, int | float) for value in kept) and (kept or any(isinstance(x, float) for x in plain)):
+        if not any(gone) and all(isinstance(value, int) for value in kept):
+            if any(not -_LARGEST <= value < _LARGEST for value in kept):
+                raise FeatureError(f"{where}: episode column {name!r}: a whole number is larger than 64 bits")
+            return np.array(plain, dtype="<i8")
+        return np.array([np.nan if out else float(x) for x, out in zip(plain, gone, strict=True)], dtype="<f8")
+    texts = ["" if out else value for value, out in zip(plain, gone, strict=True)]
+    for i, value in enumerate(texts):
+        if not isinstance(value, str):
+            raise FeatureError(
+                f"{where}: episode column {name!r}, row {i}: a column holds text, numbers or truth values alone, got "
+                f"{type(value).__name__} {str(value)[:40]!r}; write it as text"
+            )
+    return _text(texts, name, where)
+
+
+def _text(values: Sequence[Any], name: str, where: str) -> np.ndarray[Any, Any]:
+    if set(map(type, values)) <= {str} and _is_utf8("".join(set(values))):
+        return np.array(values, dtype=object)
+    for i, value in enumerate(values):  # which one is it?
+        if not isinstance(value, str):
+            raise FeatureError(f"{where}: episode column {name!r}, row {i}: must be text, got {value!r}")
+        if not _is_utf8(value):
+            raise FeatureError(f"{where}: episode column {name!r}, row {i}: a NUL or no UTF-8: {value!r}")
+    return np.array([str(value) for value in values], dtype=object)  # kinds of str, such as numpy's
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether the text can be stored: encodable, and without the NUL that ends stored text."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+def _numbers(values: Sequence[Any], name: str, where: str) -> np.ndarray[Any, Any]:
+    dtype = NUMBER_COLUMNS[name]
+    low, high = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+    found = []
+    for i, value in enumerate(values):
+        whole = isinstance(value, int | np.integer | np.bool_)
+        whole = whole or (isinstance(value, float | np.floating) and float(value).is_integer())
+        if not whole or not low <= int(value) <= high:
+            raise FeatureError(f"{where}: episode column {name!r}, row {i}: must be a whole number, got {value!r}")
+        found.append(int(value))
+    return np.array(found, dtype=dtype)

@@ -14,7 +14,7 @@ from safetensors.numpy import load, save
 
 from mnprobe.core.errors import FeatureError
 from mnprobe.core.files import locked, whole_file
-from mnprobe.features.extractor import EpisodeFeatures, LayerInfo, Tokens
+from mnprobe.features.extractors.base import EpisodeFeatures, LayerInfo, Tokens
 from mnprobe.features.writer import beyond_type
 
 __all__ = ["Shard", "ShardFolder"]

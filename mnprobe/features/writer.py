@@ -12,17 +12,20 @@ import numpy as np
 from mnprobe.core.arrays import as_array
 from mnprobe.core.errors import FeatureError
 from mnprobe.core.files import require_room, whole_file
-from mnprobe.features.header import Header
 from mnprobe.features.schema import (
     CHUNK_ROWS,
     DTYPES,
     LIBVER,
     SCHEMA,
     SCHEMA_WITH_COLUMNS,
+    Columns,
+    Header,
     check_layer_name,
     content_digest,
+    encode_text,
+    extra_columns,
+    make_columns,
 )
-from mnprobe.features.table import Columns, encode_text, extra_columns, make_columns
 
 __all__ = ["FeatureWriter", "write_features"]
 

@@ -1,1 +1,1 @@
-"""The two models in pure torch: `viclip` (understanding), `arp` (execution), `clip` (what both take from CLIP)."""
+"""The models in pure torch: `viclip`, `arp`, and `clip`, which both use."""

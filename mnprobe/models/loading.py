@@ -1,4 +1,4 @@
-"""Reading and writing model weights: nothing is run, nothing loads halfway, each bad file gets one clear error."""
+"""Loading and saving model weights: strict, safe, one error per bad file."""
 
 import json
 import pickle

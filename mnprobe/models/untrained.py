@@ -1,4 +1,4 @@
-"""Models at step 0: the architectures with seeded random weights, the control that every claim needs."""
+"""Models with seeded random weights: the step-0 control."""
 
 from pathlib import Path
 

@@ -6,9 +6,9 @@ from typing import Any, Literal, get_args
 from mnprobe.core.arrays import Number, Truth, Whole, Wholes, as_wholes, settle
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.provenance import config_hash
-from mnprobe.probe.balance import SETTINGS
-from mnprobe.probe.fit import FitConfig
+from mnprobe.probe.fitting import FitConfig
 from mnprobe.probe.items import GroupKind
+from mnprobe.probe.outcome_balance import SETTINGS
 from mnprobe.probe.splits import Holdout
 
 __all__ = ["AlignConfig", "Control", "Mode"]

@@ -1,19 +1,123 @@
-"""Bidirectional nearest-neighbour retrieval: Recall@k with ties by expectation, never an N x N matrix in memory."""
+"""Bidirectional retrieval: Recall@k with ties by expectation, and exact chance."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mnprobe.core.arrays import Array, Number, Whole, as_number, as_whole, as_wholes
-from mnprobe.core.errors import ConfigError, ProbeError
+from mnprobe.core.errors import ConfigError, FeatureError, ProbeError
 from mnprobe.core.labels import Labels, as_labels, encode_labels
 from mnprobe.probe._arrays import TOLERANCE, unit_sides
 from mnprobe.probe._blocks import Layout, count_negatives, tied_positives
-from mnprobe.probe.chance import chance_recall, own_rows
 
-__all__ = ["TOLERANCE", "DirectionRecall", "Recall", "checked_tolerance", "expected_hit", "recall_at_k"]
+__all__ = [
+    "TOLERANCE",
+    "DirectionRecall",
+    "Recall",
+    "chance_recall",
+    "checked_tolerance",
+    "expected_hit",
+    "own_rows",
+    "paired_ranks",
+    "recall_at_k",
+    "true_recall_at_k",
+]
+
+
+def chance_recall(
+    groups_query: Labels,
+    groups_gallery: Labels | None = None,
+    *,
+    k: Whole = 1,
+    exclude_own: bool = False,
+    ids_query: Labels | None = None,
+    ids_gallery: Labels | None = None,
+) -> float:
+    """Expected Recall@k (hit rate) when the gallery is ranked at random: the mean of 1 - C(N - P, k) / C(N, k).
+
+    N is the gallery size, P the number of items of the query's group in it. It is not 1/N when groups repeat: for one
+    gallery it is the sum of squared group shares. Queries without any item of their group in the gallery cannot hit;
+    they are left out, as `recall_at_k` leaves them out.
+
+    Args:
+        groups_query: group of each query.
+        groups_gallery: group of each gallery item; the queries' own groups when not given.
+        k: how many neighbours count, at least 1; more than the gallery holds counts as the whole gallery.
+        exclude_own: leave the query's own episode out of its gallery.
+        ids_query: the id of each query, to find its own item; row numbers when not given.
+        ids_gallery: the id of each gallery item; row numbers when not given.
+
+    Raises:
+        ConfigError: k is no whole number of at least 1.
+        FeatureError: a label is missing.
+        ProbeError: no query has an item of its group in the gallery, or ids repeat where the own is left out.
+
+    Source: hypergeometric distribution; specs/measuring.md, section 3.
+
+    >>> chance_recall(["a"] * 100 + [f"b{i // 5}" for i in range(100)])  # one group of 100, twenty of 5
+    0.2625
+    """
+    count = as_whole(k, "k")
+    if count < 1:
+        raise ConfigError(f"k must be at least 1, got {k!r}")
+    query = as_labels(groups_query, None, "groups_query")
+    gallery = query if groups_gallery is None else as_labels(groups_gallery, None, "groups_gallery")
+    (codes_query, codes_gallery), names = encode_labels(query, gallery)
+    if not len(query) or not len(gallery):
+        raise ProbeError(f"chance needs queries and a gallery, got {len(query)} and {len(gallery)} items")
+    positives = np.bincount(codes_gallery, minlength=len(names))[codes_query].astype(np.float64)
+    size = np.full(len(query), float(len(gallery)))
+    if exclude_own:
+        present = own_rows(ids_query, ids_gallery, codes_query, codes_gallery, ("query", "gallery")) >= 0
+        size -= present
+        positives -= present
+    able = positives > 0
+    if not able.any():
+        raise ProbeError(f"none of {len(query)} queries has an item of its group in the gallery of {len(gallery)}")
+    size, positives = size[able], positives[able]
+    miss = np.ones(len(size))
+    for drawn in range(min(count, len(gallery))):
+        miss *= np.maximum(size - positives - drawn, 0.0) / np.maximum(size - drawn, 1.0)
+    return float(np.mean(1.0 - miss))
+
+
+def own_rows(
+    ids_u: Labels | None,
+    ids_e: Labels | None,
+    groups_u: NDArray[np.int64],
+    groups_e: NDArray[np.int64],
+    sides: tuple[str, str] = ("u", "e"),
+) -> NDArray[np.int64]:
+    """For each u the row of e with the same id, or -1; rows are their own ids where none are given.
+
+    Raises ProbeError for ids that repeat on a side, and for an episode that is of two groups.
+    """
+    labels_u: NDArray[Any] = (
+        np.arange(len(groups_u)) if ids_u is None else as_labels(ids_u, len(groups_u), f"ids_{sides[0]}")
+    )
+    labels_e: NDArray[Any] = (
+        np.arange(len(groups_e)) if ids_e is None else as_labels(ids_e, len(groups_e), f"ids_{sides[1]}")
+    )
+    (codes_u, codes_e), names = encode_labels(labels_u, labels_e)
+    for side, codes in zip(sides, (codes_u, codes_e), strict=True):
+        counts = np.bincount(codes, minlength=len(names))
+        if counts.max(initial=0) > 1:
+            name = names[int(counts.argmax())]
+            raise ProbeError(f"leaving the own episode out needs one row per episode; {name!r} is twice on side {side}")
+    row = np.full(len(names), -1)
+    row[codes_e] = np.arange(len(codes_e))
+    own = row[codes_u]
+    strange = np.flatnonzero((own >= 0) & (groups_e[own] != groups_u))
+    if len(strange):
+        name = names[int(codes_u[strange[0]])]
+        raise ProbeError(
+            f"episode {name!r} has one group on side {sides[0]} and another on side "
+            f"{sides[1]}: its own pair is no positive"
+        )
+    return own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,3 +294,94 @@ def checked_tolerance(tolerance: Any) -> float:
     if not 0 <= number < np.inf:
         raise ConfigError(f"tolerance must be >= 0, got {tolerance!r}")
     return number
+
+
+_BLOCK_ENTRIES = 1 << 24
+
+
+def true_recall_at_k(
+    z_query: Array,
+    z_gallery: Array,
+    groups_query: Labels,
+    groups_gallery: Labels,
+    *,
+    k: Any = (1, 5, 10),
+    tolerance: Number = TOLERANCE,
+) -> dict[int, float]:
+    """Mean share of a query's positives that are among its k nearest, one direction, ties by expectation.
+
+    Unlike the hit rate of `recall_at_k` it can be at most k / (number of positives). Queries without a positive are
+    left out.
+
+    Raises ConfigError for an impossible k (one or several) or tolerance, FeatureError for shapes, counts or values that
+    do not fit, ProbeError when no query has a positive.
+
+    >>> z = torch.eye(2).repeat_interleave(2, dim=0)
+    >>> true_recall_at_k(z, z, [0, 0, 1, 1], [0, 0, 1, 1], k=[1, 2])
+    {1: 0.5, 2: 1.0}
+    """
+    ks = as_wholes(k, "k")
+    names_of_sides = ("z_query", "z_gallery")
+    query, gallery, tolerance = unit_sides(z_query, z_gallery, names_of_sides, checked_tolerance(tolerance))
+    if max(ks) > len(gallery):
+        raise ConfigError(f"k must lie between 1 and the gallery size {len(gallery)}, got {list(ks)!r}")
+    (codes_q, codes_g), names = encode_labels(
+        as_labels(groups_query, len(query), "groups_query"), as_labels(groups_gallery, len(gallery), "groups_gallery")
+    )
+    positives = torch.from_numpy(np.bincount(codes_g, minlength=len(names))[codes_q]).double()
+    ids_q, ids_g = torch.from_numpy(codes_q).to(query.device), torch.from_numpy(codes_g).to(query.device)
+    able = positives > 0
+    if not bool(able.any()):
+        raise ProbeError(f"none of {len(query)} queries has an item of its group in the gallery of {len(gallery)}")
+    found = {n: torch.zeros(len(query), dtype=torch.float64) for n in ks}
+    rows = max(1, _BLOCK_ENTRIES // len(gallery))
+    for start in range(0, len(query), rows):
+        part = slice(start, start + rows)
+        similar = query[part] @ gallery.T
+        same = ids_q[part, None] == ids_g[None, :]
+        nearest = similar.topk(max(ks), dim=1).values
+        for n in ks:
+            edge = nearest[:, n - 1 : n]
+            above = similar > edge + tolerance
+            tied = (similar >= edge - tolerance) & ~above
+            share = (n - above.sum(1)) / tied.sum(1).double()
+            found[n][part] = ((above & same).sum(1) + share * (tied & same).sum(1)).double().cpu()
+    return {n: float((found[n][able] / positives[able]).mean()) for n in ks}
+
+
+def paired_ranks(
+    z_u: Array,
+    z_e: Array,
+    *,
+    tolerance: Number = TOLERANCE,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Rank (1 = nearest) of row i's own partner, u to e and e to u; ties share their mean rank.
+
+    Only row i counts as right, so items that share an instruction punish each other. Source: specs/measuring.md, 3.
+
+    Raises FeatureError for shapes or values that do not fit, ConfigError for an impossible tolerance.
+
+    >>> [ranks.tolist() for ranks in paired_ranks(torch.eye(3), torch.eye(3))]
+    [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    """
+    u, e, tolerance = unit_sides(z_u, z_e, ("z_u", "z_e"), checked_tolerance(tolerance))
+    if u.shape != e.shape:
+        raise FeatureError(f"paired ranks need equal shapes, got {tuple(u.shape)} and {tuple(e.shape)}")
+    own = (u * e).sum(1)
+    everyone = torch.arange(len(u), device=u.device)
+    ranks = torch.ones(2, len(u), dtype=torch.float64, device=u.device)
+    rows = max(1, _BLOCK_ENTRIES // len(e))
+    for start in range(0, len(u), rows):
+        part = everyone[start : start + rows]
+        similar = u[part] @ e.T
+        similar[torch.arange(len(part), device=u.device), part] = -torch.inf
+        for side, edge, dim in ((0, own[part, None], 1), (1, own[None, :], 0)):
+            above = (similar > edge + tolerance).sum(dim)
+            reach = (similar >= edge - tolerance).sum(dim)
+            better = above + (reach - above) / 2
+            if side == 0:
+                ranks[0, part] += better
+            else:
+                ranks[1] += better
+    forth, back = ranks.cpu().numpy()
+    return forth, back

@@ -1,4 +1,4 @@
-"""Where actions are carried out: the environment protocol, the embedded tabletop, the live RLBench."""
+"""Worlds: the environment protocol, the embedded tabletop, the live RLBench."""
 
 from mnprobe.worlds.demos import DemosConfig, WrittenDemos, write_demos
 from mnprobe.worlds.environment import (

@@ -1,4 +1,4 @@
-"""Scripted demonstrations of a world, written as a dataset: planned, played in parallel, resumable."""
+"""Scripted demonstrations of a world, written as a dataset; resumable."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""What a world is: something that can be reset to a situation, observed, and acted upon one key pose at a time."""
+"""The environment protocol: reset, observe, step by one key pose."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a folder of demonstrations is made of: its manifest, compared before anything is added to the folder."""
+"""Manifest of a demonstration folder, compared before anything is added."""
 
 import json
 import os

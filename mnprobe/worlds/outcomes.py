@@ -1,4 +1,4 @@
-"""How played episodes ended: one row each, beside the episodes."""
+"""Outcomes of played episodes: one row each, next to the episodes."""
 
 import csv
 import io

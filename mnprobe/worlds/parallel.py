@@ -1,4 +1,4 @@
-"""Episodes in parallel: a few worker processes of one thread each, that may be killed without harm."""
+"""Parallel episodes: worker processes of one thread that may be killed."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What a policy is: something that looks and says where the hand goes next. The two references: expert and random."""
+"""The policy protocol, and two references: expert and random."""
 
 import math
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ __all__ = ["POLICIES", "ExpertPolicy", "Policy", "PolicySpec", "RandomPolicy", "
 POLICIES = Registry("policy", "mnprobe.policies")
 POLICIES.add("expert", "mnprobe.worlds.policy:ExpertPolicy")
 POLICIES.add("random", "mnprobe.worlds.policy:RandomPolicy")
-POLICIES.add("arp", "mnprobe.features.player:ARPPlayer")
+POLICIES.add("arp", "mnprobe.features.policy:ARPPlayer")
 
 RANDOM_BOUNDS = ((-0.3, -0.5, 0.77), (0.7, 0.5, 1.6))
 """Where the random policy sends the hand: lower and upper x y z in metres, the workspace above the table top."""

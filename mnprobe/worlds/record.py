@@ -1,4 +1,4 @@
-"""Writing a played episode: its numbers at all frames, its images where they are needed, and its situation."""
+"""Recording a played episode: numbers, images and the initial situation."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The live RLBench simulator as a world, used as PerAct, RVT and ARP evaluate in it."""
+"""The live RLBench simulator as a world, as PerAct, RVT and ARP use it."""
 
 import os
 import warnings

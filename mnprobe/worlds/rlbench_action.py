@@ -1,4 +1,4 @@
-"""A key pose as the nine numbers RLBench takes, what became of it, and why it could not be done."""
+"""RLBench actions: a key pose as nine numbers, its outcome, and errors."""
 
 import math
 from dataclasses import dataclass

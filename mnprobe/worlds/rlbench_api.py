@@ -1,4 +1,4 @@
-"""The names of RLBench and PyRep that mnprobe calls, imported when a simulator is launched and never before."""
+"""Names of RLBench and PyRep that are used, imported at launch only."""
 
 import inspect
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Asks whether an X server answers, before the simulator ends the process for want of one."""
+"""Check for an X server: the simulator exits if no display is available."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""RLBench's live observations as mnprobe's frames; depth in metres from point clouds and matrices."""
+"""RLBench's live observations as frames; depth in metres."""
 
 from collections.abc import Sequence
 from typing import Any

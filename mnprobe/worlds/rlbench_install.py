@@ -1,4 +1,4 @@
-"""Finds the live simulator's parts, the wrong package that bears the name of one, and installations that lack parts."""
+"""Checks of the simulator's installation and its remedies."""
 
 import ast
 import importlib

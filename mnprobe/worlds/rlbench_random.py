@@ -1,4 +1,4 @@
-"""A stream of numpy's global generator that belongs to one episode and is kept apart from everyone else's."""
+"""One episode's stream of numpy's global random generator."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The simulator itself: launched once, guarded while it runs, shut down whatever happens."""
+"""The simulator process: launch, guard, shutdown."""
 
 import atexit
 import os

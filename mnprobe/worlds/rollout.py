@@ -1,4 +1,4 @@
-"""Rollouts: a policy plays many episodes of a world, each recorded like a demonstration, with its outcome."""
+"""Rollouts: a policy plays many episodes, recorded with their outcomes."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Which episodes a rollout plays: numbers, situations, seeds."""
+"""Episodes of a rollout: numbers, initial situations, seeds."""
 
 import hashlib
 from collections.abc import Sequence

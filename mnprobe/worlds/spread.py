@@ -1,4 +1,4 @@
-"""Frames of a world that shows key poses and nothing of the way between them, made fit for the keyframe rule."""
+"""Spacing of key-pose frames, so that the keyframe rule finds them."""
 
 from collections.abc import Sequence
 from dataclasses import replace

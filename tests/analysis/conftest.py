@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mnprobe.analysis.tables import ALIGNMENT_COLUMNS
+from mnprobe.analysis.tables.alignment import ALIGNMENT_COLUMNS
 
 if TYPE_CHECKING:
     from mnprobe.core.rundir import RunDir
@@ -234,10 +234,10 @@ def write_trained() -> Callable[..., Path]:
     """
     import json
 
-    from mnprobe.analysis.success_table import find_rollouts, success_table, wilson_interval
-    from mnprobe.analysis.tables import write_table
+    from mnprobe.analysis.success.rollouts import find_rollouts, success_table, wilson_interval
+    from mnprobe.analysis.tables.alignment import write_table
     from mnprobe.core.rundir import RunDir
-    from mnprobe.features.recognition import ALL_EPISODES, ALL_TASKS, COLUMNS, PREDICTION_COLUMNS
+    from mnprobe.features.text_ranking import ALL_EPISODES, ALL_TASKS, COLUMNS, PREDICTION_COLUMNS
     from mnprobe.worlds.outcomes import Outcome, write_outcomes
 
     def recognised(share: float, generator: np.random.Generator) -> list[tuple[str, int, int]]:

@@ -12,20 +12,17 @@ import joblib
 import numpy as np
 import pytest
 
-from mnprobe.analysis.ablation import ablate
-from mnprobe.analysis.ablation_cells import ablation_cells
-from mnprobe.analysis.ablation_plan import plan_ablation
-from mnprobe.analysis.ablation_study import open_study
-from mnprobe.analysis.results import ABLATION_COLUMNS, read_ablation
-from mnprobe.analysis.table_grid import grid_of, grid_text
-from mnprobe.analysis.task_tables import ablation_table
+from mnprobe.analysis.ablation.grid import ablation_cells
+from mnprobe.analysis.ablation.study import ablate, open_study, plan_ablation
+from mnprobe.analysis.tables.paper import ablation_table, grid_of, grid_text
+from mnprobe.analysis.tables.progress import ABLATION_COLUMNS, read_ablation
 from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.core.rundir import RunDir
-from mnprobe.features.recognition_table import RECOGNITION
+from mnprobe.features.recognition.tables import RECOGNITION
 from mnprobe.models.arp import ARPConfig
 from mnprobe.models.loading import read_metadata
 from mnprobe.models.viclip import ViCLIPConfig
-from mnprobe.probe.joint import OptimiserConfig, TrainConfig
+from mnprobe.training import OptimiserConfig, TrainConfig
 from mnprobe.worlds.demos import DemosConfig, write_demos
 
 TASKS = ("open_drawer", "slide_block_to_color_target")

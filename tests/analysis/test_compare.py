@@ -11,10 +11,17 @@ import torch
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
-from mnprobe.analysis.compare import COLUMNS, CompareConfig, FeatureSet, compare, comparison_hash
-from mnprobe.analysis.compare_figure import compare_figure
-from mnprobe.analysis.compare_inputs import CompareInputs, compare_inputs, find_stores
-from mnprobe.analysis.draw_compare import draw_compare, read_similarity
+from mnprobe.analysis.comparison.compare import (
+    COLUMNS,
+    CompareConfig,
+    CompareInputs,
+    FeatureSet,
+    compare,
+    compare_inputs,
+    comparison_hash,
+    find_stores,
+)
+from mnprobe.analysis.comparison.figure import compare_figure, draw_compare, read_similarity
 from mnprobe.analysis.similarity import balanced_rows, exchange, make_index, similarity_test
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples, TooLittleMemory
 from mnprobe.core.rundir import RunDir
@@ -54,7 +61,7 @@ def sides():
 
 def test_cells_that_another_command_writes_meanwhile_stay(sides, tmp_path, monkeypatch):
     given = {"table": tmp_path / "similarity.csv", "folder": tmp_path, "quiet": True}
-    module = sys.modules["mnprobe.analysis.draw_compare"]  # the function has the same name
+    module = sys.modules["mnprobe.analysis.comparison.figure"]  # the function has the same name
 
     def meanwhile(*args, **named):
         monkeypatch.setattr(module, "compare", compare)

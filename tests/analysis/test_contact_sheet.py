@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from mnprobe.analysis.contact_sheet import contact_sheet, draw_sheets
+from mnprobe.analysis.tsne.contact_sheet import contact_sheet, draw_sheets
 from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.data import Camera, FrameData, look_at, open_dataset, pinhole, write_episode
 

@@ -4,13 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mnprobe.analysis.curve import curve_data
-from mnprobe.analysis.curve_figure import curve_figure
-from mnprobe.analysis.curve_looks import series_name
-from mnprobe.analysis.curve_words import curve_caption
-from mnprobe.analysis.draw_curve import draw_curve
-from mnprobe.analysis.notes import read_note
-from mnprobe.analysis.tables import SPLITS, read_alignment, write_table
+from mnprobe.analysis.figures.curve import curve_caption, curve_figure, draw_curve
+from mnprobe.analysis.figures.curve_data import curve_data
+from mnprobe.analysis.figures.metadata import read_note
+from mnprobe.analysis.figures.style import series_name
+from mnprobe.analysis.tables.alignment import SPLITS, read_alignment, write_table
 from mnprobe.core.errors import ProbeError
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from scipy.stats import t
 
-from mnprobe.analysis.differences import Difference, from_intervals, from_pairs, over_trainings
-from mnprobe.analysis.over_seeds import mean_over_seeds, t_interval
+from mnprobe.analysis.audit.effects import Difference, from_intervals, from_pairs, over_trainings
+from mnprobe.analysis.tables.alignment import mean_over_seeds, t_interval
 from mnprobe.core.errors import FeatureError, TooFewSamples
 
 

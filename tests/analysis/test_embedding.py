@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 from sklearn.manifold import trustworthiness
 
-from mnprobe.analysis.draw_tsne import _standardised
-from mnprobe.analysis.embedding import TsneConfig, embed, knn_purity, trust
-from mnprobe.analysis.tsne_series import movement
+from mnprobe.analysis.tsne.embedding import TsneConfig, embed, knn_purity, trust
+from mnprobe.analysis.tsne.maps import _standardised, movement
 from mnprobe.core.errors import ConfigError, ProbeError, TooFewSamples
 
 

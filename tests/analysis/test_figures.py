@@ -6,7 +6,7 @@ import matplotlib
 import pytest
 from PIL import Image
 
-from mnprobe.analysis.figures import PALETTE, house_style, new_figure, save_figure, shorten, wrap
+from mnprobe.analysis.figures.style import PALETTE, house_style, new_figure, save_figure, shorten, wrap
 
 
 def _figure(text="a title"):

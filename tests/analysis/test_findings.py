@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mnprobe.analysis.findings import findings
+from mnprobe.analysis.audit.findings import findings
 from mnprobe.analysis.report import gather, write_report
-from mnprobe.analysis.success_table import find_rollouts
-from mnprobe.analysis.tables import write_table
+from mnprobe.analysis.success.rollouts import find_rollouts
+from mnprobe.analysis.tables.alignment import write_table
 from mnprobe.core.rundir import RunDir
 
 EVIL = '<script>hacked=1</script><img src=x onerror="hacked=1">'

@@ -14,14 +14,11 @@ import torch
 
 from mnprobe import analysis
 from mnprobe.analysis import similarity
-from mnprobe.analysis.compare import CompareConfig, FeatureSet, compare
-from mnprobe.analysis.decomposition import decompose
-from mnprobe.analysis.embedding import TsneConfig, embed, knn_purity, trust
-from mnprobe.analysis.leakage import twins
-from mnprobe.analysis.neighbours import nearest_across
-from mnprobe.analysis.oracles import oracle_recall
+from mnprobe.analysis.audit.decomposition import decompose, oracle_recall
+from mnprobe.analysis.audit.leakage import twins
+from mnprobe.analysis.comparison.compare import CompareConfig, FeatureSet, compare
 from mnprobe.analysis.similarity import INDICES, make_index
-from mnprobe.analysis.tsne_quality import map_qualities
+from mnprobe.analysis.tsne.embedding import TsneConfig, embed, knn_purity, map_qualities, nearest_across, trust
 from mnprobe.core.errors import ConfigError, FeatureError, MnprobeError, ProbeError
 from mnprobe.probe import FitConfig, pair_arrays
 

@@ -2,10 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mnprobe.analysis.draw_tsne import TsneInput, draw_tsne
-from mnprobe.analysis.embedding import TsneConfig
-from mnprobe.analysis.neighbours import nearest_across
-from mnprobe.analysis.pairs import load_pair, shared_space
+from mnprobe.analysis.tsne.embedding import TsneConfig, nearest_across
+from mnprobe.analysis.tsne.inputs import load_pair, shared_space
+from mnprobe.analysis.tsne.maps import TsneInput, draw_tsne
 
 QUICK = TsneConfig(iterations=5, exaggeration_iterations=5)
 

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mnprobe.analysis.draw_curve import draw_curve
-from mnprobe.analysis.draw_tsne import TsneInput, draw_tsne
-from mnprobe.analysis.embedding import TsneConfig
-from mnprobe.analysis.pairs import load_pair
+from mnprobe.analysis.figures.curve import draw_curve
 from mnprobe.analysis.report import gather, write_report
-from mnprobe.analysis.report.headline import caveats, headlines, last_points
-from mnprobe.analysis.tables import read_alignment, write_table
+from mnprobe.analysis.report.summary import caveats, headlines, last_points
+from mnprobe.analysis.tables.alignment import read_alignment, write_table
+from mnprobe.analysis.tsne.embedding import TsneConfig
+from mnprobe.analysis.tsne.inputs import load_pair
+from mnprobe.analysis.tsne.maps import TsneInput, draw_tsne
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.rundir import RunDir
 

@@ -11,14 +11,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mnprobe.analysis.draw_tsne import TsneInput, draw_tsne
-from mnprobe.analysis.embedding import TsneConfig
-from mnprobe.analysis.pairs import load_pair
 from mnprobe.analysis.report import gather, write_report
-from mnprobe.analysis.report.explorer import as_json, explorer
-from mnprobe.analysis.report.library import plotly_library
+from mnprobe.analysis.report.explorer import as_json, explorer, plotly_library
 from mnprobe.analysis.report.thumbnails import Origin, draw_thumbnails, find_data
-from mnprobe.analysis.tables import write_table
+from mnprobe.analysis.tables.alignment import write_table
+from mnprobe.analysis.tsne.embedding import TsneConfig
+from mnprobe.analysis.tsne.inputs import load_pair
+from mnprobe.analysis.tsne.maps import TsneInput, draw_tsne
 from mnprobe.core.rundir import RunDir
 
 QUICK = TsneConfig(iterations=5, exaggeration_iterations=5)

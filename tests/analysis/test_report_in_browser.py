@@ -13,12 +13,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mnprobe.analysis.draw_curve import draw_curve
-from mnprobe.analysis.draw_tsne import TsneInput, draw_tsne
-from mnprobe.analysis.embedding import TsneConfig
-from mnprobe.analysis.pairs import load_pair
+from mnprobe.analysis.figures.curve import draw_curve
 from mnprobe.analysis.report import write_report
-from mnprobe.analysis.tables import write_table
+from mnprobe.analysis.tables.alignment import write_table
+from mnprobe.analysis.tsne.embedding import TsneConfig
+from mnprobe.analysis.tsne.inputs import load_pair
+from mnprobe.analysis.tsne.maps import TsneInput, draw_tsne
 from mnprobe.core.rundir import RunDir
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]

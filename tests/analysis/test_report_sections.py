@@ -7,9 +7,9 @@ import pytest
 import tomli_w
 
 from mnprobe.analysis.report import gather, set_side_by_side, write_report, write_side_by_side
-from mnprobe.analysis.report.condensed import condensed, judgements
-from mnprobe.analysis.report.side_by_side import differing
-from mnprobe.analysis.tables import write_table
+from mnprobe.analysis.report.comparison import differing
+from mnprobe.analysis.report.summary import condensed, judgements
+from mnprobe.analysis.tables.alignment import write_table
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.rundir import RunDir
 from mnprobe.probe import AlignConfig, FitConfig, align_stores, join_stores

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from mnprobe.analysis.success_table import (
+from mnprobe.analysis.success.rollouts import (
     ALL_TASKS,
     SUCCESS_COLUMNS,
     Rollouts,

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from mnprobe.analysis.tables import (
+from mnprobe.analysis.tables.alignment import (
     ALIGNMENT_COLUMNS,
     apply_where,
     headline,

@@ -3,10 +3,8 @@
 import pandas as pd
 import pytest
 
-from mnprobe.analysis.paper import PAPER_HEAD, module_of, paper_table
-from mnprobe.analysis.results import read_ablation, read_recognition, read_success
-from mnprobe.analysis.table_grid import grid_of, grid_text
-from mnprobe.analysis.task_tables import shaped_table
+from mnprobe.analysis.tables.paper import PAPER_HEAD, grid_of, grid_text, module_of, paper_table, shaped_table
+from mnprobe.analysis.tables.progress import read_ablation, read_recognition, read_success
 from mnprobe.core.errors import ConfigError, ProbeError
 from mnprobe.core.rundir import RunDir
 from mnprobe.data import TASKS

@@ -3,16 +3,14 @@
 import numpy as np
 import pytest
 
-from mnprobe.analysis.curve import curve_data
-from mnprobe.analysis.curve_figure import curve_figure
-from mnprobe.analysis.curve_looks import training_colours
-from mnprobe.analysis.curve_words import curve_caption
-from mnprobe.analysis.draw_tsne import draw_tsne
-from mnprobe.analysis.embedding import TsneConfig
-from mnprobe.analysis.progress import recognition_progress, success_progress
-from mnprobe.analysis.tables import read_alignment
-from mnprobe.analysis.trainings import named
-from mnprobe.analysis.tsne_inputs import tsne_inputs
+from mnprobe.analysis.figures.curve import curve_caption, curve_figure
+from mnprobe.analysis.figures.curve_data import curve_data
+from mnprobe.analysis.figures.style import training_colours
+from mnprobe.analysis.tables.alignment import named, read_alignment
+from mnprobe.analysis.tables.progress import recognition_progress, success_progress
+from mnprobe.analysis.tsne.embedding import TsneConfig
+from mnprobe.analysis.tsne.inputs import tsne_inputs
+from mnprobe.analysis.tsne.maps import draw_tsne
 from mnprobe.core.errors import ConfigError, FeatureError
 from mnprobe.core.rundir import RunDir
 

@@ -6,16 +6,14 @@ import pytest
 from matplotlib.colors import to_hex
 from sklearn.manifold import trustworthiness
 
-from mnprobe.analysis.draw_tsne import TsneInput, _panel, as_space, draw_tsne, tsne_panels
-from mnprobe.analysis.embedding import TsneConfig
-from mnprobe.analysis.figures import new_figure
-from mnprobe.analysis.instruction_colours import kinds
-from mnprobe.analysis.legend_columns import pack
-from mnprobe.analysis.notes import read_note
-from mnprobe.analysis.pairs import find_heads, find_pairs, load_pair, shared_space
-from mnprobe.analysis.tables import write_table
-from mnprobe.analysis.tsne_figure import quality_line, tsne_figure
-from mnprobe.analysis.tsne_inputs import tsne_inputs
+from mnprobe.analysis.figures.metadata import read_note
+from mnprobe.analysis.figures.style import new_figure
+from mnprobe.analysis.tables.alignment import write_table
+from mnprobe.analysis.tsne.embedding import TsneConfig
+from mnprobe.analysis.tsne.figure import quality_line, tsne_figure
+from mnprobe.analysis.tsne.inputs import find_heads, find_pairs, load_pair, shared_space, tsne_inputs
+from mnprobe.analysis.tsne.legend import kinds, pack
+from mnprobe.analysis.tsne.maps import TsneInput, _panel, as_space, draw_tsne, tsne_panels
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features, write_features

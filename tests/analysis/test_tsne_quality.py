@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from sklearn.manifold import trustworthiness
 
-from mnprobe.analysis.tsne_quality import (
+from mnprobe.analysis.tsne.embedding import (
     main_quality,
     map_qualities,
     purity_by_chance,

@@ -9,14 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mnprobe.analysis.draw_tsne_series import draw_tsne_series
-from mnprobe.analysis.embedding import TsneConfig
-from mnprobe.analysis.notes import read_note
-from mnprobe.analysis.tsne_inputs import series_inputs, tsne_inputs
-from mnprobe.analysis.tsne_purity_figure import purity_figure
-from mnprobe.analysis.tsne_series import movement, quality_table, series_coordinates, tsne_series
-from mnprobe.analysis.tsne_series_figure import series_figure, shown_steps
-from mnprobe.analysis.tsne_slider import MOST_POINTS, series_slider, slider_page
+from mnprobe.analysis.figures.metadata import read_note
+from mnprobe.analysis.tsne.embedding import TsneConfig
+from mnprobe.analysis.tsne.inputs import series_inputs, tsne_inputs
+from mnprobe.analysis.tsne.maps import movement, quality_table, series_coordinates, tsne_series
+from mnprobe.analysis.tsne.series import draw_tsne_series, purity_figure, series_figure, shown_steps
+from mnprobe.analysis.tsne.slider import MOST_POINTS, series_slider, slider_page
 from mnprobe.core.errors import FeatureError
 from mnprobe.core.rundir import RunDir
 

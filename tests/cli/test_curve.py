@@ -15,7 +15,7 @@ def run(tmp_path):
     folder = tmp_path / "runs" / "first"
     (folder / "results").mkdir(parents=True)
     (folder / "run.toml").write_text("")
-    from mnprobe.analysis.tables import ALIGNMENT_COLUMNS
+    from mnprobe.analysis.tables.alignment import ALIGNMENT_COLUMNS
 
     base = dict.fromkeys(ALIGNMENT_COLUMNS, "") | {
         "understanding": "viclip", "execution": "arp", "source_u": "demos", "source_e": "demos", "layer_u": "u",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import mnprobe.analysis.sanity as sanity
+import mnprobe.analysis.diagnostics as sanity
 from mnprobe.cli.main import command_app
 from mnprobe.core.environment import NEEDED, OPTIONAL, Part, machine, state_of_parts
 from mnprobe.features import write_features
@@ -122,7 +122,7 @@ def test_people_get_every_check_and_no_colours_in_a_file(invoke, folder):
 
 
 def test_a_broken_pipeline_ends_with_code_1_and_says_what_it_means(invoke, folder):
-    from mnprobe.analysis.sanity.pipeline import transform
+    from mnprobe.analysis.diagnostics.pipeline import transform
 
     def shifted(heads, u, e):
         return transform(heads, u + np.arange(len(u), dtype=np.float32)[:, None], e)

@@ -9,7 +9,7 @@ import torch
 from mnprobe.cli.main import main
 from mnprobe.core.rundir import RunDir
 from mnprobe.data import Camera, FrameData, look_at, pinhole, write_episode
-from mnprobe.features.recognition_table import PREDICTIONS, RECOGNITION
+from mnprobe.features.recognition.tables import PREDICTIONS, RECOGNITION
 from mnprobe.models.loading import save_checkpoint
 from mnprobe.models.viclip import ViCLIP, ViCLIPConfig
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from mnprobe.analysis.success_contrast import read_contrasts
+from mnprobe.analysis.success.contrast import read_contrasts
 from mnprobe.cli.main import app
 from mnprobe.features import write_features
 from mnprobe.probe import read_alignment

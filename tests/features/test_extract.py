@@ -14,11 +14,10 @@ import torch
 
 from mnprobe.core.errors import CheckpointError, ConfigError, DataError, FeatureError
 from mnprobe.core.rundir import RunDir
-from mnprobe.features import EXTRACTORS, EpisodeFeatures, Tokens, extract, open_features, verify
-from mnprobe.features import job as job_module
-from mnprobe.features.checkpoints import inspect_checkpoint
-from mnprobe.features.distributed import join_team
-from mnprobe.features.pixels import PixelExtractor
+from mnprobe.core.runtime import join_team
+from mnprobe.features import EXTRACTORS, EpisodeFeatures, Tokens, extract, extraction, open_features, verify
+from mnprobe.features.extractors.pixels import PixelExtractor
+from mnprobe.features.selection import inspect_checkpoint
 from mnprobe.features.shards import Shard, ShardFolder
 from mnprobe.models.arp import ARP, ARPConfig, save_arp
 from mnprobe.models.loading import save_checkpoint
@@ -291,7 +290,7 @@ KILLER = """
 import os, random, signal, sys, time, traceback
 from pathlib import Path
 from mnprobe.features import FeatureWriter, ExtractorSpec, extract, verify
-from mnprobe.features.viclip import ViCLIPExtractor
+from mnprobe.features.extractors.viclip import ViCLIPExtractor
 
 data, out = Path(sys.argv[1]), Path(sys.argv[2])
 
@@ -526,16 +525,16 @@ def test_batches_of_a_stopped_job_serve_the_one_that_skips_and_not_the_other_way
     with pytest.raises(DataError):
         extract(broken_demos, **arguments)
     read.clear()
-    original_merge = job_module._Run.merge
+    original_merge = extraction._Run.merge
 
     def stop(self, worlds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(job_module._Run, "merge", stop)
+    monkeypatch.setattr(extraction._Run, "merge", stop)
     with pytest.raises(KeyboardInterrupt):
         extract(broken_demos, **arguments, skip_broken=True)
     assert set(read) == {1, 2, 3, 4, 5}  # 0 was there
-    monkeypatch.setattr(job_module._Run, "merge", original_merge)
+    monkeypatch.setattr(extraction._Run, "merge", original_merge)
     read.clear()
     with pytest.raises(DataError, match="truncated PNG"):  # the empty batches of before do not count here
         extract(broken_demos, **arguments)

@@ -12,12 +12,17 @@ from mnprobe.data.pickling import dumps
 from mnprobe.data.records import ArrayRecord, make_array
 from mnprobe.data.unpickle import load
 from mnprobe.features import EXTRACTORS, ExtractorSpec, HookInputs, extract
-from mnprobe.features.arp import ARPExtractor
-from mnprobe.features.arp_inputs import arrays_of_frame, arrays_of_frame_data, language_encoder_for
-from mnprobe.features.frames import choose_frames, read_clip
-from mnprobe.features.hook import HookExtractor
-from mnprobe.features.pixels import PixelExtractor, area_average
-from mnprobe.features.viclip import ViCLIPExtractor
+from mnprobe.features.extractors.arp import ARPExtractor
+from mnprobe.features.extractors.hook import HookExtractor
+from mnprobe.features.extractors.pixels import PixelExtractor, area_average
+from mnprobe.features.extractors.viclip import ViCLIPExtractor
+from mnprobe.features.inputs import (
+    arrays_of_frame,
+    arrays_of_frame_data,
+    choose_frames,
+    language_encoder_for,
+    read_clip,
+)
 from mnprobe.models.arp import ARP, ARPConfig, FrameArrays, Target, load_arp, observation_from_frames, save_arp
 from mnprobe.models.clip import LanguageConfig
 from mnprobe.models.viclip import ViCLIP, ViCLIPConfig, preprocess, recognise
@@ -458,7 +463,7 @@ def test_a_hook_on_viclip_gives_what_the_viclip_extractor_gives(tmp_path, monkey
     (tmp_path / "by_hook.py").write_text(
         "import torch\n"
         "from mnprobe.features import ExtractorSpec, HookTarget\n"
-        "from mnprobe.features.viclip import ViCLIPExtractor\n"
+        "from mnprobe.features.extractors.viclip import ViCLIPExtractor\n"
         "def factory(checkpoint):\n"
         "    known = ViCLIPExtractor.build(ExtractorSpec(preset='tiny', options="
         "{'camera': 'front', 'frames_rule': 'middle'}))\n"

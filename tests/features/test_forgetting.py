@@ -7,7 +7,8 @@ import torch
 from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.core.proportions import mcnemar, mean_paired_interval, paired_interval, wilson_interval
 from mnprobe.data.videos import find_videos, read_video
-from mnprobe.features.forgetting import (
+from mnprobe.features.recognition.evaluate import check_forgetting
+from mnprobe.features.recognition.tables import (
     ALL_CLASSES,
     ALL_VIDEOS,
     FORGETTING,
@@ -15,7 +16,6 @@ from mnprobe.features.forgetting import (
     forgetting_rows,
     format_forgetting,
 )
-from mnprobe.features.forgetting_run import check_forgetting
 from mnprobe.models.loading import save_checkpoint
 from mnprobe.models.viclip import Tokenizer, ViCLIP, ViCLIPConfig, contrastive_loss, preprocess
 

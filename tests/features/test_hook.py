@@ -13,7 +13,7 @@ from torch import nn
 from mnprobe.core.errors import ConfigError, FeatureError
 from mnprobe.data import open_dataset
 from mnprobe.features import ExtractorSpec, HookInputs, HookTarget, describe_features, extract, open_features
-from mnprobe.features.hook import HookExtractor
+from mnprobe.features.extractors.hook import HookExtractor
 
 Pair = namedtuple("Pair", "pixels mask")
 X = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))

@@ -10,11 +10,11 @@ import torch
 from mnprobe.core.errors import CheckpointError, ConfigError
 from mnprobe.core.rundir import RunDir
 from mnprobe.data import open_dataset
-from mnprobe.features.arp import ARPExtractor
-from mnprobe.features.arp_inputs import arrays_of_frame, arrays_of_frame_data
-from mnprobe.features.extractor import ExtractorSpec
-from mnprobe.features.player import ARPPlayer
-from mnprobe.features.players import PlayerChoice, choose_players
+from mnprobe.features.extractors.arp import ARPExtractor
+from mnprobe.features.extractors.base import ExtractorSpec
+from mnprobe.features.inputs import arrays_of_frame, arrays_of_frame_data
+from mnprobe.features.policy import ARPPlayer
+from mnprobe.features.selection import PlayerChoice, choose_players
 from mnprobe.models.arp import save_arp
 from mnprobe.models.untrained import untrained_arp, write_untrained
 from mnprobe.worlds import Situation, make_world

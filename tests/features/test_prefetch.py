@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from mnprobe.features.prefetch import prefetch
+from mnprobe.core.runtime import prefetch
 
 
 @pytest.mark.parametrize(("threads", "ahead"), [(1, 1), (3, 2), (2, 10)])

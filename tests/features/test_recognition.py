@@ -10,9 +10,13 @@ import torch
 from mnprobe.core.errors import CheckpointError, ConfigError, DataError, FeatureError
 from mnprobe.core.proportions import mean_interval, wilson_interval
 from mnprobe.core.rundir import RunDir
+from mnprobe.core.table import Tidy
 from mnprobe.data import open_dataset
 from mnprobe.features import ExtractorSpec, extract, open_features, write_features
-from mnprobe.features.recognition import (
+from mnprobe.features.extractors.viclip import ViCLIPExtractor
+from mnprobe.features.recognition.evaluate import read_candidates, recognize
+from mnprobe.features.recognition.tables import PREDICTIONS, RECOGNITION, format_recognition, recognition_rows
+from mnprobe.features.text_ranking import (
     ALL_EPISODES,
     ALL_TASKS,
     COLUMNS,
@@ -26,10 +30,6 @@ from mnprobe.features.recognition import (
     same_tokens,
     told_texts,
 )
-from mnprobe.features.recognition_run import read_candidates, recognize
-from mnprobe.features.recognition_table import PREDICTIONS, RECOGNITION, format_recognition, recognition_rows
-from mnprobe.features.tidy import Tidy
-from mnprobe.features.viclip import ViCLIPExtractor
 from mnprobe.models.loading import save_checkpoint
 from mnprobe.models.viclip import ViCLIP, ViCLIPConfig, zero_shot
 from mnprobe.probe import pair_files
@@ -407,7 +407,7 @@ def test_a_planted_model_is_right_wherever_it_is_planted(run, monkeypatch):
     own[0] = (own[0] + 1) % len(texts)  # one mistake
     ranking = rank_texts(planted[own], planted, np.array([*own]))
     assert ranking.correct.all()
-    import mnprobe.features.recognition_run as job
+    import mnprobe.features.recognition.evaluate as job
 
     monkeypatch.setattr(job._Work, "_stored", lambda self, model: planted[own])
     monkeypatch.setattr(job, "encode_texts", lambda *given, **more: planted)

@@ -11,7 +11,7 @@ from torch import nn
 from mnprobe.core.errors import FeatureError
 from mnprobe.data import FrameData, open_dataset, write_episode
 from mnprobe.features import ExtractorSpec, HookInputs, HookTarget, extract, open_features
-from mnprobe.features.hook import HookExtractor
+from mnprobe.features.extractors.hook import HookExtractor
 from mnprobe.features.row_check import check_rows
 
 X = torch.randn(12, 6, 8, generator=torch.Generator().manual_seed(1))  # episodes, tokens, width

@@ -15,7 +15,7 @@ from mnprobe.core.errors import FeatureError
 from mnprobe.core.labels import is_missing
 from mnprobe.features import FeatureWriter, Header, open_features, verify, write_features
 from mnprobe.features.schema import CHUNK_ROWS
-from mnprobe.features.summary import describe_features, format_description
+from mnprobe.features.store import describe_features, format_description
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 

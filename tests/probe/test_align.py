@@ -24,7 +24,6 @@ from mnprobe.probe import (
     StoredPair,
     align,
     align_stores,
-    jobs,
     join_stores,
     load_heads,
     pair_across,
@@ -33,6 +32,7 @@ from mnprobe.probe import (
     people_table,
     read_alignment,
     recall_at_k,
+    runs,
     write_alignment,
 )
 from mnprobe.probe.settings import read_settings, record_settings
@@ -348,9 +348,9 @@ def test_heads_of_demonstrations_are_measured_on_rollouts(across, tmp_path):
 def test_one_fit_serves_demonstrations_and_rollouts(across, monkeypatch):
     demos, rollouts = across
     fits = []
-    original = jobs.fit_heads
+    original = runs.fit_heads
     monkeypatch.setattr(
-        jobs, "fit_heads", lambda *given, **named: fits.append(named["seed"]) or original(*given, **named)
+        runs, "fit_heads", lambda *given, **named: fits.append(named["seed"]) or original(*given, **named)
     )
     config = tiny(seeds=3, holdout="episodes")
     together = align([demos, pair_across(demos, rollouts)], config)
@@ -905,14 +905,14 @@ def test_rows_of_other_commands_stay_and_stale_ones_go(store, tmp_path, monkeypa
     pixels = [StoredPair(store("understanding", model="pixels"), stored[0].e)]
     align_stores(stored, tiny(k=(1,)), **given)
     outdated = read_alignment(given["table"])["config_hash"].iloc[0]
-    original = jobs.fit_heads
+    original = runs.fit_heads
 
     def meanwhile(*args, **named):
-        monkeypatch.setattr(jobs, "fit_heads", original)
+        monkeypatch.setattr(runs, "fit_heads", original)
         align_stores(pixels, tiny(), **given)
         return original(*args, **named)
 
-    monkeypatch.setattr(jobs, "fit_heads", meanwhile)
+    monkeypatch.setattr(runs, "fit_heads", meanwhile)
     rows, whole = align_stores(stored, tiny(), **given)
     assert set(whole["understanding"]) == {"viclip", "pixels"}
     assert outdated not in set(whole["config_hash"])
@@ -928,7 +928,7 @@ def test_rows_wait_to_be_saved_and_none_is_lost(pair, monkeypatch):
     assert [len(frame) for frame in saved] == [len(whole)]
     pd.testing.assert_frame_equal(saved[0], whole)
     calls = []
-    original = jobs.fit_heads
+    original = runs.fit_heads
 
     def interrupted(*given, **named):
         calls.append(named["seed"])
@@ -936,7 +936,7 @@ def test_rows_wait_to_be_saved_and_none_is_lost(pair, monkeypatch):
             raise KeyboardInterrupt
         return original(*given, **named)
 
-    monkeypatch.setattr(jobs, "fit_heads", interrupted)
+    monkeypatch.setattr(runs, "fit_heads", interrupted)
     saved.clear()
     with pytest.raises(KeyboardInterrupt):
         align(pair, tiny(), every=1e9, on_rows=saved.append)

@@ -3,7 +3,7 @@ import torch
 
 from mnprobe.core.errors import ConfigError
 from mnprobe.probe import AlignmentHeads, FitConfig, fit_heads, info_nce
-from mnprobe.probe.gram import gram_step, worth_it
+from mnprobe.probe.losses import gram_step, worth_it
 
 
 @pytest.mark.parametrize("tau", [0.1, 0.01])  # with 0.01 one exponential for both directions would leave float range

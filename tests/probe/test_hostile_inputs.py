@@ -37,8 +37,8 @@ from mnprobe.probe import (
     standard_error,
     true_recall_at_k,
 )
-from mnprobe.probe.joint.config import TrainConfig
-from mnprobe.probe.joint.optimise import OptimiserConfig
+from mnprobe.training.config import TrainConfig
+from mnprobe.training.optimizers import OptimiserConfig
 
 LONG = np.longdouble
 GROUPS = [0, 1, 2, 0, 1, 2, 3, 3, 1, 0]

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
 from mnprobe.probe import Items, Partition, balanced_draw, check_no_overlap, hold_out, measurable_sides
-from mnprobe.probe.balance import NEEDED, shared_training
+from mnprobe.probe.outcome_balance import NEEDED, shared_training
 from mnprobe.probe.splits import forbidden_overlap, has_partitions
 
 

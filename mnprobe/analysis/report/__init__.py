@@ -1,9 +1,8 @@
 """The report: one HTML file that holds everything a run has measured, and opens anywhere without a network."""
 
-from mnprobe.analysis.report.gather import ReportData, gather
-from mnprobe.analysis.report.render import render
-from mnprobe.analysis.report.side_by_side import SideBySide, set_side_by_side, write_side_by_side
-from mnprobe.analysis.report.write import WrittenReport, write_report
+from mnprobe.analysis.report.collect import ReportData, gather
+from mnprobe.analysis.report.comparison import SideBySide, set_side_by_side, write_side_by_side
+from mnprobe.analysis.report.render import WrittenReport, render, write_report
 
 __all__ = [
     "ReportData",

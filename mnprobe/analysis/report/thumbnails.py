@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from mnprobe.analysis.trainings import named
+from mnprobe.analysis.tables.alignment import named
 from mnprobe.core.errors import MnprobeError
 from mnprobe.core.rundir import RunDir, step_name
 from mnprobe.data import Episode, open_dataset

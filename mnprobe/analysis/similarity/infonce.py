@@ -7,11 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from mnprobe.analysis.similarity.about import About
-from mnprobe.analysis.similarity.arrays import FAR, Codes, Rows, centred, varying
-from mnprobe.analysis.similarity.index import Index, Relation
-from mnprobe.analysis.similarity.options import set_number, set_seed, set_whole
-from mnprobe.analysis.similarity.ridge_cca import folds_of
+from mnprobe.analysis.similarity._arrays import FAR, Codes, Rows, centred, varying
+from mnprobe.analysis.similarity.base import About, Index, Relation, set_number, set_seed, set_whole
+from mnprobe.analysis.similarity.cca import folds_of
 from mnprobe.core.arrays import Array
 from mnprobe.core.errors import TooFewSamples
 from mnprobe.core.labels import Labels

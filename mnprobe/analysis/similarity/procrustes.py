@@ -5,9 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from mnprobe.analysis.similarity.about import About, Invariance
-from mnprobe.analysis.similarity.arrays import Codes, Rows, components
-from mnprobe.analysis.similarity.index import Index, Relation
+from mnprobe.analysis.similarity._arrays import Codes, Rows, components
+from mnprobe.analysis.similarity.base import About, Index, Invariance, Relation
 from mnprobe.core.arrays import Array
 
 __all__ = ["Procrustes", "ProcrustesDistance", "procrustes", "procrustes_distance"]

@@ -6,11 +6,9 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 from scipy.stats import rankdata
 
-from mnprobe.analysis.similarity.about import About
-from mnprobe.analysis.similarity.arrays import Rows, centred, rounding, undefined, varying
-from mnprobe.analysis.similarity.gram import squared_distances
-from mnprobe.analysis.similarity.index import MatrixIndex
-from mnprobe.analysis.similarity.neighbours import NO_ANGLE, angles
+from mnprobe.analysis.similarity._arrays import Rows, centred, rounding, squared_distances, undefined, varying
+from mnprobe.analysis.similarity.base import About, MatrixIndex
+from mnprobe.analysis.similarity.neighbors import NO_ANGLE, angles
 from mnprobe.core.arrays import Array
 from mnprobe.core.errors import ConfigError, ProbeError
 

@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import nctdtr, stdtrit
 
-from mnprobe.analysis.statistics._studentised import block_sums
-from mnprobe.analysis.statistics.matching import as_marks, match_weights
+from mnprobe.analysis.statistics._blocks import as_marks, block_sums, match_weights
 from mnprobe.core.arrays import Array, as_number, as_vector, as_weights, power_near_one
 from mnprobe.core.errors import ConfigError, FeatureError
 from mnprobe.core.labels import Labels, as_labels, encode_labels

@@ -1,4 +1,4 @@
-"""ARP: the chunking causal transformer policy that carries an instruction out (pure torch, official weight names)."""
+"""ARP: the chunking causal transformer policy, with official weight names."""
 
 from mnprobe.models.arp.augment import SE3Draws
 from mnprobe.models.arp.blank import blank_instruction

@@ -1,4 +1,4 @@
-"""Noise that ARP trains with: a random shift and turn of the scene, and jitter of colours, zoom centre and bins.
+"""Training augmentation of ARP: scene shift and rotation, color and bin jitter.
 
 Every function that changes data takes its draws as arguments; the `draw_*` helpers make them from a generator, on the
 generator's device. Source: specs/arp.md, section 2.

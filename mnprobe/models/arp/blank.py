@@ -1,4 +1,4 @@
-"""The policy without its instruction: the control that shows what alignment comes from being told what to do."""
+"""The policy with a blank instruction: a control for alignment."""
 
 from jaxtyping import Float
 from torch import Tensor

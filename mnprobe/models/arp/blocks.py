@@ -1,4 +1,4 @@
-"""The two kinds of block of the policy transformer: plain, and modulated by what a token sees in a feature map."""
+"""Blocks of the policy transformer: plain, and modulated by a feature map."""
 
 import torch.nn.functional as F
 from jaxtyping import Bool, Float

@@ -1,4 +1,4 @@
-"""The sizes and settings of an ARP policy, as a frozen dataclass with the released variants as presets."""
+"""ARPConfig: sizes and settings of a policy, with the released variants."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields

@@ -1,4 +1,4 @@
-"""From heatmaps of three views to one point of the cube. Source: specs/arp.md, section 10."""
+"""Decoding: from heatmaps of three views to one point (specs/arp.md, 10)."""
 
 import torch
 from jaxtyping import Float

@@ -1,4 +1,4 @@
-"""Label heatmaps of ARP: where the target lies in each view, as a soft label over pixels. Source: specs/arp.md, 8."""
+"""Target heatmaps of ARP: soft labels over pixels (specs/arp.md, 8)."""
 
 import math
 

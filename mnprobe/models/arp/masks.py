@@ -1,4 +1,4 @@
-"""Who may look at whom: attention masks of the two-stream pass and of generation."""
+"""Attention masks of the two-stream pass and of generation."""
 
 import torch
 from jaxtyping import Bool

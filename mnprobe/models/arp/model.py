@@ -1,4 +1,4 @@
-"""ARP: from what cameras see and an instruction says to the next key pose of the gripper, in two zoom stages."""
+"""ARP: from camera images and an instruction to a key pose, in two zoom stages."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The multi-view transformer: rendered views, an instruction and a robot state become one feature map per view."""
+"""Multi-view transformer: views, instruction and state to one map per view."""
 
 import torch.nn.functional as F
 from jaxtyping import Float

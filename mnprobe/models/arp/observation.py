@@ -1,4 +1,4 @@
-"""What the policy is given and what it should do: plain holders of tensors, checked when made."""
+"""Inputs and targets of the policy: tensors, checked when created."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

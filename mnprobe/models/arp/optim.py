@@ -1,4 +1,4 @@
-"""The optimiser of ARP: layer-wise scaled Adam (LAMB) by two rules, and the warm-up cosine schedule."""
+"""Optimizer of ARP: LAMB in two variants, and the warm-up cosine schedule."""
 
 import math
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""Point clouds of ARP: from camera images to one list of points, into the cube frame, and into the zoom of stage 2.
+"""Point clouds of ARP: joining cameras, cube frame, and the zoom of stage 2.
 
 Lengths in the world are metres. The cube frame has its origin in the middle of the scene bounds, and half of their
 longest side is its unit, so that the scene lies in [-1, 1]^3. Source: specs/arp.md, section 1.

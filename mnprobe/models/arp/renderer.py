@@ -1,4 +1,4 @@
-"""The point renderer of ARP: orthographic images of coloured points, exactly as the released models saw them.
+"""Point renderer of ARP: orthographic images of colored points.
 
 Each point fills one pixel of each view; the nearest point wins by an integer z-buffer, then every drawn pixel spreads
 over a small disc. All points of all samples are drawn at once by a scatter-minimum of integer keys, on CPU and GPU

@@ -1,4 +1,4 @@
-"""Reading feature maps between pixels, by inverse distance: the rule of ARP (neither bilinear nor `grid_sample`).
+"""Sampling of feature maps between pixels by inverse distance.
 
 Source: specs/arp.md, section 6.
 """

@@ -1,4 +1,4 @@
-"""From an observation to the clouds that are drawn: joined, cut to the workspace, placed in the cube."""
+"""From an observation to rendered point clouds: joined, cropped, placed."""
 
 from typing import NamedTuple
 

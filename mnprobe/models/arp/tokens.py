@@ -1,4 +1,4 @@
-"""The tokens of an ARP sequence: their kinds, how a known one is embedded, how a wanted one is asked for."""
+"""Tokens of an ARP sequence: kinds, embeddings of known ones, query prompts."""
 
 import math
 from dataclasses import dataclass

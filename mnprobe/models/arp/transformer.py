@@ -1,4 +1,4 @@
-"""The chunking causal transformer: screen points predicted from feature maps, actions predicted from prompts."""
+"""Chunking causal transformer: screen points and actions from tokens."""
 
 from typing import NamedTuple
 

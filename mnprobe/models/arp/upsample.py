@@ -1,4 +1,4 @@
-"""Convex upsampling: a coarse map is enlarged by learned weighted means of its 3 x 3 neighbourhoods."""
+"""Convex upsampling: learned weighted means of 3 x 3 neighborhoods."""
 
 import torch.nn.functional as F
 from jaxtyping import Float

@@ -1,4 +1,4 @@
-"""The virtual cameras of ARP: three orthographic views of the cube frame, and where a point lands in each.
+"""Virtual cameras of ARP: three orthographic views of the cube frame.
 
 All views look at the cube [-1, 1]^3, and an image side of `size` pixels covers it: one cube unit is `size / 2` pixels.
 Positions are (x = column, y = row) in pixels. Source: ARP (arXiv 2410.03132) and RVT-2 (arXiv 2406.08545); the table of

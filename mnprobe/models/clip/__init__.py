@@ -1,4 +1,4 @@
-"""What ViCLIP and ARP take from CLIP: transformer blocks, text encoder, tokenizer, language tokens for the policy.
+"""Parts of CLIP that ViCLIP and ARP use: blocks, text encoder, tokenizer.
 
 Source: Radford et al. 2021, Learning Transferable Visual Models From Natural Language Supervision (arXiv 2103.00020).
 """

@@ -1,4 +1,4 @@
-"""Language tokens for the policy: the text branch of CLIP RN50, as a frozen encoder of instructions."""
+"""Language tokens for the policy: the text branch of CLIP RN50, frozen."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

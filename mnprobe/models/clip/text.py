@@ -1,4 +1,4 @@
-"""CLIP's text encoder: token ids in, one state per token or one feature per text out."""
+"""CLIP's text encoder: token ids to token states or one text feature."""
 
 import torch
 from jaxtyping import Float, Int

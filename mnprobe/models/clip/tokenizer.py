@@ -1,4 +1,4 @@
-"""CLIP's byte-level BPE tokenizer and the caption cleaning of ViCLIP's training data."""
+"""CLIP's byte-level BPE tokenizer, and ViCLIP's caption cleaning."""
 
 import html
 import re

@@ -1,4 +1,4 @@
-"""ViCLIP: the video-text model of InternVid, own implementation that loads the published weights strictly.
+"""ViCLIP: the video-text model of InternVid; loads the published weights.
 
 Source: Wang et al. 2023, InternVid (arXiv 2307.06942), section 4; sizes, names and rules as measured on the released
 model.

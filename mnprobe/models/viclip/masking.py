@@ -1,4 +1,4 @@
-"""Leaving video tokens out, as the first stage of ViCLIP's pretraining does. Inference never masks."""
+"""Video token masking of ViCLIP's pretraining; inference never masks."""
 
 import torch
 from jaxtyping import Float, Int64

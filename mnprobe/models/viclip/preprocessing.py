@@ -1,4 +1,4 @@
-"""Frames of a camera -> input of the video encoder, bit for bit as the released preprocessing."""
+"""Preprocessing of camera frames, bit for bit as the released code."""
 
 from typing import Literal
 

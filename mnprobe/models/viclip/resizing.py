@@ -1,4 +1,4 @@
-"""Fitting position embeddings and patch kernels to other sizes, by the rules of the official training code."""
+"""Resizing position embeddings and patch kernels by the official rules."""
 
 import math
 from typing import Literal

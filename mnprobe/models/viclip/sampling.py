@@ -1,4 +1,4 @@
-"""Which frames of a recording the model sees."""
+"""Sampling of frames from a recording."""
 
 from itertools import pairwise
 from typing import Literal

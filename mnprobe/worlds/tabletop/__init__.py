@@ -1,4 +1,4 @@
-"""The embedded tabletop benchmark: MuJoCo physics, a floating hand, scripted tasks, RLBench's cameras."""
+"""The tabletop: MuJoCo physics, a floating hand, tasks, RLBench's cameras."""
 
 from mnprobe.core.environment import with_variables
 

@@ -1,4 +1,4 @@
-"""RLBench's cameras: where they are and what they see (specs/rlbench.md v, measured on real demonstrations)."""
+"""RLBench's cameras, measured on real demonstrations (specs/rlbench.md v)."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""An off-screen OpenGL context through EGL, by ctypes: no package beside the system's libEGL is needed."""
+"""Off-screen OpenGL context through EGL, by ctypes."""
 
 import ctypes
 import ctypes.util

@@ -1,4 +1,4 @@
-"""Images by off-screen OpenGL: faster than ray casting where a driver is there; never used unless asked for."""
+"""Rendering by off-screen OpenGL: optional, faster with a driver."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The floating hand: a palm with two fingers, its shape, and the poses in which it points somewhere.
+"""The floating hand: a palm with two fingers, its shape and poses.
 
 The pose of the hand is that of its fingertip frame, as RLBench's: z is the approach direction, out of the palm; y is
 the axis along which the fingers open; the origin lies midway between the finger pads, `REACH` before the fingers' ends.

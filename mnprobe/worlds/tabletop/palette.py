@@ -1,4 +1,4 @@
-"""Colours of the tabletop: six that stay apart at 128 x 128, and neutral ones for what has no name."""
+"""Colors of the tabletop: six distinct at 128 x 128, and neutral ones."""
 
 __all__ = ["FURNITURE", "GREY", "PALETTE", "STEEL", "WHITE", "WOOD", "Colour"]
 

@@ -1,4 +1,4 @@
-"""The simulation of one episode: what tasks may ask of it, and how a key pose is carried out.
+"""Physics of one episode: queries for tasks, and execution of key poses.
 
 A key pose is a straight line with a slerp under a smoothstep profile (0.48 m/s on average, at most 3.6 rad/s), 0.1 s of
 rest, and 0.25 s for the fingers if they change. States are kept 20 times a second (specs/tabletop.md ii).

@@ -1,4 +1,4 @@
-"""Images by ray casting: one ray per pixel, no graphics library; depth is exact, masks come for free."""
+"""Rendering by ray casting: exact depth and masks, no graphics library."""
 
 import itertools
 from dataclasses import dataclass

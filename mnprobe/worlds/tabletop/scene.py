@@ -1,4 +1,4 @@
-"""Scenes as MJCF text: the table and its surroundings, and short ways to write bodies and geoms."""
+"""Scenes as MJCF text: the table, its surroundings, bodies and geoms."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The embedded world: a table, a floating hand and scripted tasks, simulated by MuJoCo."""
+"""The tabletop world: a table, a floating hand and scripted tasks."""
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence

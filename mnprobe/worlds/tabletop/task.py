@@ -1,4 +1,4 @@
-"""What a task of the tabletop is: words, a scene, an expert, and a test of success. One file per task in `tasks`."""
+"""The task protocol: words, scene, expert and success; one file per task."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar

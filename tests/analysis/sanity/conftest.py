@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mnprobe.analysis.sanity import Subject
+from mnprobe.analysis.diagnostics import Subject
 from mnprobe.probe import pair_arrays
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from mnprobe.analysis.sanity import CHECKS, Pipeline, sanity_suite
-from mnprobe.analysis.sanity.chance_checks import against_null
-from mnprobe.analysis.sanity.oracle import Null
-from mnprobe.analysis.sanity.pipeline import transform
+from mnprobe.analysis.diagnostics import CHECKS, Pipeline, sanity_suite
+from mnprobe.analysis.diagnostics.known_answer_checks import against_null
+from mnprobe.analysis.diagnostics.pipeline import transform
+from mnprobe.analysis.diagnostics.reference import Null
 from mnprobe.analysis.similarity import make_index, similarity_test
 from mnprobe.core.errors import ProbeError, TooFewSamples
 from mnprobe.probe import align, fit_heads, hold_out, pair_files, recall_at_k

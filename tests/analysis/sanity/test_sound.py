@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mnprobe.analysis.sanity import CHECKS, Subject, broken, sampled, sanity_suite
-from mnprobe.analysis.sanity.oracle import block_null, label_null, slow_chance
-from mnprobe.analysis.sanity.planted import dealt, identity, rotation, twin_of, whitened
+from mnprobe.analysis.diagnostics import CHECKS, Subject, broken, sampled, sanity_suite
+from mnprobe.analysis.diagnostics.reference import block_null, label_null, slow_chance
+from mnprobe.analysis.diagnostics.synthetic import dealt, identity, rotation, twin_of, whitened
 from mnprobe.probe import chance_recall, pair_arrays
 
 

@@ -167,7 +167,7 @@ def test_minibatch_cka_needs_no_matrix_of_all_episodes_and_gives_the_same_withou
     x, y, _, _ = sides
     index, order = build("minibatch_cka"), np.random.default_rng(0).permutation(60)
     whole = index.relation(x, y)
-    module = importlib.import_module("mnprobe.analysis.similarity.minibatch_cka")
+    module = importlib.import_module("mnprobe.analysis.similarity.cka")
     monkeypatch.setattr(module, "_WHOLE", 10)
     monkeypatch.setattr(module, "_BLOCK", 600)  # two batches at a time
     parts = index.relation(x, y)

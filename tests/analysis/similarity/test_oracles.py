@@ -29,7 +29,7 @@ from mnprobe.analysis.similarity import (
     rsa,
     svcca,
 )
-from mnprobe.analysis.similarity.ridge_cca import folds_of
+from mnprobe.analysis.similarity.cca import folds_of
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
 
 

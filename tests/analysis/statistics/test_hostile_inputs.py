@@ -9,7 +9,7 @@ import torch
 from numpy.testing import assert_allclose
 
 import mnprobe.analysis.statistics as statistics
-from mnprobe.analysis.oracles import oracle_recall
+from mnprobe.analysis.audit.decomposition import oracle_recall
 from mnprobe.analysis.statistics import (
     benjamini_hochberg,
     chance_recall,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from mnprobe.probe.hits import HitScores
+from mnprobe.probe.scores import HitScores
 
 
 def _about(**changes: object) -> dict[str, object]:

@@ -2,11 +2,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mnprobe.analysis.episode_scores import episode_scores
-from mnprobe.analysis.success_contrast import CONTRAST_COLUMNS, contrast_table, read_contrasts, write_contrasts
-from mnprobe.analysis.success_figure import draw_success, last_contrasts, success_caption
-from mnprobe.analysis.success_words import contrast_sentences
-from mnprobe.analysis.tables import write_table
+from mnprobe.analysis.success.contrast import (
+    CONTRAST_COLUMNS,
+    contrast_sentences,
+    contrast_table,
+    read_contrasts,
+    write_contrasts,
+)
+from mnprobe.analysis.success.figure import draw_success, last_contrasts, success_caption
+from mnprobe.analysis.tables.alignment import write_table
+from mnprobe.analysis.tables.episode_scores import episode_scores
 from mnprobe.core.errors import ProbeError
 from mnprobe.probe import AlignConfig, FitConfig, align, find_hits, pair_arrays, read_hits, write_hits
 

@@ -5,12 +5,11 @@ import pandas as pd
 import pytest
 import torch
 
-from mnprobe.analysis.decomposition import decompose, factors_of, without_means
-from mnprobe.analysis.leakage import leakage_table, twins
-from mnprobe.analysis.oracles import oracle_recall
+from mnprobe.analysis.audit.decomposition import decompose, factors_of, oracle_recall, without_means
+from mnprobe.analysis.audit.leakage import leakage_table, twins
 from mnprobe.core.errors import FeatureError, ProbeError
 from mnprobe.probe import FitConfig, Items, pair_arrays, recall_at_k
-from mnprobe.probe.hits import HitScores
+from mnprobe.probe.scores import HitScores
 
 
 def _kept(train, test, holdout, ids, instructions, tasks):

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mnprobe.analysis.controls import CONTROL_COLUMNS
-from mnprobe.analysis.verdict import relation, verdicts
+from mnprobe.analysis.audit.controls import CONTROL_COLUMNS
+from mnprobe.analysis.audit.findings import relation, verdicts
 
 MORE, LESS, SAME, OPEN = (0.3, 0.2, 0.4, 0.01), (-0.3, -0.4, -0.2, 0.01), (0.0, -0.02, 0.02, 0.9), (0.1, -0.1, 0.3, 0.4)
 

@@ -11,9 +11,9 @@ from mnprobe.data import open_dataset
 from mnprobe.models.arp import ARP, ARPConfig, Batch, Observation, SE3Draws, Target, TrainNoise
 from mnprobe.models.viclip import ViCLIP, ViCLIPConfig
 from mnprobe.probe import AlignmentHeads
-from mnprobe.probe.joint.config import TrainConfig
-from mnprobe.probe.joint.objective import JointModel, StepInputs, StepSettings
-from mnprobe.probe.joint.optimise import OptimiserConfig
+from mnprobe.training.config import TrainConfig
+from mnprobe.training.model import JointModel, StepInputs, StepSettings
+from mnprobe.training.optimizers import OptimiserConfig
 from mnprobe.worlds.demos import DemosConfig, write_demos
 
 

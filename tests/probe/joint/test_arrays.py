@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mnprobe.core.errors import DataError
-from mnprobe.probe.joint.arrays import kept_arrays
+from mnprobe.training.cache import kept_arrays
 
 
 def _pieces(kinds, *, scale=1.0):

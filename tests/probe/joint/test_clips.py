@@ -9,10 +9,10 @@ import torch
 from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.data import open_dataset
 from mnprobe.features import ExtractorSpec
-from mnprobe.features.viclip import ViCLIPExtractor
+from mnprobe.features.extractors.viclip import ViCLIPExtractor
 from mnprobe.models.untrained import untrained_viclip
 from mnprobe.models.viclip import ViCLIPConfig
-from mnprobe.probe.joint.inputs import prepare_inputs
+from mnprobe.training.dataset import prepare_inputs
 
 SMALL = ViCLIPConfig(
     image_size=64,

@@ -11,7 +11,7 @@ import pytest
 from mnprobe.core.errors import ConfigError
 from mnprobe.models.arp import ARPConfig
 from mnprobe.models.viclip import ViCLIPConfig
-from mnprobe.probe.joint import PRESETS, SOURCES, OptimiserConfig, TrainConfig, preset
+from mnprobe.training import PRESETS, SOURCES, OptimiserConfig, TrainConfig, preset
 
 BAD = [
     ({"lambda_ee": -1.0}, "lambda_ee must be a number of at least 0, got -1.0"),

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from mnprobe.core.errors import ConfigError, DataError
-from mnprobe.probe.joint.draws import Draws, part
-from mnprobe.probe.joint.inputs import TrainingInputs
+from mnprobe.training.dataset import TrainingInputs
+from mnprobe.training.sampler import Draws, part
 
 # Unequal on purpose: task -> instruction -> steps of each of its episodes.
 PLAN = {

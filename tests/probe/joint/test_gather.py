@@ -6,8 +6,7 @@ from itertools import product
 import pytest
 import torch
 
-from mnprobe.probe.joint.gather import gather_with_gradient, mean_over_team
-from mnprobe.probe.joint.objective import JointModel, StepSettings
+from mnprobe.training.model import JointModel, StepSettings, gather_with_gradient, mean_over_team
 
 WORKER = """
 import sys
@@ -16,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from mnprobe.core.errors import ConfigError
-from mnprobe.probe.joint.gather import gather_with_gradient, mean_over_team
+from mnprobe.training.model import gather_with_gradient, mean_over_team
 
 folder, rank = Path(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(1)

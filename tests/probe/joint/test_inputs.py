@@ -10,8 +10,8 @@ from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.data import open_dataset
 from mnprobe.models.arp import ARPConfig
 from mnprobe.models.viclip import ViCLIPConfig
-from mnprobe.probe.joint.draws import Draws
-from mnprobe.probe.joint.inputs import prepare_inputs
+from mnprobe.training.dataset import prepare_inputs
+from mnprobe.training.sampler import Draws
 
 VICLIP = ViCLIPConfig(image_size=32, frames=4, width=24, heads=2)
 ARP = ARPConfig(image_size=56, language_length=16, language_width=64)

@@ -13,8 +13,8 @@ from mnprobe.models.arp import load_arp
 from mnprobe.models.loading import read_metadata, read_state_dict
 from mnprobe.models.viclip import load_viclip
 from mnprobe.probe import load_heads
-from mnprobe.probe.joint import OptimiserConfig, read_metrics, train
-from mnprobe.probe.joint.keep import alone_in
+from mnprobe.training import OptimiserConfig, read_metrics, train
+from mnprobe.training.checkpointing import alone_in
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from mnprobe.core.errors import ConfigError
 from mnprobe.models.arp import TrainNoise
 from mnprobe.models.viclip import contrastive_loss
 from mnprobe.probe import AlignmentHeads, info_nce
-from mnprobe.probe.joint.objective import JointModel, StepInputs, StepSettings
+from mnprobe.training.model import JointModel, StepInputs, StepSettings
 
 EE = [
     "stage1-screen-pts.2d_ce_loss",

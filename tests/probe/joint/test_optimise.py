@@ -8,8 +8,8 @@ import torch
 
 from mnprobe.core.errors import ConfigError
 from mnprobe.models.arp import Lamb
-from mnprobe.probe.joint.objective import JointModel
-from mnprobe.probe.joint.optimise import OptimiserConfig, build_optimisers, rate_at
+from mnprobe.training.model import JointModel
+from mnprobe.training.optimizers import OptimiserConfig, build_optimisers, rate_at
 
 EXEMPT = {  # of those that are no vectors
     "vision_encoder.positional_embedding",

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from mnprobe.core.errors import ConfigError
-from mnprobe.features.distributed import Team
+from mnprobe.core.runtime import Team
 from mnprobe.models.untrained import write_untrained
-from mnprobe.probe.joint import Feed, prepare_inputs, preset
-from mnprobe.probe.joint.plan import plan_training
-from mnprobe.probe.joint.start import start_from
+from mnprobe.training import Feed, prepare_inputs, preset
+from mnprobe.training.dry_run import plan_training
+from mnprobe.training.initialization import start_from
 
 
 def test_parameters_are_those_of_the_models(micro):

@@ -13,14 +13,14 @@ import torch
 
 from mnprobe.core.errors import CheckpointError, ConfigError
 from mnprobe.core.rundir import RunDir
-from mnprobe.probe.joint import OptimiserConfig, loop, read_metrics, train
+from mnprobe.training import OptimiserConfig, read_metrics, train, trainer
 
 SCRIPT = """
 import json, sys
 from pathlib import Path
 from mnprobe.core.rundir import RunDir
 from mnprobe.data import open_dataset
-from mnprobe.probe.joint import TrainConfig, train
+from mnprobe.training import TrainConfig, train
 config, data, run = sys.argv[1:]
 print("ready", flush=True)
 train(TrainConfig.from_dict(json.loads(config)), open_dataset(data), RunDir.create(Path(run)), device="cpu",
@@ -41,7 +41,7 @@ class Stopped(Exception):
 @pytest.fixture
 def stop_after(monkeypatch):
     """Let a training end abruptly, straight after an update: before its row, checkpoint or state is written."""
-    after = loop._Training._after
+    after = trainer._Training._after
 
     def arm(updates):
         def stop(self, done, *rest):
@@ -49,7 +49,7 @@ def stop_after(monkeypatch):
                 raise Stopped
             after(self, done, *rest)
 
-        monkeypatch.setattr(loop._Training, "_after", stop)
+        monkeypatch.setattr(trainer._Training, "_after", stop)
         return monkeypatch.undo
 
     return arm

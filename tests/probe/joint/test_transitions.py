@@ -8,10 +8,9 @@ import torch
 
 from mnprobe.core.errors import ConfigError
 from mnprobe.data import open_dataset
-from mnprobe.features.arp_inputs import ARPInputs, arrays_of_frame, language_encoder_for
+from mnprobe.features.inputs import ARPInputs, arrays_of_frame, language_encoder_for
 from mnprobe.models.arp import ARPConfig
-from mnprobe.probe.joint.inputs import prepare_inputs
-from mnprobe.probe.joint.transitions import codes_to_points
+from mnprobe.training.dataset import codes_to_points, prepare_inputs
 
 SMALL = ARPConfig(image_size=56, language_length=16, language_width=64)
 

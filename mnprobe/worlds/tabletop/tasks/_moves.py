@@ -1,4 +1,4 @@
-"""Moves that several experts are made of: take hold of a thing from above, set it down."""
+"""Moves that several experts share: grasp from above, place."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray

@@ -1,4 +1,4 @@
-"""How things stand to each other, for tests of success."""
+"""Spatial relations between objects, for tests of success."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Push one or two of three coloured buttons, in the order that the instruction says."""
+"""Push one or two of three colored buttons in the instructed order."""
 
 from typing import ClassVar
 

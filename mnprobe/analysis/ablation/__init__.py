@@ -1,0 +1,1 @@
+"""Ablation of pairing and temperature (paper, section 4.5, Table 3)."""

@@ -1,0 +1,228 @@
+"""One cell of an ablation: training, recognition and rollouts in one process."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from mnprobe.analysis.ablation.grid import Cell
+from mnprobe.analysis.success.rollouts import ALL_TASKS, Rollouts, success_table
+from mnprobe.core.errors import MnprobeError
+from mnprobe.core.files import write_text
+from mnprobe.core.proportions import mean_interval
+from mnprobe.core.provenance import config_hash, now
+from mnprobe.core.rundir import RunDir, step_name
+from mnprobe.data import open_dataset
+from mnprobe.features.recognition.evaluate import recognize
+from mnprobe.training import train
+from mnprobe.worlds.environment import MAX_STEPS
+from mnprobe.worlds.rollout import RolloutConfig, rollout
+from mnprobe.worlds.rollout_plan import RolloutPlan
+
+__all__ = ["CellResult", "Evaluation", "Shared", "finished_rows", "read_cell", "run_cell"]
+
+_RECORD = "cell.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How every cell is judged: the same held-out demonstrations, the same scenes, the same seeds.
+
+    Attributes:
+        tasks: the tasks that means are taken over; each counts alike.
+        episodes: played episodes of each task, in new scenes.
+        world, world_options: where they are played.
+        max_steps: key poses after which an episode is a failure.
+        partition: of the demonstrations that are recognised.
+    """
+
+    tasks: tuple[str, ...]
+    episodes: int = 25
+    world: str = "tabletop"
+    world_options: Mapping[str, Any] = field(default_factory=dict)
+    max_steps: int = MAX_STEPS
+    partition: str = "test"
+
+    @property
+    def plan(self) -> RolloutPlan:
+        """The episodes that are played."""
+        return RolloutPlan(tasks=self.tasks, episodes=self.episodes)
+
+    def rollout_config(self, **player: Any) -> RolloutConfig:
+        """Who plays where; `player` tells the policy. Raises ConfigError for what cannot be asked."""
+        return RolloutConfig(world=self.world, world_options=self.world_options, max_steps=self.max_steps, **player)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return dict(vars(self)) | {"tasks": list(self.tasks), "world_options": dict(self.world_options)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """What all cells have in common; it travels between processes.
+
+    Attributes:
+        folder: the run that the cells' checkpoints and episodes lie in.
+        cache: the decoded demonstrations.
+        data: folders of demonstrations.
+        partition: of those that are trained on.
+        instructions: in place of the dataset's, if any.
+        starts: weights that `train` starts from, by its argument.
+        device: where it is computed.
+        save_every: updates between two states to go on from.
+        evaluation: how cells are judged.
+        asked: all that decides the numbers beside the cell's own settings.
+    """
+
+    folder: Path
+    cache: Path
+    data: tuple[Path, ...]
+    partition: str
+    instructions: Path | None
+    starts: Mapping[str, Path | None]
+    device: str
+    save_every: int
+    evaluation: Evaluation
+    asked: Mapping[str, Any]
+
+    def home(self, cell: Cell) -> Path:
+        """Folder of the cell's own tables and record."""
+        return self.folder / "cells" / cell.name
+
+    def digest(self, cell: Cell) -> str:
+        """Stands for all that decides the cell's numbers."""
+        return config_hash({"asked": dict(self.asked), "cell": cell.config.measurement()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellResult:
+    """What became of a cell: `row` of the table, or the `error` that ended it.
+
+    `status` is "kept" when it was finished before.
+    """
+
+    name: str
+    status: Literal["kept", "done", "failed"]
+    row: Mapping[str, Any] | None = None
+    error: str = ""
+    seconds: float = 0.0
+
+
+def read_cell(cell: Cell, shared: Shared) -> CellResult | None:
+    """What was recorded of a cell that is finished, with these very settings; None otherwise."""
+    content = _read(shared.home(cell) / _RECORD)
+    if content.get("config_hash") != shared.digest(cell):
+        return None
+    return CellResult(name=cell.name, status="kept", row=content["row"])
+
+
+def finished_rows(shared: Shared) -> list[dict[str, Any]]:
+    """Rows of all finished cells that were judged in this way, whether they are asked for now or were before."""
+    found = [_read(path) for path in sorted(shared.folder.glob(f"cells/*/{_RECORD}"))]
+    return [content["row"] for content in found if content.get("evaluation") == shared.asked["evaluation"]]
+
+
+def run_cell(cell: Cell, shared: Shared) -> CellResult:
+    """Train, recognise, play; goes on where it was stopped. One thread, so that all of it can be had again.
+
+    What mnprobe refuses, a loss that is no number for one, ends this cell alone: the result tells it.
+    """
+    began = time.perf_counter()
+    try:
+        with _one_thread():
+            row = _measured(cell, shared)
+    except MnprobeError as error:
+        return CellResult(name=cell.name, status="failed", error=str(error), seconds=time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    judged = shared.asked["evaluation"]
+    content = {"config_hash": shared.digest(cell), "evaluation": judged, "row": row, "seconds": seconds, "at": now()}
+    write_text(shared.home(cell) / _RECORD, json.dumps(content, indent=2, allow_nan=False))
+    return CellResult(name=cell.name, status="done", row=row, seconds=seconds)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A record; nothing where there is none or it is damaged: then the cell finds out what of it is finished."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) and isinstance(content.get("row"), dict) else {}
+
+
+def _measured(cell: Cell, shared: Shared) -> dict[str, Any]:
+    judged = shared.evaluation
+    run = RunDir(shared.folder)
+    trained = train(
+        cell.config,
+        open_dataset(shared.data, partitions=[shared.partition], tasks=judged.tasks, instructions=shared.instructions),
+        run,
+        name=cell.name,
+        device=shared.device,
+        cache=shared.cache,
+        save_every=shared.save_every,
+        start_viclip=shared.starts["start_viclip"],
+        start_arp=shared.starts["start_arp"],
+        language_weights=shared.starts["language_weights"],
+    )
+    step = trained.steps[-1]
+    viclip, arp = (run.checkpoint(f"{part}-{cell.name}", step) for part in ("viclip", "arp"))
+    found = _recognised(cell, shared, viclip, step) | _played(cell, shared, arp, step)
+    tau = "" if cell.tau is None else cell.tau
+    return {"pairing": cell.pairing or "", "tau": tau, "training": cell.name, "seed": cell.seed} | found
+
+
+def _recognised(cell: Cell, shared: Shared, checkpoint: Path, step: int) -> dict[str, Any]:
+    """Top-1 among all instructions of the dataset, as a mean over tasks."""
+    found = recognize(
+        shared.data,
+        out=shared.home(cell),
+        checkpoints=(checkpoint,),
+        name=f"viclip-{cell.name}",
+        step=step,
+        partitions=(shared.evaluation.partition,),
+        instructions=shared.instructions,
+        camera=cell.config.camera,
+        frames_rule=cell.config.frames_rule,
+        device=shared.device,
+    ).rows
+    rows = found[found["task"].isin(shared.evaluation.tasks)]
+    return _told("understanding", float(rows["top1"].mean()), rows["correct"].tolist(), rows["n"].tolist())
+
+
+def _played(cell: Cell, shared: Shared, checkpoint: Path, step: int) -> dict[str, Any]:
+    """Closed-loop success, as a mean over tasks."""
+    judged, weights = shared.evaluation, shared.starts["language_weights"]
+    spoken = {"language_weights": str(weights)} if weights else {"language_seed": cell.config.language_seed}
+    model = f"arp-{cell.name}"
+    written = rollout(
+        RunDir(shared.folder).rollouts / model / step_name(step),
+        judged.rollout_config(
+            policy="arp", policy_options={"device": shared.device, **spoken}, checkpoint=checkpoint, step=step
+        ),
+        judged.plan,
+        workers=0,
+    )
+    played = Rollouts(world=judged.world, model=model, step=step, outcomes=written.outcomes)
+    table = success_table([played])
+    rows, mean = table[table["task"] != ALL_TASKS], table[table["task"] == ALL_TASKS].iloc[0]
+    return _told("execution", float(mean["value"]), rows["successes"].tolist(), rows["n"].tolist())
+
+
+def _told(side: str, value: float, right: Sequence[int], n: Sequence[int]) -> dict[str, Any]:
+    low, high = mean_interval(right, n)
+    return {side: value, f"n_{side}": int(sum(n)), f"ci_low_{side}": low, f"ci_high_{side}": high}
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,1 @@
+"""Audit of a run: leakage, controls, decomposition, effects and findings."""

@@ -1,0 +1,1 @@
+"""Comparison of features by similarity indices: matrices and heatmaps."""

@@ -1,0 +1,1 @@
+"""Figures: style, metadata, and the alignment curve."""

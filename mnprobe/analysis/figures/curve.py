@@ -1,0 +1,690 @@
+"""Figure of the alignment curve, and `mnprobe curve` as a function."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from mnprobe.analysis.figures.curve_data import DIFFERENCE, OUTCOMES, CurveData, curve_data
+from mnprobe.analysis.figures.metadata import FigureNote, write_note
+from mnprobe.analysis.figures.style import (
+    GREY,
+    INK,
+    PALETTE,
+    Look,
+    SavedFigure,
+    house_style,
+    look,
+    metric_name,
+    new_figure,
+    part_name,
+    part_of,
+    quiet_axes,
+    save_figure,
+    series_name,
+    shorten,
+    training_colours,
+    training_look,
+    wrap,
+)
+from mnprobe.analysis.tables.alignment import HOLDOUTS, named, read_alignment, write_table
+from mnprobe.analysis.tables.progress import Progress, recognition_progress, success_progress
+from mnprobe.core.commands import command_line
+
+__all__ = [
+    "DrawnCurve",
+    "axis_label",
+    "curve_caption",
+    "curve_figure",
+    "curve_name",
+    "curve_title",
+    "draw_curve",
+    "is_untrained",
+    "n_text",
+    "pairs_of",
+    "span",
+    *("draw_chance", "draw_line", "draw_point", "draw_seeds", "draw_start", "draw_trainings"),
+    *("panel_title", "percent_axis", "steps_axis", "value_axis"),
+]
+
+_DIRECTIONS = {"u2e": "u to e", "e2u": "e to u", "mean": "mean of both directions"}
+
+
+def curve_caption(data: CurveData) -> str:
+    """What the figure shows, in sentences: quantity, n, chance, seeds, intervals, untrained models, what is missing."""
+    points = data.points
+    pairs = " and ".join(f"{u} with {e}" for u, e in pairs_of(points))
+    main = points[points["series"].isin(["main"])] if "main" in set(points["series"]) else points
+    parts = [
+        f"{metric_name(data.metric)} ({_DIRECTIONS.get(data.direction, data.direction)}) of {pairs}.",
+        f"{n_text(main)}; {span(main['n_seeds'])} probe seeds.",
+        "Bars" if data.single else "Bands",
+    ]
+    parts[-1] += " are 95 % intervals (cluster jackknife: each instruction left out in turn)."
+    if not data.trainings.empty:
+        parts.append(
+            f"Each line is the mean of up to {span(points['n_trainings'].max())} trainings with other seeds, drawn "
+            "as small marks; intervals are the means of theirs and leave the spread between trainings out."
+        )
+    if points[["ci_low", "ci_high"]].isna().any(axis=None):
+        parts.append("Where none is drawn, the table has no interval.")
+    if data.single:
+        parts.append("There is one checkpoint only: points instead of a line over training.")
+    if data.metric == "mi_bound":
+        most = main[["batch", "n_groups"]].min(axis=1).map(np.log)
+        parts.append(f"It cannot exceed log B = {span(most, digits=2)} nats, one pair of each group in a batch.")
+    untrained = _untrained(points)
+    if untrained:
+        parts.append(f"Hollow markers: random weights (untrained): {untrained}.")
+    first = points.iloc[0]
+    parts.append(
+        f"Probe: {first['heads']} heads, pairing by {first['pairing']}, loss {first['loss']}, "
+        f"tau {first['tau']:g}, layers {first['layer_u']} ({first['pool_u']}) and "
+        f"{first['layer_e']} ({first['pool_e']})."
+    )
+    parts += [note[0].upper() + note[1:] + "." for note in data.notes]
+    return " ".join(parts)
+
+
+def curve_title(data: CurveData) -> str:
+    """What the whole figure shows."""
+    pairs = pairs_of(data.points)
+    names = f"{pairs[0][0]} and {pairs[0][1]}" if len(pairs) == 1 else f"{len(pairs)} pairs of models"
+    if data.single:
+        first = data.points.iloc[0]
+        steps = f" (u: step {first['step_u']}, e: step {first['step_e']})" if len(pairs) == 1 else ""
+        return f"Alignment of {names} at one checkpoint{steps}"
+    if data.compared:
+        return f"Alignment over training: {_listed(data.compared)}"
+    return f"Alignment of {names} over training"
+
+
+def axis_label(data: CurveData) -> str:
+    """Metric and direction."""
+    return f"{metric_name(data.metric)}, {_DIRECTIONS.get(data.direction, data.direction)}"
+
+
+def n_text(points: pd.DataFrame) -> str:
+    """Test episodes, groups and chance of `points`."""
+    chance = points["chance"].dropna() if not points["metric"].iloc[0].endswith(DIFFERENCE) else points["chance"][:0]
+    level = f", chance {span(chance * 100, digits=1)} %" if len(chance) else ""
+    return f"n = {span(points['n_test'])} test episodes in {span(points['n_groups'])} groups{level}"
+
+
+def span(values: "pd.Series[float] | float", *, digits: int = 0) -> str:
+    """'40', or '38 to 40' where it is not the same everywhere.
+
+    >>> span(pd.Series([38, 40])), span(40)
+    ('38 to 40', '40')
+    """
+    found = pd.Series(values)
+    texts = [f"{value:.{digits}f}" for value in (found.min(), found.max())]
+    return texts[0] if texts[0] == texts[1] else f"{texts[0]} to {texts[1]}"
+
+
+def is_untrained(points: pd.DataFrame) -> "pd.Series[bool]":
+    """True where a model that takes part has random weights; pixels are no model."""
+    pixels = points["series"].isin(["pixels", "rollouts-pixels"])
+    return ~((points["trained_u"].astype(bool) | pixels) & points["trained_e"].astype(bool))
+
+
+def pairs_of(points: pd.DataFrame) -> list[tuple[str, str]]:
+    """The pairs of models, in the order of the table."""
+    return list(points[["understanding", "execution"]].drop_duplicates().itertuples(index=False, name=None))
+
+
+def _untrained(points: pd.DataFrame) -> str:
+    models = points[~points["series"].isin(["pixels", "rollouts-pixels"])]
+    sides: Iterable[tuple[str, str, str]] = (
+        ("understanding", "trained_u", "step_u"),
+        ("execution", "trained_e", "step_e"),
+    )
+    found = []
+    for side, trained, step in sides:
+        for model, rows in models[~models[trained].astype(bool)].groupby(side):
+            steps = ", ".join(str(value) for value in sorted(rows[step].unique()))
+            found.append(f"{model} at step {steps}")
+    return "; ".join(found)
+
+
+def _listed(names: Iterable[str]) -> str:
+    *rest, last = names
+    return f"{', '.join(rest)} beside {last}" if rest else last
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+_SHARES = ("within_task_recall@1", "tied_share")  # beside recall@k: from 0 to 1
+
+
+def draw_line(axes: "Axes", line: pd.DataFrame, style: Look) -> None:
+    """One line over steps with the band of its intervals; hollow markers where a model has random weights.
+
+    `line` has columns step, value, ci_low, ci_high and `hollow` (bool).
+    """
+    line = line.sort_values("step", kind="stable")
+    banded = line.dropna(subset=["ci_low", "ci_high"])
+    if style.band:
+        axes.fill_between(
+            *(banded["step"], banded["ci_low"], banded["ci_high"]),
+            color=style.colour,
+            alpha=style.band,
+            linewidth=0,
+            zorder=1.5,
+        )
+    shape: dict[str, Any] = {"color": style.colour, "marker": style.marker, "markersize": style.size}
+    axes.plot(
+        *(line["step"], line["value"]),
+        linestyle=style.line,
+        linewidth=style.width,
+        label=style.label,
+        zorder=3,
+        **shape,
+    )
+    hollow = line[line["hollow"]]
+    axes.plot(
+        *(hollow["step"], hollow["value"]),
+        linestyle="none",
+        markerfacecolor="white",
+        markeredgewidth=1.4,
+        zorder=4,
+        label="_untrained",
+        **shape,
+    )
+
+
+def draw_trainings(axes: "Axes", points: pd.DataFrame, colour: str) -> None:
+    """Each single training behind a mean, as a small mark."""
+    axes.plot(
+        *(points["step"], points["value"]),
+        linestyle="none",
+        marker="_",
+        markersize=6,
+        markeredgewidth=1.1,
+        color=colour,
+        alpha=0.75,
+        zorder=3.5,
+        label="_trainings",
+    )
+
+
+def draw_start(axes: "Axes", points: pd.DataFrame) -> None:
+    """The level of the claim at step 0, across the panel."""
+    start = points[(points["series"] == "main") & (points["step"] == 0)]
+    if not start.empty:
+        axes.axhline(
+            start["value"].iloc[0], color=PALETTE["blue"], linewidth=0.8, linestyle=(0, (1, 3)), label="_step 0"
+        )
+
+
+def draw_chance(axes: "Axes", points: pd.DataFrame, *, colour: str = INK) -> None:
+    """The chance level of one line's test sets: one level, or a line where it changes from step to step."""
+    lead = points.dropna(subset=["chance"]).sort_values("step")
+    if lead.empty:
+        return
+    if lead["chance"].nunique() == 1:
+        axes.axhline(lead["chance"].iloc[0], color=colour, linewidth=1.0, label="_chance", zorder=2)
+    else:
+        axes.plot(lead["step"], lead["chance"], color=colour, linewidth=1.0, label="_chance", zorder=2)
+
+
+def draw_point(axes: "Axes", point: pd.Series, place: int, style: Look) -> None:
+    """One measurement as a point with its interval and its chance level, at height `place`."""
+    if np.isfinite(point["ci_low"]) and np.isfinite(point["ci_high"]):
+        axes.plot(
+            *([point["ci_low"], point["ci_high"]], [place, place]),
+            color=style.colour,
+            linewidth=2.2,
+            alpha=0.55,
+            label="_ci",
+        )
+    hollow = bool(is_untrained(point.to_frame().T).iloc[0])
+    axes.plot(
+        *([point["value"]], [place]),
+        color=style.colour,
+        linestyle="none",
+        marker=style.marker,
+        markersize=7.5,
+        markeredgewidth=1.6,
+        markerfacecolor="white" if hollow else style.colour,
+        label=style.label,
+        zorder=4,
+    )
+    if np.isfinite(point["chance"]):
+        axes.plot([point["chance"]] * 2, [place - 0.36, place + 0.36], color=INK, linewidth=1.2, label="_chance")
+
+
+def draw_seeds(axes: "Axes", seeds: pd.DataFrame, names: list[str]) -> None:
+    """Single probe seeds as small ticks below the points of `names`."""
+    for series, rows in seeds.groupby("series", sort=False):
+        if series in names:
+            places = np.full(len(rows), names.index(str(series)) + 0.24)
+            axes.plot(
+                *(rows["value"], places),
+                linestyle="none",
+                marker="|",
+                markersize=4,
+                color=GREY,
+                alpha=0.7,
+                label="_seeds",
+            )
+
+
+def steps_axis(axes: "Axes", steps: "pd.Series[int]", *, log: bool, untrained: bool = False) -> None:
+    """The axis of training steps; with `untrained`, step 0 is marked so below its number."""
+    low, high = steps.min(), steps.max()
+    if log:
+        axes.set_xscale("symlog", linthresh=max(1.0, steps[steps > 0].min()))
+        return
+    axes.set_xlim(low - 0.04 * (high - low), high + 0.04 * (high - low))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+    def text(value: float, _: float) -> str:
+        number = f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+        return f"{number}\nuntrained" if untrained and value == 0 else number
+
+    axes.xaxis.set_major_formatter(text)
+
+
+def value_axis(axes: "Axes", data: CurveData, which: str) -> None:
+    """Shares run from 0 to 100 %; other metrics as far as the points do."""
+    if data.metric in _SHARES or data.metric.startswith("recall@"):
+        percent_axis(axes, which)
+        return
+    values = data.points[["value", "ci_low", "ci_high", "chance"]].to_numpy(float)
+    low, high = min(0.0, float(np.nanmin(values))), float(np.nanmax(values))
+    room = 0.06 * max(high - low, 1e-6)
+    (axes.set_ylim if which == "y" else axes.set_xlim)(low - room, high + room)
+
+
+def percent_axis(axes: "Axes", which: str) -> None:
+    """From 0 to 100 %."""
+    axis = axes.yaxis if which == "y" else axes.xaxis
+    (axes.set_ylim if which == "y" else axes.set_xlim)(-0.02, 1.02)
+    axis.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=" %"))
+
+
+def panel_title(axes: "Axes", name: str, below: str, *, width: float) -> None:
+    """A title at the left, and a smaller line of counts below it."""
+    axes.set_title(shorten(name, width, 9.5), loc="left", fontsize=9.5, pad=17)
+    axes.annotate(
+        *(shorten(below, width, 7.5), (0, 1)),
+        xytext=(0, 5),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        va="bottom",
+        fontsize=7.5,
+        color=GREY,
+    )
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+_LEGEND = 2.75  # inches that an entry of the legend takes
+_SMALL = 1.75  # inches: height of a panel of recognition or success
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row of panels: which points belong there, and what it is called where there are several rows."""
+
+    pairs: tuple[tuple[str, str], ...]
+    part: str
+    name: str
+
+    def of(self, points: pd.DataFrame, holdout: str) -> pd.DataFrame:
+        here = [pair in self.pairs for pair in zip(points["understanding"], points["execution"], strict=True)]
+        found = points[pd.Series(here, index=points.index) & (points["holdout"] == holdout)]
+        return found[found["series"].map(part_of) == self.part] if self.part else found
+
+
+def curve_figure(data: CurveData, *, log_steps: bool = False, progress: Sequence[Progress] = ()) -> "Figure":
+    """Draw `data`: one column of panels per holdout; one row per pair of models or, where trainings are compared, per
+    source of the episodes, with a colour per training and a line style per control.
+
+    With several checkpoints each line carries its 95 % band, and `progress` (recognition, success) stands in small
+    panels below, over the same steps. With one, each measurement is a point with its interval (`log_steps` and
+    `progress` then change nothing). Hollow markers are models with random weights. Every value drawn is a value of
+    `data.points`.
+    """
+    with house_style():
+        return _several(data, progress, log_steps=log_steps) if not data.single else _single(data)
+
+
+def _several(data: CurveData, progress: Sequence[Progress], *, log_steps: bool) -> "Figure":
+    rows, holdouts = _rows(data), list(dict.fromkeys(data.points["holdout"]))
+    panel = (4.6, 3.0) if data.compared else (4.1, 2.7)
+    colours = training_colours(data.compared)
+    steps = pd.concat([data.points["step"], *(one.points["step"] for one in progress)])
+    untrained = bool(is_untrained(data.points[data.points["step"] == 0]).any())
+    figure, grid, small, floor = _frame(
+        data, rows=len(rows), columns=len(holdouts), panel=panel, left=0.75, small=len(progress), marked=untrained
+    )
+    for row, cells in zip(rows, grid, strict=True):
+        for column, (holdout, axes) in enumerate(zip(holdouts, cells, strict=True)):
+            points = row.of(data.points, holdout)
+            _lines(axes, points, row.of(data.trainings, holdout), colours)
+            steps_axis(axes, steps, log=log_steps, untrained=untrained)
+            value_axis(axes, data, "y")
+            quiet_axes(axes)
+            _title_panel(axes, row, points, holdout, panel[0])
+            axes.set_xlabel(shorten(data.axis, panel[0], 9) if row is rows[-1] and not progress else "")
+            axes.tick_params(labelleft=column == 0)
+            if column == 0:
+                label = axis_label(data)  # two lines where one would be longer than the panel is high
+                axes.set_ylabel(label if len(label) < 45 else label.replace(", mean of", ",\nmean of"))
+    for place, (axes, one) in enumerate(zip(small, progress, strict=True)):
+        axes.tick_params(labelleft=place % len(holdouts) == 0)
+        _draw_progress(axes, one, colours, panel[0])
+        steps_axis(axes, steps, log=log_steps, untrained=untrained)
+        axes.set_xlabel(shorten(data.axis, panel[0], 9))
+    _legend(figure, _handles(data, progress), floor)
+    return figure
+
+
+def _rows(data: CurveData) -> list[_Row]:
+    pairs = pairs_of(data.points)
+    if not data.compared:
+        return [_Row((pair,), "", f"{pair[0]} with {pair[1]}" if len(pairs) > 1 else "") for pair in pairs]
+    families: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for u, e in pairs:
+        families.setdefault((named(u).family, named(e).family), []).append((u, e))
+    rows = []
+    for (u, e), members in families.items():
+        here = [pair in members for pair in zip(data.points["understanding"], data.points["execution"], strict=True)]
+        for part in dict.fromkeys(data.points.loc[here, "series"].map(part_of)):
+            before = f"{u} with {e}: " if len(families) > 1 else ""
+            rows.append(_Row(tuple(members), part, before + part_name(part)))
+    return rows
+
+
+def _lines(axes: "Axes", points: pd.DataFrame, single: pd.DataFrame, colours: dict[str, str]) -> None:
+    points = points.assign(hollow=is_untrained(points)) if len(points) else points.assign(hollow=False)
+    for (training, series), line in points.groupby(["training", "series"], sort=False):
+        style = _style(str(training), str(series), colours)
+        draw_line(axes, line, style)
+        behind = single[(single["training"] == training) & (single["series"] == series)]
+        if len(behind):
+            draw_trainings(axes, behind, style.colour)
+    if not colours:
+        draw_start(axes, points)
+        draw_chance(axes, points[points["series"] == points["series"].iloc[0]])
+        return
+    levels: dict[tuple[tuple[float, float], ...], pd.DataFrame] = {}
+    for _, lines in points.groupby("training", sort=False):
+        lead = lines[lines["series"] == lines["series"].iloc[0]].sort_values("step")
+        levels.setdefault(tuple(zip(lead["step"], lead["chance"], strict=True)), lead)
+    for lead in levels.values():
+        draw_chance(axes, lead, colour=INK if len(levels) == 1 else colours.get(str(lead["training"].iloc[0]), INK))
+
+
+def _style(training: str, series: str, colours: dict[str, str]) -> Look:
+    return training_look(series, colours.get(training, PALETTE["black"])) if colours else look(series)
+
+
+def _title_panel(axes: "Axes", row: _Row, points: pd.DataFrame, holdout: str, width: float) -> None:
+    lead = points[points["series"] == points["series"].iloc[0]] if len(points) else points
+    name = f"{row.name}; held out: {holdout}" if row.name else f"Held out: {HOLDOUTS.get(holdout, holdout)}"
+    panel_title(axes, name, n_text(lead) if len(lead) else "not measured", width=width)
+
+
+def _draw_progress(axes: "Axes", progress: Progress, colours: dict[str, str], width: float) -> None:
+    points = progress.points.assign(hollow=~progress.points["trained"].astype(bool))
+    single = progress.trainings
+    for (training, blank), line in points.groupby(["training", "blank"], sort=False):
+        colour = colours.get(str(training), PALETTE["blue"] if not colours else PALETTE["black"])
+        style = training_look("blank" if blank else "main", colour)
+        draw_line(axes, line, style)
+        behind = single[(single["training"] == training) & (single["blank"] == blank)]
+        if len(behind):
+            draw_trainings(axes, behind, colour)
+    draw_chance(axes, points.drop_duplicates("step"))
+    percent_axis(axes, "y")
+    quiet_axes(axes)
+    level = f", chance {span(points['chance'].dropna() * 100, digits=1)} %" if points["chance"].notna().any() else ""
+    panel_title(axes, progress.title, f"n = {span(points['n'])} episodes{level}", width=width)
+
+
+def _single(data: CurveData) -> "Figure":
+    pairs, holdouts = pairs_of(data.points), list(dict.fromkeys(data.points["holdout"]))
+    names = list(dict.fromkeys(data.points["series"]))
+    height = 0.42 * len(names) + 0.55
+    figure, grid, _, floor = _frame(data, rows=len(pairs), columns=len(holdouts), panel=(3.4, height), left=2.55)
+    for pair, cells in zip(pairs, grid, strict=True):
+        row = _Row((pair,), "", f"{pair[0]} with {pair[1]}" if len(pairs) > 1 else "")
+        for column, (holdout, axes) in enumerate(zip(holdouts, cells, strict=True)):
+            points = row.of(data.points, holdout)
+            for _, point in points.iterrows():
+                draw_point(axes, point, names.index(point["series"]), look(str(point["series"])))
+            draw_seeds(axes, row.of(data.seeds, holdout), names)
+            axes.set_ylim(len(names) - 0.4, -0.6)
+            axes.set_yticks(
+                range(len(names)), [series_name(name) for name in names] if column == 0 else [""] * len(names)
+            )
+            value_axis(axes, data, "x")
+            axes.grid(axis="x", color="#E4E4E4", linewidth=0.6)
+            axes.set_axisbelow(True)
+            axes.tick_params(axis="y", length=0)
+            axes.tick_params(axis="x", length=3)
+            axes.spines["left"].set_visible(False)
+            _title_panel(axes, row, points, holdout, 3.4)
+            axes.set_xlabel(axis_label(data) if pair == pairs[-1] else "")
+    _legend(figure, _handles(data, ()), floor)
+    return figure
+
+
+def _frame(
+    data: CurveData,
+    *,
+    rows: int,
+    columns: int,
+    panel: tuple[float, float],
+    left: float,
+    small: int = 0,
+    marked: bool = False,
+) -> tuple["Figure", list[list["Axes"]], list["Axes"], float]:
+    """A figure whose panels have fixed sizes in inches, with room for title, legend and caption below.
+
+    Below the grid of panels stand `small` lower ones, as many in a row as there are columns. Gives figure, grid, the
+    small panels, and the height (share of the figure) below which the legend goes.
+    """
+    gap, mark = 0.85, 0.14 if marked else 0.0
+    width = left + columns * panel[0] + (columns - 1) * 0.35 + 0.25
+    caption = wrap(curve_caption(data), width - 0.3, 7)
+    foot = 0.62 + mark + 0.2 * _legend_rows(data, small, width) + 0.15 + 0.145 * len(caption)
+    heights = [panel[1]] * rows + [_SMALL] * -(-small // columns)
+    height = foot + sum(heights) + (len(heights) - 1) * (gap + mark) + 0.82
+    figure = new_figure(width, height)
+
+    def place(row: int, column: int) -> "Axes":
+        top = 0.82 + sum(heights[:row]) + row * (gap + mark)
+        x = left + column * (panel[0] + 0.35)
+        box = (x / width, 1 - (top + heights[row]) / height, panel[0] / width, heights[row] / height)
+        return figure.add_axes(box)
+
+    grid = [[place(row, column) for column in range(columns)] for row in range(rows)]
+    lower = [place(rows + number // columns, number % columns) for number in range(small)]
+    title = shorten(curve_title(data), (width - 0.3) * 0.93, 12)  # bold letters are wider
+    figure.text(0.12 / width, 1 - 0.12 / height, title, ha="left", va="top", fontsize=12, fontweight="bold")
+    figure.text(
+        *(0.12 / width, 0.08 / height, "\n".join(caption)),
+        ha="left",
+        va="bottom",
+        fontsize=7,
+        color=GREY,
+        linespacing=1.3,
+    )
+    return figure, grid, lower, (foot - 0.5 - mark) / height
+
+
+def _handles(data: CurveData, progress: Sequence[Progress]) -> list[Line2D]:
+    """What the legend explains; its rows are filled column by column."""
+    handles = _compared_handles(data) if data.compared and not data.single else []
+    if not data.single and not data.compared:
+        for series in dict.fromkeys(data.points["series"]):
+            handles.append(_line(look(series)))
+    if data.points["chance"].notna().any():
+        bar = {"marker": "|", "linestyle": "none", "markersize": 11} if data.single else {"linewidth": 1.0}
+        level = "no difference" if data.metric.endswith(DIFFERENCE) else "chance of this very test set"
+        handles.append(Line2D([], [], color=INK, label=level, **bar))
+    if data.single and not data.seeds.empty:
+        handles.append(_mark("|", "single probe seeds", GREY, 5))
+    if not data.single and (len(data.trainings) or any(len(one.trainings) for one in progress)):
+        handles.append(_mark("_", "single trainings", GREY, 7))
+    if not data.single and not data.compared and ((data.points["series"] == "main") & (data.points["step"] == 0)).any():
+        handles.append(
+            Line2D(
+                [], [], color=PALETTE["blue"], linewidth=0.8, linestyle=(0, (1, 3)), label="control: level at step 0"
+            )
+        )
+    if is_untrained(data.points).any():
+        hollow = _mark("o", "hollow: random weights", INK, 5)
+        hollow.set_markerfacecolor("white")
+        handles.append(hollow)
+    return handles
+
+
+def _compared_handles(data: CurveData) -> list[Line2D]:
+    counts = data.points.groupby("training")["n_trainings"].max()
+    handles = []
+    for training, colour in training_colours(data.compared).items():
+        several = f" ({counts[training]} seeds)" if counts[training] > 1 else ""
+        handles.append(Line2D([], [], color=colour, linewidth=5, label=shorten(training + several, 2.2, 8)))
+    styles = {training_look(series, INK).label: series for series in dict.fromkeys(data.points["series"])}
+    return handles + [_line(training_look(series, INK)) for series in styles.values()]
+
+
+def _line(style: Look) -> Line2D:
+    return Line2D(
+        *([], []),
+        color=style.colour,
+        linestyle=style.line,
+        linewidth=style.width,
+        marker=style.marker,
+        markersize=style.size,
+        label=style.label,
+    )
+
+
+def _mark(marker: str, label: str, colour: str, size: float) -> Line2D:
+    return Line2D([], [], color=colour, linestyle="none", marker=marker, markersize=size, label=label)
+
+
+def _legend(figure: "Figure", handles: list[Line2D], floor: float) -> None:
+    width = figure.get_size_inches()[0]
+    columns = max(1, min(int(width // _LEGEND), len(handles)))
+    figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(0.05 / width, floor), ncols=columns, columnspacing=1.6
+    )
+
+
+def _legend_rows(data: CurveData, small: int, width: float) -> int:
+    count = len(_handles(data, ())) + int(small > 0)  # single trainings may show in the small panels alone
+    return -(-count // max(1, int(width // _LEGEND)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnCurve:
+    """What was written, and the numbers that were drawn."""
+
+    figure: SavedFigure
+    table: Path
+    data: CurveData
+    caption: str
+
+
+def curve_name(metric: str, split: str) -> str:
+    """Name of a curve's files: 'curve', with metric and split where they are not the usual ones.
+
+    >>> curve_name("recall@1", "all"), curve_name("recall@5", "outcomes")
+    ('curve', 'curve-recall5-outcomes')
+    """
+    parts = ["curve", *([] if metric == "recall@1" else [metric]), *([] if split == "all" else [split])]
+    return re.sub(r"[^a-z0-9_-]", "", "-".join(parts))
+
+
+def draw_curve(
+    alignment: Path,
+    *,
+    stem: Path,
+    table: Path,
+    metric: str = "recall@1",
+    split: str = "all",
+    direction: str = "mean",
+    where: Mapping[str, str] | None = None,
+    log_steps: bool = False,
+    command: str | None = None,
+    note: str = "",
+    recognition: Path | None = None,
+    success: Path | None = None,
+) -> DrawnCurve:
+    """Draw alignment over checkpoints.
+
+    Args:
+        alignment: results/alignment.csv as `mnprobe align` writes it.
+        stem: where the figure goes, without ending: `stem`.png, .svg, and .json with caption and command.
+        table: where the numbers drawn go, as CSV.
+        metric, split, direction, where: see `curve_data`.
+        log_steps: a logarithmic step axis (linear up to the first step).
+        command: how a person makes this figure again; written beside it.
+        note: one more sentence for the caption, such as the world that was played in; no full stop.
+        recognition: results/recognition.csv; where it is there, its curve stands below, over the same steps.
+        success: results/success.csv; likewise.
+    Raises:
+        ProbeError: as `read_alignment` and `curve_data`, and for a table of recognition or success that is damaged.
+    """
+    data = curve_data(
+        read_alignment(alignment),
+        metric=metric,
+        split=split,
+        direction=direction,
+        where=where,
+    )
+    data = replace(data, notes=(*data.notes, note)) if note else data
+    progress = _progress(data, recognition, success)
+    caption = curve_caption(data)
+    write_table(data.points, table)
+    saved = save_figure(curve_figure(data, log_steps=log_steps, progress=progress), stem)
+    about = FigureNote(
+        title=metric_name(metric)
+        + ("" if data.single else " over training checkpoints")
+        + ("" if split == "all" else f", {'success and failure' if split == OUTCOMES else split}"),
+        caption=caption,
+        command=command
+        or command_line(
+            "curve",
+            metric=metric,
+            split=split,
+            direction=None if direction == "mean" else direction,
+            where=[f"{column}={value}" for column, value in (where or {}).items()],
+            log_steps=log_steps,
+        ),
+        facts={"points": len(data.points), "single_checkpoint": data.single},
+    )
+    write_note(about, stem)
+    return DrawnCurve(figure=saved, table=table, data=data, caption=caption)
+
+
+def _progress(data: CurveData, recognition: Path | None, success: Path | None) -> list[Progress]:
+    """What the models of the curve reach in their own tasks, where these tables are there."""
+    families = [
+        {named(str(model)).family for model in data.points[side].unique()} for side in ("understanding", "execution")
+    ]
+    random = data.points[~data.points["trained_e"].astype(bool)]
+    untrained = set(zip(random["training"], random["step_e"], strict=True))
+    found = [
+        recognition_progress(recognition, families[0]) if recognition else None,
+        success_progress(success, families[1], untrained=untrained) if success else None,
+    ]
+    return [one for one in found if one is not None]

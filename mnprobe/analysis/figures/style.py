@@ -1,0 +1,353 @@
+"""Figure style: colors, fonts, marks, and byte-identical PNG and SVG files."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.style
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from mnprobe.core.files import whole_file
+
+__all__ = [
+    "Look",
+    "look",
+    "metric_name",
+    "part_name",
+    "part_of",
+    "series_name",
+    "training_colours",
+    "training_look",
+    *("CONTEXT", "GREY", "INK", "PALETTE", "SavedFigure"),
+    *("house_style", "new_figure", "quiet_axes", "save_figure", "save_png", "shorten", "wrap"),
+]
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+# Okabe and Ito (2008), "Color universal design": eight colours told apart by any kind of colour vision.
+PALETTE = {
+    "blue": "#0072B2",
+    "vermillion": "#D55E00",
+    "green": "#009E73",
+    "orange": "#E69F00",
+    "purple": "#CC79A7",
+    "sky": "#56B4E9",
+    "yellow": "#F0E442",
+    "black": "#000000",
+}
+INK = "#222222"  # text and axes
+GREY = "#6B6B6B"  # chance, notes: 5.3:1 against white
+CONTEXT = "#D9D9D9"  # grid and leader lines
+
+_STYLE: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib: the same letters on every machine
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.labelsize": 9.0,
+    "axes.linewidth": 0.8,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.unicode_minus": True,
+    "axes.grid": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": INK,
+    "text.parse_math": False,  # names come from files: a dollar sign is a dollar sign
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.fontsize": 8.0,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5.0,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "none",  # text stays text: it can be searched and edited
+    "svg.hashsalt": "mnprobe",  # the same identifiers each time
+}
+_DPI = 150
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedFigure:
+    """Where a figure was written, twice."""
+
+    png: Path
+    svg: Path
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw inside this block in the style of the house; the settings before it come back afterwards.
+
+    >>> with house_style():
+    ...     matplotlib.rcParams["svg.fonttype"]
+    'none'
+    """
+    with matplotlib.style.context(_STYLE, after_reset=True):  # what a user's matplotlibrc says changes no figure
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of `width` x `height` inches with an Agg canvas; pyplot never hears of it.
+
+    >>> new_figure(4, 3).get_size_inches().tolist()
+    [4.0, 3.0]
+    """
+    figure = Figure(figsize=(width, height), dpi=_DPI)  # that of the PNG: small letters change width with it
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def wrap(text: str, width: float, size: float) -> list[str]:
+    """Break `text` into lines that are at most `width` inches wide at `size` points, as measured in the house's font.
+
+    A word that is wider than a line is broken within.
+
+    >>> wrap("one two three", 0.75, 9)
+    ['one two', 'three']
+    """
+    with house_style():
+        fits = _ruler(width, size)
+        lines = [""]
+        for word in text.split():
+            longer = f"{lines[-1]} {word}".strip()
+            if fits(longer):
+                lines[-1] = longer
+                continue
+            while not fits(word) and len(word) > 1:
+                cut = max(1, _largest(len(word) - 1, partial(_fits_up_to, fits, word)))
+                lines.append(word[:cut])
+                word = word[cut:]
+            lines.append(word)
+    return [line for line in lines if line]
+
+
+def shorten(text: str, width: float, size: float) -> str:
+    """`text` on one line; where it is wider than `width` inches at `size` points, its middle becomes an ellipsis.
+
+    >>> short = shorten("one two three four five", 0.9, 9)
+    >>> short.startswith("one"), "…" in short, short.endswith("five")
+    (True, True, True)
+    """
+    line = " ".join(text.split())
+    with house_style():
+        fits = _ruler(width, size)
+        if fits(line):
+            return line
+
+        def short(kept: int) -> str:
+            return f"{line[: (kept + 1) // 2]}…{line[len(line) - kept // 2 :]}"
+
+        return short(_largest(len(line) - 1, lambda kept: fits(short(kept))))
+
+
+def _fits_up_to(fits: Callable[[str], bool], word: str, letters: int) -> bool:
+    return fits(word[:letters])
+
+
+def _largest(most: int, holds: Callable[[int], bool]) -> int:
+    """The largest number from 0 to `most` for which `holds`, which is True up to some number and False beyond; or 0."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)
+    return low
+
+
+def _ruler(width: float, size: float) -> Callable[[str], bool]:
+    figure = new_figure(1, 1)
+    probe = figure.text(0, 0, "", fontsize=size)
+
+    def fits(line: str) -> bool:
+        probe.set_text(_CONTROL.sub("?", line))
+        return (
+            not line or float(probe.get_window_extent().width) <= 0.96 * width * figure.dpi
+        )  # letters snap to pixels of other sizes
+
+    return fits
+
+
+def quiet_axes(axes: "Axes") -> None:
+    """A pale horizontal grid behind the data and outward ticks."""
+    axes.grid(axis="y", color=CONTEXT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=3, width=0.8)
+
+
+def save_figure(figure: Figure, stem: Path) -> SavedFigure:
+    """Write `figure` to `stem`.png (150 dots per inch) and `stem`.svg, each whole or not at all.
+
+    The same figure gives the same bytes: no dates, no random identifiers, no version in the metadata. Control
+    characters in text, which SVG cannot hold, are shown as the replacement sign.
+    """
+    saved = SavedFigure(png=stem.with_name(stem.name + ".png"), svg=stem.with_name(stem.name + ".svg"))
+    save_png(figure, saved.png)
+    with house_style(), whole_file(saved.svg) as part:
+        figure.savefig(part, format="svg", metadata={"Date": None, "Creator": None})
+    return saved
+
+
+def save_png(figure: Figure, path: Path) -> Path:
+    """Write `figure` to the PNG file `path` alone, for what is made of photographs; the same bytes each time."""
+    _printable(figure)
+    with house_style(), whole_file(path) as part:
+        figure.savefig(part, format="png", dpi=_DPI, metadata={"Software": None})
+    return path
+
+
+def _printable(figure: Figure) -> None:
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and _CONTROL.search(text.get_text()):
+            text.set_text(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.get_text()))
+
+
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+
+
+if TYPE_CHECKING:
+    from matplotlib.typing import LineStyleType
+
+
+@dataclass(frozen=True)
+class Look:
+    """Label, colour, marker, line style, opacity of the interval's band, width of the line and size of its markers."""
+
+    label: str
+    colour: str
+    marker: str
+    line: "LineStyleType"
+    band: float = 0.08
+    width: float = 1.6
+    size: float = 5.0
+
+
+_LOOKS = {
+    "main": Look("demonstrations (the claim)", PALETTE["blue"], "o", "-", 0.18),
+    "blank": Look("control: instruction blanked", PALETTE["vermillion"], "s", "--"),
+    "pixels": Look("control: pixels instead of u", PALETTE["green"], "^", "-."),
+    "rollouts": Look("control: the policy's own episodes", PALETTE["purple"], "D", (0, (5, 1))),
+    "rollouts-blank": Look("control: own episodes, blanked", PALETTE["orange"], "P", (0, (3, 1, 1, 1))),
+    "rollouts-pixels": Look("control: own episodes, pixels instead of u", PALETTE["green"], "v", ":"),
+    "rollouts-shuffled": Look("control: own episodes, shuffled pairs", GREY, "x", ":"),
+    "shuffled": Look("control: shuffled pairs", GREY, "X", ":"),
+    "understanding-success": Look("understanding: recognised", PALETTE["blue"], "o", "-", 0.18),
+    "understanding-failure": Look("understanding: not recognised", PALETTE["sky"], "o", "--"),
+    "execution-success": Look("execution: carried out", PALETTE["vermillion"], "s", "-"),
+    "execution-failure": Look("execution: not carried out", PALETTE["orange"], "s", "--"),
+    "understanding-difference": Look("understanding: recognised minus not recognised", PALETTE["blue"], "o", "-", 0.18),
+    "execution-difference": Look("execution: carried out minus not carried out", PALETTE["vermillion"], "s", "-", 0.15),
+}
+_METRICS = {
+    "recall@1": "Recall@1",
+    "recall@5": "Recall@5",
+    "recall@10": "Recall@10",
+    "adjusted_recall@1": "Recall@1 above chance, (R - c) / (1 - c)",
+    "within_task_recall@1": "Recall@1 within tasks, mean over tasks",
+    "success_minus_failure@1": "Recall@1, success minus failure",
+    "within_task_success_minus_failure@1": "Recall@1 within tasks, success minus failure",
+    "mi_bound": "bound on mutual information (nats)",
+    "tied_share": "share of queries with ties",
+}
+# Where trainings are compared, colour tells the training: a panel per part, and in it a style per kind of line.
+_PARTS = {
+    "main": ("demos", "shown"),
+    "blank": ("demos", "blank"),
+    "pixels": ("demos", "pixels"),
+    "shuffled": ("demos", "shuffled"),
+    "rollouts": ("rollouts", "shown"),
+    "rollouts-blank": ("rollouts", "blank"),
+    "rollouts-pixels": ("rollouts", "pixels"),
+    "rollouts-shuffled": ("rollouts", "shuffled"),
+    "understanding-success": ("understanding", "success"),
+    "understanding-failure": ("understanding", "failure"),
+    "understanding-difference": ("understanding", "difference"),
+    "execution-success": ("execution", "success"),
+    "execution-failure": ("execution", "failure"),
+    "execution-difference": ("execution", "difference"),
+}
+_PART_NAMES = {
+    "demos": "Demonstrations",
+    "rollouts": "The policy's own episodes",
+    "understanding": "By whether the action was recognised",
+    "execution": "By whether it was carried out",
+}
+_STYLES = {
+    "shown": Look("instruction shown to the policy", "", "o", "-", 0.14, 2.0, 5.5),
+    "blank": Look("control: instruction blanked", "", "s", "--", 0.07, 1.5, 4.5),
+    "pixels": Look("control: pixels instead of u", "", "^", (0, (4, 1.5, 1, 1.5)), 0.0, 1.1, 4.0),
+    "shuffled": Look("control: shuffled pairs", "", "x", ":", 0.0, 1.1, 4.0),
+    "success": Look("success", "", "o", "-", 0.14, 2.0, 5.5),
+    "failure": Look("failure", "", "s", "--", 0.07, 1.5, 4.5),
+    "difference": Look("success minus failure", "", "o", "-", 0.14, 2.0, 5.5),
+}
+_COLOURS = ("blue", "vermillion", "green", "purple", "orange", "sky", "black")
+
+
+def metric_name(metric: str) -> str:
+    """How a metric is called on an axis.
+
+    >>> metric_name("recall@1")
+    'Recall@1'
+    """
+    return _METRICS.get(metric, metric)
+
+
+def series_name(series: str) -> str:
+    """How a line is called in the legend; a source that is not known keeps its own name.
+
+    >>> series_name("blank")
+    'control: instruction blanked'
+    """
+    return look(series).label
+
+
+def look(series: str) -> Look:
+    """How a line looks where one training is shown."""
+    return _LOOKS.get(series, Look(shorten(f"features from {series}", 2.2, 8), PALETTE["black"], "v", "-"))
+
+
+def part_of(series: str) -> str:
+    """The panel that a line belongs to where trainings are compared: its source, or the side whose outcome it is.
+
+    >>> part_of("blank"), part_of("execution-failure"), part_of("teleoperation")
+    ('demos', 'execution', 'teleoperation')
+    """
+    return _PARTS.get(series, (series, ""))[0]
+
+
+def part_name(part: str) -> str:
+    """How a panel is called.
+
+    >>> part_name("rollouts")
+    "The policy's own episodes"
+    """
+    return _PART_NAMES.get(part, f"Features from {part}")
+
+
+def training_colours(trainings: Sequence[str]) -> dict[str, str]:
+    """A colour for each training, told apart by any kind of colour vision up to seven.
+
+    >>> training_colours(["baseline", "joint"])
+    {'baseline': '#0072B2', 'joint': '#D55E00'}
+    """
+    return {name: PALETTE[_COLOURS[place % len(_COLOURS)]] for place, name in enumerate(trainings)}
+
+
+def training_look(series: str, colour: str) -> Look:
+    """How a line looks where trainings are compared; the label says what kind of line it is."""
+    style = _STYLES[_PARTS.get(series, ("", "shown"))[1]]
+    return replace(style, colour=colour)

@@ -1,0 +1,350 @@
+"""Collecting a report's content from a run directory."""
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from mnprobe.analysis.audit.findings import findings
+from mnprobe.analysis.figures.metadata import read_note
+from mnprobe.analysis.report.data import Episodes, Figure, Headline, Missing, Model, ReportData, Shaped, Table
+from mnprobe.analysis.report.explorer import explorer
+from mnprobe.analysis.report.summary import (
+    CONDENSED,
+    caveats,
+    condensed,
+    contrasts,
+    headlines,
+    judgements,
+    last_points,
+    probe_settings,
+    summary,
+)
+from mnprobe.analysis.tables.alignment import read_alignment
+from mnprobe.analysis.tables.paper import TABLES, grid_of, shaped_table
+from mnprobe.analysis.tables.progress import world_note, worlds_of
+from mnprobe.core.commands import command_line
+from mnprobe.core.errors import FeatureError, MnprobeError
+from mnprobe.core.files import sha256_file
+from mnprobe.core.provenance import config_hash, now, versions
+from mnprobe.core.rundir import RunDir
+from mnprobe.features import open_features
+
+__all__ = ["ReportData", "gather"]
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+MOST_ROWS = 2000  # of one table; the file beside the report has them all
+MOST_CELLS = 12_000  # of one table: a wide one is cut sooner
+FEWEST_ROWS = 100  # of any table
+_WEBP_EDGE = 16383  # pixels: what the format can hold
+_PACKAGES = ("torch", "numpy", "scikit-learn", "pandas", "matplotlib", "openTSNE", "h5py")
+_MAKERS = {"alignment": "align", "curve": "curve", "tsne": "tsne", "recognition": "recognize"}
+_MAKERS |= {"predictions": "recognize", "success": "rollout", "ablation": "ablate", "similarity": "compare"}
+_MAKERS |= {"success_contrast": "success"}
+_MAKERS |= dict.fromkeys(("leakage", "controls", "decomposition", "verdict"), "audit")
+
+
+def gather(run: RunDir, *, explore: bool = True) -> ReportData:
+    """Collect what the run holds. Only an unreadable run.toml is an error; all else becomes part of the report.
+
+    `explore`: with the points, neighbours and thumbnails of the interactive t-SNE.
+    """
+    problems: list[str] = []
+    models, tables = _features(run, problems)
+    figures = _figures(run)
+    results = _tables(run)
+    headline, sentences, doubts, probe = _measured(run, problems)
+    answers = findings(run, problems)
+    shaped = tuple(_shaped(run, number, problems) for number in TABLES)
+    judged = judgements(run, problems)
+    compared = contrasts(run, problems)
+    points = explorer(run, problems) if explore else None
+    cut = {name: table for name in CONDENSED if (table := condensed(run, name)) is not None}
+    return ReportData(
+        name=run.name,
+        path=str(run.path),
+        command=command_line("report", run=run.path),
+        created=now(),
+        run_created=str(run.config.get("run", {}).get("created", ""))
+        if isinstance(run.config.get("run"), dict)
+        else "",
+        config_hash=config_hash(json.loads(json.dumps(run.config, default=str))),
+        config=run.config_path.read_text(encoding="utf-8"),
+        versions=versions(*_PACKAGES),
+        episodes=_episodes(tables),
+        world=world_note(sorted({name for model in models for name in model.worlds})),
+        models=models,
+        figures=figures,
+        tables=results,
+        missing=_missing(run, models, figures),
+        problems=tuple(problems),
+        findings=answers,
+        shaped=shaped,
+        headline=headline,
+        summary=sentences,
+        caveats=doubts,
+        judgements=judged,
+        contrasts=compared,
+        condensed=cut,
+        explorer=points,
+        hashes=_hashes(run),
+        seeds=tuple(_seeds(run.config)),
+        probe=probe,
+    )
+
+
+def _hashes(run: RunDir) -> tuple[tuple[str, str], ...]:
+    """SHA-256 of every table and figure that this page shows."""
+    paths = [*_inside(run, run.path / "results", "*.csv"), *_inside(run, run.figures, "*.png")]
+    return tuple((_relative(path, run), sha256_file(path)) for path in paths)
+
+
+def _seeds(config: object, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every setting of run.toml that is called a seed, as ('section.name', value)."""
+    for name, value in config.items() if isinstance(config, dict) else ():
+        if isinstance(value, dict):
+            yield from _seeds(value, f"{place}{name}.")
+        elif str(name).endswith(("seed", "seeds")) and not isinstance(value, str):
+            yield f"{place}{name}", str(value)
+
+
+_Measured = tuple[tuple[Headline, ...], tuple[str, ...], tuple[str, ...], Table | None]
+
+
+def _measured(run: RunDir, problems: list[str]) -> _Measured:
+    """Headline, summary, caveats and the settings of the probe; empty where nothing was measured."""
+    path = run.results("alignment")
+    if not path.is_file():
+        return (), (), (), None
+    probe = None
+    try:
+        table = read_alignment(path)
+        probe = probe_settings(run, table)
+        data = last_points(table)
+    except MnprobeError as error:
+        problems.append(f"No headline: {error}")
+        return (), (), (), probe
+    return headlines(data.points), summary(data.points), caveats(data.points, table, data.notes), probe
+
+
+def _shaped(run: RunDir, number: int, problems: list[str]) -> Shaped:
+    _, maker, _ = TABLES[number]
+    empty = Shaped(number=number, title=f"Table {number}", command=command_line(maker, run=run.path))
+    try:
+        made = shaped_table(run, number)
+    except MnprobeError as error:
+        problems.append(f"No Table {number}: {error}")
+        return empty
+    return empty if made is None else replace(empty, title=made.title, grid=grid_of(made), notes=made.notes)
+
+
+def _features(run: RunDir, problems: list[str]) -> tuple[tuple[Model, ...], list[pd.DataFrame]]:
+    models, tables = [], []
+    for piece in run.feature_files():
+        try:
+            with open_features(piece.path) as file:
+                attributes, table = file.attrs, file.episodes
+                shapes = [f"{name} ({file.layer(name).dim})" for name in file.layers]
+        except FeatureError as error:
+            problems.append(f"A feature file cannot be read: {error}")
+            continue
+        tables.append(table.assign(source=piece.source))
+        config = attributes["model_config"]
+        made = f"mnprobe {attributes['mnprobe_version']}, torch {attributes['torch_version']}"
+        models.append(
+            Model(
+                model=str(attributes["model"]),
+                side=str(attributes["side"]),
+                source=str(attributes["source"]),
+                step=int(attributes["step"]),
+                trained=bool(attributes["trained"]),
+                episodes=len(table),
+                layers=", ".join(shapes),
+                checkpoint=str(attributes["checkpoint_sha256"]),
+                created=str(attributes["created"]),
+                versions=made,
+                language=_flat(config.get("language")) if isinstance(config, dict) else "",
+                config=_pretty(config),
+                provenance=_pretty(attributes["provenance"]),
+                file=_relative(piece.path, run),
+                worlds=worlds_of(attributes),
+            )
+        )
+    return tuple(models), tables
+
+
+def _episodes(tables: list[pd.DataFrame]) -> Episodes:
+    """Each episode once, by id and source of the demonstrations; outcomes from any file that knows them."""
+    demonstrations = [table for table in tables if not str(table["source"].iloc[0]).startswith("rollouts")]
+    if not demonstrations:
+        return Episodes()
+    joined = pd.concat(demonstrations).sort_values("success", ascending=False, kind="stable")
+    joined = joined.drop_duplicates("id")
+    groups = joined.groupby(["task", "instruction", "partition"], sort=True)["success"]
+    rows = tuple(
+        (*map(str, key), str(len(found)), *(str(int((found == value).sum())) for value in (1, 0, -1)))
+        for key, found in groups
+    )
+    return Episodes(
+        rows=rows,
+        total=len(joined),
+        instructions=len(joined[["task", "instruction"]].drop_duplicates()),
+        tasks=joined["task"].nunique(),
+    )
+
+
+def _figures(run: RunDir) -> tuple[Figure, ...]:
+    paths = _inside(run, run.figures, "*.png")
+    order = {"curve": 0, "tsne": 1}
+    paths.sort(key=lambda path: (order.get(path.stem.partition("-")[0], 2), path.stem))
+    return tuple(_figure(path, run) for path in paths)
+
+
+def _figure(path: Path, run: RunDir) -> Figure:
+    from PIL import Image, UnidentifiedImageError
+
+    problem, title, caption, command = "", path.stem, "", ""
+    try:
+        note = read_note(path.with_suffix(""))
+    except MnprobeError as error:
+        note, problem = None, str(error)
+    if note is not None:
+        title, caption, command = note.title or path.stem, note.caption, note.command
+    command = command or _maker(path.stem, run, in_figures=True)
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            image.verify()
+        with Image.open(path, formats=["PNG"]) as image:
+            width, height = image.size
+            kind, packed = _packed(image, path.read_bytes())
+    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        problem = f"{_relative(path, run)} is no whole PNG image ({error}). Draw it again"
+        return Figure(name=path.stem, title=title, caption=caption, command=command, problem=problem)
+    return Figure(
+        name=path.stem,
+        title=title,
+        caption=caption,
+        command=command,
+        image=base64.b64encode(packed).decode("ascii"),
+        kind=kind,
+        width=width,
+        height=height,
+        problem=problem,
+    )
+
+
+def _packed(image: "Image.Image", png: bytes) -> tuple[str, bytes]:
+    """The same pixels in the smaller of PNG and lossless WebP, which takes less than half for drawings."""
+    from PIL import features
+
+    if features.check("webp") and max(image.size) <= _WEBP_EDGE:
+        out = io.BytesIO()
+        image.save(out, "WEBP", lossless=True, method=4)
+        if out.tell() < len(png):
+            return "image/webp", out.getvalue()
+    return "image/png", png
+
+
+def _tables(run: RunDir) -> tuple[Table, ...]:
+    paths = _inside(run, run.path / "results", "*.csv")
+    return tuple(_table(path, run) for path in paths)
+
+
+def _table(path: Path, run: RunDir) -> Table:
+    command = _maker(path.stem, run)
+    try:
+        note = read_note(run.figures / path.stem)
+        command = note.command or command if note is not None else command
+    except MnprobeError:
+        pass  # the figure itself says that its note cannot be read
+    try:
+        rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        return Table(name=path.name, command=command, problem=f"{_relative(path, run)} cannot be read ({error})")
+    if not rows:
+        return Table(name=path.name, command=command, problem=f"{_relative(path, run)} is empty")
+    most = max(FEWEST_ROWS, min(MOST_ROWS, MOST_CELLS // max(1, len(rows[0]))))
+    shown = tuple(tuple(_short(cell) for cell in row) for row in rows[1 : most + 1])
+    return Table(name=path.name, columns=tuple(rows[0]), rows=shown, total=len(rows) - 1, command=command)
+
+
+def _missing(run: RunDir, models: tuple[Model, ...], figures: tuple[Figure, ...]) -> tuple[Missing, ...]:
+    drawn = {figure.name.partition("-")[0] for figure in figures if figure.image}
+    sides = {(model.side, model.source) for model in models if model.model != "pixels"}
+    found = []
+    for side in ("understanding", "execution"):
+        if not any(name == side for name, _ in sides):
+            found.append(Missing(what=f"features of the {side} side", command=command_line("extract", run=run.path)))
+    if any(name == "execution" for name, _ in sides) and not any(source.endswith("-blank") for _, source in sides):
+        command = command_line("extract", run=run.path, model="arp", blank_instruction=True)
+        found.append(Missing(what="features with the instruction blanked (control a)", command=command))
+    if models and not any(model.model == "pixels" for model in models):
+        command = command_line("extract", run=run.path, model="pixels")
+        found.append(Missing(what="pixel features (control c)", command=command))
+    for what, command in (
+        ("alignment scores", "" if run.results("alignment").is_file() else "align"),
+        ("verdict in plain words", "" if run.results("verdict").is_file() else "audit"),
+        ("alignment curve", "" if "curve" in drawn else "curve"),
+        ("similarity heatmap", "" if "similarity" in drawn else "compare"),
+        ("t-SNE", "" if "tsne" in drawn else "tsne"),
+    ):
+        if command:
+            found.append(Missing(what=what, command=command_line(command, run=run.path, **_last_pair(command, models))))
+    return tuple(found)
+
+
+def _last_pair(command: str, models: tuple[Model, ...]) -> dict[str, str]:
+    """The models to name for `mnprobe compare` where the run has several of a side: those trained last."""
+    sides = {
+        side: sorted({model.model for model in models if model.side == side and not model.model.startswith("pixels")})
+        for side in ("understanding", "execution")
+    }
+    if command != "compare" or all(len(names) < 2 for names in sides.values()) or not all(sides.values()):
+        return {}
+    return {side: names[-1] for side, names in sides.items()}
+
+
+def _maker(stem: str, run: RunDir, *, in_figures: bool = False) -> str:
+    name = _MAKERS.get(stem.partition("-")[0])
+    name = "success" if stem == "success" and in_figures else name
+    return command_line(name, run=run.path) if name else ""
+
+
+def _inside(run: RunDir, folder: Path, pattern: str) -> list[Path]:
+    """Files of a folder of the run, sorted; hidden files and links that lead out of the run are left alone."""
+    root = run.path.resolve()
+    found = [path for path in folder.glob(pattern) if path.is_file() and not path.name.startswith(".")]
+    return sorted(path for path in found if path.resolve().is_relative_to(root))
+
+
+def _relative(path: Path, run: RunDir) -> str:
+    return str(path.relative_to(run.path)) if path.is_relative_to(run.path) else str(path)
+
+
+def _pretty(value: object) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) if value else ""
+
+
+def _flat(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_flat(one)}" for name, one in value.items())
+    return "" if value is None else str(value)
+
+
+def _short(cell: str) -> str:
+    """Long decimal fractions to six digits, everything else as it stands."""
+    if len(cell) > 8 and "." in cell:
+        try:
+            return f"{float(cell):.6g}"
+        except ValueError:
+            return cell
+    return cell

@@ -1,0 +1,314 @@
+"""Report section that compares several runs."""
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from mnprobe.analysis.figures.curve_data import curve_data
+from mnprobe.analysis.figures.style import PALETTE, house_style, new_figure, quiet_axes, wrap
+from mnprobe.analysis.report.collect import gather
+from mnprobe.analysis.report.data import Figure, Headline, ReportData
+from mnprobe.analysis.report.explorer import policy
+from mnprobe.analysis.report.render import render_page
+from mnprobe.analysis.tables.alignment import HOLDOUTS, named, read_alignment
+from mnprobe.core.commands import command_line
+from mnprobe.core.errors import ConfigError, MnprobeError
+from mnprobe.core.files import write_text
+from mnprobe.core.provenance import now
+from mnprobe.core.rundir import RunDir
+from mnprobe.probe.settings import SETTINGS_SECTION
+
+__all__ = [
+    "KeyRow",
+    "Side",
+    "SideBySide",
+    "SideCurve",
+    "differing",
+    "set_side_by_side",
+    "side_curves",
+    "side_figure",
+    "write_side_by_side",
+]
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as DrawnFigure
+
+
+_COLOURS = tuple(PALETTE[name] for name in ("blue", "vermillion", "green", "purple", "orange", "sky", "black"))
+_DASHES = ("-", "--", "-.", ":")
+_MARKERS = "os^Dv"
+_LINE = 0.17  # inches of a legend line
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideCurve:
+    """One line: the claim of one run's training under one holdout (`points`: step, value, ci_low, ci_high, chance)."""
+
+    run: str
+    training: str
+    holdout: str
+    points: pd.DataFrame
+
+
+def side_curves(run: RunDir, label: str, problems: list[str]) -> list[SideCurve]:
+    """The lines of one run; what cannot be read is added to `problems`."""
+    path = run.results("alignment")
+    if not path.is_file():
+        return []
+    try:
+        data = curve_data(read_alignment(path))
+    except MnprobeError as error:
+        problems.append(f"No curve of {label}: {error}")
+        return []
+    claim = data.points[data.points["series"] == "main"]
+    return [
+        SideCurve(
+            run=label,
+            training=str(rows["training"].iloc[0]) or f"{understanding} and {execution}",
+            holdout=str(holdout),
+            points=rows.sort_values("step"),
+        )
+        for (holdout, understanding, execution), rows in claim.groupby(
+            ["holdout", "understanding", "execution"], sort=False
+        )
+    ]
+
+
+def side_figure(curves: Sequence[SideCurve]) -> "DrawnFigure":
+    """One panel per holdout; runs differ in colour and marker, trainings in their dashes."""
+    holdouts = list(dict.fromkeys(curve.holdout for curve in curves))
+    runs = list(dict.fromkeys(curve.run for curve in curves))
+    trainings = list(dict.fromkeys(curve.training for curve in curves))
+    labels = list(dict.fromkeys((curve.run, curve.training) for curve in curves))
+    width = max(5.2, 4.6 * len(holdouts))
+    foot = 0.65 + _LINE * len(labels)
+    with house_style():
+        figure = new_figure(width, 3.4 + foot)
+        height = 3.4 + foot
+        lines = {}
+        for place, holdout in enumerate(holdouts):
+            left = 0.65 + place * (width / len(holdouts))
+            box = (left / width, foot / height, (width / len(holdouts) - 0.85) / width, 2.95 / height)
+            axes = figure.add_axes(box)
+            quiet_axes(axes)
+            axes.set_title(f"{HOLDOUTS.get(holdout, holdout)} held out", loc="left", fontsize=9)
+            for curve in (one for one in curves if one.holdout == holdout):
+                number, kind = runs.index(curve.run), trainings.index(curve.training)
+                colour = _COLOURS[number % len(_COLOURS)]
+                steps = curve.points["step"].to_numpy(dtype=float)
+                low, high, value, chance = (
+                    100 * curve.points[name].to_numpy(dtype=float) for name in ("ci_low", "ci_high", "value", "chance")
+                )
+                axes.fill_between(steps, low, high, color=colour, alpha=0.13, linewidth=0)
+                (line,) = axes.plot(
+                    steps, value, _DASHES[kind % len(_DASHES)], color=colour, linewidth=1.6,
+                    marker=_MARKERS[number % len(_MARKERS)], markersize=4,
+                )  # fmt: skip
+                axes.plot(steps, chance, ":", color=colour, linewidth=1.2, zorder=1)
+                lines[curve.run, curve.training] = line
+            axes.set_ylim(0, 100)
+            axes.set_xlabel("training step", fontsize=8)
+            axes.tick_params(labelsize=8)
+            if place == 0:
+                axes.set_ylabel("Recall@1 (%)", fontsize=8)
+        names = [_first(f"{run}: {training}", width) for run, training in labels]
+        figure.legend(
+            [lines[key] for key in labels], names, loc="lower left", bbox_to_anchor=(0.4 / width, 0.02), frameon=False,
+            fontsize=8, ncols=1, borderaxespad=0, labelspacing=0.35,
+        )  # fmt: skip
+    return figure
+
+
+def _first(text: str, width: float) -> str:
+    """As much of a label as fits on a line, and never read as mathematics."""
+    lines = wrap(text, width - 1.2, 8)
+    return (lines[0] + ("..." if len(lines) > 1 else "")).replace("$", r"\$")
+
+
+_LONG = 90  # letters of a setting's value; longer ones are cut and told apart by a hash
+_SKIPPED = ("run.created", "extract.asked")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One run of the comparison, under the name that the page gives it."""
+
+    label: str
+    data: ReportData
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyRow:
+    """One line of key numbers: what was measured, and what each run has for it (None where it has nothing)."""
+
+    what: str
+    training: str
+    holdout: str
+    cells: tuple[Headline | None, ...]
+    is_claim: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideBySide:
+    """All that the page of several runs says; `answers` and `settings` are lines of a name and a text per run."""
+
+    sides: tuple[Side, ...]
+    rows: tuple[KeyRow, ...]
+    answers: tuple[tuple[str, tuple[str, ...]], ...]
+    verdicts: tuple[tuple[str, tuple[str, ...]], ...]
+    settings: tuple[tuple[str, tuple[str, ...]], ...]
+    command: str
+    created: str
+    figure: Figure | None = None
+    problems: tuple[str, ...] = field(default_factory=tuple)
+
+
+def set_side_by_side(runs: Sequence[RunDir]) -> SideBySide:
+    """Collect what several runs have measured. Raises ConfigError for fewer than two, or for one named twice."""
+    if len(runs) < 2:
+        raise ConfigError(f"--compare needs two runs or more, got {len(runs)}")
+    places = [run.path.resolve() for run in runs]
+    twice = next((place for place in places if places.count(place) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"--compare: {twice} is named twice; name different runs")
+    names = [run.name for run in runs]
+    labels = [name if names.count(name) == 1 else str(run.path) for run, name in zip(runs, names, strict=True)]
+    sides = tuple(Side(label=label, data=gather(run, explore=False)) for run, label in zip(runs, labels, strict=True))
+    problems: list[str] = []
+    curves = [curve for run, label in zip(runs, labels, strict=True) for curve in side_curves(run, label, problems)]
+    command = command_line("report", compare=[str(run.path) for run in runs])
+    return SideBySide(
+        sides=sides,
+        rows=_rows(sides),
+        answers=_answers(sides),
+        verdicts=_verdicts(sides),
+        settings=differing([_comparable(run.config) for run in runs]),
+        command=command,
+        created=now(),
+        figure=_figure(curves, command),
+        problems=tuple(problems),
+    )
+
+
+def write_side_by_side(runs: Sequence[RunDir], path: Path | None = None) -> tuple[Path, SideBySide]:
+    """Write the page of several runs to `path` (report-compare.html in the first run), whole or not at all."""
+    found = set_side_by_side(runs)
+    target = path or runs[0].path / "report-compare.html"
+    write_text(target, render_page("side_by_side.html", policy=policy(), found=found))
+    return target, found
+
+
+def differing(configs: Sequence[Mapping[str, object]]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Settings that are not the same in all: ('section.name', the value of each; '' where one has none).
+
+    A section that some do not have at all is one line that counts its settings.
+
+    >>> differing([{"a": {"seed": 1, "tau": 0.1}}, {"a": {"seed": 2, "tau": 0.1}, "b": {"c": 1, "d": 2}}])
+    (('a.seed', ('1', '2')), ('b', ('', '2 settings')))
+    """
+    found = []
+    for section in dict.fromkeys(name for config in configs for name in config):
+        flat = [dict(_flat(config[section], section)) if section in config else {} for config in configs]
+        if not all(flat):
+            counts = [f"{len(one)} setting{'s' * (len(one) > 1)}" if one else "" for one in flat]
+            found.append((section, tuple(counts)))
+            continue
+        for name in dict.fromkeys(name for one in flat for name in one):
+            values = tuple(one.get(name, "") for one in flat)
+            if len(set(values)) > 1 and name not in _SKIPPED:
+                found.append((name, tuple(_short(value) for value in values)))
+    return tuple(found)
+
+
+def _comparable(config: Mapping[str, object]) -> dict[str, object]:
+    """Settings of align by their place instead of their hash, so that those of two runs can be set side by side."""
+    found = dict(config)
+    sections = found.pop(SETTINGS_SECTION, None)
+    for place, section in enumerate(sections.values() if isinstance(sections, dict) else ()):
+        found[f"{SETTINGS_SECTION} {place + 1}" if place else SETTINGS_SECTION] = section
+    return found
+
+
+def _flat(value: object, place: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for name, one in value.items():
+            yield from _flat(one, f"{place}.{name}" if place else str(name))
+    else:
+        yield place, value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _short(value: str) -> str:
+    if len(value) <= _LONG:
+        return value
+    digest = hashlib.sha256(value.encode("utf-8", "replace")).hexdigest()[:8]
+    return f"{value[:_LONG]}... ({len(value)} letters, SHA-256 {digest})"
+
+
+def _rows(sides: Sequence[Side]) -> tuple[KeyRow, ...]:
+    """Lines of the headlines that mean the same in several runs, by holdout, training and what was measured."""
+    tables = [_keyed(side.data.headline) for side in sides]
+    keys = dict.fromkeys(key for table in tables for key in table)
+    found = []
+    for key in keys:
+        cells = tuple(table.get(key) for table in tables)
+        line = next(cell for cell in cells if cell is not None)
+        found.append(
+            KeyRow(what=line.what, training=key[1], holdout=line.holdout_words, cells=cells, is_claim=line.is_claim)
+        )
+    order = list(dict.fromkeys((row.holdout, row.training) for row in found))
+    return tuple(sorted(found, key=lambda row: order.index((row.holdout, row.training))))
+
+
+def _keyed(lines: Sequence[Headline]) -> dict[tuple[str, str, str], Headline]:
+    """Lines by (holdout, training, what); by the models' names where a run has several pairs of one training."""
+    models = {line.pair: line.pair.partition(" and ")[2].partition(" ")[0] for line in lines}
+    trainings = {pair: named(model).training or "" for pair, model in models.items()}
+    known = list(trainings.values())
+    names = {pair: name if known.count(name) == 1 else pair for pair, name in trainings.items()}
+    return {(line.holdout, names[line.pair], line.what): line for line in lines}
+
+
+def _answers(sides: Sequence[Side]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    tables = [{found.question: found.short for found in side.data.findings} for side in sides]
+    questions = dict.fromkeys(question for table in tables for question in table)
+    return tuple((question, tuple(table.get(question, "") for table in tables)) for question in questions)
+
+
+def _verdicts(sides: Sequence[Side]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The leading sentence of each audit, by holdout and training."""
+    tables = []
+    for side in sides:
+        table: dict[str, str] = {}
+        for found in side.data.judgements:
+            training = named(found.pair.partition(" and ")[2]).training or found.pair
+            place = "both holdouts" if found.holdout == "both" else f"{found.holdout} held out"
+            table.setdefault(f"{training}, {place}", " ".join([*found.alarms, found.sentence]))
+        tables.append(table)
+    names = dict.fromkeys(name for table in tables for name in table)
+    return tuple((name, tuple(table.get(name, "") for table in tables)) for name in names)
+
+
+def _figure(curves: Sequence[SideCurve], command: str) -> Figure | None:
+    if not curves:
+        return None
+    out = io.BytesIO()
+    drawn = side_figure(curves)
+    drawn.savefig(out, format="png", dpi=150, metadata={"Software": None})
+    width, height = (round(inches * 150) for inches in drawn.get_size_inches())
+    return Figure(
+        name="side-by-side",
+        title="Recall@1 over training, every run",
+        caption="One colour per run, one line per training; bands: 95 % intervals over instructions; dotted: exact "
+        "chance of each run's test set. Numbers of different worlds or data are not to be set against each other.",
+        command=command,
+        image=base64.b64encode(out.getvalue()).decode("ascii"),
+        width=width,
+        height=height,
+    )

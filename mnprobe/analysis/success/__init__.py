@@ -1,0 +1,1 @@
+"""Success against failure: contrasts, rollout tables and the figure."""

@@ -1,0 +1,201 @@
+"""Success against failure: results/success_contrast.csv and its sentences."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mnprobe.analysis.statistics import OutcomeContrast, benjamini_hochberg, cluster_jackknife, holm, outcome_contrast
+from mnprobe.analysis.tables.alignment import write_table
+from mnprobe.analysis.tables.episode_scores import EpisodeScores, current_hits, episode_scores
+from mnprobe.core.commands import command_of
+from mnprobe.core.errors import ProbeError
+from mnprobe.core.labels import encode_tuples
+from mnprobe.probe.results import read_alignment
+from mnprobe.probe.scores import HitScores, read_hits
+
+__all__ = ["CONTRAST_COLUMNS", "contrast_sentences", "contrast_table", "read_contrasts", "write_contrasts"]
+
+_NAMES = (
+    *("understanding", "execution", "source_u", "source_e", "step_u", "step_e", "trained_u", "trained_e"),
+    *("layer_u", "layer_e", "pool_u", "pool_e", "heads", "pairing", "loss", "tau", "batch", "holdout", "mode"),
+    *("control", "fit_source"),
+)
+CONTRAST_COLUMNS = (
+    *_NAMES,
+    *("side", "where", "success", "success_low", "success_high", "success_chance"),
+    *("failure", "failure_low", "failure_high", "failure_chance", "difference", "ci_low", "ci_high"),
+    *("error", "p_blocks", "p_within", "p_holm", "p_bh", "p_within_holm", "family"),
+    *("detectable", "n_test", "n_success", "n_failure", "n_instructions", "n_tasks", "n_draws", "n_seeds", "note"),
+    *("config_hash", "features_hash"),
+)
+"""One row per pair, holdout, mode, side and place (`where`: over all episodes, or within tasks)."""
+
+_NAN = float("nan")
+
+
+def contrast_table(scores: Sequence[HitScores], *, resamples: int = 1999, seed: int = 0) -> pd.DataFrame:
+    """Contrast success and failure of each side in each measurement, and correct p over the whole table.
+
+    - `difference`: Recall@1 (mean of both directions) of successes less that of failures; equal test counts and equal
+      instructions on both sides, mean over draws. `where` "within tasks": the mean over tasks of the difference inside.
+    - `ci_low`, `ci_high`: 95 %, cluster jackknife over instructions with Student's t, those of results/alignment.csv.
+      What they cover in simulations stands in docs/statistics.md.
+    - `p_blocks`: the two sides of whole instructions exchanged; `p_within`: outcomes exchanged among the episodes of
+      each instruction. Both studentised, (b + 1) / (K + 1). `p_holm`, `p_bh` correct p_blocks over all rows of the
+      table (`family` of them), `p_within_holm` the other.
+    - `detectable`: the difference that these data would have shown at p < 0.05, uncorrected, in 80 of 100 cases.
+    - `success_chance`, `failure_chance`: exact, of these very test sets; empty within tasks.
+    """
+    rows: list[dict[str, Any]] = []
+    for one in scores:
+        for side in ("understanding", "execution"):
+            names = [f"{side}-{outcome}" for outcome in ("success", "failure")]
+            if set(names) <= set(one.splits.tolist()):
+                rows += _rows(one, side, [episode_scores(one, name) for name in names], resamples, seed)
+    table = pd.DataFrame(rows, columns=list(CONTRAST_COLUMNS))
+    blocks, within = (table[name].to_numpy(dtype=np.float64) for name in ("p_blocks", "p_within"))
+    table["p_holm"], table["p_bh"], table["p_within_holm"] = holm(blocks), benjamini_hochberg(blocks), holm(within)
+    table["family"] = int((~np.isnan(blocks)).sum())
+    keys = ["understanding", "execution", "source_e", "holdout", "step_e", "step_u", "mode", "side", "where"]
+    return table.sort_values(keys, kind="stable", ignore_index=True)
+
+
+def write_contrasts(alignment: Path, hits: Path, target: Path, *, resamples: int = 1999) -> pd.DataFrame:
+    """Compute the contrasts of all measurements of success and failure in `alignment`, and write them as CSV.
+
+    Raises ProbeError when the table is missing, or no success and failure was measured with its scores kept.
+    """
+    if not alignment.is_file():
+        raise ProbeError(f"{alignment} is not there. `{command_of(alignment, 'align', split='success')}` writes it")
+    table = read_alignment(alignment)
+    measured = table[table["split"].isin(["understanding-success", "execution-success"]) & (table["control"] == "none")]
+    found = {
+        path
+        for side in ("understanding", "execution")
+        for path in current_hits(hits, measured, splits=[f"{side}-success", f"{side}-failure"])
+    }
+    scores = [one for one in map(read_hits, sorted(found)) if one.about["control"] == "none"]
+    if not scores:
+        raise ProbeError(
+            f"no scores of success and failure under {hits} belong to {alignment}. "
+            f"`{command_of(alignment, 'align', split='success')}` measures and keeps them where outcomes are known"
+        )
+    contrasts = contrast_table(scores, resamples=resamples)
+    write_table(contrasts, target)
+    return contrasts
+
+
+def read_contrasts(path: Path) -> pd.DataFrame:
+    """Read back what `write_contrasts` wrote; ProbeError when the file is missing or holds something else."""
+    if not path.is_file():
+        raise ProbeError(f"{path} is not there. `{command_of(path, 'success')}` writes it")
+    table = pd.read_csv(
+        path, keep_default_na=False, na_values={name: [""] for name in CONTRAST_COLUMNS if name != "note"}
+    )
+    missing = [name for name in CONTRAST_COLUMNS if name not in table.columns]
+    if missing:
+        again = command_of(path, "success")
+        raise ProbeError(f"{path} lacks the columns {', '.join(missing)}. `{again}` writes it anew")
+    return table
+
+
+def _rows(
+    scores: HitScores, side: str, sides: Sequence[EpisodeScores], resamples: int, seed: int
+) -> list[dict[str, Any]]:
+    about = {"fit_source": scores.about["source_u"], **scores.about}  # scores of earlier versions do not say it
+    base = {name: about[name] for name in (*_NAMES, "config_hash", "features_hash")}
+    blocks = np.concatenate([one.instructions for one in sides])
+    tasks = np.concatenate([one.tasks for one in sides])
+    labels = np.concatenate([np.full(len(one.ids), place == 0) for place, one in enumerate(sides)])
+    hits = np.concatenate([one.mean for one in sides])
+    times = np.concatenate([one.times for one in sides])
+    rows = []
+    for where, weights in (
+        ("all", np.concatenate([one.weights for one in sides])),
+        ("within tasks", _task_weights(times, tasks, labels)),
+    ):
+        found: OutcomeContrast | None = None
+        try:
+            found = outcome_contrast(hits, labels, blocks, weights=weights, shares=True, resamples=resamples, seed=seed)
+        except ProbeError as error:
+            note = str(error)
+        else:
+            note = found.note
+        rows.append(
+            base
+            | {"side": side, "where": where}
+            | _single("success", sides[0], weights[labels], where)
+            | _single("failure", sides[1], weights[~labels], where)
+            | _difference(found)
+            | {"n_test": sides[0].n_test, "n_tasks": len(np.unique(tasks)), "n_draws": sides[0].n_draws}
+            | {"n_seeds": sides[0].n_seeds, "note": note}
+        )
+    return rows
+
+
+def _task_weights(times: np.ndarray, tasks: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Each query weighs one over the queries of its task and outcome, in all draws together."""
+    codes = encode_tuples(labels, tasks)
+    return np.asarray(times / np.bincount(codes, times)[codes], dtype=np.float64)
+
+
+def _single(name: str, scores: EpisodeScores, weights: np.ndarray, where: str) -> dict[str, Any]:
+    interval = cluster_jackknife(scores.hits, scores.instructions, weights=weights, shares=True)
+    return {
+        name: float(np.average(scores.mean, weights=weights)),
+        f"{name}_low": interval.low,
+        f"{name}_high": interval.high,
+        f"{name}_chance": scores.chance if where == "all" else _NAN,
+        f"n_{name}": len(scores.ids),
+    }
+
+
+def _difference(found: OutcomeContrast | None) -> dict[str, Any]:
+    same = ("error", "p_blocks", "p_within", "detectable")
+    names = {"difference": "value", "ci_low": "low", "ci_high": "high"} | {name: name for name in same}
+    values = {column: _NAN if found is None else getattr(found, name) for column, name in names.items()}
+    return values | {"n_instructions": 0 if found is None else found.n_blocks}
+
+
+_LEVEL = 0.05
+
+
+def contrast_sentences(rows: pd.DataFrame) -> tuple[str, ...]:
+    """One sentence or two for each contrast over all episodes, with what stays of it within tasks.
+
+    - A difference is called shown where p (flips of whole instructions, Holm over the table) is below 0.05.
+    - Otherwise none is shown, and the sentence says from which size on one would have been seen.
+    - Where a shown difference is not shown within tasks too, task difficulty may explain it, and the sentence says so.
+    """
+    key = ["understanding", "execution", "source_e", "holdout", "side", "mode"]
+    found = []
+    for values, both in rows.groupby(key, sort=False):
+        whole, inside = (both[both["where"] == where] for where in ("all", "within tasks"))
+        if len(whole):
+            found.append(_sentence(dict(zip(key, map(str, values), strict=True)), whole.iloc[0], inside))
+    return tuple(found)
+
+
+def _sentence(names: dict[str, str], row: pd.Series, inside: pd.DataFrame) -> str:
+    where = (
+        f"{names['understanding']} with {names['execution']} ({names['source_e']}, step {row['step_e']}; "
+        f"{names['holdout']} held out; {names['side']}, {names['mode'].replace('-', ' ')})"
+    )
+    if not np.isfinite(row["p_holm"]):
+        return f"{where}: success and failure cannot be compared: {row['note']}."
+    size = f"{100 * row['difference']:+.1f} points ({100 * row['ci_low']:+.1f} to {100 * row['ci_high']:+.1f})"
+    if row["p_holm"] >= _LEVEL:
+        seen = f"; one of {100 * row['detectable']:.0f} points would mostly have been seen"
+        return f"{where}: no difference between success and failure is shown: {size}, p {row['p_holm']:.2g}{seen}."
+    more = "more" if row["difference"] > 0 else "less"
+    text = f"{where}: successes align {more} than failures: {size}, p {row['p_holm']:.2g}"
+    if inside.empty or not np.isfinite(inside.iloc[0]["p_holm"]):
+        return f"{text}; within tasks it could not be tested."
+    other = inside.iloc[0]
+    within = f"{100 * other['difference']:+.1f} points, p {other['p_holm']:.2g}"
+    if other["p_holm"] < _LEVEL and np.sign(other["difference"]) == np.sign(row["difference"]):
+        return f"{text}; within tasks too ({within})."
+    return f"{text}; within tasks it is not shown ({within}), so which tasks are hard may explain it."

@@ -1,0 +1,253 @@
+"""Figure of success against failure (paper, Figure 3, right)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from matplotlib.patches import Patch
+from matplotlib.ticker import PercentFormatter
+
+from mnprobe.analysis.figures.metadata import FigureNote, write_note
+from mnprobe.analysis.figures.style import (
+    GREY,
+    INK,
+    PALETTE,
+    SavedFigure,
+    house_style,
+    new_figure,
+    quiet_axes,
+    save_figure,
+    shorten,
+    wrap,
+)
+from mnprobe.analysis.tables.alignment import HOLDOUTS, settle
+from mnprobe.core.commands import command_line
+from mnprobe.core.errors import ProbeError
+
+__all__ = ["DrawnSuccess", "draw_success", "last_contrasts", "success_caption", "success_figure"]
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+_COLOURS = {
+    "understanding": (PALETTE["blue"], PALETTE["sky"]),
+    "execution": (PALETTE["vermillion"], PALETTE["orange"]),
+}
+_MODES = {"own-probe": "own probes", "shared-probe": "one probe"}
+_PANEL = (3.9, 3.1)
+_NO_HATCH, _HATCH = "", "////"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnSuccess:
+    """What was written, the rows that were drawn, and the caption."""
+
+    figure: SavedFigure
+    rows: pd.DataFrame
+    caption: str
+
+
+def last_contrasts(table: pd.DataFrame, *, source: str | None = None) -> pd.DataFrame:
+    """Rows of `contrast_table` to draw: the last checkpoint of each pair and source, one way of measuring.
+
+    Without `source`: the policy's own episodes where it has both outcomes there, else all sources.
+
+    Raises ProbeError when there is nothing for `source`, or several ways of measuring and none is the default.
+    """
+    own = table[table["source_e"].str.startswith("rollouts") & (table["side"] == "execution")]
+    rows = table if source is None else table[table["source_e"] == source]
+    if source is None and len(own):
+        rows = table[table["source_e"].str.startswith("rollouts")]
+    if rows.empty:
+        have = ", ".join(sorted(set(table["source_e"]))) or "none"
+        raise ProbeError(f"no contrast of success and failure for source {source!r}; there are {have}")
+    kept, _ = settle(rows.assign(mode="own-probe"))  # both modes are shown
+    rows = rows.loc[kept.index]
+    key = ["understanding", "execution", "source_e"]
+    last = rows.groupby(key)["step_e"].transform("max")
+    rows = rows[rows["step_e"] == last]
+    last = rows.groupby(key)["step_u"].transform("max")
+    return rows[rows["step_u"] == last].sort_index().reset_index(drop=True)
+
+
+def success_figure(rows: pd.DataFrame) -> "Figure":
+    """Bars of Recall@1: one row of panels per source of episodes, one column per holdout.
+
+    Every bar is a value of `rows` (from `last_contrasts`); plain bars have a probe for each outcome, hatched ones share
+    one probe. The line across a bar is its exact chance level.
+    """
+    with house_style():
+        return _figure(rows)
+
+
+def success_caption(rows: pd.DataFrame) -> str:
+    """What the bars show, and which differences could have been seen."""
+    first = rows.iloc[0]
+    whole = rows[rows["where"] == "all"]
+    seen = whole["detectable"].dropna()
+    parts = [
+        "Recall@1 (mean of both directions) of successes (dark) and failures (light), each with equally many training "
+        "and test episodes of the same instructions, mean over "
+        f"{_span(rows['n_draws'])} balanced draws and {_span(rows['n_seeds'])} probe seeds.",
+        "Thin bars: 95 % intervals (cluster jackknife over instructions, Student's t). Black lines: exact chance of "
+        "each test set.",
+        "Above each pair: success minus failure in points with its 95 % interval; p by exchanging the two sides of "
+        f"whole instructions, Holm over the {_span(rows['family'])} tests of the table; the same within tasks.",
+    ]
+    if len(seen):
+        parts.append(
+            f"Power: a true difference of {_span(100 * seen, digits=0)} points would have been seen (p < 0.05, "
+            "uncorrected) in 80 of 100 such data sets; smaller ones would mostly have been missed."
+        )
+    parts.append(
+        "Success and failure differ in more than the outcome: this is a correlation, within instructions and tasks."
+    )
+    parts.append(
+        f"Probe: {first['heads']} heads, pairing by {first['pairing']}, loss {first['loss']}, tau {first['tau']:g}."
+    )
+    notes = [note for note in dict.fromkeys(rows["note"].astype(str)) if note and note != "nan"]
+    return " ".join(parts + [note[0].upper() + note[1:] + "." for note in notes])
+
+
+def draw_success(
+    table: pd.DataFrame, *, stem: Path, source: str | None = None, command: str | None = None, note: str = ""
+) -> DrawnSuccess:
+    """Draw `table` (results/success_contrast.csv) to `stem`.png, .svg and a note beside them.
+
+    Args:
+        table: from `contrast_table` or `read_contrasts`.
+        stem: figure path without ending.
+        source: only episodes of this source; see `last_contrasts` when not given.
+        command: how a person makes this figure again.
+        note: one more sentence for the caption, no full stop.
+    """
+    rows = last_contrasts(table, source=source)
+    caption = success_caption(rows) + (f" {note}." if note else "")
+    with house_style():
+        saved = save_figure(_figure(rows, note), stem)
+    about = FigureNote(
+        title="Success against failure",
+        caption=caption,
+        command=command or command_line("success", source=source),
+        facts={"rows": len(rows)},
+    )
+    write_note(about, stem)
+    return DrawnSuccess(figure=saved, rows=rows, caption=caption)
+
+
+def _figure(rows: pd.DataFrame, note: str = "") -> "Figure":
+    panels = list(dict.fromkeys(rows[["understanding", "execution", "source_e"]].itertuples(index=False, name=None)))
+    holdouts = [name for name in HOLDOUTS if name in set(rows["holdout"])]
+    width = 0.75 + len(holdouts) * _PANEL[0] + (len(holdouts) - 1) * 0.3 + 0.2
+    caption = wrap(success_caption(rows) + (f" {note}." if note else ""), width - 0.3, 7)
+    foot = 0.85 + 0.14 * len(caption)
+    gap = 1.0
+    height = foot + len(panels) * (_PANEL[1] + gap) + 0.1
+    figure = new_figure(width, height)
+    for row, panel in enumerate(panels):
+        for column, holdout in enumerate(holdouts):
+            left = (0.75 + column * (_PANEL[0] + 0.3)) / width
+            bottom = (foot + (len(panels) - 1 - row) * (_PANEL[1] + gap) + 0.45) / height
+            axes = figure.add_axes((left, bottom, _PANEL[0] / width, _PANEL[1] / height))
+            own = rows[(rows[["understanding", "execution", "source_e"]] == list(panel)).all(axis=1)]
+            _panel(axes, own[own["holdout"] == holdout], panel, holdout)
+            axes.tick_params(labelleft=column == 0)
+            if column == 0:
+                axes.set_ylabel("Recall@1, mean of both directions")
+    title = shorten(_title(rows), (width - 0.3) * 0.93, 12)
+    figure.text(0.12 / width, 1 - 0.1 / height, title, ha="left", va="top", fontsize=12, fontweight="bold")
+    figure.text(0.12 / width, 0.08 / height, "\n".join(caption), va="bottom", fontsize=7, color=GREY, linespacing=1.3)
+    handles = [
+        Patch(facecolor=_COLOURS[side][place], label=f"{side}: {word}")
+        for side in _COLOURS
+        for place, word in enumerate(("success", "failure"))
+        if side in set(rows["side"])
+    ]
+    if rows["mode"].nunique() > 1:
+        handles.append(Patch(facecolor="white", edgecolor=INK, hatch=_HATCH, label="one probe for all outcomes"))
+    figure.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.05 / width, (foot - 0.62) / height), ncols=3)
+    return figure
+
+
+def _panel(axes: "Axes", rows: pd.DataFrame, panel: tuple[str, str, str], holdout: str) -> None:
+    groups = [
+        (side, mode) for side in _COLOURS for mode in _MODES if ((rows["side"] == side) & (rows["mode"] == mode)).any()
+    ]
+    whole = rows[rows["where"] == "all"]
+    ceiling = float(np.nanmax([*whole["success_high"], *whole["failure_high"], *whole["success"], 0.3]))
+    top = max(1.02, ceiling) if len(rows) else 1.02
+    for place, (side, mode) in enumerate(groups):
+        chosen = rows[(rows["side"] == side) & (rows["mode"] == mode)]
+        row = chosen[chosen["where"] == "all"].iloc[0]
+        for offset, outcome, colour in zip((-0.2, 0.2), ("success", "failure"), _COLOURS[side], strict=True):
+            _bar(axes, row, outcome, place + offset, colour, _HATCH if mode == "shared-probe" else _NO_HATCH)
+        inside = chosen[chosen["where"] == "within tasks"]
+        axes.text(
+            *(place, top + 0.015, _words(row, inside.iloc[0] if len(inside) else None)),
+            ha="center",
+            va="bottom",
+            fontsize=6.3,
+            linespacing=1.25,
+        )
+    axes.set_ylim(0, top + 0.42)
+    axes.set_yticks(np.arange(0, 1.01, 0.2))
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=" %"))
+    axes.set_xlim(-0.55, max(len(groups), 1) - 0.45)
+    axes.set_xticks(range(len(groups)), [_tick(rows, side, mode) for side, mode in groups], fontsize=7)
+    quiet_axes(axes)
+    step = f", step {rows['step_e'].iloc[0]}" if len(rows) else ""
+    name = f"{panel[0]}, {panel[1]}; {panel[2]}{step}; new {holdout}"
+    axes.set_title(
+        shorten(name if len(rows) else f"{name}: not measured", _PANEL[0], 7.5), loc="left", fontsize=7.5, pad=5
+    )
+
+
+def _bar(axes: "Axes", row: pd.Series, outcome: str, place: float, colour: str, hatch: str) -> None:
+    axes.bar(place, row[outcome], width=0.36, color=colour, hatch=hatch, edgecolor="white", linewidth=0.5, zorder=2)
+    low, high = row[f"{outcome}_low"], row[f"{outcome}_high"]
+    if np.isfinite(low) and np.isfinite(high):
+        axes.plot([place, place], [low, high], color=INK, linewidth=1.3, zorder=4, label="_ci")
+    chance = row[f"{outcome}_chance"]
+    if np.isfinite(chance):
+        axes.plot(
+            [place - 0.19, place + 0.19], [chance, chance], color="black", linewidth=1.4, zorder=5, label="_chance"
+        )
+
+
+def _words(row: pd.Series, inside: pd.Series | None) -> str:
+    lines = [f"{100 * row['difference']:+.1f} points", *_support(row)]
+    if inside is not None:
+        lines += [f"in tasks {100 * inside['difference']:+.1f}", *_support(inside)[-1:]]
+    if np.isfinite(row["detectable"]):
+        lines.append(f"visible from {100 * row['detectable']:.0f}")
+    return "\n".join(lines)
+
+
+def _support(row: pd.Series) -> list[str]:
+    if not np.isfinite(row["ci_low"]):
+        return ["no interval"]
+    return [f"[{100 * row['ci_low']:+.1f}, {100 * row['ci_high']:+.1f}]", f"p {_p(row['p_holm'])}"]
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def _tick(rows: pd.DataFrame, side: str, mode: str) -> str:
+    row = rows[(rows["side"] == side) & (rows["mode"] == mode)].iloc[0]
+    return f"{side}\n{_MODES[mode]}\nn = 2 x {row['n_test']}\n{row['n_instructions']} instructions"
+
+
+def _title(rows: pd.DataFrame) -> str:
+    pairs = list(dict.fromkeys(rows[["understanding", "execution"]].itertuples(index=False, name=None)))
+    names = f"{pairs[0][0]} and {pairs[0][1]}" if len(pairs) == 1 else f"{len(pairs)} pairs of models"
+    return f"Success against failure: {names}"
+
+
+def _span(values: pd.Series, *, digits: int = 0) -> str:
+    texts = [f"{value:.{digits}f}" for value in (values.min(), values.max())]
+    return texts[0] if texts[0] == texts[1] else f"{texts[0]} to {texts[1]}"

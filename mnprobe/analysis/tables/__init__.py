@@ -1,0 +1,1 @@
+"""Tables: views of the result tables, and the shape of the paper."""

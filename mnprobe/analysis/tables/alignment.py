@@ -1,0 +1,340 @@
+"""Views of results/alignment.csv: filters, trainings, means over seeds."""
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t
+
+from mnprobe.core.commands import command_of, option_line
+from mnprobe.core.errors import ProbeError
+from mnprobe.core.files import write_text
+from mnprobe.probe.results import COLUMNS, TEXT, TRUTH, WHOLE
+
+__all__ = [
+    "ALIGNMENT_COLUMNS",
+    "HOLDOUTS",
+    "SPLITS",
+    "Named",
+    "apply_where",
+    "headline",
+    "in_order",
+    "mean_over_seeds",
+    "named",
+    "numbers",
+    "parse_where",
+    "read_alignment",
+    "read_table",
+    "settle",
+    "t_interval",
+    "truths",
+    "write_table",
+]
+
+ALIGNMENT_COLUMNS = tuple(name for name in COLUMNS if name != "features_hash")
+"""What is read here of the table that `mnprobe align` writes; its last column serves only to go on with it."""
+
+HOLDOUTS = {
+    "episodes": "new episodes of known instructions",
+    "instructions": "new instructions",
+    "tasks": "new tasks",
+}
+SPLITS = {
+    "all": "all test episodes",
+    "understanding-success": "recognised",
+    "understanding-failure": "not recognised",
+    "execution-success": "carried out",
+    "execution-failure": "not carried out",
+}
+
+# What a measurement was made with. Where a table holds several, the default is shown and the others can be asked for.
+_DEFAULTS: dict[str, str | None] = {
+    "mode": "own-probe",
+    "heads": "linear",
+    "pairing": "instruction",
+    "loss": "diagonal",
+    "layer_u": "u",
+    "layer_e": "e",
+    "pool_u": "mean",
+    "pool_e": "mean",
+    "tau": "0.1",
+    "fit_source": "demos",
+    "batch": None,
+    "config_hash": None,
+}
+_SETUP = ("understanding", "execution", "source_u", "source_e", "control")
+
+
+def read_table(path: Path, columns: Sequence[str], *, command: str) -> pd.DataFrame:
+    """Read a CSV file as text, every cell as it stands ('NA' is a name like any other).
+
+    Raises ProbeError when the file is absent (naming `command`, which writes it), is not CSV, is empty, or lacks one of
+    `columns` (naming those it lacks).
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ProbeError(f"{path} is not there. `{command}` writes it") from None
+    except UnicodeDecodeError as error:
+        raise ProbeError(f"{path} is not UTF-8 text ({error}). `{command}` writes it anew") from error
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error as error:
+        raise ProbeError(f"{path} is not a CSV table ({error}). `{command}` writes it anew") from error
+    if len(rows) < 2:
+        raise ProbeError(f"{path} holds no rows. `{command}` writes it anew")
+    header = rows[0]
+    missing = [name for name in columns if name not in header]
+    if missing:
+        raise ProbeError(
+            f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; it has {', '.join(header)}. "
+            f"`{command}` writes it anew"
+        )
+    for line, row in enumerate(rows[1:], start=2):
+        if len(row) != len(header):
+            raise ProbeError(f"{path}, row {line}: {len(row)} cells under {len(header)} columns")
+    return pd.DataFrame(rows[1:], columns=pd.Index(header), dtype=object)
+
+
+def read_alignment(path: Path, *, command: str | None = None) -> pd.DataFrame:
+    """Read results/alignment.csv with its types: text, bool, int, float; empty numbers become NaN.
+
+    `command` is what writes it, by default `mnprobe align` for the run that it lies in.
+
+    Raises ProbeError as `read_table` does, and when a cell is no number or truth value, naming column and row.
+    """
+    table = read_table(
+        path, [name for name in ALIGNMENT_COLUMNS if name != "fit_source"], command=command or command_of(path, "align")
+    )
+    if "fit_source" not in table:
+        table["fit_source"] = table["source_u"]  # tables of earlier versions: heads were fitted on the same source
+    for name in ALIGNMENT_COLUMNS:
+        if name in TRUTH:
+            table[name] = truths(table[name], name, path)
+        elif name not in TEXT:
+            table[name] = numbers(table[name], name, path, whole=name in WHOLE)
+    return table
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write `table` as CSV, whole or not at all; the same table gives the same bytes."""
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def parse_where(conditions: Sequence[str]) -> dict[str, str]:
+    """Turn `column=value` conditions into a mapping.
+
+    >>> parse_where(["layer_e=blocks.3", "tau=0.1"])
+    {'layer_e': 'blocks.3', 'tau': '0.1'}
+
+    Raises ProbeError for another form, an unknown column, or a column named twice.
+    """
+    found: dict[str, str] = {}
+    for condition in conditions:
+        column, sign, value = condition.partition("=")
+        if not sign or column not in ALIGNMENT_COLUMNS:
+            known = ", ".join(ALIGNMENT_COLUMNS)
+            raise ProbeError(f"--where must be column=value, got {condition!r}. Columns: {known}")
+        if column in found:
+            raise ProbeError(f"--where names {column} twice: {found[column]!r} and {value!r}")
+        found[column] = value
+    return found
+
+
+def apply_where(table: pd.DataFrame, where: Mapping[str, str]) -> pd.DataFrame:
+    """Keep the rows in which each named column has the named value; numbers are compared as numbers.
+
+    Conditions on the layer or pooling of the understanding side leave the pixel control alone, which has other layers.
+    Raises ProbeError, with the values that exist, when nothing is left.
+    """
+    for column, value in where.items():
+        keep = _equals(table[column], value)
+        if column in ("layer_u", "pool_u"):
+            keep |= table["understanding"] == "pixels"
+        if not keep.any():
+            raise ProbeError(f"no row has {column} = {value!r}; there are {_listed(table[column])}")
+        table = table[keep]
+    return table
+
+
+def settle(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Leave one way of measuring for each pair of models and features: the paper's, where there are several.
+
+    Returns the rows that are left, and one sentence per choice that was made.
+    Raises ProbeError when several remain and none of them is the default, with the `--where` that chooses.
+    """
+    notes: list[str] = []
+    kept = []
+    for _, rows in table.groupby(list(_SETUP), sort=False):
+        for column, default in _DEFAULTS.items():
+            values = rows[column].unique()
+            if len(values) < 2:
+                continue
+            wanted = _equals(rows[column], default) if default is not None else None
+            if wanted is None or not wanted.any():
+                raise ProbeError(
+                    f"the table holds several measurements that differ in {column} ({_listed(rows[column])}). "
+                    f"Choose one with {option_line(where=f'{column}={_cell(values[0])}')}"
+                )
+            others = _listed(rows.loc[~wanted, column])
+            note = f"{column} {default} is shown; the table also has {others}"
+            if note not in notes:
+                notes.append(note)
+            rows = rows[wanted]
+        kept.append(rows)
+    return (pd.concat(kept) if kept else table), notes
+
+
+def headline(table: pd.DataFrame, *, metric: str = "recall@1") -> pd.DataFrame:
+    """The table that answers first: one row per measurement, with chance, interval, n and seeds beside each value.
+
+    `table` is results/alignment.csv as `read_alignment` gives it. Only mean rows of `metric`, both directions
+    averaged. Columns that say how it was measured appear only where they vary.
+    """
+    rows = table[(table["statistic"] == "mean") & (table["metric"] == metric) & (table["direction"] == "mean")]
+    names = [
+        *("understanding", "step_u", "source_u", "execution", "step_e", "source_e", "holdout", "split", "control"),
+        *(name for name in _DEFAULTS if name != "config_hash"),
+    ]
+    always = ("understanding", "execution", "holdout")
+    shown = [name for name in names if name in always or rows[name].nunique(dropna=False) > 1]
+    numbers = ["value", "ci_low", "ci_high", "chance", "n_test", "n_groups", "n_gallery", "n_seeds", "sd_seeds"]
+    ordered = rows.assign(_h=rows["holdout"].map({name: i for i, name in enumerate(HOLDOUTS)}))
+    ordered = ordered.sort_values(["_h", "step_e", "step_u"], kind="stable")
+    return ordered[[*shown, *numbers, *TRUTH]].reset_index(drop=True)
+
+
+def numbers(column: pd.Series, name: str, path: Path, *, whole: bool = False) -> pd.Series:
+    """Text cells as numbers, empty ones as NaN; whole ones as int where none is empty.
+
+    Raises ProbeError when a cell is no number, with row and column.
+    """
+    cells = column.astype(str).str.strip()
+    found = pd.to_numeric(cells.where(cells != "", "nan"), errors="coerce").astype(float)
+    wrong = found.isna() & ~cells.str.lower().isin(["", "nan"])
+    if wrong.any():
+        row = int(np.flatnonzero(wrong.to_numpy())[0])
+        raise ProbeError(f"{path}, row {row + 2}, column {name}: {cells.iloc[row]!r} is no number")
+    if whole and not found.isna().any():
+        return found.astype(int)
+    return found
+
+
+def truths(column: pd.Series, name: str, path: Path) -> pd.Series:
+    """Text cells as True or False; ProbeError when a cell is neither, with row and column."""
+    cells = column.astype(str).str.strip().str.lower()
+    wrong = ~cells.isin(["true", "false", "1", "0"])
+    if wrong.any():
+        row = int(np.flatnonzero(wrong.to_numpy())[0])
+        raise ProbeError(f"{path}, row {row + 2}, column {name}: {cells.iloc[row]!r} is neither True nor False")
+    return cells.isin(["true", "1"])
+
+
+def _equals(column: pd.Series, value: str) -> pd.Series:
+    if pd.api.types.is_bool_dtype(column):
+        return column == (value.lower() in ("true", "1"))
+    if pd.api.types.is_numeric_dtype(column):
+        try:
+            return pd.Series(np.isclose(column.astype(float), float(value), rtol=1e-9), index=column.index)
+        except ValueError:
+            return pd.Series(False, index=column.index)
+    return column == value
+
+
+def _cell(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _listed(column: pd.Series) -> str:
+    return ", ".join(sorted({_cell(value) for value in column}))
+
+
+_BLANK = "-blank"
+_OURS = re.compile(r"(?P<family>viclip|arp)(?:-(?P<training>(?!seed\d+$).+?))?(?:-seed(?P<seed>\d+))?")
+_FIRST = ("baseline", "joint")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """A model's name, taken apart.
+
+    `family` says what kind of model it is, `training` which training (empty for a model that no training named),
+    `seed` the number after "-seed" (None where there is none), `blank` whether it was told no instruction.
+    """
+
+    family: str
+    training: str
+    seed: int | None
+    blank: bool
+
+    @property
+    def without_seed(self) -> str:
+        """The name that all seeds of a training share."""
+        return "-".join(part for part in (self.family, self.training) if part) + (_BLANK if self.blank else "")
+
+
+def named(model: str) -> Named:
+    """Take apart the name of a model; only ViCLIP and ARP are trained here, any other name is its own family.
+
+    >>> named("arp-joint-seed1-blank")
+    Named(family='arp', training='joint', seed=1, blank=True)
+    >>> named("my-model")
+    Named(family='my-model', training='', seed=None, blank=False)
+    """
+    blank = model.endswith(_BLANK)
+    found = _OURS.fullmatch(model.removesuffix(_BLANK))
+    if found is None:
+        return Named(family=model, training="", seed=None, blank=False)
+    seed = found["seed"]
+    return Named(
+        family=found["family"],
+        training=found["training"] or "",
+        seed=None if seed is None else int(seed),
+        blank=blank,
+    )
+
+
+def in_order(trainings: Iterable[str]) -> list[str]:
+    """Each training once: baseline, joint, then the others by name.
+
+    >>> in_order(["wide", "joint", "baseline", "joint"])
+    ['baseline', 'joint', 'wide']
+    """
+    found = set(trainings)
+    return [name for name in _FIRST if name in found] + sorted(found - set(_FIRST))
+
+
+_MEANT = ("value", "ci_low", "ci_high", "chance", "sd_seeds", "sd_draws")
+
+
+def mean_over_seeds(table: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
+    """Rows that agree in `key` become one; n_trainings and sd_trainings say how many they were and how far apart.
+
+    `value` is their mean. `ci_low` and `ci_high` are the means of theirs: what another test set might give, not what
+    another training might; the latter is `sd_trainings`, the standard deviation (divisor: one less) between them,
+    NaN for one. Other columns are those of the first row. The order of first appearance stays.
+    """
+    groups = table.groupby(list(key), sort=False, dropna=False)
+    meant = [name for name in _MEANT if name in table]
+    made = table[~table.duplicated(list(key))].reset_index(drop=True)
+    made[meant] = groups[meant].mean().to_numpy()
+    return made.assign(n_trainings=groups.size().to_numpy(), sd_trainings=groups["value"].std(ddof=1).to_numpy())
+
+
+def t_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float]:
+    """Student's interval of the mean of independent values; (NaN, NaN) for fewer than two.
+
+    >>> [round(x, 3) for x in t_interval([1.0, 2.0, 3.0])]
+    [-0.484, 4.484]
+    """
+    found = np.asarray(values, dtype=float)
+    if len(found) < 2:
+        return math.nan, math.nan
+    half = float(t.ppf(0.5 + confidence / 2, len(found) - 1)) * float(found.std(ddof=1)) / math.sqrt(len(found))
+    return float(found.mean()) - half, float(found.mean()) + half

@@ -1,0 +1,185 @@
+"""Recognition and success over training steps, by training and world."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mnprobe.analysis.success.rollouts import ALL_TASKS, SUCCESS_COLUMNS
+from mnprobe.analysis.tables.alignment import mean_over_seeds, named, numbers, read_table, truths
+from mnprobe.core.commands import command_of
+from mnprobe.core.errors import FeatureError
+from mnprobe.features import open_features
+from mnprobe.features.text_ranking import COLUMNS, PREDICTION_COLUMNS
+
+__all__ = [
+    "Progress",
+    "played_in",
+    "recognition_progress",
+    "settled_recognition",
+    "success_progress",
+    "world_note",
+    "worlds_of",
+    *("ABLATION_COLUMNS", "read_ablation", "read_predictions", "read_recognition", "read_success"),
+]
+
+ABLATION_COLUMNS = (
+    *("pairing", "tau", "training", "seed", "understanding", "execution"),
+    *("n_understanding", "n_execution"),
+)
+"""What is read of results/ablation.csv; intervals are read from ci_low_understanding, ci_high_understanding,
+ci_low_execution and ci_high_execution where these are there."""
+
+_INTERVALS = tuple(f"{end}_{side}" for side in ("understanding", "execution") for end in ("ci_low", "ci_high"))
+
+
+def read_recognition(path: Path) -> pd.DataFrame:
+    """results/recognition.csv; ProbeError names a column or cell that does not belong."""
+    table = read_table(path, COLUMNS, command=command_of(path, "recognize"))
+    return _typed(
+        table, path, whole=("step",), real=("n", "correct", "top1", "ci_low", "ci_high", "chance", "candidates")
+    )
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """results/predictions.csv, one row per model, step, source and episode."""
+    table = read_table(path, PREDICTION_COLUMNS, command=command_of(path, "recognize"))
+    return _typed(table, path, whole=("step", "correct"))
+
+
+def read_success(path: Path) -> pd.DataFrame:
+    """results/success.csv; ProbeError names a column or cell that does not belong."""
+    table = read_table(path, SUCCESS_COLUMNS, command=command_of(path, "rollout"))
+    words = ("world", "model", "task")
+    real = tuple(name for name in SUCCESS_COLUMNS if name not in (*words, "step", "n", "successes", "repeats"))
+    return _typed(table, path, whole=("step", "n", "successes", "repeats"), real=real)
+
+
+def read_ablation(path: Path) -> pd.DataFrame:
+    """results/ablation.csv, with the columns of intervals (NaN where the file has none)."""
+    table = read_table(path, ABLATION_COLUMNS, command=command_of(path, "ablate"))
+    for name in _INTERVALS:
+        side, end = name.rpartition("_")[2], name.rpartition("_")[0]
+        if name not in table:
+            table[name] = table.get(f"{side}_{end}", "")
+    real = ("tau", "understanding", "execution", "n_understanding", "n_execution", *_INTERVALS)
+    return _typed(table, path, real=real)
+
+
+def settled_recognition(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The rows of one source and partition: demonstrations and test where there are several; and which in words."""
+    source = _preferred(table["source"], "demos")
+    table = table[table["source"] == source]
+    partition = _preferred(table["partition"], "test")
+    table = table[table["partition"] == partition]
+    return table, f"{source}, {partition}"
+
+
+def _preferred(column: "pd.Series[str]", first: str) -> str:
+    values = sorted(set(column))
+    return first if first in values else values[0]
+
+
+def _typed(table: pd.DataFrame, path: Path, *, whole: Sequence[str] = (), real: Sequence[str] = ()) -> pd.DataFrame:
+    for name in ("trained", "zero_shot"):
+        if name in table:
+            table[name] = truths(table[name], name, path)
+    for name in (*whole, *real):
+        table[name] = numbers(table[name], name, path, whole=name in whole)
+    return table
+
+
+_KEY = ["training", "blank", "step"]
+_COLUMNS = ["training", "training_seed", "blank", "step", "trained", "value", "ci_low", "ci_high", "n", "chance"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """One quantity over training.
+
+    `title` says what it is; `points` has a row per training, step and whether the instruction was blanked:
+    value, ci_low, ci_high, n, chance (NaN where there is none), trained, n_trainings, sd_trainings; `trainings` the
+    single trainings behind the means, where there are several.
+    """
+
+    title: str
+    points: pd.DataFrame
+    trainings: pd.DataFrame
+
+
+def recognition_progress(path: Path, families: Iterable[str]) -> Progress | None:
+    """Top-1 recognition, mean over tasks, of the models of `families`; None where the table is absent or has none.
+
+    Raises ProbeError as `read_recognition`.
+    """
+    if not path.is_file():
+        return None
+    table, where = settled_recognition(read_recognition(path))
+    rows = table[(table["task"] == ALL_TASKS)].rename(columns={"top1": "value"})
+    return _progress(rows, families, title=f"Recognition, top-1, mean over tasks ({where})")
+
+
+def success_progress(
+    path: Path, families: Iterable[str], *, untrained: Collection[tuple[str, int]] = ()
+) -> Progress | None:
+    """Closed-loop success, mean over tasks, of the policies of `families`; None where the table is absent or has none.
+
+    `untrained` names trainings and steps with random weights, which the table does not tell.
+
+    Raises ProbeError as `read_success`.
+    """
+    if not path.is_file():
+        return None
+    table = read_success(path)
+    rows = table[(table["task"] == ALL_TASKS) & (table["world"] == table["world"].iloc[0])]
+    places = zip((named(str(model)).training for model in rows["model"]), rows["step"], strict=True)
+    rows = rows.assign(chance=float("nan"), trained=[place not in untrained for place in places])
+    return _progress(rows, families, title=f"Success, mean over tasks ({table['world'].iloc[0]})")
+
+
+def _progress(rows: pd.DataFrame, families: Iterable[str], *, title: str) -> Progress | None:
+    wanted = set(families)
+    taken = [named(str(model)) for model in rows["model"]]
+    rows = rows.assign(
+        training=[one.training for one in taken],
+        training_seed=[one.seed or 0 for one in taken],
+        blank=[one.blank for one in taken],
+    )
+    rows = rows[[one.family in wanted for one in taken]][_COLUMNS]
+    if rows.empty:
+        return None
+    single = rows[rows.duplicated(_KEY, keep=False)].reset_index(drop=True)
+    points = mean_over_seeds(rows, _KEY).sort_values(_KEY, kind="stable").reset_index(drop=True)
+    return Progress(title=title, points=points, trainings=single)
+
+
+def worlds_of(attributes: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the worlds that a feature file's episodes say they were played in (RLBench's own demos do not say)."""
+    provenance = attributes["provenance"]
+    return tuple(map(str, provenance.get("worlds", ()))) if isinstance(provenance, Mapping) else ()
+
+
+def played_in(paths: Iterable[Path]) -> tuple[str, ...]:
+    """The same for all episodes of several feature files; one that cannot be read says nothing here."""
+    found: set[str] = set()
+    for path in paths:
+        try:
+            with open_features(path) as file:
+                found |= set(worlds_of(file.attrs))
+        except FeatureError:
+            continue  # whoever needs its numbers reports it
+    return tuple(sorted(found))
+
+
+def world_note(worlds: Iterable[str]) -> str:
+    """A sentence for captions, without its full stop; empty where no world is known.
+
+    >>> world_note(["tabletop"])
+    'Episodes of the world tabletop, not to be set beside numbers from any other'
+    >>> world_note([])
+    ''
+    """
+    names = " and ".join(worlds)
+    return f"Episodes of the world {names}, not to be set beside numbers from any other" if names else ""

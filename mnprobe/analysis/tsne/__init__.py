@@ -1,0 +1,1 @@
+"""t-SNE: inputs, embeddings, maps, figures and the slider page."""

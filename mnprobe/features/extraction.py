@@ -1,0 +1,931 @@
+"""Extraction: from demonstrations and frozen models to feature stores."""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from mnprobe.core.errors import ConfigError, DataError, FeatureError, MnprobeError
+from mnprobe.core.files import sha256_file
+from mnprobe.core.progress import progress
+from mnprobe.core.provenance import canonical_json, config_hash, differences, versions
+from mnprobe.core.registry import unknown_name
+from mnprobe.core.rundir import RunDir, resolve_run, step_name
+from mnprobe.core.runtime import Team, join_team, prefetch
+from mnprobe.core.seeds import check_seed
+from mnprobe.data import Dataset, Episode, open_dataset
+from mnprobe.features.extractors.base import (
+    EXTRACTORS,
+    EpisodeFeatures,
+    Extractor,
+    ExtractorSpec,
+    LayerInfo,
+    complete_options,
+    stored_layers,
+)
+from mnprobe.features.row_check import check_rows
+from mnprobe.features.schema import DTYPES, SIDES, Columns, Header, make_columns
+from mnprobe.features.selection import ModelChoice, choose_models, layers_for, played_choices
+from mnprobe.features.shards import Shard, ShardFolder
+from mnprobe.features.store import open_features, verify
+from mnprobe.features.writer import FeatureWriter
+from mnprobe.worlds.record import read_situation
+
+__all__ = ["ROLLOUTS", "Extracted", "Job", "check_target", "extract", "run_job"]
+
+Status = Literal["written", "kept"]
+Note = Callable[[str], None]
+_KEPT, _TODO, _FAILED = 0, 1, 2
+_SHOWN = 20  # broken episodes listed before "and N more"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A store to be made.
+
+    `asked` is all that decides what the values mean: it is recorded, and a finished file is kept only if its own is
+    equal. `ran` is how they are computed (device, batch size): recorded, and shards are taken up only if it is equal
+    too, so that a store is never mixed. `build` makes the extractor; it is called only when there is work.
+    With `skip_broken`, episodes whose files are broken are left out; `broken` gives the reason for those found before.
+    """
+
+    target: Path
+    header: Header
+    episodes: Sequence[Episode]
+    columns: Columns
+    asked: Mapping[str, Any]
+    ran: Mapping[str, Any]
+    build: Callable[[], Extractor] = field(repr=False)
+    dtype: str = "float32"
+    batch_size: int = 8
+    overwrite: bool = False
+    threads: int = 1
+    skip_broken: bool = False
+    broken: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def config_hash(self) -> str:
+        """Short hash of `asked`."""
+        return config_hash(self.asked)
+
+    def batches(self) -> list[Sequence[Episode]]:
+        """The episodes in fixed batches; they do not depend on the number of processes."""
+        size = self.batch_size
+        return [self.episodes[start : start + size] for start in range(0, len(self.episodes), size)]
+
+
+def run_job(job: Job, team: Team, *, quiet: bool = False, note: Note | None = None) -> Status:
+    """Make the store, or keep it if it is there already, whole and of the same configuration.
+
+    Raises FeatureError when a file of another configuration, or a damaged one, lies at the target and `overwrite` is
+    not set, and for values that depend on the batch; and whatever reading the data or the model raises. What was
+    finished until then is kept for the next time. `note` is called, by process 0, with remarks for the user.
+    """
+    # Batches without a broken episode serve a job that skips broken ones and one that does not.
+    asked = {name: value for name, value in job.asked.items() if name != "skip_broken"}
+    shards = ShardFolder(job.target, config_hash([config_hash(asked), dict(job.ran)]))
+    run = _Run(job, team, shards, note or (lambda text: None))
+    with ExitStack() as stack:
+        if _decide(job, team, shards, stack) == _KEPT:
+            return "kept"
+        worlds = _worlds(job) if team.leads else {}
+        run.compute(quiet)
+        team.barrier()
+        if team.leads:
+            run.merge(worlds)
+            shards.remove()
+        team.barrier()
+    return "written"
+
+
+def check_target(job: Job) -> None:
+    """Raise FeatureError when a file of another configuration is at the target and may not be replaced.
+
+    `run_job` says the same; this is quick, so that of several jobs all can be checked before the first is computed.
+    """
+    if job.overwrite or not job.target.exists():
+        return
+    _check_place(job)
+    try:
+        with open_features(job.target) as file:
+            recorded = file.attrs["provenance"]
+    except FeatureError as error:
+        raise FeatureError(f"{error}\nTo replace the file, add --overwrite") from error
+    _check_configuration(job, recorded)
+
+
+def _decide(job: Job, team: Team, shards: ShardFolder, stack: ExitStack) -> int:
+    if not team.leads:
+        decision = team.agree(_FAILED)
+        if decision == _FAILED:
+            raise FeatureError(f"{job.target}: process 0 refused this job; its message says why")
+        return decision
+    try:
+        decision = _KEPT if not job.overwrite and _is_finished(job) else _TODO
+        if decision == _TODO or shards.root.exists():
+            stack.enter_context(shards.lock())
+            shards.clean()
+        if decision == _KEPT and shards.root.exists():  # killed between the last rename and the cleaning
+            shards.remove()
+    except MnprobeError:
+        team.agree(_FAILED)
+        raise
+    return team.agree(decision)
+
+
+def _is_finished(job: Job) -> bool:
+    if not job.target.exists():
+        return False
+    _check_place(job)
+    try:
+        verify(job.target)
+    except FeatureError as error:
+        raise FeatureError(f"{error}\nTo replace the file, add --overwrite") from error
+    with open_features(job.target) as file:
+        _check_configuration(job, file.attrs["provenance"])
+    return True
+
+
+def _check_place(job: Job) -> None:
+    if job.target.is_dir():
+        raise FeatureError(f"{job.target}: is a folder; a feature store is one file. Name another with --out")
+
+
+def _check_configuration(job: Job, recorded: Mapping[str, Any]) -> None:
+    if recorded.get("config_hash") == job.config_hash:
+        return
+    changes = differences(recorded.get("asked", {}), job.asked)
+    raise FeatureError(
+        f"{job.target}: was made with another configuration ({'; '.join(changes) or 'unknown'}). "
+        "Add --overwrite to replace it, or write elsewhere with --name, --step, --source or --out"
+    )
+
+
+class _Read(NamedTuple):
+    """A batch as it was read: its sound episodes, what the extractor prepared of them, and the broken ones."""
+
+    sound: Sequence[Episode]
+    prepared: Any
+    skipped: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Summary:
+    """What the writing of a whole store must know of each batch before; tokens per episode where all have the same."""
+
+    layers: tuple[str, ...]
+    skipped: Mapping[str, str]
+    remarks: Sequence[str]
+    episodes: int
+    tokens: Mapping[str, int | None]
+
+    @classmethod
+    def of(cls, shard: Shard) -> "_Summary":
+        lengths = {layer: set(shard.arrays[f"{layer}/lengths"].tolist()) for layer in shard.layers}
+        return cls(
+            layers=shard.layers,
+            skipped=shard.skipped,
+            remarks=shard.remarks,
+            episodes=len(shard.predictions),
+            tokens={layer: next(iter(found)) if len(found) == 1 else None for layer, found in lengths.items()},
+        )
+
+
+class _Run:
+    """The work on one job in this process."""
+
+    def __init__(self, job: Job, team: Team, shards: ShardFolder, note: Note) -> None:
+        self._job = job
+        self._team = team
+        self._shards = shards
+        self._note = note
+        self._batches = job.batches()
+        self._remarks: list[str] = []
+        self._widths: dict[str, int] = {}
+        self._summaries: dict[int, _Summary] = {}
+
+    def compute(self, quiet: bool) -> None:
+        """Compute this process's share of the batches that are not there yet."""
+        job, team = self._job, self._team
+        share = range(team.rank, len(self._batches), team.size)
+        left = [index for index in share if not self._has(index)]
+        if not left:
+            return
+        extractor = job.build()
+        described = _described(extractor)
+        what = f"{job.header.model} step {job.header.step}"
+        what += f", process {team.rank} of {team.size}" if team.size > 1 else ""
+        total = sum(len(self._batches[index]) for index in share)
+        done = total - sum(len(self._batches[index]) for index in left)
+
+        def read(index: int) -> _Read:
+            return self._read(extractor, index)
+
+        with progress(f"{what} (episodes)", total, done=done, quiet=quiet or not team.leads) as advance:
+            is_checked = bool(getattr(extractor, "independent_rows", False))
+            while left and not is_checked:  # before anything is read ahead: the check reads in this thread
+                index = left.pop(0)
+                is_checked = self._finish(extractor, index, read(index), described, check=True)
+                advance(len(self._batches[index]))
+            for index, ready in prefetch(left, read, threads=job.threads, ahead=job.threads):
+                self._finish(extractor, index, ready, described)
+                advance(len(self._batches[index]))
+
+    def merge(self, worlds: Mapping[str, str]) -> None:
+        """All batches to one file."""
+        job = self._job
+        for index in range(len(self._batches)):
+            if index not in self._summaries:  # another process computed it
+                self._summaries[index] = _Summary.of(self._shard(index))
+        summaries = [self._summaries[index] for index in range(len(self._batches))]
+        skipped = dict(job.broken)
+        for summary in summaries:
+            skipped |= summary.skipped
+        sound = [summary for summary in summaries if summary.episodes]
+        if not sound:
+            raise DataError(f"{job.target}: all {len(skipped)} episodes are broken: {_reasons(skipped)}")
+        layers = [name for name in sound[0].layers if all(name in summary.layers for summary in sound)]
+        if not layers:
+            raise FeatureError(f"{job.target}: no layer is there in all batches; name layers one by one")
+        remarks = list(dict.fromkeys([*(text for summary in sound for text in summary.remarks), *_padding(job, sound)]))
+        for remark in remarks:
+            if remark not in self._remarks:
+                self._note(remark)
+        if skipped:
+            total = len(job.episodes) + len(job.broken)
+            self._note(f"{job.target}: {len(skipped)} of {total} episodes left out as broken: {_reasons(skipped)}")
+        self._write(layers, skipped, remarks, worlds)
+
+    def _write(
+        self, layers: Sequence[str], skipped: Mapping[str, str], remarks: Sequence[str], worlds: Mapping[str, str]
+    ) -> None:
+        job = self._job
+        predictions: list[str | None] = []
+        counts: dict[str, int] = {"episodes_skipped": len(skipped)} if skipped else {}
+        model_config: dict[str, Any] = {}
+        layer_info: dict[str, LayerInfo] = {}
+        kept = np.array([name not in skipped for name in job.columns["id"]])
+        columns = {name: column[kept] for name, column in job.columns.items()}
+        with FeatureWriter(job.target, job.header, columns, dtype=job.dtype) as writer:
+            for index in range(len(self._batches)):
+                shard = self._shard(index)
+                if not shard.predictions:
+                    continue
+                for layer in layers:
+                    arrays = {name: shard.arrays[f"{layer}/{name}"] for name in ("values", "lengths", "keyframe")}
+                    writer.append(layer, arrays["values"], lengths=arrays["lengths"], keyframe=arrays["keyframe"])
+                predictions += shard.predictions
+                counts = {name: counts.get(name, 0) + shard.counts.get(name, 0) for name in {*counts, *shard.counts}}
+                model_config, layer_info = shard.model_config, shard.layer_info
+            if all(text is not None for text in predictions):
+                writer.add_column("prediction", predictions)
+            provenance: dict[str, Any] = {
+                "asked": dict(job.asked),
+                "ran": dict(job.ran),
+                "config_hash": job.config_hash,
+                "counts": dict(sorted(counts.items())),
+                "worlds": sorted({world for name, world in worlds.items() if name not in skipped}),
+            }
+            if layer_info:
+                provenance["layers"] = {name: layer_info[name] for name in layers if name in layer_info}
+            if skipped:
+                provenance["skipped"] = [{"id": name, "reason": reason} for name, reason in skipped.items()]
+            if remarks:
+                provenance["remarks"] = list(remarks)
+            writer.header = replace(job.header, model_config=model_config, provenance=provenance)
+
+    def _has(self, index: int) -> bool:
+        shard = self._shards.read(index)
+        if shard is None or (shard.skipped and not self._job.skip_broken):
+            return False
+        self._summaries[index] = _Summary.of(shard)
+        return True
+
+    def _read(self, extractor: Extractor, index: int) -> _Read:
+        """Prepare a batch; with `skip_broken`, without the episodes whose files are broken."""
+        batch = self._batches[index]
+        try:
+            return _Read(batch, extractor.prepare(batch), {})
+        except DataError:
+            if not self._job.skip_broken:
+                raise
+        sound, skipped = [], {}
+        for episode in batch:
+            try:
+                extractor.prepare([episode])
+            except DataError as error:
+                skipped[episode.id] = str(error)
+            else:
+                sound.append(episode)
+        return _Read(sound, extractor.prepare(sound) if sound else None, skipped)
+
+    def _finish(
+        self, extractor: Extractor, index: int, ready: _Read, described: dict[str, Any], *, check: bool = False
+    ) -> bool:
+        """Compute a batch and write its shard; return whether there was a sound episode."""
+        if self._team.leads:
+            for name, reason in ready.skipped.items():
+                self._note(f"left out {name}: {reason}")
+        names = [episode.id for episode in ready.sound]
+        results = extractor.compute(ready.prepared) if ready.sound else []
+        if len(results) != len(names):
+            raise FeatureError(f"{self._job.header.model}: gave features of {len(results)} of {len(names)} episodes")
+        remarks: list[str] = []
+        if check and results:
+            Shard.of(results, extractor.layers, self._job.dtype, described, names=names)  # refuses NaN, for one
+            remarks = self._check(extractor, ready.sound, results)
+        dropped: Mapping[str, str] = getattr(extractor, "dropped", {})
+        if dropped:
+            shown = "; ".join(list(dropped.values())[:_SHOWN])
+            more = f"; and {len(dropped) - _SHOWN} more" if len(dropped) > _SHOWN else ""
+            remarks.append(f"{len(dropped)} layers that a pattern names are left out: {shown}{more}")
+        remarks = [remark for remark in remarks if remark not in self._remarks]
+        self._remarks += remarks
+        if self._team.leads:
+            for remark in remarks:
+                self._note(remark)
+        info = extractor.describe_layers() if hasattr(extractor, "describe_layers") else {}
+        shard = Shard.of(
+            results,
+            extractor.layers,
+            self._job.dtype,
+            described,
+            names=names,
+            layer_info=info,
+            skipped=ready.skipped,
+            remarks=remarks,
+        )
+        self._check_widths(shard)
+        self._shards.write(index, shard)
+        self._summaries[index] = _Summary.of(shard)
+        return bool(results)
+
+    def _check(self, extractor: Extractor, batch: Sequence[Episode], results: list[EpisodeFeatures]) -> list[str]:
+        job = self._job
+        half = job.asked.get("precision") == "bf16" or bool(getattr(extractor, "half_precision", False))
+        others = [] if len(batch) > 1 else [one for one in job.episodes[:2] if one.folder != batch[0].folder]
+        return check_rows(
+            extractor,
+            batch,
+            results,
+            others,
+            alone=job.batch_size == 1 or len(job.episodes) == 1,
+            device=str(job.ran.get("device", "cpu")),
+            half=half,
+        )
+
+    def _check_widths(self, shard: Shard) -> None:
+        for layer in shard.layers:
+            width = shard.arrays[f"{layer}/values"].shape[1]
+            if self._widths.setdefault(layer, width) != width:
+                raise FeatureError(
+                    f"layer {layer!r}: gives tokens of {width} numbers after tokens of {self._widths[layer]}; a layer "
+                    "has one width. Wrap the module so that it gives the varying axis as tokens"
+                )
+
+    def _shard(self, index: int) -> Shard:
+        shard = self._shards.read(index)
+        if shard is None:
+            raise FeatureError(
+                f"{self._job.target}: batch {index} ({self._batches[index][0].id} ...) is missing or damaged in "
+                f"{self._shards.folder}. Run the same command again; all processes must see the same folder"
+            )
+        return shard
+
+
+def _padding(job: Job, summaries: Sequence[_Summary]) -> list[str]:
+    """A remark where the episodes of each batch have one number of tokens, but not those of all batches."""
+    if getattr(EXTRACTORS.load(job.asked["extractor"]), "independent_rows", False):
+        return []
+    several = [summary for summary in summaries if summary.episodes > 1]
+    remarks = []
+    for layer in several[0].layers if several else ():
+        counts = {summary.tokens.get(layer) for summary in several}
+        numbers = sorted(number for number in counts if number is not None)
+        if None not in counts and len(numbers) > 1:
+            remarks.append(
+                f"layer {layer!r}: all episodes of one batch have the same number of tokens, but batches differ "
+                f"({numbers[0]} to {numbers[-1]}). If batches are padded to their longest episode, the padding is "
+                "stored as data; --batch-size 1 has none"
+            )
+    return remarks
+
+
+def _described(extractor: Extractor) -> dict[str, Any]:
+    """What the extractor says of its model, once it is sure that the store can hold it."""
+    described = extractor.describe()
+    try:
+        json.loads(canonical_json(dict(described)))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"the model's description must hold only what JSON can hold: {error}") from error
+    return described
+
+
+def _worlds(job: Job) -> dict[str, str]:
+    """By episode, the world it was played in, as far as its folder says; RLBench's own files do not."""
+    worlds = {}
+    for episode in job.episodes:
+        try:
+            situation = read_situation(episode.folder)
+        except DataError:
+            if not job.skip_broken:
+                raise
+            continue
+        if situation is not None:
+            worlds[episode.id] = str(situation["world"])
+    return worlds
+
+
+def _reasons(skipped: Mapping[str, str]) -> str:
+    more = f" and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
+    return "; ".join([f"{name} ({reason})" for name, reason in skipped.items()][:_SHOWN]) + more
+
+
+ROLLOUTS = "rollouts"
+"""Source of the episodes that a run's policies played themselves."""
+
+_DEFAULT_PRESET = "tiny"
+_READERS_FOR_CUDA = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extracted:
+    """One finished store. `status` is "written" or, when it was there already, "kept".
+
+    `episodes` are those in the store; `skipped` counts the broken ones that were left out, whose ids and reasons are
+    in the store's provenance.
+    """
+
+    path: Path
+    model: str
+    kind: str
+    side: str
+    source: str
+    step: int
+    trained: bool
+    training: str
+    layers: tuple[str, ...]
+    episodes: int
+    status: Literal["written", "kept"]
+    skipped: int = 0
+
+
+def extract(
+    data: Path | str | Sequence[Path | str] | None = None,
+    *,
+    run: RunDir | Path | None = None,
+    out: Path | None = None,
+    models: Sequence[str] = (),
+    checkpoints: Sequence[Path] = (),
+    name: str | None = None,
+    step: int | None = None,
+    preset: str | None = None,
+    config: Path | Mapping[str, Any] | None = None,
+    seed: int = 0,
+    source: str = "demos",
+    partitions: Sequence[str] | None = None,
+    tasks: Sequence[str] | None = None,
+    limit: int | None = None,
+    instructions: Path | Mapping[str, str | Sequence[str]] | None = None,
+    outcomes: Path | str | None = None,
+    layers: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    batch_size: int = 8,
+    dtype: str = "float32",
+    precision: Literal["float32", "bf16"] = "float32",
+    overwrite: bool = False,
+    skip_broken: bool = False,
+    quiet: bool = True,
+    note: Callable[[str], None] | None = None,
+) -> list[Extracted]:
+    """Extract frozen features into one store per model and checkpoint; finished stores are checked and kept.
+
+    May be killed at any moment and called again: finished batches are taken up, and the values are those of an
+    undisturbed run. Under torchrun the processes share the batches.
+
+    Args:
+        data: folders of demonstrations; by default the run's `demos`. With the source "rollouts", by default every
+            folder of the run's `rollouts` that one of its ARP checkpoints played: each is extracted by that checkpoint
+            and by the ViCLIP checkpoint of the same training and step (see `played_choices`).
+        run: run directory; by default the newest under ./runs, unless `out` is given.
+        out: write here instead of into a run: a file ending in .h5 for a single store, or a folder that gets
+            `<model>/<source>/step_<number>.h5`.
+        models: names of extractors, or of models in the run; see `choose_models`.
+        checkpoints: weights files; the model is read off the file.
+        name: file the features under this model name.
+        step: training step of the checkpoint, where the file does not tell it.
+        preset: size of models with random weights ("tiny" by default), and `seed` their numbers.
+        config: sizes of one model, field by field (a mapping, or a JSON file of one), for weights whose file does not
+            tell them, or for random weights of no preset.
+        source: name of the data within the run, such as "demos" or "rollouts".
+        partitions, tasks, instructions, outcomes: see `mnprobe.data.open_dataset`.
+        limit: only the first so many episodes.
+        layers: plain names, patterns such as "blocks.*", or `model=layer`; see `layers_for`.
+        options: options of extractors: camera, frames_rule, decoding, blank_instruction, language_weights, ...
+        device: "auto", "cpu", "cuda", "cuda:<number>".
+        batch_size: episodes per forward pass (ARP: key-to-key steps per pass) and per resumable piece.
+        dtype: stored type, "float32" or "float16".
+        precision: "float32", or "bf16" for mixed precision in the model.
+        overwrite: replace stores of another configuration.
+        skip_broken: leave out episodes whose files are missing or damaged (DataError) instead of stopping; ids and
+            reasons are noted and recorded in the store's provenance.
+        quiet: show no progress.
+        note: called with remarks for the user.
+    Returns: one entry per store, in order of work.
+    Raises: ConfigError, DataError, CheckpointError, FeatureError.
+    """
+    from mnprobe.core.runtime import resolve_device
+
+    if dtype not in DTYPES:
+        raise ConfigError(f"--dtype must be {' or '.join(DTYPES)}, got {dtype!r}")
+    if limit is not None and limit < 1:
+        raise ConfigError(f"--limit must be at least 1, got {limit}")
+    check_seed(seed, name="--seed")
+    say = note or (lambda text: None)
+    home = run if isinstance(run, RunDir) else None if run is None and out is not None else resolve_run(run)
+    given = {key: value for key, value in (options or {}).items() if value is not None}
+    with join_team() as team:
+        if data is None and source == ROLLOUTS and home is not None:
+            if checkpoints or name is not None or step is not None:
+                raise ConfigError(
+                    "--source rollouts without --data takes the run's own checkpoints, each on the episodes that it "
+                    "played; give --data as well to use --checkpoint, --name or --step"
+                )
+            played = played_choices(home, models, say)
+            parts: list[tuple[Any, list[ModelChoice]]] = [(one.folder, list(one.choices)) for one in played]
+        else:
+            chosen = choose_models(home, models, checkpoints, name=name, step=step)
+            parts = [(data if data is not None else _demos(home), chosen)]
+        everything = _understanding([choice for _, choices in parts for choice in choices], given, say)
+        parts = [(folder, [choice for choice in choices if choice in everything]) for folder, choices in parts]
+        parts = [part for part in parts if part[1]]
+        for choice in everything:
+            if choice.checkpoint is not None and not choice.checkpoint.step_told:
+                remark = "tells no training step, so it counts as step 0; --step or --name says more"
+                say(f"{choice.checkpoint.path}: {remark}")
+        sizes = _sizes(everything, preset, config)
+        cache: dict[str, Any] = {}  # of the only model; of several, each would be held in memory
+        known = partial(
+            _known_layers,
+            options=given,
+            preset=preset,
+            seed=seed,
+            config=sizes,
+            cache=cache if len(everything) == 1 else None,
+            found={},
+        )
+        layers_of = [[layers_for(choice, layers, everything, known, say) for choice in choices] for _, choices in parts]
+        if out is not None and out.suffix == ".h5" and len(everything) > 1:
+            raise ConfigError(f"--out {out}: one file, but {len(everything)} stores are to be made; name a folder")
+        done: list[Extracted] = []
+        asked: list[str] = []
+        for number, ((folder, choices), chosen_layers) in enumerate(zip(parts, layers_of, strict=True), start=1):
+            if len(parts) > 1:
+                say(f"{folder} ({number} of {len(parts)})")
+            dataset = open_dataset(
+                folder, partitions=partitions, tasks=tasks, instructions=instructions, outcomes=outcomes
+            )
+            for text in dataset.notes:
+                say(text)
+            dataset = dataset[:limit] if limit else dataset
+            dataset, broken = _sound(dataset, say) if skip_broken else (dataset, {})
+            for remark in dataset.instruction_notes():
+                say(remark)
+            maker = _Maker(
+                home=home,
+                out=out,
+                dataset=dataset,
+                columns=_columns(dataset, say),
+                fingerprint=dataset.fingerprint(),
+                source=source,
+                options=given,
+                seed=seed,
+                preset=preset,
+                config=sizes,
+                device=resolve_device(device, local=team.local),
+                batch_size=batch_size,
+                dtype=dtype,
+                precision=precision,
+                overwrite=overwrite,
+                skip_broken=skip_broken,
+                broken=broken,
+                cache=cache,
+                say=say,
+            )
+            jobs = [maker.job(choice, found) for choice, found in zip(choices, chosen_layers, strict=True)]
+            for job in jobs:
+                check_target(job)
+            asked += [canonical_json(dict(job.asked)) for job in jobs]
+            _record(home, out, team, asked, [folder for folder, _ in parts[:number]])
+            for choice, job in zip(choices, jobs, strict=True):
+                status = run_job(job, team, quiet=quiet, note=say if team.leads else None)
+                header = job.header
+                names, skipped = _stored(job, stored_layers(EXTRACTORS.load(choice.kind), job.asked["layers"]))
+                done.append(
+                    Extracted(
+                        path=job.target,
+                        model=header.model,
+                        kind=choice.kind,
+                        side=header.side,
+                        source=header.source,
+                        step=header.step,
+                        trained=header.trained,
+                        training=header.training,
+                        layers=names,
+                        episodes=len(dataset) + len(broken) - skipped,
+                        status=status,
+                        skipped=skipped,
+                    )
+                )
+    return done
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Maker:
+    """What all jobs of one command share."""
+
+    home: RunDir | None
+    out: Path | None
+    dataset: Dataset
+    columns: Columns
+    fingerprint: str
+    source: str
+    options: Mapping[str, Any]
+    seed: int
+    preset: str | None
+    config: Mapping[str, Any] | None
+    device: str
+    batch_size: int
+    dtype: str
+    precision: Literal["float32", "bf16"]
+    overwrite: bool
+    skip_broken: bool
+    broken: Mapping[str, str]
+    cache: dict[str, Any]
+    say: Callable[[str], None]
+
+    def job(self, choice: ModelChoice, layers: Mapping[str, bool]) -> Job:
+        """The job of one model at one checkpoint."""
+        extractor = EXTRACTORS.load(choice.kind)
+        spec = self._spec(choice, layers, complete_options(self.options, extractor.option_defaults))
+        side = extractor.side or spec.options.get("side")
+        if side is None:
+            raise ConfigError(
+                f"--model {choice.kind}: say with --side on which side this model stands: {', '.join(SIDES)}"
+            )
+        header = Header(
+            model=choice.name,
+            side=side,
+            source=f"{self.source}-blank" if spec.options.get("blank_instruction") else self.source,
+            step=choice.step,
+            trained=choice.trained,
+            training=choice.training,
+            checkpoint_sha256=choice.checkpoint.sha256 if choice.checkpoint else "",
+            data_fingerprint=self.fingerprint,
+        )
+        if choice.checkpoint is None and extractor.sizes:
+            size = "the given size" if spec.preset is None else f"size {spec.preset!r}"
+            self.say(f"{choice.name}: random weights of {size} from seed {self.seed}, not trained")
+        return Job(
+            target=_target(self.home, self.out, choice, header.source),
+            header=header,
+            episodes=self.dataset,
+            columns=self.columns,
+            asked=_asked(header, choice, spec, self.columns, self.dtype, self.skip_broken),
+            ran=_ran(spec),
+            build=partial(extractor.build, spec),
+            dtype=self.dtype,
+            batch_size=self.batch_size,
+            overwrite=self.overwrite,
+            skip_broken=self.skip_broken,
+            broken=self.broken,
+            threads=min(_READERS_FOR_CUDA, os.cpu_count() or 1) if self.device.startswith("cuda") else 1,
+        )
+
+    def _spec(self, choice: ModelChoice, layers: Mapping[str, bool], options: Mapping[str, Any]) -> ExtractorSpec:
+        from mnprobe.features.text_ranking import distinct_texts  # loads torch
+
+        return ExtractorSpec(
+            checkpoint=choice.checkpoint.path if choice.checkpoint else None,
+            preset=_drawn_preset(choice, self.preset, self.config),
+            config=self.config,
+            seed=self.seed,
+            layers=tuple(layers),
+            optional=frozenset(name for name, by_pattern in layers.items() if by_pattern),
+            device=self.device,
+            precision=self.precision,
+            batch_size=self.batch_size,
+            candidates=distinct_texts(self.columns["instruction"].tolist()),
+            options=options,
+            say=lambda text: self.say(f"{choice.name}: {text}"),
+            cache=self.cache,
+        )
+
+
+def _drawn_preset(choice: ModelChoice, preset: str | None, config: Mapping[str, Any] | None) -> str | None:
+    """The size of random weights, where the model has some and nothing else gives it."""
+    drawn = choice.checkpoint is None and EXTRACTORS.load(choice.kind).sizes and config is None
+    return (preset or _DEFAULT_PRESET) if drawn else None
+
+
+def _known_layers(
+    choice: ModelChoice,
+    *,
+    options: Mapping[str, Any],
+    preset: str | None,
+    seed: int,
+    config: Mapping[str, Any] | None,
+    cache: dict[str, Any] | None,
+    found: dict[int, Sequence[str]],
+) -> Sequence[str]:
+    """All layers of a choice, for patterns; `found` remembers them."""
+    extractor = EXTRACTORS.load(choice.kind)
+    if id(choice) not in found:
+        spec = ExtractorSpec(
+            checkpoint=choice.checkpoint.path if choice.checkpoint else None,
+            preset=_drawn_preset(choice, preset, config),
+            config=config,
+            seed=seed,
+            options=complete_options(options, extractor.option_defaults),
+            cache={} if cache is None else cache,
+        )
+        listed = extractor.layers_of(spec) if hasattr(extractor, "layers_of") else extractor.default_layers
+        found[id(choice)] = tuple(listed)
+    return found[id(choice)]
+
+
+def _sound(dataset: Dataset, say: Callable[[str], None]) -> tuple[Dataset, dict[str, str]]:
+    """The episodes whose labels and sizes can be read; why not, for the others, by id (or folder where it has none)."""
+    sound, broken = [], {}
+    for i, episode in enumerate(dataset):
+        try:
+            _columns(dataset[i : i + 1], say)
+            dataset[i : i + 1].fingerprint()
+        except DataError as error:
+            try:
+                name = episode.id
+            except DataError:  # its variation cannot be read
+                name = str(episode.folder)
+            broken[name] = str(error)
+            say(f"left out {name}: {error}")
+        else:
+            sound.append(episode)
+    if not sound:
+        name, reason = next(iter(broken.items()))
+        raise DataError(f"all {len(broken)} episodes are broken; the first is {name}: {reason}")
+    return (Dataset(sound, dataset.paths) if broken else dataset), broken
+
+
+def _stored(job: Job, layers: Mapping[str, str]) -> tuple[tuple[str, ...], int]:
+    """The layers in the finished store, in the order of the request, and how many episodes were left out."""
+    with open_features(job.target) as file:
+        skipped = file.attrs["provenance"].get("skipped", [])
+        return tuple(name for name in layers.values() if name in file.layers), len(skipped)
+
+
+def _understanding(
+    choices: list[ModelChoice], given: Mapping[str, Any], say: Callable[[str], None]
+) -> list[ModelChoice]:
+    """Refuse options that no chosen model understands; leave out models that cannot be blanked."""
+    known = {choice.kind: set(EXTRACTORS.load(choice.kind).option_defaults) for choice in choices}
+    everything = set().union(*known.values())
+    for option in given:
+        if option not in everything:
+            raise unknown_name(f"option for {', '.join(sorted(known))}:", option, sorted(everything) or ["(none)"])
+    if not given.get("blank_instruction"):
+        return choices
+    for choice in choices:
+        if "blank_instruction" not in known[choice.kind]:
+            say(f"{choice.name}: is not told the instruction, so it is left out with --blank-instruction")
+    return [choice for choice in choices if "blank_instruction" in known[choice.kind]]
+
+
+def _sizes(
+    choices: Sequence[ModelChoice], preset: str | None, config: Path | Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """Check that preset or configuration have a model to be the size of; return the configuration."""
+    if preset is not None:
+        _check_preset(choices, preset)
+    if config is None:
+        return None
+    kinds = {choice.kind for choice in choices}
+    if preset is not None:
+        raise ConfigError(f"--preset {preset} and --config both give the size; leave one out")
+    if len(kinds) != 1 or not EXTRACTORS.load(next(iter(kinds))).sizes:
+        raise ConfigError(f"--config is of one model that has sizes, but chosen are {', '.join(sorted(kinds))}")
+    if isinstance(config, Mapping):
+        return config
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {config}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise ConfigError(f"--config {config}: cannot be read as JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"--config {config}: must be a JSON object of fields, got {type(found).__name__}")
+    return found
+
+
+def _check_preset(choices: Sequence[ModelChoice], preset: str) -> None:
+    sized = [choice for choice in choices if choice.checkpoint is None and EXTRACTORS.load(choice.kind).sizes]
+    if not sized:
+        raise ConfigError(f"--preset {preset}: is the size of random weights, but all chosen models have checkpoints")
+    for choice in sized:
+        sizes = EXTRACTORS.load(choice.kind).sizes
+        if preset not in sizes:
+            raise unknown_name(f"preset of {choice.kind}:", preset, list(sizes))
+
+
+def _demos(run: RunDir | None) -> Path:
+    if run is None or not run.demos.is_dir():
+        where = f"run {run.path} has no demos folder" if run else "there is no run"
+        raise ConfigError(f"no demonstrations: {where}. Give their folder with --data")
+    return run.demos
+
+
+def _columns(dataset: Dataset, say: Callable[[str], None]) -> Columns:
+    """The table of episodes.
+
+    Folders of one partition and folders without any, opened together, have no partition that could split them: then it
+    is left out, with a remark. Several partitions beside none are refused by `make_columns`.
+    """
+    partitions = [episode.partition for episode in dataset]
+    if len(set(partitions)) == 2 and "" in partitions:
+        say(
+            f"{partitions.count('')} of {len(partitions)} episodes lie in no partition, the others in "
+            f"{max(partitions)!r}: no partition is recorded for any, and training and test sets are drawn from all"
+        )
+        partitions = [""] * len(partitions)
+    rows = {
+        "id": [episode.id for episode in dataset],
+        "task": [episode.task for episode in dataset],
+        "instruction": [episode.instruction for episode in dataset],
+        "variation": [episode.variation for episode in dataset],
+        "partition": partitions,
+        "success": [episode.success for episode in dataset],
+    }
+    return make_columns(rows, where="the dataset")
+
+
+def _target(run: RunDir | None, out: Path | None, choice: ModelChoice, source: str) -> Path:
+    if out is not None:
+        return out if out.suffix == ".h5" else out / choice.folder / source / f"{step_name(choice.step)}.h5"
+    assert run is not None  # without `out` there is always a run
+    return run.features(choice.folder, source, choice.step)
+
+
+def _asked(
+    header: Header, choice: ModelChoice, spec: ExtractorSpec, columns: Columns, dtype: str, skip_broken: bool
+) -> dict[str, Any]:
+    """All that decides what the values mean, as JSON."""
+    options = dict(spec.options)
+    if options.get("language_weights"):
+        weights = Path(options["language_weights"])
+        if not weights.is_file():
+            raise ConfigError(f"--language-weights {weights}: there is no such file; give the weights of CLIP RN50")
+        options["language_weights"] = f"sha256:{sha256_file(weights)}"
+    try:
+        canonical_json(options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"options of {choice.kind} must hold only what JSON can hold: {error}") from error
+    table = {name: column.tolist() for name, column in columns.items()}
+    return {
+        "extractor": choice.kind,
+        "revision": EXTRACTORS.load(choice.kind).revision,
+        "model": header.model,
+        "side": header.side,
+        "source": header.source,
+        "step": header.step,
+        "trained": header.trained,
+        "checkpoint_sha256": header.checkpoint_sha256,
+        "preset": spec.preset,
+        "config": None if spec.config is None else dict(spec.config),
+        "seed": spec.seed if choice.checkpoint is None else None,
+        "layers": list(spec.layers),
+        "options": options,
+        "precision": spec.precision,
+        "dtype": dtype,
+        "data_fingerprint": header.data_fingerprint,
+        "episodes": len(columns["id"]),
+        "episodes_hash": config_hash(table),
+        **({"skip_broken": True} if skip_broken else {}),
+    }
+
+
+def _ran(spec: ExtractorSpec) -> dict[str, Any]:
+    return {"device": spec.device.split(":")[0], "batch_size": spec.batch_size, **versions("torch", "numpy")}
+
+
+def _record(run: RunDir | None, out: Path | None, team: Team, asked: Sequence[str], folders: Sequence[Any]) -> None:
+    """What was asked goes into run.toml as well, when the features go into the run."""
+    if run is None or out is not None or not team.leads:
+        return
+    paths = [path for one in folders for path in ([one] if isinstance(one, str | os.PathLike) else one)]
+    run.record("extract", {"data": [str(path) for path in paths], "asked": list(asked)})

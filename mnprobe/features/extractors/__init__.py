@@ -1,0 +1,1 @@
+"""Extractors: frozen models that turn episodes into tokens, layer by layer."""

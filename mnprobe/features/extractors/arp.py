@@ -1,0 +1,206 @@
+"""ARP extractor (execution side): token states at every keyframe of an episode."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnprobe.core.errors import DataError
+from mnprobe.core.registry import unknown_name
+from mnprobe.core.runtime import autocast
+from mnprobe.core.seeds import check_seed
+from mnprobe.data import Episode, Keyframe
+from mnprobe.features.extractors.base import (
+    EpisodeFeatures,
+    ExtractorSpec,
+    LayerInfo,
+    Tokens,
+    class_name,
+    config_from,
+    one_of,
+)
+from mnprobe.features.inputs import ARPInputs, arrays_of_frame, language_encoder_for
+from mnprobe.features.schema import Side
+from mnprobe.models.arp import ARP, ARPConfig, FrameArrays, Target, load_arp
+from mnprobe.models.clip import LanguageEncoder
+from mnprobe.models.untrained import PRESETS, untrained_arp
+
+__all__ = ["ARPExtractor", "Transition"]
+
+_LAYER = re.compile(r"e|norm|screen|blocks\.\d+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transition:
+    """One decision: what was seen, what was told, and the key pose that the demonstrator reached next."""
+
+    episode: int
+    keyframe: int
+    frame: FrameArrays
+    instruction: str
+    target: Keyframe
+
+    @property
+    def sizes(self) -> tuple[tuple[int, ...], ...]:
+        """Image sizes; transitions of unequal sizes cannot share a batch."""
+        return tuple(image.shape for image in self.frame.rgb.values())
+
+
+class ARPExtractor:
+    """Every key-to-key step of an episode: the policy sees the frame before it and decides.
+
+    Layers, per keyframe: "e" (5 tokens: rot-x, rot-y, rot-z, grip, collision, straight after the last block), "norm"
+    (the same after the final layer norm), "blocks.<i>" (the same after block i), "screen" (6 tokens: two stages of
+    three views). A token's keyframe is its number in the episode, from 0.
+
+    Options: `decoding` "greedy" feeds the policy's own earlier tokens back, "teacher" the true ones;
+    `blank_instruction` gives the language of "" to all episodes; `language_weights` (CLIP RN50) or `language_seed`.
+    """
+
+    kind: ClassVar[str] = "arp"
+    revision: ClassVar[int] = 1
+    side: ClassVar[Side | None] = "execution"
+    default_layers: ClassVar[tuple[str, ...]] = ("e",)
+    option_defaults: ClassVar[Mapping[str, Any]] = {
+        "decoding": "greedy",
+        "blank_instruction": False,
+        "language_weights": None,
+        "language_seed": 0,
+    }
+    sizes: ClassVar[tuple[str, ...]] = PRESETS["arp"]
+    independent_rows: ClassVar[bool] = True
+
+    def __init__(self, policy: ARP, language: LanguageEncoder, spec: ExtractorSpec) -> None:
+        self.policy = policy.eval().to(spec.device)
+        self.layers = spec.layers or self.default_layers
+        config = policy.config
+        known = list(_layers(config))
+        for name in self.layers:
+            if name not in known:
+                raise unknown_name("ARP layer", name, known)
+        self._spec = spec
+        self._decoding = one_of("decoding", spec.options["decoding"], ("greedy", "teacher"))
+        blank = bool(spec.options["blank_instruction"])
+        self._inputs = ARPInputs(config, language, device=spec.device, blank=blank)
+
+    @classmethod
+    def knows_layer(cls, name: str) -> bool:
+        """ "e", "norm", "screen" or "blocks.<i>"."""
+        return _LAYER.fullmatch(name) is not None
+
+    @classmethod
+    def layers_of(cls, spec: ExtractorSpec) -> tuple[str, ...]:
+        """All layers of the policy; reads the checkpoint."""
+        return _layers(_policy(spec).config)
+
+    @classmethod
+    def build(cls, spec: ExtractorSpec) -> "ARPExtractor":
+        """Load the checkpoint, or draw the weights of the preset from the seed; and the language encoder."""
+        policy = _policy(spec)
+        weights = spec.options["language_weights"]
+        language = language_encoder_for(
+            policy.config,
+            weights=Path(weights) if weights else None,
+            seed=check_seed(spec.options["language_seed"], name="option language_seed"),
+            checkpoint=spec.checkpoint,
+        )
+        return cls(policy, language, spec)
+
+    def describe(self) -> dict[str, Any]:
+        """The policy's configuration, the language encoder's, and how it decides."""
+        return {
+            "model": "arp",
+            **self.policy.config.to_dict(),
+            **self._inputs.describe(),
+            "decoding": self._decoding,
+        }
+
+    def describe_layers(self) -> dict[str, LayerInfo]:
+        """Class and place in the policy of each layer."""
+        config, names = self.policy.config, {id(module): name for name, module in self.policy.named_modules()}
+        blocks = self.policy.policy.blocks
+        modules = {"e": blocks[config.blocks - 1], "norm": self.policy.policy.final_ln}
+        modules |= {"screen": blocks[config.cross_blocks - 1]} if config.cross_blocks else {}
+        modules |= {f"blocks.{i}": blocks[i] for i in range(config.cross_blocks, config.blocks)}
+        found = {name: modules[name] for name in self.layers if name in modules}
+        return {name: {"class": class_name(module), "module": names[id(module)]} for name, module in found.items()}
+
+    def prepare(self, episodes: Sequence[Episode]) -> tuple[int, list[Transition]]:
+        """Read the observation before every keyframe: world points, colours, state of all cameras."""
+        cameras = self.policy.config.cameras
+        found = []
+        for number, episode in enumerate(episodes):
+            steps = episode.steps()
+            if not steps:
+                raise DataError(f"{episode.folder}: no keyframe, so there is no decision to extract; leave it out")
+            for keyframe, step in enumerate(steps):
+                arrays = arrays_of_frame(episode.frame(step.observed), cameras)
+                told = "" if self._inputs.blank else episode.instruction  # episodes without one can be blanked too
+                found.append(Transition(episode=number, keyframe=keyframe, frame=arrays, instruction=told, target=step))
+        return len(episodes), found
+
+    @torch.inference_mode()
+    def compute(self, prepared: tuple[int, list[Transition]]) -> list[EpisodeFeatures]:
+        """Decide at every transition; gather the states by episode."""
+        count, transitions = prepared
+        values: list[dict[str, list[np.ndarray[Any, Any]]]] = [{name: [] for name in self.layers} for _ in range(count)]
+        for batch in _batches(transitions, self._spec.batch_size):
+            hidden = self._hidden(batch)
+            for name in self.layers:
+                states = hidden[name].float().flatten(1, -2).cpu().numpy()  # (B, tokens, n)
+                for transition, tokens in zip(batch, states, strict=True):
+                    values[transition.episode][name].append(tokens)
+        return [
+            EpisodeFeatures(layers={name: _tokens(pieces) for name, pieces in episode.items()}) for episode in values
+        ]
+
+    def _hidden(self, batch: Sequence[Transition]) -> Mapping[str, Tensor]:
+        observation = self._inputs.observation(
+            [transition.frame for transition in batch], [transition.instruction for transition in batch]
+        )
+        with autocast(self._spec.device, self._spec.precision):
+            if self._decoding == "greedy":
+                return self.policy.act(observation).hidden
+            return self.policy.encode(
+                observation, _target([transition.target for transition in batch], self._spec.device)
+            )
+
+
+def _layers(config: ARPConfig) -> tuple[str, ...]:
+    return ("e", "norm", "screen", *(f"blocks.{i}" for i in range(config.cross_blocks, config.blocks)))
+
+
+def _policy(spec: ExtractorSpec) -> ARP:
+    config = None if spec.config is None else config_from(ARPConfig.from_dict, spec.config)
+    if spec.checkpoint is not None:
+        return load_arp(spec.checkpoint, config, device=spec.device)
+    return untrained_arp(config or str(spec.preset), spec.seed)
+
+
+def _target(steps: Sequence[Keyframe], device: str) -> Target:
+    return Target(
+        pose=torch.from_numpy(np.stack([step.gripper_pose for step in steps]).astype(np.float32)),
+        gripper_open=torch.tensor([step.gripper_open for step in steps]),
+        ignore_collisions=torch.tensor([step.ignore_collisions for step in steps]),
+    ).to(device)
+
+
+def _tokens(pieces: Sequence[np.ndarray[Any, Any]]) -> Tokens:
+    marks = np.repeat(np.arange(len(pieces), dtype=np.int32), [len(piece) for piece in pieces])
+    return Tokens(values=np.concatenate(pieces), keyframe=marks)
+
+
+def _batches(transitions: Sequence[Transition], size: int) -> Iterator[list[Transition]]:
+    """At most `size` transitions at a time, all of one image size."""
+    batch: list[Transition] = []
+    for transition in transitions:
+        if batch and (len(batch) == size or batch[0].sizes != transition.sizes):
+            yield batch
+            batch = []
+        batch.append(transition)
+    yield batch

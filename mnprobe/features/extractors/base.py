@@ -1,0 +1,224 @@
+"""The extractor protocol, its registry, and the options of extractors."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+
+from mnprobe.core.errors import ConfigError, FeatureError
+from mnprobe.core.registry import Registry, unknown_name
+from mnprobe.data import Episode
+from mnprobe.features.schema import Side, check_layer_name
+
+__all__ = [
+    "EXTRACTORS",
+    "EpisodeFeatures",
+    "Extractor",
+    "ExtractorSpec",
+    "LayerInfo",
+    "Tokens",
+    "class_name",
+    "complete_options",
+    "config_from",
+    "one_of",
+    "parse_options",
+    "positive_int",
+    "stored_layers",
+]
+
+LayerInfo: TypeAlias = dict[str, str]
+"""Where a layer is in its model: "class" and "module" (dotted path, "" for the whole model), perhaps "member"."""
+
+EXTRACTORS = Registry("extractor", "mnprobe.extractors")
+EXTRACTORS.add("viclip", "mnprobe.features.extractors.viclip:ViCLIPExtractor")
+EXTRACTORS.add("arp", "mnprobe.features.extractors.arp:ARPExtractor")
+EXTRACTORS.add("hook", "mnprobe.features.extractors.hook:HookExtractor")
+EXTRACTORS.add("pixels", "mnprobe.features.extractors.pixels:PixelExtractor")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """Tokens of one episode in one layer: `values` (m, D) float, `keyframe` (m,) the keyframe or clip of each."""
+
+    values: np.ndarray[Any, Any]
+    keyframe: np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeFeatures:
+    """All that an extractor says about one episode.
+
+    `prediction` is the recognised instruction where the model can say it, '' where it cannot tell the own one from
+    another; `counts` are numbers that are summed over
+    the episodes and written into the store's provenance (e.g. episodes whose last frame was repeated).
+    """
+
+    layers: Mapping[str, Tokens]
+    prediction: str | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractorSpec:
+    """What to build an extractor from.
+
+    `checkpoint` None means random weights: `preset` names the size, `seed` the numbers. `config` gives the sizes of
+    the model field by field, where neither a preset nor the file tells them. `layers` empty means the extractor's
+    default; those in `optional` were named by a pattern only, and an extractor may leave them out where they give
+    nothing that can be stored. `candidates` are the instructions among which an understanding model may choose.
+    `options` are the extractor's own (see its `option_defaults`), complete. `say` is called with remarks for the user.
+    `cache` carries what `layers_of` made to the `build` that follows.
+    """
+
+    checkpoint: Path | None = None
+    preset: str | None = None
+    config: Mapping[str, Any] | None = None
+    seed: int = 0
+    layers: tuple[str, ...] = ()
+    optional: frozenset[str] = frozenset()
+    device: str = "cpu"
+    precision: Literal["float32", "bf16"] = "float32"
+    batch_size: int = 8
+    candidates: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    say: Callable[[str], None] = field(default=lambda text: None, compare=False)
+    cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"batch size must be >= 1, got {self.batch_size}")
+        if self.precision not in ("float32", "bf16"):
+            raise ConfigError(f"precision must be 'float32' or 'bf16', got {self.precision!r}")
+
+
+class Extractor(Protocol):
+    """A frozen model with a way in and taps out. Classes are registered in EXTRACTORS or by entry point.
+
+    Class attributes: `kind`, the registered name; `revision`, raised whenever the same input gives other values;
+    `side`, or None where the option "side" says it; `default_layers`; `option_defaults`, name -> default of every
+    option it understands; `sizes`, the names of presets for random weights.
+
+    An extractor may have these members as well:
+
+    - `layers_of(spec)`, a class method: all layers of the model in order, so that `--layer` takes patterns of them
+      (else the default layers are all that a pattern can name).
+    - `describe_layers()`: `LayerInfo` of each layer, for the store's provenance.
+    - `independent_rows = True`, a class attribute: values of one episode never depend on the episodes computed with
+      it. Of other extractors this is checked once (see `mnprobe.features.row_check`).
+    - `half_precision`: whether the model computes in half precision without being asked to by `spec.precision`.
+    """
+
+    kind: ClassVar[str]
+    revision: ClassVar[int]
+    side: ClassVar[Side | None]
+    default_layers: ClassVar[tuple[str, ...]]
+    option_defaults: ClassVar[Mapping[str, Any]]
+    sizes: ClassVar[tuple[str, ...]]
+    layers: tuple[str, ...]
+
+    @classmethod
+    def knows_layer(cls, name: str) -> bool:
+        """Whether `name` can be a layer of some size of this model; `build` checks it against the actual size."""
+
+    @classmethod
+    def build(cls, spec: ExtractorSpec) -> "Extractor":
+        """Load or make the model. Raises ConfigError or CheckpointError."""
+
+    def describe(self) -> dict[str, Any]:
+        """The model's configuration as JSON, for the store's `model_config`."""
+
+    def prepare(self, episodes: Sequence[Episode]) -> Any:
+        """Read what the model needs; runs in a background thread while the model works on the batch before."""
+
+    def compute(self, prepared: Any) -> list[EpisodeFeatures]:
+        """Run the model on what `prepare` gave: one result per episode, in order."""
+
+
+def class_name(module: object) -> str:
+    """Module and name of the class of `module`.
+
+    >>> class_name(ConfigError())
+    'mnprobe.core.errors.ConfigError'
+    """
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def stored_layers(extractor: Any, layers: Sequence[str]) -> dict[str, str]:
+    """The name in the store of each of `layers` of an extractor class, without repetitions.
+
+    Raises:
+        ConfigError: for a name that a store cannot hold, and for two layers that would have one name.
+    """
+    names: dict[str, str] = {}
+    for layer in layers:
+        stored = extractor.stored_layer(layer) if hasattr(extractor, "stored_layer") else layer
+        try:
+            names[layer] = check_layer_name(stored)
+        except FeatureError as error:
+            raise ConfigError(
+                f"--layer {layer}: a store cannot hold it ({error}). Give the submodule a second name in the factory, "
+                "such as `module.front_camera = module.parts['front camera']`, and take the layer 'front_camera'"
+            ) from error
+    first: dict[str, str] = {}
+    for layer, stored in names.items():
+        other = first.setdefault(stored, layer)
+        if other != layer:
+            raise ConfigError(f"--layer {layer}: {other!r} and {layer!r} would both be stored as {stored!r}")
+    return names
+
+
+Config = TypeVar("Config")
+
+
+def config_from(make: Callable[[Mapping[str, Any]], Config], fields: Mapping[str, Any]) -> Config:
+    """A model's configuration from the fields that the user gave; ConfigError says that it is about these."""
+    try:
+        return make(fields)
+    except ConfigError as error:
+        raise ConfigError(f"--config: {error}") from error
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """`KEY=VALUE` texts to a dictionary; values that read as JSON become numbers, booleans, lists, else stay text.
+
+    >>> parse_options(["size=8", "note=left arm"])
+    {'size': 8, 'note': 'left arm'}
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, sign, text = pair.partition("=")
+        if not sign or not name:
+            raise ConfigError(f"--option must be KEY=VALUE, got {pair!r}")
+        if name in found:
+            raise ConfigError(f"--option {name} is given twice: {found[name]!r} and {text!r}")
+        try:
+            found[name] = json.loads(text)
+        except json.JSONDecodeError:
+            found[name] = text
+    return found
+
+
+def complete_options(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults, replaced by what was given and is understood.
+
+    >>> complete_options({"camera": "wrist", "decoding": "teacher"}, {"camera": "front", "size": 16})
+    {'camera': 'wrist', 'size': 16}
+    """
+    return dict(defaults) | {name: value for name, value in given.items() if name in defaults}
+
+
+def positive_int(name: str, value: Any, *, most: int) -> int:
+    """`value` as a whole number from 1 to `most`; ConfigError otherwise."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise ConfigError(f"option {name!r} must be a whole number from 1 to {most}, got {value!r}")
+    return value
+
+
+def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
+    """`value` if it is one of `choices`; ConfigError with the nearest choice otherwise."""
+    if value not in choices:
+        raise unknown_name(f"value for option {name!r}:", str(value), list(choices))
+    return str(value)

@@ -1,0 +1,212 @@
+"""Model inputs from episodes: clip frames, and ARP's points, state and language."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnprobe.core.errors import CheckpointError, ConfigError, DataError
+from mnprobe.core.provenance import canonical_json
+from mnprobe.data import Episode, Frame, FrameData, code_to_depth, depth_to_code, depth_to_points
+from mnprobe.models.arp import ARPConfig, FrameArrays, Observation, blank_instruction, observation_from_frames
+from mnprobe.models.clip import LanguageConfig, LanguageEncoder, load_language_encoder, random_language_encoder
+from mnprobe.models.loading import read_metadata
+from mnprobe.models.viclip import sample_frames
+
+__all__ = [
+    "ARPInputs",
+    "Clip",
+    "FramesRule",
+    "arrays_of_frame",
+    "arrays_of_frame_data",
+    "choose_frames",
+    "language_encoder_for",
+    "read_clip",
+]
+
+
+def language_encoder_for(
+    config: ARPConfig, *, weights: Path | None, seed: int = 0, checkpoint: Path | None = None
+) -> LanguageEncoder:
+    """The language encoder of a policy: CLIP RN50's text branch from `weights`, or fresh weights of the policy's size.
+
+    Fresh weights tell instructions apart but carry no meaning; `describe()` of the encoder says which it is. Policies
+    of the published language size (77 x 512) get CLIP's full text branch, others a small one of two layers.
+
+    Raises CheckpointError when the tokens of `weights` do not have the policy's size, or when the policy's
+    `checkpoint` says that it was trained with another encoder.
+    """
+    encoder = _encoder(config, weights, seed)
+    if checkpoint is not None:
+        _check_language(checkpoint, encoder)
+    return encoder
+
+
+def arrays_of_frame(frame: Frame, cameras: Sequence[str]) -> FrameArrays:
+    """Arrays of a recorded frame."""
+    return FrameArrays(
+        rgb={camera: frame.rgb[camera] for camera in cameras},
+        points={camera: frame.points(camera) for camera in cameras},
+        state=frame.state(),
+    )
+
+
+def arrays_of_frame_data(frame: FrameData, cameras: Sequence[str]) -> FrameArrays:
+    """Arrays of a world's frame: those that the frame would give after it was written and read again, bit for bit.
+
+    Raises ConfigError naming a camera that the world does not have, or that gave no colours or no depth.
+    """
+    for camera in cameras:
+        for kind, found in (("cameras", frame.cameras), ("colours", frame.rgb), ("depth", frame.depth)):
+            if camera not in found:
+                what = "camera" if kind == "cameras" else f"{kind} of camera"
+                raise ConfigError(
+                    f"the world gives no {what} {camera!r}; the policy looks through {', '.join(cameras)}. "
+                    f"Found: {', '.join(sorted(found)) or 'none'}"
+                )
+    fingers = np.asarray(frame.gripper_joint_positions)
+    if fingers.shape != (2,):
+        raise ConfigError(
+            f"the world's gripper_joint_positions have shape {fingers.shape}, expected (2,): "
+            "ARP's state is gripper_open and two fingers"
+        )
+    return FrameArrays(
+        rgb={camera: np.asarray(frame.rgb[camera]) for camera in cameras},
+        points={camera: _points(frame, camera) for camera in cameras},
+        state=np.array([frame.gripper_open, *fingers], dtype=np.float32),
+    )
+
+
+class ARPInputs:
+    """Makes a policy's observations; each instruction is encoded once.
+
+    Args:
+        config: the policy's.
+        language: the encoder that the policy was, or is to be, told by.
+        device: where observations go.
+        blank: give the language of "" whatever the instruction.
+    """
+
+    def __init__(self, config: ARPConfig, language: LanguageEncoder, *, device: str, blank: bool = False) -> None:
+        self.language = language.to(device)
+        self.blank = blank
+        self._config = config
+        self._device = device
+        self._spoken: dict[str, Tensor] = {}
+
+    def observation(self, frames: Sequence[FrameArrays], instructions: Sequence[str]) -> Observation:
+        """A batch: one frame and one instruction a sample."""
+        told = [""] * len(frames) if self.blank else instructions  # so that what has no instruction can be blanked too
+        observation = observation_from_frames(
+            frames,
+            self._speak(told),
+            device=self._device,
+            cameras=self._config.cameras,
+            stride=self._config.point_stride,
+        )
+        return blank_instruction(observation, self._speak([""])[0]) if self.blank else observation
+
+    def describe(self) -> Mapping[str, Any]:
+        """The language encoder, and whether the instruction is blanked."""
+        return {"language": self.language.describe(), "blank_instruction": self.blank}
+
+    def _speak(self, instructions: Sequence[str]) -> Tensor:
+        new = [text for text in dict.fromkeys(instructions) if text not in self._spoken]
+        if new:
+            self._spoken |= dict(zip(new, self.language(new), strict=True))
+        return torch.stack([self._spoken[text] for text in instructions])
+
+
+def _points(frame: FrameData, camera: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    view = frame.cameras[camera]
+    depth = code_to_depth(depth_to_code(frame.depth[camera], view.near, view.far), view.near, view.far)
+    view = view.for_image(*depth.shape)
+    return depth_to_points(depth, view.intrinsics, view.extrinsics).astype(np.float32)
+
+
+def _encoder(config: ARPConfig, weights: Path | None, seed: int) -> LanguageEncoder:
+    length, width = config.language_length, config.language_width
+    if weights is None:
+        full = LanguageConfig()
+        if (length, width) == (full.context, full.width):
+            return random_language_encoder(full, seed)
+        heads = next(heads for heads in range(max(width // 32, 1), 0, -1) if width % heads == 0)
+        small = LanguageConfig(context=length, width=width, layers=2, heads=heads, embed_dim=64)
+        return random_language_encoder(small, seed)
+    encoder = load_language_encoder(weights)
+    if (encoder.config.context, encoder.config.width) != (length, width):
+        raise CheckpointError(
+            f"{weights}: gives language tokens of {encoder.config.context} x {encoder.config.width}, "
+            f"the policy reads {length} x {width}. Give the text encoder that the policy was trained with"
+        )
+    return encoder
+
+
+def _check_language(checkpoint: Path, language: LanguageEncoder) -> None:
+    """Our checkpoints may say which encoder their policy was told by: metadata entry `language`, its `describe()`."""
+    recorded = read_metadata(checkpoint).get("language")
+    if recorded is None:
+        return
+    asked = language.describe()
+    if canonical_json(json.loads(recorded)) != canonical_json(asked):
+        raise CheckpointError(
+            f"{checkpoint}: was trained with the language encoder {recorded}, "
+            f"asked for is {json.dumps(asked)}. Give the same --language-weights"
+        )
+
+
+FramesRule = Literal["middle", "strided"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """`frames` (T, H, W, 3) uint8 RGB; `repeated` tells that one image stands for several of the T instants."""
+
+    frames: np.ndarray[Any, Any]
+    repeated: bool
+
+
+def choose_frames(available: tuple[int, ...], length: int, count: int, rule: FramesRule = "middle") -> tuple[int, ...]:
+    """Choose `count` frame numbers of an episode of `length` frames, of which those in `available` have an image.
+
+    "middle" splits the episode into equal parts and takes the middle of each; "strided" takes every (N // count)-th
+    from the first, as the published inference helper does, and so loses the tail whenever N is not a multiple of
+    `count`. An episode shorter than `count`: all of its frames, and the last one again. Where images are sparse
+    (trimmed sets, recorded episodes), the nearest one in time stands for each instant, the earlier of two as near:
+    a clip keeps the episode's pace however its images are spread.
+
+    >>> everything = tuple(range(16))
+    >>> choose_frames(everything, 16, 4), choose_frames(everything[:15], 15, 8, "strided")
+    ((1, 5, 9, 13), (0, 1, 2, 3, 4, 5, 6, 7))
+    >>> choose_frames((0, 9), 10, 4), choose_frames((0, 1), 2, 4)
+    ((0, 0, 9, 9), (0, 1, 1, 1))
+    """
+    if length < count:
+        wanted = [*range(length), *[length - 1] * (count - length)]
+    else:
+        wanted = [int(index) for index in sample_frames(count, length, rule)]
+    return tuple(min(available, key=lambda index: (abs(index - instant), index)) for instant in wanted)
+
+
+def read_clip(episode: Episode, camera: str, count: int, rule: FramesRule) -> Clip:
+    """Read `count` frames of one camera; only frames whose images are on disk are used (trimmed sets have few).
+
+    Raises DataError when the episode has no image of this camera, or one beyond its last frame.
+    """
+    available = episode.frames_on_disk(camera)
+    if not available:
+        raise DataError(f"{episode.folder}: no colour images of camera {camera!r}; choose another with --camera")
+    if available[-1] >= len(episode):
+        raise DataError(
+            f"{episode.folder}: camera {camera!r} has an image of frame {available[-1]}, but low_dim_obs.pkl has "
+            f"{len(episode)} frames, 0 to {len(episode) - 1}. Images are numbered from 0; rename them, or remove what "
+            "belongs to no frame"
+        )
+    chosen = choose_frames(available, len(episode), count, rule)
+    once = {index: episode.frame(index).rgb[camera] for index in dict.fromkeys(chosen)}
+    return Clip(frames=np.stack([once[index] for index in chosen]), repeated=len(once) < count)

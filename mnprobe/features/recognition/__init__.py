@@ -1,0 +1,1 @@
+"""Action recognition: evaluation of video models, and its result tables."""

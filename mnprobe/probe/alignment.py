@@ -1,0 +1,515 @@
+"""The alignment measurement on pairs of arrays and on stored features."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from mnprobe.core.arrays import Number, Whole, as_positive, as_whole
+from mnprobe.core.errors import ConfigError, TooFewSamples
+from mnprobe.core.files import update_table
+from mnprobe.core.progress import progress
+from mnprobe.features import open_features
+from mnprobe.probe.config import AlignConfig
+from mnprobe.probe.outcome_balance import SETTINGS
+from mnprobe.probe.pairs import PIXELS, Pair, StoredPair, pair_across, pair_files
+from mnprobe.probe.results import IDENTITY, contrast_rows, measured_rows, read_alignment, to_frame, write_alignment
+from mnprobe.probe.runs import Job, NoOutcomes, Record, Unit, fit_key, plan_units, run_jobs
+from mnprobe.probe.scores import hit_scores, hits_name, write_hits
+from mnprobe.probe.settings import check_settings, record_settings
+
+__all__ = ["align", "align_into", "align_stores", "in_order"]
+
+Keep = Callable[[pd.DataFrame, pd.DataFrame], None]
+"""Saves: given the whole table of this command, and those of its rows that were measured since the last call."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A unit of one pair, and what its rows have in common."""
+
+    pair: Pair
+    unit: Unit
+    base: dict[str, Any]
+
+
+def align(
+    pairs: Pair | Sequence[Pair],
+    config: AlignConfig | None = None,
+    *,
+    n_jobs: Whole = 1,
+    previous: pd.DataFrame | None = None,
+    heads: Path | None = None,
+    hits: Path | None = None,
+    on_rows: Callable[[pd.DataFrame], None] | None = None,
+    every: Number = 0.0,
+    quiet: bool = True,
+) -> pd.DataFrame:
+    """Measure how far u and e of each pair agree: fit T_u and T_e, then bidirectional Recall@k on held-out episodes.
+
+    Args:
+        pairs: what to probe, from `pair_arrays` or `pair_files`.
+        config: all settings; by default those of DESIGN 6: episodes and instructions held out side by side, 5 probe
+            seeds, 3 random splits, the control with shuffled pairs.
+        n_jobs: processes (joblib, loky); -1 for one per core. The numbers do not depend on it.
+        previous: an earlier result. Measurements in it with the same settings and features are kept, others of the same
+            name are replaced, all else stays.
+        heads: folder for the heads of the first seed and split of each measurement; none are written when not given.
+        hits: folder for the score of every test episode (`read_hits`), one file per measurement; none when not given.
+        on_rows: called with the whole table each time a measurement is finished, to save it.
+        every: seconds that pass at least between two such calls; the last one, also of an interrupted run, has all.
+        quiet: show no progress on standard error.
+
+    Returns:
+        A table with the columns of `mnprobe.probe.results.COLUMNS`; `frame.attrs["notes"]` lists in words what was left
+        out and which intervals are not to be relied on.
+
+    Raises:
+        TooFewSamples: nothing can be measured, or a holdout asked for by name cannot; says how many there are.
+        ProbeError: success and failure were asked for but outcomes are not known for any pair.
+        ConfigError: the same pair is given twice, or a number of processes or seconds is impossible.
+
+    >>> import numpy as np
+    >>> from mnprobe.probe import FitConfig, pair_arrays
+    >>> x = np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
+    >>> config = AlignConfig(fit=FitConfig(dim=8, steps=2), seeds=1, splits=1, shuffled=False, holdout="episodes")
+    >>> table = align(pair_arrays(x, x, [f"do {i % 4}" for i in range(24)]), config)
+    >>> sorted(table["direction"].unique())
+    ['e2u', 'mean', 'u2e']
+    """
+    n_jobs = as_whole(n_jobs, "n_jobs", least=-1)
+    if not n_jobs:
+        raise ConfigError("n_jobs must be a number of processes, or -1 for one per core, got 0")
+    every = as_positive(every, "every", zero=True)
+
+    def keep(frame: pd.DataFrame, fresh: pd.DataFrame) -> None:
+        if on_rows is not None:
+            on_rows(frame)
+
+    chosen = [pairs] if isinstance(pairs, Pair) else list(pairs)
+    return align_into(
+        keep,
+        chosen,
+        config or AlignConfig(),
+        n_jobs=n_jobs,
+        previous=previous,
+        heads=heads,
+        hits=hits,
+        every=every,
+        quiet=quiet,
+    )
+
+
+def align_into(
+    keep: Keep,
+    chosen: Sequence[Pair],
+    config: AlignConfig,
+    *,
+    n_jobs: int,
+    previous: pd.DataFrame | None,
+    heads: Path | None,
+    hits: Path | None,
+    every: float,
+    quiet: bool,
+) -> pd.DataFrame:
+    """As `align`, for tables that others may change meanwhile: `keep` is told which rows are new."""
+    notes: list[str] = []
+    work = _all_planned(chosen, config, heads, notes)
+    _refuse_doubles(work)
+    frame, todo = _resume(previous, work, hits)
+    tasks = _tasks(todo, config)
+    table = _Table(frame, keep, every)
+    with progress("aligning (fits)", len(tasks), quiet=quiet) as advance, closing(table):
+        found: list[dict[int, list[Record]]] = [{} for _ in todo]
+        for task, results in zip(tasks, _run(todo, tasks, config, n_jobs), strict=True):
+            advance()
+            for (place, number), records in zip(task, results, strict=True):
+                found[place][number] = records
+                if len(found[place]) == len(todo[place].unit.jobs):
+                    ordered = [record for number in sorted(found[place]) for record in found[place][number]]
+                    item = todo[place]
+                    table.add(_rows(item, ordered, config, notes))
+                    if hits is not None:
+                        scores = hit_scores(item.base, item.pair.items, item.unit.jobs, ordered)
+                        write_hits(hits / hits_name(item.base, item.unit.splits), scores)
+                    found[place] = {}
+            table.save()
+    frame = table.frame
+    frame.attrs["notes"] = list(dict.fromkeys(notes))
+    return frame
+
+
+class _Table:
+    """The growing table: rows wait until it is time to save, as sorting and writing it costs more than a fit."""
+
+    def __init__(self, frame: pd.DataFrame, keep: Keep, every: float) -> None:
+        self.frame = in_order(frame)
+        self._keep = keep
+        self._every = every
+        self._waiting: list[pd.DataFrame] = []
+        self._saved = time.monotonic()
+
+    def add(self, rows: pd.DataFrame) -> None:
+        self._waiting.append(rows)
+
+    def save(self, *, now: bool = False) -> None:
+        if not self._waiting or not (now or time.monotonic() - self._saved >= self._every):
+            return
+        fresh = pd.concat(self._waiting, ignore_index=True)
+        self._waiting = []
+        self.frame = in_order(self.frame, fresh)
+        self._keep(self.frame, fresh)
+        self._saved = time.monotonic()
+
+    def close(self) -> None:
+        self.save(now=True)
+
+
+def _all_planned(pairs: Sequence[Pair], config: AlignConfig, heads: Path | None, notes: list[str]) -> list[_Work]:
+    """The work of all pairs; of several, those whose outcomes cannot be compared are left out with a note.
+
+    (Demonstrations have no failures, while the policy's own episodes beside them have.)
+    """
+    work: list[_Work] = []
+    refusals: list[NoOutcomes | TooFewSamples] = []
+    left_out = 0
+    for pair in pairs:
+        if pair.is_control and config.split != "all" and not all(one.is_control for one in pairs):
+            left_out += 1
+            continue
+        try:
+            work += _planned(pair, config, heads, notes)
+        except (NoOutcomes, TooFewSamples) as error:
+            if config.split == "all" or len(pairs) == 1:
+                raise
+            refusals.append(type(error)(f"{_where(pair)}left out. {error}"))
+    if refusals and not work:
+        told = "\n  ".join(map(str, refusals))
+        raise type(refusals[0])(f"none of {len(refusals)} pairs can be measured:\n  {told}")
+    notes += map(str, refusals)
+    if left_out:
+        notes.append(f"{left_out} control pairs (pixels, instruction blanked) are not split by success")
+    return work
+
+
+def _where(pair: Pair) -> str:
+    u, e = pair.origin_u, pair.origin_e
+    return f"{u.model} step {u.step} x {e.model} step {e.step} ({e.source}): "
+
+
+def _planned(pair: Pair, config: AlignConfig, heads: Path | None, notes: list[str]) -> Iterator[_Work]:
+    digest = pair.digest()
+    u, e = pair.origin_u, pair.origin_e
+    notes += pair.items.notes
+    name = None if heads is None else heads / _heads_name(pair, config, digest)
+    units, found = plan_units(pair.items, config, name, across=pair.across, control=pair.is_control)
+    notes += [_where(pair) + note for note in found]
+    for unit in units:
+        base = {
+            "understanding": u.model,
+            "execution": e.model,
+            "source_u": u.source,
+            "source_e": e.source,
+            "step_u": u.step,
+            "step_e": e.step,
+            "trained_u": u.trained,
+            "trained_e": e.trained,
+            "layer_u": u.layer,
+            "layer_e": e.layer,
+            "pool_u": u.pool,
+            "pool_e": e.pool,
+            "heads": config.fit.heads,
+            "pairing": config.pairing,
+            "loss": config.fit.positives,
+            "tau": config.fit.tau,
+            "holdout": unit.holdout,
+            "mode": unit.mode,
+            "control": unit.control,
+            "fit_source": pair.fit_source or u.source,
+            "batch": config.fit.batch,
+            "config_hash": config.digest(),
+            "features_hash": digest,
+        }
+        jobs = tuple(
+            replace(job, fitted_on=_fitted_on(pair, config, base, job)) if job.heads_file else job for job in unit.jobs
+        )
+        yield _Work(pair, replace(unit, jobs=jobs), base)
+
+
+def _heads_name(pair: Pair, config: AlignConfig, digest: str) -> str:
+    """A file name that says what the heads were fitted on; `{holdout}` is filled in later."""
+    parts = f"{pair.origin_u}__{pair.origin_e}__{config.pairing}-{config.fit.heads}"
+    safe = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in parts)
+    return f"{safe}-{{holdout}}-seed0-{digest[:8]}{config.digest()[:8]}.safetensors"
+
+
+def _fitted_on(pair: Pair, config: AlignConfig, base: dict[str, Any], job: Job) -> dict[str, Any]:
+    return base | {
+        "config": config.measurement(),
+        "origin_u": asdict(pair.origin_u),
+        "origin_e": asdict(pair.origin_e),
+        "seed": job.seed,
+        "draw": job.draw,
+        "train_ids": pair.items.ids[job.train].tolist(),
+        "test_ids": {name: pair.items.ids[rows].tolist() for name, rows in job.tests.items()},
+    }
+
+
+_Task = tuple[tuple[int, int], ...]  # (place of the work, number of its job): one fit serves all of them
+
+
+def _tasks(todo: Sequence[_Work], config: AlignConfig) -> list[_Task]:
+    """The fits that are needed. Jobs with the same training set, labels and seed share one, also across pairs.
+
+    So heads that demonstrations fit are fitted once for demonstrations and rollouts together.
+    """
+    shared: dict[str, list[tuple[int, int]]] = {}
+    for place, item in enumerate(todo):
+        for number, job in enumerate(item.unit.jobs):
+            shared.setdefault(fit_key(item.pair, job, config), []).append((place, number))
+    return [tuple(jobs) for jobs in shared.values()]
+
+
+def _run(
+    todo: Sequence[_Work], tasks: Sequence[_Task], config: AlignConfig, n_jobs: int
+) -> Iterator[list[list[Record]]]:
+    """Records of all tasks in their order, however many processes there are."""
+    work = ([(todo[place].pair, todo[place].unit.jobs[number]) for place, number in task] for task in tasks)
+    if n_jobs == 1 or len(tasks) < 2:
+        for one in work:
+            yield run_jobs(one, config)
+        return
+    from joblib import Parallel, delayed  # only when processes are wanted
+
+    parallel = Parallel(n_jobs=n_jobs, backend="loky", return_as="generator")
+    yield from parallel(delayed(run_jobs)(one, config) for one in work)
+
+
+def _rows(item: _Work, records: Sequence[Record], config: AlignConfig, notes: list[str]) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    by_split = {split: [record for record in records if record.split == split] for split in item.unit.splits}
+    file = next((job.heads_file for job in item.unit.jobs if job.heads_file is not None), None)
+    for split, own in by_split.items():
+        name = "" if file is None else f"{file.parent.name}/{file.name}"
+        found, remarks = measured_rows(own, item.pair.items, config, item.base | {"split": split}, name)
+        rows += found
+        where = f"{item.base['understanding']} step {item.base['step_u']} x {item.base['execution']} step "
+        where += f"{item.base['step_e']}, {item.unit.holdout} held out, {split}: "
+        notes += [where + remark for remark in remarks if item.unit.control == "none"]
+    for side in ("understanding", "execution"):
+        names = (f"{side}-success", f"{side}-failure")
+        if item.unit.control == "none" and all(name in by_split for name in names):
+            bases = (item.base | {"split": names[0]}, item.base | {"split": names[1]})
+            rows += contrast_rows(by_split[names[0]], by_split[names[1]], item.pair.items, bases)
+    return to_frame(rows)
+
+
+def _identities(frame: pd.DataFrame, columns: Sequence[str]) -> "pd.Series[Any]":
+    return frame[list(columns)].astype(str).agg("\0".join, axis=1)
+
+
+def _resume(
+    previous: pd.DataFrame | None, work: Sequence[_Work], hits: Path | None
+) -> tuple[pd.DataFrame, list[_Work]]:
+    """What is kept of an earlier table, and the work that is left."""
+    if previous is None or previous.empty:
+        return to_frame([]), list(work)
+    columns = (*IDENTITY, "config_hash", "features_hash")
+    whole, bare = _identities(previous, columns), _identities(previous, IDENTITY)
+    todo: list[_Work] = []
+    stale = pd.Series(False, index=previous.index)
+    for item in work:
+        cells = [item.base | {"split": split} for split in item.unit.splits]
+        keys = {"\0".join(str(cell[column]) for column in columns) for cell in cells}
+        files = [job.heads_file for job in item.unit.jobs if job.heads_file is not None]
+        files += [] if hits is None else [hits / hits_name(item.base, item.unit.splits)]
+        if keys <= set(whole) and all(file.is_file() for file in files):
+            continue
+        todo.append(item)
+        stale |= bare.isin({"\0".join(str(cell[column]) for column in IDENTITY) for cell in cells})
+    return previous[~stale].reset_index(drop=True), todo
+
+
+def _refuse_doubles(work: Sequence[_Work]) -> None:
+    seen: set[tuple[Any, ...]] = set()
+    for item in work:
+        key = (*(item.base[name] for name in IDENTITY if name != "split"), item.unit.splits)
+        if key in seen:
+            base = item.base
+            raise ConfigError(
+                f"the same pair is given twice: {base['understanding']} step {base['step_u']} and "
+                f"{base['execution']} step {base['step_e']}, layers {base['layer_u']!r} "
+                f"and {base['layer_e']!r}. Give each pair its own names."
+            )
+        seen.add(key)
+
+
+def in_order(*tables: pd.DataFrame) -> pd.DataFrame:
+    """Tables as one, in an order that does not depend on which measurement was finished first."""
+    frame = pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
+    keys = [*IDENTITY, "config_hash", "metric", "direction", "statistic", "draw", "seed"]
+    return frame.sort_values(keys, kind="stable", ignore_index=True)
+
+
+_SAVE_EVERY = 5.0  # seconds; a killed run loses no more than what was measured in them
+
+
+def align_stores(
+    stored: Sequence[StoredPair],
+    config: AlignConfig | None = None,
+    *,
+    table: Path,
+    heads: Path | None = None,
+    hits: Path | None = None,
+    layer_u: str | None = None,
+    layer_e: str | None = None,
+    pool_u: str = "mean",
+    pool_e: str = "mean",
+    episodes: Literal["all", "shared"] = "all",
+    n_jobs: int = 1,
+    quiet: bool = False,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Measure pairs of feature stores and keep the result in `table` (CSV), which is whole at any moment.
+
+    It is written every few seconds, and at the end, also when the run is interrupted.
+
+    Where `table` lies in a run, its run.toml says under [align] with which settings it was measured.
+
+    What `table` holds already is kept where settings and features are the same, replaced where they changed, and left
+    alone where it is about something else. See `align` and `pair_files` for the other arguments and the errors.
+
+    Returns the rows of these pairs and settings, and the whole table; the first has `attrs["notes"]`.
+    """
+    config = config or AlignConfig()
+
+    @cache  # demonstrations that fit the heads for rollouts are measured themselves as well
+    def read(path_u: Path, path_e: Path) -> Pair:
+        with open_features(path_u) as file_u, open_features(path_e) as file_e:
+            control = file_u.model == PIXELS
+            return pair_files(
+                file_u,
+                file_e,
+                layer_u=None if control else layer_u,
+                layer_e=layer_e,
+                pool_u="mean" if control else pool_u,
+                pool_e=pool_e,
+                episodes=episodes,
+            )
+
+    pairs: list[Pair] = []
+    for item in stored:
+        pair = read(item.u, item.e)
+        if item.fit_u is not None and item.fit_e is not None:
+            pair = pair_across(read(item.fit_u, item.fit_e), pair)
+        pairs.append(pair)
+    check_settings(table)
+    record = cache(lambda: record_settings(table, config, pairs, episodes=episodes))
+    kept = _Kept(table)
+
+    def save(frame: pd.DataFrame, fresh: pd.DataFrame) -> None:
+        record()
+        kept.save(frame, fresh)
+
+    mine = align_into(
+        save,
+        pairs,
+        config,
+        n_jobs=n_jobs,
+        previous=kept.whole,
+        heads=heads,
+        hits=hits,
+        every=_SAVE_EVERY,
+        quiet=quiet,
+    )
+    with suppress(OSError):  # all was kept, and a run that cannot be written to need not be
+        record()
+    kept.whole.attrs["notes"] = mine.attrs["notes"]
+    return _asked(mine, pairs, config), kept.whole
+
+
+class _Kept:
+    """The table on disk, which other commands may change while this one measures.
+
+    What they write stays, except rows of the very measurements that this command finishes after them.
+
+    Attributes:
+        whole: the table, as it was when it was last read or written here.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._state = _state(path)  # first, so that what is written meanwhile counts as new
+        self.whole = read_alignment(path) if path.is_file() else to_frame([])
+        self._begin: set[_Key] | None = set(_keys(self.whole, _MEASUREMENT))
+
+    def save(self, frame: pd.DataFrame, fresh: pd.DataFrame) -> None:
+        """Write the rows in `fresh`; `frame` lacks the rows of the beginning that are no longer valid, which go."""
+        gone: set[_Key] = set()
+        if self._begin is not None:
+            stay = set(_keys(frame, _MEASUREMENT)).difference(_keys(fresh, _MEASUREMENT))
+            gone, self._begin = self._begin.difference(stay), None
+        done = set(_keys(fresh, IDENTITY))
+
+        def change(table: pd.DataFrame) -> pd.DataFrame:
+            keys = zip(_keys(table, _MEASUREMENT), _keys(table, IDENTITY), strict=True)
+            stays = [measurement not in gone and identity not in done for measurement, identity in keys]
+            return in_order(table[np.array(stays, dtype=bool)], fresh)
+
+        def write(path: Path, table: pd.DataFrame) -> None:
+            write_alignment(path, table)
+            self._state = _state(path)
+
+        self.whole = update_table(self._path, self._read, change, write)
+
+    def _read(self, path: Path) -> pd.DataFrame:
+        """The table as it is now; read only where another process has written since."""
+        if _state(path) == self._state:
+            return self.whole
+        return read_alignment(path) if path.is_file() else to_frame([])
+
+
+_Key = tuple[object, ...]
+_MEASUREMENT = (*IDENTITY, "config_hash", "features_hash")
+
+
+def _keys(table: pd.DataFrame, columns: Sequence[str]) -> list[_Key]:
+    return list(table[list(columns)].itertuples(index=False, name=None))
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Changes whenever the file is written; empty where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    return (found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _asked(whole: pd.DataFrame, pairs: Sequence[Pair], config: AlignConfig) -> pd.DataFrame:
+    wanted = {_key(pair) for pair in pairs}
+    names = ["understanding", "source_u", "step_u", "layer_u", "pool_u"]
+    names += ["execution", "source_e", "step_e", "layer_e", "pool_e", "features_hash", "fit_source"]
+    own = np.array([key in wanted for key in whole[names].itertuples(index=False, name=None)], dtype=bool)
+    rows = whole[own & (whole["config_hash"] == config.digest())]
+    rows = rows[rows["holdout"].isin(config.holdouts)]
+    asked = SETTINGS if config.split == "success" else (config.split,)
+    rows = rows[rows["split"].isin(asked)]
+    if config.split != "all":
+        rows = rows[rows["mode"].isin(config.modes)]
+    if not config.shuffled:
+        rows = rows[rows["control"] == "none"]
+    rows = rows.reset_index(drop=True)
+    rows.attrs["notes"] = whole.attrs["notes"]
+    return rows
+
+
+def _key(pair: Pair) -> tuple[object, ...]:
+    u, e = pair.origin_u, pair.origin_e
+    sides = ((origin.model, origin.source, origin.step, origin.layer, origin.pool) for origin in (u, e))
+    return (*next(sides), *next(sides), pair.digest(), pair.fit_source or u.source)

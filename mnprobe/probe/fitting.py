@@ -1,0 +1,397 @@
+"""Fitting the two heads on frozen features: seeded Adam with early stopping."""
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mnprobe.core.arrays import Array, Number, Truth, Whole, settle
+from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
+from mnprobe.core.labels import Labels, as_labels, encode_labels
+from mnprobe.core.seeds import check_seed
+from mnprobe.probe._arrays import as_device, as_features, row_factors, torch_threads
+from mnprobe.probe.heads import AlignmentHeads, HeadKind
+from mnprobe.probe.losses import Positives, gram_step, loss_of_pairs, worth_it
+from mnprobe.probe.sampling import Pairing
+
+__all__ = [
+    "DEFAULT_STEPS",
+    "FitConfig",
+    "FitResult",
+    "Form",
+    "StepRecord",
+    "Stepper",
+    "Validation",
+    "fit_heads",
+    "stepper_for",
+]
+
+Form = Literal["auto", "direct", "gram"]
+
+
+@runtime_checkable
+class Stepper(Protocol):
+    """Holds heads and their Adam."""
+
+    def inputs(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Standardised features of one side in the form that `step` takes."""
+
+    def step(self, u: Float[Tensor, "b du"], e: Float[Tensor, "b de"], groups: Int[Tensor, " b"]) -> float:
+        """Update on one batch of pairs; the loss before the update."""
+
+    def settle(self) -> None:
+        """Write the parameters into the heads, where they are not there already."""
+
+
+def stepper_for(
+    heads: AlignmentHeads,
+    *,
+    tau: float,
+    positives: Positives,
+    lr: float,
+    weight_decay: float,
+    batch: int,
+    form: Form = "auto",
+) -> Stepper:
+    """The Gram form for linear heads where it takes less work (`auto`), else the direct one.
+
+    Raises ConfigError where the Gram form is asked for heads that are not linear.
+    """
+    linear = isinstance(heads.t_u, nn.Linear) and isinstance(heads.t_e, nn.Linear)
+    if form == "gram" and not linear:
+        raise ConfigError(f"the Gram form is of linear heads, these are {heads.config['kind']!r}")
+    sizes = (heads.config["dim_u"], heads.config["dim_e"], heads.config["dim"])
+    if form == "gram" or (form == "auto" and linear and worth_it(*sizes, batch)):
+        return _Gram(heads, tau, positives, lr, weight_decay)
+    return _Direct(heads, tau, positives, lr, weight_decay)
+
+
+class _Direct:
+    def __init__(self, heads: AlignmentHeads, tau: float, positives: Positives, lr: float, weight_decay: float) -> None:
+        self._heads, self._tau, self._positives = heads, tau, positives
+        self._adam = torch.optim.Adam(heads.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+
+    def inputs(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        return features
+
+    def step(self, u: Float[Tensor, "b du"], e: Float[Tensor, "b de"], groups: Int[Tensor, " b"]) -> float:
+        z_u, z_e = self._heads.t_u(u), self._heads.t_e(e)
+        loss = loss_of_pairs(z_u, z_e, tau=self._tau, groups=groups, positives=self._positives)
+        self._adam.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        self._adam.step()
+        return loss.item()
+
+    def settle(self) -> None:
+        pass
+
+
+class _Gram:
+    def __init__(self, heads: AlignmentHeads, tau: float, positives: Positives, lr: float, weight_decay: float) -> None:
+        self._heads, self._tau, self._positives = heads, tau, positives
+        self._t_u, self._t_e = (_with_bias(head) for head in (heads.t_u, heads.t_e))
+        parameters = [self._t_u, self._t_e]
+        self._adam = torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay, fused=True)
+
+    def inputs(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        padded = nn.functional.pad(features, (0, 1), value=1.0)
+        return padded * row_factors(padded)  # the loss knows directions only: huge rows lose their scale, exactly
+
+    def step(self, u: Float[Tensor, "b du"], e: Float[Tensor, "b de"], groups: Int[Tensor, " b"]) -> float:
+        found = gram_step(self._t_u, self._t_e, u, e, tau=self._tau, groups=groups, positives=self._positives)
+        self._t_u.grad, self._t_e.grad = found.grad_u, found.grad_e
+        self._adam.step()
+        return found.loss.item()
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        for head, values in ((self._heads.t_u, self._t_u), (self._heads.t_e, self._t_e)):
+            head.get_parameter("weight").copy_(values[:, :-1])
+            head.get_parameter("bias").copy_(values[:, -1])
+
+
+def _with_bias(head: nn.Module) -> nn.Parameter:
+    weight, bias = head.get_parameter("weight"), head.get_parameter("bias")
+    return nn.Parameter(torch.cat([weight.detach(), bias.detach()[:, None]], dim=1))
+
+
+DEFAULT_STEPS = 400
+"""Optimiser steps when neither steps nor epochs are given: enough at lr 1e-4 for some 50 to 2,000 items."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How one pair of heads is fitted; saved beside the heads it produced."""
+
+    dim: Whole = 1024  # width of the shared space (paper)
+    tau: Number = 0.1  # temperature (paper)
+    lr: Number = 1e-4  # Adam's learning rate (paper)
+    weight_decay: Number = 0.0  # Adam's L2 term; the paper gives none
+    steps: Whole | None = None  # optimiser steps; DEFAULT_STEPS when epochs is not given either
+    epochs: Whole | None = None  # or passes over u
+    batch: Whole = 256  # pairs per step; all items when there are fewer. The paper does not give it for the probe
+    positives: Positives = "diagonal"  # equation 2 as printed; the other forms: see info_nce
+    heads: HeadKind = "linear"  # the paper's; "mlp" tests whether linear suffices
+    depth: Whole = 2  # layers of an mlp head
+    standardise: Truth = True  # with training means and deviations
+    early_stop: Truth = False  # stop on the validation loss and keep the best heads
+    patience: Whole = 5  # checks without a better validation loss before stopping
+    check_every: Whole = 20  # steps between checks
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            wholes=("dim", "steps", "epochs", "batch", "depth", "patience", "check_every"),
+            numbers=("tau", "lr", "weight_decay"),
+            truths=("standardise", "early_stop"),
+        )
+        for name in ("dim", "batch", "patience", "check_every", "depth"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        for name in ("tau", "lr"):
+            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
+                raise ConfigError(f"{name} must be a positive number, got {getattr(self, name)!r}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"weight_decay must be >= 0, got {self.weight_decay!r}")
+        if self.batch < 2:
+            raise ConfigError(f"batch must be at least 2: one pair has nothing to contrast with, got {self.batch!r}")
+        if self.steps is not None and self.epochs is not None:
+            raise ConfigError(f"give steps or epochs, not both: steps={self.steps!r}, epochs={self.epochs!r}")
+        for name, value in (("steps", self.steps), ("epochs", self.epochs)):
+            if value is not None and value < 0:
+                raise ConfigError(f"{name} must be >= 0, got {value!r}")
+        if self.positives not in get_args(Positives):
+            raise ConfigError(f"positives must be 'diagonal', 'exclude' or 'multi', got {self.positives!r}")
+        if self.heads not in get_args(HeadKind):
+            raise ConfigError(f"heads must be 'linear' or 'mlp', got {self.heads!r}")
+        if self.heads == "mlp" and self.depth < 2:
+            raise ConfigError(f"an mlp head has at least 2 layers, got depth={self.depth!r}")
+
+    def total_steps(self, items: int) -> int:
+        """Optimiser steps for `items` training rows; an epoch is items // batch steps, and at least one."""
+        if self.epochs is not None:
+            return self.epochs * max(1, items // self.batch)
+        return DEFAULT_STEPS if self.steps is None else self.steps
+
+
+class Validation(NamedTuple):
+    """Held-out features and groups that early stopping watches; never the test set."""
+
+    u: Array
+    e: Array
+    groups_u: Labels
+    groups_e: Labels
+
+
+class StepRecord(NamedTuple):
+    """One step: its number (from 1), training loss before its update, validation loss after it where checked."""
+
+    step: int
+    loss: float
+    validation: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """Fitted heads and how the fit went.
+
+    Attributes:
+        heads: T_u and T_e with their standardisation, in evaluation mode.
+        history: one record per step.
+        steps_run: steps taken.
+        best_step: the step whose heads these are (less than steps_run after early stopping).
+        batch: pairs per step as used.
+        ended: "all steps" or "early stop".
+    """
+
+    heads: AlignmentHeads
+    history: tuple[StepRecord, ...]
+    steps_run: int
+    best_step: int
+    batch: int
+    ended: Literal["all steps", "early stop"]
+
+
+def fit_heads(
+    u: Array,
+    e: Array,
+    groups_u: Labels,
+    groups_e: Labels | None = None,
+    *,
+    config: FitConfig | None = None,
+    seed: Whole = 0,
+    validation: Validation | None = None,
+    device: str | torch.device = "cpu",
+    threads: Whole = 1,
+    form: Form = "auto",
+) -> FitResult:
+    """Fit T_u and T_e so that observed and executed actions of the same group come to lie together (paper, eq. 4).
+
+    Each epoch pairs every u with a random e of its group and goes through the pairs in random order. All batches have
+    the same size, as the loss depends on it: a last smaller batch of an epoch is dropped (its items come again in the
+    next epoch's order); with fewer items than `config.batch`, one batch holds them all.
+
+    The same seed, data and machine give the same heads, byte for byte, for any number of cores, since one torch
+    thread is used unless `threads` says otherwise. No global random state is read or changed.
+
+    Args:
+        u: observed side, one row per item (n, du), numbers of any make that float32 can hold.
+        e: executed side, one row per item (m, de); its items need not be those of `u`.
+        groups_u: what counts as the same action: episode, instruction or task of each u.
+        groups_e: the same for each e; `groups_u` when not given.
+        config: all settings; the paper's by default.
+        seed: initial weights, order and partners.
+        validation: what early stopping watches; needed when config.early_stop, refused otherwise.
+        device: where to fit.
+        threads: torch threads on the CPU while fitting.
+        form: how gradients are computed: "direct", by autograd through both mapped sides; "gram", through the heads'
+            Gram matrices (linear heads); "auto", the cheaper of both. The steps are the same up to rounding.
+
+    Raises:
+        FeatureError: shapes, counts or values are wrong, or float32 would lose what tells the rows apart.
+        ProbeError: a group is on one side only, or the loss is no longer finite.
+        TooFewSamples: fewer than 2 items or than 2 groups.
+        ConfigError: `validation` and config.early_stop disagree, or the device does not exist.
+
+    >>> z = torch.randn(12, 6, generator=torch.Generator().manual_seed(1))
+    >>> result = fit_heads(z, z, list("aabbccddeeff"), config=FitConfig(dim=8, steps=3))
+    >>> result.steps_run, result.batch, result.ended
+    (3, 12, 'all steps')
+    """
+    config = config or FitConfig()
+    seed = check_seed(seed)
+    if form not in get_args(Form):
+        raise ConfigError(f"form must be one of {', '.join(get_args(Form))}, got {form!r}")
+    if config.early_stop != (validation is not None):
+        raise ConfigError(
+            f"early_stop={config.early_stop} but validation data were {'' if validation else 'not '}given: "
+            "early stopping needs them, and nothing else uses them"
+        )
+    place = as_device(device)
+    x_u, x_e = as_features(u, "u").to(place), as_features(e, "e").to(place)
+    labels_u = as_labels(groups_u, len(x_u), "groups_u")
+    labels_e = labels_u if groups_e is None else as_labels(groups_e, len(x_e), "groups_e")
+    (codes_u, codes_e), names = encode_labels(labels_u, as_labels(labels_e, len(x_e), "groups_e"))
+    pairing = Pairing(codes_u, codes_e, names)
+    if len(x_u) < 2 or pairing.n_groups < 2:
+        raise TooFewSamples(
+            f"fitting heads needs at least 2 items of 2 groups, got {len(x_u)} items of {pairing.n_groups} groups"
+        )
+    with torch_threads(threads):
+        return _fit(x_u, x_e, torch.from_numpy(codes_u).to(place), pairing, config, seed, validation, form)
+
+
+def _fit(
+    u: Float[Tensor, "n du"],
+    e: Float[Tensor, "m de"],
+    groups: Int[Tensor, " n"],
+    pairing: Pairing,
+    config: FitConfig,
+    seed: int,
+    validation: Validation | None,
+    form: Form,
+) -> FitResult:
+    generator = torch.Generator().manual_seed(seed)
+    heads = AlignmentHeads(u.shape[1], e.shape[1], config.dim, config.heads, config.depth, generator).to(u.device)
+    if config.standardise:
+        heads.set_standardisation(u, e)
+    watch = _Watch(heads, validation, config, seed) if validation is not None else None
+    u, e = heads.standardise_u(u), heads.standardise_e(e)
+    batch = min(config.batch, len(u))
+    stepper = stepper_for(
+        heads,
+        tau=config.tau,
+        positives=config.positives,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        batch=batch,
+        form=form,
+    )
+    u, e = stepper.inputs(u), stepper.inputs(e)
+    total = config.total_steps(len(u))
+    history: list[StepRecord] = []
+    ended: Literal["all steps", "early stop"] = "all steps"
+    order = partners = torch.empty(0, dtype=torch.int64)
+    position = 0
+    for step in range(1, total + 1):
+        if position + batch > len(order):
+            order = torch.randperm(len(u), generator=generator).to(u.device)
+            partners = pairing.draw(generator).to(u.device)
+            position = 0
+        rows = order[position : position + batch]
+        position += batch
+        value = stepper.step(u[rows], e[partners[rows]], groups[rows])
+        if not math.isfinite(value):
+            raise ProbeError(
+                f"the loss became {value} at step {step}: lower lr ({config.lr}) or raise tau ({config.tau})"
+            )
+        checked = None
+        if watch and (step % config.check_every == 0 or step == total):
+            stepper.settle()
+            checked = watch.check(heads, step)
+        history.append(StepRecord(step, value, checked))
+        if watch and watch.waited >= config.patience and step < total:
+            ended = "early stop"
+            break
+    stepper.settle()
+    best = len(history)
+    if watch and watch.best_state is not None:
+        heads.load_state_dict(watch.best_state)
+        best = watch.best_step
+    heads.requires_grad_(False)
+    return FitResult(
+        heads=heads.eval(), history=tuple(history), steps_run=len(history), best_step=best, batch=batch, ended=ended
+    )
+
+
+class _Watch:
+    """Keeps the heads with the lowest validation loss."""
+
+    def __init__(self, heads: AlignmentHeads, validation: Validation, config: FitConfig, seed: int) -> None:
+        place = heads.mean_u.device
+        u = as_features(validation.u, "validation u").to(place)
+        e = as_features(validation.e, "validation e").to(place)
+        if (u.shape[1], e.shape[1]) != (heads.config["dim_u"], heads.config["dim_e"]):
+            raise FeatureError(
+                f"validation features have widths {u.shape[1]} and {e.shape[1]}, training features "
+                f"{heads.config['dim_u']} and {heads.config['dim_e']}"
+            )
+        (codes_u, codes_e), names = encode_labels(
+            as_labels(validation.groups_u, len(u), "validation groups_u"),
+            as_labels(validation.groups_e, len(e), "validation groups_e"),
+        )
+        pairing = Pairing(codes_u, codes_e, names)
+        if len(u) < 2 or pairing.n_groups < 2:
+            raise TooFewSamples(
+                f"early stopping needs at least 2 validation items of 2 groups, got {len(u)} of {pairing.n_groups}"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(u), generator=generator)
+        self._u, self._e = u[order.to(place)], e[pairing.draw(generator)[order].to(place)]
+        self._groups = torch.from_numpy(codes_u)[order].to(place)
+        self._config = config
+        self.best_loss, self.best_step, self.waited = math.inf, 0, 0
+        self.best_state: dict[str, Tensor] | None = None
+
+    def check(self, heads: AlignmentHeads, step: int) -> float:
+        size = min(self._config.batch, len(self._u))
+        with torch.no_grad():
+            losses = [
+                loss_of_pairs(
+                    *heads(self._u[start : start + size], self._e[start : start + size]),
+                    tau=self._config.tau,
+                    groups=self._groups[start : start + size],
+                    positives=self._config.positives,
+                ).item()
+                for start in range(0, len(self._u) - size + 1, size)
+            ]
+        loss = sum(losses) / len(losses)
+        self.waited += 1
+        if loss < self.best_loss:
+            self.best_loss, self.best_step, self.waited = loss, step, 0
+            self.best_state = copy.deepcopy(heads.state_dict())
+        return loss

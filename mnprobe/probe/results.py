@@ -1,0 +1,338 @@
+"""Rows of results/alignment.csv: aggregation over seeds, and the table itself."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mnprobe.core.errors import ProbeError
+from mnprobe.core.files import write_text
+from mnprobe.core.labels import encode_labels
+from mnprobe.probe.config import AlignConfig
+from mnprobe.probe.items import Items
+from mnprobe.probe.runs import DIRECTIONS, Record
+from mnprobe.probe.uncertainty import Interval, cluster_jackknife, cluster_jackknife_difference, spread
+
+__all__ = [
+    "COLUMNS",
+    "IDENTITY",
+    "TEXT",
+    "TRUTH",
+    "WHOLE",
+    "contrast_rows",
+    "measured_rows",
+    "read_alignment",
+    "to_frame",
+    "write_alignment",
+]
+
+_NAN = float("nan")
+
+
+def measured_rows(
+    records: Sequence[Record], items: Items, config: AlignConfig, base: dict[str, Any], heads_file: str
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """All rows of one measurement (one split), and notes about its intervals.
+
+    Per metric and direction: a row per (seed, draw) with statistic "seed", and one "mean" row: the mean over draws of
+    the mean over seeds, its 95 % interval (cluster jackknife over instructions), and the spread over seeds and
+    over draws apart.
+    """
+    rows: list[dict[str, Any]] = []
+    notes: list[str] = []
+    numbers = [_numbers(record, config) for record in records]
+    intervals = {
+        (metric, direction): _interval(records, items, metric, place)
+        for metric in (*(f"recall@{k}" for k in config.k), "adjusted_recall@1")
+        for place, direction in enumerate((*DIRECTIONS, "mean"))
+    }
+    for metric, direction in numbers[0]:
+        chances = np.array([entry[metric, direction][1] for entry in numbers])
+        values = np.array([entry[metric, direction][0] for entry in numbers])
+        for record, value, chance in zip(records, values, chances, strict=True):
+            rows.append(
+                base
+                | _counts(record)
+                | {"metric": metric, "direction": direction, "statistic": "seed", "seed": record.seed}
+                | {"draw": record.draw, "value": value, "chance": chance, "n_seeds": 1}
+                | {"ci_low": _NAN, "ci_high": _NAN, "sd_seeds": _NAN, "sd_draws": _NAN}
+                | {"heads_file": heads_file if (record.seed, record.draw) == (0, 0) else ""}
+            )
+        low, high = _metric_interval(metric, direction, intervals)
+        rows.append(
+            base
+            | _mean_counts(records)
+            | {"metric": metric, "direction": direction, "statistic": "mean", "seed": -1, "draw": -1}
+            | {"value": _grand(records, values), "chance": _grand(records, chances), "ci_low": low, "ci_high": high}
+            | {"sd_seeds": spread(values[[record.draw == 0 for record in records]])}
+            | {"sd_draws": spread(values[[record.seed == 0 for record in records]])}
+            | {"n_seeds": len({record.seed for record in records}), "heads_file": heads_file}
+        )
+    note = intervals["recall@1", "mean"].note
+    if note:
+        notes.append(note)
+    return rows, notes
+
+
+def contrast_rows(
+    success: Sequence[Record],
+    failure: Sequence[Record],
+    items: Items,
+    bases: tuple[dict[str, Any], dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Success against failure of one side: recall@1 inside tasks for both, and the paired differences.
+
+    - "within_task_recall@1", one row each: the mean over the tasks, so that hard tasks, where failures cluster, weigh
+      no more than others.
+    - "success_minus_failure@1": difference of recall@1, in each direction and their mean.
+    - "within_task_success_minus_failure@1": the difference inside each task, mean over tasks.
+
+    Differences stand in rows of the success split, with 95 % intervals for which each instruction is left out of both
+    sides at once; 0 takes the place of chance. `n_groups` of the rows inside tasks counts the tasks.
+    """
+    sides = [[_stacked(records, side) for side in (0, 1)] for records in (success, failure)]
+    rows: list[dict[str, Any]] = []
+    common = {"statistic": "mean", "seed": -1, "draw": -1, "heads_file": "", "sd_seeds": _NAN, "sd_draws": _NAN}
+    common |= {"n_seeds": len({record.seed for record in success})}
+    weights = np.concatenate([_draw_weights(records) for records in (success, failure)]).reshape(2, -1)
+    if not np.array_equal(weights[0], weights[1]):  # equal numbers on both sides, draw by draw, is what they are for
+        raise ProbeError("success and failure were not measured on equally many test episodes")
+    clusters = np.tile(items.instructions, len(weights[0]) // len(items))
+    for place, direction in enumerate((*DIRECTIONS, "mean")):
+        chosen = (place,) if place < 2 else (0, 1)
+        one, other = (np.stack([side[k] for k in chosen], axis=1) for side in sides)
+        found = cluster_jackknife_difference(one, other, clusters, weights=weights[0], shares=True)
+        value = float(np.mean([_weighted(values, weights[0]) for values in one.T]))
+        value -= float(np.mean([_weighted(values, weights[0]) for values in other.T]))
+        rows.append(
+            bases[0]
+            | _mean_counts(success)
+            | common
+            | {"metric": "success_minus_failure@1", "direction": direction, "value": value, "chance": 0.0}
+            | {"ci_low": found.low, "ci_high": found.high}
+        )
+    return rows + _within_task_rows(success, failure, items, bases, common)
+
+
+def _within_task_rows(
+    success: Sequence[Record],
+    failure: Sequence[Record],
+    items: Items,
+    bases: tuple[dict[str, Any], dict[str, Any]],
+    common: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """Means over tasks: each query weighs one over the number of queries of its task, in all draws together."""
+    columns = [np.stack([_stacked(records, side) for side in (0, 1)], axis=1) for records in (success, failure)]
+    copies = len(columns[0]) // len(items)
+    (codes,), names = encode_labels(np.tile(items.tasks, copies))
+    counts = [np.bincount(codes[~np.isnan(values[:, 0])], minlength=len(names)) for values in columns]
+    if not np.array_equal(counts[0], counts[1]):
+        raise ProbeError("success and failure were not measured on equally many test episodes of every task")
+    weights = np.divide(1.0, counts[0], out=np.zeros(len(names)), where=counts[0] > 0)[codes]
+    clusters = np.tile(items.instructions, copies)
+    values = [float(np.mean([_weighted(one, weights) for one in both.T])) for both in columns]
+    intervals = [cluster_jackknife(both, clusters, weights=weights, shares=True) for both in columns]
+    found = cluster_jackknife_difference(columns[0], columns[1], clusters, weights=weights, shares=True)
+    shared = common | {"direction": "mean", "n_groups": int((counts[0] > 0).sum())}
+    single, contrast = "within_task_recall@1", "within_task_success_minus_failure@1"
+    numbers = (
+        (bases[0], success, single, values[0], _NAN, intervals[0]),
+        (bases[1], failure, single, values[1], _NAN, intervals[1]),
+        (bases[0], success, contrast, values[0] - values[1], 0.0, found),
+    )
+    return [
+        base
+        | _mean_counts(records)
+        | shared
+        | {"metric": metric, "value": value, "chance": chance, "ci_low": interval.low, "ci_high": interval.high}
+        for base, records, metric, value, chance, interval in numbers
+    ]
+
+
+def _numbers(record: Record, config: AlignConfig) -> dict[tuple[str, str], tuple[float, float]]:
+    """(metric, direction) -> (value, chance); chance is NaN where a random ranking has no meaning."""
+    out: dict[tuple[str, str], tuple[float, float]] = {}
+
+    def both(metric: str, values: Sequence[float], chances: Sequence[float]) -> None:
+        pairs = [*zip(values, chances, strict=True), (float(np.mean(values)), float(np.mean(chances)))]
+        for direction, pair in zip((*DIRECTIONS, "mean"), pairs, strict=True):
+            out[metric, direction] = pair
+
+    for k in config.k:
+        both(f"recall@{k}", record.recall[k], record.chance[k])
+    adjusted = [_adjusted(r, c) for r, c in zip(record.recall[1], record.chance[1], strict=True)]
+    both("adjusted_recall@1", adjusted, [0.0, 0.0])
+    both("mi_bound", record.bound, [_NAN, _NAN])
+    both("tied_share", record.tied, [_NAN, _NAN])
+    return out
+
+
+def _adjusted(value: float, chance: float) -> float:
+    """(R - c) / (1 - c): 0 at chance, 1 when perfect; NaN when chance itself is perfect."""
+    return (value - chance) / (1 - chance) if chance < 1 else _NAN
+
+
+def _interval(records: Sequence[Record], items: Items, metric: str, place: int) -> Interval:
+    """Cluster jackknife over instructions of all hits, seeds of one draw averaged; place 0 u2e, 1 e2u, 2 both.
+
+    Items weigh so that every draw weighs the same, as it does in the value itself. Adjusted recall is a share whose
+    draws and directions weigh 1 / (1 - chance), stretched from [0, 1] to what it can be; where all have one chance its
+    ends are those of recall@1, adjusted.
+    """
+    adjusted = metric == "adjusted_recall@1"
+    k = 1 if adjusted else int(metric.removeprefix("recall@"))
+    chosen = (place,) if place < 2 else (0, 1)
+    values = np.stack([_stacked(records, side, k) for side in chosen], axis=1)
+    weights = _draw_weights(records)
+    clusters = np.tile(items.instructions, len(weights) // len(items))
+    if not adjusted:
+        return cluster_jackknife(values, clusters, weights=weights, shares=True)
+    chances = {record.draw: record.chance[1] for record in records}
+    levels = np.repeat([[chances[draw][side] for side in chosen] for draw in sorted(chances)], len(items), axis=0)
+    if (levels >= 1).any():
+        return Interval(_NAN, _NAN, 0, "")
+    scale = np.where(np.isnan(values), np.nan, 1 / (1 - levels))
+    width = float(np.mean([_weighted(one, weights) for one in scale.T]))
+    found = cluster_jackknife(values * scale / width, clusters, weights=weights, shares=True)
+    return found._replace(low=1 - width * (1 - found.low), high=1 - width * (1 - found.high))
+
+
+def _stacked(records: Sequence[Record], side: int, k: int = 1) -> NDArray[np.float64]:
+    """Hits of every item in every draw, laid end to end, seeds of one draw averaged; NaN where it was no query."""
+    draws = sorted({record.draw for record in records})
+    return np.concatenate(
+        [_item_means([record.hits[k][side] for record in records if record.draw == draw]) for draw in draws]
+    )
+
+
+def _draw_weights(records: Sequence[Record]) -> NDArray[np.float64]:
+    """One over the number of queries of its draw, for every item in every draw."""
+    sizes = {record.draw: int((~np.isnan(record.hits[1][0])).sum()) for record in records}
+    return np.repeat([1.0 / sizes[draw] for draw in sorted(sizes)], len(records[0].hits[1][0]))
+
+
+def _weighted(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    present = ~np.isnan(values)
+    return float(np.average(values[present], weights=weights[present]))
+
+
+def _item_means(hits: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    stack = np.stack(hits)
+    present = ~np.isnan(stack)
+    count = present.sum(0)
+    total = np.where(present, stack, 0.0).sum(0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _metric_interval(metric: str, direction: str, intervals: dict[tuple[str, str], Interval]) -> tuple[float, float]:
+    found = intervals.get((metric, direction))
+    return (_NAN, _NAN) if found is None else (found.low, found.high)
+
+
+def _grand(records: Sequence[Record], values: NDArray[np.float64]) -> float:
+    """Mean over draws of the mean over seeds, so that draw 0 (all seeds) weighs as much as any other draw."""
+    draws = np.array([record.draw for record in records])
+    return float(np.mean([values[draws == draw].mean() for draw in np.unique(draws)]))
+
+
+def _counts(record: Record) -> dict[str, int]:
+    names = ("n_test", "n_groups", "n_gallery", "n_train", "n_train_groups")
+    return {name: getattr(record, name) for name in names}
+
+
+def _mean_counts(records: Sequence[Record]) -> dict[str, int]:
+    """Counts of the first draw; random splits differ by an episode or two."""
+    return _counts(records[0])
+
+
+IDENTITY = (
+    *("understanding", "execution", "source_u", "source_e", "step_u", "step_e", "trained_u", "trained_e"),
+    *(
+        "layer_u",
+        "layer_e",
+        "pool_u",
+        "pool_e",
+        "heads",
+        "pairing",
+        "loss",
+        "tau",
+        "holdout",
+        "split",
+        "mode",
+        "control",
+        "fit_source",
+    ),
+)
+"""Columns that say what was measured; rows that agree in all of them are the same measurement."""
+
+COLUMNS = (
+    *(name for name in IDENTITY if name != "fit_source"),
+    *("metric", "direction", "statistic", "seed", "draw", "value", "ci_low", "ci_high", "sd_seeds", "sd_draws"),
+    *("chance", "n_test", "n_groups", "n_gallery", "n_train", "n_train_groups", "n_seeds", "batch"),
+    *("heads_file", "config_hash", "features_hash", "fit_source"),
+)
+"""All columns. `batch` is the batch asked for (all of n_train when that is less; log of the smaller of batch and
+n_groups caps mi_bound). `fit_source` says on episodes of which source the heads were fitted: another than `source_u`
+where training episodes of the demonstrations fit heads that rollouts test. `config_hash` stands for all settings of the
+probe, `features_hash` for every number and label of the pair that was probed."""
+
+TEXT = (
+    *("understanding", "execution", "source_u", "source_e", "layer_u", "layer_e", "pool_u", "pool_e", "heads"),
+    *("pairing", "loss", "holdout", "split", "mode", "control", "metric", "direction", "statistic"),
+    *("heads_file", "config_hash", "features_hash", "fit_source"),
+)
+WHOLE = (
+    *("step_u", "step_e", "seed", "draw", "n_test", "n_groups", "n_gallery", "n_train", "n_train_groups", "n_seeds"),
+    "batch",
+)
+TRUTH = ("trained_u", "trained_e")
+"""Columns of text, of whole numbers, of True or False; all others hold real numbers, NaN where a cell is empty."""
+
+
+def to_frame(rows: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
+    """Rows as a table with exactly `COLUMNS`, in this order and with fixed types, also when there are none."""
+    frame = pd.DataFrame(list(rows), columns=pd.Index(COLUMNS))
+    return frame.astype({column: _kind(column) for column in COLUMNS})
+
+
+def write_alignment(path: Path, frame: pd.DataFrame) -> None:
+    """Write the table as CSV, whole or not at all; numbers keep every digit."""
+    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def read_alignment(path: Path) -> pd.DataFrame:
+    """Read back what `write_alignment` wrote; ProbeError when the file holds something else."""
+    try:
+        cells = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if "fit_source" not in cells.columns and "source_u" in cells.columns:
+            cells["fit_source"] = cells["source_u"]  # tables of earlier versions: heads were fitted on the same source
+        missing = [name for name in COLUMNS if name not in cells.columns]
+        if missing:
+            raise ProbeError(f"{path}: not an alignment table of mnprobe: it lacks {', '.join(missing)}. Remove it.")
+        return to_frame([{name: _parsed(name, row[name]) for name in COLUMNS} for row in cells.to_dict("records")])
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ProbeError(f"{path}: cannot be read as an alignment table ({error}). Remove it.") from error
+
+
+def _parsed(column: str, cell: str) -> Any:
+    """A cell as written by `write_alignment`; float() gives every digit back."""
+    if column in TEXT:
+        return cell
+    if column in TRUTH:
+        if cell not in ("True", "False"):
+            raise ValueError(f"column {column}: {cell!r} is neither True nor False")
+        return cell == "True"
+    if _kind(column) is np.int64:
+        return int(cell)
+    return float(cell) if cell else float("nan")
+
+
+def _kind(column: str) -> Any:
+    if column in TEXT:
+        return object
+    if column in TRUTH:
+        return np.bool_
+    return np.int64 if column in WHOLE else np.float64

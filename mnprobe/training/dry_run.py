@@ -1,0 +1,283 @@
+"""Dry run: schedule, memory and cost of a training."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mnprobe.models.arp import ARP, load_arp
+from mnprobe.models.viclip import ViCLIP, load_viclip
+from mnprobe.probe.heads import AlignmentHeads
+from mnprobe.training.config import PRESETS, SOURCES, TrainConfig
+from mnprobe.training.initialization import check_start
+from mnprobe.training.model import JointModel
+from mnprobe.training.optimizers import OptimiserConfig, rate_at
+
+__all__ = ["ScheduleRow", "TrainPlan", "plan_training"]
+
+_FLOAT = 4  # bytes
+_PROBED = 2  # samples that a pass is sized with
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleRow:
+    """Where a training stands at a checkpoint: steps of each model's optimiser, and rates in force from then on."""
+
+    step: int
+    own_updates: dict[str, int]
+    rates: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPlan:
+    """A training as it would be.
+
+    Attributes:
+        config: with sizes as they are in the files that models start from.
+        parameters: numbers in each part: video, text, policy, heads; a frozen text encoder counts as "text (frozen)".
+        memory: bytes of a process, by use: weights, gradients, optimisers, activations (an estimate: what one update
+            keeps for its backward pass, without the kernels' own scratch memory).
+        schedule: one row per checkpoint.
+        sources: where each number of the paper's preset comes from, and which were changed; empty for other presets.
+    """
+
+    config: TrainConfig
+    parameters: dict[str, int]
+    memory: dict[str, int]
+    schedule: tuple[ScheduleRow, ...]
+    sources: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "config": self.config.to_dict(),
+            "parameters": self.parameters,
+            "memory_bytes": self.memory,
+            "schedule": [asdict(row) for row in self.schedule],
+            "sources": self.sources,
+        }
+
+    def text(self) -> str:
+        """For people."""
+        lines = ["sizes", *_table([(name, f"{count:,} parameters") for name, count in self.parameters.items()])]
+        total = sum(self.memory.values())
+        memory = [(name, _bytes(size)) for name, size in self.memory.items()] + [("together, about", _bytes(total))]
+        lines += ["", "memory of a process", *_table(memory)]
+        lines += ["", "schedule (steps of the training, of each optimiser, rates from there on)", *self._schedule()]
+        if self.sources:
+            lines += ["", "where the numbers come from", *_table(list(self.sources.items()))]
+        return "\n".join(lines)
+
+    def _schedule(self) -> list[str]:
+        parts = list(self.schedule[0].rates)
+        head = ("step", *(f"{part} steps" for part in parts), *(f"{part} rate" for part in parts))
+        rows = [
+            (
+                str(row.step),
+                *(str(row.own_updates[part]) for part in parts),
+                *(f"{row.rates[part]:.3g}" for part in parts),
+            )
+            for row in self.schedule
+        ]
+        return _table([head, *rows])
+
+
+def plan_training(
+    config: TrainConfig,
+    *,
+    device: str = "cpu",
+    processes: int = 1,
+    start_viclip: Path | None = None,
+    start_arp: Path | None = None,
+    preset: str | None = None,
+) -> TrainPlan:
+    """Size up a training; no weights are drawn and nothing is written.
+
+    Args:
+        config: of the training.
+        device: where it would run: attention with dropout keeps its matrices on a CPU, and not on a GPU.
+        processes: that share each batch.
+        start_viclip: weights that tell the video model's sizes.
+        start_arp: weights that tell the policy's sizes.
+        preset: name of the preset that `config` was made from; for "paper" the sources of its numbers are told.
+
+    Raises:
+        CheckpointError: a file that cannot be read.
+        ConfigError: a file of a side that is not trained.
+    """
+    check_start(config, start_viclip, start_arp, None)
+    if start_viclip is not None:
+        config = replace(config, viclip=load_viclip(start_viclip).config)
+    if start_arp is not None:
+        config = replace(config, arp=load_arp(start_arp).config)
+    model = _empty(config)
+    return TrainPlan(
+        config=config,
+        parameters=_parameters(model, config),
+        memory=_memory(model, config, device, processes),
+        schedule=_rows(model, config),
+        sources=_sources(config) if preset == "paper" else {},
+    )
+
+
+def _empty(config: TrainConfig) -> JointModel:
+    """The models without memory behind their weights."""
+    with torch.device("meta"):
+        viclip = ViCLIP(config.viclip_config()) if config.trains_viclip else None
+        arp = ARP(config.arp_config()) if config.trains_arp else None
+    heads = None
+    if viclip is not None and arp is not None and config.aligns:
+        heads = AlignmentHeads(
+            viclip.config.embed_dim, arp.config.width, dim=config.dim, kind=config.heads, depth=config.head_depth
+        )
+    return JointModel(viclip=viclip, arp=arp, heads=heads).train()
+
+
+def _parameters(model: JointModel, config: TrainConfig) -> dict[str, int]:
+    found: dict[str, int] = {}
+    if model.viclip is not None:
+        found["video"] = _count(model.viclip.vision_encoder)
+        found["text" if config.text_share > 0 else "text (frozen)"] = _count(model.viclip.text_encoder)
+    if model.arp is not None:
+        found["policy"] = _count(model.arp)
+    if model.heads is not None:
+        found["heads"] = _count(model.heads)
+    return found
+
+
+def _memory(model: JointModel, config: TrainConfig, device: str, processes: int) -> dict[str, int]:
+    every = _count(model)
+    frozen = _count(model.viclip.text_encoder) if model.viclip is not None and config.text_share == 0 else 0
+    trained = every - frozen
+    share = 0.5 if config.precision == "bf16" else 1.0  # of the bytes of float32
+    kept = 0.0
+    if model.viclip is not None:
+        by_clip = share * _kept_by_clip(model.viclip)
+        if config.recompute:  # of one block at a time all, of the others what goes into them, in float32
+            sizes = model.viclip.config
+            by_clip = by_clip / sizes.layers + sizes.layers * _FLOAT * (sizes.tokens + 1) * sizes.width
+        kept += by_clip * config.clips_drawn / processes
+    if model.arp is not None:
+        on_gpu = device.startswith("cuda")
+        kept += share * _kept_by_step(model.arp, with_matrices=not on_gpu) * config.batch / processes
+    return {
+        "weights": _FLOAT * every,
+        "gradients": _FLOAT * trained * (2 if processes > 1 else 1),  # the team's sums lie beside them
+        "optimisers": 2 * _FLOAT * trained,  # two running means, whichever of the three it is
+        "activations": round(kept),
+    }
+
+
+def _kept_by_clip(viclip: ViCLIP) -> float:
+    """Bytes that a clip and, at most, its text keep for the backward pass."""
+    config, text = viclip.config, viclip.text_encoder
+    clips = torch.empty(_PROBED, config.frames, 3, config.image_size, config.image_size, device="meta")
+    words = torch.empty(_PROBED, config.text_context, config.text_width, device="meta")
+
+    def work() -> list[Tensor]:
+        return [viclip.vision_encoder(clips), text.ln_final(text.transformer(words, causal=True))]
+
+    return _kept(viclip, work, with_matrices=False) / _PROBED  # no dropout: attention keeps no matrix anywhere
+
+
+def _kept_by_step(arp: ARP, *, with_matrices: bool) -> float:
+    """Bytes that a key-to-key step keeps for the backward pass; rendering has none."""
+    config = arp.config
+    side = config.image_size
+    views = torch.empty(_PROBED, 3, 10, side, side, device="meta")
+    state = torch.empty(_PROBED, config.state_width, device="meta")
+    language = torch.empty(_PROBED, config.language_length, config.language_width, device="meta")
+    values = torch.zeros(_PROBED, 11, dtype=torch.int64, device="meta")
+    prompts = torch.empty(_PROBED, 6, config.width, device="meta")
+
+    def work() -> list[Any]:
+        found: list[Any] = []
+        for stage, sight in enumerate((arp.mvt1, arp.mvt2)):
+            states, heatmaps = arp.policy.screen(stage, sight(views, state, language).flatten(0, 1))
+            found += [states, heatmaps.flatten(1).log_softmax(1)]
+        return [*found, arp.policy.teach(values, prompts)]
+
+    return _kept(arp, work, with_matrices=with_matrices and config.dropout > 0) / _PROBED
+
+
+def _kept(module: nn.Module, work: Callable[[], Any], *, with_matrices: bool) -> int:
+    """Bytes of the tensors that a pass keeps for its backward pass, each storage once, weights left out.
+
+    Tensors without memory go through attention by its plain formula, which keeps matrices of tokens by tokens. Kernels
+    that do not are used where there is no dropout, and on GPUs; there they are not counted.
+    """
+    own = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
+    sizes: dict[int, int] = {}
+    held: list[Tensor] = []  # a storage that is freed could lend its address to another
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        matrix = tensor.ndim >= 3 and tensor.shape[-1] == tensor.shape[-2]
+        if storage._cdata not in own and (with_matrices or not matrix):
+            sizes[storage._cdata] = storage.nbytes()
+            held.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = work()
+    del out
+    return sum(sizes.values())
+
+
+def _rows(model: JointModel, config: TrainConfig) -> tuple[ScheduleRow, ...]:
+    parts: dict[str, OptimiserConfig] = {}
+    if model.viclip is not None:
+        parts["viclip"] = config.video
+    if model.arp is not None:
+        parts["arp"] = config.policy
+    if model.heads is not None:
+        parts["heads"] = config.align
+    understood = [0]
+    for update in range(config.updates):
+        understood.append(understood[-1] + int(config.understands(update)))
+    return tuple(
+        ScheduleRow(
+            step=step,
+            own_updates={part: step if part == "arp" else understood[step] for part in parts},
+            rates={part: rate_at(settings, step, config.updates) for part, settings in parts.items()},
+        )
+        for step in config.checkpoint_steps()
+    )
+
+
+def _sources(config: TrainConfig) -> dict[str, str]:
+    """The paper's numbers with their sources; what was changed says from what."""
+    paper, found = PRESETS["paper"].to_dict(), config.to_dict()
+    told: dict[str, str] = {}
+    for name, source in SOURCES.items():
+        was, now = _at(paper, name), _at(found, name)
+        told[name] = source if was == now else f"changed: {_short(now)} instead of {_short(was)} ({source})"
+    return told
+
+
+def _at(values: Mapping[str, Any], name: str) -> Any:
+    for part in name.split("."):
+        values = values[part]
+    return values
+
+
+def _short(value: Any) -> str:
+    return "another size" if isinstance(value, Mapping) else repr(value)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]

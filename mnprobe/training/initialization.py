@@ -1,0 +1,136 @@
+"""Initial weights of a training, and activation checkpointing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from mnprobe.core.errors import ConfigError
+from mnprobe.core.files import sha256_file
+from mnprobe.core.seeds import derived_seed
+from mnprobe.features.inputs import language_encoder_for
+from mnprobe.features.selection import inspect_checkpoint
+from mnprobe.models.arp import load_arp
+from mnprobe.models.clip import LanguageEncoder
+from mnprobe.models.untrained import untrained_arp, untrained_viclip
+from mnprobe.models.viclip import ViCLIP, load_viclip
+from mnprobe.probe.heads import AlignmentHeads
+from mnprobe.training.config import TrainConfig
+from mnprobe.training.model import JointModel
+
+__all__ = ["Start", "check_start", "recompute_blocks", "start_from"]
+
+
+def recompute_blocks(viclip: ViCLIP) -> None:
+    """Make every block of the video encoder compute its inner states twice instead of keeping them.
+
+    Numbers, gradients and names of weights stay as they are; an update takes about a third more time. ViCLIP's own
+    training does the same (specs/viclip.md section 2).
+
+    Raises:
+        ConfigError: with stochastic depth, whose draws would not be the same the second time.
+    """
+    if viclip.config.stochastic_depth > 0:
+        raise ConfigError(
+            f"recompute does not go with a stochastic depth of {viclip.config.stochastic_depth}: the second pass would "
+            "leave out other tokens. Set one of them to 0"
+        )
+    for block in viclip.vision_encoder.transformer.resblocks:
+        block.__dict__["forward"] = partial(_twice, block.forward)
+
+
+def _twice(forward: Callable[..., Tensor], x: Tensor, **options: Any) -> Tensor:
+    out: Tensor = checkpoint(forward, x, use_reentrant=False, **options)
+    return out
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Start:
+    """The models at step 0.
+
+    Attributes:
+        config: of the training, with the sizes that the models have.
+        model: the models and heads, on the CPU, in training mode.
+        language: the policy's language encoder; None without a policy.
+        origin: what each part started from, for provenance and to recognise the same training.
+        trained: by part, whether the weights had learnt something before.
+    """
+
+    config: TrainConfig
+    model: JointModel
+    language: LanguageEncoder | None
+    origin: dict[str, Any]
+    trained: dict[str, bool]
+
+
+def check_start(config: TrainConfig, viclip: Path | None, arp: Path | None, language: Path | None) -> None:
+    """Refuse weights of a side that is not trained. Raises ConfigError."""
+    for side, path, option, used in (
+        ("execution", viclip, "--viclip", config.trains_viclip),
+        ("understanding", arp, "--arp", config.trains_arp),
+        ("understanding", language, "--language-weights", config.trains_arp),
+    ):
+        if path is not None and not used:
+            raise ConfigError(f"{option} {path}: only the {side} side is trained, which does not use it; leave it out")
+
+
+def start_from(
+    config: TrainConfig,
+    *,
+    viclip: Path | None = None,
+    arp: Path | None = None,
+    language_weights: Path | None = None,
+) -> Start:
+    """Build what is trained; sizes come from the files where files are given, else from `config`.
+
+    Fresh weights come from the seed, each model's from its own part of it: a model that is trained alone starts from
+    the same weights as beside the other.
+
+    Raises:
+        CheckpointError: a missing, damaged or foreign file, or a language encoder that does not fit the policy.
+        ConfigError: a file of a side that is not trained.
+    """
+    check_start(config, viclip, arp, language_weights)
+    origin: dict[str, Any] = {}
+    trained: dict[str, bool] = {}
+    video = policy = language = heads = None
+    if config.trains_viclip:
+        drawn = derived_seed(config.seed, "viclip")
+        video = load_viclip(viclip) if viclip is not None else untrained_viclip(config.viclip_config(), drawn)
+        origin["viclip"], trained["viclip"] = _origin(viclip)
+        with torch.no_grad():
+            video.temp.fill_(config.temperature)  # the one that it is trained with; no optimiser moves it
+        config = replace(config, viclip=video.config)
+    if config.trains_arp:
+        drawn = derived_seed(config.seed, "arp")
+        policy = load_arp(arp) if arp is not None else untrained_arp(config.arp_config(), drawn)
+        origin["arp"], trained["arp"] = _origin(arp)
+        config = replace(config, arp=policy.config)
+        language = language_encoder_for(
+            policy.config, weights=language_weights, seed=config.language_seed, checkpoint=arp
+        )
+        origin["language"] = language.describe()
+    if video is not None and policy is not None and config.aligns:
+        heads = AlignmentHeads(
+            video.config.embed_dim,
+            policy.config.width,
+            dim=config.dim,
+            kind=config.heads,
+            depth=config.head_depth,
+            generator=torch.Generator().manual_seed(derived_seed(config.seed, "heads")),
+        )
+    if video is not None and config.recompute:
+        recompute_blocks(video)
+    model = JointModel(viclip=video, arp=policy, heads=heads).train()
+    return Start(config=config, model=model, language=language, origin=origin, trained=trained)
+
+
+def _origin(path: Path | None) -> tuple[str, bool]:
+    if path is None:
+        return "seed", False
+    return f"sha256:{sha256_file(path)}", inspect_checkpoint(path).trained

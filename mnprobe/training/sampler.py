@@ -1,0 +1,304 @@
+"""Training sampler: the clips, steps and noise of an update, from seed and number."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mnprobe.core.errors import ConfigError, DataError
+from mnprobe.core.runtime import Team
+from mnprobe.core.seeds import check_seed, derived_seed
+from mnprobe.models.arp import ARPConfig, SE3Draws, TrainNoise
+from mnprobe.models.arp.augment import draw_colour_noise, draw_rotation_shift, draw_se3, draw_zoom_noise
+from mnprobe.models.clip import END
+from mnprobe.models.viclip import Tokenizer, ViCLIPConfig
+from mnprobe.probe.items import GroupKind
+from mnprobe.training.config import Augment, TrainConfig
+from mnprobe.training.dataset import Language, TrainingInputs
+from mnprobe.training.model import StepInputs, StepSettings
+
+__all__ = ["Draw", "Draws", "Feed", "draw_noise", "part"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Draw:
+    """What one update is given.
+
+    Attributes:
+        transitions: (B,) rows of key-to-key steps.
+        clips: (C,) rows of episodes, empty in updates without action understanding.
+        pairs: how many are paired: for i < pairs, clip i shows an episode of the group of step i.
+        positions: (B,) where each step stands in the draw of all processes, to cut the same rows out of its noise.
+    """
+
+    transitions: NDArray[np.int64]
+    clips: NDArray[np.int64]
+    pairs: int
+    positions: NDArray[np.int64]
+
+
+class Draws:
+    """Draws of a training. Nothing is remembered between updates, so that a stopped training can go on exactly.
+
+    A step is of a uniformly drawn task, then of a uniformly drawn episode of that task, then uniform among its steps
+    (specs of the published policy). The first `min(batch, clips)` clips are each of a random episode of the same group
+    as the step in the same place (paper, section 4.1); further clips are drawn like the episodes of steps. Steps,
+    partners and further clips have random numbers of their own: with one seed, trainings that differ in `clips` or
+    `pairing`, or in their understanding updates, see the same steps.
+
+    Args:
+        inputs: the prepared inputs.
+        batch: steps of an update (of all processes together).
+        clips: clips of an understanding update; 0 when no video model is trained.
+        pairing: what counts as the same action.
+        seed: of the training.
+
+    Raises:
+        ConfigError: impossible numbers, an unknown pairing.
+        DataError: no steps, or fewer than two instructions or groups, so that nothing can be told apart.
+    """
+
+    def __init__(self, inputs: TrainingInputs, *, batch: int, clips: int, pairing: GroupKind, seed: int) -> None:
+        if batch < 1:
+            raise ConfigError(f"batch must be at least 1 step, got {batch!r}")
+        if clips < 0 or clips == 1:
+            raise ConfigError(f"clips must be 0 (no video model) or at least 2 (to tell apart), got {clips!r}")
+        self.batch, self.clips, self.seed = batch, clips, check_seed(seed)
+        self.groups = inputs.groups(pairing)
+        if not len(inputs.transition_episode):
+            raise DataError("the episodes have no key-to-key step to train on; use demonstrations with keyframes")
+        if clips:
+            _refuse_one_group(inputs, self.groups, pairing)
+        tasks = np.unique(inputs.tasks, return_inverse=True)[1].astype(np.int64)
+        steps = _Members(inputs.transition_episode, len(inputs.ids))
+        drawable = np.flatnonzero(steps.counts)
+        self._steps = steps
+        self._of_task = _Members(tasks, int(tasks.max()) + 1, drawable)
+        self._tasks = np.flatnonzero(self._of_task.counts)
+        self._of_group = _Members(self.groups, int(self.groups.max()) + 1)
+        self._episode_of = inputs.transition_episode
+
+    def at(self, update: int, understanding: bool) -> Draw:
+        """The draw of update number `update` (from 0), with clips if it is an understanding update."""
+        rng = self._generator(update, "transitions")
+        transitions = self._steps.pick(self._episodes(self.batch, rng), rng)
+        clips, pairs = np.empty(0, dtype=np.int64), 0
+        if understanding and self.clips:
+            pairs = min(self.batch, self.clips)
+            wanted = self.groups[self._episode_of[transitions[:pairs]]]
+            partners = self._of_group.pick(wanted, self._generator(update, "partners"))
+            more = self._episodes(self.clips - pairs, self._generator(update, "clips"))
+            clips = np.concatenate([partners, more])
+        return Draw(transitions=transitions, clips=clips, pairs=pairs, positions=np.arange(self.batch))
+
+    def _generator(self, update: int, use: str) -> np.random.Generator:
+        return np.random.default_rng(derived_seed(self.seed, update, use))
+
+    def _episodes(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Uniform tasks, then uniform episodes of each."""
+        return self._of_task.pick(self._tasks[rng.integers(0, len(self._tasks), count)], rng)
+
+
+def part(draw: Draw, rank: int, size: int) -> Draw:
+    """The share of process `rank` of `size`: an equal slice of the pairs, of the other steps and of the other clips.
+
+    Pairs stay pairs and stand first again; the shares of all processes together are the whole draw.
+
+    Raises: ConfigError if there is no such process, or the numbers cannot be shared equally.
+    """
+    if not 0 <= rank < size:
+        raise ConfigError(f"there is no process {rank} of {size}")
+    rest = {"pairs": draw.pairs, "steps": len(draw.transitions), "clips": len(draw.clips)}
+    for what, count in rest.items():
+        if count % size:
+            raise ConfigError(
+                f"{count} {what} of an update cannot be shared equally by {size} processes; "
+                f"choose batch and clips that are multiples of {size}"
+            )
+    steps = _share(len(draw.transitions), draw.pairs, rank, size)
+    clips = _share(len(draw.clips), draw.pairs, rank, size)
+    return Draw(
+        transitions=draw.transitions[steps],
+        clips=draw.clips[clips],
+        pairs=draw.pairs // size,
+        positions=draw.positions[steps],
+    )
+
+
+def _share(count: int, pairs: int, rank: int, size: int) -> NDArray[np.int64]:
+    places = np.arange(count)
+    return np.concatenate([np.split(piece, size)[rank] for piece in np.split(places, [pairs])])
+
+
+class _Members:
+    """The members of every group, laid end to end, so that one random member of many groups is a vector operation."""
+
+    def __init__(self, groups: NDArray[np.int64], count: int, members: NDArray[np.int64] | None = None) -> None:
+        chosen = np.arange(len(groups)) if members is None else members
+        self._members = chosen[np.argsort(groups[chosen], kind="stable")]
+        self.counts: NDArray[np.int64] = np.bincount(groups[chosen], minlength=count).astype(np.int64)
+        self._starts = np.cumsum(self.counts) - self.counts
+
+    def pick(self, groups: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """A uniform member of each of these groups, which must have some."""
+        picked: NDArray[np.int64] = self._members[self._starts[groups] + rng.integers(0, self.counts[groups])]
+        return picked
+
+
+def _refuse_one_group(inputs: TrainingInputs, groups: NDArray[np.int64], pairing: str) -> None:
+    examples = {"instruction": inputs.instructions, "task": inputs.tasks, "episode": inputs.ids}
+    for what, count in (("instruction", len(inputs.texts)), (pairing, len(np.unique(groups)))):
+        if count < 2:
+            raise DataError(
+                f"the {len(inputs.ids)} episodes are all of one {what} ({str(examples[what][0])!r}), so there is "
+                f"nothing to tell apart; add episodes of another {what}, or train the execution side alone"
+            )
+
+
+def draw_noise(
+    config: ARPConfig,
+    *,
+    rows: NDArray[np.int64],
+    batch: int,
+    points: int,
+    augment: Augment,
+    colour: bool,
+    seed: int,
+    update: int,
+) -> TrainNoise:
+    """Noise of the rows `rows` of a batch, on the CPU; each part has random numbers of its own.
+
+    Leaving a part out does not change the others, and a process that has some rows gets the numbers that they would
+    have had in one process with all of them.
+
+    Args:
+        config: the policy's: it sets the amounts.
+        rows: (b,) which rows of the batch.
+        batch: rows of the whole batch.
+        points: points of one scene, all cameras together.
+        augment: "se3" shifts and turns the scene, "shift" only shifts it, "none" leaves it.
+        colour: whether colours are noisy.
+        seed: of the training.
+        update: number of the update, from 0.
+    """
+
+    def source(name: str) -> torch.Generator:
+        return torch.Generator().manual_seed(derived_seed(seed, update, "noise", name))
+
+    se3 = None
+    if augment != "none":
+        se3 = draw_se3(batch, source("se3"))
+        if augment == "shift":
+            still = torch.zeros_like(se3.yaw)
+            se3 = SE3Draws(trans=se3.trans, roll=still, pitch=still, yaw=still)
+    wanted = torch.from_numpy(rows)
+
+    def cut(values: Tensor) -> Tensor:
+        return values[wanted]
+
+    shifts, chances = config.rotation_shifts, config.rotation_shift_probabilities
+    return TrainNoise(
+        waypoint_noise_unit=cut(draw_zoom_noise(batch, source("zoom"))),
+        rot_token_shift=cut(draw_rotation_shift(batch, source("rotation"), shifts, chances)),
+        colour=cut(draw_colour_noise((batch, points, 3), source("colour"), config.colour_noise)) if colour else None,
+        se3=None if se3 is None else SE3Draws(*(cut(part) for part in se3)),
+    )
+
+
+class Feed:
+    """Makes the inputs of any update, on `device`: a pure function of the seed and the update's number.
+
+    Args:
+        inputs: what `prepare_inputs` gave.
+        config: of the training.
+        viclip: sizes of the video model; None when it is not trained.
+        arp: configuration of the policy; None when it is not trained.
+        language: gives the policy's language tokens.
+        device: where the inputs go.
+        team: the processes that share each batch.
+
+    Raises:
+        ConfigError: the batch cannot be shared equally, or the text encoder does not know CLIP's tokens.
+        DataError: the data have nothing to tell apart, see `Draws`.
+    """
+
+    def __init__(
+        self,
+        inputs: TrainingInputs,
+        config: TrainConfig,
+        *,
+        viclip: ViCLIPConfig | None,
+        arp: ARPConfig | None,
+        language: Language | None,
+        device: str,
+        team: Team,
+    ) -> None:
+        clips = config.clips_drawn if viclip is not None else 0
+        draws = Draws(inputs, batch=config.batch, clips=clips, pairing=config.pairing, seed=config.seed)
+        part(draws.at(0, understanding=clips > 0), team.rank, team.size)  # refused now, not at the first update
+        self._inputs, self._draws, self._config = inputs, draws, config
+        self._viclip, self._arp, self._language = viclip, arp, language
+        self._device, self._team = device, team
+        self._tokens = None if viclip is None else _tokens(inputs.texts, viclip)
+
+    def __call__(self, update: int) -> StepInputs:
+        """The share of this process in update number `update`, from 0."""
+        config = self._config
+        understanding = self._viclip is not None and config.understands(update)
+        draw = part(self._draws.at(update, understanding), self._team.rank, self._team.size)
+        found = StepInputs(
+            settings=StepSettings(
+                understanding=understanding,
+                lambda_ee=config.lambda_ee,
+                lambda_align=config.lambda_align if config.aligns else 0.0,
+                tau=config.tau,
+                temperature=config.temperature,
+                positives=config.positives,
+            )
+        )
+        given: dict[str, object] = {}
+        if understanding:
+            given |= self._clips(draw.clips)
+            given["generator"] = torch.Generator(self._device).manual_seed(
+                derived_seed(config.seed, update, "depth", self._team.rank)
+            )
+        if self._arp is not None and self._language is not None:
+            batch = self._inputs.policy_batch(draw.transitions, self._language, device=self._device)
+            given["batch"] = batch
+            given["noise"] = draw_noise(
+                self._arp,
+                rows=draw.positions,
+                batch=config.batch,
+                points=sum(batch.observation.rgb[camera][0, 0].numel() for camera in self._arp.cameras),
+                augment=config.augment,
+                colour=config.colour_noise,
+                seed=config.seed,
+                update=update,
+            )
+            if understanding:
+                episodes = self._inputs.transition_episode[draw.transitions[: draw.pairs]]
+                given["pair_groups"] = torch.from_numpy(self._draws.groups[episodes])
+        return StepInputs(**(vars(found) | given)).to(self._device)
+
+    def _clips(self, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> dict[str, Tensor]:
+        numbers = self._inputs.instruction_of[rows]
+        distinct, text_of = np.unique(numbers, return_inverse=True)
+        assert self._tokens is not None  # there is a video model
+        return {
+            "clips": self._inputs.clips(rows, device=self._device),
+            "text_ids": self._tokens[torch.from_numpy(distinct)],
+            "text_of": torch.from_numpy(text_of),
+            "clip_ids": torch.from_numpy(numbers),
+        }
+
+
+def _tokens(texts: tuple[str, ...], config: ViCLIPConfig) -> Tensor:
+    """Ids of all instructions, made as recognition makes them."""
+    if config.vocabulary <= END:
+        raise ConfigError(
+            f"the text encoder knows {config.vocabulary} tokens, CLIP's tokenizer gives ids up to {END}: instructions "
+            f"cannot be read. Set the vocabulary of the video model to {END + 1}"
+        )
+    return Tokenizer(config.text_context).tokenize(texts)

@@ -1,0 +1,431 @@
+"""Trainer: the update loop, checkpoints, exact resumption and the NaN guard."""
+
+import math
+import re
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mnprobe.core.errors import ConfigError, TrainingError
+from mnprobe.core.progress import progress
+from mnprobe.core.rundir import RunDir
+from mnprobe.core.runtime import Team, autocast, join_team, prefetch, resolve_device
+from mnprobe.core.seeds import derived_seed
+from mnprobe.data import Dataset
+from mnprobe.training.checkpointing import (
+    Keeper,
+    TrainState,
+    alone_in,
+    drop_state,
+    load_state,
+    matches_record,
+    restore,
+    save_state,
+    write_record,
+)
+from mnprobe.training.config import TrainConfig
+from mnprobe.training.dataset import TrainingInputs, prepare_inputs
+from mnprobe.training.initialization import Start, start_from
+from mnprobe.training.metrics_log import TrainLog, Window, short_losses
+from mnprobe.training.model import StepInputs
+from mnprobe.training.optimizers import NamedOptimiser, build_optimisers
+from mnprobe.training.sampler import Feed
+
+__all__ = ["TrainResult", "train"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SAVE_EVERY = 500
+_LOG_EVERY = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """A finished training.
+
+    Attributes:
+        name: of the training.
+        status: "trained", or "kept" when it was finished before.
+        steps: steps that checkpoints were written at.
+        checkpoints: their files.
+        own_updates: by part ("viclip", "arp", "heads"), the steps that its optimiser made.
+        metrics: last means of the losses, in nats, and of the gradients' norms.
+        seconds: time that the updates took, waiting for data included.
+        waiting: share of that time that was spent waiting for data.
+        folder: the training's own folder: record, table of losses, TensorBoard's files, heads.
+    """
+
+    name: str
+    status: Literal["trained", "kept"]
+    steps: tuple[int, ...]
+    checkpoints: tuple[Path, ...]
+    own_updates: dict[str, int]
+    metrics: dict[str, float]
+    seconds: float
+    waiting: float
+    folder: Path
+
+
+def train(
+    config: TrainConfig,
+    dataset: Dataset,
+    run: RunDir,
+    *,
+    name: str | None = None,
+    device: str = "auto",
+    start_viclip: Path | None = None,
+    start_arp: Path | None = None,
+    language_weights: Path | None = None,
+    save_every: int = _SAVE_EVERY,
+    log_every: int = _LOG_EVERY,
+    workers: int = 1,
+    cache: Path | None = None,
+    team: Team | None = None,
+    quiet: bool = True,
+    note: Callable[[str], None] | None = None,
+) -> TrainResult:
+    """Train on all episodes of `dataset`; checkpoints go into the run, and a finished training is kept.
+
+    May be killed at any moment and called again: it goes on from its last saved state, and on one CPU thread ends with
+    the same weights, bit for bit, as if it had not been stopped. Everything random is a function of the seed and the
+    number of the update. Under torchrun the processes share each batch; they all must call this.
+
+    Args:
+        config: what is trained and how. Sizes are those of the files where models start from files.
+        dataset: the episodes, such as the training partition of demonstrations.
+        run: checkpoints go to `checkpoints/viclip-<name>` and `checkpoints/arp-<name>`, the rest to `training/<name>`.
+        name: of the training; baseline, joint or alone by default.
+        device: "auto", "cpu", "cuda", "cuda:<number>".
+        start_viclip: weights that the video model starts from; from the seed when None.
+        start_arp: weights that the policy starts from; from the seed when None.
+        language_weights: CLIP RN50 weights for the policy's language tokens; random ones when None.
+        save_every: updates between two states that a stopped training can go on from; checkpoints always save one.
+        log_every: updates between two rows of the table of losses.
+        workers: threads that decode images, the first time.
+        cache: folder of the decoded inputs, which trainings of several runs may share; the run's own when None.
+        team: the processes that share each batch; found from torchrun's variables when None.
+        quiet: show no progress.
+        note: called with remarks for the user.
+
+    Raises:
+        ConfigError: contradicting settings, another configuration than the training of this name was begun with.
+        DataError: data that do not fit: no images of a camera, fewer than two instructions, ...
+        CheckpointError: weights or a state that cannot be used, missing checkpoints of a finished training.
+        TrainingError: a loss or gradient that is no number. What was written before is kept.
+    """
+    called = _checked_name(name or config.default_name)
+    for option, value in (("save_every", save_every), ("log_every", log_every), ("workers", workers)):
+        if value < 1:
+            raise ConfigError(f"{option} must be at least 1, got {value}")
+    joined = join_team(accelerators=True) if team is None else nullcontext(team)
+    with joined as crew:
+        place = resolve_device(device, local=crew.local)
+        start = start_from(config, viclip=start_viclip, arp=start_arp, language_weights=language_weights)
+        say = note if note is not None and crew.leads else _silent
+        folder = run.path / "training" / called
+        asked = {
+            "training": start.config.measurement(),
+            "start": start.origin,
+            "data": {"fingerprint": dataset.fingerprint(), "episodes": len(dataset)},
+        }
+        keeper = Keeper(run=run, name=called, folder=folder, start=start, asked=asked)
+        with alone_in(folder) if crew.leads else nullcontext():
+            begun = matches_record(folder, asked, name=called)
+            if not begun:
+                keeper.refuse_strangers()
+            done = keeper.finished() if begun else None
+            if done is not None:
+                keeper.check(start.config.checkpoint_steps())
+                return _result(keeper, "kept", done)
+            _remark(start, say)
+            inputs = _prepare(
+                start, dataset, cache or run.path / "cache", workers=workers, team=crew, quiet=quiet, say=say
+            )
+            training = _Training(keeper, inputs, place, crew, log_every=log_every, save_every=save_every)
+            crew.barrier()  # all have seen what was there before anything is written
+            if crew.leads:
+                if not begun:
+                    write_record(folder, asked)
+                run.record(f"train-{called}", _recorded(start, dataset, asked, crew, place))
+            return training.run(quiet=quiet, say=say)
+
+
+class _Training:
+    """One training at work: models on their device, optimisers, state."""
+
+    def __init__(
+        self, keeper: Keeper, inputs: TrainingInputs, device: str, team: Team, *, log_every: int, save_every: int
+    ) -> None:
+        start = keeper.start
+        self.keeper, self.team, self.device = keeper, team, device
+        self.config = start.config
+        self.log_every, self.save_every = log_every, save_every
+        self.model = start.model.to(device)
+        self.optimisers = {entry.name: entry for entry in build_optimisers(self.model, self.config)}
+        viclip, arp, language = self.model.viclip, self.model.arp, start.language
+        self.feed = Feed(
+            inputs,
+            self.config,
+            viclip=None if viclip is None else viclip.config,
+            arp=None if arp is None else arp.config,
+            language=None if language is None else language.to(device),
+            device=device,
+            team=team,
+        )
+        self.joint: nn.Module = self.model
+        if team.size > 1:
+            where = [torch.device(device)] if device != "cpu" else None
+            self.joint = DistributedDataParallel(
+                self.model, device_ids=where, find_unused_parameters=True, broadcast_buffers=False
+            )
+        self.window, self.latest = Window(), dict[str, float]()
+        self.own = dict.fromkeys(self.optimisers, 0)
+        self.seconds = {"total": 0.0, "waiting": 0.0}
+
+    def run(self, *, quiet: bool, say: Callable[[str], None]) -> TrainResult:
+        """From the last state, or from the start, to the end."""
+        config, keeper, team = self.config, self.keeper, self.team
+        done = self._resume()
+        steps = config.checkpoint_steps()
+        if done is None:
+            done = 0
+            if team.leads:
+                keeper.write(0, self.own, {})
+                self._save(0)
+        else:
+            keeper.check([step for step in steps if step <= done])
+            say(f"training {keeper.name!r}: going on after update {done} of {config.updates}")
+        log = TrainLog(keeper.folder, done=done) if team.leads else None
+        try:
+            quiet = quiet or not team.leads
+            with (
+                progress(f"training {keeper.name}", config.updates, done=done, quiet=quiet) as advance,
+                closing(self._fed(done)) as fed,
+            ):
+                for update in range(done, config.updates):
+                    clock = time.perf_counter()
+                    if self._works(update):
+                        self._update(update, next(fed), clock)
+                    self.seconds["total"] += time.perf_counter() - clock
+                    self._after(update + 1, steps, log)
+                    advance(note=short_losses(self.latest))
+        finally:
+            if log is not None:
+                log.close()
+        return self._finish()
+
+    def _works(self, update: int) -> bool:
+        """Whether there is anything to train: a video model alone rests between its updates."""
+        return self.config.trains_arp or self.config.understands(update)
+
+    def _fed(self, done: int) -> Generator[StepInputs]:
+        """Inputs of the updates that train something, made one ahead of time."""
+        working = (update for update in range(done, self.config.updates) if self._works(update))
+        for _, inputs in prefetch(working, self.feed):
+            yield inputs
+
+    def _update(self, update: int, inputs: StepInputs, clock: float) -> None:
+        config = self.config
+        self.seconds["waiting"] += time.perf_counter() - clock
+        parts = self._parts(update)
+        rates = {name: self.optimisers[name].set_rate(update, config.updates) for name in parts}
+        with _dropout(derived_seed(config.seed, update, "dropout", self.team.rank), self.device):
+            with autocast(self.device, config.precision):
+                out = self.joint(inputs)
+            out.total.backward()
+        names = list(out.losses)
+        weights = {name: _weights(self.optimisers[name]) for name in parts}
+        norms = [nn.utils.get_total_norm([w.grad for w in held if w.grad is not None]) for held in weights.values()]
+        told = torch.stack([*(value.detach().float() for value in out.losses.values()), *norms]).tolist()
+        values = dict(zip([*names, *(f"norm/{name}" for name in parts)], told, strict=True))
+        self._refuse_broken(update, values)
+        for (name, held), norm in zip(weights.items(), norms, strict=True):
+            if config.clip_norm is not None:
+                nn.utils.clip_grads_with_norm_(held, config.clip_norm, norm)
+            self.optimisers[name].optimiser.step()
+            self.own[name] += 1
+        self.model.zero_grad(set_to_none=True)
+        self.window.add(values | {f"rate/{name}": rate for name, rate in rates.items()})
+
+    def _parts(self, update: int) -> list[str]:
+        """The parts that this update trains."""
+        if self.config.understands(update):
+            return list(self.optimisers)
+        return [name for name in self.optimisers if name == "arp"]
+
+    def _refuse_broken(self, update: int, values: Mapping[str, float]) -> None:
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        if not broken:
+            return
+        losses = {name: value for name, value in values.items() if "/" not in name}
+        told = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        worst = next((name for name in broken if not name.startswith("norm/")), None)
+        if worst is not None:
+            what = f"loss {worst!r} is {values[worst]}"
+        else:
+            part = broken[0].removeprefix("norm/")
+            what = f"the gradient of {part} is {values[broken[0]]} ({_first_broken(getattr(self.model, part))})"
+        written = [step for step in self.config.checkpoint_steps() if step <= update]
+        raise TrainingError(
+            f"training {self.keeper.name!r} broke at update {update} of {self.config.updates}: {what} (losses: {told})."
+            f" The update was not made; the last good checkpoint is {self.keeper.files(written[-1])[0]}. Lower the "
+            "learning rate, clip gradients (--clip-norm) or compute in float32, under another --name"
+        )
+
+    def _after(self, done: int, steps: tuple[int, ...], log: TrainLog | None) -> None:
+        """What follows after `done` updates: a row, a checkpoint, a state."""
+        keeps = done in steps
+        if done % self.log_every == 0 or keeps:
+            means = self.window.means()
+            self.window.clear()
+            self.latest |= means
+            if log is not None and means:
+                log.write(done, means)
+        if not self.team.leads:
+            return
+        if keeps:
+            self.keeper.write(done, self.own, self.latest)
+        if keeps or done % self.save_every == 0:
+            self._save(done)
+
+    def _save(self, done: int) -> None:
+        state = TrainState(
+            update=done,
+            model=self.model.state_dict(),
+            optimisers={name: entry.optimiser.state_dict() for name, entry in self.optimisers.items()},
+            own_updates=self.own,
+            window=self.window.sums,
+            latest=self.latest,
+            seconds=self.seconds,
+        )
+        save_state(self.keeper.folder, state, self.keeper.asked)
+
+    def _resume(self) -> int | None:
+        """Take up the saved state, if there is one; how many updates it has seen."""
+        state = load_state(self.keeper.folder, self.keeper.asked, device=self.device)
+        self.team.barrier()  # none writes before all have read
+        if state is None:
+            return None
+        optimisers = {name: entry.optimiser for name, entry in self.optimisers.items()}
+        restore(state, self.model, optimisers, folder=self.keeper.folder)
+        self.own, self.seconds, self.latest = dict(state.own_updates), dict(state.seconds), dict(state.latest)
+        self.window = Window(state.window)
+        return state.update
+
+    def _finish(self) -> TrainResult:
+        total = self.seconds["total"]
+        told = {
+            "updates": self.config.updates,
+            "own_updates": self.own,
+            "metrics": self.latest,
+            "seconds": total,
+            "waiting": self.seconds["waiting"] / total if total else 0.0,
+        }
+        if self.team.leads:
+            self.keeper.finish(told)
+            drop_state(self.keeper.folder)
+        self.team.barrier()
+        return _result(self.keeper, "trained", told)
+
+
+def _result(keeper: Keeper, status: Literal["trained", "kept"], told: Mapping[str, Any]) -> TrainResult:
+    steps = keeper.start.config.checkpoint_steps()
+    return TrainResult(
+        name=keeper.name,
+        status=status,
+        steps=steps,
+        checkpoints=tuple(path for step in steps for path in keeper.files(step)),
+        own_updates=dict(told["own_updates"]),
+        metrics=dict(told["metrics"]),
+        seconds=float(told["seconds"]),
+        waiting=float(told["waiting"]),
+        folder=keeper.folder,
+    )
+
+
+def _prepare(
+    start: Start, dataset: Dataset, cache: Path, *, workers: int, team: Team, quiet: bool, say: Callable[[str], None]
+) -> TrainingInputs:
+    config, model = start.config, start.model
+    return prepare_inputs(
+        dataset,
+        viclip=None if model.viclip is None else model.viclip.config,
+        arp=None if model.arp is None else model.arp.config,
+        cache=cache,
+        camera=config.camera,
+        frames_rule=config.frames_rule,
+        workers=workers,
+        quiet=quiet or not team.leads,
+        note=say,
+    )
+
+
+def _recorded(start: Start, dataset: Dataset, asked: Mapping[str, Any], team: Team, device: str) -> dict[str, Any]:
+    """What goes into run.toml; TOML has no empty value, so what is None is left out."""
+    return {
+        "data": [str(path) for path in dataset.paths],
+        "fingerprint": asked["data"]["fingerprint"],
+        "episodes": len(dataset),
+        "start": start.origin,
+        "device": device,
+        "processes": team.size,
+        "config": _without_none(asked["training"]),
+    }
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_none(value) if isinstance(value, Mapping) else value
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _remark(start: Start, say: Callable[[str], None]) -> None:
+    arp, policy = start.model.arp, start.config.policy
+    if arp is not None and arp.zero_gates() and (policy.kind, policy.rule) == ("lamb", "capped"):
+        say(
+            "the policy starts with modulation layers of zero, which LAMB by the rule 'capped' never moves: its "
+            "conditioned blocks will stay blind. From scratch take --set policy.rule=uncorrected, or AdamW"
+        )
+    if start.language is not None and not start.language.describe()["trained"]:
+        say("the policy's language tokens come from random weights: they tell instructions apart, and mean nothing")
+
+
+def _checked_name(name: str) -> str:
+    if not _NAME.fullmatch(name) or name.endswith("-blank"):
+        raise ConfigError(
+            f"--name {name!r}: a training is named by letters, digits, '.', '_' and '-', beginning with a letter or "
+            "digit, and does not end in '-blank', which marks features without an instruction"
+        )
+    return name
+
+
+@contextmanager
+def _dropout(seed: int, device: str) -> Iterator[None]:
+    """Dropout draws from torch's own generators: seed them for one update, and put them back."""
+    place = torch.device(device)
+    with torch.random.fork_rng([place] if place.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _weights(entry: NamedOptimiser) -> list[Tensor]:
+    return [weight for group in entry.optimiser.param_groups for weight in group["params"]]
+
+
+def _first_broken(module: nn.Module) -> str:
+    for name, weight in module.named_parameters():
+        if weight.grad is not None and not bool(torch.isfinite(weight.grad).all()):
+            return f"first in {name}"
+    return "in its norm alone: the numbers are too large"
+
+
+def _silent(text: str) -> None:
+    """Remarks that nobody asked for."""
