@@ -157,6 +157,6 @@ def test_an_unknown_preset_is_refused():
 
 
 def test_the_documentation_gives_the_source_of_every_number_of_the_paper():
-    page = Path(__file__).resolve().parents[3] / "docs" / "training.md"
+    page = Path(__file__).resolve().parents[2] / "docs" / "training.md"
     rows = dict(re.findall(r"^\| `([a-z_.]+)` \| [^|]+ \| ([^|]+) \|$", page.read_text(encoding="utf-8"), re.MULTILINE))
     assert rows == dict(SOURCES)
