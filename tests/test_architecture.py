@@ -1,11 +1,16 @@
 """The house rules that a machine can check: imports go one way, and looking at help costs nothing."""
 
 import ast
+import csv
+import importlib
+import pkgutil
 import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import typer
@@ -14,7 +19,32 @@ import mnprobe
 from mnprobe.cli.main import COMMANDS, command_app
 
 PACKAGE = Path(mnprobe.__file__).parent
-FLOORS = {"core": 0, "data": 1, "models": 2, "worlds": 2, "features": 3, "probe": 4, "analysis": 5, "cli": 6}
+FLOORS = {
+    "core": 0,
+    "data": 1,
+    "models": 2,
+    "worlds": 2,
+    "features": 3,
+    "probe": 4,
+    "training": 5,
+    "analysis": 6,
+    "cli": 7,
+}
+"""Layers of the package: a module imports from layers below its own, never the other way round."""
+ANALYSIS_FLOORS = {
+    "statistics": 0,
+    "similarity": 0,
+    "tables": 1,
+    "figures": 2,
+    "tsne": 3,
+    "success": 3,
+    "comparison": 4,
+    "audit": 4,
+    "ablation": 4,
+    "diagnostics": 5,
+    "report": 6,
+}
+"""The same inside `mnprobe.analysis`, by folder."""
 HEAVY = {"torch", "matplotlib", "mujoco", "pandas", "scipy", "sklearn", "h5py", "openTSNE"}
 
 
@@ -52,6 +82,70 @@ def test_imports_point_one_way():
         if room != other and FLOORS[other] >= FLOORS[room]
     }
     assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_imports_inside_analysis_point_one_way():
+    folders = {path.parent.name for path in (PACKAGE / "analysis").glob("*/__init__.py")}
+    assert folders == set(ANALYSIS_FLOORS)
+    wrong = set()
+    for path in sorted((PACKAGE / "analysis").rglob("*.py")):
+        folder = path.relative_to(PACKAGE / "analysis").parts[0]
+        for name in _imports(path):
+            other = (name.split(".") + [""] * 3)[2] if name.startswith("mnprobe.analysis.") else ""
+            if folder in folders and other in folders and folder != other:
+                below = ANALYSIS_FLOORS[other] < ANALYSIS_FLOORS[folder]
+                wrong |= set() if below else {f"{path.relative_to(PACKAGE)} imports {name}"}
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_lazy_faces_import_nothing_heavy():
+    code = "import sys, mnprobe.analysis, mnprobe.probe; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert not loaded & (HEAVY | {"plotly", "seaborn"})
+
+
+@pytest.mark.parametrize("face", ["mnprobe.analysis", "mnprobe.probe"])
+def test_every_name_of_a_lazy_face_can_be_imported(face):
+    module = importlib.import_module(face)
+    assert [name for name in module.__all__ if isinstance(getattr(module, name), ModuleType)] == []
+
+
+def test_first_lines_of_modules_are_short_noun_phrases():
+    question = re.compile(r"(What|Which|Who|How|Where|When|Whether)\b")
+    wrong = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        first = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+        if not first or len(first) > 80 or question.match(first):
+            wrong.append(f"{path.relative_to(PACKAGE)}: {first!r}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_two_modules_of_a_folder_differ_only_in_number_or_tense():
+    def stem(name):
+        name = name.strip("_")
+        for ending in ("ings", "ing", "ers", "er", "ies", "es", "ed", "s", "y"):
+            if name.endswith(ending) and len(name) - len(ending) >= 3:
+                return name.removesuffix(ending)
+        return name
+
+    wrong = []
+    folders = {path.parent for path in PACKAGE.rglob("*.py")} - {PACKAGE / "cli"}  # files there are named by commands
+    for folder in sorted(folders):
+        names = [path.stem for path in sorted(folder.glob("*.py")) if path.stem != "__init__"] + [
+            path.parent.name for path in sorted(folder.glob("*/__init__.py"))
+        ]
+        stems = Counter(stem(name) for name in names)
+        wrong += [f"{folder.relative_to(PACKAGE)}: {name}" for name in names if stems[stem(name)] > 1]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_renamed_names_can_be_imported_by_their_new_paths():
+    with (PACKAGE.parent / "docs" / "renames.csv").open(encoding="utf-8", newline="") as file:
+        renames = list(csv.DictReader(file))
+    assert len({row["old"] for row in renames}) == len(renames) > 500
+    for row in renames:
+        pkgutil.resolve_name(row["new"])
 
 
 def test_the_walk_sees_imports():

@@ -5,7 +5,7 @@ from mnprobe.analysis.statistics.contrasts import OutcomeContrast, PairedContras
 from mnprobe.analysis.statistics.multiple_testing import benjamini_hochberg, holm
 from mnprobe.analysis.statistics.permutation import Test, flip_test, permutation_test
 from mnprobe.analysis.statistics.power import detectable_difference, effective_blocks, expected_error, power_at
-from mnprobe.analysis.success.rollouts import wilson_interval
+from mnprobe.core.proportions import wilson_interval
 from mnprobe.probe.retrieval import chance_recall
 from mnprobe.probe.uncertainty import Interval, cluster_jackknife, cluster_jackknife_difference, standard_error
 
