@@ -48,7 +48,7 @@ def read_record(path: Path, entry: str = "", *, error: type[MnprobeError] = Conf
     except (OSError, ValueError, TypeError) as cause:
         reason = str(cause)
     if reason:
-        raise error(f"{path}: damaged or not the record of a configuration ({reason}). {remedy}".rstrip())
+        raise error(f"{path}: damaged or not the record of a configuration ({reason}){remedy and '; '}{remedy}")
     return content
 
 
@@ -60,7 +60,7 @@ class JobRecord:
         path: of the record: a file in the job's folder, or the only file that the job makes.
         config: the configuration now requested, as JSON values.
         what: the job as a noun phrase, as in "the training 'joint'"; for errors.
-        remedy: what to do about another configuration, in whole sentences without the last period.
+        remedy: what else can be done where the recorded configuration is not wanted, as in "give it another --name".
         error: class of the errors about the configuration.
         entry: of the record that holds the configuration; "" where the record is the configuration.
         read: reads the recorded configuration from `path`, and raises for a damaged one; by default `read_record`.
@@ -69,7 +69,7 @@ class JobRecord:
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
-    >>> job = JobRecord(path=folder / "config.json", config={"seed": 1}, what="the study", remedy="Use another folder")
+    >>> job = JobRecord(path=folder / "config.json", config={"seed": 1}, what="the study", remedy="use another folder")
     >>> job.status
     'missing'
     >>> job.write()
@@ -101,7 +101,7 @@ class JobRecord:
         """The recorded configuration; raises, naming the file, when the record is damaged."""
         if self.read is not None:
             return self.read(self.path)
-        content: Mapping[str, Any] = read_record(self.path, self.entry, error=self.error, remedy=f"{self.remedy}.")
+        content: Mapping[str, Any] = read_record(self.path, self.entry, error=self.error, remedy=self.remedy)
         return content
 
     def write(self, facts: Mapping[str, Any] | None = None, *, sort_keys: bool = True) -> None:
@@ -117,13 +117,17 @@ class JobRecord:
         """The status, which is never "stale": raises `error` for another configuration."""
         status, changes = self._look()
         if status == "stale":
-            raise self._other(self.path, changes)
+            raise self.error(_other(self.path, self.what, changes, f"use the recorded one, or {self.remedy}"))
         return status
 
-    def check_digest(self, found: Any, path: Path, *, error: type[MnprobeError] | None = None) -> None:
-        """Raise `error` (by default the job's) when `found`, the hash that the file `path` carries, is another one."""
+    def check_digest(self, found: Any, path: Path, *, remedy: str, error: type[MnprobeError] | None = None) -> None:
+        """Raise `error` (by default the job's) when `found`, the hash that the file `path` of it carries, is another.
+
+        `remedy` is what to do with that file, as in "remove it".
+        """
         if found != self.digest:
-            raise self._other(path, differences(found, self.digest, "config_hash"), error)
+            changes = differences(found, self.digest, "config_hash")
+            raise (error or self.error)(_other(path, f"this file of {self.what}", changes, remedy))
 
     def _look(self) -> tuple[Status, list[str]]:
         """The status, and the differences from the recorded configuration."""
@@ -136,13 +140,6 @@ class JobRecord:
         if changes:
             return "stale", changes
         return "done" if self.finished() else "partial", []
-
-    def _other(self, path: Path, changes: list[str], error: type[MnprobeError] | None = None) -> MnprobeError:
-        more = f"; and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
-        shown = f"{'; '.join(changes[:_SHOWN])}{more}"
-        return (error or self.error)(
-            f"{path}: {self.what} was made with another configuration ({shown}). {self.remedy}"
-        )
 
 
 @contextmanager
@@ -162,6 +159,11 @@ def in_turn(lock: Path, *, waiting: Callable[[str], None] | None = None, leave: 
     """Hold the lock file `lock`, waiting while another process has it; see `mnprobe.core.files.locked`."""
     with locked(lock, waiting=waiting, leave=leave):
         yield
+
+
+def _other(path: Path, what: str, changes: list[str], remedy: str) -> str:
+    more = f"; and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+    return f"{path}: {what} was made with another configuration ({'; '.join(changes[:_SHOWN])}{more}); {remedy}"
 
 
 def _plain(value: Any) -> Any:

@@ -32,7 +32,7 @@ CONFIGS = [
 def job(tmp_path):
     def make(**given):
         config = given.pop("config", {"seed": 1, "size": {"width": 8}})
-        given = {"what": "the study", "remedy": "Use --name"} | given
+        given = {"what": "the study", "remedy": "add --name"} | given
         return JobRecord(path=tmp_path / "job" / "config.json", config=config, **given)
 
     return make
@@ -105,7 +105,7 @@ def test_another_configuration_is_one_error_with_what_differs_and_what_to_do(job
         other.check()
     assert str(caught.value) == (
         f"{other.path}: the study was made with another configuration (size.height was None, now 2; size.width was 8, "
-        "now 9). Use --name"
+        "now 9); use the recorded one, or add --name"
     )
     many = job(config={f"k{i:02d}": i for i in range(11)})
     with pytest.raises(ConfigError, match=r"\(k00 was None, now 0; .*; k07 was None, now 7; and 5 more\)"):
@@ -114,12 +114,15 @@ def test_another_configuration_is_one_error_with_what_differs_and_what_to_do(job
 
 def test_a_file_that_carries_another_hash_is_the_same_error(job, tmp_path):
     asked = job()
-    asked.check_digest(config_hash({"size": {"width": 8}, "seed": 1}), tmp_path / "state.pt")
-    text = rf"state\.pt: the study was made with another configuration \(config_hash was '0', now '{asked.digest}'\)"
-    with pytest.raises(ConfigError, match=text):
-        asked.check_digest("0", tmp_path / "state.pt")
+    asked.check_digest(config_hash({"size": {"width": 8}, "seed": 1}), tmp_path / "state.pt", remedy="remove it")
+    with pytest.raises(ConfigError) as caught:
+        asked.check_digest("0", tmp_path / "state.pt", remedy="remove it")
+    assert str(caught.value) == (
+        f"{tmp_path / 'state.pt'}: this file of the study was made with another configuration (config_hash was '0', "
+        f"now '{asked.digest}'); remove it"
+    )
     with pytest.raises(CheckpointError, match=r"config_hash was None"):
-        asked.check_digest(None, tmp_path / "state.pt", error=CheckpointError)
+        asked.check_digest(None, tmp_path / "state.pt", remedy="remove it", error=CheckpointError)
 
 
 def test_exact_records_tell_apart_what_hashes_tell_apart(job):
@@ -148,7 +151,7 @@ def test_a_damaged_record_is_named_with_what_to_do(job, content, reason):
     asked.path.parent.mkdir()
     asked.path.write_bytes(content.encode("latin-1"))
     for look in (lambda: asked.status, asked.check, asked.recorded):
-        with pytest.raises(DataError, match=rf"job.config\.json: damaged.*{reason}.*Use --name"):
+        with pytest.raises(DataError, match=rf"job.config\.json: damaged.*{reason}.*; add --name"):
             look()
 
 
