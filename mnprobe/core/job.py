@@ -95,7 +95,11 @@ class JobRecord:
     @property
     def status(self) -> Status:
         """Of what is on disk; raises for a damaged record."""
-        return self._look()[0]
+        if not self.path.is_file():
+            return "missing"
+        if self._changes(self.recorded()):
+            return "stale"
+        return "done" if self.finished() else "partial"
 
     def recorded(self) -> Mapping[str, Any]:
         """The recorded configuration; raises, naming the file, when the record is damaged."""
@@ -115,10 +119,15 @@ class JobRecord:
 
     def check(self) -> Status:
         """The status, which is never "stale": raises `error` for another configuration."""
-        status, changes = self._look()
-        if status == "stale":
+        if not self.path.is_file():
+            return "missing"
+        self.check_config(self.recorded())
+        return "done" if self.finished() else "partial"
+
+    def check_config(self, recorded: Mapping[str, Any]) -> None:
+        """Raise `error` when `recorded` is another configuration than the one requested."""
+        if changes := self._changes(recorded):
             raise self.error(_other(self.path, self.what, changes, f"use the recorded one, or {self.remedy}"))
-        return status
 
     def check_digest(self, found: Any, path: Path, *, remedy: str, error: type[MnprobeError] | None = None) -> None:
         """Raise `error` (by default the job's) when `found`, the hash that the file `path` of it carries, is another.
@@ -129,17 +138,11 @@ class JobRecord:
             changes = differences(found, self.digest, "config_hash")
             raise (error or self.error)(_other(path, f"this file of {self.what}", changes, remedy))
 
-    def _look(self) -> tuple[Status, list[str]]:
-        """The status, and the differences from the recorded configuration."""
-        if not self.path.is_file():
-            return "missing", []
-        recorded = self.recorded()
+    def _changes(self, recorded: Mapping[str, Any]) -> list[str]:
         changes = differences(recorded, self.config)
         if self.exact and not changes and config_hash(recorded) != self.digest:
-            changes = ["equal values are written in other ways"]
-        if changes:
-            return "stale", changes
-        return "done" if self.finished() else "partial", []
+            return ["equal values are written in other ways"]
+        return changes
 
 
 @contextmanager

@@ -107,6 +107,9 @@ def test_another_configuration_is_one_error_with_what_differs_and_what_to_do(job
         f"{other.path}: the study was made with another configuration (size.height was None, now 2; size.width was 8, "
         "now 9); use the recorded one, or add --name"
     )
+    with pytest.raises(error, match=r"size\.width was 1, now 9\); use the recorded one, or add --name"):
+        other.check_config({"seed": 1, "size": {"width": 1, "height": 2}})
+    other.check_config(dict(other.config))
     many = job(config={f"k{i:02d}": i for i in range(11)})
     with pytest.raises(ConfigError, match=r"\(k00 was None, now 0; .*; k07 was None, now 7; and 5 more\)"):
         many.check()
