@@ -19,31 +19,11 @@ import mnprobe
 from mnprobe.cli.main import COMMANDS, command_app
 
 PACKAGE = Path(mnprobe.__file__).parent
-FLOORS = {
-    "core": 0,
-    "data": 1,
-    "models": 2,
-    "worlds": 2,
-    "features": 3,
-    "probe": 4,
-    "training": 5,
-    "analysis": 6,
-    "cli": 7,
-}
+FLOORS = {"core": 0, "data": 1, "models": 2, "worlds": 2, "features": 3, "probe": 4}
+FLOORS |= {"training": 5, "analysis": 6, "cli": 7}
 """Layers of the package: a module imports from layers below its own, never the other way round."""
-ANALYSIS_FLOORS = {
-    "statistics": 0,
-    "similarity": 0,
-    "tables": 1,
-    "figures": 2,
-    "tsne": 3,
-    "success": 3,
-    "comparison": 4,
-    "audit": 4,
-    "ablation": 4,
-    "diagnostics": 5,
-    "report": 6,
-}
+ANALYSIS_FLOORS = {"statistics": 0, "similarity": 0, "tables": 1, "figures": 2, "tsne": 3, "success": 3}
+ANALYSIS_FLOORS |= {"comparison": 4, "audit": 4, "ablation": 4, "diagnostics": 5, "report": 6}
 """The same inside `mnprobe.analysis`, by folder."""
 HEAVY = {"torch", "matplotlib", "mujoco", "pandas", "scipy", "sklearn", "h5py", "openTSNE"}
 
@@ -182,6 +162,55 @@ def test_no_module_needs_what_only_some_systems_have():
         if name.split(".")[0] in posix
     }
     assert not wrong, "\n".join(sorted(wrong))
+
+
+LOCKS_AND_DISK = {  # name -> the modules that may use it
+    **{name: {"core/files.py"} for name in ("fsync", "fdatasync", "flock", "lockf", "fcntl", "msvcrt", "filelock")},
+    "locked": {"core/files.py", "core/job.py"},
+}
+
+
+def _names(tree):
+    """Names that code uses, imports or takes from an object."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (piece for alias in node.names for piece in alias.name.split("."))
+            yield from (getattr(node, "module", None) or "").split(".")
+
+
+def _misplaced(tree, module):
+    """Locks and syncs that `module` must leave to core/files.py and core/job.py; `locked` when it is called."""
+    calls = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    called = {getattr(node, "id", getattr(node, "attr", "")) for node in calls}
+    names = set(_names(tree)) - ({"locked"} - called)
+    return sorted(name for name in names if module not in LOCKS_AND_DISK.get(name, {module}))
+
+
+def test_locks_and_syncs_have_one_home():
+    modules = {path.relative_to(PACKAGE).as_posix(): path for path in PACKAGE.rglob("*.py")}
+    found = {name: _misplaced(ast.parse(path.read_text(encoding="utf-8")), name) for name, path in modules.items()}
+    assert not {name: wrong for name, wrong in found.items() if wrong}
+    assert set().union(*LOCKS_AND_DISK.values()) <= set(modules)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import os\nos.fsync(3)",
+        "from os import fsync",
+        "import fcntl",
+        "from filelock import FileLock",
+        "from mnprobe.core.files import locked\nwith locked(path): pass",
+        "with files.locked(path): pass",
+    ],
+)
+def test_a_lock_or_sync_elsewhere_is_seen(code):
+    assert _misplaced(ast.parse(code), "data/writer.py")
+    assert not _misplaced(ast.parse(code), "core/files.py")
 
 
 def test_a_run_can_be_made_where_there_is_no_fcntl(tmp_path):

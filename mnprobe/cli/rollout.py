@@ -76,7 +76,7 @@ def rollout(
     from mnprobe.analysis.success.rollouts import find_rollouts, format_success, success_table
     from mnprobe.analysis.tables.alignment import write_table
     from mnprobe.core.errors import ConfigError
-    from mnprobe.core.files import locked
+    from mnprobe.core.job import in_turn
     from mnprobe.core.rundir import resolve_run, step_name
     from mnprobe.features.extractors.base import parse_options
     from mnprobe.features.selection import choose_players
@@ -129,7 +129,7 @@ def rollout(
         )
         played.append((player, written))
     table_path = home.results("success") if home is not None else root / "success.csv"
-    with locked((home.path if home is not None else root) / ".success.lock"):  # of several, the last one has all
+    with in_turn((home.path if home is not None else root) / ".success.lock"):  # of several, the last one has all
         found = find_rollouts(root)
         write_table(success_table(found), table_path)
     if home is not None:

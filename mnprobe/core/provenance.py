@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from mnprobe import __version__
 
-__all__ = ["canonical_json", "config_hash", "differences", "now", "versions"]
+__all__ = ["canonical_json", "config_hash", "now", "versions"]
 
 
 def canonical_json(value: Any) -> str:
@@ -26,21 +25,6 @@ def config_hash(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
 
 
-def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Where two configurations differ, in words, one text per entry; `path` is put before the names.
-
-    >>> differences({"seed": 1, "size": {"width": 8}}, {"seed": 1, "size": {"width": 9}})
-    ['size.width was 8, now 9']
-    """
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        found = []
-        for name in sorted({*old, *new}):
-            found += differences(old.get(name), new.get(name), f"{path}.{name}" if path else name)
-        return found
-    plain = list(new) if isinstance(new, tuple) else new
-    return [] if old == plain else [f"{path} was {_short(old)}, now {_short(new)}"]
-
-
 def now() -> str:
     """The present time, UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -55,8 +39,3 @@ def versions(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "absent"
     return found
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -13,7 +13,8 @@ import tomli_w
 
 from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError
-from mnprobe.core.files import locked, write_text
+from mnprobe.core.files import write_text
+from mnprobe.core.job import in_turn
 from mnprobe.core.provenance import now, versions
 
 __all__ = ["CONFIG_NAME", "Piece", "RunDir", "resolve_run", "step_name", "step_of"]
@@ -112,7 +113,7 @@ class RunDir:
     @contextmanager
     def alone(self, what: str) -> Iterator[None]:
         """Wait until no other process works on `what` of this run, and keep others waiting meanwhile."""
-        with locked(self.path / f".{what}.lock"):
+        with in_turn(self.path / f".{what}.lock"):
             yield
 
     def feature_files(self, model: str | None = None, source: str | None = None) -> list[Piece]:

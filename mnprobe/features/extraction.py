@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,9 @@ import numpy as np
 
 from mnprobe.core.errors import ConfigError, DataError, FeatureError, MnprobeError
 from mnprobe.core.files import sha256_file
+from mnprobe.core.job import JobRecord
 from mnprobe.core.progress import progress
-from mnprobe.core.provenance import canonical_json, config_hash, differences, versions
+from mnprobe.core.provenance import canonical_json, config_hash, versions
 from mnprobe.core.registry import unknown_name
 from mnprobe.core.rundir import RunDir, resolve_run, step_name
 from mnprobe.core.runtime import Team, join_team, prefetch
@@ -74,6 +75,20 @@ class Job:
         """Short hash of `asked`."""
         return config_hash(self.asked)
 
+    @property
+    def record(self) -> JobRecord:
+        """`asked`, and the one that the file at the target records: a store is there only when it is whole."""
+        return JobRecord(
+            path=self.target,
+            config=self.asked,
+            what="the feature store",
+            remedy="add --overwrite to replace it, or write elsewhere with --name, --step, --source or --out",
+            error=FeatureError,
+            read=_recorded,
+            finished=lambda: True,
+            exact=True,
+        )
+
     def batches(self) -> list[Sequence[Episode]]:
         """The episodes in fixed batches; they do not depend on the number of processes."""
         size = self.batch_size
@@ -112,12 +127,7 @@ def check_target(job: Job) -> None:
     if job.overwrite or not job.target.exists():
         return
     _check_place(job)
-    try:
-        with open_features(job.target) as file:
-            recorded = file.attrs["provenance"]
-    except FeatureError as error:
-        raise FeatureError(f"{error}\nTo replace the file, add --overwrite") from error
-    _check_configuration(job, recorded)
+    job.record.check()
 
 
 def _decide(job: Job, team: Team, shards: ShardFolder, stack: ExitStack) -> int:
@@ -143,13 +153,9 @@ def _is_finished(job: Job) -> bool:
     if not job.target.exists():
         return False
     _check_place(job)
-    try:
+    with _replaceable():
         verify(job.target)
-    except FeatureError as error:
-        raise FeatureError(f"{error}\nTo replace the file, add --overwrite") from error
-    with open_features(job.target) as file:
-        _check_configuration(job, file.attrs["provenance"])
-    return True
+    return job.record.check() == "done"
 
 
 def _check_place(job: Job) -> None:
@@ -157,14 +163,19 @@ def _check_place(job: Job) -> None:
         raise FeatureError(f"{job.target}: is a folder; a feature store is one file. Name another with --out")
 
 
-def _check_configuration(job: Job, recorded: Mapping[str, Any]) -> None:
-    if recorded.get("config_hash") == job.config_hash:
-        return
-    changes = differences(recorded.get("asked", {}), job.asked)
-    raise FeatureError(
-        f"{job.target}: was made with another configuration ({'; '.join(changes) or 'unknown'}). "
-        "Add --overwrite to replace it, or write elsewhere with --name, --step, --source or --out"
-    )
+def _recorded(path: Path) -> Mapping[str, Any]:
+    with _replaceable(), open_features(path) as file:
+        asked: Mapping[str, Any] = file.attrs["provenance"].get("asked", {})
+    return asked
+
+
+@contextmanager
+def _replaceable() -> Iterator[None]:
+    """Add to errors about the store what can be done."""
+    try:
+        yield
+    except FeatureError as error:
+        raise FeatureError(f"{error}\nTo replace the file, add --overwrite") from error
 
 
 class _Read(NamedTuple):

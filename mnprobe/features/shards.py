@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from mnprobe.core.errors import FeatureError
-from mnprobe.core.files import locked, whole_file
+from mnprobe.core.files import whole_file
+from mnprobe.core.job import exclusive
 from mnprobe.features.extractors.base import EpisodeFeatures, LayerInfo, Tokens
 from mnprobe.features.writer import beyond_type
 
@@ -156,11 +157,12 @@ class ShardFolder:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the right to make this store; FeatureError while another process has it. Death releases it."""
-        with locked(
+        with exclusive(
             self.root / "lock",
-            refuse=lambda who: FeatureError(
-                f"{self.target}: another process is extracting this very file{who}; wait for it, or write elsewhere"
-            ),
+            self.target,
+            doing="extracting this very file",
+            remedy="wait for it, or write elsewhere",
+            error=FeatureError,
         ):
             yield
 

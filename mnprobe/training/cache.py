@@ -15,7 +15,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from mnprobe.core.errors import DataError
-from mnprobe.core.files import locked, sync
+from mnprobe.core.files import sync
+from mnprobe.core.job import JobRecord, in_turn
 from mnprobe.core.provenance import canonical_json, config_hash
 
 __all__ = ["Arrays", "Rows", "kept_arrays"]
@@ -102,11 +103,14 @@ def _make(
 
 def _read(folder: Path, key: Mapping[str, Any]) -> dict[str, NDArray[Any]] | None:
     """The arrays as memory maps; None when they are not there, or not as they were written."""
+    job = JobRecord(
+        path=folder / _MANIFEST, entry="key", config=key, what="this cache", remedy=f"remove {folder}", exact=True
+    )
     arrays: dict[str, NDArray[Any]] = {}
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        if canonical_json(manifest["key"]) != canonical_json(key):
+        if job.status in ("missing", "stale"):
             return None
+        manifest = json.loads(job.path.read_text(encoding="utf-8"))
         for name, entry in manifest["arrays"].items():
             path = folder / _file_of(name)
             if path.stat().st_size != entry["bytes"]:
@@ -133,7 +137,7 @@ def _alone(folder: Path, note: Callable[[str], None] | None) -> AbstractContextM
         if note:
             note(f"another process prepares {folder}{who}; waiting for it")
 
-    return locked(folder.with_name(f".{folder.name}.lock"), waiting=waiting)
+    return in_turn(folder.with_name(f".{folder.name}.lock"), waiting=waiting)
 
 
 def _part_of(folder: Path) -> Path:
@@ -216,8 +220,8 @@ class _Column:
                 self._header()
                 if self._file.tell() != self._start:
                     raise RuntimeError(f"the header of {self._path} changed its length")
-                self._file.flush()
-                os.fsync(self._file.fileno())
+        if kind is None:
+            sync(self._path)
 
     def _header(self) -> None:
         described = {

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mnprobe.core.errors import CheckpointError, ConfigError, TrainingError
-from mnprobe.core.files import locked, whole_file, write_text
-from mnprobe.core.provenance import canonical_json, config_hash, differences, now, versions
+from mnprobe.core.files import whole_file, write_text
+from mnprobe.core.job import JobRecord, exclusive
+from mnprobe.core.provenance import canonical_json, now, versions
 from mnprobe.core.rundir import RunDir, step_name
 from mnprobe.models.arp import save_arp
 from mnprobe.models.loading import check_finite, read_metadata, save_checkpoint
@@ -29,16 +30,16 @@ __all__ = [
     "alone_in",
     "drop_state",
     "load_state",
-    "matches_record",
     "restore",
     "save_state",
+    "training_job",
     "write_record",
 ]
 
 CONFIG_NAME = "config.json"
 STATE_NAME = "state.pt"
 _FORMAT = "mnprobe.training/1"
-_SHOWN = 8  # differences listed in an error
+_RESULT_NAME = "result.json"
 
 
 @dataclass(kw_only=True)
@@ -64,41 +65,27 @@ class TrainState:
     seconds: dict[str, float] = field(default_factory=lambda: {"total": 0.0, "waiting": 0.0})
 
 
-def write_record(folder: Path, asked: Mapping[str, Any]) -> None:
-    """Record in `folder` what is asked of the training that begins there."""
-    made = {"at": now(), **versions("torch", "numpy")}
-    write_text(folder / CONFIG_NAME, json.dumps({"asked": asked, "made": made}, indent=2, allow_nan=False))
+def training_job(folder: Path, asked: Mapping[str, Any], *, name: str) -> JobRecord:
+    """The training `name` in `folder`, by the configuration that is asked for."""
+    return JobRecord(
+        path=folder / CONFIG_NAME,
+        entry="asked",
+        config=asked,
+        what=f"training {name!r}",
+        remedy=f"give the new one a --name of its own, or remove {folder} and its checkpoints to start again",
+        finished=(folder / _RESULT_NAME).is_file,
+    )
 
 
-def matches_record(folder: Path, asked: Mapping[str, Any], *, name: str) -> bool:
-    """Whether a training was begun in `folder`, with this very configuration.
-
-    Raises ConfigError, with what differs, when it was begun with another one.
-    """
-    path = folder / CONFIG_NAME
-    if not path.is_file():
-        return False
-    try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))["asked"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read as the record of a training ({error!r}); {_way_out(folder)}"
-        ) from None
-    found = differences(recorded, json.loads(canonical_json(dict(asked))))
-    if found:
-        shown = "\n".join(f"  {text}" for text in found[:_SHOWN])
-        more = f"\n  and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        raise ConfigError(
-            f"training {name!r} in {folder} was begun with another configuration:\n{shown}{more}\n"
-            f"Run it with the options that it was begun with, or {_way_out(folder)}"
-        )
-    return True
+def write_record(job: JobRecord) -> None:
+    """Record the configuration of the training that starts now, with the versions that it starts with."""
+    job.write({"made": {"at": now(), **versions("torch", "numpy")}}, sort_keys=False)
 
 
-def save_state(folder: Path, state: TrainState, asked: Mapping[str, Any]) -> None:
-    """Write the state, whole or not at all, with the hash of the configuration that it belongs to."""
-    content = {"format": _FORMAT, "config_hash": config_hash(dict(asked)), **vars(state)}
-    with whole_file(folder / STATE_NAME) as part:
+def save_state(job: JobRecord, state: TrainState) -> None:
+    """Write the state atomically, with the hash of the configuration that it belongs to."""
+    content = {"format": _FORMAT, "config_hash": job.digest, **vars(state)}
+    with whole_file(job.path.with_name(STATE_NAME)) as part:
         torch.save(content, part)
 
 
@@ -107,12 +94,12 @@ def drop_state(folder: Path) -> None:
     (folder / STATE_NAME).unlink(missing_ok=True)
 
 
-def load_state(folder: Path, asked: Mapping[str, Any], *, device: str) -> TrainState | None:
-    """The state in `folder`, its tensors on `device`; None when there is none. Nothing in the file is run.
+def load_state(job: JobRecord, *, device: str) -> TrainState | None:
+    """The state in the job's folder, its tensors on `device`; None when there is none. Nothing in the file is run.
 
     Raises CheckpointError for a damaged file or one of another training.
     """
-    path = folder / STATE_NAME
+    path = job.path.with_name(STATE_NAME)
     if not path.is_file():
         return None
     try:
@@ -124,10 +111,7 @@ def load_state(folder: Path, asked: Mapping[str, Any], *, device: str) -> TrainS
         raise CheckpointError(f"{path}: damaged or cut short ({reason}); {_anew()}") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise CheckpointError(f"{path}: not the state of a training of this version; {_anew()}")
-    if content["config_hash"] != config_hash(dict(asked)):
-        raise CheckpointError(
-            f"{path}: belongs to another configuration than {folder / CONFIG_NAME} records; {_anew()}"
-        )
+    job.check_digest(content.get("config_hash"), path, remedy=_anew(), error=CheckpointError)
     return TrainState(**{name: value for name, value in content.items() if name not in ("format", "config_hash")})
 
 
@@ -146,15 +130,8 @@ def restore(state: TrainState, model: nn.Module, optimisers: Mapping[str, Optimi
         ) from error
 
 
-def _way_out(folder: Path) -> str:
-    return f"give the new one a --name of its own, or remove {folder} and its checkpoints to begin anew"
-
-
 def _anew() -> str:
     return "remove it, and the same command trains from the start and writes the same checkpoints again"
-
-
-_RESULT_NAME = "result.json"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -166,14 +143,14 @@ class Keeper:
         name: of the training; models are filed as `viclip-<name>` and `arp-<name>`.
         folder: the training's own, `training/<name>` of the run.
         start: the models, which the files are written from.
-        asked: the recorded configuration.
+        job: its configuration, and the one recorded in `folder`.
     """
 
     run: RunDir
     name: str
     folder: Path
     start: Start
-    asked: Mapping[str, Any]
+    job: JobRecord
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -226,17 +203,11 @@ class Keeper:
 
     def check(self, steps: Sequence[int]) -> None:
         """Raise CheckpointError when a checkpoint of `steps` is missing or of another training."""
-        digest = config_hash(dict(self.asked))
         for step in steps:
             for path in self.files(step):
                 if not path.is_file():
-                    raise CheckpointError(f"{path}: is missing, but its training wrote it. {self._way_out()}")
-                found = read_metadata(path).get("config_hash")
-                if found != digest:
-                    raise CheckpointError(
-                        f"{path}: is of another training (configuration {found}, this one is {digest}). "
-                        f"{self._way_out()}"
-                    )
+                    raise CheckpointError(f"{path}: is missing, but its training wrote it; {self._way_out()}")
+                self._check_digest(read_metadata(path).get("config_hash"), path)
 
     def refuse_strangers(self) -> None:
         """Raise ConfigError when there are checkpoints under this name although no training of it was begun."""
@@ -250,7 +221,7 @@ class Keeper:
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Note that the training is finished."""
-        content = {"config_hash": config_hash(dict(self.asked)), **result}
+        content = {"config_hash": self.job.digest, **result}
         write_text(self.folder / _RESULT_NAME, json.dumps(content, indent=2, allow_nan=False))
 
     def finished(self) -> dict[str, Any] | None:
@@ -261,10 +232,14 @@ class Keeper:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise CheckpointError(f"{path}: damaged ({error}). {self._way_out()}") from error
-        if not isinstance(content, dict) or content.get("config_hash") != config_hash(dict(self.asked)):
-            raise CheckpointError(f"{path}: belongs to another configuration. {self._way_out()}")
+            raise CheckpointError(f"{path}: damaged ({error}); {self._way_out()}") from error
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{path}: damaged (not an object); {self._way_out()}")
+        self._check_digest(content.get("config_hash"), path)
         return content
+
+    def _check_digest(self, found: Any, path: Path) -> None:
+        self.job.check_digest(found, path, remedy=self._way_out(), error=CheckpointError)
 
     def _learnt(self, part: str, own_updates: Mapping[str, int]) -> bool:
         return self.start.trained[part] or own_updates.get(part, 0) > 0
@@ -272,7 +247,7 @@ class Keeper:
     def _extra(self, part: str, own_updates: Mapping[str, int]) -> dict[str, str]:
         return {
             "training": self.name,
-            "config_hash": config_hash(dict(self.asked)),
+            "config_hash": self.job.digest,
             "updates": str(own_updates.get(part, 0)),
         }
 
@@ -286,7 +261,7 @@ class Keeper:
             ) from error
 
     def _way_out(self) -> str:
-        return f"To train anew, remove {self.folder} and the checkpoints of {self.name!r}, or give another --name"
+        return f"to train again, remove {self.folder} and the checkpoints of {self.name!r}, or give another --name"
 
 
 @contextmanager
@@ -295,11 +270,10 @@ def alone_in(folder: Path) -> Iterator[None]:
 
     Raises ConfigError when another process has it.
     """
-    with locked(
+    with exclusive(
         folder / ".lock",
-        refuse=lambda who: ConfigError(
-            f"{folder}: another process is training into this folder{who}; wait for it, or give this training a --name "
-            "of its own"
-        ),
+        folder,
+        doing="training into this folder",
+        remedy="wait for it, or give this training a --name of its own",
     ):
         yield

@@ -25,9 +25,9 @@ from mnprobe.training.checkpointing import (
     alone_in,
     drop_state,
     load_state,
-    matches_record,
     restore,
     save_state,
+    training_job,
     write_record,
 )
 from mnprobe.training.config import TrainConfig
@@ -134,12 +134,12 @@ def train(
             "start": start.origin,
             "data": {"fingerprint": dataset.fingerprint(), "episodes": len(dataset)},
         }
-        keeper = Keeper(run=run, name=called, folder=folder, start=start, asked=asked)
+        keeper = Keeper(run=run, name=called, folder=folder, start=start, job=training_job(folder, asked, name=called))
         with alone_in(folder) if crew.leads else nullcontext():
-            begun = matches_record(folder, asked, name=called)
-            if not begun:
+            status = keeper.job.check()
+            if status == "missing":
                 keeper.refuse_strangers()
-            done = keeper.finished() if begun else None
+            done = keeper.finished() if status == "done" else None
             if done is not None:
                 keeper.check(start.config.checkpoint_steps())
                 return _result(keeper, "kept", done)
@@ -150,8 +150,8 @@ def train(
             training = _Training(keeper, inputs, place, crew, log_every=log_every, save_every=save_every)
             crew.barrier()  # all have seen what was there before anything is written
             if crew.leads:
-                if not begun:
-                    write_record(folder, asked)
+                if status == "missing":
+                    write_record(keeper.job)
                 run.record(f"train-{called}", _recorded(start, dataset, asked, crew, place))
             return training.run(quiet=quiet, say=say)
 
@@ -304,11 +304,11 @@ class _Training:
             latest=self.latest,
             seconds=self.seconds,
         )
-        save_state(self.keeper.folder, state, self.keeper.asked)
+        save_state(self.keeper.job, state)
 
     def _resume(self) -> int | None:
         """Take up the saved state, if there is one; how many updates it has seen."""
-        state = load_state(self.keeper.folder, self.keeper.asked, device=self.device)
+        state = load_state(self.keeper.job, device=self.device)
         self.team.barrier()  # none writes before all have read
         if state is None:
             return None

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mnprobe.core.errors import ConfigError, DataError
-from mnprobe.core.files import locked, write_text
-from mnprobe.core.provenance import canonical_json, config_hash, differences
+from mnprobe.core.files import write_text
+from mnprobe.core.job import JobRecord, in_turn
+from mnprobe.core.provenance import canonical_json, config_hash
 
 __all__ = ["MANIFEST_FILE", "Manifest", "alone_in_folder", "open_folder", "remove_leftovers"]
 
@@ -83,18 +84,19 @@ class Manifest:
 
         Raises ConfigError, naming both values, when the two differ in what must be alike.
         """
-        remedy = "name another folder, or ask for what this one has"
-        if changes := differences(self.config, asked.config):
-            raise ConfigError(
-                f"{folder} holds demonstrations of another configuration ({'; '.join(changes)}); {remedy}"
-            )
+        JobRecord(
+            path=folder / MANIFEST_FILE,
+            config=asked.config,
+            what="this folder of demonstrations",
+            remedy="name another folder",
+        ).check_config(self.config)
         tasks = json.loads(canonical_json(self.tasks))
         for task, entry in asked.tasks.items():
             held = tasks.setdefault(task, entry)
             if held["variations"] != entry["variations"]:
                 raise ConfigError(
                     f"{folder} holds variations {_listed(held['variations'])} of {task}; asked for is "
-                    f"{_listed(entry['variations'])}; {remedy}"
+                    f"{_listed(entry['variations'])}; name another folder, or ask for what this one has"
                 )
             for partition, number in entry["per_variation"].items():
                 held["per_variation"][partition] = max(held["per_variation"].get(partition, 0), number)
@@ -123,7 +125,7 @@ def open_folder(folder: Path, asked: Manifest) -> Manifest:
 
 def alone_in_folder(folder: Path) -> AbstractContextManager[None]:
     """Wait for the right to change the manifest and the outcomes of a folder, which several commands may fill."""
-    return locked(folder / _LOCK, leave=False)
+    return in_turn(folder / _LOCK, leave=False)
 
 
 def remove_leftovers(folder: Path) -> int:

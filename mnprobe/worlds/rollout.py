@@ -11,8 +11,9 @@ from typing import Any
 
 from mnprobe.core.commands import command_of
 from mnprobe.core.errors import ConfigError, DataError
-from mnprobe.core.files import locked, sha256_file, write_text
-from mnprobe.core.provenance import canonical_json, config_hash, differences
+from mnprobe.core.files import sha256_file
+from mnprobe.core.job import JobRecord, differences, exclusive
+from mnprobe.core.provenance import canonical_json
 from mnprobe.data import Episode, episode_folder, open_dataset
 from mnprobe.worlds.environment import MAX_STEPS, Environment, Observation, Situation, make_world
 from mnprobe.worlds.film import write_film
@@ -125,20 +126,16 @@ def rollout(
     try:
         planned = list(plan(world))
         policy = make_policy(config.policy, _spec(config, world))
-        manifest = _manifest(config, world, policy, workers)
+        job = _job(folder, _manifest(config, world, policy, workers))
     finally:
         world.close()
-    digest = config_hash(manifest)
-    _check_folder(folder, manifest)
-    with locked(
-        folder / ".lock",
-        refuse=lambda who: ConfigError(f"{folder}: another process is playing into this folder{who}; wait for it"),
-    ):
-        write_text(folder / ROLLOUT_FILE, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    _check_folder(folder, job)
+    with exclusive(folder / ".lock", folder, doing="playing into this folder", remedy="wait for it"):
+        job.write()
         remove_leftovers(folder)
         finished = collect_outcomes(folder)
-        to_do = [episode for episode in planned if not _is_finished(folder, episode, digest)]
-        work = partial(_play_one, _Setup.of(folder, config, digest))
+        to_do = [episode for episode in planned if not _is_finished(folder, episode, job.digest)]
+        work = partial(_play_one, _Setup.of(folder, config, job.digest))
         last = time.monotonic()
         try:
             for episode, outcome in run_episodes(
@@ -298,25 +295,27 @@ def _manifest(config: RolloutConfig, world: Environment, policy: Policy, workers
     return made
 
 
-def _check_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
+def _job(folder: Path, manifest: Mapping[str, Any]) -> JobRecord:
+    """The rollouts in `folder`, of which more can always be asked for: they are never done."""
+    return JobRecord(
+        path=folder / ROLLOUT_FILE,
+        config=manifest,
+        what="this folder of rollouts",
+        remedy="write elsewhere with --out or --name, or remove the folder",
+        read=lambda path: read_rollout(path.parent),
+    )
+
+
+def _check_folder(folder: Path, job: JobRecord) -> None:
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; rollouts need a folder")
-    path = folder / ROLLOUT_FILE
-    if not path.is_file():
-        strange = sorted(found.name for found in folder.iterdir() if found.name[0] != ".") if folder.exists() else []
+    if job.check() == "missing" and folder.exists():
+        strange = sorted(found.name for found in folder.iterdir() if found.name[0] != ".")
         if strange:
             raise ConfigError(
                 f"{folder} holds {', '.join(strange[:3])} and no {ROLLOUT_FILE}, so these are no rollouts; "
                 "name another folder with --out"
             )
-        return
-    recorded = read_rollout(folder)
-    changes = differences(recorded, manifest)
-    if changes:
-        raise ConfigError(
-            f"{folder} holds rollouts of another configuration ({'; '.join(changes[:4])}). "
-            "Write elsewhere with --out or --name, or remove the folder"
-        )
 
 
 def _is_finished(folder: Path, episode: PlannedEpisode, digest: str) -> bool:

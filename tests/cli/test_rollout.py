@@ -136,7 +136,10 @@ def test_options_of_the_world_and_a_named_checkpoint(run, command, tmp_path):
         (["--partition", "test"], "--partition is a part of --from-demos"),
         (["--out", "elsewhere"], "--run and --out both say where to write"),
         (["--from-demos", "nothing-here"], "nothing-here does not exist"),
-        ([*TWO, "--episodes", "2"], "holds rollouts of another configuration (max_steps was 2, now 25"),
+        (
+            [*TWO, "--episodes", "2"],
+            "this folder of rollouts was made with another configuration (max_steps was 2, now 25",
+        ),
         ([*TWO, "--max-steps", "2", "--seed", "9"], "was played from another situation (policy_seed was"),
     ],
 )

@@ -130,7 +130,7 @@ def test_another_configuration_is_not_mixed_in(micro, micro_dataset, stopped):
     run, state = stopped
     before = state.read_bytes()
     config = replace(settings(micro), tau=0.2)
-    with pytest.raises(ConfigError, match="begun with another configuration") as caught:
+    with pytest.raises(ConfigError, match="training 'joint' was made with another configuration") as caught:
         train(config, micro_dataset, run, device="cpu")
     assert "training.tau was 0.1, now 0.2" in str(caught.value)
     assert "--name" in str(caught.value)
@@ -150,7 +150,7 @@ def test_a_state_that_is_damaged_or_a_strangers_is_told(micro, micro_dataset, st
         train(settings(micro), micro_dataset, run, device="cpu")
     content = torch.load(_put(state, whole), weights_only=True)
     torch.save(content | {"config_hash": "0" * 16}, state)
-    with pytest.raises(CheckpointError, match="belongs to another configuration"):
+    with pytest.raises(CheckpointError, match="was made with another configuration"):
         train(settings(micro), micro_dataset, run, device="cpu")
     torch.save(content | {"model": {"x": torch.zeros(1)}}, state)
     with pytest.raises(CheckpointError, match="does not fit the models of its own configuration"):

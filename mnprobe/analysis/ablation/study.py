@@ -17,9 +17,9 @@ from mnprobe.analysis.tables.alignment import write_table
 from mnprobe.analysis.tables.progress import ABLATION_COLUMNS
 from mnprobe.core.commands import command_of
 from mnprobe.core.errors import ConfigError, DataError, MnprobeError
-from mnprobe.core.files import write_text
+from mnprobe.core.job import JobRecord
 from mnprobe.core.progress import progress
-from mnprobe.core.provenance import canonical_json, differences
+from mnprobe.core.provenance import canonical_json
 from mnprobe.core.rundir import RunDir
 from mnprobe.core.runtime import resolve_device
 from mnprobe.data import Dataset, open_dataset
@@ -38,7 +38,6 @@ RECORD = "study.json"
 """In that folder: what all its cells share."""
 
 _TRAINED = "train"
-_SHOWN = 6  # differences in an error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +129,7 @@ def open_study(
         evaluation=evaluation,
         asked=json.loads(canonical_json(asked)),
     )
-    _check_begun(shared)
+    _job(shared).check()
     return Study(
         run=run, cells=tuple(cells), shared=shared, dataset=trained, config=start.config, n_held_out=len(held_out)
     )
@@ -182,22 +181,14 @@ def _study_of(start: Start, dataset: Dataset, evaluation: Evaluation) -> dict[st
     return {"training": base, "start": start.origin, "data": data, "played": played}
 
 
-def _check_begun(shared: Shared) -> None:
-    path = shared.folder / RECORD
-    if not path.is_file():
-        return
-    try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path}: damaged ({error}); remove {shared.folder} to begin anew") from error
-    found = differences(recorded, shared.asked["study"])
-    if found:
-        more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        raise ConfigError(
-            f"the ablation in {shared.folder} was begun otherwise ({'; '.join(found[:_SHOWN])}{more}). Cells compare "
-            "only when they share all but pairing and temperature: run it as it was begun, or give another --run, or "
-            f"remove {shared.folder} to begin anew"
-        )
+def _job(shared: Shared) -> JobRecord:
+    return JobRecord(
+        path=shared.folder / RECORD,
+        config=shared.asked["study"],
+        what="the ablation",
+        remedy=f"give another --run, or remove {shared.folder} to start again, because cells compare only when they "
+        "share all but pairing and temperature",
+    )
 
 
 _ALIKE = ("viclip", "arp", "batch", "clips", "understanding_share", "sides", "precision", "recompute")
@@ -323,7 +314,7 @@ def ablate(
     to_do = [cell for cell in study.cells if kept[cell.name] is None]
     results = {name: found for name, found in kept.items() if found is not None}
     home = RunDir.create(shared.folder)
-    write_text(shared.folder / RECORD, json.dumps(shared.asked["study"], indent=2, sort_keys=True) + "\n")
+    _job(shared).write()
     study.run.record("ablate", _recorded(study))
     if to_do:
         _prepare(study, workers, quiet, note)

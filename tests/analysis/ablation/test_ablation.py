@@ -291,10 +291,14 @@ def test_judged_otherwise_trainings_are_kept_and_only_rows_that_compare_are_show
 
 def test_an_ablation_begun_otherwise_is_not_mixed_with(finished, opened):
     study, _ = finished
-    with pytest.raises(ConfigError, match=r"was begun otherwise \(played\.max_steps was 1, now 2\)"):
+    with pytest.raises(
+        ConfigError, match=r"ablation was made with another configuration \(played\.max_steps was 1, now 2\)"
+    ):
         opened(study.run.path, study.cells, max_steps=2)
     other = ablation_cells(replace(MICRO, video=OptimiserConfig(lr=0.5)), **GRID)
-    with pytest.raises(ConfigError, match=r"was begun otherwise \(.*training\.video\.lr was 0\.01, now 0\.5"):
+    with pytest.raises(
+        ConfigError, match=r"ablation was made with another configuration \(.*training\.video\.lr was 0\.01, now 0\.5"
+    ):
         opened(study.run.path, other)
 
 
