@@ -10,6 +10,10 @@ balanced draw), "own probes" (features, a closed-form probe fitted for each outc
 Beside the intervals of mnprobe (cluster jackknife) stand those of the cluster bootstrap: whole instructions drawn with
 replacement, percentiles taken further out where they are few (Hesterberg 2015), at the same simulated data. Intervals
 of one Recall@1 are held against its mean over all data sets: five kinds, some with few instructions.
+
+The one decision rule (`mnprobe.analysis.audit.effects.decide`) is checked on questions of 6 comparisons with one claim:
+how often any is called more or less where none differs, how often a planted difference is called more, and how often a
+difference of 0, and one as large as the margin, is called none.
 """
 
 import argparse
@@ -23,6 +27,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
+from mnprobe.analysis.audit.effects import MARGIN, decide_rows, from_intervals, from_pairs, over_trainings
 from mnprobe.analysis.figures.style import INK, PALETTE, house_style, new_figure, save_figure
 from mnprobe.analysis.statistics import (
     cluster_jackknife,
@@ -41,6 +46,14 @@ KINDS = ("hits", "one probe", "own probes")
 MEANS = (("hits", 15, False), ("one probe", 15, False), *(("own probes", n, n < 24) for n in (8, 12, 24)))
 """Kind, instructions, and whether these have equally many episodes, of data for one Recall@1."""
 _SIZE, _COVERAGE, _POWER = (0.035, 0.065), (0.93, 0.97), (0.75, 0.85)
+_AT_MOST, _AT_LEAST = (0.0, 0.065), (0.75, 1.0)
+_FAMILY = 6  # leading comparisons of one question
+_DECISIONS = {
+    "decide: no difference": _AT_MOST,
+    "decide: planted": _POWER,
+    "decide: practically none": _AT_LEAST,
+    "decide: as large as the margin": _AT_MOST,
+}
 
 
 class Data(NamedTuple):
@@ -151,6 +164,8 @@ def measure(datasets: int, seed: int, resamples: int, number: int) -> pd.DataFra
         _power(data, parts, rng, resamples, one, counts)
         _paired(data, parts, resamples, one, counts)
         _means(rng, resamples, one, means)
+    for one in range(datasets):
+        _decide(np.random.default_rng([seed, one, 1]), counts)
     for kind, rows in means.items():
         table = np.array(rows)
         truth = table[:, 0].mean()
@@ -158,7 +173,7 @@ def measure(datasets: int, seed: int, resamples: int, number: int) -> pd.DataFra
             counts["Recall@1", name, kind] = list((table[:, place] <= truth) & (truth <= table[:, place + 1]))
     lines: list[tuple[object, ...]] = []
     for (what, name, kind), hit_or_miss in counts.items():
-        band = _POWER if "power" in what else _SIZE if name.startswith("p,") else _COVERAGE
+        band = _POWER if "power" in what else _SIZE if name.startswith("p,") else _DECISIONS.get(what, _COVERAGE)
         share = float(np.mean(np.array(hit_or_miss, dtype=np.float64)))
         error = float(np.sqrt(share * (1 - share) / len(hit_or_miss)))
         lines.append((what, name, kind, share, error, len(hit_or_miss), *band, band[0] <= share <= band[1]))
@@ -209,6 +224,75 @@ def _paired(
     signs = np.array([1.0, -1.0])
     low, high = bootstrap(np.stack(scores, 1), data.names[test], signs, np.ones(len(test)), resamples, seed)
     counts["claim minus control", "interval, bootstrap", "own probes"].append(low <= 0 <= high)
+
+
+def _decide(rng: np.random.Generator, counts: dict[tuple[str, str, str], list[float]]) -> None:
+    """What the rule says of questions without a difference, with a planted one, and at the margin."""
+    nothing, planted, none, margin = _DECISIONS
+    any_of, all_of = f"decide, more or less in any of {_FAMILY}", f"decide, more, one of {_FAMILY}"
+    count = int(rng.integers(10, 31))
+    sizes = np.clip(np.rint(rng.pareto(1.2, count) * 4 + 6), 6, 40).astype(int)
+    for kind, sized in (("equal instructions", np.full(count, 10)), ("unequal instructions", sizes)):
+        decided = _question(rng, sized, np.zeros(_FAMILY))
+        counts[nothing, any_of, kind].append(bool(decided["decision"].isin(["more", "less"]).any()))
+        names = np.repeat(np.arange(count), sized)
+        error = float(np.sqrt(0.5 / len(names)))  # two hits or misses of each episode, rate one half
+        blocks = effective_blocks(sized.astype(np.float64))
+        difference = detectable_difference(error, blocks, level=0.05 / _FAMILY)
+        if difference < 0.8:
+            decided = _question(rng, sized, np.array([difference, *np.zeros(_FAMILY - 1)]), rate=0.5)
+            counts[planted, all_of, kind].append(bool(decided["decision"].iloc[0] == "more"))
+        for what, true in ((none, 0.0), (margin, MARGIN)):
+            decided = _question(rng, np.maximum(sized, 20) * 3, np.array([true]), same=0.8)
+            counts[what, "decide, none, 1 comparison", kind].append(bool(decided["decision"].iloc[0] == "none"))
+    first, second = (rng.random((_FAMILY, 60)) < rate for rate in (0.4, 0.4))
+    pairs = [from_pairs(a, b).over(_FAMILY) for a, b in zip(first, second, strict=True)]
+    counts[nothing, any_of, "60 episodes, paired"].append(any(one.decision in ("more", "less") for one in pairs))
+    trainings = []
+    for _ in range(_FAMILY):
+        own = 0.4 + 0.05 * rng.normal(size=(2, 3))
+        episodes = 0.05 * rng.normal(size=(2, 1))  # what these test episodes add, alike in each training
+        before, after = own + episodes
+        ends = [
+            (float(side.mean()), float(side.mean()) - 0.098, float(side.mean()) + 0.098) for side in (before, after)
+        ]
+        made = over_trainings(before, after, from_intervals(ends[0], ends[1], n=""))
+        trainings.append(made.over(_FAMILY).decision in ("more", "less"))
+    counts[nothing, any_of, "3 trainings, one test set"].append(any(trainings))
+    levels = []
+    for _ in range(_FAMILY):
+        sides = []
+        for _side in range(2):
+            rate = np.clip(0.4 + 0.15 * rng.normal(size=15), 0.05, 0.95)
+            hits = (rng.random((15, 8)) < rate[:, None]).astype(np.float64).ravel()
+            found = cluster_jackknife(hits, np.repeat(np.arange(15), 8), shares=True)
+            sides.append((float(hits.mean()), found.low, found.high))
+        made = from_intervals(sides[0], sides[1], n="", degrees=14)
+        levels.append(made.over(_FAMILY).decision in ("more", "less"))
+    counts[nothing, any_of, "two intervals of 15 instructions"].append(any(levels))
+
+
+def _question(
+    rng: np.random.Generator, sizes: NDArray[np.int64], true: Array, *, rate: float | None = None, same: float = 0.0
+) -> pd.DataFrame:
+    """One claim against as many controls as `true` has differences, on the same episodes, decided together.
+
+    `rate`: of hits, of all episodes (else each instruction has its own); `same`: share of episodes on which a control
+    ends as the claim does.
+    """
+    names = np.repeat(np.arange(len(sizes)), sizes)
+    rates = np.full(len(sizes), rate) if rate is not None else rng.uniform(0.3, 0.7, len(sizes))
+    claim = (rng.random(len(names)) < np.minimum(rates[names] + true[0] / 2, 1)).astype(np.float64)
+    rows = []
+    for difference in true:
+        kept = rng.random(len(names)) < same
+        other = np.clip(rates[names] + true[0] / 2 - difference / (1 - same), 0, 1)
+        control = np.where(kept, claim, rng.random(len(names)) < other)
+        found = paired_contrast(claim, control, names, shares=True, resamples=1)
+        rows.append((found.value, found.low, found.high, found.detectable, found.n_blocks, "claim"))
+    table = pd.DataFrame(rows, columns=["difference", "low_95", "high_95", "detectable", "n_instructions", "asked"])
+    leading = pd.Series(True, index=table.index)
+    return decide_rows(table, low="low_95", high="high_95", question=["asked"], leading=leading)
 
 
 def _means(rng: np.random.Generator, resamples: int, seed: int, means: dict[str, list[tuple[float, ...]]]) -> None:
@@ -271,6 +355,7 @@ def draw(table: pd.DataFrame, stem: Path) -> None:
         power = table["what"].str.startswith("power")
         groups = [(title, table[table["method"].str.startswith(start) & ~power]) for start, title in panels]
         groups.append(("share of planted differences that are found", table[power]))
+        groups.append(("share of decisions", table[table["method"].str.startswith("decide")]))
         total = sum(len(rows) + 2.6 for _, rows in groups)
         bottom = 1.0
         for title, rows in groups:

@@ -1,30 +1,199 @@
-"""Differences with 95 % intervals: two intervals, paired, or over trainings."""
+"""Differences with 95 % intervals, and the one rule that turns an interval into a conclusion."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import expit, logit, stdtrit
 
+from mnprobe.analysis.statistics.power import detectable_difference, power_at
 from mnprobe.analysis.tables.alignment import t_interval
-from mnprobe.core.arrays import Array, as_vector
-from mnprobe.core.errors import TooFewSamples
+from mnprobe.core.arrays import Array, as_number, as_vector, as_whole
+from mnprobe.core.errors import ConfigError, TooFewSamples
 
-__all__ = ["MARGIN", "Difference", "from_intervals", "from_pairs", "over_trainings"]
+__all__ = [
+    "DECISION_COLUMNS",
+    "MARGIN",
+    "Decision",
+    "Difference",
+    "decide",
+    "decide_level",
+    "decide_rows",
+    "from_intervals",
+    "from_pairs",
+    "missed",
+    "over_trainings",
+]
 
 MARGIN = 0.05
-"""A difference whose whole interval is nearer to none than this is called none."""
+"""A difference whose whole interval is at most this far from 0 is practically none. Both ends belong to the margin."""
 
 SEEDS = 3
 """Trainings that an interval over trainings needs: with two, Student's factor is 12.7."""
+
+Decision = Literal["more", "less", "none", "undecided"]
+
+_MANY = 1e6  # degrees of freedom from which on Student's t is the normal distribution
+_ROUNDING = 1e-9
+
+
+def decide(low: float, high: float, margin: float = MARGIN) -> Decision:
+    """Decide what a difference is from its interval alone: the one rule behind every conclusion in words.
+
+    - "more" or "less": the interval excludes 0 (an end at 0 does not), however small the difference.
+    - "none": it includes 0 and lies within `margin`; an end exactly at the margin is within.
+    - "undecided": neither, or there is no interval (NaN).
+
+    Args:
+        low, high: ends of the 95 % interval, simultaneous (Bonferroni) over the leading comparisons of one question.
+        margin: what is practically none, above 0.
+
+    Raises ConfigError for ends in the wrong order and for a margin that is not above 0.
+
+    >>> decide(0.1, 0.3), decide(-0.3, -0.1), decide(-0.05, 0.02), decide(-0.1, 0.3)
+    ('more', 'less', 'none', 'undecided')
+    """
+    low, high, margin = as_number(low), as_number(high), as_number(margin)
+    if not margin > 0:
+        raise ConfigError(f"margin must be above 0, got {margin!r}")
+    if low > high:
+        raise ConfigError(f"the low end of an interval must not be above the high end, got {low!r} and {high!r}")
+    if math.isnan(low) or math.isnan(high):
+        return "undecided"
+    if low > 0:
+        return "more"
+    if high < 0:
+        return "less"
+    return "none" if low >= -margin and high <= margin else "undecided"
+
+
+def decide_level(low: float, high: float, reference: float) -> Decision:
+    """`decide` for a score against a fixed number, such as exact chance; both apart by 1e-9 at most count as equal.
+
+    >>> decide_level(0.2, 0.4, 0.1), decide_level(0.1 + 1e-12, 0.4, 0.1)
+    ('more', 'undecided')
+    """
+    ends = (float(end) - float(reference) for end in (low, high))
+    return decide(*(0.0 if abs(end) <= _ROUNDING else end for end in ends))
+
+
+DECISION_COLUMNS = ("comparisons", "low", "high", "seen", "decision")
+
+
+def decide_rows(
+    rows: pd.DataFrame, *, low: str, high: str, question: Sequence[str], leading: "pd.Series[bool]"
+) -> pd.DataFrame:
+    """DECISION_COLUMNS for each row of controls.csv or success_contrast.csv, in its order and with its index.
+
+    `comparisons`: measured rows of the same question that lead; `low`, `high`: the interval, simultaneous over them;
+    `seen`: the difference that this interval would exclude 0 for in 80 of 100 cases (NaN where it is not known).
+
+    Args:
+        rows: with the columns difference, detectable and n_instructions.
+        low, high: columns of the 95 % interval of one comparison.
+        question: columns whose values make one question.
+        leading: which rows the answer in words is made of.
+    """
+    measured = rows["difference"].notna() & rows[low].notna() & rows[high].notna()
+    keys = [rows[name] for name in question]
+    counts = (measured & leading).groupby(keys, sort=False, dropna=False).transform("sum").clip(lower=1).astype(int)
+    found = []
+    for (_, row), number in zip(rows.iterrows(), counts, strict=True):
+        value, ends = float(row["difference"]), (float(row[low]), float(row[high]))
+        degrees = _degrees(ends[1] - ends[0], float(row["detectable"]), float(row["n_instructions"]))
+        wide = _linear(value, *ends, degrees, int(number))
+        seen = float(row["detectable"]) * _times_detectable(degrees, int(number))
+        found.append((int(number), *wide, seen, decide(*wide)))
+    return pd.DataFrame(found, columns=list(DECISION_COLUMNS), index=rows.index)
+
+
+def missed(seen: float) -> str:
+    """What an undecided difference leaves unsaid: which one would have been seen with 80 % power; "" if not known.
+
+    >>> missed(0.12), missed(1.4)
+    ('one of 12 points would mostly have been seen', 'even one of 100 points would often have been missed')
+    """
+    if not math.isfinite(seen):
+        return ""
+    if seen > 1:
+        return "even one of 100 points would often have been missed"
+    return f"one of {100 * seen:.0f} points would mostly have been seen"
+
+
+def _quantile(degrees: float, comparisons: int) -> float:
+    """Student's t for an interval of 95 %, simultaneous over so many comparisons."""
+    return float(stdtrit(min(degrees, _MANY), 1 - 0.025 / comparisons))
+
+
+def _factor(degrees: float, comparisons: int) -> float:
+    return 1.0 if comparisons == 1 else _quantile(degrees, comparisons) / _quantile(degrees, 1)
+
+
+def _times_detectable(degrees: float, comparisons: int) -> float:
+    """How much larger than for one comparison a difference must be to be seen with 80 % power."""
+    if comparisons == 1:
+        return 1.0
+    blocks = min(degrees, _MANY) + 1
+    return detectable_difference(1.0, blocks, level=0.05 / comparisons) / detectable_difference(1.0, blocks)
+
+
+def _linear(value: float, low: float, high: float, degrees: float, comparisons: int) -> tuple[float, float]:
+    """Both ends moved away from `value`, by the ratio of the two quantiles of Student's t; at most from -1 to 1."""
+    factor = _factor(degrees, comparisons)
+    if factor == 1:
+        return low, high
+    return max(min(low, -1.0), value - factor * (value - low)), min(max(high, 1.0), value + factor * (high - value))
+
+
+def _log_odds(share: tuple[float, float, float], factor: float) -> tuple[float, float, float]:
+    """The same for an interval of a share, on the scale of log-odds; linear and clipped for a share of 0 or 1."""
+    value, low, high = share
+    if factor == 1 or math.isnan(low) or math.isnan(high):
+        return share
+    if 0 < low <= value <= high < 1:
+        middle, ends = logit(value), (logit(low), logit(high))
+        low, high = (float(expit(middle + factor * (end - middle))) for end in ends)
+        return value, low, high
+    return (
+        value,
+        max(min(low, 0.0), value - factor * (value - low)),
+        min(max(high, 1.0), value + factor * (high - value)),
+    )
+
+
+def _degrees(width: float, detectable: float, instructions: float) -> float:
+    """Degrees of freedom behind an interval, from its width and what was detectable with the same standard error.
+
+    Unequal instructions have fewer than their number less 1, which is taken where the two numbers do not say. At least
+    2 where there are 4 instructions or more.
+    """
+    if not (math.isfinite(instructions) and instructions >= 2):
+        return _MANY
+    least, most = 2.0, instructions - 1
+    if not (math.isfinite(width) and width > _ROUNDING and math.isfinite(detectable) and most > least):
+        return most
+
+    def surplus(degrees: float) -> float:
+        return power_at(detectable, width / 2 / _quantile(degrees, 1), degrees + 1) - 0.8
+
+    if surplus(least) <= 0:
+        return least
+    return most if not surplus(most) < 0 else float(brentq(surplus, least, most, xtol=1e-6))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
     """`after` minus `before`, shares from 0 to 1, with an interval (NaN where there is none) and what it rests on.
 
-    `n` says how many episodes or trainings in words; `basis` how the interval was made.
+    `n` says how many episodes or trainings in words; `basis` how the interval was made. `low` and `high` are
+    simultaneous over so many `comparisons`. `degrees`: of freedom (Student's t).
     """
 
     before: float
@@ -34,28 +203,64 @@ class Difference:
     high: float
     n: str
     basis: str
+    degrees: float = math.inf
+    comparisons: int = 1
+    ends: Callable[[int], tuple[float, float]] | None = field(default=None, repr=False, compare=False)
+
+    def over(self, comparisons: int) -> "Difference":
+        """The same difference with its interval simultaneous over so many comparisons (Bonferroni).
+
+        >>> made = from_pairs([0, 0, 1, 1, 0, 1, 0, 0], [1, 1, 1, 1, 0, 1, 1, 1])
+        >>> made.decision, made.over(8).decision
+        ('more', 'undecided')
+        """
+        comparisons = as_whole(comparisons, "comparisons")
+        if comparisons < 1:
+            raise ConfigError(f"comparisons must be at least 1, got {comparisons!r}")
+        single = partial(_linear, self.value, self.low, self.high, self.degrees)
+        ends = self.ends or single
+        low, high = ends(comparisons)
+        return replace(self, low=low, high=high, comparisons=comparisons, ends=ends)
+
+    @property
+    def decision(self) -> Decision:
+        """By `decide`, from the interval."""
+        return decide(self.low, self.high)
 
     @property
     def verdict(self) -> str:
-        """Whether it is a rise: 'yes', 'no', 'no, the reverse', or that it cannot be told."""
-        if math.isnan(self.low) or math.isnan(self.high):
-            return f"cannot be told from n = {self.n}"
-        if self.low > 0:
-            return "yes"
-        if self.high < 0:
-            return "no, the reverse"
-        if self.low > -MARGIN and self.high < MARGIN:
-            return "no"
-        return f"cannot be told from n = {self.n}"
+        """Whether it is a rise: 'yes', 'no', 'no, the reverse', or that it cannot be told; `decision` in words."""
+        return _ANSWERS.get(self.decision, f"cannot be told from n = {self.n}")
+
+    @property
+    def seen(self) -> float:
+        """The difference whose interval would exclude 0 in 80 of 100 cases; NaN where there is no interval."""
+        if not self.high - self.low > _ROUNDING:
+            return math.nan
+        error = (self.high - self.low) / 2 / _quantile(self.degrees, self.comparisons)
+        return detectable_difference(error, min(self.degrees, _MANY) + 1, level=0.05 / self.comparisons)
+
+    @property
+    def missed(self) -> str:
+        """What an undecided difference leaves unsaid; "" where it is decided, or not known."""
+        return missed(self.seen) if self.decision == "undecided" else ""
+
+
+_ANSWERS = {"more": "yes", "none": "no", "less": "no, the reverse"}
 
 
 def from_intervals(
-    before: tuple[float, float, float], after: tuple[float, float, float], *, n: str, basis: str = ""
+    before: tuple[float, float, float],
+    after: tuple[float, float, float],
+    *,
+    n: str,
+    basis: str = "",
+    degrees: float = math.inf,
 ) -> Difference:
     """From two values, each with its interval (value, low, high), taken as independent.
 
     Low: d - sqrt((b - b_low)^2 + (a_high - a)^2), high alike. Where both were measured on the same episodes, the
-    interval is wider than it need be.
+    interval is wider than it need be. `degrees`: of freedom of both intervals (Student's t).
 
     Source: Zou & Donner 2008, Statistics in Medicine 27.
 
@@ -63,15 +268,23 @@ def from_intervals(
     >>> round(made.low, 3), round(made.high, 3), made.verdict
     (0.259, 0.541, 'yes')
     """
-    (a, a_low, a_high), (b, b_low, b_high) = before, after
+
+    def ends(comparisons: int) -> tuple[float, float]:
+        factor = _factor(degrees, comparisons)
+        (a, a_low, a_high), (b, b_low, b_high) = (_log_odds(share, factor) for share in (before, after))
+        return b - a - math.hypot(b - b_low, a_high - a), b - a + math.hypot(b_high - b, a - a_low)
+
+    low, high = ends(1)
     return Difference(
-        before=a,
-        after=b,
-        value=b - a,
-        low=b - a - math.hypot(b - b_low, a_high - a),
-        high=b - a + math.hypot(b_high - b, a - a_low),
+        before=before[0],
+        after=after[0],
+        value=after[0] - before[0],
+        low=low,
+        high=high,
         n=n,
         basis=basis or "from both intervals, not paired",
+        degrees=degrees,
+        ends=ends,
     )
 
 
@@ -93,15 +306,21 @@ def from_pairs(before: Array, after: Array, *, what: str = "episodes") -> Differ
     gaps = second - first
     centre = float(gaps.sum()) / (n + 2)
     variance = (float((gaps**2).sum()) + 1) / (n + 2) - centre**2
-    half = NormalDist().inv_cdf(0.975) * math.sqrt(variance / (n + 2))
+
+    def ends(comparisons: int) -> tuple[float, float]:
+        half = NormalDist().inv_cdf(1 - 0.025 / comparisons) * math.sqrt(variance / (n + 2))
+        return centre - half, centre + half
+
+    low, high = ends(1)
     return Difference(
         before=float(first.mean()),
         after=float(second.mean()),
         value=float(gaps.mean()),
-        low=centre - half,
-        high=centre + half,
+        low=low,
+        high=high,
         n=f"{n} {what}",
         basis=f"{n} {what}, paired",
+        ends=ends,
     )
 
 
@@ -118,16 +337,38 @@ def over_trainings(before: Array, after: Array, sampling: Difference) -> Differe
     """
     first, second = _paired(before, after)
     value = float((second - first).mean())
-    low, high = t_interval((second - first).tolist())
+    gaps = (second - first).tolist()
+
+    def ends(comparisons: int) -> tuple[float, float]:
+        low, high = t_interval(gaps, confidence=1 - 0.05 / comparisons)
+        widened = sampling.over(comparisons)
+        return (
+            value - math.hypot(value - low, widened.value - widened.low),
+            value + math.hypot(high - value, widened.high - widened.value),
+        )
+
+    low, high = ends(1)
     return Difference(
         before=float(first.mean()),
         after=float(second.mean()),
         value=value,
-        low=value - math.hypot(value - low, sampling.value - sampling.low),
-        high=value + math.hypot(high - value, sampling.high - sampling.value),
+        low=low,
+        high=high,
         n=f"{len(first)} trainings on {sampling.n}",
         basis=f"Student's t over {len(first)} trainings, widened by the interval over test episodes",
+        degrees=_satterthwaite(gaps, sampling),
+        ends=ends,
     )
+
+
+def _satterthwaite(gaps: list[float], sampling: Difference) -> float:
+    """Degrees of freedom of the spread over trainings and that over test episodes together."""
+    if len(gaps) < 2:
+        return math.inf
+    own = float(np.var(gaps, ddof=1)) / len(gaps)
+    other = ((sampling.high - sampling.low) / 2 / _quantile(sampling.degrees, sampling.comparisons)) ** 2
+    parts = own**2 / (len(gaps) - 1) + other**2 / sampling.degrees
+    return (own + other) ** 2 / parts if parts > 0 else math.inf
 
 
 def _paired(before: Array, after: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

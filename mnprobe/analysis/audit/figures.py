@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from mnprobe.analysis.audit.findings import Conclusion
+from mnprobe.analysis.audit.findings import Conclusion, control_decisions
 from mnprobe.analysis.figures.metadata import FigureNote, write_note
 from mnprobe.analysis.figures.style import (
     GREY,
@@ -50,13 +50,14 @@ def controls_figure(controls: pd.DataFrame, findings: tuple[Conclusion, ...] = (
 
 def controls_caption(controls: pd.DataFrame) -> str:
     """How to read the figure."""
-    family = int(controls["family"].max()) if len(controls) else 0
+    most = int(control_decisions(controls)["comparisons"].max()) if len(controls) else 1
+    among = f", simultaneous over up to {most} comparisons" if most > 1 else ""
     return (
         "Left: Recall@1 (mean of both directions) at the last checkpoint with its 95 % interval (cluster jackknife "
         "over instructions); black ticks: exact chance of that very test set; hollow: random weights. Right: the claim "
         "minus each control on the same episodes (circles), and the rise from the first to the last checkpoint "
-        "(triangles), with 95 % intervals; filled where p < 0.05 (whole instructions flipped, Holm over "
-        f"{family} differences)."
+        f"(triangles), with 95 % intervals{among}; filled where the interval excludes 0. "
+        "p is in results/controls.csv."
     )
 
 
@@ -77,6 +78,7 @@ def draw_controls(
 
 
 def _controls_figure(controls: pd.DataFrame, findings: tuple[Conclusion, ...], note: str) -> "Figure":
+    controls = controls.join(control_decisions(controls))
     panels = list(dict.fromkeys(controls[["understanding", "execution", "holdout"]].itertuples(index=False, name=None)))
     panels.sort(key=lambda panel: (panel[:2], list(HOLDOUTS).index(panel[2]) if panel[2] in HOLDOUTS else 9))
     names = [name for name in _ORDER if name in set(controls["series"])]
@@ -147,9 +149,9 @@ def _differences(axes: "Axes", rows: pd.DataFrame, names: list[str]) -> None:
             if found.empty or not np.isfinite(found.iloc[0]["difference"]):
                 continue
             row, colour = found.iloc[0], _COLOURS.get(name, INK)
-            if np.isfinite(row["d_low"]):
-                axes.plot([row["d_low"], row["d_high"]], [place + offset] * 2, color=colour, linewidth=1.6, alpha=0.6)
-            face = colour if row["p_holm"] < 0.05 else "white"
+            if np.isfinite(row["low"]):
+                axes.plot([row["low"], row["high"]], [place + offset] * 2, color=colour, linewidth=1.6, alpha=0.6)
+            face = colour if row["decision"] in ("more", "less") else "white"
             axes.plot(
                 *([row["difference"]], [place + offset], marker),
                 color=colour,

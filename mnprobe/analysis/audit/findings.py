@@ -7,7 +7,17 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from mnprobe.analysis.audit.effects import SEEDS, Difference, from_intervals, from_pairs, over_trainings
+from mnprobe.analysis.audit.effects import (
+    MARGIN,
+    SEEDS,
+    Difference,
+    decide_level,
+    decide_rows,
+    from_intervals,
+    from_pairs,
+    missed,
+    over_trainings,
+)
 from mnprobe.analysis.figures.curve_data import DIFFERENCE, OUTCOMES, CurveData, curve_data
 from mnprobe.analysis.success.rollouts import ALL_TASKS, find_rollouts
 from mnprobe.analysis.tables.alignment import HOLDOUTS, named, read_alignment
@@ -16,11 +26,8 @@ from mnprobe.core.errors import MnprobeError, ProbeError
 from mnprobe.core.rundir import RunDir
 from mnprobe.probe.pairs import PIXELS
 
-__all__ = ["MARGIN", "Comparison", "Finding", "findings", "relation", "verdicts"]
+__all__ = ["Comparison", "Conclusion", "Finding", "control_decisions", "findings", "verdicts"]
 
-MARGIN = 0.05
-"""Differences that lie within 5 points with 95 % confidence count as the same."""
-_LEVEL = 0.05
 _COMMANDS = {
     "blank": "`mnprobe extract --blank-instruction`",
     "step-0": "`mnprobe init`, then `mnprobe extract`",
@@ -44,20 +51,28 @@ class Conclusion:
     alarm: bool = False
 
 
-def relation(difference: float, low: float, high: float, p: float) -> str:
-    """How two scores relate: "more", "less", "same" or "open".
+_DECIDING = (
+    *(("main", "rise"), ("blank", "level"), ("blank", "rise"), ("pixels", "level")),
+    *(("rollouts", "rise"), ("rollouts-blank", "rise")),
+)
+"""Series and kind of the differences that the sentences rest on: the leading comparisons of a pair and holdout."""
 
-    "more" and "less": p (corrected) below 0.05. "same": not so, and the 95 % interval lies within 5 points of zero.
-    "open": neither; too few data to say. "unknown": no difference was measured.
 
-    >>> relation(0.2, 0.1, 0.3, 0.01), relation(0.0, -0.02, 0.02, 0.9), relation(0.1, -0.1, 0.3, 0.4)
-    ('more', 'same', 'open')
+def control_decisions(controls: pd.DataFrame) -> pd.DataFrame:
+    """What `decide` makes of each difference of results/controls.csv: DECISION_COLUMNS, row by row.
+
+    One pair of models under one holdout is one question: where its score comes from. Its leading comparisons, up to
+    six, are those that a sentence rests on: the rise of the claim, the claim with the instruction blanked and the rise
+    that is left, the claim against pixels, and the rises on the policy's own episodes.
     """
-    if not np.isfinite(difference) or not np.isfinite(p):
-        return "unknown"
-    if p < _LEVEL:
-        return "more" if difference > 0 else "less"
-    return "same" if low >= -MARGIN and high <= MARGIN else "open"
+    kinds = controls[["series", "kind"]].itertuples(index=False, name=None)
+    return decide_rows(
+        controls,
+        low="d_low",
+        high="d_high",
+        question=("understanding", "execution", "holdout"),
+        leading=pd.Series([kind in _DECIDING for kind in kinds], index=controls.index, dtype=bool),
+    )
 
 
 def verdicts(
@@ -65,23 +80,24 @@ def verdicts(
 ) -> tuple[Conclusion, ...]:
     """Conclusions from results/controls.csv (and leakage.csv, decomposition.csv beside it), alarms first.
 
-    The rules, for every pair and holdout. `more`, `less`, `same`, `open` are those of `relation`, on corrected p.
+    The rules, for every pair and holdout. `more`, `less`, `none`, `undecided` are those of `decide`, of differences as
+    in `control_decisions`, of levels on their own 95 % interval against a fixed number.
 
     - leak: a row of the leakage table says "overlap" (broken); or, of a claim at its last checkpoint, "near-duplicates"
       (an alarm where they are more than 5 % of the test episodes). At step 0 and with the instruction blanked a policy
       may well be blind to what differs, so that its features repeat; pixels are no claim.
     - shuffled: the interval of shuffled pairs lies above chance (broken), or not (sound).
     - chance: the claim's interval lies above chance (above), below it (below), or holds it (not shown).
-    - rise: last checkpoint minus first of the claim: more (rises), less (falls), same (flat), open (not shown).
+    - rise: last checkpoint minus first of the claim: more (rises), less (falls), none (flat), undecided (not shown).
     - instruction: why the claim is as high as it is. Needs the claim, step 0 and the blanked control; else "untested".
-        - the claim rises, the blanked score does not (same or less): "rise explained" by the instruction. Where the
-          blanked rise is open: "rise perhaps explained".
+        - the claim rises, the blanked score does not (none or less): "rise explained" by the instruction. Where the
+          blanked rise is undecided: "rise perhaps explained".
         - the claim rises, and so does the blanked score: "rise survives".
         - the claim does not rise and blanking lowers it: "score explained" by the instruction: a policy with random
           weights passes it on.
         - the claim does not rise and blanking does not lower it: "nothing from training": neither instruction nor
           training is behind it.
-    - pixels: claim minus pixels: more (beyond pixels), same or less (pixels suffice), open (not told apart).
+    - pixels: claim minus pixels: more (beyond pixels), none or less (pixels suffice), undecided (not told apart).
     - rollouts: rise on the policy's own episodes: shown and blanked too (survives), shown but not blanked (with the
       instruction only), not shown.
     - task: the claim's interval against what knowing the task alone would score (oracle): above it (beyond task), or
@@ -92,6 +108,7 @@ def verdicts(
     found: list[Conclusion] = []
     if leakage is not None:
         found += _leaks(leakage)
+    controls = controls.join(control_decisions(controls))
     for values, panel in controls.groupby(["understanding", "execution", "holdout"], sort=False):
         where = _Panel(str(values[0]), str(values[1]), str(values[2]), panel)
         for part in (_shuffled, _chance, _conclude_rise, _instruction, _pixels, _rollouts):
@@ -114,9 +131,11 @@ class _Panel:
         found = self.rows[(self.rows["series"] == series) & (self.rows["kind"] == kind)]
         return None if found.empty else found.iloc[0]
 
-    def related(self, series: str, kind: str) -> str:
+    def decided(self, series: str, kind: str) -> str:
+        """By `decide`; "unknown" where no difference, or none with an interval, was measured."""
         row = self.row(series, kind)
-        return "unknown" if row is None else relation(*(float(row[name]) for name in _DIFFERENCE))
+        known = row is not None and np.isfinite(row[["difference", "low", "high"]].to_numpy(dtype=float)).all()
+        return str(row["decision"]) if row is not None and known else "unknown"
 
     def say(self, topic: str, conclusion: str, sentence: str, *, alarm: bool = False) -> Conclusion:
         return Conclusion(
@@ -131,7 +150,6 @@ class _Panel:
 
 
 _FEW_COPIES = 0.05  # of the test episodes
-_DIFFERENCE = ("difference", "d_low", "d_high", "p_holm")
 
 
 def _leaks(table: pd.DataFrame) -> Iterator[Conclusion]:
@@ -176,7 +194,7 @@ def _shuffled(panel: _Panel) -> Iterator[Conclusion]:
     if row is None or not np.isfinite(row["ci_low"]):
         return
     level = f"{_percent(row['value'])} (95 % interval {_percent(row['ci_low'])} to {_percent(row['ci_high'])})"
-    if row["ci_low"] > row["chance"]:
+    if decide_level(row["ci_low"], row["ci_high"], row["chance"]) == "more":
         yield panel.say(
             "shuffled",
             "broken",
@@ -198,9 +216,10 @@ def _chance(panel: _Panel) -> Iterator[Conclusion]:
         return
     level = f"{_percent(row['value'])} ({_percent(row['ci_low'])} to {_percent(row['ci_high'])})"
     chance = f"chance {_percent(row['chance'])}, {_number(row['n_test'])} test episodes"
-    if row["ci_low"] > row["chance"]:
+    decision = decide_level(row["ci_low"], row["ci_high"], row["chance"])
+    if decision == "more":
         yield panel.say("chance", "above", f"The two sides agree above chance: {level}, {chance}.")
-    elif row["ci_high"] < row["chance"]:
+    elif decision == "less":
         yield panel.say(
             "chance", "below", f"Agreement lies below chance: {level}, {chance}. Look for a mistake.", alarm=True
         )
@@ -212,15 +231,18 @@ def _conclude_rise(panel: _Panel) -> Iterator[Conclusion]:
     row = panel.row("main", "rise")
     if row is None:
         return
-    how = panel.related("main", "rise")
+    how = panel.decided("main", "rise")
     span = f"from step {_number(row['step_first'])} to {_number(row['step'])}"
     words = {
         "more": ("rises", f"The score on demonstrations rises {span}: {_difference(row)}."),
         "less": ("falls", f"The score on demonstrations falls {span}: {_difference(row)}."),
-        "same": ("flat", f"The score on demonstrations stays the same {span}, within 5 points: {_difference(row)}."),
-        "open": (
+        "none": (
+            "flat",
+            f"The score on demonstrations stays the same {span}, within {100 * MARGIN:g} points: {_difference(row)}.",
+        ),
+        "undecided": (
             "not shown",
-            f"No rise of the score on demonstrations is shown {span}: {_difference(row)}{_seen(row)}.",
+            f"No rise of the score on demonstrations is shown {span}: {_difference(row)}.",
         ),
     }
     if how in words:
@@ -232,9 +254,9 @@ def _instruction(panel: _Panel) -> Iterator[Conclusion]:
     if claim is None:
         return
     rise, lowered, blank_rise = (
-        panel.related("main", "rise"),
-        panel.related("blank", "level"),
-        panel.related("blank", "rise"),
+        panel.decided("main", "rise"),
+        panel.decided("blank", "level"),
+        panel.decided("blank", "rise"),
     )
     missing = [name for name, known in (("blank", lowered), ("step-0", rise)) if known == "unknown"]
     if missing or blank is None or start is None:
@@ -267,12 +289,12 @@ def _instruction(panel: _Panel) -> Iterator[Conclusion]:
                 "The rise on demonstrations is not explained by the instruction given to the policy alone: with the "
                 f"instruction blanked the score rises too ({_difference(blanked)}); {levels}.",
             )
-        elif blank_rise == "open":
+        elif blank_rise == "undecided":
             yield panel.say(
                 "instruction",
                 "rise perhaps explained",
                 "The rise on demonstrations may be explained by the instruction given to the policy: with the "
-                f"instruction blanked no rise is shown ({_difference(blanked)}{_seen(blanked)}); {levels}.",
+                f"instruction blanked no rise is shown ({_difference(blanked)}); {levels}.",
             )
         else:
             yield panel.say(
@@ -282,7 +304,7 @@ def _instruction(panel: _Panel) -> Iterator[Conclusion]:
                 f"blanked the score does not rise ({_difference(blanked)}); {levels}.",
             )
         return
-    flat = {"same": "as high", "less": "higher", "open": "not shown to be lower"}[rise]
+    flat = {"none": "as high", "less": "higher", "undecided": "not shown to be lower"}[rise]
     if lowered == "more":
         yield panel.say(
             "instruction",
@@ -300,12 +322,12 @@ def _instruction(panel: _Panel) -> Iterator[Conclusion]:
 
 
 def _pixels(panel: _Panel) -> Iterator[Conclusion]:
-    row, how = panel.row("pixels", "level"), panel.related("pixels", "level")
+    row, how = panel.row("pixels", "level"), panel.decided("pixels", "level")
     if row is None or how == "unknown":
         return
     words = {
         "more": ("beyond pixels", "The understanding model adds to what pixels give"),
-        "same": (
+        "none": (
             "pixels suffice",
             "Pixels score as high as the understanding model: this score needs no understanding",
         ),
@@ -313,11 +335,10 @@ def _pixels(panel: _Panel) -> Iterator[Conclusion]:
             "pixels suffice",
             "Pixels score higher than the understanding model: this score needs no understanding",
         ),
-        "open": ("not told apart", "The understanding model is not told apart from pixels at this sample size"),
+        "undecided": ("not told apart", "The understanding model is not told apart from pixels at this sample size"),
     }
     conclusion, text = words[how]
-    tail = _seen(row) if how == "open" else ""
-    yield panel.say("pixels", conclusion, f"{text}: {_percent(row['value'])} with pixels, {_difference(row)}{tail}.")
+    yield panel.say("pixels", conclusion, f"{text}: {_percent(row['value'])} with pixels, {_difference(row)}.")
 
 
 def _task(panel: _Panel, parts: pd.DataFrame) -> Iterator[Conclusion]:
@@ -326,7 +347,7 @@ def _task(panel: _Panel, parts: pd.DataFrame) -> Iterator[Conclusion]:
     if row is None or not np.isfinite(row["ci_low"]) or not np.isfinite(oracle):
         return
     claim = f"{_percent(row['value'])} ({_percent(row['ci_low'])} to {_percent(row['ci_high'])})"
-    if row["ci_low"] > oracle:
+    if decide_level(row["ci_low"], row["ci_high"], oracle) == "more":
         yield panel.say(
             "task", "beyond task", f"The score is more than knowing the task alone gives ({_percent(oracle)}): {claim}."
         )
@@ -349,22 +370,21 @@ def _oracle(parts: pd.DataFrame | None, understanding: str, execution: str, hold
 
 
 def _rollouts(panel: _Panel) -> Iterator[Conclusion]:
-    row, how = panel.row("rollouts", "rise"), panel.related("rollouts", "rise")
+    row, how = panel.row("rollouts", "rise"), panel.decided("rollouts", "rise")
     if row is None or how == "unknown":
         return
     blanked = panel.row("rollouts-blank", "rise")
     place = "On the policy's own episodes"
     if how != "more":
-        tail = _seen(row) if how == "open" else ""
-        yield panel.say("rollouts", "not shown", f"{place} no rise is shown: {_difference(row)}{tail}.")
-    elif blanked is None or panel.related("rollouts-blank", "rise") == "unknown":
+        yield panel.say("rollouts", "not shown", f"{place} no rise is shown: {_difference(row)}.")
+    elif blanked is None or panel.decided("rollouts-blank", "rise") == "unknown":
         yield panel.say(
             "rollouts",
             "shown",
             f"{place} the score rises with training ({_difference(row)}); with the instruction blanked it was not "
             "measured.",
         )
-    elif panel.related("rollouts-blank", "rise") == "more":
+    elif panel.decided("rollouts-blank", "rise") == "more":
         yield panel.say(
             "rollouts",
             "survives",
@@ -385,9 +405,9 @@ def _known(understanding: str, execution: str, rows: pd.DataFrame, parts: pd.Dat
     found = {str(row["holdout"]): row for _, row in claims.iterrows()}
     if not {"episodes", "instructions"} <= set(found):
         return
-    above = {name: bool(row["ci_low"] > row["chance"]) for name, row in found.items()}
+    above = {name: decide_level(row["ci_low"], row["ci_high"], row["chance"]) == "more" for name, row in found.items()}
     panel = _Panel(understanding, execution, "both", rows)
-    new = found["instructions"]
+    new, oracle = found["instructions"], _oracle(parts, understanding, execution, "instructions")
     if above["episodes"] and not above["instructions"]:
         yield panel.say(
             "known instructions",
@@ -395,7 +415,7 @@ def _known(understanding: str, execution: str, rows: pd.DataFrame, parts: pd.Dat
             "What the two sides share is tied to instructions the heads have seen: on new instructions the score is "
             f"not above chance ({_percent(new['value'])}, chance {_percent(new['chance'])}).",
         )
-    elif above["episodes"] and new["ci_low"] <= _oracle(parts, understanding, execution, "instructions"):
+    elif above["episodes"] and np.isfinite(oracle) and decide_level(new["ci_low"], new["ci_high"], oracle) != "more":
         yield panel.say(
             "known instructions",
             "the task carries over",
@@ -415,22 +435,14 @@ _NAMES = {"blank": "the control with the instruction blanked", "step-0": "the ch
 
 
 def _difference(row: "pd.Series[Any]") -> str:
+    """The difference with the interval that decides, and what an undecided one leaves unsaid."""
     text = f"{100 * row['difference']:+.1f} points"
-    if np.isfinite(row["d_low"]):
-        text += f" ({100 * row['d_low']:+.1f} to {100 * row['d_high']:+.1f})"
-    return text
-
-
-def _seen(row: "pd.Series[Any]") -> str:
-    """What the open difference leaves unsaid: which one would have been seen, or that the correction hides this one."""
-    if row["d_low"] > 0 or row["d_high"] < 0:
-        return (
-            f"; the interval alone leaves 0 out, but p = {row['p_holm']:.2f} after correction over {row['family']:.0f} "
-            "differences: with so few instructions the exact test cannot say more"
-        )
-    if not np.isfinite(row["detectable"]):
-        return ""
-    return f"; one of {100 * row['detectable']:.0f} points would mostly have been seen"
+    if not np.isfinite(row["low"]):
+        return text
+    among = f" over {row['comparisons']} comparisons" if row["comparisons"] > 1 else ""
+    text += f" ({100 * row['low']:+.1f} to {100 * row['high']:+.1f}{among})"
+    unsaid = missed(float(row["seen"])) if row["decision"] == "undecided" else ""
+    return f"{text}; {unsaid}" if unsaid else text
 
 
 def _percent(share: float) -> str:
@@ -716,7 +728,8 @@ def _between(data: CurveData, first: pd.Series, last: pd.Series) -> Difference:
     n = f"{last['n_test']:.0f} test episodes in {last['n_groups']:.0f} groups"
     before, after = (_single(data, point) for point in (first, last))
     seeds = before.index.intersection(after.index)
-    sampling = from_intervals(_limits(first), _limits(last), n=n)
+    degrees = max(float(min(first["n_groups"], last["n_groups"])) - 1, 1.0)
+    sampling = from_intervals(_limits(first), _limits(last), n=n, degrees=degrees)
     if len(seeds) < SEEDS:
         return sampling
     return over_trainings(before[seeds].tolist(), after[seeds].tolist(), sampling)
@@ -742,6 +755,7 @@ def _gap(data: CurveData, row: pd.Series, levels: CurveData | None) -> Differenc
         high=float(row["ci_high"]),
         n=n,
         basis="the interval is over instructions",
+        degrees=max(float(row["n_groups"]) - 1, 1.0),
     )
     if len(single) < SEEDS:
         return made
@@ -766,12 +780,15 @@ def _three(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _finding(question: str, rows: Sequence[Comparison], *, before: str, after: str, note: str) -> Finding:
-    leading = [row for row in rows if row.leads] or list(rows)
+    """All intervals simultaneous over the leading comparisons, of which the answer in words is made."""
+    comparisons = sum(row.leads for row in rows) or len(rows)
+    rows = [replace(row, difference=row.difference.over(comparisons)) for row in rows]
+    leading = [row for row in rows if row.leads] or rows
     places = list(dict.fromkeys(row.where for row in leading))
     sentences = tuple(_sentence(where, [row for row in leading if row.where == where]) for where in places)
     return Finding(
         question=question,
-        short=_short([row.difference.verdict for row in leading]),
+        short=_short([row.difference.decision for row in leading]),
         sentences=sentences,
         before=before,
         after=after,
@@ -780,15 +797,17 @@ def _finding(question: str, rows: Sequence[Comparison], *, before: str, after: s
     )
 
 
-def _short(verdicts: Sequence[str]) -> str:
+_ANSWERS = {"more": "yes", "none": "no", "less": "no, the reverse", "undecided": "cannot be told"}
+
+
+def _short(decisions: Sequence[str]) -> str:
     """One word where all agree, else how many say what."""
-    plain = [verdict if not verdict.startswith("cannot") else "cannot be told" for verdict in verdicts]
-    counts = {name: plain.count(name) for name in ("yes", "no", "no, the reverse", "cannot be told") if name in plain}
+    counts = {words: decisions.count(name) for name, words in _ANSWERS.items() if name in decisions}
     if len(counts) == 1:
         (name,) = counts
         return f"{name[0].upper()}{name[1:]}."
     told = ", ".join(f"{name} in {count}" for name, count in counts.items())
-    return f"Mixed: of {len(plain)} comparisons, {told}."
+    return f"Mixed: of {len(decisions)} comparisons, {told}."
 
 
 def _sentence(where: str, rows: Sequence[Comparison]) -> str:
@@ -800,6 +819,9 @@ def _sentence(where: str, rows: Sequence[Comparison]) -> str:
             ends = f"{100 * made.before:.1f} % to {100 * made.after:.1f} %, {ends}"
         if np.isfinite(made.low):
             ends += f", 95 % interval {100 * made.low:+.1f} to {100 * made.high:+.1f}"
+            ends += f" over {made.comparisons} comparisons" if made.comparisons > 1 else ""
+        if made.missed:
+            ends += f"; {made.missed}"
         pieces.append(f"{row.subject}: {made.verdict} ({ends})")
     counts = ", ".join(dict.fromkeys(row.difference.n for row in rows))
     held = "".join(dict.fromkeys(f"; held out: {row.held_out}" for row in rows if row.held_out))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mnprobe.analysis.audit.effects import decide_level, from_intervals
 from mnprobe.analysis.figures.curve_data import CurveData, curve_data
 from mnprobe.analysis.figures.style import series_name
 from mnprobe.analysis.report.data import Headline, Judgement, Table
@@ -41,7 +42,6 @@ FEW_TEST = 50  # test episodes below which a score moves by 2 points and more wi
 FEW_GROUPS = 8  # groups below which a cluster interval says little (specs: refuse below about 8)
 FEW_SEEDS = 5  # probe seeds that DESIGN asks for
 WIDE = 0.25  # width of a 95 % interval that leaves most conclusions open
-_ROUNDING = 1e-9  # constant features score chance exactly, up to the last digits
 _TIED = 0.05  # share of queries with ties that deserves a word
 
 
@@ -140,11 +140,15 @@ def caveats(points: pd.DataFrame, table: pd.DataFrame, notes: Sequence[str] = ()
 
 
 def _rivals(claim: pd.Series, points: pd.DataFrame) -> list[str]:
-    """Controls that score as high as the claim, and those whose interval meets the claim's: they explain it as well."""
+    """Controls that the claim is not above, by `decide` on the difference of both levels, simultaneous over them.
+
+    Claim and controls are taken as independent here; `mnprobe audit` compares them on the same episodes.
+    """
     same = (points["understanding"] == claim["understanding"]) & (points["execution"] == claim["execution"])
     controls = points[same & ~points["series"].isin(["main", "rollouts", "rollouts-pixels", "rollouts-shuffled"])]
-    higher = controls["value"] >= claim["value"]
-    meets = ~higher & (controls["ci_high"] >= claim["ci_low"])
+    decisions = [_above(claim, control, len(controls)) for _, control in controls.iterrows()]
+    higher = np.array([decision in ("less", "none") for decision in decisions], dtype=bool)
+    meets = np.array([decision == "undecided" for decision in decisions], dtype=bool)
     told = []
     if higher.any():
         told.append(
@@ -153,10 +157,19 @@ def _rivals(claim: pd.Series, points: pd.DataFrame) -> list[str]:
         )
     if meets.any():
         told.append(
-            f"Not told apart from a control at this sample size (holdout {claim['holdout']}): the claim's interval, "
-            f"{_range(claim)}, overlaps that of {_listed(controls[meets], intervals=True)}."
+            f"Not told apart from a control at this sample size (holdout {claim['holdout']}): the claim "
+            f"{100 * claim['value']:.1f} % ({_range(claim)}), {_listed(controls[meets], intervals=True)}."
         )
     return told
+
+
+def _above(claim: pd.Series, control: pd.Series, comparisons: int) -> str:
+    """Whether the claim is above a control; "unknown" where either has no interval."""
+    before, after = ((float(row["value"]), float(row["ci_low"]), float(row["ci_high"])) for row in (control, claim))
+    if not np.isfinite((before, after)).all():
+        return "less" if after[0] <= before[0] else "unknown"
+    degrees = max(float(min(claim["n_groups"], control["n_groups"])) - 1, 1.0)
+    return from_intervals(before, after, n="", degrees=degrees).over(comparisons).decision
 
 
 def _listed(rows: pd.DataFrame, *, intervals: bool = False) -> str:
@@ -207,9 +220,8 @@ def _name(series: str) -> str:
 def _verdict(row: pd.Series) -> str:
     if not np.isfinite(row["chance"]) or not np.isfinite(row["ci_low"]):
         return "no interval"
-    if row["ci_low"] > row["chance"] + _ROUNDING:
-        return "above chance"
-    return "below chance" if row["ci_high"] < row["chance"] - _ROUNDING else "includes chance"
+    words = {"more": "above chance", "less": "below chance"}
+    return words.get(decide_level(row["ci_low"], row["ci_high"], row["chance"]), "includes chance")
 
 
 def _against_chance(row: pd.Series) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mnprobe.analysis.audit.effects import MARGIN, decide_rows, missed
 from mnprobe.analysis.statistics import OutcomeContrast, benjamini_hochberg, cluster_jackknife, holm, outcome_contrast
 from mnprobe.analysis.tables.alignment import write_table
 from mnprobe.analysis.tables.episode_scores import EpisodeScores, current_hits, episode_scores
@@ -160,18 +161,22 @@ def _difference(found: OutcomeContrast | None) -> dict[str, Any]:
     return values | {"n_instructions": 0 if found is None else found.n_blocks}
 
 
-_LEVEL = 0.05
-
-
 def contrast_sentences(rows: pd.DataFrame) -> tuple[str, ...]:
     """One sentence or two for each contrast over all episodes, with what stays of it within tasks.
 
-    - A difference is called shown where p (flips of whole instructions, Holm over the table) is below 0.05.
-    - Otherwise none is shown, and the sentence says from which size on one would have been seen.
+    - A difference is called more or less by `decide`, from its interval alone, which is simultaneous over all rows of
+      the same pair of models, source and holdout (both sides, both modes, all episodes and within tasks). p (flips of
+      whole instructions, Holm over the table) stands beside the interval and decides nothing.
+    - Practically none: the interval lies within 5 points. Otherwise none is shown, and the sentence says which one
+      would have been seen in 80 of 100 cases.
     - Where a shown difference is not shown within tasks too, task difficulty may explain it, and the sentence says so.
     """
     key = ["understanding", "execution", "source_e", "holdout", "side", "mode"]
     found = []
+    decided = decide_rows(
+        rows, low="ci_low", high="ci_high", question=key[:4], leading=pd.Series(True, index=rows.index, dtype=bool)
+    )
+    rows = rows.join(decided)
     for values, both in rows.groupby(key, sort=False):
         whole, inside = (both[both["where"] == where] for where in ("all", "within tasks"))
         if len(whole):
@@ -184,18 +189,25 @@ def _sentence(names: dict[str, str], row: pd.Series, inside: pd.DataFrame) -> st
         f"{names['understanding']} with {names['execution']} ({names['source_e']}, step {row['step_e']}; "
         f"{names['holdout']} held out; {names['side']}, {names['mode'].replace('-', ' ')})"
     )
-    if not np.isfinite(row["p_holm"]):
+    if not np.isfinite(row["low"]):
         return f"{where}: success and failure cannot be compared: {row['note']}."
-    size = f"{100 * row['difference']:+.1f} points ({100 * row['ci_low']:+.1f} to {100 * row['ci_high']:+.1f})"
-    if row["p_holm"] >= _LEVEL:
-        seen = f"; one of {100 * row['detectable']:.0f} points would mostly have been seen"
-        return f"{where}: no difference between success and failure is shown: {size}, p {row['p_holm']:.2g}{seen}."
-    more = "more" if row["difference"] > 0 else "less"
-    text = f"{where}: successes align {more} than failures: {size}, p {row['p_holm']:.2g}"
-    if inside.empty or not np.isfinite(inside.iloc[0]["p_holm"]):
+    size, decision = _size(row), row["decision"]
+    if decision == "none":
+        return f"{where}: success and failure align alike, within {100 * MARGIN:g} points: {size}."
+    if decision == "undecided":
+        seen = f"; {missed(float(row['seen']))}" if missed(float(row["seen"])) else ""
+        return f"{where}: no difference between success and failure is shown: {size}{seen}."
+    text = f"{where}: successes align {decision} than failures: {size}"
+    if inside.empty or not np.isfinite(inside.iloc[0]["low"]):
         return f"{text}; within tasks it could not be tested."
-    other = inside.iloc[0]
-    within = f"{100 * other['difference']:+.1f} points, p {other['p_holm']:.2g}"
-    if other["p_holm"] < _LEVEL and np.sign(other["difference"]) == np.sign(row["difference"]):
-        return f"{text}; within tasks too ({within})."
-    return f"{text}; within tasks it is not shown ({within}), so which tasks are hard may explain it."
+    within = _size(inside.iloc[0])
+    if inside.iloc[0]["decision"] == decision:
+        return f"{text}; within tasks too: {within}."
+    return f"{text}; within tasks it is not shown: {within}; which tasks are hard may explain it."
+
+
+def _size(row: pd.Series) -> str:
+    """Difference, the interval that decides, and p."""
+    among = f" over {row['comparisons']} comparisons" if row["comparisons"] > 1 else ""
+    text = f"{100 * row['difference']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f}{among})"
+    return text + (f", p {row['p_holm']:.2g}" if np.isfinite(row["p_holm"]) else "")

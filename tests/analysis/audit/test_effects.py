@@ -6,11 +6,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.stats import t
+from scipy.stats import norm, t
 
-from mnprobe.analysis.audit.effects import Difference, from_intervals, from_pairs, over_trainings
+from mnprobe.analysis.audit.effects import (
+    MARGIN,
+    Difference,
+    decide,
+    decide_level,
+    from_intervals,
+    from_pairs,
+    over_trainings,
+)
+from mnprobe.analysis.statistics import detectable_difference
 from mnprobe.analysis.tables.alignment import mean_over_seeds, t_interval
-from mnprobe.core.errors import FeatureError, TooFewSamples
+from mnprobe.core.errors import ConfigError, FeatureError, TooFewSamples
 
 
 def test_paired_interval_by_hand():
@@ -71,6 +80,87 @@ def test_trainings_that_agree_leave_the_interval_over_episodes():
 def test_verdicts(low, high, verdict):
     made = Difference(before=0.1, after=0.2, value=0.1, low=low, high=high, n="9 episodes", basis="")
     assert made.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "decision"),
+    [
+        (0.01, 0.19, "more"),  # the three triples on which the two former rules disagreed,
+        (-0.01, 0.21, "undecided"),  # whatever their p (0.2, 0.03, 0.9)
+        (-0.05, 0.05, "none"),
+        (0.01, 0.02, "more"),  # a difference that is there, however small
+        (-0.02, -0.01, "less"),
+        (0.0, 0.04, "none"),  # an end at 0 excludes nothing
+        (0.0, 0.06, "undecided"),
+        (-0.05000001, 0.05, "undecided"),
+        (-0.05, 0.05000001, "undecided"),
+        (0.0, 0.0, "none"),
+        (5e-324, 0.5, "more"),
+        (-math.inf, math.inf, "undecided"),
+        (math.nan, math.nan, "undecided"),
+        (0.1, math.nan, "undecided"),
+        (math.nan, -0.1, "undecided"),
+    ],
+)
+def test_the_one_rule(low, high, decision):
+    mirrored = {"more": "less", "less": "more"}.get(decision, decision)
+    assert (decide(low, high), decide(-high, -low)) == (decision, mirrored)
+    assert decide_level(low, high, 0.0) == (decision if low != 5e-324 else "undecided")
+    assert Difference(before=0, after=0, value=0, low=low, high=high, n="", basis="").decision == decision
+    assert MARGIN == 0.05
+
+
+def test_the_rule_refuses_what_is_no_interval_and_no_margin():
+    assert decide(-0.1, 0.1, margin=0.1) == "none"
+    with pytest.raises(ConfigError, match=r"must not be above the high end, got 0\.2 and 0\.1"):
+        decide(0.2, 0.1)
+    for margin in (0.0, -0.05, math.nan):
+        with pytest.raises(ConfigError, match="margin must be above 0"):
+            decide(0.0, 0.1, margin=margin)
+    with pytest.raises(ConfigError, match="comparisons must be at least 1"):
+        from_pairs([0, 1], [1, 1]).over(0)
+
+
+def test_simultaneous_intervals_by_hand():
+    # Agresti and Min with another quantile
+    before, after = [0] * 4 + [1] + [0] * 10 + [1] * 5, [1] * 4 + [0] + [0] * 10 + [1] * 5
+    pairs = from_pairs(before, after)
+    centre, half = (pairs.low + pairs.high) / 2, (pairs.high - pairs.low) / 2
+    half *= norm.ppf(1 - 0.025 / 8) / norm.ppf(0.975)
+    wide = pairs.over(8)
+    assert (wide.low, wide.high) == pytest.approx((centre - half, centre + half))
+    # each share on the scale of log-odds, then Zou and Donner
+    low, high = (0.4, 0.25, 0.55), (0.7, 0.5, 0.85)
+    made = from_intervals(low, high, n="", degrees=9).over(5)
+    ratio = t.ppf(1 - 0.005, 9) / t.ppf(0.975, 9)
+
+    def stretched(value, end):
+        odds = [math.log(share / (1 - share)) for share in (value, end)]
+        return 1 / (1 + math.exp(-(odds[0] + ratio * (odds[1] - odds[0]))))
+
+    a_high, b_low = stretched(0.4, 0.55), stretched(0.7, 0.5)
+    assert made.low == pytest.approx(0.3 - math.hypot(0.7 - b_low, a_high - 0.4))
+    # over trainings: each part with its own quantile
+    gaps = [0.1, 0.2, 0.3]
+    sampling = from_intervals(low, high, n="", degrees=9)
+    over = over_trainings([0.1, 0.1, 0.1], [0.2, 0.3, 0.4], sampling).over(5)
+    own = t.ppf(1 - 0.005, 2) * np.std(gaps, ddof=1) / math.sqrt(3)
+    assert over.high == pytest.approx(0.2 + math.hypot(own, made.high - made.value))
+    for one in (pairs, sampling, over):
+        assert one.over(1).over(5) == one.over(5)
+        assert one.over(5).low <= one.over(1).low < one.over(1).high <= one.over(5).high
+
+
+def test_an_undecided_difference_names_the_one_that_would_have_been_seen():
+    made = Difference(before=0.1, after=0.2, value=0.1, low=-0.1, high=0.3, n="", basis="", degrees=19)
+    error = 0.2 / t.ppf(0.975, 19)
+    assert made.seen == pytest.approx(detectable_difference(error, 20))
+    assert made.missed == f"one of {100 * made.seen:.0f} points would mostly have been seen"
+    four = made.over(4)
+    assert four.seen == pytest.approx(detectable_difference(error, 20, level=0.05 / 4))
+    decided = Difference(before=0.1, after=0.2, value=0.1, low=0.05, high=0.3, n="", basis="")
+    unknown = Difference(before=0.1, after=0.2, value=0.1, low=math.nan, high=math.nan, n="", basis="")
+    assert decided.missed == unknown.missed == ""
 
 
 def test_means_over_seeds_by_hand():

@@ -25,7 +25,8 @@ def _by_question(run):
 
 def test_a_rise_is_found_in_each_source_with_and_without_the_instruction(one):
     found = _by_question(one)["alignment rise with training"]
-    assert found.short == "Yes."
+    assert found.short == "Mixed: of 8 comparisons, yes in 6, cannot be told in 2."  # each simultaneous over the 8
+    assert {row.difference.comparisons for row in found.rows} == {8}
     assert len(found.rows) == 2 * 4 * 2  # trainings, sources shown and blanked, holdouts
     assert len(found.leading) == 2 * 4
     blank = next(row for row in found.rows if row.subject == "joint" and row.where.endswith("blanked"))

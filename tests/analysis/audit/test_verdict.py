@@ -3,11 +3,18 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t
 
 from mnprobe.analysis.audit.controls import CONTROL_COLUMNS
-from mnprobe.analysis.audit.findings import relation, verdicts
+from mnprobe.analysis.audit.findings import control_decisions, verdicts
+from mnprobe.analysis.statistics import detectable_difference
 
-MORE, LESS, SAME, OPEN = (0.3, 0.2, 0.4, 0.01), (-0.3, -0.4, -0.2, 0.01), (0.0, -0.02, 0.02, 0.9), (0.1, -0.1, 0.3, 0.4)
+MORE, LESS, NONE, UNDECIDED = (
+    (0.3, 0.2, 0.4, 0.01),
+    (-0.3, -0.4, -0.2, 0.01),
+    (0.0, -0.02, 0.02, 0.9),
+    (0.1, -0.1, 0.3, 0.4),
+)
 
 
 def row(series, kind, how=None, *, holdout="episodes", value=0.8, low=0.7, high=0.9, chance=0.1):
@@ -30,20 +37,17 @@ def conclusion(topic, *rows, **other):
     return (found[0].conclusion, found[0].sentence, found[0].alarm) if found else None
 
 
+@pytest.mark.parametrize("p", [0.001, 0.2, np.nan])
 @pytest.mark.parametrize(
-    ("numbers", "name"),
-    [
-        (MORE, "more"),
-        (LESS, "less"),
-        (SAME, "same"),
-        (OPEN, "open"),
-        ((np.nan,) * 4, "unknown"),
-        ((0.1, 0.0, 0.2, np.nan), "unknown"),
-        ((0.3, 0.01, 0.5, 0.2), "open"),
-    ],
+    ("numbers", "name"), [(MORE, "rises"), (LESS, "falls"), (NONE, "flat"), (UNDECIDED, "not shown")]
 )
-def test_relations(numbers, name):
-    assert relation(*numbers) == name
+def test_no_p_decides(numbers, name, p):
+    assert conclusion("rise", row("main", "level"), row("main", "rise", (*numbers[:3], p)))[0] == name
+
+
+def test_a_difference_without_an_interval_was_not_measured():
+    for numbers in ((np.nan,) * 4, (0.1, np.nan, np.nan, 0.01)):
+        assert conclusion("rise", row("main", "level"), row("main", "rise", numbers)) is None
 
 
 def test_shuffled_pairs():
@@ -72,8 +76,8 @@ def test_against_chance(low, high, name, alarm):
     [
         (MORE, "rises", "rises from step 0 to 8000: +30.0 points (+20.0 to +40.0)"),
         (LESS, "falls", "falls from step 0"),
-        (SAME, "flat", "stays the same from step 0 to 8000, within 5 points"),
-        (OPEN, "not shown", "one of 12 points would mostly have been seen"),
+        (NONE, "flat", "stays the same from step 0 to 8000, within 5 points"),
+        (UNDECIDED, "not shown", "one of 12 points would mostly have been seen"),
     ],
 )
 def test_rises(how, name, words):
@@ -91,16 +95,16 @@ def instruction(rise, lowered, blank_rise):
 @pytest.mark.parametrize(
     ("rise", "lowered", "blank_rise", "name", "words"),
     [
-        (MORE, MORE, SAME, "rise explained", "is explained by the instruction given to the policy: with"),
+        (MORE, MORE, NONE, "rise explained", "is explained by the instruction given to the policy: with"),
         (MORE, MORE, LESS, "rise explained", "does not rise (-30.0 points"),
-        (MORE, MORE, OPEN, "rise perhaps explained", "may be explained by the instruction"),
+        (MORE, MORE, UNDECIDED, "rise perhaps explained", "may be explained by the instruction"),
         (MORE, MORE, MORE, "rise survives", "with the instruction blanked the score rises too"),
-        (MORE, SAME, None, "untested", "the blanked control has one checkpoint only"),
-        (SAME, MORE, SAME, "score explained", "before training it is as high, and without the instruction it drops by"),
-        (LESS, MORE, SAME, "score explained", "before training it is higher"),
-        (OPEN, MORE, OPEN, "score explained", "before training it is not shown to be lower"),
-        (SAME, SAME, SAME, "nothing from training", "nor from the instruction"),
-        (OPEN, OPEN, OPEN, "nothing from training", "nor from the instruction"),
+        (MORE, NONE, None, "untested", "the blanked control has one checkpoint only"),
+        (NONE, MORE, NONE, "score explained", "before training it is as high, and without the instruction it drops by"),
+        (LESS, MORE, NONE, "score explained", "before training it is higher"),
+        (UNDECIDED, MORE, UNDECIDED, "score explained", "before training it is not shown to be lower"),
+        (NONE, NONE, NONE, "nothing from training", "nor from the instruction"),
+        (UNDECIDED, UNDECIDED, UNDECIDED, "nothing from training", "nor from the instruction"),
     ],
 )
 def test_why_the_claim_is_as_high_as_it_is(rise, lowered, blank_rise, name, words):
@@ -122,9 +126,9 @@ def test_missing_controls_are_named_with_their_commands():
     ("how", "name", "words"),
     [
         (MORE, "beyond pixels", "adds to what pixels give"),
-        (SAME, "pixels suffice", "Pixels score as high"),
+        (NONE, "pixels suffice", "Pixels score as high"),
         (LESS, "pixels suffice", "Pixels score higher"),
-        (OPEN, "not told apart", "not told apart from pixels"),
+        (UNDECIDED, "not told apart", "not told apart from pixels"),
     ],
 )
 def test_pixels(how, name, words):
@@ -138,9 +142,14 @@ def test_pixels(how, name, words):
     ("how", "blank", "name", "words"),
     [
         (MORE, MORE, "survives", "with the instruction blanked too"),
-        (MORE, SAME, "with the instruction only", "but with the instruction blanked no rise is shown"),
+        (MORE, NONE, "with the instruction only", "but with the instruction blanked no rise is shown"),
         (MORE, None, "shown", "it was not measured"),
-        (OPEN, MORE, "not shown", "no rise is shown: +10.0 points (-10.0 to +30.0); one of 12 points"),
+        (
+            UNDECIDED,
+            MORE,
+            "not shown",
+            "no rise is shown: +10.0 points (-12.9 to +32.9 over 2 comparisons); one of 13 p",
+        ),
         (LESS, MORE, "not shown", "no rise is shown: -30.0 points"),
     ],
 )
@@ -202,8 +211,36 @@ def test_leaks_come_first():
     assert [one.alarm for one in few if one.conclusion == "near-duplicates"] == [False]
 
 
-def test_a_difference_that_only_the_correction_hides_is_told_as_such():
-    found = conclusion("rise", row("main", "level"), row("main", "rise", (0.7, 0.65, 0.77, 0.31)))
-    assert found[0] == "not shown"
-    assert "p = 0.31 after correction over 9 differences" in found[1]
-    assert "would mostly have been seen" not in found[1]
+def test_the_interval_is_simultaneous_over_what_the_sentences_of_a_pair_and_holdout_rest_on():
+    # alone +1 to +19 excludes 0; over 3 comparisons of 21 equal instructions it does not: 9 points times
+    # t(1 - 0.025 / 3, 20) / t(0.975, 20) to each side. The claim, shuffled pairs and another holdout count for nothing.
+    close = (0.1, 0.01, 0.19, 0.001)
+    rows = [row("main", "level"), row("main", "rise", close), row("shuffled", "level", close)]
+    rows += [row("main", "rise", MORE, holdout="tasks")]
+    assert conclusion("rise", *rows[:3])[:2] == (
+        "rises",
+        "The score on demonstrations rises from step 0 to 8000: +10.0 points (+1.0 to +19.0).",
+    )
+    panel = [*rows, row("pixels", "level", MORE), row("blank", "level", NONE)]
+    made = table(*panel)
+    made["n_instructions"], made["detectable"] = 21, np.nan
+    decided = control_decisions(made)
+    assert decided["comparisons"].tolist() == [3, 3, 3, 1, 3, 3]
+    reach = 0.09 * t.ppf(1 - 0.025 / 3, 20) / t.ppf(0.975, 20)
+    assert decided.loc[1, ["low", "high"]].tolist() == pytest.approx([0.1 - reach, 0.1 + reach])
+    assert decided["decision"].tolist() == ["undecided", "undecided", "undecided", "more", "more", "none"]
+    told = [one for one in verdicts(made) if (one.topic, one.holdout) == ("rise", "episodes")]
+    assert told[0].conclusion == "not shown"
+    assert "+10.0 points (-1.3 to +21.3 over 3 comparisons)." in told[0].sentence
+
+
+def test_unequal_instructions_are_worth_fewer():
+    # 9 instructions that are worth 5 equal ones: the interval and what was detectable say so together
+    error, degrees = 0.05, 4.0
+    half = t.ppf(0.975, degrees) * error
+    made = table(*[row(series, "rise", (0.2, 0.2 - half, 0.2 + half, 0.5)) for series in ("main", "blank")])
+    made["n_instructions"], made["detectable"] = 9, detectable_difference(error, degrees + 1)
+    decided = control_decisions(made)
+    wide = t.ppf(1 - 0.0125, degrees) * error
+    assert decided["low"].tolist() == pytest.approx([0.2 - wide] * 2, abs=1e-6)
+    assert decided["seen"].tolist() == pytest.approx([detectable_difference(error, 5, level=0.025)] * 2, abs=1e-6)

@@ -155,9 +155,22 @@ def test_sentences_follow_the_numbers(kept_scores):
     shown = contrast_sentences(table)
     assert all("successes align more than failures" in text and "within tasks too" in text for text in shown)
     inside = table["where"] == "within tasks"
-    harder = table.assign(p_holm=table["p_holm"].where(~inside, 0.5))
+    harder = table.assign(ci_low=table["ci_low"].where(~inside, -0.1))
     assert all("which tasks are hard may explain it" in text for text in contrast_sentences(harder))
-    none = contrast_sentences(table.assign(p_holm=0.5, detectable=0.12))
-    assert all("no difference" in text and "one of 12 points would mostly have been seen" in text for text in none)
-    untested = contrast_sentences(table.assign(p_holm=np.nan, note="one instruction only"))
+    reversed_inside = table.assign(
+        ci_low=table["ci_low"].where(~inside, -0.6), ci_high=table["ci_high"].where(~inside, -0.5)
+    )
+    reversed_inside.loc[inside, "difference"] = -0.55
+    assert all("within tasks it is not shown" in text for text in contrast_sentences(reversed_inside))
+    untested = contrast_sentences(table.assign(ci_low=np.nan, ci_high=np.nan, note="one instruction only"))
     assert all("cannot be compared: one instruction only" in text for text in untested)
+    # p decides nothing, in either direction
+    assert all("successes align more" in text for text in contrast_sentences(table.assign(p_holm=0.5)))
+    wide = table.assign(ci_low=-0.1, ci_high=0.3, difference=0.1, p_holm=0.001, n_instructions=np.nan, detectable=0.12)
+    # over the 4 rows of the pair, source and holdout, normal: 0.2 x 2.4977 / 1.9600, 0.12 x (2.4977 + 0.8416) / 2.8016
+    told = (
+        "no difference between success and failure is shown: +10.0 points (-15.5 to +35.5 over 4 comparisons), p 0.001"
+    )
+    assert all(f"{told}; one of 14 points would mostly have been seen" in text for text in contrast_sentences(wide))
+    alike = table.assign(ci_low=-0.02, ci_high=0.03, difference=0.005, n_instructions=np.nan)
+    assert all("align alike, within 5 points: +0.5 points" in text for text in contrast_sentences(alike))
