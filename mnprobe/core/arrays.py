@@ -1,4 +1,4 @@
-"""Arrays and settings of any make, converted once at the entrance of every public function.
+"""Conversion of arrays and settings at the entrance of public functions.
 
 Numbers come as numpy arrays of any type, byte order and layout, as torch tensors of any type, device and with
 gradients, as pandas objects or as lists; whole numbers come as Python's, numpy's or torch's. Inside, there are only

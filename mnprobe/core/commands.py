@@ -1,4 +1,4 @@
-"""Command lines in messages, notes and pages: their one home, quoted so that a shell takes them back."""
+"""Command lines for messages and pages, quoted for a shell."""
 
 import shlex
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Whole files or none, one process at a time: writing under a temporary name, locks, hashing."""
+"""Atomic file writes, locks between processes, and hashing."""
 
 import errno
 import hashlib

@@ -1,4 +1,4 @@
-"""Labels, partitions and outcomes as people give them, read by one set of rules and checked at the entrance.
+"""Labels, partitions and outcomes: parsing and validation.
 
 A label that is missing (None, NaN, pandas' NA, '' or blanks) is never a class of its own. Labels are compared by
 value: 1, 1.0, True and "1" are one class. A partition is train, val, test or none. An outcome is 1, 0 or not known.

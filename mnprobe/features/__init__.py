@@ -1,4 +1,4 @@
-"""Features of frozen models: the HDF5 store, extractors, and the job that fills one from the other."""
+"""Features of frozen models: HDF5 store, extractors, and the extraction job."""
 
 from importlib import import_module
 

@@ -1,4 +1,4 @@
-"""From ragged tokens to one vector per episode, by blocks of rows: a layer larger than memory can be pooled."""
+"""Pooling of ragged tokens to one vector per episode, in blocks of rows."""
 
 import re
 from collections.abc import Iterator

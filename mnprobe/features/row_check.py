@@ -1,4 +1,4 @@
-"""Check that the values of an episode depend neither on the other episodes of its batch nor on chance.
+"""Check that values of an episode do not depend on its batch or on chance.
 
 A layer whose axes are (tokens, rows, width), a BatchNorm in training mode, attention across the batch, padding to the
 longest episode or dropout all give values that look right, but that change with `--batch-size`. The check computes the

@@ -1,4 +1,4 @@
-"""Finished batches on disk: small whole files that a killed job leaves behind and the next one takes up."""
+"""Shards: finished batches on disk, from which an interrupted job resumes."""
 
 import contextlib
 import hashlib
