@@ -43,16 +43,16 @@ _SHOWN = 8  # differences listed in an error
 
 @dataclass(kw_only=True)
 class TrainState:
-    """What a training needs to go on, beside its configuration: no random state is among it.
+    """State from which a training resumes; it needs no random state (see `derived_seed`).
 
     Attributes:
-        update: updates done.
-        model: weights of all parts, by the names of the joint model.
+        update: number of finished updates.
+        model: weights of all parts, under the names of the joint model.
         optimisers: by optimiser, its `state_dict`.
-        own_updates: by part ("viclip", "arp", "heads"), the steps that its optimiser made.
-        window: sums and counts of the losses since the last row of the table.
-        latest: the last means that went into the table, by name.
-        seconds: time spent in updates, and in waiting for data, over all processes that worked on it one after another.
+        own_updates: number of optimiser steps of each part ("viclip", "arp", "heads").
+        window: sums and counts of the losses since the last logged row.
+        latest: the last logged means, by name.
+        seconds: time spent in updates and in waiting for data, summed over all resumptions.
     """
 
     update: int
@@ -65,15 +65,15 @@ class TrainState:
 
 
 def write_record(folder: Path, asked: Mapping[str, Any]) -> None:
-    """Record in `folder` what is asked of the training that begins there."""
+    """Write the requested configuration of a new training to `folder`."""
     made = {"at": now(), **versions("torch", "numpy")}
     write_text(folder / CONFIG_NAME, json.dumps({"asked": asked, "made": made}, indent=2, allow_nan=False))
 
 
 def matches_record(folder: Path, asked: Mapping[str, Any], *, name: str) -> bool:
-    """Whether a training was begun in `folder`, with this very configuration.
+    """Return whether `folder` holds a training with exactly this configuration.
 
-    Raises ConfigError, with what differs, when it was begun with another one.
+    Raises ConfigError, listing the differences, when its configuration is another one.
     """
     path = folder / CONFIG_NAME
     if not path.is_file():
@@ -96,19 +96,19 @@ def matches_record(folder: Path, asked: Mapping[str, Any], *, name: str) -> bool
 
 
 def save_state(folder: Path, state: TrainState, asked: Mapping[str, Any]) -> None:
-    """Write the state, whole or not at all, with the hash of the configuration that it belongs to."""
+    """Write the state atomically, with the hash of its configuration."""
     content = {"format": _FORMAT, "config_hash": config_hash(dict(asked)), **vars(state)}
     with whole_file(folder / STATE_NAME) as part:
         torch.save(content, part)
 
 
 def drop_state(folder: Path) -> None:
-    """Remove the state of a finished training, which is the larger part of its folder."""
+    """Remove the state of a finished training; it takes most of the space in the folder."""
     (folder / STATE_NAME).unlink(missing_ok=True)
 
 
 def load_state(folder: Path, asked: Mapping[str, Any], *, device: str) -> TrainState | None:
-    """The state in `folder`, its tensors on `device`; None when there is none. Nothing in the file is run.
+    """Load the state in `folder`, tensors on `device`; None when there is none. No code in the file is executed.
 
     Raises CheckpointError for a damaged file or one of another training.
     """
@@ -132,7 +132,7 @@ def load_state(folder: Path, asked: Mapping[str, Any], *, device: str) -> TrainS
 
 
 def restore(state: TrainState, model: nn.Module, optimisers: Mapping[str, Optimizer], *, folder: Path) -> None:
-    """Put weights and optimiser states back.
+    """Restore weights and optimiser states.
 
     Raises CheckpointError when names or shapes do not fit.
     """
@@ -159,14 +159,14 @@ _RESULT_NAME = "result.json"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Keeper:
-    """Writes and checks the files of one training.
+    """Write and check the checkpoints and result files of one training.
 
     Attributes:
-        run: the run they go into.
-        name: of the training; models are filed as `viclip-<name>` and `arp-<name>`.
-        folder: the training's own, `training/<name>` of the run.
-        start: the models, which the files are written from.
-        asked: the recorded configuration.
+        run: the run directory.
+        name: name of the training; models are stored as `viclip-<name>` and `arp-<name>`.
+        folder: folder of the training, `training/<name>` of the run.
+        start: the models that are written to checkpoints.
+        asked: the requested configuration, as recorded.
     """
 
     run: RunDir
@@ -177,22 +177,22 @@ class Keeper:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The models that checkpoints are written of."""
+        """Models of which checkpoints are written."""
         model = self.start.model
         return tuple(name for name, part in (("viclip", model.viclip), ("arp", model.arp)) if part is not None)
 
     def files(self, step: int) -> tuple[Path, ...]:
-        """The checkpoints of one step."""
+        """Checkpoint files of one step."""
         return tuple(self.run.checkpoint(f"{part}-{self.name}", step) for part in self.parts)
 
     def heads(self, step: int) -> Path:
-        """Where the trained heads of one step lie."""
+        """File of the trained heads of one step."""
         return self.folder / "heads" / f"{step_name(step)}.safetensors"
 
     def write(self, step: int, own_updates: Mapping[str, int], metrics: Mapping[str, float]) -> None:
-        """Write the checkpoints of `step`, each whole or not at all.
+        """Write the checkpoints of `step`, each file atomically.
 
-        Raises TrainingError when weights are not finite: such a file is never written.
+        Raises TrainingError, without writing, when weights are not finite.
         """
         viclip, arp, heads = self.start.model.viclip, self.start.model.arp, self.start.model.heads
         files = dict(zip(self.parts, self.files(step), strict=True))
@@ -225,7 +225,7 @@ class Keeper:
             save_heads(self.heads(step), heads, {"training": self.name, "step": step})
 
     def check(self, steps: Sequence[int]) -> None:
-        """Raise CheckpointError when a checkpoint of `steps` is missing or of another training."""
+        """Raise CheckpointError when a checkpoint of `steps` is missing or belongs to another training."""
         digest = config_hash(dict(self.asked))
         for step in steps:
             for path in self.files(step):
@@ -239,7 +239,7 @@ class Keeper:
                     )
 
     def refuse_strangers(self) -> None:
-        """Raise ConfigError when there are checkpoints under this name although no training of it was begun."""
+        """Raise ConfigError when checkpoints exist under this name without a record of a training."""
         for part in self.parts:
             held = self.run.checkpoints(f"{part}-{self.name}")
             if held:
@@ -249,12 +249,12 @@ class Keeper:
                 )
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Note that the training is finished."""
+        """Record that the training is finished."""
         content = {"config_hash": config_hash(dict(self.asked)), **result}
         write_text(self.folder / _RESULT_NAME, json.dumps(content, indent=2, allow_nan=False))
 
     def finished(self) -> dict[str, Any] | None:
-        """What `finish` noted; None when the training is not finished."""
+        """Return the record of `finish`; None when the training is not finished."""
         path = self.folder / _RESULT_NAME
         if not path.is_file():
             return None
@@ -291,9 +291,9 @@ class Keeper:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """The right to train into `folder`, made if needed; ends with the process, however it ends.
+    """Lock `folder` for training; it is created if needed, and the lock is freed when the process ends.
 
-    Raises ConfigError when another process has it.
+    Raises ConfigError when another process holds the lock.
     """
     with locked(
         folder / ".lock",
