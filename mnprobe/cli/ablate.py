@@ -79,11 +79,11 @@ def ablate(
     base = preset_named(preset)
     base = changed(base, over_updates(base, updates) | settings)
     cells = ablation_cells(base, pairings=pairing or PAIRINGS, taus=tau or TAUS, seeds=seeds)
-    home = resolve_run(run)
+    run_dir = resolve_run(run)
     if not quiet:
-        typer.echo(f"run: {home.path}", err=as_json)
+        typer.echo(f"run: {run_dir.path}", err=as_json)
     study = open_study(
-        home,
+        run_dir,
         cells,
         data=data or (),
         tasks=task or (),
@@ -107,8 +107,8 @@ def ablate(
 
 def _print_plan(plan: "AblationPlan", as_json: bool) -> None:
     if as_json:
-        told: dict[str, Any] = dict(vars(plan)) | {"seconds": plan.seconds}
-        typer.echo(json.dumps({"dry_run": True, **told}, indent=2))
+        document: dict[str, Any] = dict(vars(plan)) | {"seconds": plan.seconds}
+        typer.echo(json.dumps({"dry_run": True, **document}, indent=2))
         return
     width = max(len(row["name"]) for row in plan.rows)
     for row in plan.rows:
@@ -123,24 +123,24 @@ def _print_plan(plan: "AblationPlan", as_json: bool) -> None:
     typer.echo(f"{line}\nnothing was written (--dry-run)")
 
 
-def _print_result(found: "Ablation", as_json: bool) -> None:
+def _print_result(result: "Ablation", as_json: bool) -> None:
     from mnprobe.analysis.tables.paper import ablation_table, grid_text
     from mnprobe.core.errors import TrainingError
 
     if as_json:
         cells = [
             {"name": cell.name, "status": cell.status, "error": cell.error, "seconds": cell.seconds}
-            for cell in found.cells
+            for cell in result.cells
         ]
-        rows = json.loads(found.rows.to_json(orient="records"))
-        typer.echo(json.dumps({"table": str(found.table), "cells": cells, "rows": rows}, indent=2))
-    elif len(found.rows):
-        typer.echo(grid_text(ablation_table(found.table)))
-        typer.echo(f"wrote {found.table}")
-    if found.failed:
-        listed = "\n".join(f"  {cell.name}: {cell.error}" for cell in found.failed)
+        rows = json.loads(result.rows.to_json(orient="records"))
+        typer.echo(json.dumps({"table": str(result.table), "cells": cells, "rows": rows}, indent=2))
+    elif len(result.rows):
+        typer.echo(grid_text(ablation_table(result.table)))
+        typer.echo(f"wrote {result.table}")
+    if result.failed:
+        listed = "\n".join(f"  {cell.name}: {cell.error}" for cell in result.failed)
         raise TrainingError(
-            f"{len(found.failed)} of {len(found.cells)} cells failed; the others are finished and kept:\n{listed}"
+            f"{len(result.failed)} of {len(result.cells)} cells failed; the others are finished and kept:\n{listed}"
         )
 
 

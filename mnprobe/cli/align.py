@@ -183,14 +183,14 @@ def _chosen(
             if value not in known:
                 there = ", ".join(str(entry) for entry in sorted(known, key=str))
                 raise ConfigError(f"{name} {value}: the run has features of {there}")
-    found = [
+    pairs = [
         pair
         for pair in stored
         if (not sources or origin[pair.e].source in sources) and (not steps or origin[pair.e].step in steps)
     ]
-    if not found:
+    if not pairs:
         raise ConfigError("no pair of feature stores is of both --source and --step")
-    return found
+    return pairs
 
 
 def _counts(text: str) -> tuple[int, ...]:

@@ -111,7 +111,7 @@ def compare(
         n_jobs=jobs,
     )
     if as_json:
-        found = [
+        comparisons = [
             {
                 "index": config.index,
                 "png": str(item.figure.png),
@@ -122,7 +122,7 @@ def compare(
             }
             for config, item in zip(chosen, drawn, strict=True)
         ]
-        typer.echo(json.dumps({"table": str(table), "comparisons": found}))
+        typer.echo(json.dumps({"table": str(table), "comparisons": comparisons}))
         return
     for note in inputs.notes:
         typer.echo(f"note: {note}", err=True)
@@ -149,17 +149,17 @@ def _configs(
 
     if texts and len(names) != 1:
         raise ConfigError(f"--option belongs to one index, but {len(names)} are compared: name one with --index")
-    asked: dict[str, Any] = ({} if k is None else {"k": k}) | ({"outside": True} if outside else {})
+    settings: dict[str, Any] = ({} if k is None else {"k": k}) | ({"outside": True} if outside else {})
     configs = []
     for name in names:
         known = make_index(name).options()
-        options = {option: value for option, value in asked.items() if option in known}
+        options = {option: value for option, value in settings.items() if option in known}
         options |= parse_options(name, texts)
         configs.append(
             CompareConfig(index=name, options=options, permute=permute, permutations=permutations, seed=seed, grid=grid)
         )
     for option, flag in (("k", "--k"), ("outside", "--outside-group")):
-        if option in asked and not any(option in config.options for config in configs):
+        if option in settings and not any(option in config.options for config in configs):
             raise ConfigError(f"{flag} is for indices of neighbours (mutual_knn, cknna), not for {', '.join(names)}")
     return configs
 
@@ -167,20 +167,20 @@ def _configs(
 def _list(names: list[str], *, as_json: bool) -> None:
     from mnprobe.analysis.similarity import make_index
 
-    found = []
+    indices = []
     for name in names:
-        one = make_index(name)
-        about = one.about
+        index = make_index(name)
+        about = index.about
         facts = {"name": name, "title": about.title, "formula": about.formula, "source": about.source}
         facts |= {"direction": "higher is more alike" if about.higher_is_alike else "lower is more alike"}
         facts |= {"unchanged_by": ", ".join(sorted(about.invariances)), "smallest_n": str(about.smallest)}
-        facts |= {"options": ", ".join(f"{key}={value}" for key, value in one.options().items()) or "none"}
+        facts |= {"options": ", ".join(f"{key}={value}" for key, value in index.options().items()) or "none"}
         facts |= {"remark": about.remark}
-        found.append(facts)
+        indices.append(facts)
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(indices))
         return
-    for facts in found:
+    for facts in indices:
         typer.echo(f"{facts.pop('name')}: {facts.pop('title')}")
         for key, value in facts.items():
             if value:

@@ -72,9 +72,9 @@ def demo(
         source = [word for folder in data for word in ("--data", str(folder))]
         source += [] if instructions is None else ["--instructions", str(instructions)]
         source += [] if outcomes is None else ["--outcomes", outcomes]
-        home = ["--run", str(run)]
-        extract = ["extract", *home, *source, "--device", device]
-        stages = [] if RunDir(run).checkpoints() else [[["init", *home, "--seed", str(seed)]]]
+        run_option = ["--run", str(run)]
+        extract = ["extract", *run_option, *source, "--device", device]
+        stages = [] if RunDir(run).checkpoints() else [[["init", *run_option, "--seed", str(seed)]]]
         stages += [[extract], [[*extract, "--model", "arp", "--blank-instruction"]], [[*extract, "--model", "pixels"]]]
         stages += probe_stages(run, None, steps)
     else:

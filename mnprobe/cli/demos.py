@@ -82,19 +82,19 @@ def demos(
         seed=seed,
         video_frames=video_frames,
     )
-    home = RunDir.create(run) if run is not None else resolve_run(None) if out is None else None
-    if home is not None and not quiet:
-        typer.echo(f"run: {home.path}", err=as_json)
+    run_dir = RunDir.create(run) if run is not None else resolve_run(None) if out is None else None
+    if run_dir is not None and not quiet:
+        typer.echo(f"run: {run_dir.path}", err=as_json)
     written = write_demos(
-        home.demos if home is not None else out or Path(),
+        run_dir.demos if run_dir is not None else out or Path(),
         config,
         workers=default_workers() if workers is None else workers,
         quiet=quiet,
         note=None if quiet else lambda text: typer.echo(text, err=True),
     )
-    if home is not None:
-        asked = {name: value for name, value in vars(config).items() if name != "options"}
-        home.record("demos", {key: list(v) if isinstance(v, tuple) else v for key, v in asked.items()} | options)
+    if run_dir is not None:
+        settings = {name: value for name, value in vars(config).items() if name != "options"}
+        run_dir.record("demos", {key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()} | options)
     facts = written.to_dict()
     if not as_json:
         numbers = ", ".join(f"{number} {name}" for name, number in written.partitions.items())
@@ -102,7 +102,7 @@ def demos(
         for name, seeds in written.failed_seeds.items():
             typer.echo(f"{name}: the expert failed on {len(seeds)} seeds, replaced: {', '.join(map(str, seeds))}")
     if sheet:
-        sheets = written.folder / "sheets" if home is None else home.figures / "sheets"
+        sheets = written.folder / "sheets" if run_dir is None else run_dir.figures / "sheets"
         _draw([written.folder], sheets, task, episode, as_json, facts)
     elif as_json:
         typer.echo(json.dumps(facts))

@@ -141,9 +141,9 @@ def extract(
         if leads and not quiet:
             typer.echo(text, err=True)
 
-    home = None if run is None and out is not None else resolve_run(run)
-    if home is not None and leads and not quiet:
-        typer.echo(f"run: {home.path}", err=as_json)
+    run_dir = None if run is None and out is not None else resolve_run(run)
+    if run_dir is not None and leads and not quiet:
+        typer.echo(f"run: {run_dir.path}", err=as_json)
     options: dict[str, object] = {
         "camera": camera,
         "frames_rule": frames_rule.value if frames_rule else None,
@@ -160,7 +160,7 @@ def extract(
     options |= ({"arguments": extra} if extra else {}) if factory else extra
     done = run_extract(
         data or None,
-        run=home,
+        run=run_dir,
         out=out,
         models=model or (),
         checkpoints=checkpoint or (),

@@ -19,9 +19,9 @@ def inspect(
     """
     from mnprobe.features.store import describe_features, format_description
 
-    found = [describe_features(path) for path in files]
-    typer.echo(json.dumps(found, indent=2) if as_json else "\n\n".join(map(format_description, found)))
-    bad = sum(not entry["sound"] for entry in found)
+    descriptions = [describe_features(path) for path in files]
+    typer.echo(json.dumps(descriptions, indent=2) if as_json else "\n\n".join(map(format_description, descriptions)))
+    bad = sum(not entry["sound"] for entry in descriptions)
     if bad:
-        typer.echo(f"mnprobe: {bad} of {len(found)} files not sound", err=True)
+        typer.echo(f"mnprobe: {bad} of {len(descriptions)} files not sound", err=True)
         raise typer.Exit(2)

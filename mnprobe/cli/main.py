@@ -113,7 +113,7 @@ def _guarded(arguments: list[str] | None) -> None:
     except OSError as error:  # a full disk, a folder without permission: no bug of ours, so no traceback
         if error.errno is None:
             raise
-        _fail(f"{error.strerror}: {_place(error)}")
+        _fail(f"{error.strerror}: {_location(error)}")
     except UnicodeEncodeError as error:  # of a file's name: text is written as UTF-8, or with escapes
         _fail(
             f"{error.object!r} cannot be written in this system's encoding, {error.encoding}; set LC_ALL=C.UTF-8, or "
@@ -121,24 +121,24 @@ def _guarded(arguments: list[str] | None) -> None:
         )
 
 
-def _place(error: OSError) -> str:
+def _location(error: OSError) -> str:
     """The files that an error names; where it names none, the function of ours that met it and what it worked on."""
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]
     if names:
         return " -> ".join(names)
-    place = "no file is named"
+    location = "no file is named"
     for frame, _ in traceback.walk_tb(error.__traceback__):
         module = frame.f_globals.get("__name__", "")
         if module.startswith("mnprobe.") and module != __name__:
             paths = [str(value) for value in frame.f_locals.values() if isinstance(value, Path)]
-            place = f"{paths[0] if paths else 'no file is named'} (in {module}.{frame.f_code.co_name})"
-    return place
+            location = f"{paths[0] if paths else 'no file is named'} (in {module}.{frame.f_code.co_name})"
+    return location
 
 
 def _has_option(arguments: list[str] | None, option: str) -> bool:
     name = next(iter(sys.argv[1:] if arguments is None else arguments), "")
-    found = typer.main.get_command(command_app(name)).params if name in COMMANDS else []
-    return any(option in parameter.opts for parameter in found)
+    options = typer.main.get_command(command_app(name)).params if name in COMMANDS else []
+    return any(option in parameter.opts for parameter in options)
 
 
 def _out_of_memory(error: Exception) -> bool:

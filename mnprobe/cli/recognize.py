@@ -78,11 +78,11 @@ def recognize(
         if leads and not quiet:
             typer.echo(text, err=True)
 
-    home = None if run is None and out is not None else resolve_run(run)
-    if home is not None and leads and not quiet:
-        typer.echo(f"run: {home.path}", err=as_json)
+    run_dir = None if run is None and out is not None else resolve_run(run)
+    if run_dir is not None and leads and not quiet:
+        typer.echo(f"run: {run_dir.path}", err=as_json)
     shared: dict[str, Any] = {
-        "run": home,
+        "run": run_dir,
         "out": out,
         "models": model or (),
         "checkpoints": checkpoint or (),
@@ -105,7 +105,7 @@ def recognize(
         from mnprobe.features.recognition.evaluate import recognize as run_recognize
         from mnprobe.features.recognition.tables import format_recognition
 
-        found = run_recognize(
+        result = run_recognize(
             data or None,
             source=source,
             partitions=partition or (),
@@ -114,8 +114,8 @@ def recognize(
             camera=camera or "front",
             **shared,
         )
-        text, tables = format_recognition(found.rows), [found.table, found.predictions_table]
-        rows, document = found.rows, {}
+        text, tables = format_recognition(result.rows), [result.table, result.predictions_table]
+        rows, document = result.rows, {}
     else:
         episodes = {
             "--data": data,
@@ -131,8 +131,8 @@ def recognize(
         from mnprobe.features.recognition.evaluate import TEMPLATE, check_forgetting
         from mnprobe.features.recognition.tables import format_forgetting
 
-        asked = TEMPLATE if template is None else template
-        kept = check_forgetting(videos, template=asked, skip_broken=skip_broken, **shared)
+        requested = TEMPLATE if template is None else template
+        kept = check_forgetting(videos, template=requested, skip_broken=skip_broken, **shared)
         text, tables = format_forgetting(kept.rows), [kept.table, kept.predictions_table]
         rows, document = kept.rows, {"broken": list(kept.broken)}
     if not leads:

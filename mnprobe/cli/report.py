@@ -55,7 +55,7 @@ def report(
                 {"question": one.question, "answer": one.short, "sentences": list(one.sentences), "note": one.note}
                 for one in data.findings
             ],
-            "verdicts": [asdict(judged) for judged in data.judgements],
+            "verdicts": [asdict(judgement) for judgement in data.judgements],
             "success": list(data.contrasts),
             "headline": [asdict(line) for line in data.headline],
             "caveats": list(data.caveats),
@@ -67,12 +67,12 @@ def report(
         typer.echo(json.dumps(summary))
         return
     typer.echo(f"run: {rundir.path}")
-    for judged in data.judgements:
-        held = "both holdouts" if judged.holdout == "both" else f"{judged.holdout} held out"
-        for sentence in dict.fromkeys([*judged.alarms, judged.sentence]):
-            typer.echo(f"{judged.pair} ({held}): {sentence}")
-    for found in data.findings:
-        typer.echo(f"{found.question} {found.short}")
+    for judgement in data.judgements:
+        held = "both holdouts" if judgement.holdout == "both" else f"{judgement.holdout} held out"
+        for sentence in dict.fromkeys([*judgement.alarms, judgement.sentence]):
+            typer.echo(f"{judgement.pair} ({held}): {sentence}")
+    for finding in data.findings:
+        typer.echo(f"{finding.question} {finding.short}")
     for sentence in data.summary:
         typer.echo(sentence)
     for piece in data.missing:
@@ -86,20 +86,20 @@ def _compare(paths: list[Path], asked: bool, out: Path | None, *, as_json: bool)
     if not asked:
         way = command_line("report", compare=paths)
         raise ConfigError(f"to set runs side by side, write `{way}`; one run goes with --run")
-    path, found = write_side_by_side([resolve_run(one) for one in paths], out)
+    path, page = write_side_by_side([resolve_run(run) for run in paths], out)
     if as_json:
         summary = {
-            "runs": {side.label: side.data.path for side in found.sides},
+            "runs": {side.label: side.data.path for side in page.sides},
             "report": str(path),
             "bytes": path.stat().st_size,
-            "answers": [{"question": name, "answers": list(values)} for name, values in found.answers],
-            "settings": [{"setting": name, "values": list(values)} for name, values in found.settings],
-            "problems": [*found.problems, *(text for side in found.sides for text in side.data.all_problems)],
+            "answers": [{"question": name, "answers": list(values)} for name, values in page.answers],
+            "settings": [{"setting": name, "values": list(values)} for name, values in page.settings],
+            "problems": [*page.problems, *(text for side in page.sides for text in side.data.all_problems)],
         }
         typer.echo(json.dumps(summary))
         return
-    typer.echo(f"runs: {', '.join(side.label for side in found.sides)}")
-    names = [name for name, _ in found.settings]
+    typer.echo(f"runs: {', '.join(side.label for side in page.sides)}")
+    names = [name for name, _ in page.settings]
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     typer.echo(f"settings that differ: {', '.join(names[:8]) or 'none'}{more}")
     typer.echo(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -102,13 +102,13 @@ def rollout(
         blank_instruction=blank_instruction or None,
         language_weights=str(language_weights) if language_weights else None,
     )
-    home = None if out is not None else resolve_run(run)
-    root = home.rollouts if home is not None else out or Path()
-    if home is not None and not quiet:
-        typer.echo(f"run: {home.path}", err=as_json)
+    run_dir = None if out is not None else resolve_run(run)
+    root = run_dir.rollouts if run_dir is not None else out or Path()
+    if run_dir is not None and not quiet:
+        typer.echo(f"run: {run_dir.path}", err=as_json)
     played = []
     for player in choose_players(
-        home, policy, checkpoint or (), name=name, models=model or (), blank=blank_instruction
+        run_dir, policy, checkpoint or (), name=name, models=model or (), blank=blank_instruction
     ):
         config = RolloutConfig(
             world=world,
@@ -128,12 +128,12 @@ def rollout(
             quiet=quiet,
         )
         played.append((player, written))
-    table_path = home.results("success") if home is not None else root / "success.csv"
-    with locked((home.path if home is not None else root) / ".success.lock"):  # of several, the last one has all
-        found = find_rollouts(root)
-        write_table(success_table(found), table_path)
-    if home is not None:
-        asked = {
+    table_path = run_dir.results("success") if run_dir is not None else root / "success.csv"
+    with locked((run_dir.path if run_dir is not None else root) / ".success.lock"):  # of several, the last one has all
+        matches = find_rollouts(root)
+        write_table(success_table(matches), table_path)
+    if run_dir is not None:
+        settings = {
             "world": world,
             "policy": policy,
             "max_steps": max_steps,
@@ -141,9 +141,9 @@ def rollout(
             "from_demos": from_demos,
         }
         lists = {"tasks": list(task or ()), "variations": list(variation or ())}
-        home.record("rollout", {key: str(v) if isinstance(v, Path) else v for key, v in asked.items()} | lists)
+        run_dir.record("rollout", {key: str(v) if isinstance(v, Path) else v for key, v in settings.items()} | lists)
     mine = {(player.name, player.step) for player, _ in played}
-    table = success_table(entry for entry in found if (entry.model, entry.step) in mine)
+    table = success_table(entry for entry in matches if (entry.model, entry.step) in mine)
     if as_json:
         entries = [
             {

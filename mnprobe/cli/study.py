@@ -82,8 +82,8 @@ def study_stages(study: Study, run: Path, *, seed: int, device: str, probe_steps
         device: as the commands take it.
         probe_steps: optimiser steps of a probe fit; None for the default.
     """
-    home = ["--run", str(run)]
-    place = ["--device", device]
+    run_option = ["--run", str(run)]
+    device_option = ["--device", device]
     tasks = [word for task in study.tasks for word in ("--task", task)]
     few = [] if study.max_variations is None else ["--max-variations", str(study.max_variations)]
     numbers = ["--train", str(study.train), "--val", str(study.val), "--test", str(study.test)]
@@ -92,19 +92,19 @@ def study_stages(study: Study, run: Path, *, seed: int, device: str, probe_steps
         for number in range(study.seeds)
         for kind, weight in (("joint", "0.5"), ("baseline", "0"))
     ]
-    common = ["--preset", study.preset, "--updates", str(study.updates), "--threads", "1", *place]
+    common = ["--preset", study.preset, "--updates", str(study.updates), "--threads", "1", *device_option]
     trainings = [
-        ["train", *home, *common, "--name", name, "--lambda-align", weight, "--seed", str(seed + number // 2)]
+        ["train", *run_option, *common, "--name", name, "--lambda-align", weight, "--seed", str(seed + number // 2)]
         for number, (name, weight) in enumerate(kinds)
     ]
-    play = ["rollout", *home, "--from-demos", str(run / "demos"), "--partition", "test"]
+    play = ["rollout", *run_option, "--from-demos", str(run / "demos"), "--partition", "test"]
     play += ["--episodes", str(study.episodes), "--max-steps", str(study.max_steps)]
-    played = ["extract", *home, "--source", "rollouts", *place]
-    held_out = ["extract", *home, "--partition", "val", "--partition", "test", *place]
+    played = ["extract", *run_option, "--source", "rollouts", *device_option]
+    held_out = ["extract", *run_option, "--partition", "val", "--partition", "test", *device_option]
     late = ["--source", "demos", "--source", "rollouts"]
     late += ["--step", str(study.updates), "--holdout", "episodes"]
     return [
-        [["demos", *home, *tasks, *few, *numbers]],
+        [["demos", *run_option, *tasks, *few, *numbers]],
         trainings,
         [
             *([*play, "--model", f"arp-{name}", "--workers", "0"] for name, _ in kinds),
@@ -112,7 +112,7 @@ def study_stages(study: Study, run: Path, *, seed: int, device: str, probe_steps
             [*held_out, "--model", "arp", "--blank-instruction"],
             [*held_out, "--model", "viclip"],
             [*held_out, "--model", "pixels"],
-            ["recognize", *home, "--partition", "test", *place],
+            ["recognize", *run_option, "--partition", "test", *device_option],
         ],
         [
             [*played],
@@ -125,23 +125,23 @@ def study_stages(study: Study, run: Path, *, seed: int, device: str, probe_steps
 
 def probe_stages(run: Path, seeds: int | None, steps: int | None, *, split: Command | None = None) -> list[Stage]:
     """From features to the report; `split` are the options of an alignment with success and failure apart."""
-    home = ["--run", str(run)]
+    run_option = ["--run", str(run)]
     fit = [] if steps is None else ["--steps", str(steps)]
     fit += [] if seeds is None else ["--seeds", str(seeds)]
-    job: list[Stage] = [[["align", *home, *fit]]]
+    job: list[Stage] = [[["align", *run_option, *fit]]]
     if split is not None:
-        job += [[["align", *home, *fit, "--split", "success", *split]]]
+        job += [[["align", *run_option, *fit, "--split", "success", *split]]]
     joint = ["--understanding", "viclip-joint", "--execution", "arp-joint"] if split is not None else []
     job += [
         [
-            ["tsne", *home],
-            ["audit", *home],
-            ["compare", *home, "--grid", "checkpoints", *joint],
-            ["success", *home],
-            ["curve", *home],
-            ["tsne", *home, "--space", "raw"],
+            ["tsne", *run_option],
+            ["audit", *run_option],
+            ["compare", *run_option, "--grid", "checkpoints", *joint],
+            ["success", *run_option],
+            ["curve", *run_option],
+            ["tsne", *run_option, "--space", "raw"],
         ],
-        [["report", *home]],
+        [["report", *run_option]],
     ]
     return job
 

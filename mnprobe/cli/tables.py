@@ -41,7 +41,7 @@ def tables(
     if len(missing) == len(wanted):
         ways = "; ".join(f"Table {one}: `{command}`" for one, command in missing.items())
         raise ProbeError(f"{rundir.path} has measured nothing for these tables. {ways}")
-    found = [table for table in made.values() if table is not None]
+    existing = [table for table in made.values() if table is not None]
     if as_json:
         documents = [
             {
@@ -50,13 +50,13 @@ def tables(
                 "rows": json.loads(table.frame.to_json(orient="records")),
                 "notes": list(table.notes),
             }
-            for table in found
+            for table in existing
         ]
         absent = [{"number": one, "command": command} for one, command in missing.items()]
         typer.echo(json.dumps({"run": str(rundir.path), "tables": documents, "missing": absent}))
         return
     typer.echo(f"run: {rundir.path}")
-    for table in found:
+    for table in existing:
         typer.echo(f"\n{grid_text(table)}")
     for one, command in missing.items():
         typer.echo(f"\nTable {one} is not measured yet: `{command}`")

@@ -143,23 +143,23 @@ def train(
         "viclip": _size("viclip", viclip_size, viclip),
         "arp": _size("arp", arp_size, arp),
     }
-    told = {key: value for key, value in given.items() if value is not None}
-    config = _config(preset_named(preset), only, updates, told, option or [])
+    explicit = {key: value for key, value in given.items() if value is not None}
+    config = _config(preset_named(preset), only, updates, explicit, option or [])
     leads = _leads()
     if dry_run:
-        home = None if run is None else resolve_run(run)
+        run_dir = None if run is None else resolve_run(run)
     else:
-        home = RunDir.create(run) if run is not None and data else resolve_run(run)
-    if home is not None and leads and not quiet:
-        typer.echo(f"run: {home.path}", err=as_json)
-    folders = data or ([home.demos] if home is not None and home.demos.is_dir() else None)
+        run_dir = RunDir.create(run) if run is not None and data else resolve_run(run)
+    if run_dir is not None and leads and not quiet:
+        typer.echo(f"run: {run_dir.path}", err=as_json)
+    folders = data or ([run_dir.demos] if run_dir is not None and run_dir.demos.is_dir() else None)
     if dry_run:
         if leads:
-            found = None if folders is None else _dataset(folders, partition, task, instructions)
-            _print_plan(config, found, device, viclip, arp, preset, as_json)
+            episodes = None if folders is None else _dataset(folders, partition, task, instructions)
+            _print_plan(config, episodes, device, viclip, arp, preset, as_json)
         return
-    if folders is None or home is None:
-        where = "there is no run" if home is None else f"run {home.path} has no demos folder"
+    if folders is None or run_dir is None:
+        where = "there is no run" if run_dir is None else f"run {run_dir.path} has no demos folder"
         raise ConfigError(f"no demonstrations: {where}. Give their folder with --data, or make some: mnprobe demos")
     if threads is not None:
         import torch
@@ -171,7 +171,7 @@ def train(
     result = run_training(
         config,
         dataset,
-        home,
+        run_dir,
         name=name,
         device=device,
         start_viclip=viclip,
@@ -230,14 +230,14 @@ def _size(model: str, size: str | None, weights: Path | None) -> Any:
         values: dict[str, Any] = {model: size}
         return TrainConfig(**values).to_dict()[model]
     try:
-        found = json.loads(Path(size).read_text(encoding="utf-8"))
+        fields = json.loads(Path(size).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"--{model}-size {size}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:
         raise ConfigError(f"--{model}-size {size}: cannot be read as JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"--{model}-size {size}: must be a JSON object of fields, got {type(found).__name__}")
-    return found
+    if not isinstance(fields, dict):
+        raise ConfigError(f"--{model}-size {size}: must be a JSON object of fields, got {type(fields).__name__}")
+    return fields
 
 
 def _dataset(
@@ -278,8 +278,8 @@ def _print_plan(
     )
     about = None
     if dataset is not None:
-        told = {episode.instruction for episode in dataset}
-        about = {"episodes": len(dataset), "tasks": len(dataset.tasks), "instructions": len(told)}
+        texts = {episode.instruction for episode in dataset}
+        about = {"episodes": len(dataset), "tasks": len(dataset.tasks), "instructions": len(texts)}
     if as_json:
         typer.echo(json.dumps({"dry_run": True, "data": about, **plan.to_dict()}, indent=2))
         return
@@ -292,7 +292,7 @@ def _print_plan(
 
 def _print_result(result: "TrainResult", as_json: bool) -> None:
     if as_json:
-        told = {
+        document = {
             "name": result.name,
             "status": result.status,
             "steps": result.steps,
@@ -303,7 +303,7 @@ def _print_result(result: "TrainResult", as_json: bool) -> None:
             "waiting_for_data": result.waiting,
             "folder": str(result.folder),
         }
-        typer.echo(json.dumps(told, indent=2))
+        typer.echo(json.dumps(document, indent=2))
         return
     for path in result.checkpoints:
         typer.echo(f"{result.status} {path}")

@@ -22,14 +22,14 @@ def read_settings(pairs: Sequence[str], *, own: Mapping[str, str], given: Mappin
     for pair in pairs:
         if "=" not in pair[1:]:
             raise ConfigError(f"--set must be KEY=VALUE, such as policy.kind=lamb; got {pair!r}")
-    found = dict(given)
+    settings = dict(given)
     for key, value in parse_options(pairs).items():
         if key in given:
             raise ConfigError(f"--set {key}: is given by another option too; leave one of them out")
         if key in own:
             raise ConfigError(f"--set {key}: is an option of its own; write {own[key]}")
-        found[key] = value
-    return found
+        settings[key] = value
+    return settings
 
 
 def over_updates(base: "TrainConfig", updates: int | None) -> dict[str, Any]:
@@ -51,14 +51,14 @@ def changed(base: "TrainConfig", settings: Mapping[str, Any]) -> "TrainConfig":
 
     values = base.to_dict()
     for key, value in settings.items():
-        place, _, entry = key.partition(".")
+        section, _, entry = key.partition(".")
         if not entry:
-            values[place] = _like(values.get(place), value)
-        elif isinstance(values.get(place), dict):
-            values[place] = values[place] | {entry: _like(values[place].get(entry), value)}
+            values[section] = _like(values.get(section), value)
+        elif isinstance(values.get(section), dict):
+            values[section] = values[section] | {entry: _like(values[section].get(entry), value)}
         else:
             raise ConfigError(
-                f"--set {key}: there are no settings below {place!r}; known are viclip, arp, video, policy, align"
+                f"--set {key}: there are no settings below {section!r}; known are viclip, arp, video, policy, align"
             )
     if values["clip_norm"] == 0:
         values["clip_norm"] = None

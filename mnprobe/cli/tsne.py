@@ -135,7 +135,7 @@ def tsne(
     )
     over: DrawnSeries | None = None
     if series or (series is None and of_one_run and wanted_space == "shared" and not step and not own_colour):
-        found = series_inputs(
+        series_data = series_inputs(
             rundir,
             understanding=next(iter(understanding or []), None),
             execution=next(iter(execution or []), None),
@@ -145,9 +145,9 @@ def tsne(
             heads=heads,
             **layers,
         )
-        if series or max(map(len, found.values()), default=0) >= FEWEST_STEPS:
+        if series or max(map(len, series_data.values()), default=0) >= FEWEST_STEPS:
             over = draw_tsne_series(
-                found,
+                series_data,
                 folder=out.parent if out else rundir.figures,
                 tables=out.parent if out else rundir.results(name).parent,
                 name=out.name if out else name,
@@ -157,9 +157,9 @@ def tsne(
                 command=command_line("tsne", **(options | {"series": True})),
             )
     if as_json:
-        asked = {"perplexity_asked": perplexity, "seed": seed}
+        requested = {"perplexity_asked": perplexity, "seed": seed}
         paths = {"png": str(drawn.figure.png), "svg": str(drawn.figure.svg), "table": str(drawn.table)}
-        panels = [panel_facts(panel) | asked for panel in drawn.panels]
+        panels = [panel_facts(panel) | requested for panel in drawn.panels]
         document: dict[str, object] = {"run": str(rundir.path), **paths, "caption": drawn.caption, "panels": panels}
         if over is not None:
             document["series"] = {

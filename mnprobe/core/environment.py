@@ -149,7 +149,7 @@ def state_of_parts(parts: Sequence[Part]) -> list[dict[str, str]]:
     numbers = versions(*(part.package for part in parts))
     there = [part.module for part in parts if _present(part.module)]
     problems = _problems(there)
-    found = []
+    states = []
     for part in parts:
         state = {"name": part.package, "version": numbers[part.package], "use": part.use}
         if part.module not in there:
@@ -158,18 +158,18 @@ def state_of_parts(parts: Sequence[Part]) -> list[dict[str, str]]:
             state |= {"state": f"cannot be imported: {problems[part.module]}", "get": part.get}
         else:
             state |= {"state": "ok"}
-        found.append(state)
-    return found
+        states.append(state)
+    return states
 
 
 def find_programs() -> list[dict[str, str]]:
     """Programs beside Python that parts of the project use."""
-    found = []
+    programs = []
     for name, (names, use, get) in _PROGRAMS.items():
-        there = next((one for one in names if shutil.which(one)), None)
+        there = next((program for program in names if shutil.which(program)), None)
         state = {"name": name, "version": there or "absent", "use": use, "state": "ok" if there else "absent"}
-        found.append(state | ({} if there else {"get": get}))
-    return found
+        programs.append(state | ({} if there else {"get": get}))
+    return programs
 
 
 def devices() -> dict[str, Any]:
@@ -191,16 +191,16 @@ def _present(module: str) -> bool:
 def _problems(modules: Sequence[str]) -> dict[str, str]:
     """Modules that cannot be imported, each with the last thing that was said."""
     left = list(modules)
-    found: dict[str, str] = {}
+    problems: dict[str, str] = {}
     while left:
         done = _child(_IMPORT, left)
         fine = [json.loads(line) for line in done.stdout.splitlines() if line in {json.dumps(name) for name in left}]
         left = [name for name in left if name not in fine]
         if done.returncode != 0 and left:  # the first that was not reported is the one that ended the child
-            found[left.pop(0)] = _last_line(done)
+            problems[left.pop(0)] = _last_line(done)
         elif done.returncode == 0:
             break
-    return found
+    return problems
 
 
 def _child(code: str, arguments: Sequence[str]) -> "subprocess.CompletedProcess[str]":

@@ -222,7 +222,7 @@ def _take(
 def _holder(path: Path) -> str:
     """Whose lock it is, as its file says."""
     try:
-        found = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ""
-    return f" (process {found[0]} on {found[1]})" if len(found) >= 2 and found[0].isdigit() else ""
+    return f" (process {lines[0]} on {lines[1]})" if len(lines) >= 2 and lines[0].isdigit() else ""

@@ -94,14 +94,14 @@ def label_list(labels: Labels, rows: int | None, name: str) -> list[Any]:
     if isinstance(labels, np.ndarray):
         if labels.ndim != 1:
             raise FeatureError(f"{name} must give one label per row, got labels of shape {labels.shape}")
-        found: list[Any] = list(labels.tolist())
+        values: list[Any] = list(labels.tolist())
     elif isinstance(labels, Iterable):
-        found = [value.item() if is_tensor(value) and value.ndim == 0 else value for value in labels]
+        values = [value.item() if is_tensor(value) and value.ndim == 0 else value for value in labels]
     else:
         raise FeatureError(f"{name} must give one label per row, got {type(labels).__name__}")
-    if rows is not None and len(found) != rows:
-        raise FeatureError(f"{name} must give one label per row: {rows} rows, {len(found)} labels")
-    return found
+    if rows is not None and len(values) != rows:
+        raise FeatureError(f"{name} must give one label per row: {rows} rows, {len(values)} labels")
+    return values
 
 
 def as_labels(labels: Labels, rows: int | None, name: str, *, missing: bool = False) -> NDArray[Any]:
@@ -207,16 +207,16 @@ def as_partitions(partitions: Labels, rows: int | None, name: str = "partitions"
             f"{', '.join(PARTITIONS)} (also training, valid, validation, dev, testing), or '' in all rows where there "
             "are none"
         )
-    found = [meaning[word] for word in words]
-    empty = sum(not meant for meant in found)
-    if 0 < empty < len(found):
-        first = next(row for row, meant in enumerate(found) if not meant)
+    known = [meaning[word] for word in words]
+    empty = sum(not meant for meant in known)
+    if 0 < empty < len(known):
+        first = next(row for row, meant in enumerate(known) if not meant)
         raise FeatureError(
-            f"{name}: {empty} of {len(found)} rows have none, the first is row {first}, while others have one. "
+            f"{name}: {empty} of {len(known)} rows have none, the first is row {first}, while others have one. "
             f"Give every row one of {', '.join(PARTITIONS)}, or none to any"
         )
     mapped = [f"{word!r} is read as {meant!r}" for word, meant in meaning.items() if meant and meant != word]
-    return np.array(found, dtype=object), f"{name}: {', '.join(mapped)}" if mapped else ""
+    return np.array(known, dtype=object), f"{name}: {', '.join(mapped)}" if mapped else ""
 
 
 def as_outcome(value: Any) -> int | None:
@@ -248,15 +248,15 @@ def as_outcomes(values: Labels, rows: int | None, name: str, ids: Labels | None 
     [1, -1, 0]
     """
     listed = label_list(values, rows, name)
-    found = [as_outcome(value) for value in listed]
-    for row, outcome in enumerate(found):
+    outcomes = [as_outcome(value) for value in listed]
+    for row, outcome in enumerate(outcomes):
         if outcome is None:
             which = f"row {row}" if ids is None else f"row {row} ({ids[row]})"
             raise FeatureError(
                 f"{name}: {which}: an outcome is 1, 0 or -1 (not known; also true, false, None, NaN, ''), got "
                 f"{listed[row]!r}"
             )
-    return np.array(found, dtype=np.int8)
+    return np.array(outcomes, dtype=np.int8)
 
 
 def same_text(text: str) -> str:

@@ -33,10 +33,10 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
     ['size.width was 8, now 9']
     """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        found = []
+        texts = []
         for name in sorted({*old, *new}):
-            found += differences(old.get(name), new.get(name), f"{path}.{name}" if path else name)
-        return found
+            texts += differences(old.get(name), new.get(name), f"{path}.{name}" if path else name)
+        return texts
     plain = list(new) if isinstance(new, tuple) else new
     return [] if old == plain else [f"{path} was {_short(old)}, now {_short(new)}"]
 
@@ -48,13 +48,13 @@ def now() -> str:
 
 def versions(*packages: str) -> dict[str, str]:
     """Installed versions of mnprobe and of `packages`; 'absent' where one is not installed."""
-    found = {"mnprobe": __version__}
+    installed = {"mnprobe": __version__}
     for package in packages:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "absent"
-    return found
+            installed[package] = "absent"
+    return installed
 
 
 def _short(value: Any) -> str:

@@ -180,9 +180,9 @@ def resolve_run(path: Path | None, *, root: Path = Path("runs")) -> RunDir:
     """
     if path is not None:
         if not (path / CONFIG_NAME).is_file():
-            found = "it is not there" if not path.exists() else f"it has no {CONFIG_NAME}"
+            problem = "it is not there" if not path.exists() else f"it has no {CONFIG_NAME}"
             make = command_line("init", run=path)
-            raise ConfigError(f"--run {path}: not a run of mnprobe ({found}). `{make}` makes one")
+            raise ConfigError(f"--run {path}: not a run of mnprobe ({problem}). `{make}` makes one")
         return RunDir(path)
     runs = sorted(root.glob(f"*/{CONFIG_NAME}"), key=lambda file: (file.stat().st_mtime_ns, file))
     if not runs:
@@ -194,6 +194,6 @@ def resolve_run(path: Path | None, *, root: Path = Path("runs")) -> RunDir:
 
 
 def _steps(folder: Path, pattern: str) -> list[tuple[Path, int]]:
-    found = [(path, step_of(path.name)) for path in folder.glob(pattern) if path.is_file()]
-    known = [(path, step) for path, step in found if step is not None]
+    candidates = [(path, step_of(path.name)) for path in folder.glob(pattern) if path.is_file()]
+    known = [(path, step) for path, step in candidates if step is not None]
     return sorted(known, key=lambda item: (item[0].parent, item[1]))

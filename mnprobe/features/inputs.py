@@ -62,12 +62,12 @@ def arrays_of_frame_data(frame: FrameData, cameras: Sequence[str]) -> FrameArray
     Raises ConfigError naming a camera that the world does not have, or that gave no colours or no depth.
     """
     for camera in cameras:
-        for kind, found in (("cameras", frame.cameras), ("colours", frame.rgb), ("depth", frame.depth)):
-            if camera not in found:
+        for kind, arrays in (("cameras", frame.cameras), ("colours", frame.rgb), ("depth", frame.depth)):
+            if camera not in arrays:
                 what = "camera" if kind == "cameras" else f"{kind} of camera"
                 raise ConfigError(
                     f"the world gives no {what} {camera!r}; the policy looks through {', '.join(cameras)}. "
-                    f"Found: {', '.join(sorted(found)) or 'none'}"
+                    f"Found: {', '.join(sorted(arrays)) or 'none'}"
                 )
     fingers = np.asarray(frame.gripper_joint_positions)
     if fingers.shape != (2,):
@@ -101,10 +101,10 @@ class ARPInputs:
 
     def observation(self, frames: Sequence[FrameArrays], instructions: Sequence[str]) -> Observation:
         """A batch: one frame and one instruction a sample."""
-        told = [""] * len(frames) if self.blank else instructions  # so that what has no instruction can be blanked too
+        texts = [""] * len(frames) if self.blank else instructions  # so that what has no instruction can be blanked too
         observation = observation_from_frames(
             frames,
-            self._speak(told),
+            self._speak(texts),
             device=self._device,
             cameras=self._config.cameras,
             stride=self._config.point_stride,
@@ -152,11 +152,11 @@ def _check_language(checkpoint: Path, language: LanguageEncoder) -> None:
     recorded = read_metadata(checkpoint).get("language")
     if recorded is None:
         return
-    asked = language.describe()
-    if canonical_json(json.loads(recorded)) != canonical_json(asked):
+    requested = language.describe()
+    if canonical_json(json.loads(recorded)) != canonical_json(requested):
         raise CheckpointError(
             f"{checkpoint}: was trained with the language encoder {recorded}, "
-            f"asked for is {json.dumps(asked)}. Give the same --language-weights"
+            f"asked for is {json.dumps(requested)}. Give the same --language-weights"
         )
 
 

@@ -107,7 +107,7 @@ def check_rows(
 
 def _reads_places(extractor: Any, batch: Sequence[Episode], group: Sequence[Episode], prepared: Any) -> bool:
     """Whether inputs follow the place in the batch alone, as those of stand-ins for real data do."""
-    others = list(reversed(group)) if len(group) > 1 else [one for one in batch if one is not group[0]][:1]
+    others = list(reversed(group)) if len(group) > 1 else [episode for episode in batch if episode is not group[0]][:1]
     return bool(others) and _same(prepared, extractor.prepare(others))
 
 
@@ -124,7 +124,7 @@ def _same(a: Any, b: Any, depth: int = 0) -> bool:
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(_same(x, y, depth + 1) for x, y in zip(a, b, strict=True))
     if dataclasses.is_dataclass(a):
-        return all(_same(getattr(a, one.name), getattr(b, one.name), depth + 1) for one in dataclasses.fields(a))
+        return all(_same(getattr(a, field.name), getattr(b, field.name), depth + 1) for field in dataclasses.fields(a))
     if hasattr(a, "__dict__"):
         return _same(vars(a), vars(b), depth + 1)
     return bool(a == b)

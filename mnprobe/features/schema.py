@@ -164,7 +164,7 @@ class Header:
 
         `training` is written only where there is one.
         """
-        found = versions("torch")
+        values = versions("torch")
         return {
             "schema": schema,
             "model": self.model,
@@ -175,8 +175,8 @@ class Header:
             "checkpoint_sha256": self.checkpoint_sha256,
             "model_config": _json("model_config", self.model_config),
             "data_fingerprint": self.data_fingerprint,
-            "mnprobe_version": found["mnprobe"],
-            "torch_version": found["torch"],
+            "mnprobe_version": values["mnprobe"],
+            "torch_version": values["torch"],
             "created": now(),
             "provenance": _json("provenance", self.provenance),
             **({"training": self.training} if self.training else {}),
@@ -265,13 +265,13 @@ def _check_ids(ids: Sequence[str], where: str) -> None:
 
 
 def _check_success(values: Sequence[Any], ids: Sequence[Any], where: str) -> np.ndarray[Any, Any]:
-    found = [as_outcome(value) for value in values]
-    if None in found:
-        i = found.index(None)
+    outcomes = [as_outcome(value) for value in values]
+    if None in outcomes:
+        i = outcomes.index(None)
         raise FeatureError(
             f"{where}:/episodes/success[{i}]: must be 1, 0 or -1 (not known), got {values[i]!r} for episode {ids[i]!r}"
         )
-    return np.array(found, dtype=NUMBER_COLUMNS["success"])
+    return np.array(outcomes, dtype=NUMBER_COLUMNS["success"])
 
 
 def _known_column(
@@ -282,10 +282,10 @@ def _known_column(
     if name in NUMBER_COLUMNS:
         return _numbers(values, name, where)
     if name == "partition":
-        found, note = as_partitions(values, len(ids), f"{where}: episode column 'partition'")
+        partitions, note = as_partitions(values, len(ids), f"{where}: episode column 'partition'")
         if note:
             warnings.warn(note, stacklevel=4)
-        return found
+        return partitions
     texts = _text(["" if is_missing(value) else value for value in values], name, where)
     gone = np.flatnonzero(texts == "")
     if name in ("task", "instruction") and 0 < len(gone) < len(texts) and not (blank and name == "instruction"):
@@ -389,11 +389,11 @@ def _is_utf8(text: str) -> bool:
 def _numbers(values: Sequence[Any], name: str, where: str) -> np.ndarray[Any, Any]:
     dtype = NUMBER_COLUMNS[name]
     low, high = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
-    found = []
+    numbers = []
     for i, value in enumerate(values):
         whole = isinstance(value, int | np.integer | np.bool_)
         whole = whole or (isinstance(value, float | np.floating) and float(value).is_integer())
         if not whole or not low <= int(value) <= high:
             raise FeatureError(f"{where}: episode column {name!r}, row {i}: must be a whole number, got {value!r}")
-        found.append(int(value))
-    return np.array(found, dtype=dtype)
+        numbers.append(int(value))
+    return np.array(numbers, dtype=dtype)

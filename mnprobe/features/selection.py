@@ -83,16 +83,16 @@ def inspect_checkpoint(path: Path, *, step: int | None = None) -> CheckpointInfo
     path = Path(path)
     metadata = read_metadata(path)
     ours = "format" in metadata and "model" in metadata
-    found = _metadata_step(metadata, path)
-    found = read_step(path) if found is None and not metadata else found
-    found = step_in_name(path) if found is None else found
+    recorded = _metadata_step(metadata, path)
+    recorded = read_step(path) if recorded is None and not metadata else recorded
+    recorded = step_in_name(path) if recorded is None else recorded
     return CheckpointInfo(
         path=path,
         kind=metadata["model"] if ours else detect_model(read_state_dict(path)),
-        step=step if step is not None else found or 0,
+        step=step if step is not None else recorded or 0,
         trained=metadata.get("trained", "true") != "false",
         sha256=sha256_file(path),
-        step_told=step is not None or found is not None,
+        step_told=step is not None or recorded is not None,
         training=metadata.get("training", "") if ours else "",
     )
 
@@ -203,7 +203,7 @@ def layers_for(
     """
     extractor = EXTRACTORS.load(choice.kind)
     names = {c.name for c in choices} | {c.kind for c in choices}
-    found: dict[str, bool] = {}
+    chosen: dict[str, bool] = {}
     for text in wanted:
         owner, sign, layer = text.rpartition("=")
         if sign and owner not in names:
@@ -218,10 +218,10 @@ def layers_for(
             defaults = ", ".join(sorted({name for c in fitting for name in EXTRACTORS.load(c.kind).default_layers}))
             raise ConfigError(f"--layer {text}: no chosen model has such a layer; by default {defaults} is extracted")
         if choice in exact and extractor.knows_layer(layer):
-            found[layer] = False
+            chosen[layer] = False
         for name in _storable(extractor, matches.get(id(choice), []), note):
-            found.setdefault(name, True)
-    layers = found or dict.fromkeys(extractor.default_layers, False)
+            chosen.setdefault(name, True)
+    layers = chosen or dict.fromkeys(extractor.default_layers, False)
     stored_layers(extractor, list(layers))
     return layers
 
@@ -272,9 +272,9 @@ def _of_files(files: Sequence[CheckpointInfo], models: Sequence[str]) -> list[Mo
         if len(unknown_to_us) == 1 and (kind is None or kind not in models):
             kind = unknown_to_us[0]  # hook and plugins read weights that only they know
         if kind is None:
-            asked = f"asked for is {', '.join(models)}, found are " if models else ""
+            wish = f"asked for is {', '.join(models)}, found are " if models else ""
             raise ConfigError(
-                f"--checkpoint {info.path}: {asked}weights of no known model. Give the file of a ViCLIP or an ARP, or "
+                f"--checkpoint {info.path}: {wish}weights of no known model. Give the file of a ViCLIP or an ARP, or "
                 "read it by a factory of your own: --model hook --factory package.module:factory"
             )
         if models and kind not in models:
@@ -408,7 +408,7 @@ def played_choices(run: RunDir, models: Sequence[str], say: Callable[[str], None
     for choice in checkpoints:
         if choice.kind == "arp" and choice.checkpoint is not None:
             by_weights.setdefault(choice.checkpoint.sha256, []).append(choice)
-    found: list[Played] = []
+    played: list[Played] = []
     taken: dict[tuple[str, int], Path] = {}
     for folder in folders:
         policy = _policy(folder, by_weights, say)
@@ -424,14 +424,14 @@ def played_choices(run: RunDir, models: Sequence[str], say: Callable[[str], None
                 continue
             choices.append(choice)
         if choices:
-            found.append(Played(folder=folder, policy=policy, choices=tuple(choices)))
-    if not found:
+            played.append(Played(folder=folder, policy=policy, choices=tuple(choices)))
+    if not played:
         why = f"{len(folders)} folders hold none that a checkpoint of ARP played" if folders else "it has none"
         raise ConfigError(
             f"--source rollouts: episodes that the policies of run {run.path} played are needed, but {why}. "
             f"`{command_line('rollout', run=run.path)}` plays them; --data names others"
         )
-    return found
+    return played
 
 
 def _wanted(models: Sequence[str], checkpoints: Sequence[ModelChoice]) -> Callable[[ModelChoice], bool]:
@@ -463,8 +463,10 @@ def _companions(
     policy: ModelChoice, checkpoints: Sequence[ModelChoice], pixels: bool, say: Callable[[str], None]
 ) -> list[ModelChoice]:
     training = policy.training
-    of_training = [one for one in checkpoints if one.kind == "viclip" and one.training == training]
-    watching = [one for one in of_training if one.step == policy.step]
+    of_training = [
+        candidate for candidate in checkpoints if candidate.kind == "viclip" and candidate.training == training
+    ]
+    watching = [candidate for candidate in of_training if candidate.step == policy.step]
     if of_training and not watching:
         where = f" of training {training!r}" if training else ""
         say(f"{policy.name} step {policy.step}: no ViCLIP checkpoint{where} at this step watches its episodes")
@@ -580,13 +582,13 @@ def _video_models_of_run(
             raise ConfigError(
                 f"--model {model}: its weights are of {kinds[model] or 'no known model'}, not of a ViCLIP"
             )
-    found = [model for model, kind in kinds.items() if kind == _KIND]
-    if not found:
+    held = [model for model, kind in kinds.items() if kind == _KIND]
+    if not held:
         where = f"run {run.path} has no ViCLIP checkpoints" if run else "there is no run"
         raise ConfigError(f"nothing to recognise with: {where}. Give --checkpoint FILE, or --preset SIZE")
-    if name is not None and len(found) > 1:
-        raise ConfigError(f"--name {name}: names one model, but {', '.join(found)} were chosen; say which with --model")
-    chosen = [choice for model in found for choice in choose_models(run, (model,), (), name=name)]
+    if name is not None and len(held) > 1:
+        raise ConfigError(f"--name {name}: names one model, but {', '.join(held)} were chosen; say which with --model")
+    chosen = [choice for model in held for choice in choose_models(run, (model,), (), name=name)]
     if step is None:
         return chosen
     left = [choice for choice in chosen if choice.step == step]

@@ -228,56 +228,56 @@ def describe_features(path: Path | str) -> dict[str, Any]:
     A file that cannot even be opened gives only path, sound and problem.
     """
     path = Path(path)
-    found: dict[str, Any] = {"path": str(path), "sound": True, "problem": None}
+    facts: dict[str, Any] = {"path": str(path), "sound": True, "problem": None}
     try:
         with open_features(path) as file:
-            found |= _contents(file)
+            facts |= _contents(file)
         verify(path)
     except FeatureError as error:
-        found |= {"sound": False, "problem": str(error)}
-    return found
+        facts |= {"sound": False, "problem": str(error)}
+    return facts
 
 
-def format_description(found: dict[str, Any]) -> str:
+def format_description(facts: dict[str, Any]) -> str:
     """The description as lines for people."""
-    lines = [f"{found['path']}: {'sound' if found['sound'] else 'NOT SOUND'}"]
-    if found["problem"]:
-        lines.append(f"  {found['problem']}")
-    if "model" not in found:
+    lines = [f"{facts['path']}: {'sound' if facts['sound'] else 'NOT SOUND'}"]
+    if facts["problem"]:
+        lines.append(f"  {facts['problem']}")
+    if "model" not in facts:
         return "\n".join(lines)
-    state = "trained" if found["trained"] else "not trained"
-    state += f", training {found['training']}" if found["training"] else ""
+    state = "trained" if facts["trained"] else "not trained"
+    state += f", training {facts['training']}" if facts["training"] else ""
     lines += [
-        f"  model      {found['model']}, {found['side']} side, step {found['step']}, {state}",
-        f"  weights    {found['checkpoint_sha256'] or 'no checkpoint file'}",
-        f"  source     {found['source']}, data {found['data_fingerprint'] or 'not recorded'}",
-        f"  made       {found['created']} by mnprobe {found['mnprobe_version']}, torch {found['torch_version']}",
+        f"  model      {facts['model']}, {facts['side']} side, step {facts['step']}, {state}",
+        f"  weights    {facts['checkpoint_sha256'] or 'no checkpoint file'}",
+        f"  source     {facts['source']}, data {facts['data_fingerprint'] or 'not recorded'}",
+        f"  made       {facts['created']} by mnprobe {facts['mnprobe_version']}, torch {facts['torch_version']}",
     ]
-    for name, layer in found["layers"].items():
+    for name, layer in facts["layers"].items():
         extra = ", by keyframe" if layer["keyframes"] else ""
         per = layer["tokens_per_episode"]
         each = str(per[0]) if per[0] == per[1] else f"{per[0]} to {per[1]}"
         rows, dim = layer["shape"]
-        place = f", {layer['class']}" if "class" in layer else ""
-        place += f" at {layer['module']}{layer.get('member', '')}" if layer.get("module") or "member" in layer else ""
-        lines.append(f"  layer      {name}: {rows} x {dim} {layer['dtype']}, {each} tokens per episode{extra}{place}")
-    lines.append(f"  episodes   {found['episodes']}")
+        module = f", {layer['class']}" if "class" in layer else ""
+        module += f" at {layer['module']}{layer.get('member', '')}" if layer.get("module") or "member" in layer else ""
+        lines.append(f"  layer      {name}: {rows} x {dim} {layer['dtype']}, {each} tokens per episode{extra}{module}")
+    lines.append(f"  episodes   {facts['episodes']}")
     for title in ("task", "partition", "success", "instruction"):
-        counts = list(found["episodes_by"][title].items())
+        counts = list(facts["episodes_by"][title].items())
         shown = [f"{name or '(none)'}: {number}" for name, number in counts[:_SHOWN]]
         more = [f"and {len(counts) - _SHOWN} more"] if len(counts) > _SHOWN else []
         lines.append(f"    by {title}: " + "; ".join(shown + more))
-    for name, counts in found["extra_columns"].items():
+    for name, counts in facts["extra_columns"].items():
         shown = [f"{value if value != '' else '(none)'}: {number}" for value, number in list(counts.items())[:_SHOWN]]
         more = [f"and {len(counts) - _SHOWN} more"] if len(counts) > _SHOWN else []
         lines.append(f"    own column {name}: " + "; ".join(shown + more))
-    if found["recognised"] is not None:
-        lines.append(f"    instruction recognised: {found['recognised']} of {found['episodes']}")
-    for name, number in found["provenance"].get("counts", {}).items():
+    if facts["recognised"] is not None:
+        lines.append(f"    instruction recognised: {facts['recognised']} of {facts['episodes']}")
+    for name, number in facts["provenance"].get("counts", {}).items():
         lines.append(f"  note       {name.replace('_', ' ')}: {number}")
-    for skipped in found["provenance"].get("skipped", []):
+    for skipped in facts["provenance"].get("skipped", []):
         lines.append(f"  left out   {skipped['id']}: {skipped['reason']}")
-    lines += [f"  remark     {remark}" for remark in found["provenance"].get("remarks", [])]
+    lines += [f"  remark     {remark}" for remark in facts["provenance"].get("remarks", [])]
     return "\n".join(lines)
 
 

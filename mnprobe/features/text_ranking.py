@@ -111,10 +111,10 @@ def distinct_texts(texts: Sequence[str]) -> tuple[str, ...]:
     >>> distinct_texts(["turn left tap", "close jar", "Close jar", "turn left tap"])
     ('Close jar', 'turn left tap')
     """
-    found: dict[str, str] = {}
+    first: dict[str, str] = {}
     for text in sorted(set(texts)):
-        found.setdefault(plain_text(text), text)
-    return tuple(found.values())
+        first.setdefault(plain_text(text), text)
+    return tuple(first.values())
 
 
 def own_numbers(instructions: Sequence[str], candidates: Sequence[str]) -> list[int | None]:
@@ -140,7 +140,7 @@ def same_tokens(texts: Sequence[str], context: int) -> list[tuple[str, str]]:
     """
     first = alike_texts(texts, context)
     return [
-        (texts[number], text) for place, (number, text) in enumerate(zip(first, texts, strict=True)) if number < place
+        (texts[number], text) for index, (number, text) in enumerate(zip(first, texts, strict=True)) if number < index
     ]
 
 
@@ -154,7 +154,7 @@ def alike_texts(texts: Sequence[str], context: int) -> list[int]:
         return []
     first: dict[tuple[int, ...], int] = {}
     ids = _tokenizer(context).tokenize(texts).tolist()
-    return [first.setdefault(tuple(row), place) for place, row in enumerate(ids)]
+    return [first.setdefault(tuple(row), index) for index, row in enumerate(ids)]
 
 
 def told_texts(texts: Sequence[str], context: int) -> list[str]:
@@ -184,8 +184,8 @@ def encode_texts(model: ViCLIP, texts: Sequence[str], *, precision: str = "float
     ids = _tokenizer(model.config.text_context).tokenize(texts)
     with autocast(str(device), precision):
         parts = [model.encode_text(part.to(device)) for part in torch.split(ids, _TEXTS_AT_ONCE)]
-    found: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
-    return found
+    features: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
+    return features
 
 
 def best_texts(u: NDArray[Any], texts: NDArray[Any]) -> NDArray[np.int64]:

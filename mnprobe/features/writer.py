@@ -155,18 +155,18 @@ def write_features(
         raise FeatureError(f"{path}: keyframes for layers that are not there: {sorted(set(marks) - set(layers))}")
     with FeatureWriter(path, Header(**header), episodes, dtype=dtype) as writer:
         for name, values in layers.items():
-            place = f"{path}:/layers/{name}"
+            where = f"{path}:/layers/{name}"
             mark = marks.get(name)
-            pieces = _by_episode(values, place)
+            pieces = _by_episode(values, where)
             if isinstance(pieces, np.ndarray):
-                writer.append(name, pieces, keyframe=None if mark is None else _array(mark, f"{place}/keyframe"))
+                writer.append(name, pieces, keyframe=None if mark is None else _array(mark, f"{where}/keyframe"))
                 continue
             shapes = {piece.shape[1:] for piece in pieces}
             if len(shapes) != 1 or len(next(iter(shapes))) != 1:
-                raise FeatureError(f"{place}: tokens of every episode must be (m, D), got {sorted(shapes)}")
+                raise FeatureError(f"{where}: tokens of every episode must be (m, D), got {sorted(shapes)}")
             joined = None
             if mark is not None:
-                joined = np.concatenate([_array(piece, f"{place}/keyframe[{i}]") for i, piece in enumerate(mark)])
+                joined = np.concatenate([_array(piece, f"{where}/keyframe[{i}]") for i, piece in enumerate(mark)])
             writer.append(name, np.concatenate(pieces), lengths=[len(piece) for piece in pieces], keyframe=joined)
     return path
 
@@ -282,24 +282,24 @@ def _type_name(dtype: Any) -> Any:
         return dtype
 
 
-def _by_episode(values: Any, place: str) -> Array | list[Array]:
+def _by_episode(values: Any, where: str) -> Array | list[Array]:
     """One array with a row per episode, or the tokens (m, D) of each episode."""
     if isinstance(values, list | tuple):
-        pieces = [_array(piece, f"{place}[{i}]") for i, piece in enumerate(values)]
+        pieces = [_array(piece, f"{where}[{i}]") for i, piece in enumerate(values)]
         is_nested = bool(pieces) and all(piece.ndim == 1 for piece in pieces)
-        return _array(values, place) if is_nested else pieces
-    array = _array(values, place)
+        return _array(values, where) if is_nested else pieces
+    array = _array(values, where)
     return list(array) if array.ndim == 3 else array
 
 
-def _array(values: Any, place: str) -> Array:
-    return values if type(values) is np.ndarray else as_array(values, place)
+def _array(values: Any, where: str) -> Array:
+    return values if type(values) is np.ndarray else as_array(values, where)
 
 
-def _whole_numbers(values: Any, place: str) -> Array:
-    array = as_array(values, place)
+def _whole_numbers(values: Any, where: str) -> Array:
+    array = as_array(values, where)
     if array.dtype.kind not in "iu" and not np.array_equal(array, np.floor(array)):
-        raise FeatureError(f"{place}: must be whole numbers, got {array.reshape(-1)[:8].tolist()}")
+        raise FeatureError(f"{where}: must be whole numbers, got {array.reshape(-1)[:8].tolist()}")
     return array.astype(np.int64)
 
 

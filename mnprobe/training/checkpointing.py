@@ -199,7 +199,7 @@ class Keeper:
         for part in self.parts:
             module = viclip if part == "viclip" else arp
             if module is not None:
-                self._refuse_broken(module.state_dict(), part, step)
+                self._check_finite(module.state_dict(), part, step)
         if viclip is not None:
             save_checkpoint(
                 files["viclip"],
@@ -238,7 +238,7 @@ class Keeper:
                         f"{self._way_out()}"
                     )
 
-    def refuse_strangers(self) -> None:
+    def check_no_foreign_checkpoints(self) -> None:
         """Raise ConfigError when checkpoints exist under this name without a record of a training."""
         for part in self.parts:
             held = self.run.checkpoints(f"{part}-{self.name}")
@@ -276,7 +276,7 @@ class Keeper:
             "updates": str(own_updates.get(part, 0)),
         }
 
-    def _refuse_broken(self, weights: Mapping[str, Tensor], part: str, step: int) -> None:
+    def _check_finite(self, weights: Mapping[str, Tensor], part: str, step: int) -> None:
         try:
             check_finite(weights, path=self.run.checkpoint(f"{part}-{self.name}", step))
         except CheckpointError as error:

@@ -185,13 +185,13 @@ class TrainConfig:
 
     def viclip_config(self) -> ViCLIPConfig:
         """Configuration of the video model, with presets resolved."""
-        found: ViCLIPConfig = getattr(ViCLIPConfig, self.viclip)() if isinstance(self.viclip, str) else self.viclip
-        return found
+        config: ViCLIPConfig = getattr(ViCLIPConfig, self.viclip)() if isinstance(self.viclip, str) else self.viclip
+        return config
 
     def arp_config(self) -> ARPConfig:
         """Configuration of the policy, with presets resolved."""
-        found: ARPConfig = getattr(ARPConfig, self.arp)() if isinstance(self.arp, str) else self.arp
-        return found
+        config: ARPConfig = getattr(ARPConfig, self.arp)() if isinstance(self.arp, str) else self.arp
+        return config
 
     def with_updates(self, updates: int) -> "TrainConfig":
         """Return the configuration with another number of updates; warm-ups are scaled with it.
@@ -229,17 +229,17 @@ class TrainConfig:
         for name in values:
             if name not in known:
                 raise unknown_name("training option", name, known)
-        found = dict(values)
-        if isinstance(found.get("viclip"), Mapping):
-            found["viclip"] = ViCLIPConfig.from_dict(found["viclip"])
-        if isinstance(found.get("arp"), Mapping):
-            found["arp"] = ARPConfig.from_dict(found["arp"])
+        settings = dict(values)
+        if isinstance(settings.get("viclip"), Mapping):
+            settings["viclip"] = ViCLIPConfig.from_dict(settings["viclip"])
+        if isinstance(settings.get("arp"), Mapping):
+            settings["arp"] = ARPConfig.from_dict(settings["arp"])
         for name in ("video", "policy", "align"):
-            if isinstance(found.get(name), Mapping):
-                found[name] = _optimiser(name, found[name])
-        if isinstance(found.get("checkpoints"), list):
-            found["checkpoints"] = tuple(float(share) for share in found["checkpoints"])
-        return cls(**found)
+            if isinstance(settings.get(name), Mapping):
+                settings[name] = _optimiser(name, settings[name])
+        if isinstance(settings.get("checkpoints"), list):
+            settings["checkpoints"] = tuple(float(share) for share in settings["checkpoints"])
+        return cls(**settings)
 
     def measurement(self) -> dict[str, Any]:
         """Settings that affect weights, as JSON values, without those of a side that is not trained."""
@@ -345,8 +345,8 @@ def _optimiser(name: str, values: Mapping[str, Any]) -> OptimiserConfig:
     for entry in values:
         if entry not in known:
             raise unknown_name(f"option of the optimiser {name!r}:", entry, known)
-    found: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
-    return OptimiserConfig(**found)
+    settings: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
+    return OptimiserConfig(**settings)
 
 
 _TABLETOP = (-0.1, -0.3, 0.7, 0.5, 0.3, 1.3)  # metres; workspace of the tabletop world: a cube of 60 cm

@@ -278,9 +278,9 @@ class TrainingInputs:
         if not self._cameras:
             raise ConfigError("no steps were prepared: prepare_inputs was given no configuration of a policy")
         chosen = np.asarray(rows, dtype=np.int64)
-        spoken = self._speak(language)
-        told = torch.from_numpy(self.instruction_of[self.transition_episode[chosen]]).to(spoken.device)
-        return batch_of_steps(self._steps, chosen, self._cameras, self._stride, spoken[told], device)
+        tokens = self._speak(language)
+        rows_of_text = torch.from_numpy(self.instruction_of[self.transition_episode[chosen]]).to(tokens.device)
+        return batch_of_steps(self._steps, chosen, self._cameras, self._stride, tokens[rows_of_text], device)
 
     def describe(self) -> dict[str, Any]:
         """Describe source and number of the inputs, for provenance."""
@@ -358,7 +358,7 @@ def prepare_inputs(
         readers["clips"] = partial(_read_clip, config=viclip, camera=camera, frames_rule=frames_rule)
         keys["clips"] = clip_key(viclip, camera, frames_rule)
     common = {"dataset": fingerprint, "order": config_hash(ids), "versions": versions("numpy", "pillow")}
-    found = kept_arrays(
+    arrays = kept_arrays(
         cache,
         {kind: common | key for kind, key in keys.items()},
         lambda kinds: _read_all(dataset, {kind: readers[kind] for kind in kinds}, workers, quiet),
@@ -369,8 +369,8 @@ def prepare_inputs(
         tasks=[episode.task for episode in dataset],
         instructions=instructions,
         dataset=fingerprint,
-        steps=found["steps"],
-        clips=found.get("clips"),
+        steps=arrays["steps"],
+        clips=arrays.get("clips"),
         cameras=cameras,
         point_stride=stride,
         made_of={"versions": common["versions"], "steps": keys["steps"], "clips": keys.get("clips")},

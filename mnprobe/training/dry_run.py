@@ -137,15 +137,15 @@ def _empty(config: TrainConfig) -> JointModel:
 
 
 def _parameters(model: JointModel, config: TrainConfig) -> dict[str, int]:
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     if model.viclip is not None:
-        found["video"] = _count(model.viclip.vision_encoder)
-        found["text" if config.text_share > 0 else "text (frozen)"] = _count(model.viclip.text_encoder)
+        counts["video"] = _count(model.viclip.vision_encoder)
+        counts["text" if config.text_share > 0 else "text (frozen)"] = _count(model.viclip.text_encoder)
     if model.arp is not None:
-        found["policy"] = _count(model.arp)
+        counts["policy"] = _count(model.arp)
     if model.heads is not None:
-        found["heads"] = _count(model.heads)
-    return found
+        counts["heads"] = _count(model.heads)
+    return counts
 
 
 def _memory(model: JointModel, config: TrainConfig, device: str, processes: int) -> dict[str, int]:
@@ -194,11 +194,11 @@ def _kept_by_step(arp: ARP, *, with_matrices: bool) -> float:
     prompts = torch.empty(_PROBED, 6, config.width, device="meta")
 
     def work() -> list[Any]:
-        found: list[Any] = []
+        tensors: list[Any] = []
         for stage, sight in enumerate((arp.mvt1, arp.mvt2)):
             states, heatmaps = arp.policy.screen(stage, sight(views, state, language).flatten(0, 1))
-            found += [states, heatmaps.flatten(1).log_softmax(1)]
-        return [*found, arp.policy.teach(values, prompts)]
+            tensors += [states, heatmaps.flatten(1).log_softmax(1)]
+        return [*tensors, arp.policy.teach(values, prompts)]
 
     return _kept(arp, work, with_matrices=with_matrices and config.dropout > 0) / _PROBED
 
@@ -250,12 +250,12 @@ def _rows(model: JointModel, config: TrainConfig) -> tuple[ScheduleRow, ...]:
 
 def _sources(config: TrainConfig) -> dict[str, str]:
     """Return the paper's numbers with their sources, and the original values of changed ones."""
-    paper, found = PRESETS["paper"].to_dict(), config.to_dict()
-    told: dict[str, str] = {}
+    paper, values = PRESETS["paper"].to_dict(), config.to_dict()
+    sources: dict[str, str] = {}
     for name, source in SOURCES.items():
-        was, now = _at(paper, name), _at(found, name)
-        told[name] = source if was == now else f"changed: {_short(now)} instead of {_short(was)} ({source})"
-    return told
+        was, now = _at(paper, name), _at(values, name)
+        sources[name] = source if was == now else f"changed: {_short(now)} instead of {_short(was)} ({source})"
+    return sources
 
 
 def _at(values: Mapping[str, Any], name: str) -> Any:

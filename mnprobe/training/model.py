@@ -236,10 +236,10 @@ class JointModel(nn.Module):
         if heads is not None:
             if viclip is None or arp is None:
                 raise ConfigError("alignment heads need both models; got one. A model alone is trained without heads")
-            found = (heads.config["dim_u"], heads.config["dim_e"])
-            if found != (viclip.config.embed_dim, arp.config.width):
+            widths = (heads.config["dim_u"], heads.config["dim_e"])
+            if widths != (viclip.config.embed_dim, arp.config.width):
                 raise ConfigError(
-                    f"the heads take u and e of widths {found}, the models give "
+                    f"the heads take u and e of widths {widths}, the models give "
                     f"{(viclip.config.embed_dim, arp.config.width)}"
                 )
         self.viclip = viclip

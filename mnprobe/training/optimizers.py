@@ -145,18 +145,18 @@ def build_optimisers(model: JointModel, config: OptimiserSettings) -> list[Named
     share = config.text_share
     if not (share >= 0 and math.isfinite(share)):
         raise ConfigError(f"text_share must be a number from 0, got {share!r}")
-    found: list[NamedOptimiser] = []
+    optimisers: list[NamedOptimiser] = []
     if model.viclip is not None:
         model.viclip.text_encoder.requires_grad_(share > 0)
         groups = _groups("video", model.viclip.vision_encoder, 1.0, config.video.weight_decay)
         if share > 0:
             groups += _groups("text", model.viclip.text_encoder, share, config.video.weight_decay)
-        found.append(_named("viclip", groups, config.video))
+        optimisers.append(_named("viclip", groups, config.video))
     for name, part, settings in (("arp", model.arp, config.policy), ("heads", model.heads, config.align)):
         if part is not None:
             group = {"name": name, "share": 1.0, "params": list(part.parameters())}
-            found.append(_named(name, [group], settings))
-    return found
+            optimisers.append(_named(name, [group], settings))
+    return optimisers
 
 
 def _groups(name: str, encoder: nn.Module, share: float, decay: float) -> list[dict[str, Any]]:

@@ -70,7 +70,7 @@ class Draws:
         if not len(inputs.transition_episode):
             raise DataError("the episodes have no key-to-key step to train on; use demonstrations with keyframes")
         if clips:
-            _refuse_one_group(inputs, self.groups, pairing)
+            _check_several_groups(inputs, self.groups, pairing)
         tasks = np.unique(inputs.tasks, return_inverse=True)[1].astype(np.int64)
         steps = _Members(inputs.transition_episode, len(inputs.ids))
         drawable = np.flatnonzero(steps.counts)
@@ -147,7 +147,7 @@ class _Members:
         return picked
 
 
-def _refuse_one_group(inputs: TrainingInputs, groups: NDArray[np.int64], pairing: str) -> None:
+def _check_several_groups(inputs: TrainingInputs, groups: NDArray[np.int64], pairing: str) -> None:
     examples = {"instruction": inputs.instructions, "task": inputs.tasks, "episode": inputs.ids}
     for what, count in (("instruction", len(inputs.texts)), (pairing, len(np.unique(groups)))):
         if count < 2:
@@ -247,7 +247,7 @@ class Feed:
         config = self._config
         understanding = self._viclip is not None and config.understands(update)
         draw = part(self._draws.at(update, understanding), self._team.rank, self._team.size)
-        found = StepInputs(
+        inputs = StepInputs(
             settings=StepSettings(
                 understanding=understanding,
                 lambda_ee=config.lambda_ee,
@@ -279,7 +279,7 @@ class Feed:
             if understanding:
                 episodes = self._inputs.transition_episode[draw.transitions[: draw.pairs]]
                 given["pair_groups"] = torch.from_numpy(self._draws.groups[episodes])
-        return StepInputs(**(vars(found) | given)).to(self._device)
+        return StepInputs(**(vars(inputs) | given)).to(self._device)
 
     def _clips(self, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> dict[str, Tensor]:
         numbers = self._inputs.instruction_of[rows]

@@ -126,10 +126,10 @@ def train(
         if value < 1:
             raise ConfigError(f"{option} must be at least 1, got {value}")
     joined = join_team(accelerators=True) if team is None else nullcontext(team)
-    with joined as crew:
-        place = resolve_device(device, local=crew.local)
+    with joined as processes:
+        resolved = resolve_device(device, local=processes.local)
         start = start_from(config, viclip=start_viclip, arp=start_arp, language_weights=language_weights)
-        say = note if note is not None and crew.leads else _silent
+        log = note if note is not None and processes.leads else _silent
         folder = run.path / "training" / called
         asked = {
             "training": start.config.measurement(),
@@ -137,28 +137,28 @@ def train(
             "data": {"fingerprint": dataset.fingerprint(), "episodes": len(dataset)},
         }
         keeper = Keeper(run=run, name=called, folder=folder, start=start, asked=asked)
-        with alone_in(folder) if crew.leads else nullcontext():
+        with alone_in(folder) if processes.leads else nullcontext():
             begun = matches_record(folder, asked, name=called)
             if not begun:
-                keeper.refuse_strangers()
+                keeper.check_no_foreign_checkpoints()
             done = keeper.finished() if begun else None
             if done is not None:
                 keeper.check(start.config.checkpoint_steps())
                 return _result(keeper, "kept", done)
-            _remark(start, say)
+            _remark(start, log)
             inputs = _prepare(
-                start, dataset, cache or run.path / "cache", workers=workers, team=crew, quiet=quiet, say=say
+                start, dataset, cache or run.path / "cache", workers=workers, team=processes, quiet=quiet, say=log
             )
-            training = _Training(keeper, inputs, place, crew, log_every=log_every, save_every=save_every)
-            crew.barrier()  # all processes have read the folder before anything is written
-            if crew.leads:
+            training = _Trainer(keeper, inputs, resolved, processes, log_every=log_every, save_every=save_every)
+            processes.barrier()  # all processes have read the folder before anything is written
+            if processes.leads:
                 if not begun:
                     write_record(folder, asked)
-                run.record(f"train-{called}", _recorded(start, dataset, asked, crew, place))
-            return training.run(quiet=quiet, say=say)
+                run.record(f"train-{called}", _recorded(start, dataset, asked, processes, resolved))
+            return training.run(quiet=quiet, say=log)
 
 
-class _Training:
+class _Trainer:
     """The trainer: models on their device, optimisers and state."""
 
     def __init__(
@@ -244,9 +244,9 @@ class _Training:
         names = list(out.losses)
         weights = {name: _weights(self.optimisers[name]) for name in parts}
         norms = [nn.utils.get_total_norm([w.grad for w in held if w.grad is not None]) for held in weights.values()]
-        told = torch.stack([*(value.detach().float() for value in out.losses.values()), *norms]).tolist()
-        values = dict(zip([*names, *(f"norm/{name}" for name in parts)], told, strict=True))
-        self._refuse_broken(update, values)
+        means = torch.stack([*(value.detach().float() for value in out.losses.values()), *norms]).tolist()
+        values = dict(zip([*names, *(f"norm/{name}" for name in parts)], means, strict=True))
+        self._check_finite(update, values)
         for (name, held), norm in zip(weights.items(), norms, strict=True):
             if config.clip_norm is not None:
                 nn.utils.clip_grads_with_norm_(held, config.clip_norm, norm)
@@ -261,12 +261,12 @@ class _Training:
             return list(self.optimisers)
         return [name for name in self.optimisers if name == "arp"]
 
-    def _refuse_broken(self, update: int, values: Mapping[str, float]) -> None:
+    def _check_finite(self, update: int, values: Mapping[str, float]) -> None:
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if not broken:
             return
         losses = {name: value for name, value in values.items() if "/" not in name}
-        told = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        text = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
         worst = next((name for name in broken if not name.startswith("norm/")), None)
         if worst is not None:
             what = f"loss {worst!r} is {values[worst]}"
@@ -275,7 +275,7 @@ class _Training:
             what = f"the gradient of {part} is {values[broken[0]]} ({_first_broken(getattr(self.model, part))})"
         written = [step for step in self.config.checkpoint_steps() if step <= update]
         raise TrainingError(
-            f"training {self.keeper.name!r} broke at update {update} of {self.config.updates}: {what} (losses: {told})."
+            f"training {self.keeper.name!r} broke at update {update} of {self.config.updates}: {what} (losses: {text})."
             f" The update was not made; the last good checkpoint is {self.keeper.files(written[-1])[0]}. Lower the "
             "learning rate, clip gradients (--clip-norm) or compute in float32, under another --name"
         )
@@ -322,7 +322,7 @@ class _Training:
 
     def _finish(self) -> TrainResult:
         total = self.seconds["total"]
-        told = {
+        result = {
             "updates": self.config.updates,
             "own_updates": self.own,
             "metrics": self.latest,
@@ -330,23 +330,23 @@ class _Training:
             "waiting": self.seconds["waiting"] / total if total else 0.0,
         }
         if self.team.leads:
-            self.keeper.finish(told)
+            self.keeper.finish(result)
             drop_state(self.keeper.folder)
         self.team.barrier()
-        return _result(self.keeper, "trained", told)
+        return _result(self.keeper, "trained", result)
 
 
-def _result(keeper: Keeper, status: Literal["trained", "kept"], told: Mapping[str, Any]) -> TrainResult:
+def _result(keeper: Keeper, status: Literal["trained", "kept"], result: Mapping[str, Any]) -> TrainResult:
     steps = keeper.start.config.checkpoint_steps()
     return TrainResult(
         name=keeper.name,
         status=status,
         steps=steps,
         checkpoints=tuple(path for step in steps for path in keeper.files(step)),
-        own_updates=dict(told["own_updates"]),
-        metrics=dict(told["metrics"]),
-        seconds=float(told["seconds"]),
-        waiting=float(told["waiting"]),
+        own_updates=dict(result["own_updates"]),
+        metrics=dict(result["metrics"]),
+        seconds=float(result["seconds"]),
+        waiting=float(result["waiting"]),
         folder=keeper.folder,
     )
 
@@ -412,8 +412,8 @@ def _checked_name(name: str) -> str:
 @contextmanager
 def _dropout(seed: int, device: str) -> Iterator[None]:
     """Seed torch's global generators (for dropout) for one update, and restore them."""
-    place = torch.device(device)
-    with torch.random.fork_rng([place] if place.type == "cuda" else []):
+    target = torch.device(device)
+    with torch.random.fork_rng([target] if target.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 

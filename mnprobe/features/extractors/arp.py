@@ -127,22 +127,24 @@ class ARPExtractor:
         modules = {"e": blocks[config.blocks - 1], "norm": self.policy.policy.final_ln}
         modules |= {"screen": blocks[config.cross_blocks - 1]} if config.cross_blocks else {}
         modules |= {f"blocks.{i}": blocks[i] for i in range(config.cross_blocks, config.blocks)}
-        found = {name: modules[name] for name in self.layers if name in modules}
-        return {name: {"class": class_name(module), "module": names[id(module)]} for name, module in found.items()}
+        known = {name: modules[name] for name in self.layers if name in modules}
+        return {name: {"class": class_name(module), "module": names[id(module)]} for name, module in known.items()}
 
     def prepare(self, episodes: Sequence[Episode]) -> tuple[int, list[Transition]]:
         """Read the observation before every keyframe: world points, colours, state of all cameras."""
         cameras = self.policy.config.cameras
-        found = []
+        observations = []
         for number, episode in enumerate(episodes):
             steps = episode.steps()
             if not steps:
                 raise DataError(f"{episode.folder}: no keyframe, so there is no decision to extract; leave it out")
             for keyframe, step in enumerate(steps):
                 arrays = arrays_of_frame(episode.frame(step.observed), cameras)
-                told = "" if self._inputs.blank else episode.instruction  # episodes without one can be blanked too
-                found.append(Transition(episode=number, keyframe=keyframe, frame=arrays, instruction=told, target=step))
-        return len(episodes), found
+                text = "" if self._inputs.blank else episode.instruction  # episodes without one can be blanked too
+                observations.append(
+                    Transition(episode=number, keyframe=keyframe, frame=arrays, instruction=text, target=step)
+                )
+        return len(episodes), observations
 
     @torch.inference_mode()
     def compute(self, prepared: tuple[int, list[Transition]]) -> list[EpisodeFeatures]:

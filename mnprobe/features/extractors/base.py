@@ -187,18 +187,18 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
     >>> parse_options(["size=8", "note=left arm"])
     {'size': 8, 'note': 'left arm'}
     """
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for pair in pairs:
         name, sign, text = pair.partition("=")
         if not sign or not name:
             raise ConfigError(f"--option must be KEY=VALUE, got {pair!r}")
-        if name in found:
-            raise ConfigError(f"--option {name} is given twice: {found[name]!r} and {text!r}")
+        if name in options:
+            raise ConfigError(f"--option {name} is given twice: {options[name]!r} and {text!r}")
         try:
-            found[name] = json.loads(text)
+            options[name] = json.loads(text)
         except json.JSONDecodeError:
-            found[name] = text
-    return found
+            options[name] = text
+    return options
 
 
 def complete_options(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

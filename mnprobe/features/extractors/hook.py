@@ -200,7 +200,7 @@ class HookExtractor:
     def training_modules(self) -> list[str]:
         """Submodules in training mode although mnprobe called eval(): a forward or a train() of their own does it."""
         named = self.target.module.named_modules()
-        return [f"{name or 'the module itself'} ({type(one).__name__})" for name, one in named if one.training]
+        return [f"{name or 'the module itself'} ({type(part).__name__})" for name, part in named if part.training]
 
     def prepare(self, episodes: Sequence[Episode]) -> tuple[HookInputs, list[int]]:
         """Ask the factory's `prepare` for the inputs."""
@@ -305,11 +305,11 @@ def _factory(name: str, arguments: Mapping[str, Any]) -> Callable[..., Any]:
 
 def _split(name: str) -> tuple[str, tuple[Key, ...]]:
     """`encoder.3[1][state]` to ("encoder.3", (1, "state"))."""
-    found = _LAYER.fullmatch(name)
-    if found is None:
+    match = _LAYER.fullmatch(name)
+    if match is None:
         return name, ()
-    texts = [text[1:-1].strip("'\"") for text in re.findall(_BRACKET, found.group(2))]
-    return found.group(1), tuple(map(_key, texts))
+    texts = [text[1:-1].strip("'\"") for text in re.findall(_BRACKET, match.group(2))]
+    return match.group(1), tuple(map(_key, texts))
 
 
 def _key(text: str) -> Key:
@@ -388,9 +388,9 @@ def _member(value: Any, key: Key) -> Any:
         return value[key] if key in value or isinstance(key, int) else value[str(key)]
     if isinstance(key, int):
         return value[key]  # of an output of transformers too, which counts its members
-    if key.startswith("_") or callable(found := getattr(value, key)):
+    if key.startswith("_") or callable(member := getattr(value, key)):
         raise AttributeError(key)
-    return found
+    return member
 
 
 def _members(value: Any) -> dict[Key, Any]:

@@ -97,8 +97,8 @@ class ViCLIPExtractor:
         modules = {"u": ("vision_encoder", encoder), "cls": ("vision_encoder.ln_post", encoder.ln_post)}
         names = {id(module): name for name, module in self.model.named_modules()}
         modules |= {f"blocks.{i}": (names[id(block)], block) for i, block in enumerate(encoder.transformer.resblocks)}
-        found = {name: modules[name] for name in self.layers}
-        return {name: {"class": class_name(module), "module": place} for name, (place, module) in found.items()}
+        known = {name: modules[name] for name in self.layers}
+        return {name: {"class": class_name(module), "module": path} for name, (path, module) in known.items()}
 
     def prepare(self, episodes: Sequence[Episode]) -> PreparedClips:
         """Read, resize and normalise the frames."""

@@ -516,7 +516,7 @@ def check_forgetting(
     if run is None and out is None:
         raise ConfigError("the forgetting check needs a run (--run) or a folder for its tables (--out)")
     one_of("frames_rule", frames_rule, ("middle", "strided"))
-    place = resolve_device(device)
+    resolved = resolve_device(device)
     chosen = choose_video_models(
         run, models=models, checkpoints=checkpoints, name=name, step=step, preset=preset, seed=seed, config=config
     )
@@ -543,7 +543,7 @@ def check_forgetting(
         settings=settings,
         template=template,
         rule=frames_rule,
-        device=place,
+        device=resolved,
         batch_size=batch_size,
         precision=precision,
         table=home / "forgetting.csv",
