@@ -14,7 +14,7 @@ from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.rundir import resolve_run
 
-if TYPE_CHECKING:  # torch loads only where features are examined
+if TYPE_CHECKING:  # torch is imported only when features are examined
     from mnprobe.analysis.diagnostics import Check
 
 __all__ = ["doctor"]
@@ -24,23 +24,25 @@ _QUICK, _USUAL = 2, 5
 
 
 def doctor(
-    run: Annotated[Path | None, typer.Option(help="Examine the features of this run too.")] = None,
-    u: Annotated[Path | None, typer.Option("--u", help="Examine this store of the understanding side, with --e.")] = (
+    run: Annotated[Path | None, typer.Option(help="Also examine the features of this run.")] = None,
+    u: Annotated[Path | None, typer.Option("--u", help="Store of the understanding side to examine, with --e.")] = (
         None
     ),
-    e: Annotated[Path | None, typer.Option("--e", help="Examine this store of the execution side, with --u.")] = None,
-    layer_u: Annotated[str | None, typer.Option(help="Layer of the understanding side; u when left out.")] = None,
-    layer_e: Annotated[str | None, typer.Option(help="Layer of the execution side; e when left out.")] = None,
-    pool_u: Annotated[str, typer.Option(help="mean, first, last, max, token:<k> or concat.")] = "mean",
-    pool_e: Annotated[str, typer.Option(help="mean, first, last, max, token:<k> or concat.")] = "mean",
-    quick: Annotated[bool, typer.Option("--quick", help="Two seeds of each planted measurement, not five.")] = False,
+    e: Annotated[Path | None, typer.Option("--e", help="Store of the execution side to examine, with --u.")] = None,
+    layer_u: Annotated[str | None, typer.Option(help="Layer of the understanding side; default u.")] = None,
+    layer_e: Annotated[str | None, typer.Option(help="Layer of the execution side; default e.")] = None,
+    pool_u: Annotated[str, typer.Option(help="Pooling: mean, first, last, max, token:<k> or concat.")] = "mean",
+    pool_e: Annotated[str, typer.Option(help="Pooling: mean, first, last, max, token:<k> or concat.")] = "mean",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Use two seeds per synthetic measurement instead of five.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, for bug reports.")] = False,
 ) -> None:
-    """Say what is installed here and works; with --run, or --u and --e, test the pipeline on your own episodes.
+    """Check the installation; with --run, or --u and --e, also check the pipeline on your own episodes.
 
-    Features whose alignment is known (random, shuffled, collapsed, an arbitrary id, your own rotated) go through the
-    functions that align, compare and audit use, and must come out as they should. If they do not, the pipeline is
-    broken, and the exit code is 1. docs/doctor.md explains every check.
+    Features whose alignment is known (random, shuffled, collapsed, an arbitrary id, your own rotated) are passed to the
+    functions behind align, compare and audit, and must give the known result. If they do not, the pipeline is broken,
+    and the exit code is 1. docs/doctor.md explains every check.
 
     Example: mnprobe doctor --run runs/first
     """
@@ -102,7 +104,7 @@ def _environment() -> dict[str, Any]:
 
 
 def _registered() -> dict[str, Any]:
-    """Extractors, worlds and the live simulator; what cannot be asked is said in words."""
+    """Extractors, worlds and the live simulator; a failed query is reported as text."""
     try:
         from mnprobe.features import EXTRACTORS
         from mnprobe.worlds import WORLDS
@@ -121,7 +123,7 @@ def _registered() -> dict[str, Any]:
 
 
 def _gl() -> str:
-    """'ok', or why the tabletop world cannot draw by OpenGL (it casts rays then)."""
+    """'ok', or the reason why the tabletop world cannot use OpenGL (it then uses ray casting)."""
     from mnprobe.worlds.tabletop.gl import probe_gl
 
     problem = probe_gl()
@@ -187,5 +189,5 @@ def _print_checks(facts: dict[str, Any], checks: "Sequence[Check]", *, failed: b
 
 
 def _say(text: str) -> None:
-    """Print; without colours where the output is no terminal, or NO_COLOR is set."""
+    """Print; without colours if the output is not a terminal or NO_COLOR is set."""
     typer.echo(text, color=False if "NO_COLOR" in os.environ else None)

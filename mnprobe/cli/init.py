@@ -11,7 +11,7 @@ __all__ = ["init"]
 
 
 class ViCLIPSize(StrEnum):
-    """Sizes of the model that watches."""
+    """Sizes of the video model."""
 
     tiny = "tiny"
     b16 = "b16"
@@ -27,15 +27,15 @@ class ARPSize(StrEnum):
 
 
 def init(
-    run: Annotated[Path, typer.Option(help="Run directory to make.")],
+    run: Annotated[Path, typer.Option(help="Run directory to create.")],
     viclip: Annotated[ViCLIPSize, typer.Option(help="Size of ViCLIP.")] = ViCLIPSize.tiny,
     arp: Annotated[ARPSize, typer.Option(help="Size of ARP.")] = ARPSize.tiny,
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Make a run with checkpoints of both models at step 0: random weights, the control that every claim needs.
+    """Create a run with step-0 checkpoints of both models: random weights, the control that every claim needs.
 
-    Put trained checkpoints beside them as checkpoints/<model>/step_<8 digits>.safetensors.
+    Add trained checkpoints as checkpoints/<model>/step_<8 digits>.safetensors.
 
     Example: mnprobe init --run runs/first --viclip tiny --arp tiny --seed 0
     """

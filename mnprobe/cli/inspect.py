@@ -13,7 +13,7 @@ def inspect(
     files: Annotated[list[Path], typer.Argument(help="Feature stores (.h5).")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Read feature stores wholly: say what they hold and whether every byte is sound; exit code 2 if one is not.
+    """Validate feature stores completely and print their contents; exit code 2 if a store is damaged.
 
     Example: mnprobe inspect runs/first/features/viclip/demos/step_00000000.h5
     """

@@ -14,31 +14,31 @@ __all__ = ["report"]
 
 
 def report(
-    run: Annotated[Path | None, typer.Option(help="The run directory; the newest under ./runs when left out.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
     compare: Annotated[
         list[Path] | None,
-        typer.Option(help="Set several runs side by side: --compare A B C, or --run A --compare B."),
+        typer.Option(help="Compare several runs: --compare A B C, or --run A --compare B."),
     ] = None,
     runs: Annotated[list[Path] | None, typer.Argument(help="Further runs of --compare.", show_default=False)] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Where it goes; report.html (report-compare.html) in the (first) run when left out."),
+        typer.Option(help="Output file; default report.html (report-compare.html) in the (first) run."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Write one self-contained HTML file: the verdict in plain words, scores with chance and controls, every figure,
     the paper's Tables 1 to 3 filled with ours, an interactive t-SNE, data, models, every number.
 
-    It opens offline; all but the interactive plot works without JavaScript. What the run does not have yet is named,
-    with the command that makes it.
+    It opens offline; everything except the interactive plot works without JavaScript. Missing results are listed with
+    the command that produces them.
 
-    With --compare, one page of several runs: answers, key numbers, curves, and the settings in which they differ.
+    With --compare it writes one page for several runs: conclusions, key numbers, curves and differing settings.
 
     Example: mnprobe report --run runs/first
     """
     from dataclasses import asdict
 
-    from mnprobe.analysis.report import write_report  # jinja2 and pandas load here, not for --help
+    from mnprobe.analysis.report import write_report  # jinja2 and pandas are imported here, so that --help is fast
 
     if compare or runs:
         _compare([*([run] if run else []), *(compare or []), *(runs or [])], bool(compare), out, as_json=as_json)

@@ -12,19 +12,19 @@ Stage = list[Command]
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Sizes of a study from nothing to the report on the embedded tabletop.
+    """Sizes of a complete study on the embedded tabletop.
 
     Attributes:
-        tasks: what is demonstrated; empty for all tasks of the tabletop.
-        max_variations: only the first so many instructions of each task; None for all.
-        train, val, test: demonstrations of an instruction: models learn from train; heads are fitted on val, which no
-            model has seen, and measured on test.
-        preset: of the trainings.
-        updates: of each training.
-        seeds: trainings of each kind (baseline and joint), each with its own weights and batches.
-        episodes: that every checkpoint plays, per task, from the initial states of test demonstrations.
-        max_steps: key poses after which a played episode is a failure.
-        probe_seeds: of the heads.
+        tasks: demonstrated tasks; empty for all tasks of the tabletop.
+        max_variations: maximum number of instructions per task; None for all.
+        train, val, test: demonstrations per instruction: models are trained on train; heads are fitted on val, which no
+            model was trained on, and measured on test.
+        preset: preset of the trainings.
+        updates: updates per training.
+        seeds: number of trainings of each kind (baseline and joint), each with its own weights and batches.
+        episodes: rollout episodes per checkpoint and task, from the initial states of test demonstrations.
+        max_steps: number of key poses after which a rollout fails.
+        probe_seeds: number of seeds of the heads.
     """
 
     tasks: tuple[str, ...]
@@ -73,14 +73,14 @@ STUDIES: Mapping[str, Study] = {
 
 
 def study_stages(study: Study, run: Path, *, seed: int, device: str, probe_steps: int | None) -> list[Stage]:
-    """The whole study: demonstrations, trainings, rollouts, features, recognition, alignment, figures, report.
+    """Stages of a complete study: demonstrations, trainings, rollouts, features, recognition, alignment, report.
 
     Args:
-        study: how much of it.
+        study: sizes of the study.
         run: run directory.
-        seed: of the first training; the others follow it.
-        device: as the commands take it.
-        probe_steps: optimiser steps of a probe fit; None for the default.
+        seed: seed of the first training; the others are consecutive.
+        device: value of --device.
+        probe_steps: optimiser steps per probe fit; None for the default.
     """
     run_option = ["--run", str(run)]
     device_option = ["--device", device]
@@ -124,7 +124,7 @@ def study_stages(study: Study, run: Path, *, seed: int, device: str, probe_steps
 
 
 def probe_stages(run: Path, seeds: int | None, steps: int | None, *, split: Command | None = None) -> list[Stage]:
-    """From features to the report; `split` are the options of an alignment with success and failure apart."""
+    """Stages from features to the report; `split`: options of an alignment that separates success and failure."""
     run_option = ["--run", str(run)]
     fit = [] if steps is None else ["--steps", str(steps)]
     fit += [] if seeds is None else ["--seeds", str(seeds)]
@@ -147,5 +147,5 @@ def probe_stages(run: Path, seeds: int | None, steps: int | None, *, split: Comm
 
 
 def may_be_left_out(command: Sequence[str]) -> bool:
-    """Whether a command may find too few samples for what it measures, which ends nothing else."""
+    """Whether a command may fail for too few samples without stopping the study."""
     return command[0] in ("audit", "compare", "success") or "--split" in command

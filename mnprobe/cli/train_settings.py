@@ -10,11 +10,11 @@ __all__ = ["changed", "over_updates", "read_settings"]
 
 
 def read_settings(pairs: Sequence[str], *, own: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of `--set`, by dotted key, behind those that were given by options of their own.
+    """Merge the settings of `--set`, by dotted key, into those given by dedicated options.
 
-    `own` names the option that sets a key which `--set` must not.
+    `own` names the dedicated option of a key, which `--set` must not set.
 
-    Raises ConfigError for what is no KEY=VALUE, is given twice, or has an option of its own.
+    Raises ConfigError for text other than KEY=VALUE, repeated keys, and keys with a dedicated option.
     """
     from mnprobe.core.errors import ConfigError
     from mnprobe.features.extractors.base import parse_options
@@ -33,7 +33,7 @@ def read_settings(pairs: Sequence[str], *, own: Mapping[str, str], given: Mappin
 
 
 def over_updates(base: "TrainConfig", updates: int | None) -> dict[str, Any]:
-    """The settings that another number of updates brings with it: warm-ups keep their share. None changes nothing."""
+    """Settings that follow from another number of updates: scaled warm-ups. None changes nothing."""
     if updates is None:
         return {}
     parts = {"video": base.video, "policy": base.policy, "align": base.align}
@@ -42,9 +42,9 @@ def over_updates(base: "TrainConfig", updates: int | None) -> dict[str, Any]:
 
 
 def changed(base: "TrainConfig", settings: Mapping[str, Any]) -> "TrainConfig":
-    """`base` with these settings; "policy.lr" is the rate in the settings of the policy's optimiser.
+    """Return `base` with these settings; "policy.lr" is the learning rate of the policy's optimiser.
 
-    Raises ConfigError for an unknown key or an impossible value.
+    Raises ConfigError for an unknown key or an invalid value.
     """
     from mnprobe.core.errors import ConfigError
     from mnprobe.training import TrainConfig
@@ -66,5 +66,5 @@ def changed(base: "TrainConfig", settings: Mapping[str, Any]) -> "TrainConfig":
 
 
 def _like(before: Any, value: Any) -> Any:
-    """1 as 1.0 where 0.5 stood before, so that it is the same setting however it is written."""
+    """Convert 1 to 1.0 for a float setting, so that equal settings compare equal."""
     return float(value) if isinstance(before, float) and type(value) is int else value
