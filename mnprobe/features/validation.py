@@ -34,13 +34,13 @@ _TEXTS = (
     *("schema", "model", "side", "source", "checkpoint_sha256", "model_config", "data_fingerprint"),
     *("mnprobe_version", "torch_version", "created", "provenance", "digest"),
 )
-_OPTIONAL = ("training",)  # texts that older stores do not have; '' then
+_OPTIONAL = ("training",)  # texts that older stores lack; '' then
 _FLETCHER32 = 3  # HDF5's number of this filter
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerContents:
-    """A layer as found: the open values dataset, and the small arrays in memory."""
+    """A layer in a file: the open values dataset, and the small arrays in memory."""
 
     values: Any
     offsets: Array
@@ -49,7 +49,7 @@ class LayerContents:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """A store as found, its file open."""
+    """Contents of a store, with its file open."""
 
     file: Any
     attributes: dict[str, Any]
@@ -58,7 +58,7 @@ class Contents:
 
 
 def read_contents(path: Path) -> Contents:
-    """Open `path` and check it; the file stays open on success and is closed on FeatureError."""
+    """Open and validate `path`; the file stays open on success and is closed on FeatureError."""
     file = _open(path)
     try:
         return _Reader(file, str(path)).read()
@@ -82,13 +82,13 @@ def _open(path: Path) -> Any:
     if start != MAGIC:
         raise FeatureError(f"{path}: not an HDF5 file (it begins with {start!r}), so not a feature store")
     try:
-        return h5py.File(path, "r", locking=False)  # whole files never change, so readers need no lock
+        return h5py.File(path, "r", locking=False)  # finished files never change, so readers need no lock
     except (OSError, RuntimeError) as error:
         raise FeatureError(f"{path}: an HDF5 file, but truncated or damaged ({error}); extract it again") from error
 
 
 class _Reader:
-    """Reads one store, place by place."""
+    """Reader that validates one store, item by item."""
 
     def __init__(self, file: Any, path: str) -> None:
         self.file = file
@@ -160,7 +160,7 @@ class _Reader:
         return group
 
     def _own(self, group: Any, name: str) -> Any:
-        """A member that lies in this very file: links to elsewhere are refused before they are followed."""
+        """Return a member stored in this file; external links raise before they are followed."""
         path = f"{group.name.rstrip('/')}/{name}"
         link = group.get(name, getlink=True)
         if link is None:
@@ -219,7 +219,7 @@ class _Reader:
         return columns
 
     def _own_columns(self, episodes: Any) -> Columns:
-        """The columns that the user added."""
+        """Return the columns added by the user."""
         group = self._own(episodes, "extra")
         if not isinstance(group, h5py.Group):
             raise FeatureError(f"{self.path}:/episodes/extra: must be a group, found a dataset")

@@ -1,4 +1,4 @@
-"""Writing a feature store: by blocks as they come, whole or not at all."""
+"""Atomic, streaming writer of feature stores."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -30,15 +30,16 @@ from mnprobe.features.schema import (
 __all__ = ["FeatureWriter", "write_features"]
 
 Array = np.ndarray[Any, Any]
-_SPARE_ROOM = 16 * 2**20  # bytes that must stay free: more than HDF5 holds back until it closes a file
+_SPARE_ROOM = 16 * 2**20  # bytes that must stay free: more than HDF5 buffers until it closes a file
 
 
 class FeatureWriter:
-    """Writes one store through a temporary file that is renamed to `path` when the `with` block ends well.
+    """Write one store to a temporary file that is renamed to `path` when the `with` block succeeds.
 
     `episodes` is a DataFrame or a mapping of columns (at least `id`; see `make_columns`). Values go to disk in chunks
-    of 256 rows as they are appended, so a store may be larger than memory. On leaving, every layer must have as many
-    episodes as the table; an exception inside the block, a full disk, or a killed process, leaves the old file or none.
+    of 256 rows as they are appended, so a store may be larger than memory. At the end every layer must have as many
+    episodes as the table; after an exception inside the block, a full disk or a killed process, the old file (or none)
+    remains.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "u.h5"
@@ -81,7 +82,7 @@ class FeatureWriter:
     ) -> None:
         """Add rows (m, D) for the next episodes of `layer`, as a numpy array, a torch tensor or a DataFrame.
 
-        `lengths` says how many rows each of these episodes has and sums to m (default: one row each). `keyframe` (m,)
+        `lengths` is the number of rows of each of these episodes and sums to m (default: one row each). `keyframe` (m,)
         is given for all blocks of a layer or for none. Raises FeatureError for wrong shapes and non-finite values,
         also for values too large for float16.
         """
@@ -90,7 +91,7 @@ class FeatureWriter:
         self._layers[layer].append(values, lengths, keyframe)
 
     def add_column(self, name: str, values: Sequence[Any]) -> None:
-        """Add a column of the table of episodes that was not known at the start, such as `prediction`."""
+        """Add an episode column that is known only at the end, such as `prediction`."""
         self._columns = self._table(self._columns | {name: values})
 
     def _table(self, episodes: Any) -> Columns:
@@ -129,18 +130,18 @@ def write_features(
     dtype: str = "float32",
     **header: Any,
 ) -> Path:
-    """Write a whole feature store at once, from arrays of any origin; returns its path.
+    """Write a complete feature store from arrays of any origin; return its path.
 
     Args:
-        path: the HDF5 file to make.
+        path: the HDF5 file to write.
         layers: name -> array (N, D) with one row per episode, array (N, T, D) with T tokens each, or a sequence of N
-            arrays (m_i, D) with m_i tokens each. Arrays are of any make: numpy, torch, DataFrames, nested lists.
+            arrays (m_i, D) with m_i tokens each. Arrays may be numpy, torch, DataFrames or nested lists.
         episodes: DataFrame or mapping of columns with at least `id`; see `make_columns` for the rest.
-        keyframes: name -> the keyframe of each token, (N,) or N arrays (m_i,), for layers that have it.
+        keyframes: name -> the keyframe of each token, (N,) or N arrays (m_i,), for layers with keyframes.
         dtype: "float32" or "float16".
         header: fields of `Header`: model, side, source, step, trained, ...
     Raises:
-        FeatureError: for whatever does not fit together, naming layer and row.
+        FeatureError: for inconsistent input, naming layer and row.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "e.h5"
@@ -172,7 +173,7 @@ def write_features(
 
 
 class _LayerWriter:
-    """One layer on its way to disk: collects rows to whole chunks, remembers lengths and keyframes."""
+    """Writer of one layer: buffers rows to complete chunks, and collects lengths and keyframes."""
 
     def __init__(self, file: h5py.File, name: str, dtype: np.dtype[Any], path: Path) -> None:
         self._file = file
@@ -208,7 +209,7 @@ class _LayerWriter:
         self._push(block)
 
     def finish(self, episodes: int) -> dict[str, Array]:
-        """Write what is left; return offsets and keyframe."""
+        """Flush the buffer; return offsets and keyframe."""
         lengths = np.concatenate(self._lengths)
         if len(lengths) != episodes:
             raise FeatureError(f"{self._where}: holds {len(lengths)} episodes, the table of episodes {episodes}")
@@ -222,7 +223,7 @@ class _LayerWriter:
         return offsets | ({"keyframe": np.concatenate(self._keyframes)} if self._marked else {})
 
     def description(self) -> Array:
-        """What the digest says about the values: type and shape (their bytes have fletcher32)."""
+        """Entry of the values in the digest: type and shape (their bytes have fletcher32)."""
         return describe_values(self._values)
 
     def _check(self, values: Array) -> Array:
@@ -275,7 +276,7 @@ class _LayerWriter:
 
 
 def _type_name(dtype: Any) -> Any:
-    """ "float32" for `np.float32`, `np.dtype("f4")` and `torch.float32`; what is no type stays as it is."""
+    """ "float32" for `np.float32`, `np.dtype("f4")` and `torch.float32`; other values are returned unchanged."""
     try:
         return np.dtype(str(dtype).removeprefix("torch.") if str(dtype).startswith("torch.") else dtype).name
     except TypeError:
@@ -304,7 +305,7 @@ def _whole_numbers(values: Any, where: str) -> Array:
 
 
 def beyond_type(values: Array, dtype: np.dtype[Any] | str) -> str:
-    """The words for finite values too large for the type they are to be stored in, with the way out.
+    """Describe finite values that are too large for the stored type, with the remedy.
 
     >>> beyond_type(np.array([1.0, -1e5]), "float16")
     "holds -100000, which is beyond float16; take --dtype float32 (dtype='float32')"
@@ -325,7 +326,9 @@ def describe_values(values: Any) -> Array:
 
 
 def _write_attribute(file: h5py.File, key: str, value: str | int | bool) -> None:
-    if isinstance(value, str):  # of fixed length: text of variable length would lie in an unguarded part of the file
+    if isinstance(
+        value, str
+    ):  # fixed length: variable-length text would be stored in a part of the file without checksum
         encoded = value.encode("utf-8")
         dtype = h5py.string_dtype("utf-8", max(1, len(encoded)))
         file.attrs.create(key, np.array(encoded, dtype=dtype), dtype=dtype)
