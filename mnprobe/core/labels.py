@@ -55,7 +55,7 @@ _MISSING_TEXTS = frozenset({"nan", "NaN", "None", "<NA>", "NaT"})  # what missin
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a label is not there: None, NaN, pandas' NA or NaT, '', blanks, or the text that these print as.
+    """Whether a label is missing: None, NaN, pandas' NA or NaT, '', blanks, or the printed text of these.
 
     >>> [is_missing(value) for value in (None, float("nan"), "", "  ", "nan", "open it", 0)]
     [True, True, True, True, True, False, False]
@@ -73,7 +73,7 @@ def is_missing(value: Any) -> bool:
 
 
 def label_list(labels: Labels, rows: int | None, name: str) -> list[Any]:
-    """Labels of any make as a Python list, one per row, each of its own type.
+    """Convert labels of any input type to a Python list, one per row, with their own types.
 
     Raises:
         FeatureError: naming `name`, when there is not one label per row, or the labels have no single dimension.
@@ -105,20 +105,20 @@ def label_list(labels: Labels, rows: int | None, name: str) -> list[Any]:
 
 
 def as_labels(labels: Labels, rows: int | None, name: str, *, missing: bool = False) -> NDArray[Any]:
-    """Labels as a 1-D array: int64 where all are whole numbers, else text (object array of str), one per row.
+    """Labels as a 1-D array, one per row: int64 if all are whole numbers, else text (object array of str).
 
-    Whole numbers of any type, floats without a fraction and booleans count as integers, also next to text: 1, 1.0,
+    Integers of any type, floats without a fraction and booleans count as integers, also together with text: 1, 1.0,
     True and "1" are one label. Bytes are decoded as UTF-8.
 
     Args:
         labels: the labels.
-        rows: how many there must be; any number when None.
-        name: what they are called in messages.
-        missing: give '' for labels that are not there, where they are text; by default such labels are refused.
+        rows: required number; any number when None.
+        name: name of the labels in messages.
+        missing: return '' for missing text labels; by default missing labels raise.
 
     Raises:
-        FeatureError: naming `name` and the first row, for missing labels, another count, or labels that are no text
-            and no number.
+        FeatureError: naming `name` and the first row, for missing labels, a wrong count, or labels that are neither
+            text nor numbers.
 
     >>> as_labels([1.0, 2, True], 3, "groups").tolist()
     [1, 2, 1]
@@ -141,7 +141,7 @@ def as_labels(labels: Labels, rows: int | None, name: str, *, missing: bool = Fa
 
 
 def encode_labels(*labels: NDArray[Any]) -> tuple[list[NDArray[np.int64]], list[str]]:
-    """Number equal labels equally over all arrays of `as_labels`: integer codes of each, and the label of each code."""
+    """Encode labels consistently over several arrays of `as_labels`: integer codes, and the label of each code."""
     if len({array.dtype.kind for array in labels}) > 1:
         labels = tuple(np.array([str(value) for value in array.tolist()], dtype=object) for array in labels)
     names, codes = np.unique(np.concatenate(labels), return_inverse=True)
@@ -151,7 +151,7 @@ def encode_labels(*labels: NDArray[Any]) -> tuple[list[NDArray[np.int64]], list[
 
 
 def encode_tuples(*labels: NDArray[Any]) -> NDArray[np.int64]:
-    """Number equal tuples of labels equally, row by row: never the text of several labels joined.
+    """Encode tuples of labels, row by row, without joining their texts.
 
     >>> encode_tuples(np.array(["1", "11", "1"]), np.array(["12", "2", "12"])).tolist()
     [0, 1, 0]
@@ -164,7 +164,7 @@ def encode_tuples(*labels: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def partition_of(name: str) -> str | None:
-    """The partition that a name means: train, val, test, '' for no name, None for a name that is not known.
+    """Resolve a partition name: train, val, test, '' for no name, None for an unknown name.
 
     Case and blanks do not matter; training, valid, validation, dev and testing are known.
 
@@ -176,7 +176,7 @@ def partition_of(name: str) -> str | None:
 
 
 def asked_partition(name: str) -> str:
-    """The partition that a setting names, with a warning where it was mapped; `name` itself where it is not known.
+    """Resolve the partition of a setting, with a warning if it was mapped; an unknown `name` is returned unchanged.
 
     >>> asked_partition("test"), asked_partition("holdout")
     ('test', 'holdout')
@@ -189,11 +189,11 @@ def asked_partition(name: str) -> str:
 
 
 def as_partitions(partitions: Labels, rows: int | None, name: str = "partitions") -> tuple[NDArray[Any], str]:
-    """Partitions as text, train, val, test, or all '' where the dataset has none; and a note on names that were mapped.
+    """Partitions as text: train, val, test, or all '' if the dataset has none; and a note on mapped names.
 
     Raises:
-        FeatureError: naming `name`, for a partition that is not known (with those that are), and when some rows have
-            a partition and others have none.
+        FeatureError: naming `name`, for an unknown partition (listing the known ones), and when only some rows have a
+            partition.
 
     >>> as_partitions(["Training", "test"], 2)
     (array(['train', 'test'], dtype=object), "partitions: 'Training' is read as 'train'")
@@ -220,7 +220,7 @@ def as_partitions(partitions: Labels, rows: int | None, name: str = "partitions"
 
 
 def as_outcome(value: Any) -> int | None:
-    """An outcome as 1 (success), 0 (failure) or -1 (not known); None for anything that is no outcome.
+    """An outcome as 1 (success), 0 (failure) or -1 (not known); None for other values.
 
     1, 1.0, True and "true" are a success, 0, 0.0, False and "false" a failure; -1, None, NaN and '' are not known.
 
@@ -269,7 +269,7 @@ def same_text(text: str) -> str:
 
 
 def one_spelling(texts: Sequence[str], name: str) -> tuple[NDArray[Any], str]:
-    """Texts with one spelling, the first by alphabet, for those that `same_text` calls equal; and a note on these.
+    """Unify the spelling of texts that are equal by `same_text` (the first one, sorted); and a note on these.
 
     >>> one_spelling(["open it", "Open  it"], "instructions")[0].tolist()
     ['Open  it', 'Open  it']

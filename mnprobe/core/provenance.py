@@ -27,7 +27,7 @@ def config_hash(value: Any) -> str:
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Where two configurations differ, in words, one text per entry; `path` is put before the names.
+    """Differences of two configurations, one text per entry; `path` is the prefix of the names.
 
     >>> differences({"seed": 1, "size": {"width": 8}}, {"seed": 1, "size": {"width": 9}})
     ['size.width was 8, now 9']
@@ -42,12 +42,12 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def now() -> str:
-    """The present time, UTC, ISO 8601, to the second."""
+    """Current time, UTC, ISO 8601, in seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Installed versions of mnprobe and of `packages`; 'absent' where one is not installed."""
+    """Installed versions of mnprobe and of `packages`; 'absent' if not installed."""
     installed = {"mnprobe": __version__}
     for package in packages:
         try:
