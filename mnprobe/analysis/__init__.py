@@ -1,4 +1,4 @@
-"""What people look at: curves, t-SNE, similarity, contrasts, audits, tables, figures and the report.
+"""Analysis: curves, t-SNE, similarity, audits, tables, figures and the report.
 
 Every command that measures or draws is a function here, on arrays or on stores; docs/api.md lists them.
 `mnprobe.analysis.similarity` and `mnprobe.analysis.statistics` work on arrays alone.

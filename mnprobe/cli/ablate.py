@@ -31,8 +31,8 @@ def ablate(
         list[str] | None,
         typer.Option("--set", help="Any other setting of every training, KEY=VALUE, such as lambda_align=1."),
     ] = None,
-    viclip: Annotated[Path | None, typer.Option(help="Weights that the video models start from.")] = None,
-    arp: Annotated[Path | None, typer.Option(help="Weights that the policies start from.")] = None,
+    viclip: Annotated[Path | None, typer.Option(help="Initial weights of the video models.")] = None,
+    arp: Annotated[Path | None, typer.Option(help="Initial weights of the policies.")] = None,
     language_weights: Annotated[
         Path | None, typer.Option(help="CLIP RN50 weights for ARP's language tokens; default random, seed 0.")
     ] = None,
@@ -43,26 +43,27 @@ def ablate(
     instructions: Annotated[
         Path | None, typer.Option(help="CSV (task,variation,instruction) in place of the dataset's instructions.")
     ] = None,
-    episodes: Annotated[int, typer.Option(help="Played episodes of each task and cell, in the same new scenes.")] = 25,
-    world: Annotated[str, typer.Option(help="Where they are played: tabletop, rlbench, or a plugin's.")] = "tabletop",
+    episodes: Annotated[int, typer.Option(help="Rollout episodes per task and cell, in the same new scenes.")] = 25,
+    world: Annotated[str, typer.Option(help="World of the rollouts: tabletop, rlbench, or a plugin's.")] = "tabletop",
     world_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the world (repeatable).")] = None,
-    max_steps: Annotated[int, typer.Option(help="Key poses after which an episode is a failure, at most 25.")] = 25,
+    max_steps: Annotated[int, typer.Option(help="Number of key poses after which an episode fails, at most 25.")] = 25,
     jobs: Annotated[
-        int | None, typer.Option(help="Cells at once, one thread each; default one per processor, on a GPU one.")
+        int | None,
+        typer.Option(help="Number of parallel cells, one thread each; default one per processor, one on a GPU."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto",
-    save_every: Annotated[int, typer.Option(help="Updates between two states to go on from.")] = 500,
+    save_every: Annotated[int, typer.Option(help="Updates between two saved states for resumption.")] = 500,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the cells, what is left of them, and the time; write nothing.")
+        bool, typer.Option("--dry-run", help="List the cells, the remaining work and the time; write nothing.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no remarks.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress and no messages.")] = False,
 ) -> None:
-    """Train pairing by temperature, and a baseline, all else equal; recognition and success of each (Table 3).
+    """Train each pairing with each temperature, and a baseline; measure recognition and success (Table 3).
 
-    Held-out demonstrations are recognised and the same new scenes played with each cell's last checkpoint. Cells lie
-    in the run's ablation folder, the table in results/ablation.csv. Stop it; run it again to go on. A cell that fails
-    does not stop the others: the command then ends with code 2 and says which.
+    Recognition uses held-out demonstrations, success the same new scenes, both with the last checkpoint of each cell.
+    Cells are stored in the run's ablation folder, the table in results/ablation.csv. An interrupted command resumes
+    when run again. A failed cell does not stop the others: the command then exits with code 2 and names the cell.
 
     Example: mnprobe ablate --run runs/first --preset tiny --pairing instruction --pairing task --tau 0.1
     """
@@ -79,11 +80,11 @@ def ablate(
     base = preset_named(preset)
     base = changed(base, over_updates(base, updates) | settings)
     cells = ablation_cells(base, pairings=pairing or PAIRINGS, taus=tau or TAUS, seeds=seeds)
-    home = resolve_run(run)
+    run_dir = resolve_run(run)
     if not quiet:
-        typer.echo(f"run: {home.path}", err=as_json)
+        typer.echo(f"run: {run_dir.path}", err=as_json)
     study = open_study(
-        home,
+        run_dir,
         cells,
         data=data or (),
         tasks=task or (),
@@ -107,8 +108,8 @@ def ablate(
 
 def _print_plan(plan: "AblationPlan", as_json: bool) -> None:
     if as_json:
-        told: dict[str, Any] = dict(vars(plan)) | {"seconds": plan.seconds}
-        typer.echo(json.dumps({"dry_run": True, **told}, indent=2))
+        document: dict[str, Any] = dict(vars(plan)) | {"seconds": plan.seconds}
+        typer.echo(json.dumps({"dry_run": True, **document}, indent=2))
         return
     width = max(len(row["name"]) for row in plan.rows)
     for row in plan.rows:
@@ -123,24 +124,24 @@ def _print_plan(plan: "AblationPlan", as_json: bool) -> None:
     typer.echo(f"{line}\nnothing was written (--dry-run)")
 
 
-def _print_result(found: "Ablation", as_json: bool) -> None:
+def _print_result(result: "Ablation", as_json: bool) -> None:
     from mnprobe.analysis.tables.paper import ablation_table, grid_text
     from mnprobe.core.errors import TrainingError
 
     if as_json:
         cells = [
             {"name": cell.name, "status": cell.status, "error": cell.error, "seconds": cell.seconds}
-            for cell in found.cells
+            for cell in result.cells
         ]
-        rows = json.loads(found.rows.to_json(orient="records"))
-        typer.echo(json.dumps({"table": str(found.table), "cells": cells, "rows": rows}, indent=2))
-    elif len(found.rows):
-        typer.echo(grid_text(ablation_table(found.table)))
-        typer.echo(f"wrote {found.table}")
-    if found.failed:
-        listed = "\n".join(f"  {cell.name}: {cell.error}" for cell in found.failed)
+        rows = json.loads(result.rows.to_json(orient="records"))
+        typer.echo(json.dumps({"table": str(result.table), "cells": cells, "rows": rows}, indent=2))
+    elif len(result.rows):
+        typer.echo(grid_text(ablation_table(result.table)))
+        typer.echo(f"wrote {result.table}")
+    if result.failed:
+        listed = "\n".join(f"  {cell.name}: {cell.error}" for cell in result.failed)
         raise TrainingError(
-            f"{len(found.failed)} of {len(found.cells)} cells failed; the others are finished and kept:\n{listed}"
+            f"{len(result.failed)} of {len(result.cells)} cells failed; the others are finished and kept:\n{listed}"
         )
 
 

@@ -10,70 +10,71 @@ from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError, FeatureError
 from mnprobe.core.rundir import Piece, resolve_run
 
-if TYPE_CHECKING:  # the probe loads torch, which `--help` does without
+if TYPE_CHECKING:  # the probe imports torch, which `--help` does not need
     from mnprobe.probe import StoredPair
 
 __all__ = ["align"]
 
-_SPLITS = "all; success for the four settings of success and failure; or one of them, such as execution-failure."
-_HOLDOUTS = "What test episodes are: episodes (new ones of known instructions), instructions, tasks, or both."
-_FIT_ON = (
-    "Where heads for rollouts are fitted: demos of the same models where there are some (auto), own episodes, demos."
-)
-_LOSSES = "Eq. 2 as printed (diagonal), same group out of the denominator (exclude), or as positives (multi)."
+_SPLITS = "all; success for the four settings of success and failure; or one setting, such as execution-failure."
+_HOLDOUTS = "Held-out unit: episodes (new ones of known instructions), instructions, tasks, or both."
+_FIT_ON = "Data for heads of rollouts: demos of the same models if there are any (auto), own episodes, or demos."
+_LOSSES = "Eq. 2 as printed (diagonal); same group removed from the denominator (exclude), or positive (multi)."
 
 
 def align(
-    run: Annotated[Path | None, typer.Option(help="The run directory; the newest under ./runs when left out.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
     u: Annotated[Path | None, typer.Option("--u", help="One feature store of the understanding side.")] = None,
     e: Annotated[Path | None, typer.Option("--e", help="One feature store of the execution side.")] = None,
     split: Annotated[str, typer.Option(help=_SPLITS)] = "all",
     holdout: Annotated[str, typer.Option(help=_HOLDOUTS)] = "both",
-    mode: Annotated[str, typer.Option(help="For success and failure: own-probe, shared-probe or both.")] = "both",
+    mode: Annotated[str, typer.Option(help="With --split success: own-probe, shared-probe or both.")] = "both",
     source: Annotated[
         list[str] | None, typer.Option(help="Only this source of the run, such as rollouts (repeatable).")
     ] = None,
     step: Annotated[list[int] | None, typer.Option(help="Only stores of this step of the policy (repeatable).")] = None,
     pairing: Annotated[
-        Literal["episode", "instruction", "task"], typer.Option(help="What counts as the same action.")
+        Literal["episode", "instruction", "task"], typer.Option(help="Definition of the same action.")
     ] = "instruction",
     loss: Annotated[Literal["diagonal", "exclude", "multi"], typer.Option(help=_LOSSES)] = "diagonal",
-    heads: Annotated[Literal["linear", "mlp"], typer.Option(help="T_u and T_e: linear as in the paper, or mlp.")] = (
-        "linear"
-    ),
+    heads: Annotated[
+        Literal["linear", "mlp"], typer.Option(help="Type of T_u and T_e: linear as in the paper, or mlp.")
+    ] = ("linear"),
     tau: Annotated[float, typer.Option(help="Temperature of the loss.")] = 0.1,
     dim: Annotated[int, typer.Option(help="Width of the shared space.")] = 1024,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps per fit; 400 when left out.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps per fit; default 400.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training episodes, in place of steps.")] = None,
-    batch: Annotated[int, typer.Option(help="Pairs per step; all when there are fewer.")] = 256,
+    batch: Annotated[int, typer.Option(help="Pairs per step; all if there are fewer.")] = 256,
     lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = 1e-4,
     early_stop: Annotated[bool, typer.Option("--early-stop", help="Stop on a part of the training episodes.")] = False,
-    layer_u: Annotated[str | None, typer.Option(help="Layer of the understanding side; u when left out.")] = None,
-    layer_e: Annotated[str | None, typer.Option(help="Layer of the execution side; e when left out.")] = None,
-    pool_u: Annotated[str, typer.Option(help="mean, first, last, max, token:<k> or concat.")] = "mean",
-    pool_e: Annotated[str, typer.Option(help="mean, first, last, max, token:<k> or concat.")] = "mean",
+    layer_u: Annotated[str | None, typer.Option(help="Layer of the understanding side; default u.")] = None,
+    layer_e: Annotated[str | None, typer.Option(help="Layer of the execution side; default e.")] = None,
+    pool_u: Annotated[str, typer.Option(help="Pooling: mean, first, last, max, token:<k> or concat.")] = "mean",
+    pool_e: Annotated[str, typer.Option(help="Pooling: mean, first, last, max, token:<k> or concat.")] = "mean",
     fit_on: Annotated[Literal["auto", "own", "demos"], typer.Option(help=_FIT_ON)] = "auto",
     episodes: Annotated[
-        Literal["all", "shared"], typer.Option(help="all: both sides must have the same; shared: those both have.")
+        Literal["all", "shared"],
+        typer.Option(help="all: both sides must have equal episodes; shared: use the common ones."),
     ] = "all",
     seeds: Annotated[int, typer.Option(help="Probe seeds.")] = 5,
-    splits: Annotated[int, typer.Option(help="Random splits, where the data set's own does not decide.")] = 3,
-    draws: Annotated[int, typer.Option(help="Balanced draws for success and failure.")] = 20,
-    k: Annotated[str, typer.Option("--k", help="Neighbour counts of recall, with commas.")] = "1,5,10",
-    exclude_own: Annotated[bool, typer.Option("--exclude-own", help="Leave the query's own episode out.")] = False,
+    splits: Annotated[int, typer.Option(help="Number of random splits, unless the dataset defines the split.")] = 3,
+    draws: Annotated[int, typer.Option(help="Number of balanced samples of success and failure.")] = 20,
+    k: Annotated[str, typer.Option("--k", help="Values of k for Recall@k, separated by commas.")] = "1,5,10",
+    exclude_own: Annotated[bool, typer.Option("--exclude-own", help="Exclude the query's own episode.")] = False,
     pixel_components: Annotated[
-        int, typer.Option(help="Principal components that stand for pixels, a control; 0 for all pixels.")
+        int, typer.Option(help="Principal components of the pixel control; 0 for all pixels.")
     ] = 32,
-    shuffled: Annotated[bool, typer.Option(help="Measure the control with shuffled pairs too.")] = True,
-    jobs: Annotated[int, typer.Option(help="Processes; -1 for one per core. Results do not depend on it.")] = -1,
-    out: Annotated[Path | None, typer.Option(help="The table; the run's results/alignment.csv when left out.")] = None,
+    shuffled: Annotated[bool, typer.Option(help="Also measure the control with shuffled pairs.")] = True,
+    jobs: Annotated[
+        int, typer.Option(help="Number of processes; -1 for one per core. Results do not depend on it.")
+    ] = -1,
+    out: Annotated[Path | None, typer.Option(help="Output table; default results/alignment.csv of the run.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Fit two heads on frozen features and measure Recall@1 both ways on held-out episodes, with chance and controls.
 
-    Every understanding store of the run meets every execution store of the same source, training and step. For rollouts
-    the heads are fitted on demonstrations, where the run has both (--fit-on). Prints a table, writes
-    results/alignment.csv (one row per number) and heads/*.safetensors. Finished measurements are kept when run again.
+    Every understanding store of the run is paired with every execution store of the same source, training and step. For
+    rollouts the heads are fitted on demonstrations, if the run has both (--fit-on). Prints a table, and writes
+    results/alignment.csv (one row per number) and heads/*.safetensors. Finished measurements are not repeated.
 
     Example: mnprobe align --run runs/first --holdout both --seeds 5
     """
@@ -173,7 +174,7 @@ def align(
 def _chosen(
     stored: "list[StoredPair]", pieces: list[Piece], sources: list[str] | None, steps: list[int] | None
 ) -> "list[StoredPair]":
-    """The pairs whose execution store is of one of the sources and steps; ConfigError where the run has none."""
+    """Select the pairs whose execution store has one of the sources and steps; ConfigError if there are none."""
     origin = {piece.path: piece for piece in pieces}
     for name, wanted, known in (
         ("--source", sources, {piece.source for piece in pieces}),
@@ -183,14 +184,14 @@ def _chosen(
             if value not in known:
                 there = ", ".join(str(entry) for entry in sorted(known, key=str))
                 raise ConfigError(f"{name} {value}: the run has features of {there}")
-    found = [
+    pairs = [
         pair
         for pair in stored
         if (not sources or origin[pair.e].source in sources) and (not steps or origin[pair.e].step in steps)
     ]
-    if not found:
+    if not pairs:
         raise ConfigError("no pair of feature stores is of both --source and --step")
-    return found
+    return pairs
 
 
 def _counts(text: str) -> tuple[int, ...]:

@@ -13,16 +13,18 @@ __all__ = ["audit"]
 
 
 def audit(
-    run: Annotated[Path | None, typer.Option(help="The run directory; the newest under ./runs when left out.")] = None,
-    seeds: Annotated[int, typer.Option(help="Heads fitted anew for each factor that is taken out.")] = 3,
-    resamples: Annotated[int, typer.Option(help="Permutations of each test.")] = 1999,
-    decomposition: Annotated[bool, typer.Option(help="Break the last score into task, instruction, variation.")] = True,
+    run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
+    seeds: Annotated[int, typer.Option(help="Heads refitted for each factor that is removed.")] = 3,
+    resamples: Annotated[int, typer.Option(help="Number of permutations per test.")] = 1999,
+    decomposition: Annotated[
+        bool, typer.Option(help="Decompose the last score by task, instruction and variation.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Check what `mnprobe align` measured: nothing leaks, every control beside the claim, and what follows in words.
+    """Check the results of `mnprobe align`: leakage, controls, decomposition, and conclusions in words.
 
     Writes results/leakage.csv, controls.csv, decomposition.csv, verdict.csv and the figures controls and decomposition.
-    The rules behind each sentence stand in docs/statistics.md.
+    docs/statistics.md gives the rule of each conclusion.
 
     Example: mnprobe audit --run runs/first
     """

@@ -12,56 +12,58 @@ from mnprobe.core.rundir import resolve_run
 __all__ = ["compare"]
 
 _PERMUTE = (
-    "What may change places under the null: instructions (whole ones), instructions-within-task, within-task, "
+    "Units that the null permutes: instructions (as blocks), instructions-within-task, within-task, "
     "within-instruction (episodes), or free."
 )
 
 
 def compare(
-    run: Annotated[Path | None, typer.Option(help="The run directory; the newest under ./runs when left out.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
     u: Annotated[Path | None, typer.Option("--u", help="One feature store of the understanding side.")] = None,
     e: Annotated[Path | None, typer.Option("--e", help="One feature store of the execution side.")] = None,
     index: Annotated[
         list[str] | None,
-        typer.Option(help="A similarity index; several make several heatmaps. debiased_cka, mutual_knn if left out."),
+        typer.Option(help="Similarity index (repeatable), one heatmap each; default debiased_cka, mutual_knn."),
     ] = None,
     grid: Annotated[str, typer.Option(help="layers: all layers of one checkpoint; checkpoints: all steps.")] = "layers",
-    understanding: Annotated[str | None, typer.Option(help="A model of the run, where it has several.")] = None,
-    execution: Annotated[str | None, typer.Option(help="A model of the run, where it has several.")] = None,
-    source: Annotated[str, typer.Option(help="Where the features come from: demos, demos-blank, rollouts.")] = "demos",
-    step: Annotated[int | None, typer.Option(help="Checkpoint of the execution model; the last if left out.")] = None,
-    layer_u: Annotated[
-        list[str] | None, typer.Option(help="Layer of the understanding side; can be given repeatedly.")
-    ] = None,
-    layer_e: Annotated[
-        list[str] | None, typer.Option(help="Layer of the execution side; can be given repeatedly.")
-    ] = None,
-    pool_u: Annotated[str, typer.Option(help="mean, first, last, max, token:<k> or concat.")] = "mean",
-    pool_e: Annotated[str, typer.Option(help="mean, first, last, max, token:<k> or concat.")] = "mean",
+    understanding: Annotated[str | None, typer.Option(help="Model of the run, if it has several.")] = None,
+    execution: Annotated[str | None, typer.Option(help="Model of the run, if it has several.")] = None,
+    source: Annotated[str, typer.Option(help="Source of the features: demos, demos-blank, rollouts.")] = "demos",
+    step: Annotated[int | None, typer.Option(help="Checkpoint of the execution model; default the last.")] = None,
+    layer_u: Annotated[list[str] | None, typer.Option(help="Layer of the understanding side (repeatable).")] = None,
+    layer_e: Annotated[list[str] | None, typer.Option(help="Layer of the execution side (repeatable).")] = None,
+    pool_u: Annotated[str, typer.Option(help="Pooling: mean, first, last, max, token:<k> or concat.")] = "mean",
+    pool_e: Annotated[str, typer.Option(help="Pooling: mean, first, last, max, token:<k> or concat.")] = "mean",
     partition: Annotated[str | None, typer.Option(help="Only these episodes: train, val or test.")] = None,
     permute: Annotated[str, typer.Option(help=_PERMUTE)] = "instructions",
-    permutations: Annotated[int, typer.Option(help="Permutations of the null; p is at least 1 / (K + 1).")] = 999,
+    permutations: Annotated[
+        int, typer.Option(help="Number K of permutations of the null; p is at least 1 / (K + 1).")
+    ] = 999,
     outside_group: Annotated[
-        bool, typer.Option("--outside-group", help="Neighbours of the own instruction do not count.")
+        bool, typer.Option("--outside-group", help="Exclude neighbours of the same instruction.")
     ] = False,
-    k: Annotated[int | None, typer.Option("--k", help="Neighbours of mutual_knn and cknna; 10 if left out.")] = None,
+    k: Annotated[
+        int | None, typer.Option("--k", help="Number of neighbours of mutual_knn and cknna; default 10.")
+    ] = None,
     option: Annotated[
-        list[str] | None, typer.Option(help="name=value for the one index given; can be given repeatedly.")
+        list[str] | None, typer.Option(help="Parameter name=value of the one index given (repeatable).")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the permutations.")] = 0,
-    jobs: Annotated[int, typer.Option(help="Processes; -1 for one per core. Results do not depend on it.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Folder of table and figures; the run's own if left out.")] = None,
+    jobs: Annotated[
+        int, typer.Option(help="Number of processes; -1 for one per core. Results do not depend on it.")
+    ] = 1,
+    out: Annotated[Path | None, typer.Option(help="Folder of table and figures; default those of the run.")] = None,
     list_indices: Annotated[bool, typer.Option("--list", help="List the indices with their definitions.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Compare layers or checkpoints of both models by similarity indices, beside the probe and without training.
+    """Compare layers or checkpoints of both models by similarity indices, which need no training.
 
-    Writes results/similarity.csv and a heatmap of each index (figures/similarity-*.png, .svg) on which cells that do
-    not pass the level that permutations give are grey. A maximum over cells counts only with its own p (p_max).
+    Writes results/similarity.csv and a heatmap of each index (figures/similarity-*.png, .svg) on which cells below the
+    significance level of the permutations are grey. Judge a maximum over cells by its own p (p_max) only.
 
     Example: mnprobe compare --run runs/first --grid checkpoints --index debiased_cka --permute instructions
     """
-    from mnprobe.analysis.similarity import INDICES  # numpy and scipy load here, not for --help
+    from mnprobe.analysis.similarity import INDICES  # numpy and scipy are imported here, so that --help is fast
 
     if list_indices:
         _list(INDICES.names(), as_json=as_json)
@@ -111,7 +113,7 @@ def compare(
         n_jobs=jobs,
     )
     if as_json:
-        found = [
+        comparisons = [
             {
                 "index": config.index,
                 "png": str(item.figure.png),
@@ -122,7 +124,7 @@ def compare(
             }
             for config, item in zip(chosen, drawn, strict=True)
         ]
-        typer.echo(json.dumps({"table": str(table), "comparisons": found}))
+        typer.echo(json.dumps({"table": str(table), "comparisons": comparisons}))
         return
     for note in inputs.notes:
         typer.echo(f"note: {note}", err=True)
@@ -149,17 +151,17 @@ def _configs(
 
     if texts and len(names) != 1:
         raise ConfigError(f"--option belongs to one index, but {len(names)} are compared: name one with --index")
-    asked: dict[str, Any] = ({} if k is None else {"k": k}) | ({"outside": True} if outside else {})
+    settings: dict[str, Any] = ({} if k is None else {"k": k}) | ({"outside": True} if outside else {})
     configs = []
     for name in names:
         known = make_index(name).options()
-        options = {option: value for option, value in asked.items() if option in known}
+        options = {option: value for option, value in settings.items() if option in known}
         options |= parse_options(name, texts)
         configs.append(
             CompareConfig(index=name, options=options, permute=permute, permutations=permutations, seed=seed, grid=grid)
         )
     for option, flag in (("k", "--k"), ("outside", "--outside-group")):
-        if option in asked and not any(option in config.options for config in configs):
+        if option in settings and not any(option in config.options for config in configs):
             raise ConfigError(f"{flag} is for indices of neighbours (mutual_knn, cknna), not for {', '.join(names)}")
     return configs
 
@@ -167,20 +169,20 @@ def _configs(
 def _list(names: list[str], *, as_json: bool) -> None:
     from mnprobe.analysis.similarity import make_index
 
-    found = []
+    indices = []
     for name in names:
-        one = make_index(name)
-        about = one.about
+        index = make_index(name)
+        about = index.about
         facts = {"name": name, "title": about.title, "formula": about.formula, "source": about.source}
         facts |= {"direction": "higher is more alike" if about.higher_is_alike else "lower is more alike"}
         facts |= {"unchanged_by": ", ".join(sorted(about.invariances)), "smallest_n": str(about.smallest)}
-        facts |= {"options": ", ".join(f"{key}={value}" for key, value in one.options().items()) or "none"}
+        facts |= {"options": ", ".join(f"{key}={value}" for key, value in index.options().items()) or "none"}
         facts |= {"remark": about.remark}
-        found.append(facts)
+        indices.append(facts)
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(indices))
         return
-    for facts in found:
+    for facts in indices:
         typer.echo(f"{facts.pop('name')}: {facts.pop('title')}")
         for key, value in facts.items():
             if value:

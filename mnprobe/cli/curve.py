@@ -12,34 +12,39 @@ __all__ = ["curve"]
 
 
 def curve(
-    run: Annotated[Path | None, typer.Option(help="The run directory; the newest under ./runs when left out.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
     alignment: Annotated[
-        Path | None, typer.Option(help="A table of `mnprobe align`; the run's results/alignment.csv when left out.")
+        Path | None, typer.Option(help="Table of `mnprobe align`; default results/alignment.csv of the run.")
     ] = None,
     metric: Annotated[
-        str, typer.Option(help="recall@1, recall@5, recall@10, adjusted_recall@1, mi_bound.")
+        str, typer.Option(help="Metric: recall@1, recall@5, recall@10, adjusted_recall@1, mi_bound.")
     ] = "recall@1",
     split: Annotated[
-        str, typer.Option(help="all, one of the success and failure splits, or outcomes: all four side by side.")
+        str, typer.Option(help="all, one of the success and failure splits, or outcomes (all four splits).")
     ] = "all",
-    direction: Annotated[str, typer.Option(help="u2e, e2u, or mean of both.")] = "mean",
+    direction: Annotated[str, typer.Option(help="Direction: u2e, e2u, or mean of both.")] = "mean",
     where: Annotated[
         list[str] | None,
-        typer.Option(help="column=value, where the table holds several ways of measuring; can be given repeatedly."),
+        typer.Option(help="Filter column=value, if the table holds several configurations (repeatable)."),
     ] = None,
-    log_steps: Annotated[bool, typer.Option("--log-steps", help="A logarithmic step axis.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Figure without ending; in the run's figures when left out.")] = None,
+    log_steps: Annotated[bool, typer.Option("--log-steps", help="Use a logarithmic step axis.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Figure path without extension; default in the run's figures.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Draw Recall@1 over training checkpoints, with chance, 95 % intervals and every control that was measured.
 
-    Trainings (models such as arp-baseline and arp-joint) are compared by colour, their seeds averaged; recognition and
-    success stand below where they were measured. Writes figures/curve.png, curve.svg and results/curve.csv (for another
-    metric or split, with its name added). With one checkpoint, points with error bars are drawn.
+    Trainings (models such as arp-baseline and arp-joint) differ by colour, and their seeds are averaged; recognition
+    and success are drawn below if they were measured. Writes figures/curve.png, curve.svg and results/curve.csv (for
+    another metric or split, with its name added). With one checkpoint, points with error bars are drawn.
 
     Example: mnprobe curve --run runs/first --metric recall@1 --where layer_e=e
     """
-    from mnprobe.analysis.figures.curve import curve_name, draw_curve  # matplotlib and pandas load here, not for --help
+    from mnprobe.analysis.figures.curve import (
+        curve_name,
+        draw_curve,
+    )  # matplotlib and pandas are imported here, so that --help is fast
     from mnprobe.analysis.tables.alignment import parse_where
     from mnprobe.analysis.tables.progress import played_in, world_note
     from mnprobe.core.commands import command_line

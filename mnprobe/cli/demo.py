@@ -1,4 +1,4 @@
-"""`mnprobe demo`: the whole job, by the same commands that a user would type."""
+"""`mnprobe demo`: the complete study, as a sequence of mnprobe commands."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +13,7 @@ def demo(
         list[Path] | None,
         typer.Option(help="Folder of demonstrations (repeatable); without it the whole study runs on the tabletop."),
     ] = None,
-    run: Annotated[Path, typer.Option(help="Run directory to make or to go on with.")] = Path("runs/demo"),
+    run: Annotated[Path, typer.Option(help="Run directory to create or to resume.")] = Path("runs/demo"),
     preset: Annotated[
         Literal["quick", "full"],
         typer.Option(help="Without --data: quick (minutes on two cores) or full (all tasks, three seeds; hours)."),
@@ -27,33 +27,36 @@ def demo(
     task: Annotated[
         list[str] | None, typer.Option(help="Without --data: only this task (repeatable); default the preset's.")
     ] = None,
-    train: Annotated[
-        int | None, typer.Option(help="Without --data: demonstrations of an instruction to learn.")
+    train: Annotated[int | None, typer.Option(help="Without --data: training demonstrations per instruction.")] = None,
+    val: Annotated[
+        int | None, typer.Option(help="Without --data: demonstrations per instruction for fitting heads.")
     ] = None,
-    val: Annotated[int | None, typer.Option(help="Without --data: as many to fit the heads on.")] = None,
-    test: Annotated[int | None, typer.Option(help="Without --data: as many to test on.")] = None,
+    test: Annotated[int | None, typer.Option(help="Without --data: test demonstrations per instruction.")] = None,
     updates: Annotated[int | None, typer.Option(help="Without --data: updates of each training.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Without --data: trainings of each kind.")] = None,
     episodes: Annotated[
-        int | None, typer.Option(help="Without --data: episodes that each checkpoint plays, per task.")
+        int | None, typer.Option(help="Without --data: rollout episodes per checkpoint and task.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the models' first weights and batches.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps per probe fit; 400 when left out.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of initial weights and sampling.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps per probe fit; default 400.")] = None,
     side_by_side: Annotated[
-        int | None, typer.Option(help="Commands that run at once where they may; default one per processor, at most 2.")
+        int | None,
+        typer.Option(help="Number of parallel commands, where possible; default one per processor, at most 2."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto",
 ) -> None:
-    """Do the whole study: train baseline and joint, play, extract u and e, probe them, and write the report.
+    """Run a complete study: train baseline and joint, roll out, extract u and e, probe them, write the report.
 
     On your own demonstrations (--data): features of the run's checkpoints (or of tiny untrained models), alignment,
-    curve, t-SNE, report. Each command is printed before it runs. Stop it at any moment and run it again to go on.
+    curve, t-SNE, report. Each command is printed before it runs. An interrupted study resumes when run again.
 
     Example: mnprobe demo --run runs/first
     """
     import os
 
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of one thread beat one of two (docs/performance.md)
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", "1"
+    )  # two processes of one thread are faster than one of two (docs/performance.md)
 
     from mnprobe.cli.study import STUDIES, Study, probe_stages, study_stages
     from mnprobe.core.errors import ConfigError
@@ -68,13 +71,13 @@ def demo(
     if data:
         if given or task:
             raise ConfigError(f"--{next(iter(given), 'task')} belongs to the study on the tabletop: leave out --data")
-        open_dataset(data, instructions=instructions, outcomes=outcomes)  # refused before anything is made
+        open_dataset(data, instructions=instructions, outcomes=outcomes)  # check before anything is written
         source = [word for folder in data for word in ("--data", str(folder))]
         source += [] if instructions is None else ["--instructions", str(instructions)]
         source += [] if outcomes is None else ["--outcomes", outcomes]
-        home = ["--run", str(run)]
-        extract = ["extract", *home, *source, "--device", device]
-        stages = [] if RunDir(run).checkpoints() else [[["init", *home, "--seed", str(seed)]]]
+        run_option = ["--run", str(run)]
+        extract = ["extract", *run_option, *source, "--device", device]
+        stages = [] if RunDir(run).checkpoints() else [[["init", *run_option, "--seed", str(seed)]]]
         stages += [[extract], [[*extract, "--model", "arp", "--blank-instruction"]], [[*extract, "--model", "pixels"]]]
         stages += probe_stages(run, None, steps)
     else:
@@ -93,7 +96,7 @@ def demo(
 
 
 def _run_all(stages: list[list[list[str]]], together: int, run: Path) -> None:
-    """All stages in order; an alignment by outcomes that the data cannot give is told and passed over."""
+    """Run all stages in order; an alignment by outcomes that the data do not support is reported and skipped."""
     from mnprobe.cli.side_by_side import run_here, run_together
     from mnprobe.cli.study import may_be_left_out
 

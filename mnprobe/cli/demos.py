@@ -11,7 +11,7 @@ __all__ = ["demos"]
 
 def demos(
     run: Annotated[
-        Path | None, typer.Option(help="Run directory, made if needed; by default the newest under ./runs.")
+        Path | None, typer.Option(help="Run directory, created if needed; by default the newest under ./runs.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write to this folder instead of a run's demos.")] = None,
     world: Annotated[str, typer.Option(help="World with a scripted expert: tabletop, or a plugin's.")] = "tabletop",
@@ -20,34 +20,36 @@ def demos(
         list[int] | None, typer.Option(help="Only this variation of each task (repeatable); default all.")
     ] = None,
     max_variations: Annotated[
-        int | None, typer.Option(help="Only the first so many variations of each task; default all.")
+        int | None, typer.Option(help="Maximum number of variations per task; default all.")
     ] = None,
     train: Annotated[int, typer.Option(help="Demonstrations of each variation for training.")] = 10,
-    val: Annotated[int, typer.Option(help="Demonstrations of each variation for validation.")] = 0,
-    test: Annotated[int, typer.Option(help="Demonstrations of each variation for tests.")] = 5,
+    val: Annotated[int, typer.Option(help="Validation demonstrations per variation.")] = 0,
+    test: Annotated[int, typer.Option(help="Test demonstrations per variation.")] = 5,
     seed: Annotated[int, typer.Option(help="First seed of train; val begins 1000000 later, test 2000000.")] = 0,
     renderer: Annotated[
-        str | None, typer.Option(help="rays (no graphics library; the default), gl, or auto: gl where it works.")
+        str | None, typer.Option(help="Renderer: rays (no graphics library; default), gl, or auto (gl if it works).")
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Width and height of images; default 128.")] = None,
     option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for a plugin's world (repeatable).")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes of one thread; default one per processor.")] = None,
-    video_frames: Annotated[int, typer.Option(help="Evenly spaced instants of the front camera to keep.")] = 16,
-    sheet: Annotated[bool, typer.Option("--sheet", help="Draw a contact sheet of each task, too.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Number of single-threaded processes; default one per processor.")
+    ] = None,
+    video_frames: Annotated[int, typer.Option(help="Number of evenly spaced front-camera frames to store.")] = 16,
+    sheet: Annotated[bool, typer.Option("--sheet", help="Also draw a contact sheet of each task.")] = False,
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="With --sheet: draw these demonstrations (any that are read) and write none (repeatable)."),
+        typer.Option(help="With --sheet: draw the demonstrations of this folder and write none (repeatable)."),
     ] = None,
     episode: Annotated[
         list[str] | None, typer.Option(help="With --sheet: the episode of this id (repeatable).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no remarks.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress and no messages.")] = False,
 ) -> None:
-    """Play scripted demonstrations in an embedded world; write them as RLBench's are, with partitions and outcomes.
+    """Generate scripted demonstrations in an embedded world; write them in RLBench's format with outcomes.
 
-    Stop it at any moment; run it again to go on, or with larger numbers to add more. A contact sheet has a row per
-    camera and a column per key pose; they lie in the run's figures/sheets, or in sheets/ of --out.
+    An interrupted command resumes when run again; with larger numbers it adds demonstrations. A contact sheet has a row
+    per camera and a column per key pose; sheets are written to figures/sheets of the run, or to sheets/ of --out.
 
     Example: mnprobe demos --run runs/first --task open_drawer --train 10 --test 5 --sheet
     """
@@ -82,19 +84,19 @@ def demos(
         seed=seed,
         video_frames=video_frames,
     )
-    home = RunDir.create(run) if run is not None else resolve_run(None) if out is None else None
-    if home is not None and not quiet:
-        typer.echo(f"run: {home.path}", err=as_json)
+    run_dir = RunDir.create(run) if run is not None else resolve_run(None) if out is None else None
+    if run_dir is not None and not quiet:
+        typer.echo(f"run: {run_dir.path}", err=as_json)
     written = write_demos(
-        home.demos if home is not None else out or Path(),
+        run_dir.demos if run_dir is not None else out or Path(),
         config,
         workers=default_workers() if workers is None else workers,
         quiet=quiet,
         note=None if quiet else lambda text: typer.echo(text, err=True),
     )
-    if home is not None:
-        asked = {name: value for name, value in vars(config).items() if name != "options"}
-        home.record("demos", {key: list(v) if isinstance(v, tuple) else v for key, v in asked.items()} | options)
+    if run_dir is not None:
+        settings = {name: value for name, value in vars(config).items() if name != "options"}
+        run_dir.record("demos", {key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()} | options)
     facts = written.to_dict()
     if not as_json:
         numbers = ", ".join(f"{number} {name}" for name, number in written.partitions.items())
@@ -102,7 +104,7 @@ def demos(
         for name, seeds in written.failed_seeds.items():
             typer.echo(f"{name}: the expert failed on {len(seeds)} seeds, replaced: {', '.join(map(str, seeds))}")
     if sheet:
-        sheets = written.folder / "sheets" if home is None else home.figures / "sheets"
+        sheets = written.folder / "sheets" if run_dir is None else run_dir.figures / "sheets"
         _draw([written.folder], sheets, task, episode, as_json, facts)
     elif as_json:
         typer.echo(json.dumps(facts))

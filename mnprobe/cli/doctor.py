@@ -14,7 +14,7 @@ from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.rundir import resolve_run
 
-if TYPE_CHECKING:  # torch loads only where features are examined
+if TYPE_CHECKING:  # torch is imported only when features are examined
     from mnprobe.analysis.diagnostics import Check
 
 __all__ = ["doctor"]
@@ -24,23 +24,25 @@ _QUICK, _USUAL = 2, 5
 
 
 def doctor(
-    run: Annotated[Path | None, typer.Option(help="Examine the features of this run too.")] = None,
-    u: Annotated[Path | None, typer.Option("--u", help="Examine this store of the understanding side, with --e.")] = (
+    run: Annotated[Path | None, typer.Option(help="Also examine the features of this run.")] = None,
+    u: Annotated[Path | None, typer.Option("--u", help="Store of the understanding side to examine, with --e.")] = (
         None
     ),
-    e: Annotated[Path | None, typer.Option("--e", help="Examine this store of the execution side, with --u.")] = None,
-    layer_u: Annotated[str | None, typer.Option(help="Layer of the understanding side; u when left out.")] = None,
-    layer_e: Annotated[str | None, typer.Option(help="Layer of the execution side; e when left out.")] = None,
-    pool_u: Annotated[str, typer.Option(help="mean, first, last, max, token:<k> or concat.")] = "mean",
-    pool_e: Annotated[str, typer.Option(help="mean, first, last, max, token:<k> or concat.")] = "mean",
-    quick: Annotated[bool, typer.Option("--quick", help="Two seeds of each planted measurement, not five.")] = False,
+    e: Annotated[Path | None, typer.Option("--e", help="Store of the execution side to examine, with --u.")] = None,
+    layer_u: Annotated[str | None, typer.Option(help="Layer of the understanding side; default u.")] = None,
+    layer_e: Annotated[str | None, typer.Option(help="Layer of the execution side; default e.")] = None,
+    pool_u: Annotated[str, typer.Option(help="Pooling: mean, first, last, max, token:<k> or concat.")] = "mean",
+    pool_e: Annotated[str, typer.Option(help="Pooling: mean, first, last, max, token:<k> or concat.")] = "mean",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Use two seeds per synthetic measurement instead of five.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, for bug reports.")] = False,
 ) -> None:
-    """Say what is installed here and works; with --run, or --u and --e, test the pipeline on your own episodes.
+    """Check the installation; with --run, or --u and --e, also check the pipeline on your own episodes.
 
-    Features whose alignment is known (random, shuffled, collapsed, an arbitrary id, your own rotated) go through the
-    functions that align, compare and audit use, and must come out as they should. If they do not, the pipeline is
-    broken, and the exit code is 1. docs/doctor.md explains every check.
+    Features whose alignment is known (random, shuffled, collapsed, an arbitrary id, your own rotated) are passed to the
+    functions behind align, compare and audit, and must give the known result. If they do not, the pipeline is broken,
+    and the exit code is 1. docs/doctor.md explains every check.
 
     Example: mnprobe doctor --run runs/first
     """
@@ -49,9 +51,9 @@ def doctor(
     if run is not None and u is not None:
         raise ConfigError("--run and --u with --e both say what to examine: give one of them")
     rundir = None if run is None else resolve_run(run)
-    found = _environment()
+    document = _environment()
     if not as_json:
-        _print_environment(found)
+        _print_environment(document)
     checks: Sequence[Check] = ()
     if rundir is not None or u is not None:
         from mnprobe.analysis.diagnostics import Subject, broken, examine, sampled, sanity_suite
@@ -73,12 +75,12 @@ def doctor(
             "seeds": subject.seeds,
             "notes": list(examined.notes),
         }
-        found |= {"examined": facts, "broken": broken(checks), "checks": [asdict(check) for check in checks]}
+        document |= {"examined": facts, "broken": broken(checks), "checks": [asdict(check) for check in checks]}
         if not as_json:
-            _print_checks(facts, checks, failed=found["broken"])
+            _print_checks(facts, checks, failed=document["broken"])
     if as_json:
-        typer.echo(json.dumps(found, indent=2, allow_nan=False))
-    if found.get("broken"):
+        typer.echo(json.dumps(document, indent=2, allow_nan=False))
+    if document.get("broken"):
         raise typer.Exit(1)
 
 
@@ -88,21 +90,21 @@ def _environment() -> dict[str, Any]:
 
     needed = state_of_parts(NEEDED)
     optional = [*state_of_parts(OPTIONAL), *find_programs()]
-    found = machine()
-    found |= {"versions": versions() | {part["name"]: part["version"] for part in needed}}
-    found |= {"damaged": [part for part in needed if part["state"] != "ok"], "optional": optional}
-    found |= {"av": next(part["version"] for part in optional if part["name"] == "av")}
-    found |= {"devices": (asked := devices()), "cuda": [device["name"] for device in asked["cuda"]]}
-    found |= _registered()
+    facts = machine()
+    facts |= {"versions": versions() | {part["name"]: part["version"] for part in needed}}
+    facts |= {"damaged": [part for part in needed if part["state"] != "ok"], "optional": optional}
+    facts |= {"av": next(part["version"] for part in optional if part["name"] == "av")}
+    facts |= {"devices": (torch_facts := devices()), "cuda": [device["name"] for device in torch_facts["cuda"]]}
+    facts |= _registered()
     try:
         newest: str | None = resolve_run(None).name
     except ConfigError:
         newest = None
-    return found | {"newest_run": newest}
+    return facts | {"newest_run": newest}
 
 
 def _registered() -> dict[str, Any]:
-    """Extractors, worlds and the live simulator; what cannot be asked is said in words."""
+    """Extractors, worlds and the live simulator; a failed query is reported as text."""
     try:
         from mnprobe.features import EXTRACTORS
         from mnprobe.worlds import WORLDS
@@ -121,44 +123,44 @@ def _registered() -> dict[str, Any]:
 
 
 def _gl() -> str:
-    """'ok', or why the tabletop world cannot draw by OpenGL (it casts rays then)."""
+    """'ok', or the reason why the tabletop world cannot use OpenGL (it then uses ray casting)."""
     from mnprobe.worlds.tabletop.gl import probe_gl
 
     problem = probe_gl()
     return f"absent: {problem.replace(str(Path.home()), '~')}" if problem else "ok"
 
 
-def _print_environment(found: dict[str, Any]) -> None:
-    _say(f"mnprobe {found['versions']['mnprobe']}, Python {found['python']} on {found['platform']}")
-    memory = "" if found["memory_gib"] is None else f"{found['memory_gib']} GiB memory, "
-    _say(f"{found['usable_cpus']} of {found['cpus']} CPUs, {memory}{found['free_disk_gib']} GiB of disk free here")
-    asked = found["devices"]
-    names = [f"{device['name']} ({device['memory_gib']} GiB)" for device in asked["cuda"]]
+def _print_environment(facts: dict[str, Any]) -> None:
+    _say(f"mnprobe {facts['versions']['mnprobe']}, Python {facts['python']} on {facts['platform']}")
+    memory = "" if facts["memory_gib"] is None else f"{facts['memory_gib']} GiB memory, "
+    _say(f"{facts['usable_cpus']} of {facts['cpus']} CPUs, {memory}{facts['free_disk_gib']} GiB of disk free here")
+    torch_facts = facts["devices"]
+    names = [f"{device['name']} ({device['memory_gib']} GiB)" for device in torch_facts["cuda"]]
     _say(f"CUDA devices: {', '.join(names) or 'none (everything runs on the CPU)'}")
-    variables = "".join(f", {name}={value}" for name, value in found["variables"].items())
-    _say(f"threads: torch {asked.get('torch_threads', '?')}{variables}")
-    _say("versions: " + ", ".join(f"{name} {number}" for name, number in found["versions"].items()))
-    if asked["problem"]:
-        _say(typer.style(asked["problem"], fg="red"))
-    for part in found["damaged"]:
+    variables = "".join(f", {name}={value}" for name, value in facts["variables"].items())
+    _say(f"threads: torch {torch_facts.get('torch_threads', '?')}{variables}")
+    _say("versions: " + ", ".join(f"{name} {number}" for name, number in facts["versions"].items()))
+    if torch_facts["problem"]:
+        _say(typer.style(torch_facts["problem"], fg="red"))
+    for part in facts["damaged"]:
         _say(typer.style(f"  {part['name']}: {part['state']}; {part['get']}", fg="red"))
-    _say("extractors: " + ", ".join(found["extractors"]))
-    _say("worlds: " + ", ".join(found["worlds"]))
-    if "registries" in found:
-        _say(typer.style(f"extractors and worlds {found['registries']}", fg="red"))
+    _say("extractors: " + ", ".join(facts["extractors"]))
+    _say("worlds: " + ", ".join(facts["worlds"]))
+    if "registries" in facts:
+        _say(typer.style(f"extractors and worlds {facts['registries']}", fg="red"))
     _say("optional:")
-    for part in found["optional"]:
+    for part in facts["optional"]:
         number = f" {part['version']}" if part["state"] == "ok" else ""
         how = f"; {part['get']}" if "get" in part else ""
         _say(f"  {part['name']} ({part['use']}): {part['state']}{number}{how}")
-    how = "" if found["opengl"] == "ok" else "; install a driver with EGL (Debian: libegl1), or stay with rays"
-    _say(f"  OpenGL (faster images in the tabletop world): {found['opengl']}{how}")
-    if found.get("mujoco_gl") is not None:
-        _say(f"  MUJOCO_GL is {found['mujoco_gl']!r} here; the tabletop world does not depend on it")
+    how = "" if facts["opengl"] == "ok" else "; install a driver with EGL (Debian: libegl1), or stay with rays"
+    _say(f"  OpenGL (faster images in the tabletop world): {facts['opengl']}{how}")
+    if facts.get("mujoco_gl") is not None:
+        _say(f"  MUJOCO_GL is {facts['mujoco_gl']!r} here; the tabletop world does not depend on it")
     _say("live RLBench (optional, see docs/rlbench.md):")
-    for name, state in found["rlbench"].items():
+    for name, state in facts["rlbench"].items():
         _say(f"  {name}: {state}")
-    newest = found["newest_run"]
+    newest = facts["newest_run"]
     examines = f"`{command_line('doctor', run=Path('runs') / newest)}` examines it" if newest else ""
     _say(f"newest run: {newest}; {examines}" if newest else "no run under ./runs")
 
@@ -187,5 +189,5 @@ def _print_checks(facts: dict[str, Any], checks: "Sequence[Check]", *, failed: b
 
 
 def _say(text: str) -> None:
-    """Print; without colours where the output is no terminal, or NO_COLOR is set."""
+    """Print; without colours if the output is not a terminal or NO_COLOR is set."""
     typer.echo(text, color=False if "NO_COLOR" in os.environ else None)

@@ -12,35 +12,35 @@ __all__ = ["extract"]
 
 
 class Dtype(StrEnum):
-    """Stored number types."""
+    """Number types of stored values."""
 
     float32 = "float32"
     float16 = "float16"
 
 
 class Precision(StrEnum):
-    """How precisely the model computes."""
+    """Numerical precision of the model."""
 
     float32 = "float32"
     bf16 = "bf16"
 
 
 class FramesRule(StrEnum):
-    """How frames are chosen."""
+    """Rules for choosing frames."""
 
     middle = "middle"
     strided = "strided"
 
 
 class Decoding(StrEnum):
-    """What the policy's earlier tokens are."""
+    """Source of the policy's earlier tokens."""
 
     greedy = "greedy"
     teacher = "teacher"
 
 
 class Side(StrEnum):
-    """Which side a hooked model stands on."""
+    """Side of a hooked model."""
 
     understanding = "understanding"
     execution = "execution"
@@ -57,24 +57,24 @@ def extract(
         typer.Option(help="viclip, arp, pixels, hook, a plugin, or a model of the run (repeatable)."),
     ] = None,
     checkpoint: Annotated[
-        list[Path] | None, typer.Option(help="Weights file (repeatable); its model is read off the file.")
+        list[Path] | None, typer.Option(help="Weights file (repeatable); the model is detected from the file.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="File the features under this model name.")] = None,
+    name: Annotated[str | None, typer.Option(help="Model name under which the features are stored.")] = None,
     step: Annotated[int | None, typer.Option(help="Training step, where the file does not tell it.")] = None,
     preset: Annotated[
         str | None, typer.Option(help="Size of random weights: tiny, b16, l14 (viclip); tiny, arp, arp_plus (arp).")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="JSON file with the model's sizes, where weights do not tell them.")
+        Path | None, typer.Option(help="JSON file with the model's sizes, if the weights do not contain them.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
     source: Annotated[
         str,
-        typer.Option(help="Name of the data. rollouts without --data: each checkpoint on the episodes that it played."),
+        typer.Option(help="Name of the data. rollouts without --data: each checkpoint on its own episodes."),
     ] = "demos",
     partition: Annotated[list[str] | None, typer.Option(help="train, val or test (repeatable).")] = None,
     task: Annotated[list[str] | None, typer.Option(help="Only this task (repeatable).")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many episodes.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Maximum number of episodes.")] = None,
     instructions: Annotated[
         Path | None, typer.Option(help="CSV (task,variation,instruction) in place of the dataset's instructions.")
     ] = None,
@@ -88,21 +88,25 @@ def extract(
             "default u and e. For --model hook: a submodule, output, or one member of what it gives: output[0]."
         ),
     ] = None,
-    camera: Annotated[str | None, typer.Option(help="Camera of watching models; default front.")] = None,
+    camera: Annotated[str | None, typer.Option(help="Camera of understanding models; default front.")] = None,
     frames_rule: Annotated[
-        FramesRule | None, typer.Option(help="Frames of a clip: middle of equal parts (default), or every k-th.")
+        FramesRule | None, typer.Option(help="Frames of a clip: middles of equal parts (default), or every k-th.")
     ] = None,
     decoding: Annotated[
-        Decoding | None, typer.Option(help="ARP reads its own earlier tokens (greedy, default) or the true ones.")
+        Decoding | None,
+        typer.Option(help="Earlier tokens of ARP: its own (greedy, default) or the true ones (teacher)."),
     ] = None,
     blank_instruction: Annotated[
-        bool, typer.Option("--blank-instruction", help="Control: the policy is told nothing; source gets '-blank'.")
+        bool,
+        typer.Option(
+            "--blank-instruction", help="Control: give the policy no instruction; '-blank' is added to the source."
+        ),
     ] = False,
     language_weights: Annotated[
         Path | None, typer.Option(help="CLIP RN50 weights for ARP's language tokens; default random, seed 0.")
     ] = None,
     factory: Annotated[str | None, typer.Option(help="For --model hook: package.module:factory.")] = None,
-    side: Annotated[Side | None, typer.Option(help="For --model hook: which side the model stands on.")] = None,
+    side: Annotated[Side | None, typer.Option(help="For --model hook: side of the model.")] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(help="KEY=VALUE for a plugin, or an argument of the hook's factory (repeatable)."),
@@ -112,19 +116,21 @@ def extract(
     dtype: Annotated[Dtype, typer.Option(help="Stored type.")] = Dtype.float32,
     precision: Annotated[Precision, typer.Option(help="bf16 = mixed precision in the model.")] = Precision.float32,
     out: Annotated[
-        Path | None, typer.Option(help="Write here instead of into a run: a folder, or one file ending in .h5.")
+        Path | None, typer.Option(help="Output folder, or one file ending in .h5, instead of a run.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace stores of another configuration.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace existing stores of another configuration.")
+    ] = False,
     skip_broken: Annotated[
-        bool, typer.Option("--skip-broken", help="Leave out episodes whose files are broken; they are listed.")
+        bool, typer.Option("--skip-broken", help="Skip episodes with damaged files, and list them.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no remarks.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress and no messages.")] = False,
 ) -> None:
-    """Dump frozen features of models on demonstrations to HDF5. Stop it at any moment; run it again to go on.
+    """Extract frozen features of models on demonstrations to HDF5; an interrupted command resumes when run again.
 
-    With --source rollouts, all episodes that the run's ARP checkpoints played (mnprobe rollout): each folder by the
-    checkpoint that played and by the ViCLIP checkpoint of the same training and step; --model pixels for that control.
+    With --source rollouts it uses all rollouts of the run's ARP checkpoints: each folder with the checkpoint that
+    played it and the ViCLIP checkpoint of the same training and step; --model pixels adds the pixel control.
 
     Under torchrun the processes share the work: torchrun --nproc-per-node 2 -m mnprobe extract ...
 
@@ -141,9 +147,9 @@ def extract(
         if leads and not quiet:
             typer.echo(text, err=True)
 
-    home = None if run is None and out is not None else resolve_run(run)
-    if home is not None and leads and not quiet:
-        typer.echo(f"run: {home.path}", err=as_json)
+    run_dir = None if run is None and out is not None else resolve_run(run)
+    if run_dir is not None and leads and not quiet:
+        typer.echo(f"run: {run_dir.path}", err=as_json)
     options: dict[str, object] = {
         "camera": camera,
         "frames_rule": frames_rule.value if frames_rule else None,
@@ -160,7 +166,7 @@ def extract(
     options |= ({"arguments": extra} if extra else {}) if factory else extra
     done = run_extract(
         data or None,
-        run=home,
+        run=run_dir,
         out=out,
         models=model or (),
         checkpoints=checkpoint or (),
@@ -199,7 +205,7 @@ def extract(
 
 
 def _leads() -> bool:
-    """Under torchrun only process 0 talks."""
+    """Whether this process prints; under torchrun only process 0 does."""
     import os
 
     return os.environ.get("RANK", "0") == "0"

@@ -13,15 +13,15 @@ def inspect(
     files: Annotated[list[Path], typer.Argument(help="Feature stores (.h5).")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Read feature stores wholly: say what they hold and whether every byte is sound; exit code 2 if one is not.
+    """Validate feature stores completely and print their contents; exit code 2 if a store is damaged.
 
     Example: mnprobe inspect runs/first/features/viclip/demos/step_00000000.h5
     """
     from mnprobe.features.store import describe_features, format_description
 
-    found = [describe_features(path) for path in files]
-    typer.echo(json.dumps(found, indent=2) if as_json else "\n\n".join(map(format_description, found)))
-    bad = sum(not entry["sound"] for entry in found)
+    descriptions = [describe_features(path) for path in files]
+    typer.echo(json.dumps(descriptions, indent=2) if as_json else "\n\n".join(map(format_description, descriptions)))
+    bad = sum(not entry["sound"] for entry in descriptions)
     if bad:
-        typer.echo(f"mnprobe: {bad} of {len(found)} files not sound", err=True)
+        typer.echo(f"mnprobe: {bad} of {len(descriptions)} files not sound", err=True)
         raise typer.Exit(2)

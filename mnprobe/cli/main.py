@@ -17,24 +17,24 @@ from mnprobe.core.errors import MnprobeError
 __all__ = ["COMMANDS", "app", "command_app", "main"]
 
 COMMANDS = {
-    "init": "Make a run with seeded step-0 checkpoints.",
-    "demos": "Play scripted demonstrations in an embedded world.",
+    "init": "Create a run with seeded step-0 checkpoints.",
+    "demos": "Generate scripted demonstrations in an embedded world.",
     "train": "Train both models jointly, apart, or one alone.",
     "ablate": "Train pairing by temperature; the paper's Table 3.",
-    "extract": "Dump frozen features u and e to HDF5.",
-    "inspect": "Say what a feature store holds, and if it is sound.",
-    "rollout": "Let a policy play episodes in a world; success per task.",
+    "extract": "Extract frozen features u and e to HDF5.",
+    "inspect": "Validate a feature store and print its contents.",
+    "rollout": "Roll out a policy in a world; success per task.",
     "align": "Fit T_u and T_e; Recall@1 on held-out episodes.",
     "recognize": "Recognise actions among all instructions; per task.",
     "compare": "Similarity of layers or checkpoints, with their null.",
     "success": "Success against failure: tests, intervals, power.",
-    "audit": "Leakage, controls, decomposition; a verdict in words.",
+    "audit": "Leakage, controls, decomposition; conclusions in words.",
     "curve": "Draw alignment over training checkpoints.",
-    "tsne": "Draw z_u and z_e in the plane.",
-    "tables": "Print what was reached in the shape of the paper's tables.",
+    "tsne": "Plot z_u and z_e by t-SNE.",
+    "tables": "Print results in the format of the paper's tables.",
     "report": "Write the self-contained HTML report.",
-    "demo": "The whole job at once, on yours or on tabletop demos.",
-    "doctor": "What works here; test the pipeline on your features.",
+    "demo": "Run a complete study on your data or on tabletop demos.",
+    "doctor": "Check the installation and the pipeline.",
 }
 
 _INTERRUPTED = 130
@@ -42,7 +42,7 @@ _STOPPED = "interrupted. What was finished is kept: run the same command again t
 
 
 def command_app(name: str) -> typer.Typer:
-    """The application of one command; importing it loads no more than its option types need."""
+    """Return the application of one command, importing only the module of this command."""
     single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     single.command()(getattr(importlib.import_module(f"mnprobe.cli.{name}"), name))
     return single
@@ -63,10 +63,10 @@ def _version(wanted: bool) -> None:
 
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Measure how far two models see the same action: one that watches it (u), one that performs it (e).
+    """Measure how far two models represent the same action: one that watches it (u), one that performs it (e).
 
     Example: mnprobe demo --data path/to/rlbench --run runs/first
     """
@@ -87,9 +87,9 @@ app = _build()
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; ends the process with 0, with 2 for what mnprobe refuses, with 130 when interrupted."""
+    """Run the command line; exit with 0, with 2 for an error of mnprobe, or with 130 when interrupted."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show is no reason to stop
+        if isinstance(stream, io.TextIOWrapper):  # replace characters that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         warnings.showwarning = _remark
@@ -110,39 +110,39 @@ def _guarded(arguments: list[str] | None) -> None:
             raise
         advice = ", such as a smaller --batch-size" if _has_option(arguments, "--batch-size") else ""
         _fail(f"out of memory ({str(error) or 'no more can be had'}); ask for less{advice}")
-    except OSError as error:  # a full disk, a folder without permission: no bug of ours, so no traceback
+    except OSError as error:  # a full disk or missing permission is not a bug: no traceback
         if error.errno is None:
             raise
-        _fail(f"{error.strerror}: {_place(error)}")
-    except UnicodeEncodeError as error:  # of a file's name: text is written as UTF-8, or with escapes
+        _fail(f"{error.strerror}: {_location(error)}")
+    except UnicodeEncodeError as error:  # from a file name: text is always written as UTF-8, or with escapes
         _fail(
             f"{error.object!r} cannot be written in this system's encoding, {error.encoding}; set LC_ALL=C.UTF-8, or "
             "PYTHONUTF8=1"
         )
 
 
-def _place(error: OSError) -> str:
-    """The files that an error names; where it names none, the function of ours that met it and what it worked on."""
+def _location(error: OSError) -> str:
+    """Return the files that an error names; if it names none, the function of mnprobe that raised it and its path."""
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]
     if names:
         return " -> ".join(names)
-    place = "no file is named"
+    location = "no file is named"
     for frame, _ in traceback.walk_tb(error.__traceback__):
         module = frame.f_globals.get("__name__", "")
         if module.startswith("mnprobe.") and module != __name__:
             paths = [str(value) for value in frame.f_locals.values() if isinstance(value, Path)]
-            place = f"{paths[0] if paths else 'no file is named'} (in {module}.{frame.f_code.co_name})"
-    return place
+            location = f"{paths[0] if paths else 'no file is named'} (in {module}.{frame.f_code.co_name})"
+    return location
 
 
 def _has_option(arguments: list[str] | None, option: str) -> bool:
     name = next(iter(sys.argv[1:] if arguments is None else arguments), "")
-    found = typer.main.get_command(command_app(name)).params if name in COMMANDS else []
-    return any(option in parameter.opts for parameter in found)
+    options = typer.main.get_command(command_app(name)).params if name in COMMANDS else []
+    return any(option in parameter.opts for parameter in options)
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Also torch's own ways to say it; torch itself is not loaded to ask."""
+    """Whether memory ran out, including torch's own errors; torch is not imported for this."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -158,7 +158,7 @@ def _remark(
     file: Any = None,
     line: str | None = None,
 ) -> None:
-    """A warning as one line for people, without the line of code that gave it."""
+    """Format a warning as one line, without its line of code."""
     typer.echo(f"mnprobe: {category.__name__}: {message}", err=True)
 
 

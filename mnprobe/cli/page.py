@@ -26,7 +26,7 @@ def command_page() -> str:
 def _help(arguments: list[str]) -> str:
     text = io.StringIO()
     with (
-        with_variables(COLUMNS="80"),  # help wraps at the terminal's width
+        with_variables(COLUMNS="80"),  # help is wrapped at the terminal's width
         contextlib.redirect_stdout(text),
         contextlib.suppress(SystemExit),
     ):

@@ -14,31 +14,31 @@ __all__ = ["report"]
 
 
 def report(
-    run: Annotated[Path | None, typer.Option(help="The run directory; the newest under ./runs when left out.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
     compare: Annotated[
         list[Path] | None,
-        typer.Option(help="Set several runs side by side: --compare A B C, or --run A --compare B."),
+        typer.Option(help="Compare several runs: --compare A B C, or --run A --compare B."),
     ] = None,
     runs: Annotated[list[Path] | None, typer.Argument(help="Further runs of --compare.", show_default=False)] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Where it goes; report.html (report-compare.html) in the (first) run when left out."),
+        typer.Option(help="Output file; default report.html (report-compare.html) in the (first) run."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Write one self-contained HTML file: the verdict in plain words, scores with chance and controls, every figure,
     the paper's Tables 1 to 3 filled with ours, an interactive t-SNE, data, models, every number.
 
-    It opens offline; all but the interactive plot works without JavaScript. What the run does not have yet is named,
-    with the command that makes it.
+    It opens offline; everything except the interactive plot works without JavaScript. Missing results are listed with
+    the command that produces them.
 
-    With --compare, one page of several runs: answers, key numbers, curves, and the settings in which they differ.
+    With --compare it writes one page for several runs: conclusions, key numbers, curves and differing settings.
 
     Example: mnprobe report --run runs/first
     """
     from dataclasses import asdict
 
-    from mnprobe.analysis.report import write_report  # jinja2 and pandas load here, not for --help
+    from mnprobe.analysis.report import write_report  # jinja2 and pandas are imported here, so that --help is fast
 
     if compare or runs:
         _compare([*([run] if run else []), *(compare or []), *(runs or [])], bool(compare), out, as_json=as_json)
@@ -55,7 +55,7 @@ def report(
                 {"question": one.question, "answer": one.short, "sentences": list(one.sentences), "note": one.note}
                 for one in data.findings
             ],
-            "verdicts": [asdict(judged) for judged in data.judgements],
+            "verdicts": [asdict(judgement) for judgement in data.judgements],
             "success": list(data.contrasts),
             "headline": [asdict(line) for line in data.headline],
             "caveats": list(data.caveats),
@@ -67,12 +67,12 @@ def report(
         typer.echo(json.dumps(summary))
         return
     typer.echo(f"run: {rundir.path}")
-    for judged in data.judgements:
-        held = "both holdouts" if judged.holdout == "both" else f"{judged.holdout} held out"
-        for sentence in dict.fromkeys([*judged.alarms, judged.sentence]):
-            typer.echo(f"{judged.pair} ({held}): {sentence}")
-    for found in data.findings:
-        typer.echo(f"{found.question} {found.short}")
+    for judgement in data.judgements:
+        held = "both holdouts" if judgement.holdout == "both" else f"{judgement.holdout} held out"
+        for sentence in dict.fromkeys([*judgement.alarms, judgement.sentence]):
+            typer.echo(f"{judgement.pair} ({held}): {sentence}")
+    for finding in data.findings:
+        typer.echo(f"{finding.question} {finding.short}")
     for sentence in data.summary:
         typer.echo(sentence)
     for piece in data.missing:
@@ -86,20 +86,20 @@ def _compare(paths: list[Path], asked: bool, out: Path | None, *, as_json: bool)
     if not asked:
         way = command_line("report", compare=paths)
         raise ConfigError(f"to set runs side by side, write `{way}`; one run goes with --run")
-    path, found = write_side_by_side([resolve_run(one) for one in paths], out)
+    path, page = write_side_by_side([resolve_run(run) for run in paths], out)
     if as_json:
         summary = {
-            "runs": {side.label: side.data.path for side in found.sides},
+            "runs": {side.label: side.data.path for side in page.sides},
             "report": str(path),
             "bytes": path.stat().st_size,
-            "answers": [{"question": name, "answers": list(values)} for name, values in found.answers],
-            "settings": [{"setting": name, "values": list(values)} for name, values in found.settings],
-            "problems": [*found.problems, *(text for side in found.sides for text in side.data.all_problems)],
+            "answers": [{"question": name, "answers": list(values)} for name, values in page.answers],
+            "settings": [{"setting": name, "values": list(values)} for name, values in page.settings],
+            "problems": [*page.problems, *(text for side in page.sides for text in side.data.all_problems)],
         }
         typer.echo(json.dumps(summary))
         return
-    typer.echo(f"runs: {', '.join(side.label for side in found.sides)}")
-    names = [name for name, _ in found.settings]
+    typer.echo(f"runs: {', '.join(side.label for side in page.sides)}")
+    names = [name for name, _ in page.settings]
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     typer.echo(f"settings that differ: {', '.join(names[:8]) or 'none'}{more}")
     typer.echo(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")

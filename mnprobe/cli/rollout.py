@@ -1,4 +1,4 @@
-"""`mnprobe rollout`: a policy plays episodes of a world."""
+"""`mnprobe rollout`: rollouts of a policy in a world."""
 
 import json
 from pathlib import Path
@@ -11,18 +11,21 @@ __all__ = ["rollout"]
 
 def rollout(
     run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
-    world: Annotated[str, typer.Option(help="tabletop (embedded), rlbench (live), or a plugin's.")] = "tabletop",
+    world: Annotated[str, typer.Option(help="World: tabletop (embedded), rlbench (live), or a plugin's.")] = "tabletop",
     policy: Annotated[
-        str, typer.Option(help="arp, expert, random, a plugin's, or package.module:factory (called with a PolicySpec).")
+        str,
+        typer.Option(
+            help="Policy: arp, expert, random, a plugin's, or package.module:factory (called with a PolicySpec)."
+        ),
     ] = "arp",
     checkpoint: Annotated[
         list[Path] | None,
-        typer.Option(help="Weights of the policy (repeatable); by default all ARP checkpoints of the run."),
+        typer.Option(help="Weights file of the policy (repeatable); by default all ARP checkpoints of the run."),
     ] = None,
     model: Annotated[
         list[str] | None, typer.Option(help="Only this ARP of the run, such as arp-joint (repeatable).")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="File the episodes under this model name.")] = None,
+    name: Annotated[str | None, typer.Option(help="Model name under which the episodes are stored.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="Only this task (repeatable); default all.")] = None,
     variation: Annotated[
         list[int] | None, typer.Option(help="Only this variation of each task (repeatable); default all, in rotation.")
@@ -31,19 +34,20 @@ def rollout(
         int | None, typer.Option(help="Episodes per task and evaluation; default 25, or all --from-demos.")
     ] = None,
     repeat: Annotated[
-        int, typer.Option(help="Evaluations; each on scenes of its own, or --from-demos on the same ones again.")
+        int, typer.Option(help="Number of evaluations; each on new scenes, or with --from-demos on the same scenes.")
     ] = 1,
     seed: Annotated[
-        int, typer.Option(help="Seed of the first scene; the default is far from those of demonstrations.")
+        int, typer.Option(help="Seed of the first scene; the default differs from the seeds of demonstrations.")
     ] = 1_000_000_000,
     from_demos: Annotated[
         Path | None, typer.Option(help="Start from the initial states of the episodes in this folder.")
     ] = None,
     partition: Annotated[
-        str | None, typer.Option(help="Which part of --from-demos; default test, or all where there is none.")
+        str | None, typer.Option(help="Partition of --from-demos; default test, or all if there is none.")
     ] = None,
     blank_instruction: Annotated[
-        bool, typer.Option("--blank-instruction", help="Control: ARP is told nothing; its name gets '-blank'.")
+        bool,
+        typer.Option("--blank-instruction", help="Control: give ARP no instruction; '-blank' is added to its name."),
     ] = False,
     language_weights: Annotated[
         Path | None, typer.Option(help="CLIP RN50 weights for ARP's language tokens; default random, seed 0.")
@@ -51,25 +55,26 @@ def rollout(
     policy_option: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE for the policy, such as device=cuda (repeatable).")
     ] = None,
-    max_steps: Annotated[int, typer.Option(help="Key poses after which an episode is a failure, at most 25.")] = 25,
+    max_steps: Annotated[int, typer.Option(help="Number of key poses after which an episode fails, at most 25.")] = 25,
     workers: Annotated[
-        int | None, typer.Option(help="Processes of one thread; default one per processor; 0 plays in this one.")
+        int | None,
+        typer.Option(help="Number of single-threaded processes; default one per processor; 0: use this process."),
     ] = None,
     renderer: Annotated[
-        str | None, typer.Option(help="Tabletop: rays (no graphics library; the default), gl, or auto.")
+        str | None, typer.Option(help="Renderer of tabletop: rays (no graphics library; default), gl, or auto.")
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Width and height of images; default 128.")] = None,
     option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the world (repeatable).")] = None,
-    film: Annotated[int, typer.Option(help="Make a GIF of the first so many episodes of each task.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Write to this folder instead of a run's rollouts.")] = None,
+    film: Annotated[int, typer.Option(help="Number of episodes per task of which to make a GIF.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Output folder instead of the run's rollouts.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no remarks.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress and no messages.")] = False,
 ) -> None:
-    """Let a policy play episodes in a world; write them like demonstrations, with outcomes; tabulate success per task.
+    """Roll out a policy in a world; write episodes with outcomes like demonstrations; tabulate success per task.
 
-    Stop it at any moment; run it again to go on. Episodes lie in the run's rollouts/<model>/step_<number>/. Features
-    are extracted from all of them by mnprobe extract --source rollouts. Success per
-    task, with Wilson's 95 % intervals, is printed and written to the run's results/success.csv.
+    An interrupted command resumes when run again. Episodes are written to rollouts/<model>/step_<number>/ of the run;
+    mnprobe extract --source rollouts extracts their features. Success per task, with Wilson's 95 % intervals, is
+    printed and written to results/success.csv of the run.
 
     Example: mnprobe rollout --run runs/first --policy expert --task open_drawer --episodes 5
     """
@@ -102,13 +107,13 @@ def rollout(
         blank_instruction=blank_instruction or None,
         language_weights=str(language_weights) if language_weights else None,
     )
-    home = None if out is not None else resolve_run(run)
-    root = home.rollouts if home is not None else out or Path()
-    if home is not None and not quiet:
-        typer.echo(f"run: {home.path}", err=as_json)
+    run_dir = None if out is not None else resolve_run(run)
+    root = run_dir.rollouts if run_dir is not None else out or Path()
+    if run_dir is not None and not quiet:
+        typer.echo(f"run: {run_dir.path}", err=as_json)
     played = []
     for player in choose_players(
-        home, policy, checkpoint or (), name=name, models=model or (), blank=blank_instruction
+        run_dir, policy, checkpoint or (), name=name, models=model or (), blank=blank_instruction
     ):
         config = RolloutConfig(
             world=world,
@@ -128,12 +133,12 @@ def rollout(
             quiet=quiet,
         )
         played.append((player, written))
-    table_path = home.results("success") if home is not None else root / "success.csv"
-    with in_turn((home.path if home is not None else root) / ".success.lock"):  # of several, the last one has all
-        found = find_rollouts(root)
-        write_table(success_table(found), table_path)
-    if home is not None:
-        asked = {
+    table_path = run_dir.results("success") if run_dir is not None else root / "success.csv"
+    with in_turn((run_dir.path if run_dir is not None else root) / ".success.lock"):  # the last of several contains all
+        matches = find_rollouts(root)
+        write_table(success_table(matches), table_path)
+    if run_dir is not None:
+        settings = {
             "world": world,
             "policy": policy,
             "max_steps": max_steps,
@@ -141,9 +146,9 @@ def rollout(
             "from_demos": from_demos,
         }
         lists = {"tasks": list(task or ()), "variations": list(variation or ())}
-        home.record("rollout", {key: str(v) if isinstance(v, Path) else v for key, v in asked.items()} | lists)
+        run_dir.record("rollout", {key: str(v) if isinstance(v, Path) else v for key, v in settings.items()} | lists)
     mine = {(player.name, player.step) for player, _ in played}
-    table = success_table(entry for entry in found if (entry.model, entry.step) in mine)
+    table = success_table(entry for entry in matches if (entry.model, entry.step) in mine)
     if as_json:
         entries = [
             {

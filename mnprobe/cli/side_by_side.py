@@ -14,17 +14,17 @@ from mnprobe.core.provenance import config_hash
 
 __all__ = ["run_here", "run_together"]
 
-_TOLD = 30  # last lines of a command that failed
+_TOLD = 30  # number of last lines shown of a failed command
 _REFUSED = 2  # exit code of bad input and too few samples
-_GLANCE = 0.1  # seconds between two looks at the commands that run
+_GLANCE = 0.1  # seconds between two polls of the running commands
 
 
 def run_here(command: Sequence[str], *, optional: bool = False) -> None:
-    """Run one command in this process; ends the process as the command would, if it fails.
+    """Run one command in this process; if it fails, exit with its exit code.
 
     Args:
-        command: its name and arguments.
-        optional: a refusal (bad input, too few samples) is told and passed over.
+        command: name and arguments of the command.
+        optional: report and skip exit code 2 (bad input, too few samples).
     """
     from mnprobe.cli.main import command_app
 
@@ -47,10 +47,10 @@ def run_together(
     at_once: int = 2,
     optional: Callable[[Sequence[str]], bool] = lambda command: False,
 ) -> None:
-    """Run commands in processes of their own, so many at once; the first one talks, the others write to `logs`.
+    """Run commands in parallel processes; the first one prints, the others write to `logs`.
 
-    When one fails the others are stopped, its last lines are shown, and this process ends with its exit code. What they
-    finished is kept by the commands themselves. A refusal (exit code 2) of an optional command is told and passed over.
+    When one fails the others are stopped, its last lines are shown, and this process exits with its exit code. Each
+    command preserves its finished work. Exit code 2 of an optional command is reported and skipped.
     """
     logs.mkdir(parents=True, exist_ok=True)
     waiting = list(enumerate(commands))

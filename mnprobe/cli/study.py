@@ -12,19 +12,19 @@ Stage = list[Command]
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Sizes of a study from nothing to the report on the embedded tabletop.
+    """Sizes of a complete study on the embedded tabletop.
 
     Attributes:
-        tasks: what is demonstrated; empty for all tasks of the tabletop.
-        max_variations: only the first so many instructions of each task; None for all.
-        train, val, test: demonstrations of an instruction: models learn from train; heads are fitted on val, which no
-            model has seen, and measured on test.
-        preset: of the trainings.
-        updates: of each training.
-        seeds: trainings of each kind (baseline and joint), each with its own weights and batches.
-        episodes: that every checkpoint plays, per task, from the initial states of test demonstrations.
-        max_steps: key poses after which a played episode is a failure.
-        probe_seeds: of the heads.
+        tasks: demonstrated tasks; empty for all tasks of the tabletop.
+        max_variations: maximum number of instructions per task; None for all.
+        train, val, test: demonstrations per instruction: models are trained on train; heads are fitted on val, which no
+            model was trained on, and measured on test.
+        preset: preset of the trainings.
+        updates: updates per training.
+        seeds: number of trainings of each kind (baseline and joint), each with its own weights and batches.
+        episodes: rollout episodes per checkpoint and task, from the initial states of test demonstrations.
+        max_steps: number of key poses after which a rollout fails.
+        probe_seeds: number of seeds of the heads.
     """
 
     tasks: tuple[str, ...]
@@ -73,17 +73,17 @@ STUDIES: Mapping[str, Study] = {
 
 
 def study_stages(study: Study, run: Path, *, seed: int, device: str, probe_steps: int | None) -> list[Stage]:
-    """The whole study: demonstrations, trainings, rollouts, features, recognition, alignment, figures, report.
+    """Stages of a complete study: demonstrations, trainings, rollouts, features, recognition, alignment, report.
 
     Args:
-        study: how much of it.
+        study: sizes of the study.
         run: run directory.
-        seed: of the first training; the others follow it.
-        device: as the commands take it.
-        probe_steps: optimiser steps of a probe fit; None for the default.
+        seed: seed of the first training; the others are consecutive.
+        device: value of --device.
+        probe_steps: optimiser steps per probe fit; None for the default.
     """
-    home = ["--run", str(run)]
-    place = ["--device", device]
+    run_option = ["--run", str(run)]
+    device_option = ["--device", device]
     tasks = [word for task in study.tasks for word in ("--task", task)]
     few = [] if study.max_variations is None else ["--max-variations", str(study.max_variations)]
     numbers = ["--train", str(study.train), "--val", str(study.val), "--test", str(study.test)]
@@ -92,19 +92,19 @@ def study_stages(study: Study, run: Path, *, seed: int, device: str, probe_steps
         for number in range(study.seeds)
         for kind, weight in (("joint", "0.5"), ("baseline", "0"))
     ]
-    common = ["--preset", study.preset, "--updates", str(study.updates), "--threads", "1", *place]
+    common = ["--preset", study.preset, "--updates", str(study.updates), "--threads", "1", *device_option]
     trainings = [
-        ["train", *home, *common, "--name", name, "--lambda-align", weight, "--seed", str(seed + number // 2)]
+        ["train", *run_option, *common, "--name", name, "--lambda-align", weight, "--seed", str(seed + number // 2)]
         for number, (name, weight) in enumerate(kinds)
     ]
-    play = ["rollout", *home, "--from-demos", str(run / "demos"), "--partition", "test"]
+    play = ["rollout", *run_option, "--from-demos", str(run / "demos"), "--partition", "test"]
     play += ["--episodes", str(study.episodes), "--max-steps", str(study.max_steps)]
-    played = ["extract", *home, "--source", "rollouts", *place]
-    held_out = ["extract", *home, "--partition", "val", "--partition", "test", *place]
+    played = ["extract", *run_option, "--source", "rollouts", *device_option]
+    held_out = ["extract", *run_option, "--partition", "val", "--partition", "test", *device_option]
     late = ["--source", "demos", "--source", "rollouts"]
     late += ["--step", str(study.updates), "--holdout", "episodes"]
     return [
-        [["demos", *home, *tasks, *few, *numbers]],
+        [["demos", *run_option, *tasks, *few, *numbers]],
         trainings,
         [
             *([*play, "--model", f"arp-{name}", "--workers", "0"] for name, _ in kinds),
@@ -112,7 +112,7 @@ def study_stages(study: Study, run: Path, *, seed: int, device: str, probe_steps
             [*held_out, "--model", "arp", "--blank-instruction"],
             [*held_out, "--model", "viclip"],
             [*held_out, "--model", "pixels"],
-            ["recognize", *home, "--partition", "test", *place],
+            ["recognize", *run_option, "--partition", "test", *device_option],
         ],
         [
             [*played],
@@ -124,28 +124,28 @@ def study_stages(study: Study, run: Path, *, seed: int, device: str, probe_steps
 
 
 def probe_stages(run: Path, seeds: int | None, steps: int | None, *, split: Command | None = None) -> list[Stage]:
-    """From features to the report; `split` are the options of an alignment with success and failure apart."""
-    home = ["--run", str(run)]
+    """Stages from features to the report; `split`: options of an alignment that separates success and failure."""
+    run_option = ["--run", str(run)]
     fit = [] if steps is None else ["--steps", str(steps)]
     fit += [] if seeds is None else ["--seeds", str(seeds)]
-    job: list[Stage] = [[["align", *home, *fit]]]
+    job: list[Stage] = [[["align", *run_option, *fit]]]
     if split is not None:
-        job += [[["align", *home, *fit, "--split", "success", *split]]]
+        job += [[["align", *run_option, *fit, "--split", "success", *split]]]
     joint = ["--understanding", "viclip-joint", "--execution", "arp-joint"] if split is not None else []
     job += [
         [
-            ["tsne", *home],
-            ["audit", *home],
-            ["compare", *home, "--grid", "checkpoints", *joint],
-            ["success", *home],
-            ["curve", *home],
-            ["tsne", *home, "--space", "raw"],
+            ["tsne", *run_option],
+            ["audit", *run_option],
+            ["compare", *run_option, "--grid", "checkpoints", *joint],
+            ["success", *run_option],
+            ["curve", *run_option],
+            ["tsne", *run_option, "--space", "raw"],
         ],
-        [["report", *home]],
+        [["report", *run_option]],
     ]
     return job
 
 
 def may_be_left_out(command: Sequence[str]) -> bool:
-    """Whether a command may find too few samples for what it measures, which ends nothing else."""
+    """Whether a command may fail for too few samples without stopping the study."""
     return command[0] in ("audit", "compare", "success") or "--split" in command

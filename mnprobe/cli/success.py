@@ -12,16 +12,18 @@ __all__ = ["success"]
 
 
 def success(
-    run: Annotated[Path | None, typer.Option(help="The run directory; the newest under ./runs when left out.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
     source: Annotated[
         str | None,
-        typer.Option(help="Episodes of this source; rollouts where the policy has both outcomes there, else all."),
+        typer.Option(help="Source of the episodes; default rollouts if the policy has both outcomes there, else all."),
     ] = None,
-    resamples: Annotated[int, typer.Option(help="Permutations of each test.")] = 1999,
-    out: Annotated[Path | None, typer.Option(help="Figure without ending; in the run's figures when left out.")] = None,
+    resamples: Annotated[int, typer.Option(help="Number of permutations per test.")] = 1999,
+    out: Annotated[
+        Path | None, typer.Option(help="Figure path without extension; default in the run's figures.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Contrast the four settings of `mnprobe align --split success`: differences, 95 % intervals, p corrected, power.
+    """Contrast the four settings of `mnprobe align --split success`: differences, 95 % intervals, corrected p, power.
 
     Writes results/success_contrast.csv and figures/success.png and .svg: bars with intervals and exact chance, both
     modes, all episodes and within tasks.

@@ -1,4 +1,4 @@
-"""`mnprobe tables`: what a run reached, in the shape of the paper's tables."""
+"""`mnprobe tables`: results of a run in the format of the paper's tables."""
 
 import json
 from pathlib import Path
@@ -13,23 +13,23 @@ __all__ = ["tables"]
 
 
 def tables(
-    run: Annotated[Path | None, typer.Option(help="The run directory; the newest under ./runs when left out.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
     number: Annotated[
         list[int] | None,
-        typer.Option(help="1 recognition, 2 execution, 3 ablation (repeatable); all that exist when left out."),
+        typer.Option(help="1 recognition, 2 execution, 3 ablation (repeatable); default all that exist."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Print recognition and success per task, and the ablation, in the shape of the paper's Tables 1 to 3.
+    """Print recognition and success per task, and the ablation, in the format of the paper's Tables 1 to 3.
 
-    Ours with n and 95 % intervals, several seeds of a training as mean and spread. The paper's own numbers, measured on
-    RLBench, stand in columns of their own: numbers of another world do not compare with them.
+    Results have n and 95 % intervals; several seeds of a training are shown as mean and spread. The paper's numbers,
+    measured on RLBench, are in separate columns: they are not comparable with those of another world.
 
     Example: mnprobe tables --run runs/first
     """
     from mnprobe.analysis.tables.paper import (
         TABLES,
-        grid_text,  # pandas loads here, not for --help
+        grid_text,  # pandas is imported here, so that --help is fast
         shaped_table,
     )
     from mnprobe.core.errors import ProbeError
@@ -41,7 +41,7 @@ def tables(
     if len(missing) == len(wanted):
         ways = "; ".join(f"Table {one}: `{command}`" for one, command in missing.items())
         raise ProbeError(f"{rundir.path} has measured nothing for these tables. {ways}")
-    found = [table for table in made.values() if table is not None]
+    existing = [table for table in made.values() if table is not None]
     if as_json:
         documents = [
             {
@@ -50,13 +50,13 @@ def tables(
                 "rows": json.loads(table.frame.to_json(orient="records")),
                 "notes": list(table.notes),
             }
-            for table in found
+            for table in existing
         ]
         absent = [{"number": one, "command": command} for one, command in missing.items()]
         typer.echo(json.dumps({"run": str(rundir.path), "tables": documents, "missing": absent}))
         return
     typer.echo(f"run: {rundir.path}")
-    for table in found:
+    for table in existing:
         typer.echo(f"\n{grid_text(table)}")
     for one, command in missing.items():
         typer.echo(f"\nTable {one} is not measured yet: `{command}`")

@@ -1,4 +1,4 @@
-"""`mnprobe train`: both models jointly, side by side, or one alone."""
+"""`mnprobe train`: joint training, the baseline, or one model alone."""
 
 import json
 from pathlib import Path
@@ -18,68 +18,70 @@ def train(
     data: Annotated[
         list[Path] | None, typer.Option(help="Folder of demonstrations (repeatable); by default the run's demos.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="tiny (minutes), small (an hour), or paper: what is not given below.")] = (
-        "tiny"
-    ),
+    preset: Annotated[
+        str, typer.Option(help="Defaults of the options below: tiny (minutes), small (an hour), or paper.")
+    ] = ("tiny"),
     name: Annotated[str | None, typer.Option(help="Of the training; default baseline, joint or alone.")] = None,
     only: Annotated[
         Literal["understanding", "execution"] | None, typer.Option(help="Train this side alone, without the other.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of fresh weights, draws and noise.")] = None,
-    updates: Annotated[int | None, typer.Option(help="Updates; warm-ups keep their share of them.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Key-to-key steps of an update, all processes together.")] = None,
-    clips: Annotated[int | None, typer.Option(help="Clips of an understanding update, all together.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed of initial weights, sampling and noise.")] = None,
+    updates: Annotated[int | None, typer.Option(help="Number of updates; warm-ups scale with it.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Key-to-key steps per update, summed over processes.")] = None,
+    clips: Annotated[int | None, typer.Option(help="Clips per understanding update, summed over processes.")] = None,
     understanding_share: Annotated[
         float | None, typer.Option(help="Share of the updates that train the video model.")
     ] = None,
     lambda_ee: Annotated[float | None, typer.Option(help="Weight of the policy's loss.")] = None,
-    lambda_align: Annotated[float | None, typer.Option(help="Weight of the alignment; 0 is the baseline.")] = None,
+    lambda_align: Annotated[float | None, typer.Option(help="Weight of the alignment loss; 0 is the baseline.")] = None,
     pairing: Annotated[
-        Literal["episode", "instruction", "task"] | None, typer.Option(help="What counts as the same action.")
+        Literal["episode", "instruction", "task"] | None, typer.Option(help="Definition of the same action.")
     ] = None,
     positives: Annotated[
         Literal["diagonal", "exclude", "multi"] | None,
-        typer.Option(help="Eq. 2 as printed (diagonal), same group out of the denominator, or as positives."),
+        typer.Option(help="Eq. 2 as printed (diagonal); same group removed from the denominator, or positive."),
     ] = None,
     tau: Annotated[float | None, typer.Option(help="Temperature of the alignment.")] = None,
     heads: Annotated[
-        Literal["linear", "mlp"] | None, typer.Option(help="T_u and T_e: linear as in the paper, or mlp.")
+        Literal["linear", "mlp"] | None, typer.Option(help="Type of T_u and T_e: linear as in the paper, or mlp.")
     ] = None,
-    head_depth: Annotated[int | None, typer.Option(help="Layers of mlp heads.")] = None,
+    head_depth: Annotated[int | None, typer.Option(help="Number of layers of mlp heads.")] = None,
     dim: Annotated[int | None, typer.Option(help="Width of the shared space.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of the video-text loss; fixed.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Temperature of the video-text loss; not trained.")] = None,
     video_lr: Annotated[float | None, typer.Option(help="Peak learning rate of the video encoder.")] = None,
     text_share: Annotated[
-        float | None, typer.Option(help="Rate of the text encoder over the video encoder's; 0 freezes it.")
+        float | None,
+        typer.Option(help="Learning rate of the text encoder relative to the video encoder; 0 freezes it."),
     ] = None,
     policy_lr: Annotated[float | None, typer.Option(help="Peak learning rate of the policy.")] = None,
     heads_lr: Annotated[float | None, typer.Option(help="Peak learning rate of the two heads.")] = None,
     clip_norm: Annotated[
-        float | None, typer.Option(help="Largest norm of each model's gradient; 0 clips nothing.")
+        float | None, typer.Option(help="Maximum gradient norm per model; 0 disables clipping.")
     ] = None,
     augment: Annotated[
-        Literal["se3", "shift", "none"] | None, typer.Option(help="Scenes shifted and turned, shifted, or left.")
+        Literal["se3", "shift", "none"] | None,
+        typer.Option(help="Augmentation of scenes: translate and rotate, translate, or none."),
     ] = None,
-    colour_noise: Annotated[bool | None, typer.Option(help="Noise on the policy's colours.")] = None,
+    colour_noise: Annotated[bool | None, typer.Option(help="Add noise to the policy's colours.")] = None,
     camera: Annotated[str | None, typer.Option(help="Camera of the clips.")] = None,
     precision: Annotated[
         Literal["float32", "bf16"] | None, typer.Option(help="bf16 = mixed precision in both models.")
     ] = None,
-    checkpoint_every: Annotated[int | None, typer.Option(help="A checkpoint every so many updates.")] = None,
+    checkpoint_every: Annotated[int | None, typer.Option(help="Updates between two checkpoints.")] = None,
     checkpoint_at: Annotated[
-        str | None, typer.Option(help="Or at these shares of the updates, with commas, such as 0,0.1,0.5,1.")
+        str | None, typer.Option(help="Or checkpoints at these shares of the updates, such as 0,0.1,0.5,1.")
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Any other setting, KEY=VALUE, such as policy.kind=lamb or arp.width=64."),
+        typer.Option("--set", help="Any other setting as KEY=VALUE, such as policy.kind=lamb or arp.width=64."),
     ] = None,
-    viclip: Annotated[Path | None, typer.Option(help="Weights that the video model starts from.")] = None,
-    arp: Annotated[Path | None, typer.Option(help="Weights that the policy starts from.")] = None,
+    viclip: Annotated[Path | None, typer.Option(help="Initial weights of the video model.")] = None,
+    arp: Annotated[Path | None, typer.Option(help="Initial weights of the policy.")] = None,
     viclip_size: Annotated[
-        str | None, typer.Option(help="From scratch: tiny, b16, l14, or a JSON file of sizes.")
+        str | None, typer.Option(help="Size of a new video model: tiny, b16, l14, or a JSON file of sizes.")
     ] = None,
     arp_size: Annotated[
-        str | None, typer.Option(help="From scratch: tiny, arp, arp_plus, or a JSON file of sizes.")
+        str | None, typer.Option(help="Size of a new policy: tiny, arp, arp_plus, or a JSON file of sizes.")
     ] = None,
     language_weights: Annotated[
         Path | None, typer.Option(help="CLIP RN50 weights for ARP's language tokens; default random, seed 0.")
@@ -92,19 +94,19 @@ def train(
         Path | None, typer.Option(help="CSV (task,variation,instruction) in place of the dataset's instructions.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads of a process; 1 makes weights repeatable.")] = None,
-    save_every: Annotated[int, typer.Option(help="Updates between two states to go on from.")] = 500,
-    log_every: Annotated[int, typer.Option(help="Updates between two rows of the table of losses.")] = 10,
+    threads: Annotated[int | None, typer.Option(help="CPU threads per process; 1 makes weights reproducible.")] = None,
+    save_every: Annotated[int, typer.Option(help="Updates between two saved states for resumption.")] = 500,
+    log_every: Annotated[int, typer.Option(help="Updates between two rows of the metrics table.")] = 10,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print sizes, memory, schedule, sources; write nothing.")
+        bool, typer.Option("--dry-run", help="Print sizes, memory, schedule and sources; write nothing.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no remarks.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress and no messages.")] = False,
 ) -> None:
-    """Train ViCLIP and ARP jointly: L = L_AU + lambda_EE L_EE + lambda_align L_align. Stop it; run it again to go on.
+    """Train ViCLIP and ARP jointly: L = L_AU + lambda_EE L_EE + lambda_align L_align. Run it again to resume.
 
-    Checkpoints lie in the run's checkpoints/viclip-<name> and checkpoints/arp-<name>, losses (metrics.csv, TensorBoard)
-    in training/<name>. With --lambda-align 0 both models are trained side by side: the baseline. Under torchrun the
+    Checkpoints are written to checkpoints/viclip-<name> and checkpoints/arp-<name> of the run, losses (metrics.csv,
+    TensorBoard) to training/<name>. With --lambda-align 0 no gradient is shared: the baseline. Under torchrun the
     processes share each batch: torchrun --nproc-per-node 2 -m mnprobe -- train ...
 
     Example: mnprobe train --run runs/first --preset tiny --lambda-align 0.5
@@ -143,23 +145,23 @@ def train(
         "viclip": _size("viclip", viclip_size, viclip),
         "arp": _size("arp", arp_size, arp),
     }
-    told = {key: value for key, value in given.items() if value is not None}
-    config = _config(preset_named(preset), only, updates, told, option or [])
+    explicit = {key: value for key, value in given.items() if value is not None}
+    config = _config(preset_named(preset), only, updates, explicit, option or [])
     leads = _leads()
     if dry_run:
-        home = None if run is None else resolve_run(run)
+        run_dir = None if run is None else resolve_run(run)
     else:
-        home = RunDir.create(run) if run is not None and data else resolve_run(run)
-    if home is not None and leads and not quiet:
-        typer.echo(f"run: {home.path}", err=as_json)
-    folders = data or ([home.demos] if home is not None and home.demos.is_dir() else None)
+        run_dir = RunDir.create(run) if run is not None and data else resolve_run(run)
+    if run_dir is not None and leads and not quiet:
+        typer.echo(f"run: {run_dir.path}", err=as_json)
+    folders = data or ([run_dir.demos] if run_dir is not None and run_dir.demos.is_dir() else None)
     if dry_run:
         if leads:
-            found = None if folders is None else _dataset(folders, partition, task, instructions)
-            _print_plan(config, found, device, viclip, arp, preset, as_json)
+            episodes = None if folders is None else _dataset(folders, partition, task, instructions)
+            _print_plan(config, episodes, device, viclip, arp, preset, as_json)
         return
-    if folders is None or home is None:
-        where = "there is no run" if home is None else f"run {home.path} has no demos folder"
+    if folders is None or run_dir is None:
+        where = "there is no run" if run_dir is None else f"run {run_dir.path} has no demos folder"
         raise ConfigError(f"no demonstrations: {where}. Give their folder with --data, or make some: mnprobe demos")
     if threads is not None:
         import torch
@@ -171,7 +173,7 @@ def train(
     result = run_training(
         config,
         dataset,
-        home,
+        run_dir,
         name=name,
         device=device,
         start_viclip=viclip,
@@ -189,13 +191,13 @@ def train(
 def _config(
     base: "TrainConfig", only: str | None, updates: int | None, given: dict[str, Any], option: list[str]
 ) -> "TrainConfig":
-    """The preset, with everything replaced that was given."""
+    """The preset, with the given settings applied."""
     from mnprobe.cli.train_settings import changed, over_updates, read_settings
     from mnprobe.core.errors import ConfigError
 
     settings = read_settings(option, own={"sides": "--only", "updates": "--updates"}, given=given)
-    follows: dict[str, Any] = {}  # from an option, unless it is said otherwise
-    if only is not None:  # an alignment that is asked for is refused: one side has nothing to align with
+    follows: dict[str, Any] = {}  # from an option, unless stated otherwise
+    if only is not None:  # a requested alignment raises: one side alone has no counterpart
         follows |= {"sides": only, "lambda_align": 0.0}
     config = changed(base, follows | over_updates(base, updates) | settings)
     for key in settings if only is not None else ():
@@ -218,7 +220,7 @@ def _checkpoints(every: int | None, at: str | None) -> Any:
 
 
 def _size(model: str, size: str | None, weights: Path | None) -> Any:
-    """The fields of a named size, or those in a JSON file."""
+    """Return the fields of a named size or of a JSON file."""
     from mnprobe.core.errors import ConfigError
     from mnprobe.training import TrainConfig
 
@@ -230,20 +232,20 @@ def _size(model: str, size: str | None, weights: Path | None) -> Any:
         values: dict[str, Any] = {model: size}
         return TrainConfig(**values).to_dict()[model]
     try:
-        found = json.loads(Path(size).read_text(encoding="utf-8"))
+        fields = json.loads(Path(size).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"--{model}-size {size}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:
         raise ConfigError(f"--{model}-size {size}: cannot be read as JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"--{model}-size {size}: must be a JSON object of fields, got {type(found).__name__}")
-    return found
+    if not isinstance(fields, dict):
+        raise ConfigError(f"--{model}-size {size}: must be a JSON object of fields, got {type(fields).__name__}")
+    return fields
 
 
 def _dataset(
     folders: list[Path], partition: list[str] | None, task: list[str] | None, instructions: Path | None
 ) -> "Dataset":
-    """The training episodes: those of the partition train, unless the data have none or others are asked for."""
+    """Return the training episodes: partition train by default, or all if the data have no partitions."""
     from mnprobe.data import open_dataset
 
     if partition:
@@ -278,8 +280,8 @@ def _print_plan(
     )
     about = None
     if dataset is not None:
-        told = {episode.instruction for episode in dataset}
-        about = {"episodes": len(dataset), "tasks": len(dataset.tasks), "instructions": len(told)}
+        texts = {episode.instruction for episode in dataset}
+        about = {"episodes": len(dataset), "tasks": len(dataset.tasks), "instructions": len(texts)}
     if as_json:
         typer.echo(json.dumps({"dry_run": True, "data": about, **plan.to_dict()}, indent=2))
         return
@@ -292,7 +294,7 @@ def _print_plan(
 
 def _print_result(result: "TrainResult", as_json: bool) -> None:
     if as_json:
-        told = {
+        document = {
             "name": result.name,
             "status": result.status,
             "steps": result.steps,
@@ -303,7 +305,7 @@ def _print_result(result: "TrainResult", as_json: bool) -> None:
             "waiting_for_data": result.waiting,
             "folder": str(result.folder),
         }
-        typer.echo(json.dumps(told, indent=2))
+        typer.echo(json.dumps(document, indent=2))
         return
     for path in result.checkpoints:
         typer.echo(f"{result.status} {path}")
@@ -315,7 +317,7 @@ def _print_result(result: "TrainResult", as_json: bool) -> None:
 
 
 def _leads() -> bool:
-    """Under torchrun only process 0 talks."""
+    """Whether this process prints; under torchrun only process 0 does."""
     import os
 
     return os.environ.get("RANK", "0") == "0"

@@ -10,11 +10,11 @@ __all__ = ["changed", "over_updates", "read_settings"]
 
 
 def read_settings(pairs: Sequence[str], *, own: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of `--set`, by dotted key, behind those that were given by options of their own.
+    """Merge the settings of `--set`, by dotted key, into those given by dedicated options.
 
-    `own` names the option that sets a key which `--set` must not.
+    `own` names the dedicated option of a key, which `--set` must not set.
 
-    Raises ConfigError for what is no KEY=VALUE, is given twice, or has an option of its own.
+    Raises ConfigError for text other than KEY=VALUE, repeated keys, and keys with a dedicated option.
     """
     from mnprobe.core.errors import ConfigError
     from mnprobe.features.extractors.base import parse_options
@@ -22,18 +22,18 @@ def read_settings(pairs: Sequence[str], *, own: Mapping[str, str], given: Mappin
     for pair in pairs:
         if "=" not in pair[1:]:
             raise ConfigError(f"--set must be KEY=VALUE, such as policy.kind=lamb; got {pair!r}")
-    found = dict(given)
+    settings = dict(given)
     for key, value in parse_options(pairs).items():
         if key in given:
             raise ConfigError(f"--set {key}: is given by another option too; leave one of them out")
         if key in own:
             raise ConfigError(f"--set {key}: is an option of its own; write {own[key]}")
-        found[key] = value
-    return found
+        settings[key] = value
+    return settings
 
 
 def over_updates(base: "TrainConfig", updates: int | None) -> dict[str, Any]:
-    """The settings that another number of updates brings with it: warm-ups keep their share. None changes nothing."""
+    """Settings that follow from another number of updates: scaled warm-ups. None changes nothing."""
     if updates is None:
         return {}
     parts = {"video": base.video, "policy": base.policy, "align": base.align}
@@ -42,23 +42,23 @@ def over_updates(base: "TrainConfig", updates: int | None) -> dict[str, Any]:
 
 
 def changed(base: "TrainConfig", settings: Mapping[str, Any]) -> "TrainConfig":
-    """`base` with these settings; "policy.lr" is the rate in the settings of the policy's optimiser.
+    """Return `base` with these settings; "policy.lr" is the learning rate of the policy's optimiser.
 
-    Raises ConfigError for an unknown key or an impossible value.
+    Raises ConfigError for an unknown key or an invalid value.
     """
     from mnprobe.core.errors import ConfigError
     from mnprobe.training import TrainConfig
 
     values = base.to_dict()
     for key, value in settings.items():
-        place, _, entry = key.partition(".")
+        section, _, entry = key.partition(".")
         if not entry:
-            values[place] = _like(values.get(place), value)
-        elif isinstance(values.get(place), dict):
-            values[place] = values[place] | {entry: _like(values[place].get(entry), value)}
+            values[section] = _like(values.get(section), value)
+        elif isinstance(values.get(section), dict):
+            values[section] = values[section] | {entry: _like(values[section].get(entry), value)}
         else:
             raise ConfigError(
-                f"--set {key}: there are no settings below {place!r}; known are viclip, arp, video, policy, align"
+                f"--set {key}: there are no settings below {section!r}; known are viclip, arp, video, policy, align"
             )
     if values["clip_norm"] == 0:
         values["clip_norm"] = None
@@ -66,5 +66,5 @@ def changed(base: "TrainConfig", settings: Mapping[str, Any]) -> "TrainConfig":
 
 
 def _like(before: Any, value: Any) -> Any:
-    """1 as 1.0 where 0.5 stood before, so that it is the same setting however it is written."""
+    """Convert 1 to 1.0 for a float setting, so that equal settings compare equal."""
     return float(value) if isinstance(before, float) and type(value) is int else value

@@ -1,4 +1,4 @@
-"""`mnprobe tsne`: z_u and z_e, or u and e, in the plane."""
+"""`mnprobe tsne`: t-SNE maps of z_u and z_e, or of u and e."""
 
 import json
 from pathlib import Path
@@ -13,65 +13,65 @@ __all__ = ["tsne"]
 
 
 def tsne(
-    run: Annotated[Path | None, typer.Option(help="The run directory; the newest under ./runs when left out.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
     understanding: Annotated[
         list[str] | None,
-        typer.Option(help="A model of the run, or a feature file; several files make panels side by side."),
+        typer.Option(help="Model of the run, or a feature file; several files give several panels."),
     ] = None,
     execution: Annotated[
         list[str] | None,
-        typer.Option(help="A model of the run, or a feature file; as many files as of the other side."),
+        typer.Option(help="Model of the run, or a feature file; as many files as for the other side."),
     ] = None,
-    source: Annotated[str, typer.Option(help="Where the features come from: demos, demos-blank, rollouts.")] = "demos",
+    source: Annotated[str, typer.Option(help="Source of the features: demos, demos-blank, rollouts.")] = "demos",
     step: Annotated[
-        list[int] | None, typer.Option(help="Checkpoint of the execution model; several make panels. Last if left out.")
+        list[int] | None, typer.Option(help="Checkpoint of the execution model; several give panels. Default the last.")
     ] = None,
     training: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Such as joint; several stand side by side. If left out: baseline beside joint, if both are."
-        ),
+        typer.Option(help="Training, such as joint; several give panels. Default baseline and joint, if both exist."),
     ] = None,
     compare: Annotated[
-        list[Path] | None, typer.Option(help="Another run, drawn beside this one; can be given repeatedly.")
+        list[Path] | None, typer.Option(help="Another run to draw next to this one (repeatable).")
     ] = None,
     space: Annotated[
-        str, typer.Option(help="shared: z_u with z_e; raw: u and e apart; both: raw beside shared.")
+        str, typer.Option(help="shared: z_u with z_e; raw: u and e separately; both: raw and shared.")
     ] = "shared",
     partition: Annotated[
-        str | None, typer.Option(help="Only these episodes: test, or held-out: not seen by saved heads.")
+        str | None, typer.Option(help="Only these episodes: test, or held-out (not used to fit saved heads).")
     ] = None,
     layer_u: Annotated[str, typer.Option(help="Layer of the understanding side.")] = "u",
     layer_e: Annotated[str, typer.Option(help="Layer of the execution side.")] = "e",
     pool_u: Annotated[
-        str, typer.Option(help="One vector per episode: mean, first, last, max, token:<k>, concat.")
+        str, typer.Option(help="Pooling per episode: mean, first, last, max, token:<k>, concat.")
     ] = "mean",
     pool_e: Annotated[str, typer.Option(help="The same for the execution side.")] = "mean",
     heads: Annotated[
-        Path | None, typer.Option(help="Saved heads; those of `mnprobe align` that fit, else new ones, when left out.")
+        Path | None, typer.Option(help="Saved heads; default matching heads of `mnprobe align`, else new ones.")
     ] = None,
-    perplexity: Annotated[float, typer.Option(help="Effective number of neighbours; cut to (N - 1) / 3.")] = 30.0,
+    perplexity: Annotated[float, typer.Option(help="Effective number of neighbours; at most (N - 1) / 3.")] = 30.0,
     iterations: Annotated[int, typer.Option(help="Gradient steps after early exaggeration.")] = 500,
-    seed: Annotated[int, typer.Option(help="Of the layout, and of heads fitted here.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the layout, and of newly fitted heads.")] = 0,
     jobs: Annotated[
-        int | None, typer.Option(help="Threads; one below 5000 points, else all cores, if left out.")
+        int | None, typer.Option(help="Number of threads; default one below 5000 points, else all cores.")
     ] = None,
     series: Annotated[
         bool | None,
         typer.Option(
             "--series/--no-series",
-            help="Also every checkpoint, each begun from the map before. If left out: from three on.",
+            help="Also map every checkpoint, each initialised from the previous map. Default: if there are 3 or more.",
         ),
     ] = None,
     colour: Annotated[
-        str, typer.Option(help="auto, instruction, task, or a column of your own in the stores.")
+        str, typer.Option(help="Colouring: auto, instruction, task, or a column of your own in the stores.")
     ] = "auto",
-    out: Annotated[Path | None, typer.Option(help="Figure without ending; in the run's figures if left out.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Figure path without extension; default in the run's figures.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Draw features of both models by t-SNE: shape = model, colour = instruction, with trustworthiness on the figure.
 
-    Where the run has baseline and joint training at the last step, they stand side by side (the paper's Figure 6).
+    If the run has baseline and joint training at the last step, both are drawn (the paper's Figure 6).
     Writes figures/tsne.png, tsne.svg and results/tsne.csv (with --space raw or both: tsne-raw, tsne-both); over
     training, figures tsne-series and tsne-purity, the page tsne-series.html, tables tsne-series and map-quality.
 
@@ -79,7 +79,11 @@ def tsne(
     """
     from mnprobe.analysis.tsne.embedding import TsneConfig
     from mnprobe.analysis.tsne.inputs import FEWEST_STEPS, feature_paths, series_inputs, tsne_inputs
-    from mnprobe.analysis.tsne.maps import as_space, draw_tsne, panel_facts  # matplotlib loads here, not for --help
+    from mnprobe.analysis.tsne.maps import (
+        as_space,
+        draw_tsne,
+        panel_facts,
+    )  # matplotlib is imported here, so that --help is fast
     from mnprobe.analysis.tsne.series import DrawnSeries, draw_tsne_series, series_facts
     from mnprobe.core.commands import command_line
 
@@ -135,7 +139,7 @@ def tsne(
     )
     over: DrawnSeries | None = None
     if series or (series is None and of_one_run and wanted_space == "shared" and not step and not own_colour):
-        found = series_inputs(
+        series_data = series_inputs(
             rundir,
             understanding=next(iter(understanding or []), None),
             execution=next(iter(execution or []), None),
@@ -145,9 +149,9 @@ def tsne(
             heads=heads,
             **layers,
         )
-        if series or max(map(len, found.values()), default=0) >= FEWEST_STEPS:
+        if series or max(map(len, series_data.values()), default=0) >= FEWEST_STEPS:
             over = draw_tsne_series(
-                found,
+                series_data,
                 folder=out.parent if out else rundir.figures,
                 tables=out.parent if out else rundir.results(name).parent,
                 name=out.name if out else name,
@@ -157,9 +161,9 @@ def tsne(
                 command=command_line("tsne", **(options | {"series": True})),
             )
     if as_json:
-        asked = {"perplexity_asked": perplexity, "seed": seed}
+        requested = {"perplexity_asked": perplexity, "seed": seed}
         paths = {"png": str(drawn.figure.png), "svg": str(drawn.figure.svg), "table": str(drawn.table)}
-        panels = [panel_facts(panel) | asked for panel in drawn.panels]
+        panels = [panel_facts(panel) | requested for panel in drawn.panels]
         document: dict[str, object] = {"run": str(rundir.path), **paths, "caption": drawn.caption, "panels": panels}
         if over is not None:
             document["series"] = {

@@ -1,9 +1,9 @@
-"""Arrays and settings of any make, converted once at the entrance of every public function.
+"""Conversion of arrays and settings at the entrance of public functions.
 
 Numbers come as numpy arrays of any type, byte order and layout, as torch tensors of any type, device and with
-gradients, as pandas objects or as lists; whole numbers come as Python's, numpy's or torch's. Inside, there are only
-native numpy arrays and Python's own integers. Nothing here imports torch or pandas: they are recognised by what they
-can do.
+gradients, as pandas objects or as lists; whole numbers come as Python's, numpy's or torch's. The results are native
+numpy arrays and Python integers. This module does not import torch or pandas; it recognises their objects by their
+methods.
 """
 
 import math
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 Array: TypeAlias = Any
-"""What a public function takes as an array: numpy, torch, pandas, or nested lists of numbers."""
+"""Array argument of a public function: numpy, torch, pandas, or nested lists of numbers."""
 
 if TYPE_CHECKING:
     Whole: TypeAlias = int
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     Truth: TypeAlias = bool
     Wholes: TypeAlias = tuple[int, ...]
 else:
-    # Settings come as Python's, numpy's or torch's numbers: looked at by the functions below, not by a type checker.
+    # Settings may be numbers of Python, numpy or torch; the functions below check them, not the type checker.
     Whole = Number = Truth = Wholes = Any
 
 
@@ -63,7 +63,7 @@ def as_array(values: Array, name: str) -> NDArray[Any]:
     and float64 keep their type, longer floats become float64.
 
     Raises:
-        FeatureError: naming `name`, for text, complex numbers, ragged lists, or what is no array at all.
+        FeatureError: naming `name`, for text, complex numbers, ragged lists, or objects that are not arrays.
 
     >>> as_array([[1, 2], [3, 4]], "u").shape
     (2, 2)
@@ -99,7 +99,7 @@ def as_matrix(values: Array, name: str, *, finite: bool = True) -> NDArray[np.fl
 
 
 def as_vector(values: Array, name: str, rows: int | None = None, *, finite: bool = False) -> NDArray[np.float64]:
-    """`values` as a 1-D float64 array, of `rows` entries where given; NaN means "none" unless `finite`.
+    """`values` as a 1-D float64 array, of `rows` entries if given; NaN means missing unless `finite`.
 
     Raises:
         FeatureError: naming `name`, with the shape, or with the first entry that is not finite.
@@ -148,7 +148,7 @@ def check_finite(rows: NDArray[Any], name: str) -> None:
 
 
 def power_near_one(values: NDArray[np.float64]) -> float:
-    """The power of two that brings the largest of the values near 1, exactly; 1 where their squares fit a float64.
+    """Power of two that scales the largest value near 1, exactly; 1 if the squares of the values fit a float64.
 
     >>> power_near_one(np.array([3.0])), power_near_one(np.array([2.0**500]))
     (1.0, 1.5274681817498023e-151)
@@ -180,7 +180,7 @@ def as_wholes(values: Any, name: str, *, least: int = 1) -> tuple[int, ...]:
     """One or more whole numbers, given as one number, tuple, list, array, range or tensor: sorted, each once.
 
     Raises:
-        ConfigError: naming `name`, for none at all, text, fractions, or a number below `least`.
+        ConfigError: naming `name`, for an empty input, text, fractions, or a number below `least`.
 
     >>> as_wholes(5, "k"), as_wholes(np.array([5, 1, 1]), "k")
     ((5,), (1, 5))
@@ -199,7 +199,7 @@ def as_wholes(values: Any, name: str, *, least: int = 1) -> tuple[int, ...]:
 
 
 def as_number(value: Any) -> float:
-    """`value` as a Python float; NaN for what is no real number (text, booleans, arrays), so that checks refuse it.
+    """`value` as a Python float; NaN for other values (text, booleans, arrays), so that checks reject them.
 
     >>> as_number(np.float32(0.5)), as_number("0.5")
     (0.5, nan)
@@ -225,7 +225,7 @@ def as_positive(value: Any, name: str, *, zero: bool = False) -> float:
 
 
 def as_share(value: Any, name: str) -> float:
-    """`value` as a float between 0 and 1, both left out.
+    """`value` as a float between 0 and 1, both excluded.
 
     Raises:
         ConfigError: naming `name`, for anything else.
@@ -239,13 +239,13 @@ def as_share(value: Any, name: str) -> float:
 def settle(
     settings: Any, *, wholes: Iterable[str] = (), numbers: Iterable[str] = (), truths: Iterable[str] = ()
 ) -> None:
-    """Store fields of a frozen dataclass as Python's own integers, floats and booleans; None stays where it is default.
+    """Convert fields of a frozen dataclass to Python integers, floats and booleans; a default None is unchanged.
 
-    Equal settings then have equal JSON, whichever make they came in. For a dataclass's `__post_init__`, before its own
-    checks of what is possible.
+    Equal settings then have equal JSON, whatever their input types. Call it in a dataclass's `__post_init__`, before
+    range checks.
 
     Raises:
-        ConfigError: naming the field, for a whole number or a truth that is none, and for a number that is no number.
+        ConfigError: naming the field, for invalid integers, booleans and numbers.
     """
     optional = {entry.name for entry in fields(settings) if entry.default is None}
     for name in wholes:
@@ -311,7 +311,7 @@ def _tensor_to_numpy(tensor: Any, name: str) -> NDArray[Any]:
         raise FeatureError(f"{name} is a nested tensor; give one tensor of shape (items, width)")
     tensor = tensor.cpu().resolve_conj().resolve_neg()
     if tensor.is_floating_point() and str(tensor.dtype) not in ("torch.float16", "torch.float32", "torch.float64"):
-        tensor = tensor.float()  # bfloat16 and float8 have no numpy type; float32 holds every value of theirs
+        tensor = tensor.float()  # bfloat16 and float8 have no numpy type; float32 represents all their values
     return np.asarray(tensor.numpy())
 
 

@@ -1,4 +1,4 @@
-"""Command lines in messages, notes and pages: their one home, quoted so that a shell takes them back."""
+"""Command lines for messages and pages, quoted for a shell."""
 
 import shlex
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ __all__ = ["command_line", "command_of", "option_line", "run_above", "shell_line
 
 
 def command_line(name: str, /, **options: object) -> str:
-    """The command to paste: `mnprobe name` with the options that are not None, False or an empty list.
+    """Return the command line `mnprobe name` with the options that are not None, False or an empty list.
 
-    Names of options are written with `-` for `_`; a value that is a list or tuple gives its option once for each entry.
-    Paths stay as they were typed, relative or absolute.
+    Option names are written with `-` for `_`; a list or tuple repeats its option for each entry. Paths are written as
+    given, relative or absolute.
 
     >>> command_line("curve", run="runs/a b", split="all", json=False, where=["tau=0.1", "seed=1"])
     "mnprobe curve --run 'runs/a b' --split all --where tau=0.1 --where seed=1"
@@ -20,7 +20,7 @@ def command_line(name: str, /, **options: object) -> str:
 
 
 def option_line(**options: object) -> str:
-    """Options alone, as `command_line` writes them, for messages that ask for one more of them.
+    """Format only options, as `command_line` does, for messages about a missing option.
 
     >>> option_line(where="layer_e=my layer")
     "--where 'layer_e=my layer'"
@@ -29,7 +29,7 @@ def option_line(**options: object) -> str:
 
 
 def shell_line(words: Sequence[str]) -> str:
-    """`mnprobe` and these words, each quoted where a shell would take it apart.
+    """`mnprobe` and these words, quoted where a shell would split or expand them.
 
     >>> shell_line(["demo", "--run", "runs/first (new)"])
     "mnprobe demo --run 'runs/first (new)'"
@@ -38,7 +38,7 @@ def shell_line(words: Sequence[str]) -> str:
 
 
 def command_of(path: Path, name: str, /, **options: object) -> str:
-    """The command that makes `path`: with --run where it lies in a run, without it elsewhere.
+    """Command that produces `path`: with --run if it is inside a run, without it elsewhere.
 
     >>> command_of(Path("elsewhere/alignment.csv"), "align", split="success")
     'mnprobe align --split success'
@@ -47,8 +47,8 @@ def command_of(path: Path, name: str, /, **options: object) -> str:
 
 
 def run_above(path: Path) -> Path | None:
-    """The run directory that `path` lies in (the nearest folder above it with a run.toml), or None."""
-    from mnprobe.core.rundir import CONFIG_NAME  # rundir takes its own messages from here
+    """Run directory that contains `path` (the nearest parent folder with a run.toml), or None."""
+    from mnprobe.core.rundir import CONFIG_NAME  # rundir imports this module
 
     return next((folder for folder in path.parents if (folder / CONFIG_NAME).is_file()), None)
 

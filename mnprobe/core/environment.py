@@ -1,6 +1,6 @@
 """The environment: versions, importable packages, devices, threads and disk.
 
-Packages are imported in child processes, so that a broken one cannot break the one that asks.
+Packages are imported in child processes, so that a broken package cannot stop the calling process.
 """
 
 import json
@@ -35,7 +35,7 @@ _SECONDS = 120
 
 @dataclass(frozen=True)
 class Part:
-    """A package: its name on the index, the module it gives, what mnprobe uses it for, and how to get it."""
+    """A package: its name on the index, its module, its use in mnprobe, and its installation command."""
 
     package: str
     module: str
@@ -57,7 +57,7 @@ _NAMES = (
 )
 
 NEEDED = tuple(Part(name, _MODULES.get(name, name), "needed", "pip install mnprobe") for name in _NAMES)
-"""What mnprobe needs, as its package declares it."""
+"""Required packages, as declared by mnprobe's metadata."""
 
 OPTIONAL = (
     Part("av", "av", "natural videos (recognize --videos)", "pip install 'mnprobe[video]'"),
@@ -67,7 +67,7 @@ OPTIONAL = (
     Part("beartype", "beartype", "the tests", "pip install 'mnprobe[dev]'"),
     Part("faiss-cpu", "faiss", "the benchmarks", "pip install 'mnprobe[bench]'"),
 )
-"""What some commands, the tests or the benchmarks use if it is there."""
+"""Optional packages for some commands, the tests or the benchmarks."""
 
 _PROGRAMS = {
     "chromium": (
@@ -78,7 +78,10 @@ _PROGRAMS = {
 }
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
-_CHILD_VARIABLES = {"MUJOCO_GL": "disable", "PYTHONIOENCODING": "utf-8:replace"}  # as mnprobe itself imports MuJoCo
+_CHILD_VARIABLES = {
+    "MUJOCO_GL": "disable",
+    "PYTHONIOENCODING": "utf-8:replace",
+}  # the same setting as in mnprobe's own import of MuJoCo
 
 _IMPORT = """
 import importlib, json, sys
@@ -110,7 +113,7 @@ def usable_cpus() -> int:
 
 @contextmanager
 def with_variables(**values: str) -> Iterator[None]:
-    """Environment variables as given, for what is imported or started inside; afterwards they are as they were.
+    """Set environment variables inside the context, and restore them afterwards.
 
     >>> with with_variables(MNPROBE_EXAMPLE="1"):
     ...     os.environ["MNPROBE_EXAMPLE"]
@@ -131,7 +134,7 @@ def with_variables(**values: str) -> Iterator[None]:
 
 
 def machine(folder: Path = Path()) -> dict[str, Any]:
-    """Python, platform, cores, memory, the variables that decide threads, and free disk where `folder` lies."""
+    """Python, platform, cores, memory, thread variables, and free disk space at `folder`."""
     disk = shutil.disk_usage(folder)
     return {
         "python": platform.python_version(),
@@ -145,11 +148,11 @@ def machine(folder: Path = Path()) -> dict[str, Any]:
 
 
 def state_of_parts(parts: Sequence[Part]) -> list[dict[str, str]]:
-    """For each part its version ('absent' where it is not installed), and 'ok' or why it cannot be imported."""
+    """State of each part: its version ('absent' if not installed), and 'ok' or the import error."""
     numbers = versions(*(part.package for part in parts))
     there = [part.module for part in parts if _present(part.module)]
     problems = _problems(there)
-    found = []
+    states = []
     for part in parts:
         state = {"name": part.package, "version": numbers[part.package], "use": part.use}
         if part.module not in there:
@@ -158,22 +161,22 @@ def state_of_parts(parts: Sequence[Part]) -> list[dict[str, str]]:
             state |= {"state": f"cannot be imported: {problems[part.module]}", "get": part.get}
         else:
             state |= {"state": "ok"}
-        found.append(state)
-    return found
+        states.append(state)
+    return states
 
 
 def find_programs() -> list[dict[str, str]]:
-    """Programs beside Python that parts of the project use."""
-    found = []
+    """Find the external programs that parts of the project use."""
+    programs = []
     for name, (names, use, get) in _PROGRAMS.items():
-        there = next((one for one in names if shutil.which(one)), None)
+        there = next((program for program in names if shutil.which(program)), None)
         state = {"name": name, "version": there or "absent", "use": use, "state": "ok" if there else "absent"}
-        found.append(state | ({} if there else {"get": get}))
-    return found
+        programs.append(state | ({} if there else {"get": get}))
+    return programs
 
 
 def devices() -> dict[str, Any]:
-    """CUDA devices with their memory and torch's threads, asked in a child process; `problem` where torch fails."""
+    """Query CUDA devices, their memory and torch's threads in a child process; `problem` if torch fails."""
     done = _child(_DEVICES, ())
     if done.returncode == 0:
         answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -189,18 +192,18 @@ def _present(module: str) -> bool:
 
 
 def _problems(modules: Sequence[str]) -> dict[str, str]:
-    """Modules that cannot be imported, each with the last thing that was said."""
+    """Modules whose import fails, each with the last line of its output."""
     left = list(modules)
-    found: dict[str, str] = {}
+    problems: dict[str, str] = {}
     while left:
         done = _child(_IMPORT, left)
         fine = [json.loads(line) for line in done.stdout.splitlines() if line in {json.dumps(name) for name in left}]
         left = [name for name in left if name not in fine]
-        if done.returncode != 0 and left:  # the first that was not reported is the one that ended the child
-            found[left.pop(0)] = _last_line(done)
+        if done.returncode != 0 and left:  # the first unreported module ended the child process
+            problems[left.pop(0)] = _last_line(done)
         elif done.returncode == 0:
             break
-    return found
+    return problems
 
 
 def _child(code: str, arguments: Sequence[str]) -> "subprocess.CompletedProcess[str]":
@@ -228,7 +231,7 @@ def _last_line(done: "subprocess.CompletedProcess[str]") -> str:
 
 
 def _memory() -> float | None:
-    """Memory of the machine in GiB, where the system says it."""
+    """Memory of the machine in GiB, if the system reports it."""
     names = os.sysconf_names if hasattr(os, "sysconf_names") else {}
     if not {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(names):
         return None

@@ -1,18 +1,18 @@
-"""The errors that mnprobe raises for a person to read.
+"""Exceptions that mnprobe raises for user errors.
 
     MnprobeError
-    ├── ConfigError        a setting that cannot be (also an unknown name)
-    ├── DataError          demonstrations on disk that are missing, damaged or hostile
-    ├── CheckpointError    model weights that are missing, damaged or of another model
-    ├── FeatureError       a feature store that is missing, damaged or does not fit its partner
-    ├── ProbeError         a measurement that cannot be made
+    ├── ConfigError        an invalid setting (also an unknown name)
+    ├── DataError          missing, damaged or unsafe demonstrations on disk
+    ├── CheckpointError    missing or damaged model weights, or those of another model
+    ├── FeatureError       a missing, damaged or incompatible feature store
+    ├── ProbeError         an impossible measurement
     │   ├── TooFewSamples
     │   └── TooLittleMemory
-    ├── TrainingError      a training that cannot go on: losses that are no numbers, a state that does not fit
-    └── WorldError         a simulator that failed; its own error is the cause
+    ├── TrainingError      a training that cannot continue: losses of NaN, an incompatible state
+    └── WorldError         a failed simulator; its own error is the cause
 
-Every message says what was asked, what was found, where, and what to do next. The command line prints it as it is and
-ends with exit code 2.
+Every message states the request, the problem, its location, and the remedy. The command line prints it and exits with
+code 2.
 """
 
 __all__ = [
@@ -30,15 +30,15 @@ __all__ = [
 
 
 class MnprobeError(Exception):
-    """Root of the family: catch this to catch all that mnprobe raises on purpose."""
+    """Base class of all exceptions that mnprobe raises on purpose."""
 
 
 class ConfigError(MnprobeError, ValueError):
-    """A setting is impossible, contradicts another, or names something unknown."""
+    """A setting is invalid, contradicts another, or is an unknown name."""
 
 
 class DataError(MnprobeError):
-    """Demonstration data are missing, damaged, hostile or of another format."""
+    """Demonstration data are missing, damaged, unsafe or of another format."""
 
 
 class CheckpointError(MnprobeError):
@@ -46,11 +46,11 @@ class CheckpointError(MnprobeError):
 
 
 class FeatureError(MnprobeError):
-    """A feature store is missing, damaged, or does not fit the one it is compared with."""
+    """A feature store is missing, damaged, or incompatible with the one it is compared with."""
 
 
 class ProbeError(MnprobeError):
-    """A measurement cannot be made from what was given."""
+    """A measurement is not possible with the given data."""
 
 
 class TooFewSamples(ProbeError):
@@ -58,15 +58,15 @@ class TooFewSamples(ProbeError):
 
 
 class TooLittleMemory(ProbeError):
-    """A measurement needs more memory than there is; the message says how much, and what needs less."""
+    """A measurement needs more memory than available; the message says how much, and what needs less."""
 
 
 class TrainingError(MnprobeError):
-    """A training cannot go on as asked; what it wrote before is kept, and the message says what that is."""
+    """A training cannot continue; its earlier files remain, and the message names them."""
 
 
 class WorldError(MnprobeError):
-    """A simulator failed or answered what it must not; where it raised something, that is the cause.
+    """A simulator failed or gave an invalid result; its own exception, if any, is the cause.
 
-    Never for a motion that could not be made: that is how an episode ends, a value and no error.
+    Not raised for an infeasible motion: that ends an episode and is reported as a value.
     """

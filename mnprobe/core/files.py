@@ -1,4 +1,4 @@
-"""Whole files or none, one process at a time: writing under a temporary name, locks, hashing."""
+"""Atomic file writes, locks between processes, and hashing."""
 
 import errno
 import hashlib
@@ -20,17 +20,17 @@ Table = TypeVar("Table")
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EPERM, errno.EINVAL)
-_SOON = 0.25  # seconds in which a lock whose holder has died is taken over
-_PATIENCE = 1.0  # seconds of waiting before it is said
-_remarks: list[str] = []  # what was said of file systems without locks: one sentence per process
+_SOON = 0.25  # seconds until the lock of a dead process is taken over
+_PATIENCE = 1.0  # seconds of waiting before a message
+_remarks: list[str] = []  # file systems without locks that were reported: one warning per process
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced to disk and renamed to `path`, else removed.
+    """Yield a temporary path next to `path`; on success it is synced to disk and renamed to `path`, else removed.
 
-    A reader sees the old file or the new one, never a half. The temporary name starts with a dot and ends with
-    `.part`, and carries the process number, so that several processes may write different files of one folder.
+    The write is atomic: a reader sees the old file or the new one. The temporary name starts with a dot and ends with
+    `.part`, and contains the process number, so that several processes may write to one folder.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -43,15 +43,15 @@ def whole_file(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.touch()
-        mode = part.stat().st_mode  # as the umask has it; some writers make files that only their owner can read
+        mode = part.stat().st_mode  # apply the umask; some writers create files that only their owner can read
         yield part
-        if part.stat().st_mode != mode:  # some file systems refuse any change
+        if part.stat().st_mode != mode:  # some file systems do not allow changes
             part.chmod(mode)
         sync(part)
         part.replace(path)
         sync(path.parent)
     except OSError as error:
-        if error.errno in _NO_ROOM and error.filename is None:  # a full disk does not say which
+        if error.errno in _NO_ROOM and error.filename is None:  # the error of a full disk does not name the file
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         raise
     finally:
@@ -59,10 +59,10 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 to `path`, whole or not at all.
+    """Write `text` as UTF-8 to `path` atomically.
 
-    File names that the system's encoding could not read (as of `ä` under LC_ALL=C) become the bytes that they are; what
-    is no UTF-8 at all is written with escapes.
+    File names that the system's encoding could not decode (such as `ä` under LC_ALL=C) are written as their original
+    bytes; bytes that are not UTF-8 are written with escapes.
     """
     try:
         content = text.encode()
@@ -84,20 +84,20 @@ def locked(
     waiting: Callable[[str], None] | None = None,
     leave: bool = True,
 ) -> Iterator[None]:
-    """Hold the lock file `path` (its folder is made if needed); the end of the process, however it ends, frees it.
+    """Hold the lock file `path` (its folder is created if needed); the lock is freed when the process ends.
 
-    Where the file system has no locks, the existence of the file `<path>.soft` is the lock, and that is said once; of a
-    process that was killed on this machine it is taken over.
+    On file systems without locks, the existence of the file `<path>.soft` is the lock, which is reported once; the lock
+    of a process killed on this machine is taken over.
 
     Args:
-        path: of the lock file; its name starts with a dot, or its folder's does.
-        refuse: makes the error for when another process holds it, from the words that name that process, as in
-            " (process 123 on host)", or from "" where it is not known. When not given, wait for it.
-        waiting: told the same words when it has to wait for more than a second; by default a warning says so.
-        leave: the lock file in place, as is safest; else it is removed, where a folder must hold nothing else.
+        path: path of the lock file; its name or its folder's name starts with a dot.
+        refuse: builds the exception when another process holds the lock, from a text that names this process, such as "
+            (process 123 on host)", or "" if unknown. When not given, wait for the lock.
+        waiting: called with the same text after waiting for more than a second; by default a warning is issued.
+        leave: do not remove the lock file, which is safest; otherwise it is removed, for folders without other files.
 
     Raises:
-        OSError: the lock file cannot be made.
+        OSError: the lock file cannot be created.
 
     >>> import tempfile
     >>> with locked(Path(tempfile.mkdtemp()) / ".a.lock"):
@@ -109,17 +109,17 @@ def locked(
     finally:
         if not leave:
             with suppress(OSError):
-                path.unlink(missing_ok=True)  # before it is free: who holds a file without a name tries again
+                path.unlink(missing_ok=True)  # before release: a process that holds an unlinked file tries again
         lock.release()
 
 
 def update_table(
     path: Path, read: Callable[[Path], Table], change: Callable[[Table], Table], write: Callable[[Path, Table], None]
 ) -> Table:
-    """Replace what the file `path` holds by `change` of it, while all others who do the same wait; returns it.
+    """Replace the content of the file `path` by `change` of it under a lock; return the new content.
 
-    All tables that several commands add to are written by this function: of commands that work on one run at the same
-    time, none loses the rows of another. `change` should be quick: measure first, and join the rows here.
+    All tables to which several commands add rows are written by this function, so that concurrent commands on one run
+    do not lose rows. `change` should be fast: measure first, and join the rows here.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "lines.txt"
@@ -133,9 +133,9 @@ def update_table(
 
 
 def require_room(path: Path, size: int) -> None:
-    """OSError "No space left on device" when `size` more bytes do not fit where the file `path` lies.
+    """Raise OSError "No space left on device" when `size` more bytes do not fit on the disk of the file `path`.
 
-    For writers that cannot stand a disk that fills up under them: HDF5 crashes the process on closing such a file.
+    For writers that fail badly on a full disk: HDF5 crashes the process on closing such a file.
     """
     free = shutil.disk_usage(path.parent).free
     if free < size:
@@ -150,12 +150,12 @@ def sha256_file(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk; folders only where the system can."""
+    """Sync a file, or the names in a folder, to disk; folders only if the system supports it."""
     folder = path.is_dir()
     try:
         descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     except PermissionError:
-        if folder:  # Windows opens none, others only those that may be read
+        if folder:  # Windows cannot open folders, other systems only readable ones
             return
         raise
     try:
@@ -170,8 +170,8 @@ def sync(path: Path) -> None:
 def _hold(
     path: Path, refuse: Callable[[str], Exception] | None, waiting: Callable[[str], None] | None
 ) -> "BaseFileLock":
-    """The lock, held: that of the system, or else a file whose existence is the lock."""
-    from filelock import FileLock, SoftFileLock  # here, because reading needs no lock
+    """Acquire the system's lock, or a file whose existence is the lock."""
+    from filelock import FileLock, SoftFileLock  # imported here, because reading needs no lock
 
     path.parent.mkdir(parents=True, exist_ok=True)
     if not issubclass(FileLock, SoftFileLock):
@@ -183,7 +183,7 @@ def _hold(
             if error.errno not in _NO_LOCKS:
                 raise OSError(error.errno, f"the lock cannot be had ({error.strerror})", str(path)) from error
         else:
-            with suppress(OSError):  # for those who wait; what is locked may not be written on some systems
+            with suppress(OSError):  # for waiting processes; some systems do not allow writing a locked file
                 path.write_text(f"{os.getpid()}\n{platform.node()}\n", encoding="utf-8")
             return lock
     soft = path.with_name(f"{path.name}.soft")
@@ -220,9 +220,9 @@ def _take(
 
 
 def _holder(path: Path) -> str:
-    """Whose lock it is, as its file says."""
+    """Describe the holder of a lock from its file."""
     try:
-        found = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ""
-    return f" (process {found[0]} on {found[1]})" if len(found) >= 2 and found[0].isdigit() else ""
+    return f" (process {lines[0]} on {lines[1]})" if len(lines) >= 2 and lines[0].isdigit() else ""

@@ -1,4 +1,4 @@
-"""Labels, partitions and outcomes as people give them, read by one set of rules and checked at the entrance.
+"""Labels, partitions and outcomes: parsing and validation.
 
 A label that is missing (None, NaN, pandas' NA, '' or blanks) is never a class of its own. Labels are compared by
 value: 1, 1.0, True and "1" are one class. A partition is train, val, test or none. An outcome is 1, 0 or not known.
@@ -55,7 +55,7 @@ _MISSING_TEXTS = frozenset({"nan", "NaN", "None", "<NA>", "NaT"})  # what missin
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a label is not there: None, NaN, pandas' NA or NaT, '', blanks, or the text that these print as.
+    """Whether a label is missing: None, NaN, pandas' NA or NaT, '', blanks, or the printed text of these.
 
     >>> [is_missing(value) for value in (None, float("nan"), "", "  ", "nan", "open it", 0)]
     [True, True, True, True, True, False, False]
@@ -73,7 +73,7 @@ def is_missing(value: Any) -> bool:
 
 
 def label_list(labels: Labels, rows: int | None, name: str) -> list[Any]:
-    """Labels of any make as a Python list, one per row, each of its own type.
+    """Convert labels of any input type to a Python list, one per row, with their own types.
 
     Raises:
         FeatureError: naming `name`, when there is not one label per row, or the labels have no single dimension.
@@ -94,31 +94,31 @@ def label_list(labels: Labels, rows: int | None, name: str) -> list[Any]:
     if isinstance(labels, np.ndarray):
         if labels.ndim != 1:
             raise FeatureError(f"{name} must give one label per row, got labels of shape {labels.shape}")
-        found: list[Any] = list(labels.tolist())
+        values: list[Any] = list(labels.tolist())
     elif isinstance(labels, Iterable):
-        found = [value.item() if is_tensor(value) and value.ndim == 0 else value for value in labels]
+        values = [value.item() if is_tensor(value) and value.ndim == 0 else value for value in labels]
     else:
         raise FeatureError(f"{name} must give one label per row, got {type(labels).__name__}")
-    if rows is not None and len(found) != rows:
-        raise FeatureError(f"{name} must give one label per row: {rows} rows, {len(found)} labels")
-    return found
+    if rows is not None and len(values) != rows:
+        raise FeatureError(f"{name} must give one label per row: {rows} rows, {len(values)} labels")
+    return values
 
 
 def as_labels(labels: Labels, rows: int | None, name: str, *, missing: bool = False) -> NDArray[Any]:
-    """Labels as a 1-D array: int64 where all are whole numbers, else text (object array of str), one per row.
+    """Labels as a 1-D array, one per row: int64 if all are whole numbers, else text (object array of str).
 
-    Whole numbers of any type, floats without a fraction and booleans count as integers, also next to text: 1, 1.0,
+    Integers of any type, floats without a fraction and booleans count as integers, also together with text: 1, 1.0,
     True and "1" are one label. Bytes are decoded as UTF-8.
 
     Args:
         labels: the labels.
-        rows: how many there must be; any number when None.
-        name: what they are called in messages.
-        missing: give '' for labels that are not there, where they are text; by default such labels are refused.
+        rows: required number; any number when None.
+        name: name of the labels in messages.
+        missing: return '' for missing text labels; by default missing labels raise.
 
     Raises:
-        FeatureError: naming `name` and the first row, for missing labels, another count, or labels that are no text
-            and no number.
+        FeatureError: naming `name` and the first row, for missing labels, a wrong count, or labels that are neither
+            text nor numbers.
 
     >>> as_labels([1.0, 2, True], 3, "groups").tolist()
     [1, 2, 1]
@@ -141,7 +141,7 @@ def as_labels(labels: Labels, rows: int | None, name: str, *, missing: bool = Fa
 
 
 def encode_labels(*labels: NDArray[Any]) -> tuple[list[NDArray[np.int64]], list[str]]:
-    """Number equal labels equally over all arrays of `as_labels`: integer codes of each, and the label of each code."""
+    """Encode labels consistently over several arrays of `as_labels`: integer codes, and the label of each code."""
     if len({array.dtype.kind for array in labels}) > 1:
         labels = tuple(np.array([str(value) for value in array.tolist()], dtype=object) for array in labels)
     names, codes = np.unique(np.concatenate(labels), return_inverse=True)
@@ -151,7 +151,7 @@ def encode_labels(*labels: NDArray[Any]) -> tuple[list[NDArray[np.int64]], list[
 
 
 def encode_tuples(*labels: NDArray[Any]) -> NDArray[np.int64]:
-    """Number equal tuples of labels equally, row by row: never the text of several labels joined.
+    """Encode tuples of labels, row by row, without joining their texts.
 
     >>> encode_tuples(np.array(["1", "11", "1"]), np.array(["12", "2", "12"])).tolist()
     [0, 1, 0]
@@ -164,7 +164,7 @@ def encode_tuples(*labels: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def partition_of(name: str) -> str | None:
-    """The partition that a name means: train, val, test, '' for no name, None for a name that is not known.
+    """Resolve a partition name: train, val, test, '' for no name, None for an unknown name.
 
     Case and blanks do not matter; training, valid, validation, dev and testing are known.
 
@@ -176,7 +176,7 @@ def partition_of(name: str) -> str | None:
 
 
 def asked_partition(name: str) -> str:
-    """The partition that a setting names, with a warning where it was mapped; `name` itself where it is not known.
+    """Resolve the partition of a setting, with a warning if it was mapped; an unknown `name` is returned unchanged.
 
     >>> asked_partition("test"), asked_partition("holdout")
     ('test', 'holdout')
@@ -189,11 +189,11 @@ def asked_partition(name: str) -> str:
 
 
 def as_partitions(partitions: Labels, rows: int | None, name: str = "partitions") -> tuple[NDArray[Any], str]:
-    """Partitions as text, train, val, test, or all '' where the dataset has none; and a note on names that were mapped.
+    """Partitions as text: train, val, test, or all '' if the dataset has none; and a note on mapped names.
 
     Raises:
-        FeatureError: naming `name`, for a partition that is not known (with those that are), and when some rows have
-            a partition and others have none.
+        FeatureError: naming `name`, for an unknown partition (listing the known ones), and when only some rows have a
+            partition.
 
     >>> as_partitions(["Training", "test"], 2)
     (array(['train', 'test'], dtype=object), "partitions: 'Training' is read as 'train'")
@@ -207,20 +207,20 @@ def as_partitions(partitions: Labels, rows: int | None, name: str = "partitions"
             f"{', '.join(PARTITIONS)} (also training, valid, validation, dev, testing), or '' in all rows where there "
             "are none"
         )
-    found = [meaning[word] for word in words]
-    empty = sum(not meant for meant in found)
-    if 0 < empty < len(found):
-        first = next(row for row, meant in enumerate(found) if not meant)
+    known = [meaning[word] for word in words]
+    empty = sum(not meant for meant in known)
+    if 0 < empty < len(known):
+        first = next(row for row, meant in enumerate(known) if not meant)
         raise FeatureError(
-            f"{name}: {empty} of {len(found)} rows have none, the first is row {first}, while others have one. "
+            f"{name}: {empty} of {len(known)} rows have none, the first is row {first}, while others have one. "
             f"Give every row one of {', '.join(PARTITIONS)}, or none to any"
         )
     mapped = [f"{word!r} is read as {meant!r}" for word, meant in meaning.items() if meant and meant != word]
-    return np.array(found, dtype=object), f"{name}: {', '.join(mapped)}" if mapped else ""
+    return np.array(known, dtype=object), f"{name}: {', '.join(mapped)}" if mapped else ""
 
 
 def as_outcome(value: Any) -> int | None:
-    """An outcome as 1 (success), 0 (failure) or -1 (not known); None for anything that is no outcome.
+    """An outcome as 1 (success), 0 (failure) or -1 (not known); None for other values.
 
     1, 1.0, True and "true" are a success, 0, 0.0, False and "false" a failure; -1, None, NaN and '' are not known.
 
@@ -248,15 +248,15 @@ def as_outcomes(values: Labels, rows: int | None, name: str, ids: Labels | None 
     [1, -1, 0]
     """
     listed = label_list(values, rows, name)
-    found = [as_outcome(value) for value in listed]
-    for row, outcome in enumerate(found):
+    outcomes = [as_outcome(value) for value in listed]
+    for row, outcome in enumerate(outcomes):
         if outcome is None:
             which = f"row {row}" if ids is None else f"row {row} ({ids[row]})"
             raise FeatureError(
                 f"{name}: {which}: an outcome is 1, 0 or -1 (not known; also true, false, None, NaN, ''), got "
                 f"{listed[row]!r}"
             )
-    return np.array(found, dtype=np.int8)
+    return np.array(outcomes, dtype=np.int8)
 
 
 def same_text(text: str) -> str:
@@ -269,7 +269,7 @@ def same_text(text: str) -> str:
 
 
 def one_spelling(texts: Sequence[str], name: str) -> tuple[NDArray[Any], str]:
-    """Texts with one spelling, the first by alphabet, for those that `same_text` calls equal; and a note on these.
+    """Unify the spelling of texts that are equal by `same_text` (the first one, sorted); and a note on these.
 
     >>> one_spelling(["open it", "Open  it"], "instructions")[0].tolist()
     ['Open  it', 'Open  it']

@@ -9,7 +9,7 @@ __all__ = ["Advance", "progress"]
 
 
 class Advance(Protocol):
-    """Call it with the number of finished units (1 by default); `note` replaces the text beside the bar."""
+    """Call it with the number of finished units (1 by default); `note` replaces the text next to the bar."""
 
     def __call__(self, units: int = 1, *, note: str | None = None) -> None:
         """Count `units` more as finished."""
@@ -25,7 +25,7 @@ def progress(what: str, total: int, *, done: int = 0, quiet: bool = False) -> It
     ...     for _ in range(3):
     ...         advance()
     """
-    if quiet or total <= 0 or sys.stderr is None:  # there is none in some services and windows
+    if quiet or total <= 0 or sys.stderr is None:  # some services and windows have no stderr
         yield lambda units=1, *, note=None: None
         return
     from rich.console import Console  # costs 0.1 s: only when something is shown
@@ -38,7 +38,7 @@ def progress(what: str, total: int, *, done: int = 0, quiet: bool = False) -> It
         TimeRemainingColumn,
     )
 
-    watched = sys.stderr.isatty()  # whatever FORCE_COLOR says: a bar in a file is rubbish
+    watched = sys.stderr.isatty()  # despite FORCE_COLOR: a bar is useless in a file
     console = Console(file=sys.stderr, force_terminal=None if watched else False)
     if not console.is_terminal:
         resumed = f", {done} of them done before" if done else ""

@@ -11,7 +11,7 @@ __all__ = ["mcnemar", "mean_interval", "mean_paired_interval", "paired_interval"
 
 
 def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion: sound for few episodes and for 0 or all successes.
+    """Wilson's score interval of a proportion: valid for few episodes and for 0 or all successes.
 
     Centre (p + z^2/2n) / (1 + z^2/n), half width z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n).
 
@@ -58,11 +58,11 @@ def mean_interval(successes: Sequence[int], counts: Sequence[int], *, confidence
 def paired_interval(
     both: int, lost: int, gained: int, neither: int, *, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Interval of a difference of two proportions on the same items: later less earlier, (gained - lost) / n.
+    """Interval of a difference of two proportions on the same items: later minus earlier, (gained - lost) / n.
 
     `both` were right before and after, `lost` only before, `gained` only after, `neither` never. It joins the two
-    Wilson intervals with the correlation of the pairs (its sign kept, its size reduced by n/2 where positive), so that
-    it has width even where nothing was lost or gained, and stays within [-1, 1].
+    Wilson intervals with the correlation of the pairs (same sign, size reduced by n/2 if positive), so that its width
+    is positive even without losses and gains, and it is within [-1, 1].
 
     Raises ProbeError for negative counts or none at all.
     Source: Newcombe 1998, Statistics in Medicine 17, 2635-2650, method 10.

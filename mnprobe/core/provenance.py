@@ -26,16 +26,16 @@ def config_hash(value: Any) -> str:
 
 
 def now() -> str:
-    """The present time, UTC, ISO 8601, to the second."""
+    """Current time, UTC, ISO 8601, in seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Installed versions of mnprobe and of `packages`; 'absent' where one is not installed."""
-    found = {"mnprobe": __version__}
+    """Installed versions of mnprobe and of `packages`; 'absent' if not installed."""
+    installed = {"mnprobe": __version__}
     for package in packages:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "absent"
-    return found
+            installed[package] = "absent"
+    return installed

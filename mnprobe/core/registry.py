@@ -13,7 +13,7 @@ _SHOWN = 60  # names listed before "and N more"
 
 
 def unknown_name(kind: str, name: str, known: list[str]) -> ConfigError:
-    """The error for a name that is not known: nearest known name first, then all of them.
+    """Build the error for an unknown name: nearest known name first, then all of them.
 
     >>> print(unknown_name("extractor", "viclp", ["arp", "viclip"]))
     unknown extractor 'viclp'. Did you mean 'viclip'? Known: arp, viclip
@@ -45,7 +45,7 @@ def import_object(target: str, *, kind: str = "object") -> Any:
 
 
 class Registry:
-    """Maps a name to `module:object`, imported when asked for; `group` is the entry-point group that adds names.
+    """Registry that maps names to `module:object`, imported on first use; the entry-point `group` adds names.
 
     >>> shapes = Registry("shape", "mnprobe.shapes")
     >>> shapes.add("path", "pathlib:Path")
@@ -77,4 +77,4 @@ class Registry:
 
     def _all(self) -> dict[str, str]:
         plugins = {point.name: point.value for point in entry_points(group=self.group)}
-        return plugins | self._targets  # a plugin cannot replace what is built in
+        return plugins | self._targets  # a plugin cannot replace a built-in name

@@ -1,4 +1,4 @@
-"""The run directory: the one thing users handle, and where each piece lies in it."""
+"""The run directory: its layout, configuration and discovery."""
 
 import re
 import tomllib
@@ -24,7 +24,7 @@ _STEP = re.compile(r"step_(\d{8,})")
 
 
 def step_name(step: int) -> str:
-    """Name of a checkpoint's files without ending; steps are optimiser steps of the model that was checkpointed.
+    """File name of a checkpoint without extension; steps are optimiser steps of the model.
 
     >>> step_name(1000)
     'step_00001000'
@@ -35,7 +35,7 @@ def step_name(step: int) -> str:
 
 
 def step_of(name: str) -> int | None:
-    """The step that a file or folder name carries, or None.
+    """Step in a file or folder name, or None.
 
     >>> step_of("step_00001000.h5"), step_of("notes.txt")
     (1000, None)
@@ -46,7 +46,7 @@ def step_of(name: str) -> int | None:
 
 @dataclass(frozen=True, order=True)
 class Piece:
-    """One file of a run that belongs to a model at a training step; `source` is empty for checkpoints."""
+    """One file of a run, for a model at a training step; `source` is empty for checkpoints."""
 
     model: str
     source: str
@@ -62,9 +62,9 @@ class RunDir:
 
     @classmethod
     def create(cls, path: Path, config: Mapping[str, Any] | None = None) -> "RunDir":
-        """Make the folder and its `run.toml`; an existing run is kept and its configuration is left as it is.
+        """Create the folder and its `run.toml`; an existing run and its configuration are not changed.
 
-        Raises ConfigError when `path` is a file, or a folder with other things in it that is not a run.
+        Raises ConfigError when `path` is a file, or a non-empty folder that is not a run.
         """
         if path.exists() and not path.is_dir():
             raise ConfigError(f"--run {path}: that is a file; a run is a folder")
@@ -77,7 +77,7 @@ class RunDir:
         if not run.config_path.exists():
             made = {"created": now(), "versions": versions("torch", "numpy", "scikit-learn", "h5py", "openTSNE")}
             with run.alone(CONFIG_NAME):
-                if not run.config_path.exists():  # another process may have made it meanwhile
+                if not run.config_path.exists():  # another process may have created it in the meantime
                     run._write({"run": made} | dict(config or {}))
         return run
 
@@ -88,12 +88,12 @@ class RunDir:
 
     @property
     def config_path(self) -> Path:
-        """Where the whole configuration lies."""
+        """Path of the configuration."""
         return self.path / CONFIG_NAME
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The configuration as recorded; ConfigError when the file is missing or is not TOML."""
+        """Read the recorded configuration; ConfigError when the file is missing or is not TOML."""
         try:
             return tomllib.loads(self.config_path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -102,9 +102,9 @@ class RunDir:
             raise ConfigError(f"{self.config_path} is damaged: {error}") from error
 
     def record(self, section: str, values: Mapping[str, Any]) -> None:
-        """Write `values` under `[section]` of run.toml: the configuration that a command used, replacing its last.
+        """Write `values` under `[section]` of run.toml: the configuration of a command, replacing its previous one.
 
-        Commands that work on one run at the same time keep each other's sections.
+        Concurrent commands on one run do not overwrite each other's sections.
         """
         with self.alone(CONFIG_NAME):
             self.__dict__.pop("config", None)
@@ -117,7 +117,7 @@ class RunDir:
             yield
 
     def feature_files(self, model: str | None = None, source: str | None = None) -> list[Piece]:
-        """Feature stores of the run, sorted by model, source and step; hidden and unfinished files are left out."""
+        """Feature stores of the run, sorted by model, source and step; hidden and unfinished files are excluded."""
         return [
             Piece(path.parent.parent.name, path.parent.name, step, path)
             for path, step in _steps(self.path / "features", "*/*/step_*.h5")
@@ -133,25 +133,25 @@ class RunDir:
         ]
 
     def checkpoint(self, model: str, step: int) -> Path:
-        """Where the checkpoint of `model` at `step` belongs."""
+        """Path of the checkpoint of `model` at `step`."""
         return self.path / "checkpoints" / model / f"{step_name(step)}.safetensors"
 
     def features(self, model: str, source: str, step: int) -> Path:
-        """Where the features of `model` on `source` at `step` belong."""
+        """Path of the features of `model` on `source` at `step`."""
         return self.path / "features" / model / source / f"{step_name(step)}.h5"
 
     @property
     def demos(self) -> Path:
-        """Demonstrations of the embedded benchmark."""
+        """Folder of demonstrations of the embedded benchmark."""
         return self.path / "demos"
 
     @property
     def rollouts(self) -> Path:
-        """Played episodes: `<model>/step_<number>/`, each a dataset."""
+        """Folder of rollouts: `<model>/step_<number>/`, each a dataset."""
         return self.path / "rollouts"
 
     def results(self, name: str) -> Path:
-        """Where the tidy table `name` (without ending) belongs."""
+        """Path of the table `name` (without extension)."""
         return self.path / "results" / f"{name}.csv"
 
     @property
@@ -166,7 +166,7 @@ class RunDir:
 
     @property
     def report(self) -> Path:
-        """Where the report belongs."""
+        """Path of the report."""
         return self.path / "report.html"
 
     def _write(self, config: Mapping[str, Any]) -> None:
@@ -177,13 +177,13 @@ class RunDir:
 def resolve_run(path: Path | None, *, root: Path = Path("runs")) -> RunDir:
     """The run at `path`, or the newest run under `root` (the one whose `run.toml` changed last).
 
-    Raises ConfigError when there is none, with what to do about it.
+    Raises ConfigError with a remedy when there is none.
     """
     if path is not None:
         if not (path / CONFIG_NAME).is_file():
-            found = "it is not there" if not path.exists() else f"it has no {CONFIG_NAME}"
+            problem = "it is not there" if not path.exists() else f"it has no {CONFIG_NAME}"
             make = command_line("init", run=path)
-            raise ConfigError(f"--run {path}: not a run of mnprobe ({found}). `{make}` makes one")
+            raise ConfigError(f"--run {path}: not a run of mnprobe ({problem}). `{make}` makes one")
         return RunDir(path)
     runs = sorted(root.glob(f"*/{CONFIG_NAME}"), key=lambda file: (file.stat().st_mtime_ns, file))
     if not runs:
@@ -195,6 +195,6 @@ def resolve_run(path: Path | None, *, root: Path = Path("runs")) -> RunDir:
 
 
 def _steps(folder: Path, pattern: str) -> list[tuple[Path, int]]:
-    found = [(path, step_of(path.name)) for path in folder.glob(pattern) if path.is_file()]
-    known = [(path, step) for path, step in found if step is not None]
+    candidates = [(path, step_of(path.name)) for path in folder.glob(pattern) if path.is_file()]
+    known = [(path, step) for path, step in candidates if step is not None]
     return sorted(known, key=lambda item: (item[0].parent, item[1]))

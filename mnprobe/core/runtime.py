@@ -1,4 +1,4 @@
-"""Devices and precision, torchrun's processes, and reading batches ahead."""
+"""Devices, precision, torchrun processes, and prefetching of batches."""
 
 import os
 from collections import deque
@@ -17,10 +17,10 @@ __all__ = ["Team", "autocast", "join_team", "prefetch", "resolve_device"]
 
 
 def resolve_device(wish: str, *, local: int = 0) -> str:
-    """ "auto" takes CUDA where there is some and the CPU otherwise; any other wish is fulfilled or refused.
+    """ "auto" selects CUDA if available and the CPU otherwise; other values are used as given or raise.
 
-    `local` is the number of the process on its machine: under torchrun "auto" and "cuda" mean that process's GPU.
-    Raises ConfigError for an unknown device, or CUDA where there is none.
+    `local` is the local rank: under torchrun "auto" and "cuda" mean the GPU of that rank.
+    Raises ConfigError for an unknown device, or CUDA if unavailable.
     """
     count = torch.cuda.device_count()
     if wish == "auto":
@@ -46,12 +46,12 @@ def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
     return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
-_PATIENCE = timedelta(days=7)  # ranks finish at very different times; torchrun ends all when one dies
+_PATIENCE = timedelta(days=7)  # ranks finish at very different times; torchrun stops all when one fails
 
 
 @dataclass(frozen=True)
 class Team:
-    """This process among `size` processes; rank 0 leads. `local` is the number of the process on its machine."""
+    """This process among `size` processes; rank 0 leads. `local` is its local rank."""
 
     rank: int = 0
     size: int = 1
@@ -59,7 +59,7 @@ class Team:
 
     @property
     def leads(self) -> bool:
-        """Whether this process decides, merges and talks."""
+        """Whether this process decides, merges and prints (rank 0)."""
         return self.rank == 0
 
     def barrier(self) -> None:
@@ -71,7 +71,7 @@ class Team:
                 dist.barrier()
 
     def agree(self, value: int) -> int:
-        """The value that rank 0 gave, on all ranks."""
+        """Broadcast the value of rank 0 to all ranks."""
         if self.size == 1:
             return value
         import torch
@@ -86,7 +86,7 @@ class Team:
     def _peers(self) -> Iterator[None]:
         try:
             yield
-        except RuntimeError as error:  # what gloo raises when the other end is gone
+        except RuntimeError as error:  # gloo raises these when the other process has stopped
             raise FeatureError(
                 f"process {self.rank} of {self.size}: another process of the team has stopped; its message says why. "
                 "What was finished is kept: run the same command again to go on"
@@ -95,11 +95,11 @@ class Team:
 
 @contextmanager
 def join_team(*, accelerators: bool = False) -> Iterator[Team]:
-    """The team that the environment variables of torchrun describe (RANK, WORLD_SIZE, LOCAL_RANK), or a team of one.
+    """Join the processes of torchrun (RANK, WORLD_SIZE, LOCAL_RANK), or return a team of one process.
 
-    Processes talk through gloo: mostly they exchange nothing but barriers and single numbers, whatever the device.
-    Within a team this gives the same team again, so that a job may be part of a larger one.
-    With `accelerators` they also exchange what lies on GPUs, through NCCL, and each takes the GPU of its number.
+    Processes communicate by gloo: mostly barriers and single numbers, on any device. Inside a team the same team is
+    returned, so that a job may be part of a larger one.
+    With `accelerators` they also exchange GPU tensors by NCCL, and each process uses the GPU of its local rank.
     Raises ConfigError when the variables contradict each other.
     """
     if "RANK" not in os.environ:
@@ -116,7 +116,7 @@ def join_team(*, accelerators: bool = False) -> Iterator[Team]:
         return
     import torch.distributed as dist
 
-    if dist.is_initialized():  # a team cannot be left and joined again: its meeting place remembers the first time
+    if dist.is_initialized():  # a process group cannot be joined twice: its rendezvous store is used up
         yield Team(rank, size, local)
         return
     dist.init_process_group(_backend(local) if accelerators else "gloo", timeout=_PATIENCE)
@@ -127,14 +127,14 @@ def join_team(*, accelerators: bool = False) -> Iterator[Team]:
 
 
 def _backend(local: int) -> str:
-    """gloo for what lies on CPUs and NCCL for what lies on GPUs, where there are some."""
+    """Backend: gloo for CPU tensors, and NCCL for GPU tensors if there are GPUs."""
     import torch
     import torch.distributed as dist
 
     count = torch.cuda.device_count()
     if not count or not dist.is_nccl_available():
         return "gloo"
-    torch.cuda.set_device(local % count)  # NCCL talks through the present device
+    torch.cuda.set_device(local % count)  # NCCL uses the current device
     return "cpu:gloo,cuda:nccl"
 
 
@@ -145,10 +145,10 @@ Ready = TypeVar("Ready")
 def prefetch(
     items: Iterable[Item], prepare: Callable[[Item], Ready], *, threads: int = 1, ahead: int = 1
 ) -> Iterator[tuple[Item, Ready]]:
-    """Yield (item, prepare(item)) in order; up to `ahead` items are prepared while the caller uses the present one.
+    """Yield (item, prepare(item)) in order; up to `ahead` items are prepared in advance in threads.
 
-    An exception of `prepare` is raised where its item would have come. Threads help because decoding images and
-    resizing release the interpreter.
+    An exception of `prepare` is raised at the position of its item. Threads help because decoding and resizing images
+    release the GIL.
 
     >>> list(prefetch([1, 2, 3], lambda x: x * x, threads=2, ahead=2))
     [(1, 1), (2, 4), (3, 9)]

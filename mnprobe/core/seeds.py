@@ -1,4 +1,4 @@
-"""Seeds of random numbers: the range that every generator in use takes."""
+"""Seeds of random number generators: valid range and derived seeds."""
 
 import hashlib
 from typing import Any
@@ -11,7 +11,7 @@ _LARGEST = 2**63 - 1
 
 
 def check_seed(seed: Any, *, name: str = "seed") -> int:
-    """`seed` as a Python integer, if it is a whole number of any make from 0 to 2^63 - 1; ConfigError otherwise.
+    """`seed` as a Python integer, if it is an integer of any type from 0 to 2^63 - 1; ConfigError otherwise.
 
     >>> check_seed(7)
     7
@@ -20,9 +20,9 @@ def check_seed(seed: Any, *, name: str = "seed") -> int:
 
 
 def derived_seed(seed: int, *path: int | str) -> int:
-    """A seed for one use, from 0 to 2^63 - 1: a pure function of `seed` and the use's path, such as (update, "noise").
+    """Derive a seed for one use, from 0 to 2^63 - 1: a pure function of `seed` and a path, such as (update, "noise").
 
-    Random numbers drawn from it need no memory of those drawn before, so that a stopped job can go on exactly.
+    Random numbers then do not depend on those drawn before, so that a stopped job resumes exactly.
 
     >>> derived_seed(0, 7, "noise") == derived_seed(0, 7, "noise") != derived_seed(0, 8, "noise")
     True

@@ -1,4 +1,4 @@
-"""Features of frozen models: the HDF5 store, extractors, and the job that fills one from the other."""
+"""Features of frozen models: HDF5 store, extractors, and the extraction job."""
 
 from importlib import import_module
 
@@ -40,7 +40,7 @@ _WITH_TORCH = {
 
 
 def __getattr__(name: str) -> object:
-    """What needs torch, which the store does not, is imported when asked for."""
+    """Import names that need torch on first access; the store does not need torch."""
     if name in _WITH_TORCH:
         return getattr(import_module(_WITH_TORCH[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -48,12 +48,13 @@ _SHOWN = 20  # broken episodes listed before "and N more"
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A store to be made.
+    """One feature store to extract.
 
-    `asked` is all that decides what the values mean: it is recorded, and a finished file is kept only if its own is
-    equal. `ran` is how they are computed (device, batch size): recorded, and shards are taken up only if it is equal
-    too, so that a store is never mixed. `build` makes the extractor; it is called only when there is work.
-    With `skip_broken`, episodes whose files are broken are left out; `broken` gives the reason for those found before.
+    `asked` is the requested configuration, which decides the meaning of the values: it is recorded, and a finished file
+    is reused only if its record is equal. `ran` describes the computation (device, batch size): it is recorded, and
+    existing shards are reused only if it is equal too, so that a store is never mixed. `build` makes the extractor; it
+    is called only if work remains. With `skip_broken`, episodes with damaged files are skipped; `broken` gives the
+    reasons of those known in advance.
     """
 
     target: Path
@@ -72,7 +73,7 @@ class Job:
 
     @property
     def config_hash(self) -> str:
-        """Short hash of `asked`."""
+        """Short hash of the requested configuration."""
         return config_hash(self.asked)
 
     @property
@@ -90,17 +91,17 @@ class Job:
         )
 
     def batches(self) -> list[Sequence[Episode]]:
-        """The episodes in fixed batches; they do not depend on the number of processes."""
+        """Fixed batches of episodes; they do not depend on the number of processes."""
         size = self.batch_size
         return [self.episodes[start : start + size] for start in range(0, len(self.episodes), size)]
 
 
 def run_job(job: Job, team: Team, *, quiet: bool = False, note: Note | None = None) -> Status:
-    """Make the store, or keep it if it is there already, whole and of the same configuration.
+    """Extract the store, unless it exists, complete and with the same configuration.
 
-    Raises FeatureError when a file of another configuration, or a damaged one, lies at the target and `overwrite` is
-    not set, and for values that depend on the batch; and whatever reading the data or the model raises. What was
-    finished until then is kept for the next time. `note` is called, by process 0, with remarks for the user.
+    Raises FeatureError when the target exists with another configuration or is damaged, and `overwrite` is not set, and
+    for values that depend on the batch; errors of data and model are passed on. Finished batches are reused by the next
+    call. `note` is called by process 0 with messages for the user.
     """
     # Batches without a broken episode serve a job that skips broken ones and one that does not.
     asked = {name: value for name, value in job.asked.items() if name != "skip_broken"}
@@ -120,9 +121,9 @@ def run_job(job: Job, team: Team, *, quiet: bool = False, note: Note | None = No
 
 
 def check_target(job: Job) -> None:
-    """Raise FeatureError when a file of another configuration is at the target and may not be replaced.
+    """Raise FeatureError when the target exists with another configuration and may not be replaced.
 
-    `run_job` says the same; this is quick, so that of several jobs all can be checked before the first is computed.
+    `run_job` checks this too; this function is fast, so that several jobs are checked before the first is computed.
     """
     if job.overwrite or not job.target.exists():
         return
@@ -141,7 +142,7 @@ def _decide(job: Job, team: Team, shards: ShardFolder, stack: ExitStack) -> int:
         if decision == _TODO or shards.root.exists():
             stack.enter_context(shards.lock())
             shards.clean()
-        if decision == _KEPT and shards.root.exists():  # killed between the last rename and the cleaning
+        if decision == _KEPT and shards.root.exists():  # interrupted between the last rename and the removal of shards
             shards.remove()
     except MnprobeError:
         team.agree(_FAILED)
@@ -179,7 +180,7 @@ def _replaceable() -> Iterator[None]:
 
 
 class _Read(NamedTuple):
-    """A batch as it was read: its sound episodes, what the extractor prepared of them, and the broken ones."""
+    """A batch after reading: valid episodes, their prepared inputs, and reasons of the broken ones."""
 
     sound: Sequence[Episode]
     prepared: Any
@@ -188,7 +189,7 @@ class _Read(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class _Summary:
-    """What the writing of a whole store must know of each batch before; tokens per episode where all have the same."""
+    """Summary of all batches that the writer of a store needs; tokens per episode where constant."""
 
     layers: tuple[str, ...]
     skipped: Mapping[str, str]
@@ -209,7 +210,7 @@ class _Summary:
 
 
 class _Run:
-    """The work on one job in this process."""
+    """Extraction of one job in this process."""
 
     def __init__(self, job: Job, team: Team, shards: ShardFolder, note: Note) -> None:
         self._job = job
@@ -222,7 +223,7 @@ class _Run:
         self._summaries: dict[int, _Summary] = {}
 
     def compute(self, quiet: bool) -> None:
-        """Compute this process's share of the batches that are not there yet."""
+        """Compute this process's share of the missing batches."""
         job, team = self._job, self._team
         share = range(team.rank, len(self._batches), team.size)
         left = [index for index in share if not self._has(index)]
@@ -240,7 +241,7 @@ class _Run:
 
         with progress(f"{what} (episodes)", total, done=done, quiet=quiet or not team.leads) as advance:
             is_checked = bool(getattr(extractor, "independent_rows", False))
-            while left and not is_checked:  # before anything is read ahead: the check reads in this thread
+            while left and not is_checked:  # before prefetching starts: the check reads in this thread
                 index = left.pop(0)
                 is_checked = self._finish(extractor, index, read(index), described, check=True)
                 advance(len(self._batches[index]))
@@ -249,7 +250,7 @@ class _Run:
                 advance(len(self._batches[index]))
 
     def merge(self, worlds: Mapping[str, str]) -> None:
-        """All batches to one file."""
+        """Merge all batches into one file."""
         job = self._job
         for index in range(len(self._batches)):
             if index not in self._summaries:  # another process computed it
@@ -319,7 +320,7 @@ class _Run:
         return True
 
     def _read(self, extractor: Extractor, index: int) -> _Read:
-        """Prepare a batch; with `skip_broken`, without the episodes whose files are broken."""
+        """Prepare a batch; with `skip_broken`, without episodes that have damaged files."""
         batch = self._batches[index]
         try:
             return _Read(batch, extractor.prepare(batch), {})
@@ -339,7 +340,7 @@ class _Run:
     def _finish(
         self, extractor: Extractor, index: int, ready: _Read, described: dict[str, Any], *, check: bool = False
     ) -> bool:
-        """Compute a batch and write its shard; return whether there was a sound episode."""
+        """Compute a batch and write its shard; return whether it had a valid episode."""
         if self._team.leads:
             for name, reason in ready.skipped.items():
                 self._note(f"left out {name}: {reason}")
@@ -349,7 +350,7 @@ class _Run:
             raise FeatureError(f"{self._job.header.model}: gave features of {len(results)} of {len(names)} episodes")
         remarks: list[str] = []
         if check and results:
-            Shard.of(results, extractor.layers, self._job.dtype, described, names=names)  # refuses NaN, for one
+            Shard.of(results, extractor.layers, self._job.dtype, described, names=names)  # raises for NaN, among others
             remarks = self._check(extractor, ready.sound, results)
         dropped: Mapping[str, str] = getattr(extractor, "dropped", {})
         if dropped:
@@ -411,7 +412,7 @@ class _Run:
 
 
 def _padding(job: Job, summaries: Sequence[_Summary]) -> list[str]:
-    """A remark where the episodes of each batch have one number of tokens, but not those of all batches."""
+    """Message when token counts are constant within batches but differ between them."""
     if getattr(EXTRACTORS.load(job.asked["extractor"]), "independent_rows", False):
         return []
     several = [summary for summary in summaries if summary.episodes > 1]
@@ -429,7 +430,7 @@ def _padding(job: Job, summaries: Sequence[_Summary]) -> list[str]:
 
 
 def _described(extractor: Extractor) -> dict[str, Any]:
-    """What the extractor says of its model, once it is sure that the store can hold it."""
+    """Description of the model by its extractor, checked to be JSON."""
     described = extractor.describe()
     try:
         json.loads(canonical_json(dict(described)))
@@ -439,7 +440,7 @@ def _described(extractor: Extractor) -> dict[str, Any]:
 
 
 def _worlds(job: Job) -> dict[str, str]:
-    """By episode, the world it was played in, as far as its folder says; RLBench's own files do not."""
+    """World of each episode, if its folder records it; RLBench's own files do not."""
     worlds = {}
     for episode in job.episodes:
         try:
@@ -459,7 +460,7 @@ def _reasons(skipped: Mapping[str, str]) -> str:
 
 
 ROLLOUTS = "rollouts"
-"""Source of the episodes that a run's policies played themselves."""
+"""Name of the source of rollouts."""
 
 _DEFAULT_PRESET = "tiny"
 _READERS_FOR_CUDA = 8
@@ -467,10 +468,9 @@ _READERS_FOR_CUDA = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Extracted:
-    """One finished store. `status` is "written" or, when it was there already, "kept".
+    """One finished store. `status` is "written", or "kept" when it existed before.
 
-    `episodes` are those in the store; `skipped` counts the broken ones that were left out, whose ids and reasons are
-    in the store's provenance.
+    `episodes` counts those in the store; `skipped` counts broken episodes, whose ids and reasons are in the provenance.
     """
 
     path: Path
@@ -516,39 +516,39 @@ def extract(
     quiet: bool = True,
     note: Callable[[str], None] | None = None,
 ) -> list[Extracted]:
-    """Extract frozen features into one store per model and checkpoint; finished stores are checked and kept.
+    """Extract frozen features into one store per model and checkpoint; valid existing stores are reused.
 
-    May be killed at any moment and called again: finished batches are taken up, and the values are those of an
-    undisturbed run. Under torchrun the processes share the batches.
+    An interrupted extraction resumes from its finished batches when called again, with the same values. Under torchrun
+    the processes share the batches.
 
     Args:
         data: folders of demonstrations; by default the run's `demos`. With the source "rollouts", by default every
             folder of the run's `rollouts` that one of its ARP checkpoints played: each is extracted by that checkpoint
             and by the ViCLIP checkpoint of the same training and step (see `played_choices`).
-        run: run directory; by default the newest under ./runs, unless `out` is given.
-        out: write here instead of into a run: a file ending in .h5 for a single store, or a folder that gets
+        run: run directory; default the newest under ./runs, unless `out` is given.
+        out: output path instead of a run: a file ending in .h5 for a single store, or a folder for
             `<model>/<source>/step_<number>.h5`.
         models: names of extractors, or of models in the run; see `choose_models`.
-        checkpoints: weights files; the model is read off the file.
-        name: file the features under this model name.
-        step: training step of the checkpoint, where the file does not tell it.
-        preset: size of models with random weights ("tiny" by default), and `seed` their numbers.
-        config: sizes of one model, field by field (a mapping, or a JSON file of one), for weights whose file does not
-            tell them, or for random weights of no preset.
+        checkpoints: weights files; the model is detected from the file.
+        name: model name under which the features are stored.
+        step: training step of the checkpoint, if the file does not record it.
+        preset: size of models with random weights ("tiny" by default); `seed` is their seed.
+        config: configuration of one model (a mapping, or a JSON file), for weights whose file does not contain it, or
+            for random weights without preset.
         source: name of the data within the run, such as "demos" or "rollouts".
         partitions, tasks, instructions, outcomes: see `mnprobe.data.open_dataset`.
-        limit: only the first so many episodes.
+        limit: maximum number of episodes.
         layers: plain names, patterns such as "blocks.*", or `model=layer`; see `layers_for`.
         options: options of extractors: camera, frames_rule, decoding, blank_instruction, language_weights, ...
         device: "auto", "cpu", "cuda", "cuda:<number>".
         batch_size: episodes per forward pass (ARP: key-to-key steps per pass) and per resumable piece.
         dtype: stored type, "float32" or "float16".
         precision: "float32", or "bf16" for mixed precision in the model.
-        overwrite: replace stores of another configuration.
-        skip_broken: leave out episodes whose files are missing or damaged (DataError) instead of stopping; ids and
-            reasons are noted and recorded in the store's provenance.
+        overwrite: replace existing stores of another configuration.
+        skip_broken: skip episodes whose files are missing or damaged (DataError); ids and reasons are reported and
+            recorded in the store's provenance.
         quiet: show no progress.
-        note: called with remarks for the user.
+        note: called with messages for the user.
     Returns: one entry per store, in order of work.
     Raises: ConfigError, DataError, CheckpointError, FeatureError.
     """
@@ -582,7 +582,7 @@ def extract(
                 remark = "tells no training step, so it counts as step 0; --step or --name says more"
                 say(f"{choice.checkpoint.path}: {remark}")
         sizes = _sizes(everything, preset, config)
-        cache: dict[str, Any] = {}  # of the only model; of several, each would be held in memory
+        cache: dict[str, Any] = {}  # for a single model only; several would all stay in memory
         known = partial(
             _known_layers,
             options=given,
@@ -660,7 +660,7 @@ def extract(
 
 @dataclass(frozen=True, kw_only=True)
 class _Maker:
-    """What all jobs of one command share."""
+    """Settings that all jobs of one command share."""
 
     home: RunDir | None
     out: Path | None
@@ -683,7 +683,7 @@ class _Maker:
     say: Callable[[str], None]
 
     def job(self, choice: ModelChoice, layers: Mapping[str, bool]) -> Job:
-        """The job of one model at one checkpoint."""
+        """Build the job of one model at one checkpoint."""
         extractor = EXTRACTORS.load(choice.kind)
         spec = self._spec(choice, layers, complete_options(self.options, extractor.option_defaults))
         side = extractor.side or spec.options.get("side")
@@ -721,7 +721,7 @@ class _Maker:
         )
 
     def _spec(self, choice: ModelChoice, layers: Mapping[str, bool], options: Mapping[str, Any]) -> ExtractorSpec:
-        from mnprobe.features.text_ranking import distinct_texts  # loads torch
+        from mnprobe.features.text_ranking import distinct_texts  # imports torch
 
         return ExtractorSpec(
             checkpoint=choice.checkpoint.path if choice.checkpoint else None,
@@ -741,7 +741,7 @@ class _Maker:
 
 
 def _drawn_preset(choice: ModelChoice, preset: str | None, config: Mapping[str, Any] | None) -> str | None:
-    """The size of random weights, where the model has some and nothing else gives it."""
+    """Return the preset of random weights, unless another setting gives the size."""
     drawn = choice.checkpoint is None and EXTRACTORS.load(choice.kind).sizes and config is None
     return (preset or _DEFAULT_PRESET) if drawn else None
 
@@ -756,7 +756,7 @@ def _known_layers(
     cache: dict[str, Any] | None,
     found: dict[int, Sequence[str]],
 ) -> Sequence[str]:
-    """All layers of a choice, for patterns; `found` remembers them."""
+    """Return all layers of a choice, for patterns; `found` caches them."""
     extractor = EXTRACTORS.load(choice.kind)
     if id(choice) not in found:
         spec = ExtractorSpec(
@@ -773,7 +773,7 @@ def _known_layers(
 
 
 def _sound(dataset: Dataset, say: Callable[[str], None]) -> tuple[Dataset, dict[str, str]]:
-    """The episodes whose labels and sizes can be read; why not, for the others, by id (or folder where it has none)."""
+    """Return the episodes whose labels and sizes are readable, and reasons of the others by id (or folder)."""
     sound, broken = [], {}
     for i, episode in enumerate(dataset):
         try:
@@ -782,7 +782,7 @@ def _sound(dataset: Dataset, say: Callable[[str], None]) -> tuple[Dataset, dict[
         except DataError as error:
             try:
                 name = episode.id
-            except DataError:  # its variation cannot be read
+            except DataError:  # its variation is not readable
                 name = str(episode.folder)
             broken[name] = str(error)
             say(f"left out {name}: {error}")
@@ -795,7 +795,7 @@ def _sound(dataset: Dataset, say: Callable[[str], None]) -> tuple[Dataset, dict[
 
 
 def _stored(job: Job, layers: Mapping[str, str]) -> tuple[tuple[str, ...], int]:
-    """The layers in the finished store, in the order of the request, and how many episodes were left out."""
+    """Return the layers of the finished store, in the requested order, and the number of skipped episodes."""
     with open_features(job.target) as file:
         skipped = file.attrs["provenance"].get("skipped", [])
         return tuple(name for name in layers.values() if name in file.layers), len(skipped)
@@ -804,7 +804,7 @@ def _stored(job: Job, layers: Mapping[str, str]) -> tuple[tuple[str, ...], int]:
 def _understanding(
     choices: list[ModelChoice], given: Mapping[str, Any], say: Callable[[str], None]
 ) -> list[ModelChoice]:
-    """Refuse options that no chosen model understands; leave out models that cannot be blanked."""
+    """Raise for options of no chosen model; drop models without an instruction input when blank."""
     known = {choice.kind: set(EXTRACTORS.load(choice.kind).option_defaults) for choice in choices}
     everything = set().union(*known.values())
     for option in given:
@@ -821,7 +821,7 @@ def _understanding(
 def _sizes(
     choices: Sequence[ModelChoice], preset: str | None, config: Path | Mapping[str, Any] | None
 ) -> Mapping[str, Any] | None:
-    """Check that preset or configuration have a model to be the size of; return the configuration."""
+    """Check that preset or configuration applies to a model; return the configuration."""
     if preset is not None:
         _check_preset(choices, preset)
     if config is None:
@@ -862,10 +862,10 @@ def _demos(run: RunDir | None) -> Path:
 
 
 def _columns(dataset: Dataset, say: Callable[[str], None]) -> Columns:
-    """The table of episodes.
+    """Return the table of episodes.
 
-    Folders of one partition and folders without any, opened together, have no partition that could split them: then it
-    is left out, with a remark. Several partitions beside none are refused by `make_columns`.
+    When folders of one partition are opened together with folders without partition, the column is omitted, with a
+    message. `make_columns` raises for several partitions together with none.
     """
     partitions = [episode.partition for episode in dataset]
     if len(set(partitions)) == 2 and "" in partitions:
@@ -888,14 +888,14 @@ def _columns(dataset: Dataset, say: Callable[[str], None]) -> Columns:
 def _target(run: RunDir | None, out: Path | None, choice: ModelChoice, source: str) -> Path:
     if out is not None:
         return out if out.suffix == ".h5" else out / choice.folder / source / f"{step_name(choice.step)}.h5"
-    assert run is not None  # without `out` there is always a run
+    assert run is not None  # without `out` there is a run
     return run.features(choice.folder, source, choice.step)
 
 
 def _asked(
     header: Header, choice: ModelChoice, spec: ExtractorSpec, columns: Columns, dtype: str, skip_broken: bool
 ) -> dict[str, Any]:
-    """All that decides what the values mean, as JSON."""
+    """Return the requested configuration, which decides the meaning of the values, as JSON."""
     options = dict(spec.options)
     if options.get("language_weights"):
         weights = Path(options["language_weights"])
@@ -935,7 +935,7 @@ def _ran(spec: ExtractorSpec) -> dict[str, Any]:
 
 
 def _record(run: RunDir | None, out: Path | None, team: Team, asked: Sequence[str], folders: Sequence[Any]) -> None:
-    """What was asked goes into run.toml as well, when the features go into the run."""
+    """Record the requested configuration in run.toml, if features are written to a run."""
     if run is None or out is not None or not team.leads:
         return
     paths = [path for one in folders for path in ([one] if isinstance(one, str | os.PathLike) else one)]

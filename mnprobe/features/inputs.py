@@ -33,13 +33,13 @@ __all__ = [
 def language_encoder_for(
     config: ARPConfig, *, weights: Path | None, seed: int = 0, checkpoint: Path | None = None
 ) -> LanguageEncoder:
-    """The language encoder of a policy: CLIP RN50's text branch from `weights`, or fresh weights of the policy's size.
+    """Load the language encoder of a policy: CLIP RN50's text branch from `weights`, or random weights.
 
-    Fresh weights tell instructions apart but carry no meaning; `describe()` of the encoder says which it is. Policies
+    Random weights distinguish instructions but carry no meaning; `describe()` of the encoder records the kind. Policies
     of the published language size (77 x 512) get CLIP's full text branch, others a small one of two layers.
 
-    Raises CheckpointError when the tokens of `weights` do not have the policy's size, or when the policy's
-    `checkpoint` says that it was trained with another encoder.
+    Raises CheckpointError when the tokens of `weights` do not have the policy's size, or when the metadata of the
+    policy's `checkpoint` name another encoder.
     """
     encoder = _encoder(config, weights, seed)
     if checkpoint is not None:
@@ -57,17 +57,17 @@ def arrays_of_frame(frame: Frame, cameras: Sequence[str]) -> FrameArrays:
 
 
 def arrays_of_frame_data(frame: FrameData, cameras: Sequence[str]) -> FrameArrays:
-    """Arrays of a world's frame: those that the frame would give after it was written and read again, bit for bit.
+    """Arrays of a world's frame, bit for bit equal to those of the frame after writing and reading.
 
-    Raises ConfigError naming a camera that the world does not have, or that gave no colours or no depth.
+    Raises ConfigError naming a camera that is missing, or has no colours or no depth.
     """
     for camera in cameras:
-        for kind, found in (("cameras", frame.cameras), ("colours", frame.rgb), ("depth", frame.depth)):
-            if camera not in found:
+        for kind, arrays in (("cameras", frame.cameras), ("colours", frame.rgb), ("depth", frame.depth)):
+            if camera not in arrays:
                 what = "camera" if kind == "cameras" else f"{kind} of camera"
                 raise ConfigError(
                     f"the world gives no {what} {camera!r}; the policy looks through {', '.join(cameras)}. "
-                    f"Found: {', '.join(sorted(found)) or 'none'}"
+                    f"Found: {', '.join(sorted(arrays)) or 'none'}"
                 )
     fingers = np.asarray(frame.gripper_joint_positions)
     if fingers.shape != (2,):
@@ -83,13 +83,13 @@ def arrays_of_frame_data(frame: FrameData, cameras: Sequence[str]) -> FrameArray
 
 
 class ARPInputs:
-    """Makes a policy's observations; each instruction is encoded once.
+    """Build observations of a policy; each instruction is encoded once.
 
     Args:
-        config: the policy's.
-        language: the encoder that the policy was, or is to be, told by.
-        device: where observations go.
-        blank: give the language of "" whatever the instruction.
+        config: configuration of the policy.
+        language: language encoder of the policy.
+        device: target device.
+        blank: use the language of "" for every instruction.
     """
 
     def __init__(self, config: ARPConfig, language: LanguageEncoder, *, device: str, blank: bool = False) -> None:
@@ -100,11 +100,11 @@ class ARPInputs:
         self._spoken: dict[str, Tensor] = {}
 
     def observation(self, frames: Sequence[FrameArrays], instructions: Sequence[str]) -> Observation:
-        """A batch: one frame and one instruction a sample."""
-        told = [""] * len(frames) if self.blank else instructions  # so that what has no instruction can be blanked too
+        """Build a batch of one frame and one instruction per sample."""
+        texts = [""] * len(frames) if self.blank else instructions  # frames without instruction are allowed when blank
         observation = observation_from_frames(
             frames,
-            self._speak(told),
+            self._speak(texts),
             device=self._device,
             cameras=self._config.cameras,
             stride=self._config.point_stride,
@@ -148,15 +148,15 @@ def _encoder(config: ARPConfig, weights: Path | None, seed: int) -> LanguageEnco
 
 
 def _check_language(checkpoint: Path, language: LanguageEncoder) -> None:
-    """Our checkpoints may say which encoder their policy was told by: metadata entry `language`, its `describe()`."""
+    """Check the encoder against the checkpoint's metadata entry `language`, the `describe()` of its encoder."""
     recorded = read_metadata(checkpoint).get("language")
     if recorded is None:
         return
-    asked = language.describe()
-    if canonical_json(json.loads(recorded)) != canonical_json(asked):
+    requested = language.describe()
+    if canonical_json(json.loads(recorded)) != canonical_json(requested):
         raise CheckpointError(
             f"{checkpoint}: was trained with the language encoder {recorded}, "
-            f"asked for is {json.dumps(asked)}. Give the same --language-weights"
+            f"asked for is {json.dumps(requested)}. Give the same --language-weights"
         )
 
 
@@ -165,20 +165,20 @@ FramesRule = Literal["middle", "strided"]
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """`frames` (T, H, W, 3) uint8 RGB; `repeated` tells that one image stands for several of the T instants."""
+    """`frames` (T, H, W, 3) uint8 RGB; `repeated`: one image is used for several of the T instants."""
 
     frames: np.ndarray[Any, Any]
     repeated: bool
 
 
 def choose_frames(available: tuple[int, ...], length: int, count: int, rule: FramesRule = "middle") -> tuple[int, ...]:
-    """Choose `count` frame numbers of an episode of `length` frames, of which those in `available` have an image.
+    """Choose `count` frames of an episode of `length` frames, of which those in `available` have an image.
 
     "middle" splits the episode into equal parts and takes the middle of each; "strided" takes every (N // count)-th
-    from the first, as the published inference helper does, and so loses the tail whenever N is not a multiple of
-    `count`. An episode shorter than `count`: all of its frames, and the last one again. Where images are sparse
-    (trimmed sets, recorded episodes), the nearest one in time stands for each instant, the earlier of two as near:
-    a clip keeps the episode's pace however its images are spread.
+    from the first, as the published inference code does, which drops the tail if N is not a multiple of `count`. For an
+    episode shorter than `count`, all frames are used and the last one is repeated. When images are sparse (trimmed
+    datasets, rollouts), the nearest image in time is used for each instant, the earlier one of a tie: the clip has the
+    episode's timing however its images are spread.
 
     >>> everything = tuple(range(16))
     >>> choose_frames(everything, 16, 4), choose_frames(everything[:15], 15, 8, "strided")
@@ -194,7 +194,7 @@ def choose_frames(available: tuple[int, ...], length: int, count: int, rule: Fra
 
 
 def read_clip(episode: Episode, camera: str, count: int, rule: FramesRule) -> Clip:
-    """Read `count` frames of one camera; only frames whose images are on disk are used (trimmed sets have few).
+    """Read `count` frames of one camera; only frames with an image on disk are used (trimmed datasets have few).
 
     Raises DataError when the episode has no image of this camera, or one beyond its last frame.
     """

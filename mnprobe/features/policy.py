@@ -26,17 +26,17 @@ _DEFAULTS: dict[str, Any] = {
 
 
 class ARPPlayer:
-    """A policy for `mnprobe rollout`: the greedy action of ARP, which sees what the world's cameras see.
+    """ARP as a policy for `mnprobe rollout`: greedy actions from the images of the world's cameras.
 
-    Frames become the policy's input in the same way as recorded ones do in `ARPExtractor`; so the features of a played
-    episode that was recorded are the states that the policy had while it played. Inference runs with one thread,
-    whatever the process has, so that an episode does not depend on who plays it.
+    Frames are converted to inputs as in `ARPExtractor`, so extracted features of a rollout equal the states of the
+    policy during the rollout. Inference always uses one thread, so that an episode does not depend on the process that
+    runs it.
 
-    Options: `blank_instruction` tells the policy "" whatever the task; `language_weights` (CLIP RN50) or
-    `language_seed`, the encoder it is told by; `device`.
+    Options: `blank_instruction` gives the policy "" for every task; `language_weights` (CLIP RN50) or `language_seed`
+    select the language encoder; `device`.
 
     Raises:
-        ConfigError: no checkpoint, or an option that it does not understand.
+        ConfigError: no checkpoint, or an unknown option.
         CheckpointError: another model's weights, or a language encoder that is not the policy's.
     """
 
@@ -61,14 +61,14 @@ class ARPPlayer:
         self._inputs = ARPInputs(self.policy.config, language, device=device, blank=bool(options["blank_instruction"]))
 
     def describe(self) -> dict[str, Any]:
-        """The policy's configuration, and how it is told what to do."""
+        """Configuration of the policy and its language encoder."""
         return {"policy": self.name, "config": self.policy.config.to_dict(), **self._inputs.describe()}
 
     def start(self, observation: Observation, seed: int) -> None:
-        """Nothing to remember: the policy looks at the present only, and draws nothing."""
+        """Do nothing: the policy has no state and no randomness."""
 
     def act(self, observation: Observation) -> KeyPose:
-        """The greedy key pose; its numbers are not checked here."""
+        """Return the greedy key pose; its numbers are not checked here."""
         arrays = arrays_of_frame_data(observation.frame, self.policy.config.cameras)
         with _one_thread(), torch.inference_mode():
             output = self.policy.act(self._inputs.observation([arrays], [observation.instruction]))

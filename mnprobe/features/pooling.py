@@ -1,4 +1,4 @@
-"""From ragged tokens to one vector per episode, by blocks of rows: a layer larger than memory can be pooled."""
+"""Pooling of ragged tokens to one vector per episode, in blocks of rows."""
 
 import re
 from collections.abc import Iterator
@@ -20,17 +20,17 @@ def pool(rows: Any, offsets: Array, keyframe: Array | None, how: str, *, where: 
     """Pool tokens to one vector per episode.
 
     Args:
-        rows: (M, D), anything that gives an array when sliced by rows; read block by block.
-        offsets: (N+1,); episode i owns rows offsets[i]:offsets[i+1].
+        rows: (M, D), any object that returns an array when sliced by rows; read in blocks.
+        offsets: (N+1,); episode i has rows offsets[i]:offsets[i+1].
         keyframe: (M,) the keyframe of each token, or None where an episode is a single group of tokens.
         how: "mean", "max" over all tokens of the episode; "first", "last" token of the episode; "token:<k>" the k-th
-            token (from 0) of each keyframe, averaged over keyframes; "concat" all tokens of a keyframe side by side,
+            token (from 0) of each keyframe, averaged over keyframes; "concat" concatenates all tokens of a keyframe,
             averaged over keyframes (every keyframe must have equally many tokens).
         where: file and HDF5 path, for errors.
     Returns:
         (N, D) float32; (N, tokens * D) for "concat". Sums run in float64.
     Raises:
-        FeatureError: unknown pooling, an episode without tokens, a token that is not there, non-finite values.
+        FeatureError: unknown pooling, an episode without tokens, a missing token, non-finite values.
 
     >>> tokens = np.array([[1.0, 2.0], [3.0, 4.0], [10.0, 20.0]])
     >>> pool(tokens, np.array([0, 2, 3]), None, "mean", where="example").tolist()
@@ -97,7 +97,7 @@ def _pick(rows: Any, wanted: Array, where: str) -> Array:
 
 
 def _mean_of(rows: Any, wanted: Array, owner: Array, where: str) -> Array:
-    """Mean over the wanted rows of each owner; `wanted` and `owner` ascend."""
+    """Mean over the `wanted` rows of each owner; both arrays are ascending."""
     total: Array | None = None
     for begin, block in _blocks(rows, where):
         low, high = np.searchsorted(wanted, (begin, begin + len(block)))

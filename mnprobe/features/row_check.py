@@ -1,9 +1,9 @@
-"""Check that the values of an episode depend neither on the other episodes of its batch nor on chance.
+"""Check that values of an episode do not depend on its batch or on chance.
 
-A layer whose axes are (tokens, rows, width), a BatchNorm in training mode, attention across the batch, padding to the
-longest episode or dropout all give values that look right, but that change with `--batch-size`. The check computes the
-first batch once more, in two halves and in another order, and compares. It costs the reading and computing of one batch
-(of another one where values differ), once per process and extraction.
+Axes in the order (tokens, rows, width), BatchNorm in training mode, attention across the batch, padding to the longest
+episode and dropout all give plausible values that change with `--batch-size`. The check computes the first batch again,
+in two halves and in another order, and compares the values. It costs reading and computing one batch (two if values
+differ), once per process and extraction.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ __all__ = ["check_rows"]
 
 _ROUNDING = {"float32": (1e-4, 1e-3), "cuda": (1e-3, 1e-2), "half": (2e-2, 1e-1)}
 """Differences that count as rounding: relative to the size of a token, and to the spread of the tokens. On GPUs torch
-multiplies in TF32 where it may."""
-_DEEPEST = 16  # containers within containers that are compared
+may multiply in TF32."""
+_DEEPEST = 16  # maximum depth of nested containers
 
 Results = Sequence[EpisodeFeatures]
 
@@ -39,16 +39,16 @@ def check_rows(
     device: str = "cpu",
     half: bool = False,
 ) -> list[str]:
-    """Compute the episodes of `batch` again among other rows, and compare with `results`; return remarks for the user.
+    """Recompute the episodes of `batch` in other batches and compare with `results`; return messages for the user.
 
     Args:
-        extractor: layers that a pattern named are dropped from it where they fail.
+        extractor: layers that matched a pattern only are dropped from it when they fail.
         batch: episodes, at least one.
-        results: what the extractor gave for `batch`.
-        others: further episodes, used where the batch has only one.
-        alone: each episode is computed alone (a batch size of 1, or a single episode), so that values which depend on
-            the batch are nevertheless the episode's own.
-        device: where the extractor computes.
+        results: results of the extractor for `batch`.
+        others: further episodes, used if the batch has only one.
+        alone: each episode is computed alone (a batch size of 1, or a single episode), so that values that depend on
+            the batch are still those of one episode.
+        device: device of the extractor.
         half: whether it computes in half precision.
     Raises:
         FeatureError: naming the layer, when its values depend on the batch or on chance, or when its first axis is not
@@ -106,13 +106,13 @@ def check_rows(
 
 
 def _reads_places(extractor: Any, batch: Sequence[Episode], group: Sequence[Episode], prepared: Any) -> bool:
-    """Whether inputs follow the place in the batch alone, as those of stand-ins for real data do."""
-    others = list(reversed(group)) if len(group) > 1 else [one for one in batch if one is not group[0]][:1]
+    """Whether inputs depend only on the position in the batch, as with placeholder data."""
+    others = list(reversed(group)) if len(group) > 1 else [episode for episode in batch if episode is not group[0]][:1]
     return bool(others) and _same(prepared, extractor.prepare(others))
 
 
 def _same(a: Any, b: Any, depth: int = 0) -> bool:
-    """Whether two prepared batches hold the same numbers, in whatever containers."""
+    """Whether two prepared batches are equal, in any containers."""
     if a is b or depth > _DEEPEST:
         return True
     if type(a) is not type(b):
@@ -124,7 +124,7 @@ def _same(a: Any, b: Any, depth: int = 0) -> bool:
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(_same(x, y, depth + 1) for x, y in zip(a, b, strict=True))
     if dataclasses.is_dataclass(a):
-        return all(_same(getattr(a, one.name), getattr(b, one.name), depth + 1) for one in dataclasses.fields(a))
+        return all(_same(getattr(a, field.name), getattr(b, field.name), depth + 1) for field in dataclasses.fields(a))
     if hasattr(a, "__dict__"):
         return _same(vars(a), vars(b), depth + 1)
     return bool(a == b)
@@ -133,7 +133,7 @@ def _same(a: Any, b: Any, depth: int = 0) -> bool:
 def _compute_again(
     extractor: Any, batch: Sequence[Episode], results: Results, others: Sequence[Episode]
 ) -> tuple[list[list[Episode]], Results | None, str]:
-    """The episodes of `batch` in other groups, and what these give, in the first way that the model takes."""
+    """Regroup the episodes of `batch` and compute them, in the first grouping that the model accepts."""
     failure = ""
     for groups in _groupings(batch, others):
         try:
@@ -143,8 +143,8 @@ def _compute_again(
         except MnprobeError as error:
             if len(batch) == 1 or any(len(group) > 1 for group in groups):
                 raise
-            failure = str(error)  # a module that squeezes a single row away: no reason against other batches
-        except Exception as error:  # a model that takes no single row, or only one number of rows: try another
+            failure = str(error)  # a module that squeezes a single row: other batches may still work
+        except Exception as error:  # a model that needs several rows, or a fixed number of rows: try the next grouping
             failure = f"{type(error).__name__}: {error}"
         else:
             return groups, again, ""
@@ -152,7 +152,7 @@ def _compute_again(
 
 
 def _groupings(batch: Sequence[Episode], others: Sequence[Episode]) -> list[list[list[Episode]]]:
-    """Ways to compute a batch otherwise, the best first: halves, of which one is without the longest episode."""
+    """Alternative groupings of a batch, best first: halves, one of them without the longest episode."""
     listed = list(batch)
     if len(listed) == 1:
         return [[[one, listed[0]]] for one in (*others[:1], listed[0])]
@@ -171,7 +171,7 @@ def _difference(
     every: Results,
     rounding: tuple[float, float],
 ) -> str:
-    """Where one layer differs by more than rounding, in words; "" where it does not."""
+    """Describe where a layer differs by more than rounding; "" if it does not."""
     tokens = np.concatenate([one.layers[layer].values for one in every]).astype(np.float64)
     size = _norm(tokens)
     spread = _norm(tokens - tokens.mean(axis=0)) if len(tokens) > 1 else size

@@ -1,7 +1,7 @@
 """Schema of the feature store: HDF5 layout, header and episode columns.
 
-One file holds the features of one model at one training step on one source of episodes. Tokens are ragged: episode i
-owns rows `offsets[i]:offsets[i+1]` of each layer's `values`.
+One file has the features of one model at one training step on one source of episodes. Tokens are ragged: episode i has
+rows `offsets[i]:offsets[i+1]` of each layer's `values`.
 
     attributes  schema, model, side, source, step, trained, checkpoint_sha256, model_config (JSON), data_fingerprint,
                 mnprobe_version, torch_version, created, provenance (JSON of everything else), digest,
@@ -14,8 +14,8 @@ owns rows `offsets[i]:offsets[i+1]` of each layer's `values`.
     /layers/<name>/offsets   (N+1,) int64
     /layers/<name>/keyframe  (M,) int32, optional: the keyframe (or clip) a token belongs to
 
-Every byte is guarded: values by HDF5's fletcher32 sums, structure by the sums of file format 1.10, and all the rest
-(attributes, episodes, offsets, keyframe) by `digest`, a SHA-256.
+Every byte has a checksum: values HDF5's fletcher32, structure the checksums of file format 1.10, and the rest
+(attributes, episodes, offsets, keyframe) `digest`, a SHA-256.
 """
 
 import difflib
@@ -61,8 +61,8 @@ __all__ = [
 
 SCHEMA = "mnprobe.features/1"
 SCHEMA_WITH_COLUMNS = "mnprobe.features/2"
-MAGIC = b"\x89HDF\r\n\x1a\n"  # how every HDF5 file begins
-LIBVER = ("v110", "v110")  # the first file format whose structure carries checksums, readable since HDF5 1.10
+MAGIC = b"\x89HDF\r\n\x1a\n"  # signature of HDF5 files
+LIBVER = ("v110", "v110")  # the first file format with checksums of its structure, readable since HDF5 1.10
 CHUNK_ROWS = 256
 DTYPES = ("float32", "float16")
 Side = Literal["understanding", "execution"]
@@ -73,7 +73,7 @@ _LAYER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 def check_layer_name(name: str) -> str:
-    """Return `name`, or raise FeatureError: letters, digits, `_`, `-` and `.`, not beginning with `.` or `-`.
+    """Return a valid layer name or raise FeatureError: letters, digits, `_`, `-`, `.`, not starting with `.` or `-`.
 
     >>> check_layer_name("blocks.3")
     'blocks.3'
@@ -84,7 +84,7 @@ def check_layer_name(name: str) -> str:
 
 
 def check_column_name(name: str, *, where: str) -> str:
-    """Return the name of a user's column, or raise FeatureError: printable text without '/', outer space or NUL.
+    """Return a valid column name or raise FeatureError: printable text without '/', outer space or NUL.
 
     >>> check_column_name("scene", where="x.h5")
     'scene'
@@ -97,7 +97,7 @@ def check_column_name(name: str, *, where: str) -> str:
 
 
 def content_digest(attributes: Mapping[str, Any], arrays: Iterable[tuple[str, np.ndarray[Any, Any]]]) -> str:
-    """SHA-256 over attributes and the small arrays, each with name, type and shape, so that no byte can move unseen."""
+    """SHA-256 of attributes and small arrays, each with name, type and shape, which detects every change."""
     total = hashlib.sha256()
 
     def add(*pieces: bytes) -> None:
@@ -119,12 +119,11 @@ _LARGEST_STEP = 10**15 - 1
 class Header:
     """Identity and origin of one feature store.
 
-    `step` counts optimiser steps of the checkpointed model; `trained` is False for random weights. `training` names the
-    training that the checkpoint comes from ("baseline", "joint", ...), "" where there was none or it is not known;
-    stores of one training belong together. `model_config` describes the model, `provenance` everything else that
-    decided the values (layers, camera, data, seed, ...); both must be JSON. Raises FeatureError for a side that is
-    none, a step that is no whole number from 0, a `trained` that is no truth value, empty names, or what JSON cannot
-    hold.
+    `step` counts optimiser steps of the checkpointed model; `trained` is False for random weights. `training` is the
+    name of the training of the checkpoint ("baseline", "joint", ...), "" if none or unknown; it groups stores.
+    `model_config` describes the model, `provenance` everything else that decides the values (layers, camera, data,
+    seed, ...); both must be JSON. Raises FeatureError for an unknown side, a step that is not an integer of at least 0,
+    a `trained` that is not a boolean, empty names, or values that are not JSON.
     """
 
     model: str
@@ -160,11 +159,11 @@ class Header:
             raise FeatureError(f"training must be a plain name or '', got {self.training!r}")
 
     def attributes(self, schema: str = SCHEMA) -> dict[str, str | int | bool]:
-        """The attributes as written: schema, identity, JSON texts, versions and the present time.
+        """Return the attributes to write: schema, identity, JSON texts, versions and the current time.
 
-        `training` is written only where there is one.
+        `training` is written only if it is not empty.
         """
-        found = versions("torch")
+        values = versions("torch")
         return {
             "schema": schema,
             "model": self.model,
@@ -175,8 +174,8 @@ class Header:
             "checkpoint_sha256": self.checkpoint_sha256,
             "model_config": _json("model_config", self.model_config),
             "data_fingerprint": self.data_fingerprint,
-            "mnprobe_version": found["mnprobe"],
-            "torch_version": found["torch"],
+            "mnprobe_version": values["mnprobe"],
+            "torch_version": values["torch"],
             "created": now(),
             "provenance": _json("provenance", self.provenance),
             **({"training": self.training} if self.training else {}),
@@ -199,18 +198,17 @@ _LARGEST = 2**63
 
 
 def make_columns(episodes: Any, *, where: str, blank: bool = False) -> Columns:
-    """Columns from a pandas DataFrame or a mapping of equally long sequences; only `id` must be there.
+    """Build columns from a pandas DataFrame or a mapping of equally long sequences; only `id` is required.
 
     Missing columns become '' (task, instruction, partition), 0 (variation) and -1 = not known (success); `prediction`
-    stays away unless given. Partitions and outcomes are read by the rules of `mnprobe.core.labels`; a partition by
-    another name is mapped with a warning. An instruction or task is given for every episode or for none. Further
-    columns are kept under their own names: text (missing: ''), whole numbers, other numbers (missing: NaN) or truth
-    values.
+    is omitted unless given. Partitions and outcomes are read by the rules of `mnprobe.core.labels`; a partition by
+    another name is mapped with a warning. Instructions and tasks must be given for every episode or for none. Further
+    columns are stored under their own names: text (missing: ''), integers, floats (missing: NaN) or booleans.
 
     Args:
         episodes: the columns.
-        where: how messages begin.
-        blank: whether the model was told no instruction, so that the instructions of some episodes may be ''.
+        where: prefix of error messages.
+        blank: whether the model got no instruction, so that instructions of some episodes may be ''.
 
     Raises:
         FeatureError: naming the column, and the row and its id, for unequal lengths, wrong types, ids that are empty
@@ -244,12 +242,12 @@ def make_columns(episodes: Any, *, where: str, blank: bool = False) -> Columns:
 
 
 def extra_columns(columns: Columns) -> list[str]:
-    """Names of the columns that the user added to those of the schema."""
+    """Names of the columns added by the user."""
     return [name for name in columns if name not in _KNOWN]
 
 
 def check_columns(columns: Columns, *, where: str) -> None:
-    """Raise FeatureError for no episodes at all, duplicate or empty ids, or success values other than 1, 0, -1."""
+    """Raise FeatureError for zero episodes, duplicate or empty ids, or success values other than 1, 0, -1."""
     _check_ids(columns["id"].tolist(), where)
     _check_success(columns["success"].tolist(), columns["id"].tolist(), where)
 
@@ -265,13 +263,13 @@ def _check_ids(ids: Sequence[str], where: str) -> None:
 
 
 def _check_success(values: Sequence[Any], ids: Sequence[Any], where: str) -> np.ndarray[Any, Any]:
-    found = [as_outcome(value) for value in values]
-    if None in found:
-        i = found.index(None)
+    outcomes = [as_outcome(value) for value in values]
+    if None in outcomes:
+        i = outcomes.index(None)
         raise FeatureError(
             f"{where}:/episodes/success[{i}]: must be 1, 0 or -1 (not known), got {values[i]!r} for episode {ids[i]!r}"
         )
-    return np.array(found, dtype=NUMBER_COLUMNS["success"])
+    return np.array(outcomes, dtype=NUMBER_COLUMNS["success"])
 
 
 def _known_column(
@@ -282,10 +280,10 @@ def _known_column(
     if name in NUMBER_COLUMNS:
         return _numbers(values, name, where)
     if name == "partition":
-        found, note = as_partitions(values, len(ids), f"{where}: episode column 'partition'")
+        partitions, note = as_partitions(values, len(ids), f"{where}: episode column 'partition'")
         if note:
             warnings.warn(note, stacklevel=4)
-        return found
+        return partitions
     texts = _text(["" if is_missing(value) else value for value in values], name, where)
     gone = np.flatnonzero(texts == "")
     if name in ("task", "instruction") and 0 < len(gone) < len(texts) and not (blank and name == "instruction"):
@@ -298,13 +296,13 @@ def _known_column(
 
 
 def encode_text(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Text to NUL-padded UTF-8 of one common length, as the file holds it."""
+    """Encode text to NUL-padded UTF-8 of equal length, as stored in the file."""
     encoded = "\0".join(values.tolist()).encode("utf-8").split(b"\0")
     return np.array(encoded, dtype=f"S{max([1, *map(len, encoded)])}")
 
 
 def decode_text(values: np.ndarray[Any, Any], *, where: str) -> np.ndarray[Any, Any]:
-    """UTF-8 bytes to text; FeatureError with the row when the bytes are not UTF-8, or hold a NUL."""
+    """Decode UTF-8 bytes; FeatureError with the row when the bytes are not UTF-8 or contain a NUL."""
     raw = values.tolist()
     try:
         decoded = b"\0".join(raw).decode("utf-8").split("\0")  # all at once: many times faster than one by one
@@ -333,7 +331,7 @@ def _names(episodes: Any, where: str) -> list[Any]:
 
 
 def _check_own_name(name: str, where: str) -> None:
-    """Refuse names that a file cannot hold, and slips of the pen such as 'instructions'."""
+    """Raise for invalid names, and for misspelled ones such as 'instructions'."""
     check_column_name(name, where=where)
     close = difflib.get_close_matches(name.strip().lower(), _KNOWN, n=1, cutoff=0.85)
     if close:
@@ -344,7 +342,7 @@ def _check_own_name(name: str, where: str) -> None:
 
 
 def _own_column(values: Sequence[Any], name: str, where: str) -> np.ndarray[Any, Any]:
-    """A user's column: int64, float64 (NaN where there is none), bool, or text ('' where there is none)."""
+    """Convert a user's column: int64, float64 (missing: NaN), bool, or text (missing: '')."""
     plain = [value.item() if isinstance(value, np.generic) else value for value in values]
     gone = [is_missing(value) and not isinstance(value, str) for value in plain]
     kept = [value for value, missing in zip(plain, gone, strict=True) if not missing]
@@ -369,16 +367,16 @@ def _own_column(values: Sequence[Any], name: str, where: str) -> np.ndarray[Any,
 def _text(values: Sequence[Any], name: str, where: str) -> np.ndarray[Any, Any]:
     if set(map(type, values)) <= {str} and _is_utf8("".join(set(values))):
         return np.array(values, dtype=object)
-    for i, value in enumerate(values):  # which one is it?
+    for i, value in enumerate(values):  # find the value
         if not isinstance(value, str):
             raise FeatureError(f"{where}: episode column {name!r}, row {i}: must be text, got {value!r}")
         if not _is_utf8(value):
             raise FeatureError(f"{where}: episode column {name!r}, row {i}: a NUL or no UTF-8: {value!r}")
-    return np.array([str(value) for value in values], dtype=object)  # kinds of str, such as numpy's
+    return np.array([str(value) for value in values], dtype=object)  # subclasses of str, such as numpy's
 
 
 def _is_utf8(text: str) -> bool:
-    """Whether the text can be stored: encodable, and without the NUL that ends stored text."""
+    """Whether the text can be stored: encodable, and without NUL, which terminates stored text."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -389,11 +387,11 @@ def _is_utf8(text: str) -> bool:
 def _numbers(values: Sequence[Any], name: str, where: str) -> np.ndarray[Any, Any]:
     dtype = NUMBER_COLUMNS[name]
     low, high = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
-    found = []
+    numbers = []
     for i, value in enumerate(values):
         whole = isinstance(value, int | np.integer | np.bool_)
         whole = whole or (isinstance(value, float | np.floating) and float(value).is_integer())
         if not whole or not low <= int(value) <= high:
             raise FeatureError(f"{where}: episode column {name!r}, row {i}: must be a whole number, got {value!r}")
-        found.append(int(value))
-    return np.array(found, dtype=dtype)
+        numbers.append(int(value))
+    return np.array(numbers, dtype=dtype)

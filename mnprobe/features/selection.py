@@ -43,9 +43,9 @@ _PUBLISHED = re.compile(r"model_(\d+)$")
 class CheckpointInfo:
     """A weights file.
 
-    `kind` is "viclip", "arp", or None for models that mnprobe does not know. `step_told` is False where neither the
-    file nor the user says at which training step it was written, so that `step` is 0 for want of a better number.
-    `training` is the name of the training that wrote it (our metadata entry), "" where the file names none.
+    `kind` is "viclip", "arp", or None for unknown models. `step_told` is False if neither the file nor the user gives
+    the training step; `step` is then 0. `training` is the name of the training that wrote the file (our metadata
+    entry), "" if it records none.
     """
 
     path: Path
@@ -58,7 +58,7 @@ class CheckpointInfo:
 
 
 def step_in_name(path: Path) -> int | None:
-    """The training step that a file's name tells, as mnprobe and the published files write it.
+    """Parse the training step in a file name, as written by mnprobe and the published files.
 
     >>> step_in_name(Path("step_00001000.safetensors")), step_in_name(Path("arp_model_80000.pth"))
     (1000, 80000)
@@ -73,26 +73,26 @@ def step_in_name(path: Path) -> int | None:
 def inspect_checkpoint(path: Path, *, step: int | None = None) -> CheckpointInfo:
     """Read names and metadata of a weights file.
 
-    The step is `step` if given, else that of our own metadata, else the entry `step` of a published file, else that in
-    the file's name, else 0. Files of others count as trained; ours say it.
+    The step is `step` if given, else that of our metadata, else the entry `step` of a published file, else that in the
+    file name, else 0. Files not written by mnprobe count as trained; ours record it.
 
-    Raises CheckpointError for a file that cannot be read.
+    Raises CheckpointError for an unreadable file.
     """
     from mnprobe.models.loading import detect_model, read_metadata, read_state_dict, read_step
 
     path = Path(path)
     metadata = read_metadata(path)
     ours = "format" in metadata and "model" in metadata
-    found = _metadata_step(metadata, path)
-    found = read_step(path) if found is None and not metadata else found
-    found = step_in_name(path) if found is None else found
+    recorded = _metadata_step(metadata, path)
+    recorded = read_step(path) if recorded is None and not metadata else recorded
+    recorded = step_in_name(path) if recorded is None else recorded
     return CheckpointInfo(
         path=path,
         kind=metadata["model"] if ours else detect_model(read_state_dict(path)),
-        step=step if step is not None else found or 0,
+        step=step if step is not None else recorded or 0,
         trained=metadata.get("trained", "true") != "false",
         sha256=sha256_file(path),
-        step_told=step is not None or found is not None,
+        step_told=step is not None or recorded is not None,
         training=metadata.get("training", "") if ours else "",
     )
 
@@ -108,10 +108,10 @@ def _metadata_step(metadata: dict[str, str], path: Path) -> int | None:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """One model at one checkpoint; `name` is what its features are filed under, `checkpoint` None = random weights.
+    """One model at one checkpoint; features are stored under `name`; `checkpoint` None means random weights.
 
-    `beside` is the training that features without a checkpoint (pixels) belong to, where they are of episodes that a
-    policy of that training played: they then lie in a folder of their own, `<name>-<training>`.
+    `beside` is the training of features without a checkpoint (pixels) that were extracted from rollouts of a policy of
+    that training: these are stored in a separate folder, `<name>-<training>`.
     """
 
     kind: str
@@ -122,7 +122,7 @@ class ModelChoice:
 
     @property
     def training(self) -> str:
-        """Name of the training that the features belong to, or ""."""
+        """Name of the training of the features, or ""."""
         return self.checkpoint.training if self.checkpoint is not None else self.beside
 
     @property
@@ -132,7 +132,7 @@ class ModelChoice:
 
     @property
     def trained(self) -> bool:
-        """Whether anything was learnt."""
+        """Whether the weights are trained."""
         return self.checkpoint is not None and self.checkpoint.trained
 
 
@@ -144,14 +144,14 @@ def choose_models(
     name: str | None = None,
     step: int | None = None,
 ) -> list[ModelChoice]:
-    """From names and files to choices.
+    """Choose models and checkpoints by names and files.
 
-    Without names and files: all checkpoints of the run. A given file belongs to the model that its weights tell. A name
-    without a file means the run's checkpoints of that model: those in a folder of that name, and, where the name is an
-    extractor's ("viclip", "arp"), all whose weights are of that kind, however the folder is called ("arp-joint"). If
-    there are none, random weights of that extractor.
+    Without names and files: all checkpoints of the run. The model of a given file is detected from its weights. A name
+    without a file means the run's checkpoints of that model: those in a folder of that name, and, if the name is an
+    extractor's ("viclip", "arp"), all weights of that kind in any folder ("arp-joint"). If there are none, random
+    weights of that extractor.
 
-    Raises ConfigError for unknown names, a file that fits no named model, or two choices that would be one store.
+    Raises ConfigError for unknown names, a file that matches no named model, or two choices with the same store.
     """
     if not models and not checkpoints:
         choices = _models_of_run(run, None)
@@ -192,18 +192,18 @@ def layers_for(
     known: Callable[[ModelChoice], Sequence[str]],
     note: Callable[[str], None] | None = None,
 ) -> dict[str, bool]:
-    """The layers of one choice: those requested that its model knows, else its default; True where by a pattern only.
+    """Select the layers of one choice: requested layers of its model, else its default; True if by a pattern only.
 
-    A layer is a plain name, for every model that knows it, or `model=layer` for one; a pattern (`*`, `?`, `[0-3]`, as
-    in the shell; `*` also matches dots) stands for all layers that fit, in the model's order. Patterns leave out, with
-    a note, what a store cannot hold. `known` gives all layers of a choice and is called for patterns only.
+    A layer is a plain name, for every model that has it, or `model=layer` for one model; a pattern (`*`, `?`, `[0-3]`,
+    as in the shell; `*` also matches dots) selects all matching layers, in the model's order. Patterns omit, with a
+    message, layers that a store cannot have. `known` returns all layers of a choice and is called for patterns only.
 
-    Raises ConfigError for a layer or a pattern that no chosen model knows, a name that a store cannot hold, and two
-    layers that a store would hold under one name.
+    Raises ConfigError for a layer or pattern that matches no chosen model, a name that is not allowed in a store, and
+    two layers with equal stored names.
     """
     extractor = EXTRACTORS.load(choice.kind)
     names = {c.name for c in choices} | {c.kind for c in choices}
-    found: dict[str, bool] = {}
+    chosen: dict[str, bool] = {}
     for text in wanted:
         owner, sign, layer = text.rpartition("=")
         if sign and owner not in names:
@@ -218,10 +218,10 @@ def layers_for(
             defaults = ", ".join(sorted({name for c in fitting for name in EXTRACTORS.load(c.kind).default_layers}))
             raise ConfigError(f"--layer {text}: no chosen model has such a layer; by default {defaults} is extracted")
         if choice in exact and extractor.knows_layer(layer):
-            found[layer] = False
+            chosen[layer] = False
         for name in _storable(extractor, matches.get(id(choice), []), note):
-            found.setdefault(name, True)
-    layers = found or dict.fromkeys(extractor.default_layers, False)
+            chosen.setdefault(name, True)
+    layers = chosen or dict.fromkeys(extractor.default_layers, False)
     stored_layers(extractor, list(layers))
     return layers
 
@@ -270,11 +270,11 @@ def _of_files(files: Sequence[CheckpointInfo], models: Sequence[str]) -> list[Mo
     for info in files:
         kind = info.kind
         if len(unknown_to_us) == 1 and (kind is None or kind not in models):
-            kind = unknown_to_us[0]  # hook and plugins read weights that only they know
+            kind = unknown_to_us[0]  # hook and plugins read weights of formats unknown to mnprobe
         if kind is None:
-            asked = f"asked for is {', '.join(models)}, found are " if models else ""
+            wish = f"asked for is {', '.join(models)}, found are " if models else ""
             raise ConfigError(
-                f"--checkpoint {info.path}: {asked}weights of no known model. Give the file of a ViCLIP or an ARP, or "
+                f"--checkpoint {info.path}: {wish}weights of no known model. Give the file of a ViCLIP or an ARP, or "
                 "read it by a factory of your own: --model hook --factory package.module:factory"
             )
         if models and kind not in models:
@@ -307,7 +307,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True, kw_only=True)
 class PlayerChoice:
-    """A policy with its weights; `name` is what its episodes are filed under."""
+    """A policy with its weights; its episodes are stored under `name`."""
 
     name: str
     step: int = 0
@@ -323,16 +323,15 @@ def choose_players(
     models: Sequence[str] = (),
     blank: bool = False,
 ) -> list[PlayerChoice]:
-    """From a policy's name and files to what plays.
+    """Choose policies for rollouts by name and files.
 
-    For "arp" without files: all ARP checkpoints of the run, or those of `models` ("arp-joint"). Other policies play
-    with the given files, or without any.
-    With `blank`, the name gets "-blank", so that a policy that is told nothing does not lie among those that are.
+    For "arp" without files: all ARP checkpoints of the run, or those of `models` ("arp-joint"). Other policies use the
+    given files, or none. With `blank`, "-blank" is added to the name, so that blank-instruction rollouts are stored
+    separately.
 
     Raises:
-        ConfigError: weights that are not ARP's, none where they are needed, two files of one step, or a name that is no
-            folder's.
-        CheckpointError: a file that cannot be read.
+        ConfigError: weights of another model, missing weights, two files of one step, or an invalid folder name.
+        CheckpointError: an unreadable file.
     """
     if models and (policy != "arp" or checkpoints):
         raise ConfigError("--model chooses among the run's ARP checkpoints: leave out --checkpoint, play --policy arp")
@@ -392,14 +391,14 @@ class Played:
 
 
 def played_choices(run: RunDir, models: Sequence[str], say: Callable[[str], None]) -> list[Played]:
-    """For each folder rollouts/<model>/step_<number> of a run: the ARP checkpoint that played, and its companions.
+    """For each folder rollouts/<model>/step_<number> of a run: its ARP checkpoint, and companion models.
 
     Companions are the ViCLIP checkpoints of the same training and step; pixels of these episodes, when `models` names
     them. `models` are kinds ("arp", "viclip", "pixels") or names of models in the run; all checkpoints when empty.
-    Which checkpoint played is told by the SHA-256 of its weights. Folders of other policies (the expert, an ARP that
-    was told nothing, weights that are no longer in the run) are left out, and `say` is told why.
+    The checkpoint of a folder is identified by the SHA-256 of its weights. Folders of other policies (the expert, a
+    blank-instruction ARP, weights that are no longer in the run) are skipped, and `say` is called with the reason.
 
-    Raises ConfigError when there are no such episodes, or a model is unknown or cannot be meant.
+    Raises ConfigError when there are no such episodes, or a model is unknown or not applicable.
     """
     folders = [folder for folder in sorted(run.rollouts.glob("*/step_*")) if (folder / OUTCOMES_FILE).is_file()]
     checkpoints = choose_models(run, (), ()) if run.checkpoints() else []
@@ -408,7 +407,7 @@ def played_choices(run: RunDir, models: Sequence[str], say: Callable[[str], None
     for choice in checkpoints:
         if choice.kind == "arp" and choice.checkpoint is not None:
             by_weights.setdefault(choice.checkpoint.sha256, []).append(choice)
-    found: list[Played] = []
+    played: list[Played] = []
     taken: dict[tuple[str, int], Path] = {}
     for folder in folders:
         policy = _policy(folder, by_weights, say)
@@ -424,14 +423,14 @@ def played_choices(run: RunDir, models: Sequence[str], say: Callable[[str], None
                 continue
             choices.append(choice)
         if choices:
-            found.append(Played(folder=folder, policy=policy, choices=tuple(choices)))
-    if not found:
+            played.append(Played(folder=folder, policy=policy, choices=tuple(choices)))
+    if not played:
         why = f"{len(folders)} folders hold none that a checkpoint of ARP played" if folders else "it has none"
         raise ConfigError(
             f"--source rollouts: episodes that the policies of run {run.path} played are needed, but {why}. "
             f"`{command_line('rollout', run=run.path)}` plays them; --data names others"
         )
-    return found
+    return played
 
 
 def _wanted(models: Sequence[str], checkpoints: Sequence[ModelChoice]) -> Callable[[ModelChoice], bool]:
@@ -463,8 +462,10 @@ def _companions(
     policy: ModelChoice, checkpoints: Sequence[ModelChoice], pixels: bool, say: Callable[[str], None]
 ) -> list[ModelChoice]:
     training = policy.training
-    of_training = [one for one in checkpoints if one.kind == "viclip" and one.training == training]
-    watching = [one for one in of_training if one.step == policy.step]
+    of_training = [
+        candidate for candidate in checkpoints if candidate.kind == "viclip" and candidate.training == training
+    ]
+    watching = [candidate for candidate in of_training if candidate.step == policy.step]
     if of_training and not watching:
         where = f" of training {training!r}" if training else ""
         say(f"{policy.name} step {policy.step}: no ViCLIP checkpoint{where} at this step watches its episodes")
@@ -481,7 +482,7 @@ _UNTRAINED = "viclip-untrained"
 class VideoModel:
     """One ViCLIP at one checkpoint, or with random weights of `preset` and `seed`.
 
-    `training` is the name of the training that its file tells, "" where it tells none.
+    `training` is the name of the training recorded in its file, "" if none.
     """
 
     choice: ModelChoice
@@ -492,7 +493,7 @@ class VideoModel:
 
     @property
     def name(self) -> str:
-        """The model's name in tables."""
+        """Name of the model in tables."""
         return self.choice.name
 
     @property
@@ -507,23 +508,24 @@ class VideoModel:
 
     @property
     def sha256(self) -> str:
-        """Of the weights file; "" for random weights."""
+        """SHA-256 of the weights file; "" for random weights."""
         return self.choice.checkpoint.sha256 if self.choice.checkpoint else ""
 
     @property
     def zero_shot(self) -> bool:
-        """Trained weights, but not trained here: a published file, or step 0 of a training that began with one."""
+        """Whether weights were trained, but not here: a published file, or step 0 of a training that started from
+        one."""
         return self.choice.trained and self.step == 0
 
     def identity(self) -> dict[str, Any]:
-        """All that decides what the weights are, as JSON."""
+        """Identity of the weights, as JSON."""
         config = None if self.config is None else dict(self.config)
         if self.path is not None:
             return {"checkpoint_sha256": self.sha256, "config": config}
         return {"preset": self.preset, "seed": self.seed, "config": config}
 
     def load(self, device: str) -> ViCLIP:
-        """The model, ready to look."""
+        """Load the model in evaluation mode."""
         config = None if self.config is None else config_from(ViCLIPConfig.from_dict, self.config)
         if self.path is not None:
             return load_viclip(self.path, config, device=device).eval()
@@ -541,9 +543,9 @@ def choose_video_models(
     seed: int = 0,
     config: Mapping[str, Any] | None = None,
 ) -> list[VideoModel]:
-    """Every ViCLIP checkpoint of the run, or of the run's `models`; or the given files; or random weights of `preset`.
+    """Choose ViCLIP checkpoints: all of the run or of its `models`; given files; or random weights of `preset`.
 
-    Raises ConfigError when nothing is meant, something is meant twice, or a file is of another model.
+    Raises ConfigError if no checkpoint matches, one is selected twice, or a file is of another model.
     """
     if preset is not None:
         if models or checkpoints:
@@ -580,13 +582,13 @@ def _video_models_of_run(
             raise ConfigError(
                 f"--model {model}: its weights are of {kinds[model] or 'no known model'}, not of a ViCLIP"
             )
-    found = [model for model, kind in kinds.items() if kind == _KIND]
-    if not found:
+    held = [model for model, kind in kinds.items() if kind == _KIND]
+    if not held:
         where = f"run {run.path} has no ViCLIP checkpoints" if run else "there is no run"
         raise ConfigError(f"nothing to recognise with: {where}. Give --checkpoint FILE, or --preset SIZE")
-    if name is not None and len(found) > 1:
-        raise ConfigError(f"--name {name}: names one model, but {', '.join(found)} were chosen; say which with --model")
-    chosen = [choice for model in found for choice in choose_models(run, (model,), (), name=name)]
+    if name is not None and len(held) > 1:
+        raise ConfigError(f"--name {name}: names one model, but {', '.join(held)} were chosen; say which with --model")
+    chosen = [choice for model in held for choice in choose_models(run, (model,), (), name=name)]
     if step is None:
         return chosen
     left = [choice for choice in chosen if choice.step == step]

@@ -1,4 +1,4 @@
-"""Finished batches on disk: small whole files that a killed job leaves behind and the next one takes up."""
+"""Shards: finished batches on disk, from which an interrupted job resumes."""
 
 import contextlib
 import hashlib
@@ -24,9 +24,9 @@ _DIGEST_BYTES = 32
 
 
 class Shard:
-    """One batch of episodes: joined tokens, lengths and keyframes of each layer; what else was said about them.
+    """One batch of episodes: joined tokens, lengths and keyframes of each layer, and further results.
 
-    `skipped` gives the reason for each broken episode of the batch, by id; `remarks` are for the user and for the
+    `skipped` gives the reason for each broken episode of the batch, by id; `remarks` are messages for the user and the
     store's provenance.
     """
 
@@ -53,13 +53,13 @@ class Shard:
         skipped: Mapping[str, str] | None = None,
         remarks: Sequence[str] = (),
     ) -> "Shard":
-        """Join the results of one batch; values become `dtype`, as they are stored in the end.
+        """Join the results of one batch; values are converted to `dtype`, the stored type.
 
-        Raises FeatureError for values that are not finite, or too large for `dtype`, and for what a store could not
-        hold in the end, with the episode of `names`.
+        Raises FeatureError, naming the episode in `names`, for values that are not finite or too large for `dtype`, and
+        for anything that the store's writer would reject.
         """
         arrays: dict[str, np.ndarray[Any, Any]] = {}
-        layers = layers if results else ()  # a batch without a sound episode
+        layers = layers if results else ()  # a batch without valid episodes
         for layer in layers:
             tokens = [_checked_tokens(result, layer, _who(names, i)) for i, result in enumerate(results)]
             widths = {piece.values.shape[1] for piece in tokens}
@@ -102,7 +102,7 @@ class Shard:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Shard | None":
-        """The shard, or None when the bytes are not what `to_bytes` gave."""
+        """Parse a shard; None when the bytes are not a result of `to_bytes`."""
         digest, payload = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
         if hashlib.sha256(payload).digest() != digest:
             return None
@@ -118,7 +118,7 @@ def _who(names: Sequence[str], number: int) -> str:
 
 
 def _checked_tokens(result: EpisodeFeatures, layer: str, who: str) -> Tokens:
-    """What the writer would refuse when all is computed, refused with the first batch."""
+    """Apply the writer's checks to the first batch already, before everything is computed."""
     if layer not in result.layers:
         raise FeatureError(f"layer {layer!r}: the extractor gave none for {who}, only {', '.join(result.layers)}")
     tokens = result.layers[layer]
@@ -147,7 +147,7 @@ def _not_finite(layer: str, tokens: Sequence[Tokens], dtype: str, names: Sequenc
 
 
 class ShardFolder:
-    """The shards of one store: `.<file>.shards/<configuration>/00000.shard`, beside the store that they will be."""
+    """The shards of one store: `.<file>.shards/<configuration>/00000.shard`, next to the final store."""
 
     def __init__(self, target: Path, configuration: str) -> None:
         self.target = target
@@ -167,7 +167,7 @@ class ShardFolder:
             yield
 
     def clean(self) -> None:
-        """Remove shards of other configurations and what killed writers left half done. Call under the lock."""
+        """Remove shards of other configurations and incomplete files of interrupted writers. Call under the lock."""
         for path in self.root.iterdir():
             if path.is_dir() and path != self.folder:
                 shutil.rmtree(path)
@@ -176,12 +176,12 @@ class ShardFolder:
             path.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove all shards, once the store is whole, and the lock where the system lets a file in use be removed."""
+        """Remove all shards of the finished store, and the lock file if the system allows it."""
         shutil.rmtree(self.folder)
         shutil.rmtree(self.root, ignore_errors=True)
 
     def has(self, index: int) -> bool:
-        """Whether shard `index` is there and sound."""
+        """Whether shard `index` exists and is valid."""
         return self.read(index) is not None
 
     def read(self, index: int) -> Shard | None:
@@ -192,7 +192,7 @@ class ShardFolder:
             return None
 
     def write(self, index: int, shard: Shard) -> None:
-        """Write shard `index`, whole or not at all."""
+        """Write shard `index` atomically."""
         with whole_file(self._path(index)) as part:
             part.write_bytes(shard.to_bytes())
 

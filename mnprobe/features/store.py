@@ -27,7 +27,7 @@ Array = np.ndarray[Any, Any]
 
 
 class Rows:
-    """The (M, D) values of a layer, read from disk only where sliced: `rows[a:b]`, `rows[i]`, `rows[[i, j]]`."""
+    """The (M, D) values of a layer, read from disk when sliced: `rows[a:b]`, `rows[i]`, `rows[[i, j]]`."""
 
     def __init__(self, dataset: Any, where: str) -> None:
         self._dataset = dataset
@@ -40,7 +40,7 @@ class Rows:
 
     def __getitem__(self, key: Any) -> Array:
         try:
-            if isinstance(key, list | np.ndarray):  # HDF5 wants ascending rows without repetition
+            if isinstance(key, list | np.ndarray):  # HDF5 requires ascending rows without repetition
                 wanted = np.asarray(key) if len(key) else np.zeros(0, np.intp)
                 unique, back = np.unique(np.arange(len(self))[wanted], return_inverse=True)
                 read = self._dataset[unique] if len(unique) else np.zeros((0, self.shape[1]), self.dtype)
@@ -87,13 +87,15 @@ class Layer:
     def pooled(self, how: str = "mean") -> Array:
         """One vector per episode, (N, D) float32: "mean", "first", "last", "max", "token:<k>" or "concat".
 
-        See `mnprobe.features.pooling.pool` for their meaning. Reads by blocks; refuses values that are not finite.
+        See `mnprobe.features.pooling.pool` for their meaning. Reads in blocks; raises FeatureError for values that are
+        not finite.
         """
         return pool(self.values, self.offsets, self.keyframe, how, where=self._where)
 
 
 class FeatureFile:
-    """An open, checked feature store. Close it, or use it in a `with` block; it can be pickled (it opens again)."""
+    """An open, validated feature store. Close it, or use it in a `with` block; a pickled store is reopened on
+    loading."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -139,12 +141,12 @@ class FeatureFile:
 
     @property
     def source(self) -> str:
-        """What was seen: "demos", "rollouts", "demos-blank", ..."""
+        """Source of the episodes: "demos", "rollouts", "demos-blank", ..."""
         return str(self._contents.attributes["source"])
 
     @property
     def step(self) -> int:
-        """Optimiser steps of the model behind the features."""
+        """Optimiser steps of the model."""
         return int(self._contents.attributes["step"])
 
     @property
@@ -154,26 +156,26 @@ class FeatureFile:
 
     @property
     def training(self) -> str:
-        """Which training the checkpoint comes from, such as "baseline" or "joint"; "" where none is known."""
+        """Name of the training of the checkpoint, such as "baseline" or "joint"; "" if unknown."""
         return str(self._contents.attributes["training"])
 
     @property
     def columns(self) -> Columns:
         """The table of episodes as arrays: id, task, instruction, partition, variation, success[, prediction], and
-        those that the user added (`extra_columns`)."""
+        columns of the user (`extra_columns`)."""
         return self._contents.columns
 
     @property
     def episodes(self) -> "pd.DataFrame":
         """The table of episodes: one row per episode, in the order of every layer."""
-        import pandas as pd  # here, because reading values needs none of it
+        import pandas as pd  # imported here, because reading values does not need it
 
         order = ("id", "task", "instruction", "variation", "partition", "success", "prediction", *self.extra_columns)
         return pd.DataFrame({name: self.columns[name] for name in order if name in self.columns})
 
     @property
     def extra_columns(self) -> tuple[str, ...]:
-        """Names of the columns of the table of episodes that the user added."""
+        """Names of the episode columns added by the user."""
         return tuple(extra_columns(self.columns))
 
     @property
@@ -193,18 +195,18 @@ class FeatureFile:
 
 
 def open_features(path: Path | str) -> FeatureFile:
-    """Open a feature store for reading and check all but its values, which stay on disk.
+    """Open a feature store for reading and validate everything except the values, which stay on disk.
 
     Checked are schema, attributes, the table of episodes, sizes, offsets and the digest over all these. Values are
     checked by their checksums whenever rows are read, and for NaN by `pooled` and `verify`.
 
-    Raises FeatureError that names the file, the place inside it and what is wrong.
+    Raises FeatureError that names the file, the HDF5 path and the problem.
     """
     return FeatureFile(Path(path))
 
 
 def verify(path: Path | str) -> None:
-    """Read a store wholly; FeatureError at the first thing that is not sound: any flipped byte, any NaN."""
+    """Read a complete store; FeatureError at the first problem: any changed byte, any NaN."""
     with open_features(path) as file:
         for name in file.layers:
             layer = file.layer(name)
@@ -219,65 +221,65 @@ def verify(path: Path | str) -> None:
 
 
 _SUCCESS = {1: "success", 0: "failure", -1: "not known"}
-_SHOWN = 12  # instructions listed for people before "and N more"
+_SHOWN = 12  # number of listed instructions before "and N more"
 
 
 def describe_features(path: Path | str) -> dict[str, Any]:
-    """Read a store wholly and say what is in it; `sound` is False, with `problem`, where something is wrong.
+    """Read a complete store and describe it; `sound` is False, with `problem`, if the store is invalid.
 
-    A file that cannot even be opened gives only path, sound and problem.
+    A file that cannot be opened gives only path, sound and problem.
     """
     path = Path(path)
-    found: dict[str, Any] = {"path": str(path), "sound": True, "problem": None}
+    facts: dict[str, Any] = {"path": str(path), "sound": True, "problem": None}
     try:
         with open_features(path) as file:
-            found |= _contents(file)
+            facts |= _contents(file)
         verify(path)
     except FeatureError as error:
-        found |= {"sound": False, "problem": str(error)}
-    return found
+        facts |= {"sound": False, "problem": str(error)}
+    return facts
 
 
-def format_description(found: dict[str, Any]) -> str:
-    """The description as lines for people."""
-    lines = [f"{found['path']}: {'sound' if found['sound'] else 'NOT SOUND'}"]
-    if found["problem"]:
-        lines.append(f"  {found['problem']}")
-    if "model" not in found:
+def format_description(facts: dict[str, Any]) -> str:
+    """Format the description as text."""
+    lines = [f"{facts['path']}: {'sound' if facts['sound'] else 'NOT SOUND'}"]
+    if facts["problem"]:
+        lines.append(f"  {facts['problem']}")
+    if "model" not in facts:
         return "\n".join(lines)
-    state = "trained" if found["trained"] else "not trained"
-    state += f", training {found['training']}" if found["training"] else ""
+    state = "trained" if facts["trained"] else "not trained"
+    state += f", training {facts['training']}" if facts["training"] else ""
     lines += [
-        f"  model      {found['model']}, {found['side']} side, step {found['step']}, {state}",
-        f"  weights    {found['checkpoint_sha256'] or 'no checkpoint file'}",
-        f"  source     {found['source']}, data {found['data_fingerprint'] or 'not recorded'}",
-        f"  made       {found['created']} by mnprobe {found['mnprobe_version']}, torch {found['torch_version']}",
+        f"  model      {facts['model']}, {facts['side']} side, step {facts['step']}, {state}",
+        f"  weights    {facts['checkpoint_sha256'] or 'no checkpoint file'}",
+        f"  source     {facts['source']}, data {facts['data_fingerprint'] or 'not recorded'}",
+        f"  made       {facts['created']} by mnprobe {facts['mnprobe_version']}, torch {facts['torch_version']}",
     ]
-    for name, layer in found["layers"].items():
+    for name, layer in facts["layers"].items():
         extra = ", by keyframe" if layer["keyframes"] else ""
         per = layer["tokens_per_episode"]
         each = str(per[0]) if per[0] == per[1] else f"{per[0]} to {per[1]}"
         rows, dim = layer["shape"]
-        place = f", {layer['class']}" if "class" in layer else ""
-        place += f" at {layer['module']}{layer.get('member', '')}" if layer.get("module") or "member" in layer else ""
-        lines.append(f"  layer      {name}: {rows} x {dim} {layer['dtype']}, {each} tokens per episode{extra}{place}")
-    lines.append(f"  episodes   {found['episodes']}")
+        module = f", {layer['class']}" if "class" in layer else ""
+        module += f" at {layer['module']}{layer.get('member', '')}" if layer.get("module") or "member" in layer else ""
+        lines.append(f"  layer      {name}: {rows} x {dim} {layer['dtype']}, {each} tokens per episode{extra}{module}")
+    lines.append(f"  episodes   {facts['episodes']}")
     for title in ("task", "partition", "success", "instruction"):
-        counts = list(found["episodes_by"][title].items())
+        counts = list(facts["episodes_by"][title].items())
         shown = [f"{name or '(none)'}: {number}" for name, number in counts[:_SHOWN]]
         more = [f"and {len(counts) - _SHOWN} more"] if len(counts) > _SHOWN else []
         lines.append(f"    by {title}: " + "; ".join(shown + more))
-    for name, counts in found["extra_columns"].items():
+    for name, counts in facts["extra_columns"].items():
         shown = [f"{value if value != '' else '(none)'}: {number}" for value, number in list(counts.items())[:_SHOWN]]
         more = [f"and {len(counts) - _SHOWN} more"] if len(counts) > _SHOWN else []
         lines.append(f"    own column {name}: " + "; ".join(shown + more))
-    if found["recognised"] is not None:
-        lines.append(f"    instruction recognised: {found['recognised']} of {found['episodes']}")
-    for name, number in found["provenance"].get("counts", {}).items():
+    if facts["recognised"] is not None:
+        lines.append(f"    instruction recognised: {facts['recognised']} of {facts['episodes']}")
+    for name, number in facts["provenance"].get("counts", {}).items():
         lines.append(f"  note       {name.replace('_', ' ')}: {number}")
-    for skipped in found["provenance"].get("skipped", []):
+    for skipped in facts["provenance"].get("skipped", []):
         lines.append(f"  left out   {skipped['id']}: {skipped['reason']}")
-    lines += [f"  remark     {remark}" for remark in found["provenance"].get("remarks", [])]
+    lines += [f"  remark     {remark}" for remark in facts["provenance"].get("remarks", [])]
     return "\n".join(lines)
 
 

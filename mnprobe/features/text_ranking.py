@@ -1,9 +1,9 @@
 """Zero-shot action recognition: ranking candidate texts for a clip.
 
 A text's score is its cosine to u, as in `mnprobe.models.viclip.zero_shot`, taken in double precision and rounded to
-nine digits, so that batches and machines do not decide between texts that a model cannot tell apart; the first of
-equally good texts wins. The extractor's predictions, `mnprobe recognize` and the labels of `align --split success` all
-come from here.
+nine digits, so that results for texts that a model does not distinguish do not depend on batch or machine; the first of
+equally good texts is chosen. The extractor's predictions, `mnprobe recognize` and the labels of `align --split success`
+use this module.
 """
 
 from collections.abc import Sequence
@@ -39,11 +39,11 @@ __all__ = [
     "told_texts",
 ]
 
-_DIGITS = 9  # of a cosine: far above the rounding of double precision, far below that of float32 features
+_DIGITS = 9  # digits of a cosine: coarser than double precision, finer than float32 features
 _TEXTS_AT_ONCE = 64
 
 ALL_TASKS = "all tasks"
-"""In the column `task`: the mean over tasks, each counting alike (the "Avg." of the paper's Table 1)."""
+"""In the column `task`: the mean over tasks with equal weights ("Avg." in the paper's Table 1)."""
 
 ALL_EPISODES = "all episodes"
 """In the column `task`: the mean over episodes."""
@@ -56,15 +56,16 @@ COLUMNS = (
 )
 """The tidy table results/recognition.csv (the paper's Table 1): one row per model, step, source, partition and task.
 
-model, step: as in checkpoints/<model>/step_<step>; `training` what the checkpoint says it was trained in ("baseline",
-"joint", ...; empty where it says nothing); `trained` False for random weights; `zero_shot` True for weights that were
-trained, but not here: a published file, or step 0 of a training that began with one. source: "demos", "rollouts", ...;
-partition: "test", "all", or those asked for, joined with "+". task: the task, or ALL_TASKS (mean over tasks), or
+model, step: as in checkpoints/<model>/step_<step>; `training` is the name of the training recorded in the checkpoint
+("baseline", "joint", ...; empty if none); `trained` False for random weights; `zero_shot` True for weights that were
+trained, but not here: a published file, or step 0 of a training that started from one. source: "demos", "rollouts",
+...;
+partition: "test", "all", or the requested ones, joined with "+". task: the task, or ALL_TASKS (mean over tasks), or
 ALL_EPISODES (mean over episodes); each model and step has both. n: episodes; correct, correct5: those whose own
 instruction came first, or among the first five; top1, top5: shares in [0, 1] (of ALL_TASKS: means of the tasks'
 shares); ci_low, ci_high: 95 % interval of top1 (Wilson; for ALL_TASKS recovered from the tasks' own), top5_low,
-top5_high of top5; chance, chance5: what guessing gives, 1 and 5 of `candidates`. The rest tells apart what was measured
-on what: rows are kept when run again where `config_hash` is equal.
+top5_high of top5; chance, chance5: what guessing gives, 1 and 5 of `candidates`. The other columns identify the
+measurement: rows with equal `config_hash` are reused.
 """
 
 PREDICTION_COLUMNS = (
@@ -73,15 +74,15 @@ PREDICTION_COLUMNS = (
 )
 """The tidy table results/predictions.csv: one row per model, step, source and episode.
 
-`partition` is that of the episode; `correct` (1 or 0) is the understanding side's success at this checkpoint; `rank`
-the place of the episode's own instruction, 1 the best; `margin` its cosine less that of the best other instruction.
+`partition` is that of the episode; `correct` (1 or 0) is the understanding side's success at this checkpoint; `rank` is
+the rank of the episode's own instruction, 1 the best; `margin` its cosine minus that of the best other instruction.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Where N clips rank their own text among C: `best` (N,) the winning text's number, `rank` (N,) that of the own
-    text, from 1, `margin` (N,) the own text's cosine less the best other's (NaN for a single candidate)."""
+    """Ranking of the own text of N clips among C texts: `best` (N,) index of the best text, `rank` (N,) rank of the own
+    text, from 1, `margin` (N,) cosine of the own text minus the best other one (NaN for a single candidate)."""
 
     best: NDArray[np.int64]
     rank: NDArray[np.int64]
@@ -89,15 +90,15 @@ class Ranking:
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """(N,) whether the own text won."""
+        """(N,) whether the own text is the best."""
         found: NDArray[np.bool_] = self.rank == 1
         return found
 
 
 def plain_text(text: str) -> str:
-    """The key of a text, without case, spare blanks and Unicode form: texts of equal keys are one candidate.
+    """Normalise case, blanks and Unicode form of a text: texts with equal results are one candidate.
 
-    It is `mnprobe.core.labels.same_text`, by which `align` groups instructions too.
+    It is `mnprobe.core.labels.same_text`, which `align` also uses to group instructions.
 
     >>> plain_text(" Close the red jar")
     'close the red jar'
@@ -111,14 +112,14 @@ def distinct_texts(texts: Sequence[str]) -> tuple[str, ...]:
     >>> distinct_texts(["turn left tap", "close jar", "Close jar", "turn left tap"])
     ('Close jar', 'turn left tap')
     """
-    found: dict[str, str] = {}
+    first: dict[str, str] = {}
     for text in sorted(set(texts)):
-        found.setdefault(plain_text(text), text)
-    return tuple(found.values())
+        first.setdefault(plain_text(text), text)
+    return tuple(first.values())
 
 
 def own_numbers(instructions: Sequence[str], candidates: Sequence[str]) -> list[int | None]:
-    """For each instruction the number of the candidate that it is (see `plain_text`); None where it is none.
+    """Return the candidate index of each instruction (see `plain_text`); None if it is not a candidate.
 
     >>> own_numbers(["Open it", "shut it"], ["open it"])
     [0, None]
@@ -128,24 +129,24 @@ def own_numbers(instructions: Sequence[str], candidates: Sequence[str]) -> list[
 
 
 def reads_text(model: ViCLIP) -> bool:
-    """Whether the model's text side knows CLIP's vocabulary, without which it recognises nothing."""
+    """Whether the model's text encoder has CLIP's vocabulary, which recognition requires."""
     return model.config.vocabulary > END
 
 
 def same_tokens(texts: Sequence[str], context: int) -> list[tuple[str, str]]:
-    """Pairs of different texts that become the same tokens, as when both are longer than `context`: the model sees one.
+    """Find pairs of different texts with equal tokens, for example if both are longer than `context`.
 
     >>> same_tokens(["a cup", "A cup", "a bowl"], 32)
     [('a cup', 'A cup')]
     """
     first = alike_texts(texts, context)
     return [
-        (texts[number], text) for place, (number, text) in enumerate(zip(first, texts, strict=True)) if number < place
+        (texts[number], text) for index, (number, text) in enumerate(zip(first, texts, strict=True)) if number < index
     ]
 
 
 def alike_texts(texts: Sequence[str], context: int) -> list[int]:
-    """For each text the number of the first one that becomes the same tokens: texts of one number are one to the model.
+    """Return, for each text, the index of the first text with equal tokens, which the model cannot distinguish.
 
     >>> alike_texts(["a cup", "a bowl", "A cup"], 32)
     [0, 1, 0]
@@ -154,11 +155,11 @@ def alike_texts(texts: Sequence[str], context: int) -> list[int]:
         return []
     first: dict[tuple[int, ...], int] = {}
     ids = _tokenizer(context).tokenize(texts).tolist()
-    return [first.setdefault(tuple(row), place) for place, row in enumerate(ids)]
+    return [first.setdefault(tuple(row), index) for index, row in enumerate(ids)]
 
 
 def told_texts(texts: Sequence[str], context: int) -> list[str]:
-    """A sentence for each pair of `same_tokens`, for people."""
+    """Messages for the pairs of `same_tokens`."""
     return [
         f"{one!r} and {other!r} are one text to this model, which reads only the beginning"
         for one, other in same_tokens(texts, context)
@@ -167,9 +168,9 @@ def told_texts(texts: Sequence[str], context: int) -> list[str]:
 
 @torch.inference_mode()
 def encode_texts(model: ViCLIP, texts: Sequence[str], *, precision: str = "float32") -> NDArray[np.float32]:
-    """Text features (C, E), not normalised, on the model's device and back.
+    """Encode texts to features (C, E), not normalised, on the model's device.
 
-    Raises ConfigError when there are no texts, two are equal, or the text side does not know CLIP's vocabulary.
+    Raises ConfigError when there are no texts, two are equal, or the text encoder lacks CLIP's vocabulary.
     """
     if not texts:
         raise ConfigError("recognition needs at least one candidate text, got none")
@@ -184,12 +185,12 @@ def encode_texts(model: ViCLIP, texts: Sequence[str], *, precision: str = "float
     ids = _tokenizer(model.config.text_context).tokenize(texts)
     with autocast(str(device), precision):
         parts = [model.encode_text(part.to(device)) for part in torch.split(ids, _TEXTS_AT_ONCE)]
-    found: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
-    return found
+    features: NDArray[np.float32] = torch.cat(parts).float().cpu().numpy()
+    return features
 
 
 def best_texts(u: NDArray[Any], texts: NDArray[Any]) -> NDArray[np.int64]:
-    """Number of the text that each clip is taken for: `u` (N, E), `texts` (C, E) -> (N,).
+    """Return the index of the best text of each clip: `u` (N, E), `texts` (C, E) -> (N,).
 
     >>> best_texts(np.eye(2), np.array([[0.0, 2.0], [1.0, 0.1]])).tolist()
     [1, 0]
@@ -199,7 +200,7 @@ def best_texts(u: NDArray[Any], texts: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def rank_texts(u: NDArray[Any], texts: NDArray[Any], own: NDArray[np.int64]) -> Ranking:
-    """Rank the texts for each clip, `own` (N,) being the number of its own text.
+    """Rank the texts for each clip; `own` (N,) is the index of its own text.
 
     >>> rank_texts(np.eye(2), np.array([[0.0, 2.0], [1.0, 0.0]]), np.array([1, 1])).rank.tolist()
     [1, 2]
@@ -218,7 +219,7 @@ def rank_texts(u: NDArray[Any], texts: NDArray[Any], own: NDArray[np.int64]) -> 
 
 @cache
 def _tokenizer(context: int) -> Tokenizer:
-    """Reading the vocabulary takes longer than all the texts of a dataset."""
+    """Cached, because reading the vocabulary is slower than encoding all texts of a dataset."""
     return Tokenizer(context)
 
 

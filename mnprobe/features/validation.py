@@ -34,13 +34,13 @@ _TEXTS = (
     *("schema", "model", "side", "source", "checkpoint_sha256", "model_config", "data_fingerprint"),
     *("mnprobe_version", "torch_version", "created", "provenance", "digest"),
 )
-_OPTIONAL = ("training",)  # texts that older stores do not have; '' then
+_OPTIONAL = ("training",)  # texts that older stores lack; '' then
 _FLETCHER32 = 3  # HDF5's number of this filter
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerContents:
-    """A layer as found: the open values dataset, and the small arrays in memory."""
+    """A layer in a file: the open values dataset, and the small arrays in memory."""
 
     values: Any
     offsets: Array
@@ -49,7 +49,7 @@ class LayerContents:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """A store as found, its file open."""
+    """Contents of a store, with its file open."""
 
     file: Any
     attributes: dict[str, Any]
@@ -58,7 +58,7 @@ class Contents:
 
 
 def read_contents(path: Path) -> Contents:
-    """Open `path` and check it; the file stays open on success and is closed on FeatureError."""
+    """Open and validate `path`; the file stays open on success and is closed on FeatureError."""
     file = _open(path)
     try:
         return _Reader(file, str(path)).read()
@@ -82,13 +82,13 @@ def _open(path: Path) -> Any:
     if start != MAGIC:
         raise FeatureError(f"{path}: not an HDF5 file (it begins with {start!r}), so not a feature store")
     try:
-        return h5py.File(path, "r", locking=False)  # whole files never change, so readers need no lock
+        return h5py.File(path, "r", locking=False)  # finished files never change, so readers need no lock
     except (OSError, RuntimeError) as error:
         raise FeatureError(f"{path}: an HDF5 file, but truncated or damaged ({error}); extract it again") from error
 
 
 class _Reader:
-    """Reads one store, place by place."""
+    """Reader that validates one store, item by item."""
 
     def __init__(self, file: Any, path: str) -> None:
         self.file = file
@@ -119,22 +119,24 @@ class _Reader:
                 f"{self.path}: schema {schema!r}; this version of mnprobe reads {SCHEMA!r} and {SCHEMA_WITH_COLUMNS!r}"
             )
         present = [name for name in _OPTIONAL if name in self.file.attrs]
-        found = {name: self._attribute(name) for name in (*_TEXTS, "step", "trained", *present)}
-        extra = set(self.file.attrs) - set(found)
+        attributes = {name: self._attribute(name) for name in (*_TEXTS, "step", "trained", *present)}
+        extra = set(self.file.attrs) - set(attributes)
         if extra:
             raise FeatureError(f"{self.path}: unknown attributes {', '.join(sorted(extra))}")
-        if found["side"] not in SIDES:
-            raise FeatureError(f"{self.path}: attribute side must be {' or '.join(SIDES)}, found {found['side']!r}")
-        if found["step"] < 0:
-            raise FeatureError(f"{self.path}: attribute step must be >= 0, found {found['step']}")
+        if attributes["side"] not in SIDES:
+            raise FeatureError(
+                f"{self.path}: attribute side must be {' or '.join(SIDES)}, found {attributes['side']!r}"
+            )
+        if attributes["step"] < 0:
+            raise FeatureError(f"{self.path}: attribute step must be >= 0, found {attributes['step']}")
         for name in ("model_config", "provenance"):
             try:
-                good = isinstance(json.loads(found[name]), dict)
+                good = isinstance(json.loads(attributes[name]), dict)
             except ValueError:
                 good = False
             if not good:
-                raise FeatureError(f"{self.path}: attribute {name} is not a JSON object: {found[name][:60]!r}")
-        return found
+                raise FeatureError(f"{self.path}: attribute {name} is not a JSON object: {attributes[name][:60]!r}")
+        return attributes
 
     def _attribute(self, name: str) -> Any:
         if name not in self.file.attrs:
@@ -151,43 +153,43 @@ class _Reader:
             return str(decode_text(np.array([value]), where=f"{self.path}: attribute {name}")[0])
         return bool(value) if kind == "b" else int(value)
 
-    def _group(self, place: str) -> Any:
-        found = self._own(self.file, place)
-        if not isinstance(found, h5py.Group):
-            raise FeatureError(f"{self.path}:/{place}: must be a group, found a dataset")
-        return found
+    def _group(self, path: str) -> Any:
+        group = self._own(self.file, path)
+        if not isinstance(group, h5py.Group):
+            raise FeatureError(f"{self.path}:/{path}: must be a group, found a dataset")
+        return group
 
     def _own(self, group: Any, name: str) -> Any:
-        """A member that lies in this very file: links to elsewhere are refused before they are followed."""
-        place = f"{group.name.rstrip('/')}/{name}"
+        """Return a member stored in this file; external links raise before they are followed."""
+        path = f"{group.name.rstrip('/')}/{name}"
         link = group.get(name, getlink=True)
         if link is None:
-            raise FeatureError(f"{self.path}:{place}: missing")
+            raise FeatureError(f"{self.path}:{path}: missing")
         if not isinstance(link, h5py.HardLink):
-            raise FeatureError(f"{self.path}:{place}: a link to another place, which a feature store may not hold")
+            raise FeatureError(f"{self.path}:{path}: a link to another place, which a feature store may not hold")
         return group[name]
 
-    def _members(self, group: Any, place: str, needed: set[str], optional: set[str]) -> None:
-        found = set(group)
-        if needed - found:
-            raise FeatureError(f"{self.path}:{place}: missing {', '.join(sorted(needed - found))}")
-        if found - needed - optional:
-            raise FeatureError(f"{self.path}:{place}: unexpected {', '.join(sorted(found - needed - optional))}")
+    def _members(self, group: Any, path: str, needed: set[str], optional: set[str]) -> None:
+        members = set(group)
+        if needed - members:
+            raise FeatureError(f"{self.path}:{path}: missing {', '.join(sorted(needed - members))}")
+        if members - needed - optional:
+            raise FeatureError(f"{self.path}:{path}: unexpected {', '.join(sorted(members - needed - optional))}")
 
     def _dataset(self, group: Any, name: str, *, small: bool, dims: int) -> Any:
-        found = self._own(group, name)
-        place = f"{self.path}:{group.name}/{name}"
-        if not isinstance(found, h5py.Dataset):
-            raise FeatureError(f"{place}: must be a dataset")
-        if found.is_virtual or found.external:
-            raise FeatureError(f"{place}: its data lie outside this file, which a feature store may not do")
-        if found.shape is None or len(found.shape) != dims:
-            raise FeatureError(f"{place}: must have {dims} dimension(s), has shape {found.shape}")
-        if found.dtype.hasobject:
-            raise FeatureError(f"{place}: holds entries of variable length or references; must be of fixed length")
-        if small and (found.chunks is not None or found.id.get_storage_size() != found.nbytes):
-            raise FeatureError(f"{place}: must be stored in one plain piece")
-        return found
+        dataset = self._own(group, name)
+        where = f"{self.path}:{group.name}/{name}"
+        if not isinstance(dataset, h5py.Dataset):
+            raise FeatureError(f"{where}: must be a dataset")
+        if dataset.is_virtual or dataset.external:
+            raise FeatureError(f"{where}: its data lie outside this file, which a feature store may not do")
+        if dataset.shape is None or len(dataset.shape) != dims:
+            raise FeatureError(f"{where}: must have {dims} dimension(s), has shape {dataset.shape}")
+        if dataset.dtype.hasobject:
+            raise FeatureError(f"{where}: holds entries of variable length or references; must be of fixed length")
+        if small and (dataset.chunks is not None or dataset.id.get_storage_size() != dataset.nbytes):
+            raise FeatureError(f"{where}: must be stored in one plain piece")
+        return dataset
 
     def _episodes(self, group: Any, *, extra: bool) -> Columns:
         optional = {"prediction"}
@@ -217,7 +219,7 @@ class _Reader:
         return columns
 
     def _own_columns(self, episodes: Any) -> Columns:
-        """The columns that the user added."""
+        """Return the columns added by the user."""
         group = self._own(episodes, "extra")
         if not isinstance(group, h5py.Group):
             raise FeatureError(f"{self.path}:/episodes/extra: must be a group, found a dataset")
@@ -242,17 +244,17 @@ class _Reader:
         return {check_layer_name(name): self._layer(name, episodes) for name in group}
 
     def _layer(self, name: str, episodes: int) -> LayerContents:
-        place = f"layers/{name}"
+        path = f"layers/{name}"
         if not isinstance(self._own(self.file["layers"], name), h5py.Group):
-            raise FeatureError(f"{self.path}:/{place}: must be a group")
-        group = self.file[place]
-        self._members(group, f"/{place}", {"values", "offsets"}, {"keyframe"})
+            raise FeatureError(f"{self.path}:/{path}: must be a group")
+        group = self.file[path]
+        self._members(group, f"/{path}", {"values", "offsets"}, {"keyframe"})
         values = self._values(group)
         offsets = self._small(group, "offsets", "<i8", episodes + 1)
         rows = values.shape[0]
         if offsets[0] != 0 or offsets[-1] != rows or (np.diff(offsets) < 0).any():
             raise FeatureError(
-                f"{self.path}:/{place}/offsets: must rise from 0 to {rows} (the rows of values), "
+                f"{self.path}:/{path}/offsets: must rise from 0 to {rows} (the rows of values), "
                 f"found {offsets[0]} to {offsets[-1]}"
             )
         keyframe = self._small(group, "keyframe", "<i4", rows) if "keyframe" in group else None
@@ -260,26 +262,26 @@ class _Reader:
 
     def _small(self, group: Any, name: str, dtype: str, length: int) -> Array:
         dataset = self._dataset(group, name, small=True, dims=1)
-        place = f"{self.path}:{group.name}/{name}"
+        where = f"{self.path}:{group.name}/{name}"
         if dataset.dtype != np.dtype(dtype):
-            raise FeatureError(f"{place}: must be {np.dtype(dtype).name}, found {dataset.dtype}")
+            raise FeatureError(f"{where}: must be {np.dtype(dtype).name}, found {dataset.dtype}")
         if dataset.shape[0] != length:
-            raise FeatureError(f"{place}: must have {length} entries, found {dataset.shape[0]}")
+            raise FeatureError(f"{where}: must have {length} entries, found {dataset.shape[0]}")
         self.small[f"{group.name.lstrip('/')}/{name}"] = dataset[...]
         return self.small[f"{group.name.lstrip('/')}/{name}"]
 
     def _values(self, group: Any) -> Any:
         values = self._dataset(group, "values", small=False, dims=2)
-        place = f"{self.path}:{group.name}/values"
+        where = f"{self.path}:{group.name}/values"
         if values.dtype.name not in DTYPES or values.shape[1] < 1:
-            raise FeatureError(f"{place}: must be (M, D) {' or '.join(DTYPES)}, found {values.dtype} {values.shape}")
+            raise FeatureError(f"{where}: must be (M, D) {' or '.join(DTYPES)}, found {values.dtype} {values.shape}")
         plan = values.id.get_create_plist()
         filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
         if values.chunks is None or filters != [_FLETCHER32]:
-            raise FeatureError(f"{place}: must be chunked with fletcher32 checksums and no other filter")
+            raise FeatureError(f"{where}: must be chunked with fletcher32 checksums and no other filter")
         wanted = int(np.prod([-(-size // chunk) for size, chunk in zip(values.shape, values.chunks, strict=True)]))
         if values.id.get_num_chunks() != wanted:
             raise FeatureError(
-                f"{place}: {values.id.get_num_chunks()} of {wanted} blocks are there; values are missing"
+                f"{where}: {values.id.get_num_chunks()} of {wanted} blocks are there; values are missing"
             )
         return values

@@ -1,4 +1,4 @@
-"""Writing a feature store: by blocks as they come, whole or not at all."""
+"""Atomic, streaming writer of feature stores."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -30,15 +30,16 @@ from mnprobe.features.schema import (
 __all__ = ["FeatureWriter", "write_features"]
 
 Array = np.ndarray[Any, Any]
-_SPARE_ROOM = 16 * 2**20  # bytes that must stay free: more than HDF5 holds back until it closes a file
+_SPARE_ROOM = 16 * 2**20  # bytes that must stay free: more than HDF5 buffers until it closes a file
 
 
 class FeatureWriter:
-    """Writes one store through a temporary file that is renamed to `path` when the `with` block ends well.
+    """Write one store to a temporary file that is renamed to `path` when the `with` block succeeds.
 
     `episodes` is a DataFrame or a mapping of columns (at least `id`; see `make_columns`). Values go to disk in chunks
-    of 256 rows as they are appended, so a store may be larger than memory. On leaving, every layer must have as many
-    episodes as the table; an exception inside the block, a full disk, or a killed process, leaves the old file or none.
+    of 256 rows as they are appended, so a store may be larger than memory. At the end every layer must have as many
+    episodes as the table; after an exception inside the block, a full disk or a killed process, the old file (or none)
+    remains.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "u.h5"
@@ -81,7 +82,7 @@ class FeatureWriter:
     ) -> None:
         """Add rows (m, D) for the next episodes of `layer`, as a numpy array, a torch tensor or a DataFrame.
 
-        `lengths` says how many rows each of these episodes has and sums to m (default: one row each). `keyframe` (m,)
+        `lengths` is the number of rows of each of these episodes and sums to m (default: one row each). `keyframe` (m,)
         is given for all blocks of a layer or for none. Raises FeatureError for wrong shapes and non-finite values,
         also for values too large for float16.
         """
@@ -90,7 +91,7 @@ class FeatureWriter:
         self._layers[layer].append(values, lengths, keyframe)
 
     def add_column(self, name: str, values: Sequence[Any]) -> None:
-        """Add a column of the table of episodes that was not known at the start, such as `prediction`."""
+        """Add an episode column that is known only at the end, such as `prediction`."""
         self._columns = self._table(self._columns | {name: values})
 
     def _table(self, episodes: Any) -> Columns:
@@ -129,18 +130,18 @@ def write_features(
     dtype: str = "float32",
     **header: Any,
 ) -> Path:
-    """Write a whole feature store at once, from arrays of any origin; returns its path.
+    """Write a complete feature store from arrays of any origin; return its path.
 
     Args:
-        path: the HDF5 file to make.
+        path: the HDF5 file to write.
         layers: name -> array (N, D) with one row per episode, array (N, T, D) with T tokens each, or a sequence of N
-            arrays (m_i, D) with m_i tokens each. Arrays are of any make: numpy, torch, DataFrames, nested lists.
+            arrays (m_i, D) with m_i tokens each. Arrays may be numpy, torch, DataFrames or nested lists.
         episodes: DataFrame or mapping of columns with at least `id`; see `make_columns` for the rest.
-        keyframes: name -> the keyframe of each token, (N,) or N arrays (m_i,), for layers that have it.
+        keyframes: name -> the keyframe of each token, (N,) or N arrays (m_i,), for layers with keyframes.
         dtype: "float32" or "float16".
         header: fields of `Header`: model, side, source, step, trained, ...
     Raises:
-        FeatureError: for whatever does not fit together, naming layer and row.
+        FeatureError: for inconsistent input, naming layer and row.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "e.h5"
@@ -155,24 +156,24 @@ def write_features(
         raise FeatureError(f"{path}: keyframes for layers that are not there: {sorted(set(marks) - set(layers))}")
     with FeatureWriter(path, Header(**header), episodes, dtype=dtype) as writer:
         for name, values in layers.items():
-            place = f"{path}:/layers/{name}"
+            where = f"{path}:/layers/{name}"
             mark = marks.get(name)
-            pieces = _by_episode(values, place)
+            pieces = _by_episode(values, where)
             if isinstance(pieces, np.ndarray):
-                writer.append(name, pieces, keyframe=None if mark is None else _array(mark, f"{place}/keyframe"))
+                writer.append(name, pieces, keyframe=None if mark is None else _array(mark, f"{where}/keyframe"))
                 continue
             shapes = {piece.shape[1:] for piece in pieces}
             if len(shapes) != 1 or len(next(iter(shapes))) != 1:
-                raise FeatureError(f"{place}: tokens of every episode must be (m, D), got {sorted(shapes)}")
+                raise FeatureError(f"{where}: tokens of every episode must be (m, D), got {sorted(shapes)}")
             joined = None
             if mark is not None:
-                joined = np.concatenate([_array(piece, f"{place}/keyframe[{i}]") for i, piece in enumerate(mark)])
+                joined = np.concatenate([_array(piece, f"{where}/keyframe[{i}]") for i, piece in enumerate(mark)])
             writer.append(name, np.concatenate(pieces), lengths=[len(piece) for piece in pieces], keyframe=joined)
     return path
 
 
 class _LayerWriter:
-    """One layer on its way to disk: collects rows to whole chunks, remembers lengths and keyframes."""
+    """Writer of one layer: buffers rows to complete chunks, and collects lengths and keyframes."""
 
     def __init__(self, file: h5py.File, name: str, dtype: np.dtype[Any], path: Path) -> None:
         self._file = file
@@ -208,7 +209,7 @@ class _LayerWriter:
         self._push(block)
 
     def finish(self, episodes: int) -> dict[str, Array]:
-        """Write what is left; return offsets and keyframe."""
+        """Flush the buffer; return offsets and keyframe."""
         lengths = np.concatenate(self._lengths)
         if len(lengths) != episodes:
             raise FeatureError(f"{self._where}: holds {len(lengths)} episodes, the table of episodes {episodes}")
@@ -222,7 +223,7 @@ class _LayerWriter:
         return offsets | ({"keyframe": np.concatenate(self._keyframes)} if self._marked else {})
 
     def description(self) -> Array:
-        """What the digest says about the values: type and shape (their bytes have fletcher32)."""
+        """Entry of the values in the digest: type and shape (their bytes have fletcher32)."""
         return describe_values(self._values)
 
     def _check(self, values: Array) -> Array:
@@ -275,36 +276,36 @@ class _LayerWriter:
 
 
 def _type_name(dtype: Any) -> Any:
-    """ "float32" for `np.float32`, `np.dtype("f4")` and `torch.float32`; what is no type stays as it is."""
+    """ "float32" for `np.float32`, `np.dtype("f4")` and `torch.float32`; other values are returned unchanged."""
     try:
         return np.dtype(str(dtype).removeprefix("torch.") if str(dtype).startswith("torch.") else dtype).name
     except TypeError:
         return dtype
 
 
-def _by_episode(values: Any, place: str) -> Array | list[Array]:
+def _by_episode(values: Any, where: str) -> Array | list[Array]:
     """One array with a row per episode, or the tokens (m, D) of each episode."""
     if isinstance(values, list | tuple):
-        pieces = [_array(piece, f"{place}[{i}]") for i, piece in enumerate(values)]
+        pieces = [_array(piece, f"{where}[{i}]") for i, piece in enumerate(values)]
         is_nested = bool(pieces) and all(piece.ndim == 1 for piece in pieces)
-        return _array(values, place) if is_nested else pieces
-    array = _array(values, place)
+        return _array(values, where) if is_nested else pieces
+    array = _array(values, where)
     return list(array) if array.ndim == 3 else array
 
 
-def _array(values: Any, place: str) -> Array:
-    return values if type(values) is np.ndarray else as_array(values, place)
+def _array(values: Any, where: str) -> Array:
+    return values if type(values) is np.ndarray else as_array(values, where)
 
 
-def _whole_numbers(values: Any, place: str) -> Array:
-    array = as_array(values, place)
+def _whole_numbers(values: Any, where: str) -> Array:
+    array = as_array(values, where)
     if array.dtype.kind not in "iu" and not np.array_equal(array, np.floor(array)):
-        raise FeatureError(f"{place}: must be whole numbers, got {array.reshape(-1)[:8].tolist()}")
+        raise FeatureError(f"{where}: must be whole numbers, got {array.reshape(-1)[:8].tolist()}")
     return array.astype(np.int64)
 
 
 def beyond_type(values: Array, dtype: np.dtype[Any] | str) -> str:
-    """The words for finite values too large for the type they are to be stored in, with the way out.
+    """Describe finite values that are too large for the stored type, with the remedy.
 
     >>> beyond_type(np.array([1.0, -1e5]), "float16")
     "holds -100000, which is beyond float16; take --dtype float32 (dtype='float32')"
@@ -325,7 +326,9 @@ def describe_values(values: Any) -> Array:
 
 
 def _write_attribute(file: h5py.File, key: str, value: str | int | bool) -> None:
-    if isinstance(value, str):  # of fixed length: text of variable length would lie in an unguarded part of the file
+    if isinstance(
+        value, str
+    ):  # fixed length: variable-length text would be stored in a part of the file without checksum
         encoded = value.encode("utf-8")
         dtype = h5py.string_dtype("utf-8", max(1, len(encoded)))
         file.attrs.create(key, np.array(encoded, dtype=dtype), dtype=dtype)

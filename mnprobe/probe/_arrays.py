@@ -1,4 +1,4 @@
-"""Inside helpers: features as checked tensors, directions of rows at any scale, devices, a fixed number of threads."""
+"""Private helpers: features as tensors, normalised rows, devices, threads."""
 
 import math
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The blocked products behind retrieval: items sorted by group, so that a group's pairs are one rectangle."""
+"""Blocked matrix products for retrieval, with items sorted by group."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The episodes that are probed: ids, labels, partitions and outcomes, one row per episode of both sides."""
+"""Items of a probe: ids, labels, partitions and outcomes, one row per episode."""
 
 from collections import Counter
 from dataclasses import dataclass, fields

@@ -1,4 +1,4 @@
-"""The settings behind a table of alignment, kept in run.toml so that each of its numbers can be measured again."""
+"""Settings of an alignment table, recorded in run.toml for repetition."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What is held out: new episodes of known instructions, new instructions, or new tasks (DESIGN 6)."""
+"""Train and test splits: held-out episodes, instructions or tasks (DESIGN 6)."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args

@@ -1,4 +1,4 @@
-"""Intervals from leaving out one instruction at a time: episodes of one instruction are not independent."""
+"""Jackknife intervals that leave out one instruction at a time."""
 
 import math
 from typing import NamedTuple

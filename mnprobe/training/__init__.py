@@ -1,4 +1,4 @@
-"""Joint training: L = L_AU + lambda_EE L_EE + lambda_align L_align, with the very heads and loss of the probe."""
+"""Joint training: L = L_AU + lambda_EE L_EE + lambda_align L_align."""
 
 from mnprobe.training.config import PRESETS, SOURCES, TrainConfig, preset
 from mnprobe.training.dataset import Language, TrainingInputs, prepare_inputs

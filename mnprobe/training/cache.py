@@ -25,7 +25,7 @@ Arrays = Mapping[str, NDArray[Any]]
 """Arrays by name, one row per item on their first axis."""
 
 Rows = tuple[str, Mapping[str, Arrays]]
-"""Whose rows these are (for errors), and by kind some rows of every array of it."""
+"""The owner of the rows (for errors), and by kind some rows of each of its arrays."""
 
 _SCHEMA = "mnprobe.arrays/1"
 _MANIFEST = "manifest.json"
@@ -38,23 +38,23 @@ def kept_arrays(
     *,
     note: Callable[[str], None] | None = None,
 ) -> dict[str, Arrays]:
-    """Arrays of some kinds, each kind from `cache/<kind>-<hash of its key>/`; `make` makes those that are not there.
+    """Load arrays of several kinds from the cache `cache/<kind>-<hash of its key>/`; `make` computes missing ones.
 
-    They are opened as memory maps for reading. Rows go to disk as they come, into a folder of another name, which is
-    renamed when all of them are written and synced: a killed process leaves nothing that is taken for whole. Processes
-    that ask for the same arrays at the same time wait for the first one. Arrays whose sizes are not those that were
-    written are made again.
+    Arrays are opened as read-only memory maps. Writes are atomic: rows are written to a temporary folder as they are
+    produced, and the folder is renamed after all rows are synced to disk, so an interrupted process leaves no
+    incomplete cache entry. Concurrent processes that request the same arrays wait for the first one. Arrays whose sizes
+    differ from the recorded ones are computed again.
 
     Args:
-        cache: folder of any number of such arrays.
-        wanted: by kind (one word) the key: everything that its arrays depend on, as JSON values.
-        make: given the kinds that are missing, yields their rows; every piece of a kind has the same names, types and
-            sizes of a row.
-        note: told in a sentence what a person may want to know.
+        cache: folder of cached arrays.
+        wanted: the key of each kind (one word): everything its arrays depend on, as JSON values.
+        make: called with the missing kinds, yields their rows; all pieces of a kind have the same names, types and row
+            shapes.
+        note: called with messages for the user.
 
     Raises:
-        DataError: rows of unequal sizes (the message names whose), or none at all.
-        OSError: the disk is full, or nothing can be written there.
+        DataError: rows of unequal sizes (the message names the owner), or no rows.
+        OSError: the disk is full, or the folder is not writable.
     """
     keys = {kind: {"schema": _SCHEMA, "kind": kind, **key} for kind, key in wanted.items()}
     folders = {kind: cache / f"{kind}-{config_hash(key)}" for kind, key in keys.items()}
@@ -63,13 +63,13 @@ def kept_arrays(
         arrays = {kind: _read(folder, keys[kind]) for kind, folder in folders.items()}
         return {kind: there for kind, there in arrays.items() if there is not None}
 
-    missing = sorted(set(wanted).difference(found()))  # sorted, so that no two processes wait for each other
+    missing = sorted(set(wanted).difference(found()))  # sorted, to avoid a deadlock between processes
     if missing:
         cache.mkdir(parents=True, exist_ok=True)
         with ExitStack() as held:
             for kind in missing:
                 held.enter_context(_alone(folders[kind], note))
-            if still := sorted(set(wanted).difference(found())):  # and not made by another process meanwhile
+            if still := sorted(set(wanted).difference(found())):  # and not written by another process in the meantime
                 _make({kind: folders[kind] for kind in still}, keys, make, note)
     arrays = found()
     if lost := sorted(set(wanted).difference(arrays)):
@@ -125,13 +125,13 @@ def _read(folder: Path, key: Mapping[str, Any]) -> dict[str, NDArray[Any]] | Non
 
 
 def _file_of(name: str) -> str:
-    if not name.isidentifier():  # so that no name leads out of the folder
+    if not name.isidentifier():  # no name may point outside the folder
         raise ValueError(f"an array is named by an identifier, got {name!r}")
     return f"{name}.npy"
 
 
 def _alone(folder: Path, note: Callable[[str], None] | None) -> AbstractContextManager[None]:
-    """Hold the right to make `folder`, waiting for a process that does; the death of that process ends the wait."""
+    """Lock `folder` for writing; wait while another process holds the lock. The lock is freed when its process ends."""
 
     def waiting(who: str) -> None:
         if note:
@@ -145,7 +145,7 @@ def _part_of(folder: Path) -> Path:
 
 
 def _publish(part: Path, folder: Path) -> None:
-    """Give `part` its final name; a damaged folder of that name makes way."""
+    """Rename `part` to its final name; an existing damaged folder is removed first."""
     if folder.exists():
         away = _part_of(folder)
         folder.rename(away)
@@ -180,7 +180,7 @@ def _write(parts: Mapping[str, Path], keys: Mapping[str, Mapping[str, Any]], pie
 
 
 class _Column:
-    """A .npy file that grows by rows; its header, of constant length, is written anew at the end."""
+    """A .npy file to which rows are appended; its header, of fixed length, is rewritten at the end."""
 
     def __init__(self, path: Path, like: NDArray[Any]) -> None:
         self._path = path
@@ -235,6 +235,6 @@ class _Column:
         try:
             self._file.write(content)
         except OSError as error:
-            if error.filename is None:  # a full disk does not say which
+            if error.filename is None:  # the error of a full disk does not name the file
                 raise OSError(error.errno, os.strerror(error.errno or 0), str(self._path)) from error
             raise

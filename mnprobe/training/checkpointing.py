@@ -44,16 +44,16 @@ _RESULT_NAME = "result.json"
 
 @dataclass(kw_only=True)
 class TrainState:
-    """What a training needs to go on, beside its configuration: no random state is among it.
+    """State from which a training resumes; it needs no random state (see `derived_seed`).
 
     Attributes:
-        update: updates done.
-        model: weights of all parts, by the names of the joint model.
+        update: number of finished updates.
+        model: weights of all parts, under the names of the joint model.
         optimisers: by optimiser, its `state_dict`.
-        own_updates: by part ("viclip", "arp", "heads"), the steps that its optimiser made.
-        window: sums and counts of the losses since the last row of the table.
-        latest: the last means that went into the table, by name.
-        seconds: time spent in updates, and in waiting for data, over all processes that worked on it one after another.
+        own_updates: number of optimiser steps of each part ("viclip", "arp", "heads").
+        window: sums and counts of the losses since the last logged row.
+        latest: the last logged means, by name.
+        seconds: time spent in updates and in waiting for data, summed over all resumptions.
     """
 
     update: int
@@ -90,7 +90,7 @@ def save_state(job: JobRecord, state: TrainState) -> None:
 
 
 def drop_state(folder: Path) -> None:
-    """Remove the state of a finished training, which is the larger part of its folder."""
+    """Remove the state of a finished training; it takes most of the space in the folder."""
     (folder / STATE_NAME).unlink(missing_ok=True)
 
 
@@ -116,7 +116,7 @@ def load_state(job: JobRecord, *, device: str) -> TrainState | None:
 
 
 def restore(state: TrainState, model: nn.Module, optimisers: Mapping[str, Optimizer], *, folder: Path) -> None:
-    """Put weights and optimiser states back.
+    """Restore weights and optimiser states.
 
     Raises CheckpointError when names or shapes do not fit.
     """
@@ -136,7 +136,7 @@ def _anew() -> str:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Keeper:
-    """Writes and checks the files of one training.
+    """Write and check the checkpoints and result files of one training.
 
     Attributes:
         run: the run they go into.
@@ -154,29 +154,29 @@ class Keeper:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The models that checkpoints are written of."""
+        """Models of which checkpoints are written."""
         model = self.start.model
         return tuple(name for name, part in (("viclip", model.viclip), ("arp", model.arp)) if part is not None)
 
     def files(self, step: int) -> tuple[Path, ...]:
-        """The checkpoints of one step."""
+        """Checkpoint files of one step."""
         return tuple(self.run.checkpoint(f"{part}-{self.name}", step) for part in self.parts)
 
     def heads(self, step: int) -> Path:
-        """Where the trained heads of one step lie."""
+        """File of the trained heads of one step."""
         return self.folder / "heads" / f"{step_name(step)}.safetensors"
 
     def write(self, step: int, own_updates: Mapping[str, int], metrics: Mapping[str, float]) -> None:
-        """Write the checkpoints of `step`, each whole or not at all.
+        """Write the checkpoints of `step`, each file atomically.
 
-        Raises TrainingError when weights are not finite: such a file is never written.
+        Raises TrainingError, without writing, when weights are not finite.
         """
         viclip, arp, heads = self.start.model.viclip, self.start.model.arp, self.start.model.heads
         files = dict(zip(self.parts, self.files(step), strict=True))
         for part in self.parts:
             module = viclip if part == "viclip" else arp
             if module is not None:
-                self._refuse_broken(module.state_dict(), part, step)
+                self._check_finite(module.state_dict(), part, step)
         if viclip is not None:
             save_checkpoint(
                 files["viclip"],
@@ -209,8 +209,8 @@ class Keeper:
                     raise CheckpointError(f"{path}: is missing, but its training wrote it; {self._way_out()}")
                 self._check_digest(read_metadata(path).get("config_hash"), path)
 
-    def refuse_strangers(self) -> None:
-        """Raise ConfigError when there are checkpoints under this name although no training of it was begun."""
+    def check_no_foreign_checkpoints(self) -> None:
+        """Raise ConfigError when checkpoints exist under this name without a record of a training."""
         for part in self.parts:
             held = self.run.checkpoints(f"{part}-{self.name}")
             if held:
@@ -225,7 +225,7 @@ class Keeper:
         write_text(self.folder / _RESULT_NAME, json.dumps(content, indent=2, allow_nan=False))
 
     def finished(self) -> dict[str, Any] | None:
-        """What `finish` noted; None when the training is not finished."""
+        """Return the record of `finish`; None when the training is not finished."""
         path = self.folder / _RESULT_NAME
         if not path.is_file():
             return None
@@ -251,7 +251,7 @@ class Keeper:
             "updates": str(own_updates.get(part, 0)),
         }
 
-    def _refuse_broken(self, weights: Mapping[str, Tensor], part: str, step: int) -> None:
+    def _check_finite(self, weights: Mapping[str, Tensor], part: str, step: int) -> None:
         try:
             check_finite(weights, path=self.run.checkpoint(f"{part}-{self.name}", step))
         except CheckpointError as error:
@@ -266,9 +266,9 @@ class Keeper:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """The right to train into `folder`, made if needed; ends with the process, however it ends.
+    """Lock `folder` for training; it is created if needed, and the lock is freed when the process ends.
 
-    Raises ConfigError when another process has it.
+    Raises ConfigError when another process holds the lock.
     """
     with exclusive(
         folder / ".lock",

@@ -25,7 +25,7 @@ Sides = Literal["both", "understanding", "execution"]
 Augment = Literal["se3", "shift", "none"]
 Precision = Literal["float32", "bf16"]
 
-_REVISION = 1  # raise when a change of code changes what the same settings train
+_REVISION = 1  # increase when a change of code changes the result of the same settings
 
 _OF_VIDEO = (
     "viclip",
@@ -44,66 +44,67 @@ _OF_ALIGNMENT = ("align", "heads", "head_depth", "dim", "tau", "positives")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What is trained and how: L = L_AU + lambda_EE L_EE + lambda_align L_align (paper, equation 5).
+    """Configuration of a training: L = L_AU + lambda_EE L_EE + lambda_align L_align (paper, equation 5).
 
     An update is a step of the joint optimiser. Every update trains the policy; a share of them (`understanding_share`)
-    trains the video model and the alignment too. With one side alone the same updates are counted, so that a model
-    trained alone equals the one of a baseline (lambda_align 0) with the same seed, and steps of both pair up.
+    also trains the video model and the alignment. When one side is trained alone, updates are counted in the same way:
+    the model then equals that of a baseline (lambda_align 0) with the same seed, and steps correspond.
 
-    Raises: ConfigError where a value is impossible or two contradict each other.
+    Raises: ConfigError when a value is out of range or two values contradict each other.
     """
 
     viclip: str | ViCLIPConfig = "tiny"
-    """Size of the video model when it starts from scratch: tiny, b16, l14, or a configuration."""
+    """Size of the video model when trained from scratch: tiny, b16, l14, or a configuration."""
     arp: str | ARPConfig = "tiny"
-    """Size of the policy when it starts from scratch: tiny, arp, arp_plus, or a configuration."""
+    """Size of the policy when trained from scratch: tiny, arp, arp_plus, or a configuration."""
     sides: Sides = "both"
     updates: Whole = 300
     batch: Whole = 32
-    """Transitions (key pose to key pose) of an update, all processes together."""
+    """Transitions (key pose to key pose) per update, summed over processes."""
     clips: Whole | None = None
-    """Clips of an understanding update; as many as transitions when None. Pairs are made of the first ones; further
-    clips take part in L_AU alone."""
+    """Clips per understanding update; None means as many as transitions. The first clips form the pairs; further clips
+    are used in L_AU only."""
     understanding_share: Number = 0.2
     lambda_ee: Number = 1.0
     lambda_align: Number = 0.5
-    """0 is the baseline: both models trained side by side, on the same batches, without a word to each other."""
+    """Weight of the alignment loss; 0 is the baseline: the models share batches but no gradient."""
     pairing: GroupKind = "instruction"
-    """What a clip and a transition must share to be a positive pair."""
+    """Property that a clip and a transition share when they are a positive pair."""
     positives: Positives = "diagonal"
-    """What else in a batch counts as a positive; see `mnprobe.probe.info_nce`."""
+    """Treatment of further positives in a batch; see `mnprobe.probe.info_nce`."""
     tau: Number = 0.1
     heads: HeadKind = "linear"
     head_depth: Whole = 2
-    """Layers of an mlp head."""
+    """Number of layers of an mlp head."""
     dim: Whole = 1024
     """Width of the shared space."""
     temperature: Number = 0.05
-    """Of L_AU; fixed."""
+    """Temperature of L_AU; not trained."""
     text_share: Number = 0.05
-    """Learning rate of the text encoder over that of the video encoder."""
+    """Learning rate of the text encoder relative to that of the video encoder."""
     video: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(kind="adamw", lr=1e-5))
     policy: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(kind="adamw", lr=1e-3))
     align: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(kind="adam", lr=1e-4))
     """Optimiser of the two heads."""
     augment: Augment = "se3"
-    """se3: shift and turn the scene; shift: shift it only; none: leave it. The zoom centre and the rotation tokens that
-    are fed in are noisy in any case, as the policy's own configuration says."""
+    """Augmentation: se3 translates and rotates the scene; shift only translates it; none disables it. Noise on the zoom
+    centre and on the input rotation tokens is set by the policy's own configuration."""
     colour_noise: Truth = True
     camera: str = "front"
-    """Camera of the clips. The policy's cameras are in its own configuration."""
+    """Camera of the clips. The policy's configuration names its cameras."""
     frames_rule: FramesRule = "middle"
     clip_norm: Number | None = None
-    """Largest norm of each model's gradient (each by itself, so that a baseline couples nothing); None leaves it."""
+    """Maximum gradient norm, applied to each model separately (so a baseline couples nothing); None disables
+    clipping."""
     precision: Precision = "float32"
     recompute: Truth = False
-    """Whether the video encoder's blocks keep their inputs alone and compute the rest again in the backward pass: much
-    less memory, more time, the same numbers."""
+    """Activation checkpointing of the video encoder: blocks store only their inputs and recompute the rest in the
+    backward pass. Much less memory, more time, the same numbers."""
     checkpoints: Array = (0.0, 0.1, 0.25, 0.5, 1.0)
-    """Shares of the updates after which checkpoints are written, or a number: every so many updates. The first (step 0)
-    and the last are always written."""
+    """Shares of the updates at which checkpoints are written, or one number N: every N updates. The first (step 0) and
+    the last are always written."""
     language_seed: Whole = 0
-    """Seed of the policy's language encoder where no weights are given."""
+    """Seed of the policy's language encoder when no weights are given."""
     seed: Whole = 0
 
     def __post_init__(self) -> None:
@@ -128,38 +129,38 @@ class TrainConfig:
 
     @property
     def trains_viclip(self) -> bool:
-        """Whether the video model takes part."""
+        """Whether the video model is trained."""
         return self.sides != "execution"
 
     @property
     def trains_arp(self) -> bool:
-        """Whether the policy takes part."""
+        """Whether the policy is trained."""
         return self.sides != "understanding"
 
     @property
     def aligns(self) -> bool:
-        """Whether the alignment loss takes part."""
+        """Whether the alignment loss is computed."""
         return self.sides == "both" and self.lambda_align > 0
 
     @property
     def unused(self) -> tuple[str, ...]:
-        """Settings of what is not trained."""
+        """Reject settings of a side that is not trained."""
         unused: tuple[str, ...] = () if self.trains_viclip else _OF_VIDEO
         unused += () if self.trains_arp else _OF_POLICY
         return unused + (() if self.aligns else _OF_ALIGNMENT)
 
     @property
     def clips_drawn(self) -> int:
-        """Clips of an understanding update."""
+        """Clips per understanding update."""
         return self.batch if self.clips is None else self.clips
 
     @property
     def default_name(self) -> str:
-        """Name of the training where none is given: baseline, joint or alone."""
+        """Default name of the training: baseline, joint or alone."""
         return "alone" if self.sides != "both" else "joint" if self.aligns else "baseline"
 
     def understands(self, update: int) -> bool:
-        """Whether the update with this number (from 0) trains the video model: its share, evenly spread.
+        """Whether update number `update` (from 0) trains the video model; these are evenly spaced.
 
         >>> [update for update in range(10) if TrainConfig(understanding_share=0.2).understands(update)]
         [4, 9]
@@ -169,7 +170,7 @@ class TrainConfig:
         return _passed(update + 1, self.understanding_share) > _passed(update, self.understanding_share)
 
     def checkpoint_steps(self) -> tuple[int, ...]:
-        """The updates after which checkpoints are written, ascending.
+        """Updates at which checkpoints are written, ascending.
 
         >>> TrainConfig(updates=300).checkpoint_steps()
         (0, 30, 75, 150, 300)
@@ -183,17 +184,17 @@ class TrainConfig:
         return tuple(sorted(steps | {0, self.updates}))
 
     def viclip_config(self) -> ViCLIPConfig:
-        """The video model's sizes, presets looked up."""
-        found: ViCLIPConfig = getattr(ViCLIPConfig, self.viclip)() if isinstance(self.viclip, str) else self.viclip
-        return found
+        """Configuration of the video model, with presets resolved."""
+        config: ViCLIPConfig = getattr(ViCLIPConfig, self.viclip)() if isinstance(self.viclip, str) else self.viclip
+        return config
 
     def arp_config(self) -> ARPConfig:
-        """The policy's sizes, presets looked up."""
-        found: ARPConfig = getattr(ARPConfig, self.arp)() if isinstance(self.arp, str) else self.arp
-        return found
+        """Configuration of the policy, with presets resolved."""
+        config: ARPConfig = getattr(ARPConfig, self.arp)() if isinstance(self.arp, str) else self.arp
+        return config
 
     def with_updates(self, updates: int) -> "TrainConfig":
-        """The same training over another number of updates: warm-ups keep their share of it.
+        """Return the configuration with another number of updates; warm-ups are scaled with it.
 
         >>> config = TrainConfig(updates=300, policy=OptimiserConfig(kind="adamw", lr=1e-3, warmup=15))
         >>> config.with_updates(100).policy.warmup
@@ -208,7 +209,7 @@ class TrainConfig:
         return replace(self, updates=updates, video=parts[0], policy=parts[1], align=parts[2])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, sizes written out; `from_dict` reads them back."""
+        """Convert to JSON values, with sizes written out; `from_dict` is the inverse."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         sizes = {"viclip": self.viclip_config().to_dict(), "arp": self.arp_config().to_dict()}
         parts = {name: asdict(values[name]) for name in ("video", "policy", "align")}
@@ -217,40 +218,40 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
-        """Rebuild from `to_dict` or JSON; what is left out keeps its default.
+        """Build from the result of `to_dict` or from JSON; missing fields get their defaults.
 
         >>> TrainConfig.from_dict(TrainConfig(tau=0.2).to_dict()).tau
         0.2
 
-        Raises: ConfigError for an unknown field, or a value that the configuration refuses.
+        Raises: ConfigError for an unknown field or an invalid value.
         """
         known = [entry.name for entry in fields(cls)]
         for name in values:
             if name not in known:
                 raise unknown_name("training option", name, known)
-        found = dict(values)
-        if isinstance(found.get("viclip"), Mapping):
-            found["viclip"] = ViCLIPConfig.from_dict(found["viclip"])
-        if isinstance(found.get("arp"), Mapping):
-            found["arp"] = ARPConfig.from_dict(found["arp"])
+        settings = dict(values)
+        if isinstance(settings.get("viclip"), Mapping):
+            settings["viclip"] = ViCLIPConfig.from_dict(settings["viclip"])
+        if isinstance(settings.get("arp"), Mapping):
+            settings["arp"] = ARPConfig.from_dict(settings["arp"])
         for name in ("video", "policy", "align"):
-            if isinstance(found.get(name), Mapping):
-                found[name] = _optimiser(name, found[name])
-        if isinstance(found.get("checkpoints"), list):
-            found["checkpoints"] = tuple(float(share) for share in found["checkpoints"])
-        return cls(**found)
+            if isinstance(settings.get(name), Mapping):
+                settings[name] = _optimiser(name, settings[name])
+        if isinstance(settings.get("checkpoints"), list):
+            settings["checkpoints"] = tuple(float(share) for share in settings["checkpoints"])
+        return cls(**settings)
 
     def measurement(self) -> dict[str, Any]:
-        """The settings that change weights, as plain values: those of a side that is not trained are left out."""
+        """Settings that affect weights, as JSON values, without those of a side that is not trained."""
         values = self.to_dict() | {"revision": _REVISION}
         return {name: value for name, value in values.items() if name not in (*self.unused, "recompute")}
 
     def digest(self) -> str:
-        """16 digits that stand for `measurement()`."""
+        """Hash of `measurement()`, 16 hexadecimal digits."""
         return config_hash(self.measurement())
 
     def _settle(self) -> None:
-        """Numbers of any make become Python's own, so that equal settings have equal digests."""
+        """Convert numbers to Python types, so that equal settings have equal hashes."""
         settle(
             self,
             wholes=("updates", "batch", "clips", "dim", "head_depth", "seed", "language_seed"),
@@ -319,7 +320,7 @@ class TrainConfig:
 
 
 def _passed(updates: int, share: float) -> int:
-    """Understanding updates among the first `updates`; rounded so that 0.2 of 5 is 1 and not a hair less."""
+    """Number of understanding updates among the first `updates`, rounded so that 0.2 of 5 is exactly 1."""
     return math.floor(updates * share + 1e-9)
 
 
@@ -344,11 +345,11 @@ def _optimiser(name: str, values: Mapping[str, Any]) -> OptimiserConfig:
     for entry in values:
         if entry not in known:
             raise unknown_name(f"option of the optimiser {name!r}:", entry, known)
-    found: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
-    return OptimiserConfig(**found)
+    settings: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
+    return OptimiserConfig(**settings)
 
 
-_TABLETOP = (-0.1, -0.3, 0.7, 0.5, 0.3, 1.3)  # metres; where the tabletop's things are: a cube of 60 cm
+_TABLETOP = (-0.1, -0.3, 0.7, 0.5, 0.3, 1.3)  # metres; workspace of the tabletop world: a cube of 60 cm
 
 _TINY = TrainConfig(
     viclip="tiny",
@@ -450,11 +451,11 @@ SOURCES: Mapping[str, str] = {
     "language_seed": "only without --language-weights; the paper's policy reads CLIP RN50 (specs/arp.md 11)",
     "seed": "paper silent",
 }
-"""Where each number of the preset "paper" comes from, by the name of the option."""
+"""Source of each number of the preset "paper", by option name."""
 
 
 def preset(name: str) -> TrainConfig:
-    """The training of this name.
+    """Return the preset of this name.
 
     >>> preset("paper").policy.lr
     0.0024000000000000002

@@ -40,7 +40,7 @@ __all__ = [
 
 
 def clip_key(config: ViCLIPConfig, camera: str, frames_rule: FramesRule) -> dict[str, Any]:
-    """Everything but the dataset that the bytes of a clip depend on."""
+    """Return all that the bytes of a clip depend on, except the dataset."""
     return {
         "camera": camera,
         "frames_rule": frames_rule,
@@ -53,10 +53,11 @@ def clip_key(config: ViCLIPConfig, camera: str, frames_rule: FramesRule) -> dict
 def read_clip_bytes(
     episode: Episode, config: ViCLIPConfig, camera: str, frames_rule: FramesRule
 ) -> dict[str, NDArray[Any]]:
-    """One episode's clip: `clips` (1, T, S, S, 3) uint8 RGB, cropped and resized as ViCLIP's preprocessing does it.
+    """Read the clip of one episode: `clips` (1, T, S, S, 3) uint8 RGB, cropped and resized as in ViCLIP's
+    preprocessing.
 
-    What is left is the normalisation (`normalised_clips`), so that a training sees the numbers that the extractor
-    computes, bit for bit, at a quarter of the bytes.
+    Only normalisation is left to `normalised_clips`: a training gets the numbers that the extractor computes, bit for
+    bit, from a quarter of the bytes.
     """
     frames = torch.from_numpy(read_clip(episode, camera, config.frames, frames_rule).frames)
     return {"clips": resize_bilinear(crop_images(frames, config.crop), config.image_size).numpy()[None]}
@@ -65,25 +66,25 @@ def read_clip_bytes(
 def normalised_clips(
     frames: UInt8[np.ndarray, "b t size size 3"], device: torch.device | str = "cpu"
 ) -> Float[Tensor, "b t 3 size size"]:
-    """Clips as the video encoder takes them, from the bytes that `read_clip_bytes` gives; computed on `device`."""
+    """Normalise the bytes of `read_clip_bytes` to the input of the video encoder, on `device`."""
     return preprocess(frames, size=frames.shape[-2], device=device)
 
 
-_PIXELS_AT_ONCE = 2**16  # measured: four times as fast as a batch at once, which runs out of the caches
+_PIXELS_AT_ONCE = 2**16  # measured: four times as fast as the whole batch at once, which exceeds the CPU caches
 
 
 def steps_key(cameras: Sequence[str], point_stride: int) -> dict[str, Any]:
-    """Everything but the dataset that the arrays of steps depend on."""
+    """Return all that the arrays of steps depend on, except the dataset."""
     return {"cameras": list(cameras), "point_stride": point_stride}
 
 
 def read_steps(episode: Episode, row: int, cameras: Sequence[str], point_stride: int) -> dict[str, NDArray[Any]]:
-    """All key-to-key steps of one episode, K rows: observed at the keyframe before, aimed at the next.
+    """Read all K key-to-key steps of one episode: the observation at a keyframe and the action to the next one.
 
-    `episode` (K,) int64 the given row; `pose` (K, 7), `gripper_open` (K,), `ignore_collisions` (K,), `state` (K, 3)
-    float32; for camera c: `rgb_c` (K, 3, h, w) uint8, `depth_c` (K, h, w) int32 the 24-bit codes as stored on disk,
+    `episode` (K,) int64 the given row number; `pose` (K, 7), `gripper_open` (K,), `ignore_collisions` (K,), `state` (K,
+    3) float32; for camera c: `rgb_c` (K, 3, h, w) uint8, `depth_c` (K, h, w) int32 the 24-bit codes as stored on disk,
     from which points are exact; `intrinsics` (K, C, 3, 3) of the whole image, `extrinsics` (K, C, 4, 4), `range`
-    (K, C, 2) near and far, float64. Of the images every `point_stride`-th row and column is kept, from the first on.
+    (K, C, 2) near and far, float64. Images are subsampled: every `point_stride`-th row and column, from the first.
     """
     steps = episode.steps()
     if not steps:
@@ -110,7 +111,7 @@ def batch_of_steps(
     language: Float[Tensor, "b l w"],
     device: torch.device | str = "cpu",
 ) -> Batch:
-    """The steps `rows` of the arrays of `read_steps` as a batch on `device`, where the points are computed."""
+    """Collate the steps `rows` of the arrays of `read_steps` to a batch on `device`, and compute its points there."""
 
     def take(name: str) -> Tensor:
         return torch.from_numpy(arrays[name][rows]).to(device, non_blocking=True)
@@ -144,12 +145,12 @@ def codes_to_points(
     *,
     stride: int = 1,
 ) -> Float[Tensor, "b 3 h w"]:
-    """World points (float32, metres) of depth images given as 24-bit codes, as `data.Frame.points` gives them.
+    """Compute world points (float32, metres) from 24-bit depth codes, equal to `data.Frame.points`.
 
-    Pixel (row i, column j) stands for the position (stride j, stride i) of the image that the intrinsics are for. With
-    depth d and rotation R of the camera, the point is C + d R ((u - cx)/fx, (v - cy)/fy, 1): the bracket is a sum of
-    one term per column and one per row, so that an image costs one sum and one product per coordinate. Computed in
-    float64 and rounded once; a few images at a time, so that what lies between stays in the processor's cache.
+    Pixel (row i, column j) is at position (stride j, stride i) of the image that the intrinsics describe. With depth d
+    and rotation R of the camera, the point is C + d R ((u - cx)/fx, (v - cy)/fy, 1). The direction is a sum of one term
+    per column and one per row, so an image costs one sum and one product per coordinate. Computed in float64 and
+    rounded once, a few images at a time, so that intermediate results fit the CPU cache.
     """
     height, width = codes.shape[-2:]
     near, span = near_far[:, 0, None, None], (near_far[:, 1] - near_far[:, 0])[:, None, None]
@@ -201,16 +202,16 @@ _STATE_WIDTH = 3
 
 
 class TrainingInputs:
-    """What a training draws its batches from. Episodes and steps are numbered by row; memory maps stay on disk.
+    """Training dataset: memory-mapped clips and steps. Episodes and steps are numbered by row.
 
     Attributes:
         ids: (N,) episode ids, in the order of the dataset.
         tasks: (N,) tasks.
-        instructions: (N,) the instruction that each episode is told by (its first), in one spelling where there are
-            several that differ only in case, blanks or Unicode form.
-        texts: the distinct instructions, by alphabet.
-        instruction_of: (N,) int64, number of each episode's instruction in `texts`.
-        transition_episode: (M,) int64, the episode that each key-to-key step belongs to.
+        instructions: (N,) the instruction of each episode (its first). Spellings that differ only in case, blanks or
+            Unicode form are unified.
+        texts: the distinct instructions, sorted.
+        instruction_of: (N,) int64, index of each episode's instruction in `texts`.
+        transition_episode: (M,) int64, index of the episode of each key-to-key step.
         dataset: fingerprint of the dataset.
     """
 
@@ -248,7 +249,7 @@ class TrainingInputs:
         return sum(array.nbytes for arrays in (self._steps, self._clips or {}) for array in arrays.values())
 
     def groups(self, kind: GroupKind) -> NDArray[np.int64]:
-        """(N,) number of each episode's group: what counts as the same action when clips and steps are paired.
+        """Return the (N,) group index of each episode: clips and steps of one group may be paired.
 
         Raises ConfigError for an unknown kind.
         """
@@ -258,7 +259,7 @@ class TrainingInputs:
         return np.unique(labels[kind], return_inverse=True)[1].astype(np.int64)
 
     def clips(self, rows: ArrayLike, *, device: torch.device | str = "cpu") -> Float[Tensor, "b t 3 size size"]:
-        """The clips of the episodes `rows`, normalised: what the ViCLIP extractor computes, bit for bit.
+        """Return the normalised clips of the episodes `rows`, bit for bit as the ViCLIP extractor computes them.
 
         Raises ConfigError when no clips were prepared.
         """
@@ -267,22 +268,22 @@ class TrainingInputs:
         return normalised_clips(self._clips["clips"][np.asarray(rows, dtype=np.int64)], device)
 
     def policy_batch(self, rows: ArrayLike, language: Language, *, device: torch.device | str = "cpu") -> Batch:
-        """The key-to-key steps `rows` as a batch on `device`, where the world points are computed.
+        """Return the key-to-key steps `rows` as a batch on `device`, with world points.
 
-        `language` is called when it is first seen, with all distinct instructions of the dataset, and remembered: pass
-        the same one again.
+        `language` is called once, with all distinct instructions of the dataset, and its result is cached: pass the
+        same object in later calls.
 
         Raises ConfigError when no steps were prepared.
         """
         if not self._cameras:
             raise ConfigError("no steps were prepared: prepare_inputs was given no configuration of a policy")
         chosen = np.asarray(rows, dtype=np.int64)
-        spoken = self._speak(language)
-        told = torch.from_numpy(self.instruction_of[self.transition_episode[chosen]]).to(spoken.device)
-        return batch_of_steps(self._steps, chosen, self._cameras, self._stride, spoken[told], device)
+        tokens = self._speak(language)
+        rows_of_text = torch.from_numpy(self.instruction_of[self.transition_episode[chosen]]).to(tokens.device)
+        return batch_of_steps(self._steps, chosen, self._cameras, self._stride, tokens[rows_of_text], device)
 
     def describe(self) -> dict[str, Any]:
-        """What the inputs were made of, for provenance, and how many there are."""
+        """Describe source and number of the inputs, for provenance."""
         return {
             "dataset": self.dataset,
             **self._made_of,
@@ -316,31 +317,31 @@ def prepare_inputs(
     quiet: bool = False,
     note: Callable[[str], None] | None = None,
 ) -> TrainingInputs:
-    """Decode what a training of these models reads, once; later calls with the same data and settings only open it.
+    """Decode the inputs of a training into the cache; later calls with the same data and settings only open it.
 
-    Clips are kept at the size of the video model, one per episode; steps with all images of the policy's cameras
-    (3 + 4 bytes a pixel). Clips and steps lie in folders of their own below `cache`, named by a hash of all that they
-    depend on, so that another training shares what it can. Key-to-key steps are listed even without a policy, so that
-    the draws of a training do not depend on which models take part.
+    Clips are stored at the size of the video model, one per episode; steps with all images of the policy's cameras
+    (3 + 4 bytes a pixel). Clips and steps have separate folders in `cache`, named by a hash of all they depend on, so
+    that trainings share them where possible. Key-to-key steps are listed even without a policy, so that sampling does
+    not depend on which models are trained.
 
     Args:
         dataset: the episodes; all of them are used.
-        viclip: sizes of the video model; None leaves the clips out.
-        arp: configuration of the policy; None leaves its images out.
-        cache: folder of prepared inputs; made if needed.
-        camera: whose colours the clips show.
-        frames_rule: which frames of an episode make its clip.
-        point_stride: keep every so many-th row and column of the policy's images; None takes the policy's own setting,
-            with which it is shown scenes when it acts.
-        workers: processes that decode; 1 decodes in this one. Others take seconds to start, which pays for hundreds
-            of long episodes (RLBench's), not for the tabletop's.
+        viclip: configuration of the video model; None omits the clips.
+        arp: configuration of the policy; None omits its images.
+        cache: folder of prepared inputs; created if needed.
+        camera: camera of the clips.
+        frames_rule: rule that selects the frames of a clip.
+        point_stride: subsampling of rows and columns of the policy's images; None uses the policy's own setting, which
+            also applies at inference.
+        workers: number of decoding processes; 1 decodes in the current process. Starting processes takes seconds, which
+            is worthwhile for hundreds of long episodes (RLBench), not for the tabletop.
         quiet: show no progress.
-        note: told in a sentence what a person may want to know.
+        note: called with messages for the user.
 
     Raises:
-        ConfigError: an impossible setting, or a policy that reads another state than demonstrations have.
+        ConfigError: an invalid setting, or a policy whose state differs from that of demonstrations.
         DataError: no episodes, an episode without instruction, camera or depth, images of unequal sizes.
-        OSError: the disk is full, or nothing can be written there.
+        OSError: the disk is full, or the folder is not writable.
     """
     _check(arp, point_stride, workers)
     if not len(dataset):
@@ -357,7 +358,7 @@ def prepare_inputs(
         readers["clips"] = partial(_read_clip, config=viclip, camera=camera, frames_rule=frames_rule)
         keys["clips"] = clip_key(viclip, camera, frames_rule)
     common = {"dataset": fingerprint, "order": config_hash(ids), "versions": versions("numpy", "pillow")}
-    found = kept_arrays(
+    arrays = kept_arrays(
         cache,
         {kind: common | key for kind, key in keys.items()},
         lambda kinds: _read_all(dataset, {kind: readers[kind] for kind in kinds}, workers, quiet),
@@ -368,8 +369,8 @@ def prepare_inputs(
         tasks=[episode.task for episode in dataset],
         instructions=instructions,
         dataset=fingerprint,
-        steps=found["steps"],
-        clips=found.get("clips"),
+        steps=arrays["steps"],
+        clips=arrays.get("clips"),
         cameras=cameras,
         point_stride=stride,
         made_of={"versions": common["versions"], "steps": keys["steps"], "clips": keys.get("clips")},
@@ -408,5 +409,5 @@ def _read_all(dataset: Dataset, readers: Mapping[str, _Reader], workers: int, qu
 
 
 def _read_one(readers: Mapping[str, _Reader], row: int, episode: Episode) -> Rows:
-    """What every reader makes of one episode; its numbers are read from disk once for all of them."""
+    """Apply every reader to one episode; its low-dimensional data is read from disk once."""
     return episode.id, {kind: read(row, episode) for kind, read in readers.items()}

@@ -19,12 +19,12 @@ from mnprobe.training.optimizers import OptimiserConfig, rate_at
 __all__ = ["ScheduleRow", "TrainPlan", "plan_training"]
 
 _FLOAT = 4  # bytes
-_PROBED = 2  # samples that a pass is sized with
+_PROBED = 2  # samples of the pass that is measured
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleRow:
-    """Where a training stands at a checkpoint: steps of each model's optimiser, and rates in force from then on."""
+    """One checkpoint of the schedule: optimiser steps of each model, and learning rates from then on."""
 
     step: int
     own_updates: dict[str, int]
@@ -33,15 +33,15 @@ class ScheduleRow:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPlan:
-    """A training as it would be.
+    """The dry run of a training.
 
     Attributes:
-        config: with sizes as they are in the files that models start from.
-        parameters: numbers in each part: video, text, policy, heads; a frozen text encoder counts as "text (frozen)".
-        memory: bytes of a process, by use: weights, gradients, optimisers, activations (an estimate: what one update
-            keeps for its backward pass, without the kernels' own scratch memory).
+        config: configuration, with sizes taken from initial weights.
+        parameters: parameter count of each part: video, text, policy, heads; a frozen text encoder is "text (frozen)".
+        memory: bytes per process, by use: weights, gradients, optimisers, activations (an estimate: tensors that one
+            update stores for its backward pass, without the kernels' workspace).
         schedule: one row per checkpoint.
-        sources: where each number of the paper's preset comes from, and which were changed; empty for other presets.
+        sources: source of each number of the paper's preset, and which were changed; empty for other presets.
     """
 
     config: TrainConfig
@@ -61,7 +61,7 @@ class TrainPlan:
         }
 
     def text(self) -> str:
-        """For people."""
+        """Format as text."""
         lines = ["sizes", *_table([(name, f"{count:,} parameters") for name, count in self.parameters.items()])]
         total = sum(self.memory.values())
         memory = [(name, _bytes(size)) for name, size in self.memory.items()] + [("together, about", _bytes(total))]
@@ -94,15 +94,15 @@ def plan_training(
     start_arp: Path | None = None,
     preset: str | None = None,
 ) -> TrainPlan:
-    """Size up a training; no weights are drawn and nothing is written.
+    """Compute the dry run of a training; no weights are initialised and nothing is written.
 
     Args:
-        config: of the training.
-        device: where it would run: attention with dropout keeps its matrices on a CPU, and not on a GPU.
-        processes: that share each batch.
-        start_viclip: weights that tell the video model's sizes.
-        start_arp: weights that tell the policy's sizes.
-        preset: name of the preset that `config` was made from; for "paper" the sources of its numbers are told.
+        config: configuration of the training.
+        device: target device; attention with dropout stores its matrices on a CPU, but not on a GPU.
+        processes: number of processes that share each batch.
+        start_viclip: initial weights, which give the video model's sizes.
+        start_arp: initial weights, which give the policy's sizes.
+        preset: name of the preset behind `config`; for "paper" the sources of its numbers are listed.
 
     Raises:
         CheckpointError: a file that cannot be read.
@@ -124,7 +124,7 @@ def plan_training(
 
 
 def _empty(config: TrainConfig) -> JointModel:
-    """The models without memory behind their weights."""
+    """Build the models on the meta device."""
     with torch.device("meta"):
         viclip = ViCLIP(config.viclip_config()) if config.trains_viclip else None
         arp = ARP(config.arp_config()) if config.trains_arp else None
@@ -137,15 +137,15 @@ def _empty(config: TrainConfig) -> JointModel:
 
 
 def _parameters(model: JointModel, config: TrainConfig) -> dict[str, int]:
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     if model.viclip is not None:
-        found["video"] = _count(model.viclip.vision_encoder)
-        found["text" if config.text_share > 0 else "text (frozen)"] = _count(model.viclip.text_encoder)
+        counts["video"] = _count(model.viclip.vision_encoder)
+        counts["text" if config.text_share > 0 else "text (frozen)"] = _count(model.viclip.text_encoder)
     if model.arp is not None:
-        found["policy"] = _count(model.arp)
+        counts["policy"] = _count(model.arp)
     if model.heads is not None:
-        found["heads"] = _count(model.heads)
-    return found
+        counts["heads"] = _count(model.heads)
+    return counts
 
 
 def _memory(model: JointModel, config: TrainConfig, device: str, processes: int) -> dict[str, int]:
@@ -156,7 +156,7 @@ def _memory(model: JointModel, config: TrainConfig, device: str, processes: int)
     kept = 0.0
     if model.viclip is not None:
         by_clip = share * _kept_by_clip(model.viclip)
-        if config.recompute:  # of one block at a time all, of the others what goes into them, in float32
+        if config.recompute:  # all tensors of one block at a time; of the other blocks only the inputs, in float32
             sizes = model.viclip.config
             by_clip = by_clip / sizes.layers + sizes.layers * _FLOAT * (sizes.tokens + 1) * sizes.width
         kept += by_clip * config.clips_drawn / processes
@@ -165,14 +165,14 @@ def _memory(model: JointModel, config: TrainConfig, device: str, processes: int)
         kept += share * _kept_by_step(model.arp, with_matrices=not on_gpu) * config.batch / processes
     return {
         "weights": _FLOAT * every,
-        "gradients": _FLOAT * trained * (2 if processes > 1 else 1),  # the team's sums lie beside them
-        "optimisers": 2 * _FLOAT * trained,  # two running means, whichever of the three it is
+        "gradients": _FLOAT * trained * (2 if processes > 1 else 1),  # with DDP's buckets
+        "optimisers": 2 * _FLOAT * trained,  # two running means, for each of the three kinds
         "activations": round(kept),
     }
 
 
 def _kept_by_clip(viclip: ViCLIP) -> float:
-    """Bytes that a clip and, at most, its text keep for the backward pass."""
+    """Bytes stored for the backward pass by a clip and, at most, its text."""
     config, text = viclip.config, viclip.text_encoder
     clips = torch.empty(_PROBED, config.frames, 3, config.image_size, config.image_size, device="meta")
     words = torch.empty(_PROBED, config.text_context, config.text_width, device="meta")
@@ -184,7 +184,7 @@ def _kept_by_clip(viclip: ViCLIP) -> float:
 
 
 def _kept_by_step(arp: ARP, *, with_matrices: bool) -> float:
-    """Bytes that a key-to-key step keeps for the backward pass; rendering has none."""
+    """Bytes stored for the backward pass by a key-to-key step; rendering stores none."""
     config = arp.config
     side = config.image_size
     views = torch.empty(_PROBED, 3, 10, side, side, device="meta")
@@ -194,24 +194,24 @@ def _kept_by_step(arp: ARP, *, with_matrices: bool) -> float:
     prompts = torch.empty(_PROBED, 6, config.width, device="meta")
 
     def work() -> list[Any]:
-        found: list[Any] = []
+        tensors: list[Any] = []
         for stage, sight in enumerate((arp.mvt1, arp.mvt2)):
             states, heatmaps = arp.policy.screen(stage, sight(views, state, language).flatten(0, 1))
-            found += [states, heatmaps.flatten(1).log_softmax(1)]
-        return [*found, arp.policy.teach(values, prompts)]
+            tensors += [states, heatmaps.flatten(1).log_softmax(1)]
+        return [*tensors, arp.policy.teach(values, prompts)]
 
     return _kept(arp, work, with_matrices=with_matrices and config.dropout > 0) / _PROBED
 
 
 def _kept(module: nn.Module, work: Callable[[], Any], *, with_matrices: bool) -> int:
-    """Bytes of the tensors that a pass keeps for its backward pass, each storage once, weights left out.
+    """Bytes of the tensors stored for the backward pass, each storage once, without weights.
 
-    Tensors without memory go through attention by its plain formula, which keeps matrices of tokens by tokens. Kernels
-    that do not are used where there is no dropout, and on GPUs; there they are not counted.
+    Meta tensors use the plain formula of attention, which stores matrices of tokens by tokens. Fused kernels, which do
+    not, are used without dropout and on GPUs; there these matrices are not counted.
     """
     own = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
     sizes: dict[int, int] = {}
-    held: list[Tensor] = []  # a storage that is freed could lend its address to another
+    held: list[Tensor] = []  # the address of a freed storage could be reused
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -249,13 +249,13 @@ def _rows(model: JointModel, config: TrainConfig) -> tuple[ScheduleRow, ...]:
 
 
 def _sources(config: TrainConfig) -> dict[str, str]:
-    """The paper's numbers with their sources; what was changed says from what."""
-    paper, found = PRESETS["paper"].to_dict(), config.to_dict()
-    told: dict[str, str] = {}
+    """Return the paper's numbers with their sources, and the original values of changed ones."""
+    paper, values = PRESETS["paper"].to_dict(), config.to_dict()
+    sources: dict[str, str] = {}
     for name, source in SOURCES.items():
-        was, now = _at(paper, name), _at(found, name)
-        told[name] = source if was == now else f"changed: {_short(now)} instead of {_short(was)} ({source})"
-    return told
+        was, now = _at(paper, name), _at(values, name)
+        sources[name] = source if was == now else f"changed: {_short(now)} instead of {_short(was)} ({source})"
+    return sources
 
 
 def _at(values: Mapping[str, Any], name: str) -> Any:

@@ -27,13 +27,13 @@ __all__ = ["Start", "check_start", "recompute_blocks", "start_from"]
 
 
 def recompute_blocks(viclip: ViCLIP) -> None:
-    """Make every block of the video encoder compute its inner states twice instead of keeping them.
+    """Enable activation checkpointing in every block of the video encoder.
 
-    Numbers, gradients and names of weights stay as they are; an update takes about a third more time. ViCLIP's own
-    training does the same (specs/viclip.md section 2).
+    Numbers, gradients and weight names do not change; an update takes about a third more time. ViCLIP's own training
+    does the same (specs/viclip.md section 2).
 
     Raises:
-        ConfigError: with stochastic depth, whose draws would not be the same the second time.
+        ConfigError: with stochastic depth, whose random numbers would differ in the second pass.
     """
     if viclip.config.stochastic_depth > 0:
         raise ConfigError(
@@ -54,11 +54,11 @@ class Start:
     """The models at step 0.
 
     Attributes:
-        config: of the training, with the sizes that the models have.
+        config: configuration of the training, with the actual model sizes.
         model: the models and heads, on the CPU, in training mode.
         language: the policy's language encoder; None without a policy.
-        origin: what each part started from, for provenance and to recognise the same training.
-        trained: by part, whether the weights had learnt something before.
+        origin: source of the initial weights of each part, for provenance and to identify the training.
+        trained: by part, whether the initial weights were trained before.
     """
 
     config: TrainConfig
@@ -69,7 +69,7 @@ class Start:
 
 
 def check_start(config: TrainConfig, viclip: Path | None, arp: Path | None, language: Path | None) -> None:
-    """Refuse weights of a side that is not trained. Raises ConfigError."""
+    """Raise ConfigError when weights of a side are given that is not trained."""
     for side, path, option, used in (
         ("execution", viclip, "--viclip", config.trains_viclip),
         ("understanding", arp, "--arp", config.trains_arp),
@@ -86,10 +86,10 @@ def start_from(
     arp: Path | None = None,
     language_weights: Path | None = None,
 ) -> Start:
-    """Build what is trained; sizes come from the files where files are given, else from `config`.
+    """Build the models of a training; sizes come from weights files where given, else from `config`.
 
-    Fresh weights come from the seed, each model's from its own part of it: a model that is trained alone starts from
-    the same weights as beside the other.
+    Random initial weights come from the seed, with a separate stream per model: a model that is trained alone starts
+    from the same weights as in a joint training.
 
     Raises:
         CheckpointError: a missing, damaged or foreign file, or a language encoder that does not fit the policy.
@@ -104,7 +104,7 @@ def start_from(
         video = load_viclip(viclip) if viclip is not None else untrained_viclip(config.viclip_config(), drawn)
         origin["viclip"], trained["viclip"] = _origin(viclip)
         with torch.no_grad():
-            video.temp.fill_(config.temperature)  # the one that it is trained with; no optimiser moves it
+            video.temp.fill_(config.temperature)  # the encoder of the training; no optimiser updates it
         config = replace(config, viclip=video.config)
     if config.trains_arp:
         drawn = derived_seed(config.seed, "arp")

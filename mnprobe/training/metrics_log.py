@@ -15,7 +15,7 @@ _FIELDS = ("update", "name", "value")
 
 
 class Window:
-    """Means of what was measured since the last row of the table; its content travels in the training's state.
+    """Running means since the last logged row; the content is part of the training's state.
 
     >>> window = Window()
     >>> window.add({"au": 1.0})
@@ -28,27 +28,27 @@ class Window:
         self.sums: dict[str, tuple[float, int]] = dict(sums or {})
 
     def add(self, values: Mapping[str, float]) -> None:
-        """Take in what one update measured; updates may measure different things."""
+        """Add the values of one update; updates may have different names."""
         for name, value in values.items():
             total, count = self.sums.get(name, (0.0, 0))
             self.sums[name] = (total + value, count + 1)
 
     def means(self) -> dict[str, float]:
-        """Mean of each value over the updates that measured it."""
+        """Mean of each value over the updates that reported it."""
         return {name: total / count for name, (total, count) in self.sums.items()}
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Reset all sums and counts."""
         self.sums = {}
 
 
 class TrainLog:
-    """Writes `metrics.csv` (update, name, value) and TensorBoard's event files into a folder.
+    """Write `metrics.csv` (update, name, value) and TensorBoard event files into a folder.
 
     Args:
-        folder: where they go.
-        done: updates that count as done. Rows of later ones, written by a process that was stopped before its state was
-            saved, are dropped; the updates are made and written again.
+        folder: target folder.
+        done: number of finished updates. Rows of later updates, written by a process that stopped before it saved its
+            state, are dropped; these updates are repeated.
     """
 
     def __init__(self, folder: Path, *, done: int) -> None:
@@ -67,12 +67,12 @@ class TrainLog:
             self._board.add_scalar(name, value, update)
 
     def close(self) -> None:
-        """Flush what TensorBoard shall see."""
+        """Flush the TensorBoard events."""
         self._board.close()
 
 
 def read_metrics(path: Path) -> list[tuple[int, str, float]]:
-    """Rows of a `metrics.csv`; an unfinished last line, as a killed process leaves it, is passed over."""
+    """Read the rows of a `metrics.csv`; an incomplete last line of an interrupted process is ignored."""
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:
@@ -81,7 +81,7 @@ def read_metrics(path: Path) -> list[tuple[int, str, float]]:
 
 
 def short_losses(values: Mapping[str, float]) -> str:
-    """The main losses in a few letters, for a line.
+    """Format the main losses for the progress line.
 
     >>> short_losses({"ee": 12.345, "ee/grip.ce_loss": 0.7, "au": 3.2})
     'au 3.20 ee 12.35'

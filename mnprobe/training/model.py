@@ -21,17 +21,17 @@ __all__ = ["JointModel", "StepInputs", "StepOutput", "StepSettings", "gather_wit
 
 
 def gather_with_gradient(x: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "m ..."]:
-    """The rows of every process of the default team in the order of ranks; `x` itself where there is no team.
+    """Gather the rows of all processes of the default group in rank order; return `x` without a group.
 
-    The gradient that a process receives for its rows is the sum of what all processes computed for them. Where every
-    process computes the same loss L of the gathered rows, that is the number of processes times dL/dx; the mean over
-    processes that DistributedDataParallel takes of the weights' gradients turns it into the gradient of one process
-    with all rows. Whole numbers and rows without gradient are gathered too.
+    The gradient of a process's rows is the sum over all processes. When every process computes the same loss L of the
+    gathered rows, this is the number of processes times dL/dx; DistributedDataParallel averages the weights' gradients
+    over processes, which gives the gradient of a single process with all rows. Integers and rows without gradient are
+    gathered too.
 
     Args:
-        x: the same number of rows, shape and type on every process, on the device that the team talks through.
+        x: the same number of rows, shape and type on every process, on the device of the process group.
     Raises:
-        ConfigError: the processes bring different numbers of rows (on every process alike).
+        ConfigError: the processes have different numbers of rows (raised on every process).
 
     >>> gather_with_gradient(torch.arange(3))
     tensor([0, 1, 2])
@@ -46,7 +46,7 @@ def gather_with_gradient(x: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "m ..."]:
 
 
 def mean_over_team(values: Float[Tensor, " k"], rows: int) -> Float[Tensor, " k"]:
-    """Means over `rows` local rows -> means over the rows of every process, with gradients as `gather_with_gradient`.
+    """Turn means over `rows` local rows into means over all processes, with gradients as `gather_with_gradient`.
 
     >>> mean_over_team(torch.tensor([1.5, 2.0]), rows=4)
     tensor([1.5000, 2.0000])
@@ -95,23 +95,23 @@ def _check_rows(x: Tensor) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class StepSettings:
-    """How the losses of one update are computed and weighed.
+    """Weights and temperatures of the losses of one update.
 
     Raises:
-        ConfigError: a weight below 0, a temperature not above 0, an unknown form of positives.
+        ConfigError: a negative weight, a temperature not above 0, an unknown form of positives.
     """
 
     understanding: Truth = True
-    """Whether the video model takes part: L_AU and L_align are computed in such updates only."""
+    """Whether the video model is trained: L_AU and L_align are computed in such updates only."""
     lambda_ee: Number = 1.0
     lambda_align: Number = 0.5
-    """0 computes no alignment at all: that is the baseline."""
+    """Weight of L_align; 0 computes no alignment loss (the baseline)."""
     tau: Number = 0.1
     """Temperature of L_align."""
     temperature: Number = 0.05
     """Temperature of L_AU, fixed: the paper's logits are 20 times the cosine. `ViCLIP.temp` is not trained."""
     positives: Positives = "diagonal"
-    """What L_align counts as a positive, see `info_nce`."""
+    """Definition of the positives of L_align, see `info_nce`."""
 
     def __post_init__(self) -> None:
         settle(self, numbers=("lambda_ee", "lambda_align", "tau", "temperature"), truths=("understanding",))
@@ -129,22 +129,22 @@ class StepSettings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StepInputs:
-    """What one process brings to one update. What an update does not use may be None.
+    """Inputs of one process for one update. Unused parts may be None.
 
     Attributes:
         clips: (b, T, 3, S, S) normalised frames.
-        text_ids: (p, L) token ids of the distinct instructions of the clips; each is encoded once.
-        text_of: (b,) row of `text_ids` that each clip belongs to.
-        clip_ids: (b,) number of each clip's instruction, the same numbers on all processes. Clips of equal number are
-            positives of each other in L_AU.
+        text_ids: (p, L) token ids of the distinct instructions of the clips.
+        text_of: (b,) row of `text_ids` for each clip.
+        clip_ids: (b,) index of each clip's instruction, consistent over processes. Clips of equal index are positives
+            of each other in L_AU.
         batch: B transitions.
         noise: the transitions' training noise; none by default.
-        pair_groups: (P,) group of the first P rows: clip i and transition i are a pair of L_align, and pairs of equal
-            number are of the same group. The first min(b, B) rows, without groups, when None.
-        generator: draws the stochastic depth of the video model, where it has any.
+        pair_groups: (P,) group index of the first P rows: clip i and transition i are a pair of L_align. None means the
+            first min(b, B) rows, without groups.
+        generator: random generator of the video model's stochastic depth, if any.
         settings: weights and temperatures.
     Raises:
-        ConfigError: parts whose lengths do not fit together.
+        ConfigError: parts of inconsistent lengths.
     """
 
     clips: Tensor | None = None
@@ -176,13 +176,13 @@ class StepInputs:
 
     @property
     def pairs(self) -> int:
-        """How many rows pair: clip i with transition i."""
+        """Number of pairs: clip i with transition i."""
         if self.pair_groups is not None:
             return len(self.pair_groups)
         return 0 if self.clips is None or self.batch is None else min(len(self.clips), len(self.batch))
 
     def to(self, device: torch.device | str) -> "StepInputs":
-        """The same inputs on another device; the generator stays where it is."""
+        """Copy the inputs to another device; the generator is not moved."""
         names = ("clips", "text_ids", "text_of", "clip_ids", "pair_groups")
         moved: dict[str, Any] = {
             name: None if getattr(self, name) is None else getattr(self, name).to(device) for name in names
@@ -200,30 +200,30 @@ class StepInputs:
 
 
 class StepOutput(NamedTuple):
-    """Losses of one update, of the joint batch of all processes, equal on each of them; gradients flow through all."""
+    """Losses of one update on the joint batch of all processes; equal on each process, with gradients to all."""
 
     losses: dict[str, Tensor]
-    """Not yet weighed, in nats: "au", "ee", "align" where computed, and "ee/<name>" for each of the policy's losses."""
+    """Unweighted, in nats: "au", "ee", "align" where computed, and "ee/<name>" for each of the policy's losses."""
     total: Tensor
-    """L, what is to be minimised."""
+    """L, the loss to minimise."""
 
 
 class JointModel(nn.Module):
-    """Both models and the heads as one module, so that one DistributedDataParallel can hold them.
+    """Both models and the heads as one module, for one DistributedDataParallel wrapper.
 
-    In a team (torch.distributed) the features, not the losses, are gathered: every process computes the losses of the
-    joint batch, with its negatives. Under DistributedDataParallel the gradients equal those of one process with the
-    joint batch. With a video model it needs find_unused_parameters: an update without understanding leaves the video
-    model and the heads out, and `ViCLIP.temp` never takes part. A policy alone uses all its weights.
+    With torch.distributed the features, not the losses, are gathered: every process computes the losses of the joint
+    batch, with its negatives. Under DistributedDataParallel the gradients equal those of one process with the joint
+    batch. With a video model it needs find_unused_parameters: an update without understanding does not use the video
+    model and the heads, and `ViCLIP.temp` is never used. A policy alone uses all its weights.
 
     Under autocast the encoders run in reduced precision, the heads and both contrastive losses in float32.
 
     Args:
         viclip: the understanding side, or None.
         arp: the execution side, or None.
-        heads: T_u and T_e on raw features (`AlignmentHeads` without standardisation); None where nothing is aligned.
+        heads: T_u and T_e on raw features (`AlignmentHeads` without standardisation); None without alignment.
     Raises:
-        ConfigError: no model at all, heads without both models, or heads of other widths than u and e.
+        ConfigError: no model, heads without both models, or heads whose widths differ from those of u and e.
     Source: paper (arXiv 2509.21136), equations 1 to 5.
     """
 
@@ -236,10 +236,10 @@ class JointModel(nn.Module):
         if heads is not None:
             if viclip is None or arp is None:
                 raise ConfigError("alignment heads need both models; got one. A model alone is trained without heads")
-            found = (heads.config["dim_u"], heads.config["dim_e"])
-            if found != (viclip.config.embed_dim, arp.config.width):
+            widths = (heads.config["dim_u"], heads.config["dim_e"])
+            if widths != (viclip.config.embed_dim, arp.config.width):
                 raise ConfigError(
-                    f"the heads take u and e of widths {found}, the models give "
+                    f"the heads take u and e of widths {widths}, the models give "
                     f"{(viclip.config.embed_dim, arp.config.width)}"
                 )
         self.viclip = viclip
@@ -247,15 +247,15 @@ class JointModel(nn.Module):
         self.heads = heads
 
     def forward(self, inputs: StepInputs) -> StepOutput:
-        """The losses of one update.
+        """Compute the losses of one update.
 
         L_AU and L_align only with `settings.understanding`; L_align only with heads and a weight above 0, from u of the
-        clips and e of the very training pass (augmentation, noise and dropout included) that L_EE comes from, the mean
-        over the five action tokens. A model that is missing adds nothing.
+        clips and e (mean over the five action tokens) of the same forward pass that gives L_EE, with augmentation,
+        noise and dropout. Losses of a missing model are omitted.
 
         Raises:
-            ConfigError: the inputs lack what the settings ask for, processes bring different numbers of rows, or
-                nothing is left to train.
+            ConfigError: the inputs lack a part that the settings require, processes have different numbers of rows, or
+                no loss remains.
         """
         settings = inputs.settings
         losses: dict[str, Tensor] = {}
@@ -324,7 +324,7 @@ class JointModel(nn.Module):
 
 
 def _exact(like: Tensor) -> torch.autocast:
-    """Autocast off for the while: 16 bits are too few for exponentials of a cosine over a temperature."""
+    """Disable autocast inside this block: exponentials of cosine / temperature need more than 16 bits."""
     return torch.autocast(like.device.type, enabled=False)
 
 

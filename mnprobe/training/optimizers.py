@@ -23,7 +23,7 @@ _VIDEO_EMBEDDINGS = ("class_embedding", "positional_embedding", "temporal_positi
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserConfig:
-    """How the weights of one model move.
+    """Optimiser and learning-rate schedule of one model.
 
     Raises:
         ConfigError: an unknown name, or a number out of range.
@@ -34,15 +34,15 @@ class OptimiserConfig:
     lr: Number = 1e-4
     """Peak learning rate."""
     rule: LambRule = "uncorrected"
-    """Which LAMB, see `models.arp.Lamb`; other kinds do not read it."""
+    """Variant of LAMB, see `models.arp.Lamb`; ignored for other kinds."""
     betas: Array = (0.9, 0.999)
     weight_decay: Number = 0.0
     warmup: Whole = 0
-    """Updates of the linear warm-up."""
+    """Number of updates of the linear warm-up."""
     schedule: Schedule = "cosine"
-    """After the warm-up: "cosine" goes down to `floor`, "constant" stays at `lr`."""
+    """Schedule after the warm-up: "cosine" decays to `floor`, "constant" stays at `lr`."""
     floor: Number = 0.01
-    """Where the cosine ends, as a share of `lr`."""
+    """Final value of the cosine, as a share of `lr`."""
 
     def __post_init__(self) -> None:
         settle(self, wholes=("warmup",), numbers=("lr", "weight_decay", "floor"))
@@ -64,26 +64,26 @@ class OptimiserConfig:
 
 @runtime_checkable
 class OptimiserSettings(Protocol):
-    """What `build_optimisers` reads of a training's configuration."""
+    """The part of a training configuration that `build_optimisers` uses."""
 
     @property
     def video(self) -> OptimiserConfig:
-        """For ViCLIP."""
+        """Optimiser of ViCLIP."""
         ...
 
     @property
     def policy(self) -> OptimiserConfig:
-        """For ARP."""
+        """Optimiser of ARP."""
         ...
 
     @property
     def align(self) -> OptimiserConfig:
-        """For the alignment heads."""
+        """Optimiser of the alignment heads."""
         ...
 
     @property
     def text_share(self) -> float:
-        """Learning rate of the text encoder over that of the video encoder; 0 freezes it."""
+        """Learning rate of the text encoder relative to that of the video encoder; 0 freezes it."""
         ...
 
 
@@ -93,8 +93,8 @@ class NamedOptimiser:
 
     Attributes:
         name: "viclip", "arp" or "heads".
-        optimiser: each of its groups has a "name" and a "share", the factor on the part's learning rate.
-        config: what it was built from.
+        optimiser: each parameter group has a "name" and a "share", its factor on the part's learning rate.
+        config: its configuration.
     """
 
     name: str
@@ -102,7 +102,7 @@ class NamedOptimiser:
     config: OptimiserConfig
 
     def set_rate(self, update: int, updates: int) -> float:
-        """Set the learning rate of every group for an update (from 0) of `updates`; returns the rate of share 1."""
+        """Set the learning rate of every group for an update (from 0) of `updates`; return the rate of share 1."""
         rate = rate_at(self.config, update, updates)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["share"]
@@ -110,7 +110,7 @@ class NamedOptimiser:
 
 
 def rate_at(config: OptimiserConfig, update: int, updates: int) -> float:
-    """Learning rate in force at `update` (from 0) of a training of `updates`: linear warm-up, then cosine or constant.
+    """Learning rate at `update` (from 0) of `updates`: linear warm-up, then cosine or constant.
 
     The cosine is `models.arp.learning_rate`. For "lamb" it runs as in ARP's released training: its period is the number
     of all updates, counted from the end of the warm-up, so that training ends a little above the floor. For the other
@@ -130,37 +130,37 @@ def rate_at(config: OptimiserConfig, update: int, updates: int) -> float:
 
 
 def build_optimisers(model: JointModel, config: OptimiserSettings) -> list[NamedOptimiser]:
-    """Optimisers of the parts that `model` has, in the order viclip, arp, heads.
+    """Build the optimisers of the parts of `model`, in the order viclip, arp, heads.
 
     The video model has up to four groups: video and text encoder, each with and without weight decay (`no_decay`). Its
-    `temp` is in none of them: the temperature of the training is fixed. The policy and the heads have one group each.
+    `temp` is in no group, because the temperature is fixed. The policy and the heads have one group each.
 
-    With `config.text_share` 0 the text encoder is frozen: its weights take no gradients any more. Call this before the
-    model is wrapped for several processes.
+    With `config.text_share` 0 the text encoder is frozen (requires_grad is False). Call this before the model is
+    wrapped in DistributedDataParallel.
 
     Raises:
-        ConfigError: `text_share` is no number from 0.
+        ConfigError: `text_share` is not a number of at least 0.
     Source: specs/viclip.md sections 9 and 10; specs/arp.md section 9.
     """
     share = config.text_share
     if not (share >= 0 and math.isfinite(share)):
         raise ConfigError(f"text_share must be a number from 0, got {share!r}")
-    found: list[NamedOptimiser] = []
+    optimisers: list[NamedOptimiser] = []
     if model.viclip is not None:
         model.viclip.text_encoder.requires_grad_(share > 0)
         groups = _groups("video", model.viclip.vision_encoder, 1.0, config.video.weight_decay)
         if share > 0:
             groups += _groups("text", model.viclip.text_encoder, share, config.video.weight_decay)
-        found.append(_named("viclip", groups, config.video))
+        optimisers.append(_named("viclip", groups, config.video))
     for name, part, settings in (("arp", model.arp, config.policy), ("heads", model.heads, config.align)):
         if part is not None:
             group = {"name": name, "share": 1.0, "params": list(part.parameters())}
-            found.append(_named(name, [group], settings))
-    return found
+            optimisers.append(_named(name, [group], settings))
+    return optimisers
 
 
 def _groups(name: str, encoder: nn.Module, share: float, decay: float) -> list[dict[str, Any]]:
-    """Weights that decay, and those exempt: vectors and numbers, and the embeddings of places and of the class."""
+    """Parameters with weight decay, and those without: vectors, scalars, position and class embeddings."""
     decaying: list[nn.Parameter] = []
     exempt: list[nn.Parameter] = []
     for path, parameter in encoder.named_parameters():

@@ -24,13 +24,13 @@ __all__ = ["Draw", "Draws", "Feed", "draw_noise", "part"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Draw:
-    """What one update is given.
+    """The sampled rows of one update.
 
     Attributes:
         transitions: (B,) rows of key-to-key steps.
         clips: (C,) rows of episodes, empty in updates without action understanding.
-        pairs: how many are paired: for i < pairs, clip i shows an episode of the group of step i.
-        positions: (B,) where each step stands in the draw of all processes, to cut the same rows out of its noise.
+        pairs: number of pairs: for i < pairs, clip i shows an episode of the group of step i.
+        positions: (B,) position of each step in the joint batch of all processes, which selects its noise.
     """
 
     transitions: NDArray[np.int64]
@@ -40,24 +40,24 @@ class Draw:
 
 
 class Draws:
-    """Draws of a training. Nothing is remembered between updates, so that a stopped training can go on exactly.
+    """Sampler of a training. It has no state between updates, so a stopped training resumes exactly.
 
-    A step is of a uniformly drawn task, then of a uniformly drawn episode of that task, then uniform among its steps
-    (specs of the published policy). The first `min(batch, clips)` clips are each of a random episode of the same group
-    as the step in the same place (paper, section 4.1); further clips are drawn like the episodes of steps. Steps,
-    partners and further clips have random numbers of their own: with one seed, trainings that differ in `clips` or
-    `pairing`, or in their understanding updates, see the same steps.
+    A step is sampled by uniform task, then uniform episode of that task, then uniform step of that episode
+    (specs of the published policy). The first `min(batch, clips)` clips are random episodes of the same group as the
+    step at the same index (paper, section 4.1); further clips are sampled like the episodes of steps. Steps, paired
+    clips and further clips have separate random streams: with the same seed, trainings that differ in `clips`,
+    `pairing` or understanding updates use the same steps.
 
     Args:
         inputs: the prepared inputs.
-        batch: steps of an update (of all processes together).
-        clips: clips of an understanding update; 0 when no video model is trained.
-        pairing: what counts as the same action.
-        seed: of the training.
+        batch: steps per update, summed over processes.
+        clips: clips per understanding update; 0 when no video model is trained.
+        pairing: property that defines a group.
+        seed: seed of the training.
 
     Raises:
-        ConfigError: impossible numbers, an unknown pairing.
-        DataError: no steps, or fewer than two instructions or groups, so that nothing can be told apart.
+        ConfigError: numbers out of range, an unknown pairing.
+        DataError: no steps, or fewer than two instructions or groups, so that there are no negatives.
     """
 
     def __init__(self, inputs: TrainingInputs, *, batch: int, clips: int, pairing: GroupKind, seed: int) -> None:
@@ -70,7 +70,7 @@ class Draws:
         if not len(inputs.transition_episode):
             raise DataError("the episodes have no key-to-key step to train on; use demonstrations with keyframes")
         if clips:
-            _refuse_one_group(inputs, self.groups, pairing)
+            _check_several_groups(inputs, self.groups, pairing)
         tasks = np.unique(inputs.tasks, return_inverse=True)[1].astype(np.int64)
         steps = _Members(inputs.transition_episode, len(inputs.ids))
         drawable = np.flatnonzero(steps.counts)
@@ -81,7 +81,7 @@ class Draws:
         self._episode_of = inputs.transition_episode
 
     def at(self, update: int, understanding: bool) -> Draw:
-        """The draw of update number `update` (from 0), with clips if it is an understanding update."""
+        """Sample update number `update` (from 0), with clips if it is an understanding update."""
         rng = self._generator(update, "transitions")
         transitions = self._steps.pick(self._episodes(self.batch, rng), rng)
         clips, pairs = np.empty(0, dtype=np.int64), 0
@@ -97,16 +97,16 @@ class Draws:
         return np.random.default_rng(derived_seed(self.seed, update, use))
 
     def _episodes(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Uniform tasks, then uniform episodes of each."""
+        """Sample uniform tasks, then a uniform episode of each."""
         return self._of_task.pick(self._tasks[rng.integers(0, len(self._tasks), count)], rng)
 
 
 def part(draw: Draw, rank: int, size: int) -> Draw:
-    """The share of process `rank` of `size`: an equal slice of the pairs, of the other steps and of the other clips.
+    """Return the shard of process `rank` of `size`: an equal slice of pairs, other steps and other clips.
 
-    Pairs stay pairs and stand first again; the shares of all processes together are the whole draw.
+    Pairs stay together and come first; the shards of all processes together are the whole batch.
 
-    Raises: ConfigError if there is no such process, or the numbers cannot be shared equally.
+    Raises: ConfigError if `rank` is out of range, or the numbers are not divisible by `size`.
     """
     if not 0 <= rank < size:
         raise ConfigError(f"there is no process {rank} of {size}")
@@ -133,7 +133,7 @@ def _share(count: int, pairs: int, rank: int, size: int) -> NDArray[np.int64]:
 
 
 class _Members:
-    """The members of every group, laid end to end, so that one random member of many groups is a vector operation."""
+    """Members of all groups in one array, so that random members of many groups are a vector operation."""
 
     def __init__(self, groups: NDArray[np.int64], count: int, members: NDArray[np.int64] | None = None) -> None:
         chosen = np.arange(len(groups)) if members is None else members
@@ -142,12 +142,12 @@ class _Members:
         self._starts = np.cumsum(self.counts) - self.counts
 
     def pick(self, groups: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        """A uniform member of each of these groups, which must have some."""
+        """Sample a uniform member of each of these groups, which must not be empty."""
         picked: NDArray[np.int64] = self._members[self._starts[groups] + rng.integers(0, self.counts[groups])]
         return picked
 
 
-def _refuse_one_group(inputs: TrainingInputs, groups: NDArray[np.int64], pairing: str) -> None:
+def _check_several_groups(inputs: TrainingInputs, groups: NDArray[np.int64], pairing: str) -> None:
     examples = {"instruction": inputs.instructions, "task": inputs.tasks, "episode": inputs.ids}
     for what, count in (("instruction", len(inputs.texts)), (pairing, len(np.unique(groups)))):
         if count < 2:
@@ -168,20 +168,19 @@ def draw_noise(
     seed: int,
     update: int,
 ) -> TrainNoise:
-    """Noise of the rows `rows` of a batch, on the CPU; each part has random numbers of its own.
+    """Sample the noise of the rows `rows` of a batch, on the CPU; each part has a separate random stream.
 
-    Leaving a part out does not change the others, and a process that has some rows gets the numbers that they would
-    have had in one process with all of them.
+    Disabling a part does not change the others, and the noise of a row does not depend on the number of processes.
 
     Args:
-        config: the policy's: it sets the amounts.
-        rows: (b,) which rows of the batch.
-        batch: rows of the whole batch.
-        points: points of one scene, all cameras together.
-        augment: "se3" shifts and turns the scene, "shift" only shifts it, "none" leaves it.
-        colour: whether colours are noisy.
-        seed: of the training.
-        update: number of the update, from 0.
+        config: configuration of the policy, which sets the amounts.
+        rows: (b,) indices of rows of the batch.
+        batch: size of the whole batch.
+        points: number of points of one scene, all cameras together.
+        augment: "se3" translates and rotates the scene, "shift" only translates it, "none" disables it.
+        colour: whether noise is added to colours.
+        seed: seed of the training.
+        update: index of the update, from 0.
     """
 
     def source(name: str) -> torch.Generator:
@@ -208,20 +207,20 @@ def draw_noise(
 
 
 class Feed:
-    """Makes the inputs of any update, on `device`: a pure function of the seed and the update's number.
+    """Data loader: makes the inputs of any update on `device`, as a pure function of seed and update index.
 
     Args:
-        inputs: what `prepare_inputs` gave.
-        config: of the training.
-        viclip: sizes of the video model; None when it is not trained.
+        inputs: result of `prepare_inputs`.
+        config: configuration of the training.
+        viclip: configuration of the video model; None when it is not trained.
         arp: configuration of the policy; None when it is not trained.
-        language: gives the policy's language tokens.
-        device: where the inputs go.
-        team: the processes that share each batch.
+        language: encoder of the policy's language tokens.
+        device: target device.
+        team: processes that share each batch.
 
     Raises:
-        ConfigError: the batch cannot be shared equally, or the text encoder does not know CLIP's tokens.
-        DataError: the data have nothing to tell apart, see `Draws`.
+        ConfigError: the batch is not divisible by the number of processes, or the text encoder lacks CLIP's vocabulary.
+        DataError: the data have no negatives, see `Draws`.
     """
 
     def __init__(
@@ -237,18 +236,18 @@ class Feed:
     ) -> None:
         clips = config.clips_drawn if viclip is not None else 0
         draws = Draws(inputs, batch=config.batch, clips=clips, pairing=config.pairing, seed=config.seed)
-        part(draws.at(0, understanding=clips > 0), team.rank, team.size)  # refused now, not at the first update
+        part(draws.at(0, understanding=clips > 0), team.rank, team.size)  # raise now, not at the first update
         self._inputs, self._draws, self._config = inputs, draws, config
         self._viclip, self._arp, self._language = viclip, arp, language
         self._device, self._team = device, team
         self._tokens = None if viclip is None else _tokens(inputs.texts, viclip)
 
     def __call__(self, update: int) -> StepInputs:
-        """The share of this process in update number `update`, from 0."""
+        """Sample this process's shard of update number `update`, from 0."""
         config = self._config
         understanding = self._viclip is not None and config.understands(update)
         draw = part(self._draws.at(update, understanding), self._team.rank, self._team.size)
-        found = StepInputs(
+        inputs = StepInputs(
             settings=StepSettings(
                 understanding=understanding,
                 lambda_ee=config.lambda_ee,
@@ -280,7 +279,7 @@ class Feed:
             if understanding:
                 episodes = self._inputs.transition_episode[draw.transitions[: draw.pairs]]
                 given["pair_groups"] = torch.from_numpy(self._draws.groups[episodes])
-        return StepInputs(**(vars(found) | given)).to(self._device)
+        return StepInputs(**(vars(inputs) | given)).to(self._device)
 
     def _clips(self, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> dict[str, Tensor]:
         numbers = self._inputs.instruction_of[rows]
@@ -295,7 +294,7 @@ class Feed:
 
 
 def _tokens(texts: tuple[str, ...], config: ViCLIPConfig) -> Tensor:
-    """Ids of all instructions, made as recognition makes them."""
+    """Tokenise all instructions, as recognition does."""
     if config.vocabulary <= END:
         raise ConfigError(
             f"the text encoder knows {config.vocabulary} tokens, CLIP's tokenizer gives ids up to {END}: instructions "

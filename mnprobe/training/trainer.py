@@ -47,18 +47,18 @@ _LOG_EVERY = 10
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """A finished training.
+    """Result of a finished training.
 
     Attributes:
-        name: of the training.
-        status: "trained", or "kept" when it was finished before.
-        steps: steps that checkpoints were written at.
-        checkpoints: their files.
-        own_updates: by part ("viclip", "arp", "heads"), the steps that its optimiser made.
-        metrics: last means of the losses, in nats, and of the gradients' norms.
-        seconds: time that the updates took, waiting for data included.
-        waiting: share of that time that was spent waiting for data.
-        folder: the training's own folder: record, table of losses, TensorBoard's files, heads.
+        name: name of the training.
+        status: "trained", or "kept" when an earlier call had finished it.
+        steps: steps of the written checkpoints.
+        checkpoints: files of the checkpoints.
+        own_updates: number of optimiser steps of each part ("viclip", "arp", "heads").
+        metrics: last means of losses (nats) and gradient norms.
+        seconds: time spent in updates, including waiting for data.
+        waiting: share of that time spent waiting for data.
+        folder: folder of the training: configuration, losses, TensorBoard files, heads.
     """
 
     name: str
@@ -90,44 +90,46 @@ def train(
     quiet: bool = True,
     note: Callable[[str], None] | None = None,
 ) -> TrainResult:
-    """Train on all episodes of `dataset`; checkpoints go into the run, and a finished training is kept.
+    """Train on all episodes of `dataset` and write checkpoints to the run; a finished training is not repeated.
 
-    May be killed at any moment and called again: it goes on from its last saved state, and on one CPU thread ends with
-    the same weights, bit for bit, as if it had not been stopped. Everything random is a function of the seed and the
-    number of the update. Under torchrun the processes share each batch; they all must call this.
+    An interrupted training resumes from its last saved state when called again; on one CPU thread the final weights are
+    bit for bit those of an uninterrupted training. All random numbers are functions of the seed and the update index.
+    Under torchrun the processes share each batch, and all of them must call this function.
 
     Args:
-        config: what is trained and how. Sizes are those of the files where models start from files.
-        dataset: the episodes, such as the training partition of demonstrations.
-        run: checkpoints go to `checkpoints/viclip-<name>` and `checkpoints/arp-<name>`, the rest to `training/<name>`.
-        name: of the training; baseline, joint or alone by default.
+        config: configuration of the training. Initial weights, where given, decide the model sizes.
+        dataset: the training episodes, such as the training partition of demonstrations.
+        run: run directory; checkpoints go to `checkpoints/viclip-<name>` and `checkpoints/arp-<name>`, the rest to
+            `training/<name>`.
+        name: name of the training; baseline, joint or alone by default.
         device: "auto", "cpu", "cuda", "cuda:<number>".
-        start_viclip: weights that the video model starts from; from the seed when None.
-        start_arp: weights that the policy starts from; from the seed when None.
+        start_viclip: initial weights of the video model; random (from the seed) when None.
+        start_arp: initial weights of the policy; random (from the seed) when None.
         language_weights: CLIP RN50 weights for the policy's language tokens; random ones when None.
-        save_every: updates between two states that a stopped training can go on from; checkpoints always save one.
-        log_every: updates between two rows of the table of losses.
-        workers: threads that decode images, the first time.
-        cache: folder of the decoded inputs, which trainings of several runs may share; the run's own when None.
-        team: the processes that share each batch; found from torchrun's variables when None.
+        save_every: updates between two saved states; every checkpoint saves one as well.
+        log_every: updates between two logged rows.
+        workers: threads that decode images for the cache.
+        cache: cache folder of decoded inputs, which several runs may share; the run's own when None.
+        team: processes that share each batch; from torchrun's variables when None.
         quiet: show no progress.
-        note: called with remarks for the user.
+        note: called with messages for the user.
 
     Raises:
-        ConfigError: contradicting settings, another configuration than the training of this name was begun with.
-        DataError: data that do not fit: no images of a camera, fewer than two instructions, ...
-        CheckpointError: weights or a state that cannot be used, missing checkpoints of a finished training.
-        TrainingError: a loss or gradient that is no number. What was written before is kept.
+        ConfigError: contradictory settings, or a configuration that differs from that of the existing training of this
+            name.
+        DataError: unsuitable data: no images of a camera, fewer than two instructions, ...
+        CheckpointError: invalid weights or state, or missing checkpoints of a finished training.
+        TrainingError: a loss or gradient is NaN or infinite. Checkpoints written before are not removed.
     """
     called = _checked_name(name or config.default_name)
     for option, value in (("save_every", save_every), ("log_every", log_every), ("workers", workers)):
         if value < 1:
             raise ConfigError(f"{option} must be at least 1, got {value}")
     joined = join_team(accelerators=True) if team is None else nullcontext(team)
-    with joined as crew:
-        place = resolve_device(device, local=crew.local)
+    with joined as processes:
+        resolved = resolve_device(device, local=processes.local)
         start = start_from(config, viclip=start_viclip, arp=start_arp, language_weights=language_weights)
-        say = note if note is not None and crew.leads else _silent
+        log = note if note is not None and processes.leads else _silent
         folder = run.path / "training" / called
         asked = {
             "training": start.config.measurement(),
@@ -135,29 +137,29 @@ def train(
             "data": {"fingerprint": dataset.fingerprint(), "episodes": len(dataset)},
         }
         keeper = Keeper(run=run, name=called, folder=folder, start=start, job=training_job(folder, asked, name=called))
-        with alone_in(folder) if crew.leads else nullcontext():
+        with alone_in(folder) if processes.leads else nullcontext():
             status = keeper.job.check()
             if status == "missing":
-                keeper.refuse_strangers()
+                keeper.check_no_foreign_checkpoints()
             done = keeper.finished() if status == "done" else None
             if done is not None:
                 keeper.check(start.config.checkpoint_steps())
                 return _result(keeper, "kept", done)
-            _remark(start, say)
+            _remark(start, log)
             inputs = _prepare(
-                start, dataset, cache or run.path / "cache", workers=workers, team=crew, quiet=quiet, say=say
+                start, dataset, cache or run.path / "cache", workers=workers, team=processes, quiet=quiet, say=log
             )
-            training = _Training(keeper, inputs, place, crew, log_every=log_every, save_every=save_every)
-            crew.barrier()  # all have seen what was there before anything is written
-            if crew.leads:
+            training = _Trainer(keeper, inputs, resolved, processes, log_every=log_every, save_every=save_every)
+            processes.barrier()  # all processes have read the folder before anything is written
+            if processes.leads:
                 if status == "missing":
                     write_record(keeper.job)
-                run.record(f"train-{called}", _recorded(start, dataset, asked, crew, place))
-            return training.run(quiet=quiet, say=say)
+                run.record(f"train-{called}", _recorded(start, dataset, asked, processes, resolved))
+            return training.run(quiet=quiet, say=log)
 
 
-class _Training:
-    """One training at work: models on their device, optimisers, state."""
+class _Trainer:
+    """The trainer: models on their device, optimisers and state."""
 
     def __init__(
         self, keeper: Keeper, inputs: TrainingInputs, device: str, team: Team, *, log_every: int, save_every: int
@@ -189,7 +191,7 @@ class _Training:
         self.seconds = {"total": 0.0, "waiting": 0.0}
 
     def run(self, *, quiet: bool, say: Callable[[str], None]) -> TrainResult:
-        """From the last state, or from the start, to the end."""
+        """Run the remaining updates, from the last saved state or from the start."""
         config, keeper, team = self.config, self.keeper, self.team
         done = self._resume()
         steps = config.checkpoint_steps()
@@ -221,11 +223,11 @@ class _Training:
         return self._finish()
 
     def _works(self, update: int) -> bool:
-        """Whether there is anything to train: a video model alone rests between its updates."""
+        """Whether this update trains anything: a video model alone skips the updates without understanding."""
         return self.config.trains_arp or self.config.understands(update)
 
     def _fed(self, done: int) -> Generator[StepInputs]:
-        """Inputs of the updates that train something, made one ahead of time."""
+        """Yield the inputs of the updates that train something; the next ones are prepared in advance."""
         working = (update for update in range(done, self.config.updates) if self._works(update))
         for _, inputs in prefetch(working, self.feed):
             yield inputs
@@ -242,9 +244,9 @@ class _Training:
         names = list(out.losses)
         weights = {name: _weights(self.optimisers[name]) for name in parts}
         norms = [nn.utils.get_total_norm([w.grad for w in held if w.grad is not None]) for held in weights.values()]
-        told = torch.stack([*(value.detach().float() for value in out.losses.values()), *norms]).tolist()
-        values = dict(zip([*names, *(f"norm/{name}" for name in parts)], told, strict=True))
-        self._refuse_broken(update, values)
+        means = torch.stack([*(value.detach().float() for value in out.losses.values()), *norms]).tolist()
+        values = dict(zip([*names, *(f"norm/{name}" for name in parts)], means, strict=True))
+        self._check_finite(update, values)
         for (name, held), norm in zip(weights.items(), norms, strict=True):
             if config.clip_norm is not None:
                 nn.utils.clip_grads_with_norm_(held, config.clip_norm, norm)
@@ -254,17 +256,17 @@ class _Training:
         self.window.add(values | {f"rate/{name}": rate for name, rate in rates.items()})
 
     def _parts(self, update: int) -> list[str]:
-        """The parts that this update trains."""
+        """Parts that this update trains."""
         if self.config.understands(update):
             return list(self.optimisers)
         return [name for name in self.optimisers if name == "arp"]
 
-    def _refuse_broken(self, update: int, values: Mapping[str, float]) -> None:
+    def _check_finite(self, update: int, values: Mapping[str, float]) -> None:
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if not broken:
             return
         losses = {name: value for name, value in values.items() if "/" not in name}
-        told = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        text = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
         worst = next((name for name in broken if not name.startswith("norm/")), None)
         if worst is not None:
             what = f"loss {worst!r} is {values[worst]}"
@@ -273,13 +275,13 @@ class _Training:
             what = f"the gradient of {part} is {values[broken[0]]} ({_first_broken(getattr(self.model, part))})"
         written = [step for step in self.config.checkpoint_steps() if step <= update]
         raise TrainingError(
-            f"training {self.keeper.name!r} broke at update {update} of {self.config.updates}: {what} (losses: {told})."
+            f"training {self.keeper.name!r} broke at update {update} of {self.config.updates}: {what} (losses: {text})."
             f" The update was not made; the last good checkpoint is {self.keeper.files(written[-1])[0]}. Lower the "
             "learning rate, clip gradients (--clip-norm) or compute in float32, under another --name"
         )
 
     def _after(self, done: int, steps: tuple[int, ...], log: TrainLog | None) -> None:
-        """What follows after `done` updates: a row, a checkpoint, a state."""
+        """Write what is due after `done` updates: log row, checkpoint, state."""
         keeps = done in steps
         if done % self.log_every == 0 or keeps:
             means = self.window.means()
@@ -320,7 +322,7 @@ class _Training:
 
     def _finish(self) -> TrainResult:
         total = self.seconds["total"]
-        told = {
+        result = {
             "updates": self.config.updates,
             "own_updates": self.own,
             "metrics": self.latest,
@@ -328,23 +330,23 @@ class _Training:
             "waiting": self.seconds["waiting"] / total if total else 0.0,
         }
         if self.team.leads:
-            self.keeper.finish(told)
+            self.keeper.finish(result)
             drop_state(self.keeper.folder)
         self.team.barrier()
-        return _result(self.keeper, "trained", told)
+        return _result(self.keeper, "trained", result)
 
 
-def _result(keeper: Keeper, status: Literal["trained", "kept"], told: Mapping[str, Any]) -> TrainResult:
+def _result(keeper: Keeper, status: Literal["trained", "kept"], result: Mapping[str, Any]) -> TrainResult:
     steps = keeper.start.config.checkpoint_steps()
     return TrainResult(
         name=keeper.name,
         status=status,
         steps=steps,
         checkpoints=tuple(path for step in steps for path in keeper.files(step)),
-        own_updates=dict(told["own_updates"]),
-        metrics=dict(told["metrics"]),
-        seconds=float(told["seconds"]),
-        waiting=float(told["waiting"]),
+        own_updates=dict(result["own_updates"]),
+        metrics=dict(result["metrics"]),
+        seconds=float(result["seconds"]),
+        waiting=float(result["waiting"]),
         folder=keeper.folder,
     )
 
@@ -367,7 +369,7 @@ def _prepare(
 
 
 def _recorded(start: Start, dataset: Dataset, asked: Mapping[str, Any], team: Team, device: str) -> dict[str, Any]:
-    """What goes into run.toml; TOML has no empty value, so what is None is left out."""
+    """Drop None values for run.toml, because TOML has no null."""
     return {
         "data": [str(path) for path in dataset.paths],
         "fingerprint": asked["data"]["fingerprint"],
@@ -409,9 +411,9 @@ def _checked_name(name: str) -> str:
 
 @contextmanager
 def _dropout(seed: int, device: str) -> Iterator[None]:
-    """Dropout draws from torch's own generators: seed them for one update, and put them back."""
-    place = torch.device(device)
-    with torch.random.fork_rng([place] if place.type == "cuda" else []):
+    """Seed torch's global generators (for dropout) for one update, and restore them."""
+    target = torch.device(device)
+    with torch.random.fork_rng([target] if target.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 
@@ -428,4 +430,4 @@ def _first_broken(module: nn.Module) -> str:
 
 
 def _silent(text: str) -> None:
-    """Remarks that nobody asked for."""
+    """Discard messages."""

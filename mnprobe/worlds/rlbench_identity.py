@@ -1,4 +1,4 @@
-"""Which code an installed RLBench or PyRep is: the git commit, and a hash of what it is made of."""
+"""Identity of an installed RLBench or PyRep: git commit and source hash."""
 
 import hashlib
 import json

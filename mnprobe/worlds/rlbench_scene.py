@@ -1,4 +1,4 @@
-"""Whether a scene that was made again is the recorded one, and which shapes count in collisions."""
+"""Comparison of a restored scene with the recorded one; collision shapes."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray

@@ -41,7 +41,7 @@ class Stopped(Exception):
 @pytest.fixture
 def stop_after(monkeypatch):
     """Let a training end abruptly, straight after an update: before its row, checkpoint or state is written."""
-    after = trainer._Training._after
+    after = trainer._Trainer._after
 
     def arm(updates):
         def stop(self, done, *rest):
@@ -49,7 +49,7 @@ def stop_after(monkeypatch):
                 raise Stopped
             after(self, done, *rest)
 
-        monkeypatch.setattr(trainer._Training, "_after", stop)
+        monkeypatch.setattr(trainer._Trainer, "_after", stop)
         return monkeypatch.undo
 
     return arm

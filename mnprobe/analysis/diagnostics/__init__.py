@@ -1,4 +1,4 @@
-"""`mnprobe doctor`: planted features go through the very pipeline and must come out as they should."""
+"""Diagnostics of `mnprobe doctor`: the pipeline on features with known answers."""
 
 from mnprobe.analysis.diagnostics.pipeline import Check, Pipeline, Status, Subject, sampled
 from mnprobe.analysis.diagnostics.suite import CHECKS, Examined, broken, examine, sanity_suite

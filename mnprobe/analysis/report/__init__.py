@@ -1,4 +1,4 @@
-"""The report: one HTML file that holds everything a run has measured, and opens anywhere without a network."""
+"""The report: one self-contained HTML file with all results of a run."""
 
 from mnprobe.analysis.report.collect import ReportData, gather
 from mnprobe.analysis.report.comparison import SideBySide, set_side_by_side, write_side_by_side

@@ -1,4 +1,4 @@
-"""What the plotted episodes look like: two frames of each, side by side, all in one image."""
+"""Thumbnails of the plotted episodes: two frames of each, all in one image."""
 
 import base64
 import io

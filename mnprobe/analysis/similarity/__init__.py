@@ -1,4 +1,4 @@
-"""Similarity indices on two arrays of features, their permutation null, and the registry for users' own."""
+"""Similarity indices of two feature arrays: permutation null and registry."""
 
 from mnprobe.analysis.similarity.base import (
     INDICES,

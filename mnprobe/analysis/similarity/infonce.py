@@ -1,4 +1,4 @@
-"""The mutual-information bound of the paper's Theorem 1, from a probe that is fitted on other groups."""
+"""Mutual-information bound (Theorem 1 of the paper) from a cross-fitted probe."""
 
 from dataclasses import dataclass
 from typing import ClassVar

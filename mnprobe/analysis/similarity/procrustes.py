@@ -1,4 +1,4 @@
-"""Orthogonal Procrustes: how well one cloud of episodes can be turned onto the other."""
+"""Orthogonal Procrustes: fit of one point cloud to another by rotation."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Representational similarity analysis: do pairs of episodes that are far apart for one model lie so for the other?"""
+"""Representational similarity analysis: correlation of pairwise distances."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args

@@ -1,4 +1,4 @@
-"""Statistics on arrays: intervals over blocks, block permutation, families of tests, power, exact chance."""
+"""Statistics: block intervals, permutation, multiple testing, power, chance."""
 
 from mnprobe.analysis.statistics._blocks import match_weights
 from mnprobe.analysis.statistics.contrasts import OutcomeContrast, PairedContrast, outcome_contrast, paired_contrast

@@ -1,4 +1,4 @@
-"""Which difference could have been seen at all: detectable difference, power, and the error that counts alone give."""
+"""Power: detectable difference and the standard error of a proportion."""
 
 import math
 

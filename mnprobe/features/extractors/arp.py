@@ -37,7 +37,7 @@ _LAYER = re.compile(r"e|norm|screen|blocks\.\d+")
 
 @dataclass(frozen=True, kw_only=True)
 class Transition:
-    """One decision: what was seen, what was told, and the key pose that the demonstrator reached next."""
+    """One decision: observation, instruction, and the next key pose of the demonstration."""
 
     episode: int
     keyframe: int
@@ -47,19 +47,19 @@ class Transition:
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
-        """Image sizes; transitions of unequal sizes cannot share a batch."""
+        """Image sizes; transitions of different sizes cannot share a batch."""
         return tuple(image.shape for image in self.frame.rgb.values())
 
 
 class ARPExtractor:
-    """Every key-to-key step of an episode: the policy sees the frame before it and decides.
+    """Extract the states of ARP at every key-to-key step of an episode, from the frame before the step.
 
     Layers, per keyframe: "e" (5 tokens: rot-x, rot-y, rot-z, grip, collision, straight after the last block), "norm"
     (the same after the final layer norm), "blocks.<i>" (the same after block i), "screen" (6 tokens: two stages of
-    three views). A token's keyframe is its number in the episode, from 0.
+    three views). A token's keyframe is the keyframe's index in the episode, from 0.
 
-    Options: `decoding` "greedy" feeds the policy's own earlier tokens back, "teacher" the true ones;
-    `blank_instruction` gives the language of "" to all episodes; `language_weights` (CLIP RN50) or `language_seed`.
+    Options: `decoding` "greedy" inputs the policy's own earlier tokens, "teacher" the true ones; `blank_instruction`
+    uses the language of "" for all episodes; `language_weights` (CLIP RN50) or `language_seed`.
     """
 
     kind: ClassVar[str] = "arp"
@@ -95,12 +95,12 @@ class ARPExtractor:
 
     @classmethod
     def layers_of(cls, spec: ExtractorSpec) -> tuple[str, ...]:
-        """All layers of the policy; reads the checkpoint."""
+        """Return all layers of the policy; reads the checkpoint."""
         return _layers(_policy(spec).config)
 
     @classmethod
     def build(cls, spec: ExtractorSpec) -> "ARPExtractor":
-        """Load the checkpoint, or draw the weights of the preset from the seed; and the language encoder."""
+        """Load the checkpoint, or initialise the preset from the seed; and load the language encoder."""
         policy = _policy(spec)
         weights = spec.options["language_weights"]
         language = language_encoder_for(
@@ -112,7 +112,7 @@ class ARPExtractor:
         return cls(policy, language, spec)
 
     def describe(self) -> dict[str, Any]:
-        """The policy's configuration, the language encoder's, and how it decides."""
+        """Configuration of policy and language encoder, and the decoding."""
         return {
             "model": "arp",
             **self.policy.config.to_dict(),
@@ -121,32 +121,34 @@ class ARPExtractor:
         }
 
     def describe_layers(self) -> dict[str, LayerInfo]:
-        """Class and place in the policy of each layer."""
+        """Class and module path of each layer."""
         config, names = self.policy.config, {id(module): name for name, module in self.policy.named_modules()}
         blocks = self.policy.policy.blocks
         modules = {"e": blocks[config.blocks - 1], "norm": self.policy.policy.final_ln}
         modules |= {"screen": blocks[config.cross_blocks - 1]} if config.cross_blocks else {}
         modules |= {f"blocks.{i}": blocks[i] for i in range(config.cross_blocks, config.blocks)}
-        found = {name: modules[name] for name in self.layers if name in modules}
-        return {name: {"class": class_name(module), "module": names[id(module)]} for name, module in found.items()}
+        known = {name: modules[name] for name in self.layers if name in modules}
+        return {name: {"class": class_name(module), "module": names[id(module)]} for name, module in known.items()}
 
     def prepare(self, episodes: Sequence[Episode]) -> tuple[int, list[Transition]]:
         """Read the observation before every keyframe: world points, colours, state of all cameras."""
         cameras = self.policy.config.cameras
-        found = []
+        observations = []
         for number, episode in enumerate(episodes):
             steps = episode.steps()
             if not steps:
                 raise DataError(f"{episode.folder}: no keyframe, so there is no decision to extract; leave it out")
             for keyframe, step in enumerate(steps):
                 arrays = arrays_of_frame(episode.frame(step.observed), cameras)
-                told = "" if self._inputs.blank else episode.instruction  # episodes without one can be blanked too
-                found.append(Transition(episode=number, keyframe=keyframe, frame=arrays, instruction=told, target=step))
-        return len(episodes), found
+                text = "" if self._inputs.blank else episode.instruction  # episodes without one can be blanked too
+                observations.append(
+                    Transition(episode=number, keyframe=keyframe, frame=arrays, instruction=text, target=step)
+                )
+        return len(episodes), observations
 
     @torch.inference_mode()
     def compute(self, prepared: tuple[int, list[Transition]]) -> list[EpisodeFeatures]:
-        """Decide at every transition; gather the states by episode."""
+        """Run the policy at every transition; collect the states by episode."""
         count, transitions = prepared
         values: list[dict[str, list[np.ndarray[Any, Any]]]] = [{name: [] for name in self.layers} for _ in range(count)]
         for batch in _batches(transitions, self._spec.batch_size):
@@ -196,7 +198,7 @@ def _tokens(pieces: Sequence[np.ndarray[Any, Any]]) -> Tokens:
 
 
 def _batches(transitions: Sequence[Transition], size: int) -> Iterator[list[Transition]]:
-    """At most `size` transitions at a time, all of one image size."""
+    """Yield chunks of at most `size` transitions with equal image sizes."""
     batch: list[Transition] = []
     for transition in transitions:
         if batch and (len(batch) == size or batch[0].sizes != transition.sizes):

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 LayerInfo: TypeAlias = dict[str, str]
-"""Where a layer is in its model: "class" and "module" (dotted path, "" for the whole model), perhaps "member"."""
+"""Origin of a layer: "class" and "module" (dotted path, "" for the whole model), optionally "member"."""
 
 EXTRACTORS = Registry("extractor", "mnprobe.extractors")
 EXTRACTORS.add("viclip", "mnprobe.features.extractors.viclip:ViCLIPExtractor")
@@ -49,11 +49,11 @@ class Tokens:
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeFeatures:
-    """All that an extractor says about one episode.
+    """Result of an extractor for one episode.
 
-    `prediction` is the recognised instruction where the model can say it, '' where it cannot tell the own one from
-    another; `counts` are numbers that are summed over
-    the episodes and written into the store's provenance (e.g. episodes whose last frame was repeated).
+    `prediction` is the recognised instruction, if the model recognises any; '' when the own one is not distinguishable
+    from another. `counts` are summed over the episodes and written to the store's provenance (e.g. episodes whose last
+    frame was repeated).
     """
 
     layers: Mapping[str, Tokens]
@@ -63,14 +63,14 @@ class EpisodeFeatures:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractorSpec:
-    """What to build an extractor from.
+    """Specification from which an extractor is built.
 
-    `checkpoint` None means random weights: `preset` names the size, `seed` the numbers. `config` gives the sizes of
-    the model field by field, where neither a preset nor the file tells them. `layers` empty means the extractor's
-    default; those in `optional` were named by a pattern only, and an extractor may leave them out where they give
-    nothing that can be stored. `candidates` are the instructions among which an understanding model may choose.
-    `options` are the extractor's own (see its `option_defaults`), complete. `say` is called with remarks for the user.
-    `cache` carries what `layers_of` made to the `build` that follows.
+    `checkpoint` None means random weights: `preset` names the size, and `seed` seeds the numbers. `config` gives the
+    model configuration, if neither a preset nor the file contains it. `layers` empty means the extractor's default;
+    those in `optional` matched a pattern only, and an extractor may omit them if their output cannot be stored.
+    `candidates` are the instructions among which an understanding model may choose. `options` are the extractor's own
+    (see its `option_defaults`), complete. `say` is called with messages for the user. `cache` passes objects from
+    `layers_of` to the following `build`.
     """
 
     checkpoint: Path | None = None
@@ -95,20 +95,20 @@ class ExtractorSpec:
 
 
 class Extractor(Protocol):
-    """A frozen model with a way in and taps out. Classes are registered in EXTRACTORS or by entry point.
+    """Protocol of extractors: a frozen model whose layers are read. Register classes in EXTRACTORS or by entry point.
 
-    Class attributes: `kind`, the registered name; `revision`, raised whenever the same input gives other values;
-    `side`, or None where the option "side" says it; `default_layers`; `option_defaults`, name -> default of every
-    option it understands; `sizes`, the names of presets for random weights.
+    Class attributes: `kind`, the registered name; `revision`, increased whenever values change for the same input;
+    `side`, or None if the option "side" gives it; `default_layers`; `option_defaults`, name -> default of every
+    supported option; `sizes`, the names of presets for random weights.
 
-    An extractor may have these members as well:
+    Optional members of an extractor:
 
-    - `layers_of(spec)`, a class method: all layers of the model in order, so that `--layer` takes patterns of them
-      (else the default layers are all that a pattern can name).
+    - `layers_of(spec)`, a class method: all layers of the model in order, for patterns in `--layer` (otherwise patterns
+      match default layers only).
     - `describe_layers()`: `LayerInfo` of each layer, for the store's provenance.
-    - `independent_rows = True`, a class attribute: values of one episode never depend on the episodes computed with
-      it. Of other extractors this is checked once (see `mnprobe.features.row_check`).
-    - `half_precision`: whether the model computes in half precision without being asked to by `spec.precision`.
+    - `independent_rows = True`, a class attribute: values of an episode never depend on other episodes of the batch.
+      For other extractors this is checked once (see `mnprobe.features.row_check`).
+    - `half_precision`: whether the model computes in half precision although `spec.precision` does not request it.
     """
 
     kind: ClassVar[str]
@@ -121,20 +121,20 @@ class Extractor(Protocol):
 
     @classmethod
     def knows_layer(cls, name: str) -> bool:
-        """Whether `name` can be a layer of some size of this model; `build` checks it against the actual size."""
+        """Whether `name` can be a layer of this kind of model; `build` checks it against the actual size."""
 
     @classmethod
     def build(cls, spec: ExtractorSpec) -> "Extractor":
-        """Load or make the model. Raises ConfigError or CheckpointError."""
+        """Load or initialise the model. Raises ConfigError or CheckpointError."""
 
     def describe(self) -> dict[str, Any]:
         """The model's configuration as JSON, for the store's `model_config`."""
 
     def prepare(self, episodes: Sequence[Episode]) -> Any:
-        """Read what the model needs; runs in a background thread while the model works on the batch before."""
+        """Read the inputs of the model; runs in a background thread while the model computes the previous batch."""
 
     def compute(self, prepared: Any) -> list[EpisodeFeatures]:
-        """Run the model on what `prepare` gave: one result per episode, in order."""
+        """Run the model on the result of `prepare`: one result per episode, in order."""
 
 
 def class_name(module: object) -> str:
@@ -147,10 +147,10 @@ def class_name(module: object) -> str:
 
 
 def stored_layers(extractor: Any, layers: Sequence[str]) -> dict[str, str]:
-    """The name in the store of each of `layers` of an extractor class, without repetitions.
+    """Return the stored name of each of `layers` of an extractor class, without repetitions.
 
     Raises:
-        ConfigError: for a name that a store cannot hold, and for two layers that would have one name.
+        ConfigError: for a name that is not allowed in a store, and for two layers with equal stored names.
     """
     names: dict[str, str] = {}
     for layer in layers:
@@ -174,7 +174,7 @@ Config = TypeVar("Config")
 
 
 def config_from(make: Callable[[Mapping[str, Any]], Config], fields: Mapping[str, Any]) -> Config:
-    """A model's configuration from the fields that the user gave; ConfigError says that it is about these."""
+    """Build a model configuration from the fields of the user; ConfigError names their origin."""
     try:
         return make(fields)
     except ConfigError as error:
@@ -187,22 +187,22 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
     >>> parse_options(["size=8", "note=left arm"])
     {'size': 8, 'note': 'left arm'}
     """
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for pair in pairs:
         name, sign, text = pair.partition("=")
         if not sign or not name:
             raise ConfigError(f"--option must be KEY=VALUE, got {pair!r}")
-        if name in found:
-            raise ConfigError(f"--option {name} is given twice: {found[name]!r} and {text!r}")
+        if name in options:
+            raise ConfigError(f"--option {name} is given twice: {options[name]!r} and {text!r}")
         try:
-            found[name] = json.loads(text)
+            options[name] = json.loads(text)
         except json.JSONDecodeError:
-            found[name] = text
-    return found
+            options[name] = text
+    return options
 
 
 def complete_options(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults, replaced by what was given and is understood.
+    """Return the defaults, updated with the given options that are supported.
 
     >>> complete_options({"camera": "wrist", "decoding": "teacher"}, {"camera": "front", "size": 16})
     {'camera': 'wrist', 'size': 16}

@@ -7,20 +7,20 @@ You write a factory and name it as `package.module:factory`:
 It returns the module and a function that turns episodes into the module's inputs. mnprobe calls the module once per
 batch and reads the layers you name:
 
-    "encoder.layer.3"                  what this submodule returns, named as in `module.named_modules()`
-    "output"                           what the whole module returns
-    "encoder.layer.3[1]", "vision[last_hidden_state]"   one member of what a submodule returns
-    "output.pooler_output", "output[0]"                 one member of what the whole module returns
-    "encoder.layer.*", "*"             every layer whose name fits; `*` also matches dots
+    "encoder.layer.3"                  output of this submodule, named as in `module.named_modules()`
+    "output"                           output of the whole module
+    "encoder.layer.3[1]", "vision[last_hidden_state]"   one member of the output of a submodule
+    "output.pooler_output", "output[0]"                 one member of the output of the whole module
+    "encoder.layer.*", "*"             every layer whose name matches; `*` also matches dots
 
-A store holds the member `encoder.layer.3[1]` under the name `encoder.layer.3.1`.
+The member `encoder.layer.3[1]` is stored under the name `encoder.layer.3.1`.
 
 A layer may give a tensor of shape (R, D), one token per input row, or (R, T, D), T tokens per input row; or a tuple or
-list whose first entry is the only such tensor. Of anything else (named members, several such tensors) a member must be
-named. The values are copied when the layer returns, so that nothing that runs in place afterwards changes them. A
-layer that runs several times in one pass gives its outputs as further tokens, in order. Input row r belongs to the
-episodes in order, one row each, unless `HookInputs.lengths` says how many rows each episode has; a token's keyframe is
-the number of its row within the episode.
+list whose first entry is the only such tensor. For other outputs (named members, several such tensors) name a member.
+Values are copied when the layer returns, so that later in-place operations do not change them. The outputs of a layer
+that runs several times in one pass are concatenated as further tokens, in order. Each episode has one input row, in
+order, unless `HookInputs.lengths` gives the number of rows of each episode; a token's keyframe is the index of its row
+within the episode.
 """
 
 import copy
@@ -67,9 +67,9 @@ Key: TypeAlias = str | int
 
 @dataclass(frozen=True, kw_only=True)
 class HookInputs:
-    """Arguments of one call, `module(*args, **kwargs)`, on the CPU; mnprobe moves a copy of them to the device.
+    """Arguments of one call, `module(*args, **kwargs)`, on the CPU; mnprobe moves a copy to the device.
 
-    Tensors may be nested in tuples, lists, named tuples, mappings and dataclasses, which keep their type; an object
+    Tensors may be nested in tuples, lists, named tuples, mappings and dataclasses, whose types are preserved; an object
     with a method `.to(device)` is moved by it. `lengths` gives the number of input rows of each episode of the batch;
     None means one each.
     """
@@ -81,11 +81,11 @@ class HookInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class HookTarget:
-    """What a factory returns.
+    """Result of a factory.
 
     `prepare` reads episodes and returns HookInputs, or a tensor, or a tuple of positional arguments (a named tuple is
-    one argument); it runs in a background thread and must not touch the module. `describe` is written into the store
-    as the model's configuration.
+    one argument); it runs in a background thread and must not touch the module. `describe` is written to the store as
+    the model's configuration.
     """
 
     module: nn.Module
@@ -100,11 +100,11 @@ class _Tap:
     name: str
     stored: str
     module: nn.Module
-    module_name: str  # "" is the whole module, read from what the call returns
+    module_name: str  # "" is the whole module, read from the result of the call
     path: tuple[Key, ...]
 
     def member(self, key: Key) -> str:
-        """The name of the layer that is the member `key` of what this one gives."""
+        """Name of the layer for the member `key` of this layer's output."""
         plain = isinstance(key, str) and key.isidentifier()
         if not self.module_name and plain and "[" not in self.name:
             return f"{self.name}.{key}"
@@ -112,7 +112,8 @@ class _Tap:
 
 
 class HookExtractor:
-    """Reads layers of a module that a factory makes. Options: `factory`, `side`, and `arguments` for the factory."""
+    """Extractor that reads layers of a module made by a factory. Options: `factory`, `side`, and `arguments` for the
+    factory."""
 
     kind: ClassVar[str] = "hook"
     revision: ClassVar[int] = 2
@@ -129,20 +130,20 @@ class HookExtractor:
         self._optional = {stored for name, stored in names.items() if name in spec.optional}
         self._spec = spec
         self.dropped: dict[str, str] = {}
-        """Why layers that a pattern named are left out."""
+        """Reasons why layers that matched a pattern are omitted."""
         self.half_precision: bool | None = None
-        """Whether anything in the module computes in half precision; known after the first batch."""
+        """Whether any part of the module computes in half precision; known after the first batch."""
         target.module.eval()
         target.module.to(spec.device)
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of the layers as they are stored, without those dropped."""
+        """Stored names of the layers, without dropped ones."""
         return tuple(tap.stored for tap in self._taps)
 
     @classmethod
     def knows_layer(cls, name: str) -> bool:
-        """Any name may be one; `build` looks it up in the module."""
+        """True for any name; `build` looks it up in the module."""
         return bool(name)
 
     @classmethod
@@ -152,7 +153,7 @@ class HookExtractor:
 
     @classmethod
     def stored_layer(cls, name: str) -> str:
-        """The name under which a layer is stored: members follow a dot.
+        """Return the stored name of a layer: members follow a dot.
 
         >>> HookExtractor.stored_layer("encoder.3[1]"), HookExtractor.stored_layer("output['last state']")
         ('encoder.3.1', 'output.last state')
@@ -162,7 +163,7 @@ class HookExtractor:
 
     @classmethod
     def layers_of(cls, spec: ExtractorSpec) -> tuple[str, ...]:
-        """All submodules in order, then "output". Makes the module; `build` takes it from the cache of `spec`."""
+        """Return all submodules in order, then "output". Makes the module and caches it in `spec` for `build`."""
         target = spec.cache["target"] = _make_target(spec)
         return (*(name for name, _ in target.module.named_modules() if name), OUTPUT)
 
@@ -172,11 +173,11 @@ class HookExtractor:
         return cls(spec.cache.pop("target", None) or _make_target(spec), spec)
 
     def describe(self) -> dict[str, Any]:
-        """The factory and what it says of its model."""
+        """Name of the factory and its description of the model."""
         return {"model": self._spec.options["factory"], **self.target.describe}
 
     def describe_layers(self) -> dict[str, LayerInfo]:
-        """Class and place in the module of each layer."""
+        """Class and module path of each layer."""
         return {
             tap.stored: {"class": class_name(tap.module), "module": tap.module_name}
             | ({"member": "".join(f"[{key}]" for key in tap.path)} if tap.path else {})
@@ -184,7 +185,7 @@ class HookExtractor:
         }
 
     def drop(self, layer: str, reason: str) -> bool:
-        """Leave out `layer` from now on if a pattern named it, and return whether it did.
+        """Drop `layer` if it matched a pattern only, and return whether it was dropped.
 
         Raises FeatureError when no layer is left.
         """
@@ -198,12 +199,12 @@ class HookExtractor:
         return True
 
     def training_modules(self) -> list[str]:
-        """Submodules in training mode although mnprobe called eval(): a forward or a train() of their own does it."""
+        """Submodules in training mode although mnprobe called eval(), due to their own forward() or train()."""
         named = self.target.module.named_modules()
-        return [f"{name or 'the module itself'} ({type(one).__name__})" for name, one in named if one.training]
+        return [f"{name or 'the module itself'} ({type(part).__name__})" for name, part in named if part.training]
 
     def prepare(self, episodes: Sequence[Episode]) -> tuple[HookInputs, list[int]]:
-        """Ask the factory's `prepare` for the inputs."""
+        """Call the factory's `prepare`."""
         given = self.target.prepare(episodes)
         if isinstance(given, Tensor) or _is_named_tuple(given):
             given = HookInputs(args=(given,))
@@ -227,7 +228,7 @@ class HookExtractor:
 
     @torch.inference_mode()
     def compute(self, prepared: tuple[HookInputs, list[int]]) -> list[EpisodeFeatures]:
-        """Run the module once and cut what its layers gave into episodes."""
+        """Run the module once and split the outputs of its layers by episode."""
         inputs, lengths = prepared
         rows, device = sum(lengths), self._spec.device
         caught: dict[str, list[Tensor | FeatureError]] = {tap.stored: [] for tap in self._taps}
@@ -258,7 +259,7 @@ class HookExtractor:
         ]
 
     def _watching_precision(self) -> ExitStack:
-        """Set `half_precision` while the context lasts: from the weights, and from what any submodule returns."""
+        """Set `half_precision` inside the context, from the dtypes of weights and of submodule outputs."""
         module, stack = self.target.module, ExitStack()
         self.half_precision = any(weight.dtype in _HALF for weight in (*module.parameters(), *module.buffers()))
 
@@ -275,7 +276,7 @@ def _make_target(spec: ExtractorSpec) -> HookTarget:
     name = spec.options["factory"]
     if not name:
         raise ConfigError("the extractor 'hook' needs --factory package.module:factory")
-    torch.manual_seed(spec.seed)  # a factory of strangers may draw weights from the global state
+    torch.manual_seed(spec.seed)  # a user's factory may initialise weights from the global random state
     factory = _factory(str(name), spec.options["arguments"])
     target = factory(spec.checkpoint, **spec.options["arguments"])
     if not isinstance(target, HookTarget):
@@ -284,7 +285,7 @@ def _make_target(spec: ExtractorSpec) -> HookTarget:
 
 
 def _factory(name: str, arguments: Mapping[str, Any]) -> Callable[..., Any]:
-    """The factory, once it is sure that it can be called with the checkpoint and these arguments."""
+    """Return the factory, after a check of its parameters."""
     factory: Callable[..., Any] = import_object(name, kind="factory")
     if not callable(factory):
         raise ConfigError(f"factory {name!r} is a {type(factory).__name__}; it must be a function")
@@ -295,7 +296,7 @@ def _factory(name: str, arguments: Mapping[str, Any]) -> Callable[..., Any]:
             f"factory {name!r} is called with the checkpoint (a Path or None) and the --option arguments "
             f"{', '.join(arguments) or '(none)'}, which does not fit its parameters: {error}"
         ) from error
-    except ValueError:  # some built-in functions do not tell their parameters
+    except ValueError:  # some built-in functions have no signature
         pass
     return factory
 
@@ -305,11 +306,11 @@ def _factory(name: str, arguments: Mapping[str, Any]) -> Callable[..., Any]:
 
 def _split(name: str) -> tuple[str, tuple[Key, ...]]:
     """`encoder.3[1][state]` to ("encoder.3", (1, "state"))."""
-    found = _LAYER.fullmatch(name)
-    if found is None:
+    match = _LAYER.fullmatch(name)
+    if match is None:
         return name, ()
-    texts = [text[1:-1].strip("'\"") for text in re.findall(_BRACKET, found.group(2))]
-    return found.group(1), tuple(map(_key, texts))
+    texts = [text[1:-1].strip("'\"") for text in re.findall(_BRACKET, match.group(2))]
+    return match.group(1), tuple(map(_key, texts))
 
 
 def _key(text: str) -> Key:
@@ -331,7 +332,7 @@ def _tap(name: str, stored: str, root: nn.Module) -> _Tap:
     raise unknown_name("layer", name, [OUTPUT, *(known for known in modules if known)])
 
 
-# ---- what layers give --------------------------------------------------------------------------------------------
+# ---- outputs of layers -------------------------------------------------------------------------------------------
 
 
 def _catcher(tap: _Tap, rows: int, into: list[Tensor | FeatureError]) -> Callable[[nn.Module, Any, Any], None]:
@@ -342,9 +343,9 @@ def _catcher(tap: _Tap, rows: int, into: list[Tensor | FeatureError]) -> Callabl
 
 
 def _take(tap: _Tap, output: Any, rows: int) -> Tensor | FeatureError:
-    """A copy of the tensor that `tap` means; an error is returned, not raised into the module's own forward.
+    """Return a copy of the tensor of `tap`; an error is returned, not raised inside the module's forward.
 
-    The copy stays on the device: moving it to the CPU here would make the GPU wait at every layer.
+    The copy stays on the device: moving it to the CPU here would synchronise the GPU at every layer.
     """
     try:
         return _select(tap, output, rows).detach().clone()
@@ -381,20 +382,20 @@ def _select(tap: _Tap, output: Any, rows: int) -> Tensor:
 
 
 def _member(value: Any, key: Key) -> Any:
-    """One member by name or number; LookupError, AttributeError or TypeError where there is none."""
+    """Return one member by name or number; LookupError, AttributeError or TypeError if there is none."""
     if isinstance(value, Tensor):
         raise TypeError("a tensor has no members")
     if isinstance(value, Mapping):
         return value[key] if key in value or isinstance(key, int) else value[str(key)]
     if isinstance(key, int):
-        return value[key]  # of an output of transformers too, which counts its members
-    if key.startswith("_") or callable(found := getattr(value, key)):
+        return value[key]  # also for transformers outputs, which are indexed by position
+    if key.startswith("_") or callable(member := getattr(value, key)):
         raise AttributeError(key)
-    return found
+    return member
 
 
 def _members(value: Any) -> dict[Key, Any]:
-    """What a container holds, by name or number; nothing for what is no container."""
+    """Return the members of a container by name or number; empty for other objects."""
     if isinstance(value, Mapping):
         return dict(value)
     if _is_named_tuple(value):
@@ -414,7 +415,7 @@ def _checked(name: str, tensor: Tensor, rows: int) -> Tensor:
 
 
 def _misfit(tensor: Tensor, rows: int) -> str:
-    """What is wrong with a tensor as the output of a layer, and what to do; "" where nothing is."""
+    """Return the problem of a tensor as a layer output, with its remedy; "" if there is none."""
     if tensor.is_nested:
         return "a nested tensor; make the module without nested tensors (enable_nested_tensor=False)"
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
@@ -435,7 +436,7 @@ def _needed(rows: int) -> str:
 
 
 def _shown(value: Any, rows: int) -> str:
-    """A container and its members with their shapes, in words."""
+    """Describe a container and the shapes of its members."""
     members = _members(value)
     if not members:
         return _kind(value)
@@ -453,7 +454,7 @@ def _kind(value: Any) -> str:
 
 
 def _join(name: str, outputs: Sequence[Tensor | FeatureError]) -> np.ndarray[Any, Any]:
-    """Outputs of one layer -> (rows, tokens, D), float32 or float64."""
+    """Join the outputs of one layer to (rows, tokens, D), float32 or float64."""
     if not outputs:
         raise FeatureError(f"layer {name!r} did not run in the forward pass, so it gave nothing; name another layer")
     parts = []
@@ -476,7 +477,7 @@ def _tokens(values: np.ndarray[Any, Any]) -> Tokens:
     return Tokens(values=values.reshape(-1, dim), keyframe=np.repeat(np.arange(rows, dtype=np.int32), count))
 
 
-# ---- what modules are given --------------------------------------------------------------------------------------
+# ---- inputs of modules -------------------------------------------------------------------------------------------
 
 
 def _is_named_tuple(value: Any) -> bool:
@@ -484,10 +485,10 @@ def _is_named_tuple(value: Any) -> bool:
 
 
 def _move(value: Any, device: str) -> Any:
-    """`value` with copies of its tensors on `device`, containers of the same type: a module may work in place."""
+    """Copy `value` with its tensors to `device`, because a module may work in place; containers keep their type."""
     if isinstance(value, Tensor):
         return value.to(device, copy=True)
-    can_copy = device == "cpu" and isinstance(value, Mapping)  # where .to() would give the same tensors again
+    can_copy = device == "cpu" and isinstance(value, Mapping)  # .to() would return the same tensors
     if callable(getattr(value, "to", None)) and not isinstance(value, type) and not can_copy:
         return value.to(device)
     if isinstance(value, Mapping):

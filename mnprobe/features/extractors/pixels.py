@@ -19,7 +19,7 @@ _MOST = 1024  # frames of a clip, and pixels a side
 def area_average(frames: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
     """Shrink (T, H, W, C) to (T, size, size, C) float64: each output pixel is the mean of the area it covers.
 
-    Areas that cut through pixels weigh them by the share covered, so any H and W will do.
+    Pixels on the border of an area are weighted by the covered share, so any H and W are allowed.
 
     >>> area_average(np.arange(4.0).reshape(1, 2, 2, 1), 1).item()
     1.5
@@ -36,10 +36,10 @@ def _weights(length: int, size: int) -> np.ndarray[Any, Any]:
 
 
 class PixelExtractor:
-    """Control (c) of every result: the same sampled frames that ViCLIP sees, 8 x 8, values 0..1, no model at all.
+    """Pixel control (c): the sampled frames of ViCLIP, reduced to 8 x 8, values 0..1, without a model.
 
-    Layer "u": one token of frames * 8 * 8 * 3 = 1,536 numbers, ordered frame, row, column, colour: about as many as a
-    video model gives, so that its heads are as large. `--option size=16` keeps more of the picture.
+    Layer "u": one token of frames * 8 * 8 * 3 = 1,536 numbers, ordered frame, row, column, colour: about the width of a
+    video model's features, so that heads have similar size. `--option size=16` keeps more detail.
     """
 
     kind: ClassVar[str] = "pixels"
@@ -59,12 +59,12 @@ class PixelExtractor:
 
     @classmethod
     def knows_layer(cls, name: str) -> bool:
-        """Only "u"."""
+        """Whether `name` is "u"."""
         return name == "u"
 
     @classmethod
     def build(cls, spec: ExtractorSpec) -> "PixelExtractor":
-        """Raises ConfigError when a checkpoint is given, for there is nothing to load."""
+        """Build the extractor; ConfigError when a checkpoint is given."""
         if spec.checkpoint is not None:
             raise ConfigError(f"the extractor 'pixels' is no model and takes no checkpoint, got {spec.checkpoint}")
         options = dict(spec.options)
@@ -72,7 +72,7 @@ class PixelExtractor:
         return cls(**options)
 
     def describe(self) -> dict[str, Any]:
-        """What decides the numbers."""
+        """Settings of the pixel features."""
         return {"frames": self._frames, "size": self._size, "values": "RGB area means, 0..1"}
 
     def prepare(self, episodes: Sequence[Episode]) -> list[Clip]:

@@ -35,8 +35,8 @@ _LAYER = re.compile(r"u|cls|blocks\.\d+")
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedClips:
-    """A batch of clips, (B, T, 3, S, S) normalised, which episodes were too short for T frames, and the number of each
-    one's own instruction among the candidates (None where it is none of them, or nothing is recognised)."""
+    """A batch of normalised clips (B, T, 3, S, S); which episodes were too short for T frames; and the index of each
+    own instruction among the candidates (None if it is not among them, or without recognition)."""
 
     clips: Tensor
     repeated: tuple[bool, ...]
@@ -47,9 +47,9 @@ class ViCLIPExtractor:
     """One clip per episode: T frames of one camera over the whole episode, one class-token state per layer.
 
     Layers: "u" the paper's output feature (E,), "cls" before the projection, "blocks.<i>" after block i. The
-    prediction is the instruction of the dataset with the highest cosine to u; a model whose text side does not know
-    CLIP's vocabulary predicts nothing. Where the best text and another one are the same tokens to the model and one of
-    them is the episode's own, the prediction is '' (not known whether it was recognised), and counted.
+    prediction is the instruction of the dataset with the highest cosine to u; a model whose text encoder lacks CLIP's
+    vocabulary predicts nothing. When the best text and the episode's own text have equal tokens but differ, the
+    prediction is '' (unknown whether recognised), and this is counted.
     """
 
     kind: ClassVar[str] = "viclip"
@@ -79,26 +79,26 @@ class ViCLIPExtractor:
 
     @classmethod
     def layers_of(cls, spec: ExtractorSpec) -> tuple[str, ...]:
-        """All layers of the model; reads the checkpoint."""
+        """Return all layers of the model; reads the checkpoint."""
         return _model(spec).hidden_names
 
     @classmethod
     def build(cls, spec: ExtractorSpec) -> "ViCLIPExtractor":
-        """Load the checkpoint, or draw the weights of the preset from the seed."""
+        """Load the checkpoint, or initialise the preset from the seed."""
         return cls(_model(spec), spec)
 
     def describe(self) -> dict[str, Any]:
-        """The model's sizes."""
+        """Configuration of the model."""
         return {"model": "viclip", **self.model.config.to_dict()}
 
     def describe_layers(self) -> dict[str, LayerInfo]:
-        """Class and place in the model of each layer."""
+        """Class and module path of each layer."""
         encoder = self.model.vision_encoder
         modules = {"u": ("vision_encoder", encoder), "cls": ("vision_encoder.ln_post", encoder.ln_post)}
         names = {id(module): name for name, module in self.model.named_modules()}
         modules |= {f"blocks.{i}": (names[id(block)], block) for i, block in enumerate(encoder.transformer.resblocks)}
-        found = {name: modules[name] for name in self.layers}
-        return {name: {"class": class_name(module), "module": place} for name, (place, module) in found.items()}
+        known = {name: modules[name] for name in self.layers}
+        return {name: {"class": class_name(module), "module": path} for name, (path, module) in known.items()}
 
     def prepare(self, episodes: Sequence[Episode]) -> PreparedClips:
         """Read, resize and normalise the frames."""
@@ -112,7 +112,7 @@ class ViCLIPExtractor:
 
     @torch.inference_mode()
     def compute(self, prepared: PreparedClips) -> list[EpisodeFeatures]:
-        """Run the video encoder; recognise."""
+        """Run the video encoder, and rank the candidate texts."""
         wanted = list(dict.fromkeys([*self.layers, "u"] if self._texts is not None else self.layers))
         with autocast(self._spec.device, self._spec.precision):
             hidden = self.model.video_hidden(prepared.clips.to(self._spec.device, non_blocking=True), wanted)
@@ -145,7 +145,7 @@ class ViCLIPExtractor:
         return [self._prediction(winner, mine) for winner, mine in zip(best, own, strict=True)]
 
     def _prediction(self, winner: int, own: int | None) -> str:
-        """The text that won; '' where it is one with the own text and with another, so that either could be meant."""
+        """Return the best text; '' if its tokens equal those of the own text and of another one."""
         group = self._alike[winner]
         if own is not None and self._alike[own] == group and self._alike.count(group) > 1:
             return ""

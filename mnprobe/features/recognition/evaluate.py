@@ -60,10 +60,9 @@ Status = Literal["kept", "store", "computed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Recognized:
-    """What one call measured: rows of results/recognition.csv and results/predictions.csv, and where these lie.
+    """Result of one call: rows of results/recognition.csv and results/predictions.csv, and their paths.
 
-    `status` says for each (model, step) what was done: "kept" (measured before), "store" (from the run's features) or
-    "computed".
+    `status` of each (model, step): "kept" (measured before), "store" (from the run's features) or "computed".
     """
 
     rows: "pd.DataFrame"
@@ -100,9 +99,9 @@ def recognize(
     """Top-1 and top-5 recognition of each episode's instruction among all instructions of the dataset, by task.
 
     An episode is recognised when the default instruction with the highest cosine to u is its own; the candidates are
-    those of the whole dataset, whichever partition is looked at. u comes from the run's feature stores where they hold
-    this checkpoint on these data; else it is computed, in pieces that a killed run leaves to the next. What is finished
-    is kept where weights, data, candidates and settings are the same. Under torchrun the processes share the episodes.
+    those of the whole dataset, for every partition. u is read from the run's feature stores if they contain this
+    checkpoint on these data; otherwise it is computed in resumable pieces. Finished results are reused if weights,
+    data, candidates and settings are equal. Under torchrun the processes share the episodes.
 
     Args:
         data: folders of episodes; by default the run's `demos`. Rollouts are folders of episodes too.
@@ -110,19 +109,19 @@ def recognize(
         out: folder for the tables in place of the run's `results`.
         models, checkpoints, name, step, preset, config, seed: see `choose_video_models`.
         source: name of the data in the tables; "rollouts" for a folder within the run's rollouts, else "demos".
-        partitions: "train", "val", "test", or "all"; by default "test" where the data have one, else all.
-        candidates: texts to choose from, or a file with one per line, in place of the dataset's instructions.
+        partitions: "train", "val", "test", or "all"; by default "test" if the data have it, else all.
+        candidates: candidate texts, or a file with one per line, instead of the dataset's instructions.
         instructions: see `mnprobe.data.open_dataset`.
-        camera, frames_rule: what the model sees, as in extraction.
-        device, batch_size, precision: how it is computed, as in extraction.
-        note: called with remarks for the user.
-    Raises: ConfigError, DataError, CheckpointError, FeatureError; what was finished until then is kept.
+        camera, frames_rule: input of the model, as in extraction.
+        device, batch_size, precision: computation, as in extraction.
+        note: called with messages for the user.
+    Raises: ConfigError, DataError, CheckpointError, FeatureError; finished results remain.
     Source: the paper, section 4.2 and Table 1; specs/viclip.md, section 10.
     """
     told: set[str] = set()
 
     def say(text: str) -> None:
-        if note is not None and text not in told:  # the extraction of u says some of it as well
+        if note is not None and text not in told:  # the extraction of u reports some of it as well
             told.add(text)
             note(text)
 
@@ -177,9 +176,9 @@ def recognize(
 
 
 def read_candidates(path: Path) -> tuple[str, ...]:
-    """Texts to choose from: one per line of a UTF-8 file, empty lines and outer space left out.
+    """Read candidate texts: one per line of a UTF-8 file, without empty lines and outer spaces.
 
-    Raises ConfigError when it cannot be read, or holds the same text twice or fewer than two.
+    Raises ConfigError when the file is not readable, or has duplicates or fewer than two texts.
     """
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
@@ -192,7 +191,7 @@ def read_candidates(path: Path) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class _RecognitionRun:
-    """What all models of one command share."""
+    """Settings and data that all models of one command share."""
 
     run: RunDir | None
     folder: Any
@@ -212,7 +211,7 @@ class _RecognitionRun:
     say: Callable[[str], None]
 
     def do(self, model: VideoModel, team: Team) -> Status:
-        """Measure one model, or keep what is there; process 0 decides, scores and writes."""
+        """Measure one model, or reuse its results; process 0 decides, scores and writes."""
         digest = self.digest(model)
         key = config_hash([digest, model.name, model.step, self.source, self.partition])
         cache = self.table.parent / ".recognition" / f"{key}.h5"
@@ -231,7 +230,7 @@ class _RecognitionRun:
         return ways[way]
 
     def digest(self, model: VideoModel) -> str:
-        """Of all that decides the predictions of `model`, whichever partition is looked at."""
+        """Hash of all that decides the predictions of `model`, independent of the partition."""
         return config_hash({**self.settings, "weights": model.identity()})
 
     def result(self, models: Sequence[VideoModel], status: Mapping[tuple[str, int], Status]) -> Recognized:
@@ -255,13 +254,13 @@ class _RecognitionRun:
         return bool(own.any()) and set(self.columns["id"].tolist()) <= set(known)
 
     def _of(self, table: "pd.DataFrame", models: Sequence[VideoModel]) -> "pd.Series[bool]":
-        """Which rows are of these models on this source, measured as now asked."""
+        """Mask of the rows of these models on this source with the requested settings."""
         wanted = {(model.name, model.step, self.source, self.digest(model)) for model in models}
         keys = table[[*_WHERE, "config_hash"]].itertuples(index=False, name=None)
         return pd.Series([key in wanted for key in keys], index=table.index, dtype=bool)
 
     def _stored(self, model: VideoModel) -> NDArray[Any] | None:
-        """u of these episodes from the run's store, if it holds this checkpoint on these data, seen the same way."""
+        """Read u of these episodes from the run's store, if it has this checkpoint, data and input settings."""
         path = self.run.features(model.name, self.source, model.step) if self.run is not None else None
         if path is None or not path.is_file():
             return None
@@ -285,7 +284,7 @@ class _RecognitionRun:
             and asked.get("revision") == self.settings["revision"]
             and asked.get("options") == seen
             and asked.get("precision") == self.settings["precision"]
-            and asked.get("dtype") == "float32"  # float16 would decide near ties otherwise than the model does
+            and asked.get("dtype") == "float32"  # float16 could change the order of near ties
             and file.attrs["data_fingerprint"] in self.fingerprints
             and "u" in file.layers
         )
@@ -294,7 +293,7 @@ class _RecognitionRun:
         return [place[name] for name in wanted] if same and all(name in place for name in wanted) else None
 
     def _compare(self, file: FeatureFile, model: VideoModel) -> None:
-        """Say when the labels that `align` reads were chosen among other texts than are chosen among here."""
+        """Report when the success labels of `align` were computed with other candidate texts."""
         if "prediction" in file.columns and distinct_texts(file.columns["instruction"].tolist()) != self.texts:
             self.say(
                 f"{model.name} step {model.step}: the predictions in {file.path} were made among other instructions "
@@ -302,7 +301,7 @@ class _RecognitionRun:
             )
 
     def _compute(self, model: VideoModel, cache: Path) -> None:
-        """Extract u into a store of its own, which a stopped run leaves to the next."""
+        """Extract u into a separate resumable store."""
         extract(
             self.folder,
             out=cache,
@@ -359,7 +358,7 @@ class _RecognitionRun:
         }
 
     def _save(self, kind: Tidy, path: Path, head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-        """Put rows in the place of their own and of those of this model, step and source that other settings made."""
+        """Replace the rows of this model, step and source, including those of other settings."""
 
         def change(old: "pd.DataFrame") -> "pd.DataFrame":
             stale = old["config_hash"] != head["config_hash"]
@@ -447,7 +446,7 @@ def _values(cache: Path) -> NDArray[Any]:
 
 def _remove(cache: Path) -> None:
     cache.unlink(missing_ok=True)
-    with suppress(OSError):  # other models' unfinished pieces may lie there
+    with suppress(OSError):  # the folder may contain unfinished pieces of other models
         cache.parent.rmdir()
 
 
@@ -456,14 +455,14 @@ if TYPE_CHECKING:
 
 
 TEMPLATE = "a video of {}"
-"""The text of a class, as image and video classifiers of this kind are commonly asked."""
+"""Text template of a class, common for image-text and video-text classifiers."""
 
-_REVISION = 1  # of how videos are read and recognised
+_REVISION = 1  # version of reading and recognising videos
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forgetting:
-    """Rows of results/forgetting.csv for the models of one call, where it lies, and the files that were left out."""
+    """Rows of results/forgetting.csv for the models of one call, its path, and the skipped files."""
 
     rows: "pd.DataFrame"
     table: Path
@@ -495,17 +494,17 @@ def check_forgetting(
 ) -> Forgetting:
     """Recognise videos of natural classes with every checkpoint, and compare each with its model's first step.
 
-    The candidates are the classes, put into `template`. The part of the image that a model is shown, the number of
-    frames and how they are chosen are those of its episodes. May be stopped and called again: finished batches and
-    checkpoints are kept where weights, videos and settings are the same.
+    The candidates are the class names in `template`. Cropping, number and choice of frames are those for episodes. An
+    interrupted call resumes when repeated: finished batches and checkpoints are reused if weights, videos and settings
+    are equal.
 
     Args:
         videos: folder of class-named folders of video files; see `mnprobe.data.videos.find_videos`.
         run, out, models, checkpoints, name, step, preset, config, seed, frames_rule, device, batch_size, precision,
             quiet, note: see `mnprobe.features.recognition.evaluate.recognize`.
         template: the text of a class; "{}" stands for its name.
-        skip_broken: leave out files that cannot be read and say so, rather than stop at the first.
-    Raises: ConfigError, DataError (naming the file), CheckpointError; what was finished until then is kept.
+        skip_broken: skip and report unreadable files instead of raising at the first.
+    Raises: ConfigError, DataError (naming the file), CheckpointError; finished results remain.
     """
     if template.count("{}") != 1:
         raise ConfigError(f"--template {template!r}: must hold {{}} once, where the name of the class goes")
@@ -516,7 +515,7 @@ def check_forgetting(
     if run is None and out is None:
         raise ConfigError("the forgetting check needs a run (--run) or a folder for its tables (--out)")
     one_of("frames_rule", frames_rule, ("middle", "strided"))
-    place = resolve_device(device)
+    resolved = resolve_device(device)
     chosen = choose_video_models(
         run, models=models, checkpoints=checkpoints, name=name, step=step, preset=preset, seed=seed, config=config
     )
@@ -543,7 +542,7 @@ def check_forgetting(
         settings=settings,
         template=template,
         rule=frames_rule,
-        device=place,
+        device=resolved,
         batch_size=batch_size,
         precision=precision,
         table=home / "forgetting.csv",
@@ -562,7 +561,7 @@ def check_forgetting(
 
 @dataclass(frozen=True, kw_only=True)
 class _ForgettingRun:
-    """What all models of one command share."""
+    """Settings and data that all models of one command share."""
 
     folder: str
     videos: tuple[Video, ...]
@@ -581,20 +580,20 @@ class _ForgettingRun:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The classes, by alphabet."""
+        """The sorted classes."""
         return tuple(sorted({video.label for video in self.videos}))
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """What each class is called before the model."""
+        """Candidate text of each class."""
         return tuple(self.template.replace("{}", label) for label in self.labels)
 
     def digest(self, model: VideoModel) -> str:
-        """Of all that decides the predictions of `model`."""
+        """Hash of all that decides the predictions of `model`."""
         return config_hash({**self.settings, "weights": model.identity()})
 
     def do(self, model: VideoModel) -> Literal["kept", "computed"]:
-        """Recognise all videos with one model, or keep what is there."""
+        """Recognise all videos with one model, or reuse its results."""
         digest = self.digest(model)
 
         def own(table: "pd.DataFrame") -> "pd.Series[bool]":
@@ -639,7 +638,7 @@ class _ForgettingRun:
         VIDEO_PREDICTIONS.update(self.predictions, lambda old: VIDEO_PREDICTIONS.replace(old[~own(old)], new))
         shards = self._shards(model, digest)
         shards.remove()
-        with suppress(OSError):  # other models' unfinished pieces may lie there
+        with suppress(OSError):  # the folder may contain unfinished pieces of other models
             shards.target.parent.rmdir()
         return "computed"
 
@@ -661,7 +660,7 @@ class _ForgettingRun:
         return FORGETTING.replace(FORGETTING.frame([]), written)
 
     def _rows(self, old: "pd.DataFrame", fresh: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The rows of the models in `fresh`, from the predictions that there are now."""
+        """Compute the rows of the models in `fresh` from the present predictions."""
         predictions = VIDEO_PREDICTIONS.read(self.predictions)
         predictions = predictions[predictions["videos"] == self.folder]
         known = old[old["videos"] == self.folder].to_dict("records")
@@ -709,7 +708,7 @@ class _ForgettingRun:
         return ShardFolder(target, config_hash([self.device.split(":")[0], self.batch_size, self.skip is not None]))
 
     def _features(self, model: VideoModel, viclip: ViCLIP, digest: str) -> list[NDArray[Any]]:
-        """u of each video, (1, E), or (0, E) for one that was left out."""
+        """Compute u of each video, (1, E), or (0, E) for a skipped one."""
         shards = self._shards(model, digest)
         size = self.batch_size
         batches = [self.videos[start : start + size] for start in range(0, len(self.videos), size)]

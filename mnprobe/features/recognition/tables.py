@@ -55,7 +55,7 @@ _WIDTH = 120
 def prediction_rows(
     head: Mapping[str, Any], episodes: Columns, candidates: Sequence[str], ranking: Ranking
 ) -> list[dict[str, Any]]:
-    """One row per episode; `head` gives model, training, step, source and config_hash."""
+    """Build one row per episode; `head` gives model, training, step, source and config_hash."""
     own = {name: head[name] for name in ("model", "training", "step", "source", "config_hash")}
     return [
         own
@@ -73,9 +73,9 @@ def prediction_rows(
 def recognition_rows(
     head: Mapping[str, Any], tasks: Sequence[str], ranking: Ranking, candidates: int
 ) -> list[dict[str, Any]]:
-    """One row per task, by alphabet, then ALL_TASKS and ALL_EPISODES; `head` gives the columns that say what it is.
+    """Build one row per task, sorted, then ALL_TASKS and ALL_EPISODES; `head` gives the identifying columns.
 
-    `candidates` is the number of texts among which one was chosen.
+    `candidates` is the number of candidate texts.
     """
     chance = {"chance": 1 / candidates, "chance5": min(TOP, candidates) / candidates, "candidates": candidates}
     names = np.array(tasks)
@@ -104,9 +104,9 @@ def _share(task: str, n: int, correct: int, correct5: int) -> dict[str, Any]:
 
 
 def format_recognition(table: "pd.DataFrame", *, width: int = _WIDTH) -> str:
-    """`table` in the shape of the paper's Table 1: a line per model and step, a column per task and average.
+    """Format `table` like the paper's Table 1: a line per model and step, a column per task and average.
 
-    Cells are top-1 in percent with the 95 % interval; lines that would be wider than `width` go on in a further block.
+    Cells are top-1 in percent with the 95 % interval; lines wider than `width` continue in a further block.
     """
     blocks = []
     for (source, partition), part in table.groupby(["source", "partition"], sort=True):
@@ -157,7 +157,7 @@ if TYPE_CHECKING:
 
 
 ALL_CLASSES = "all classes"
-"""In the column `label`: the mean over classes, each counting alike."""
+"""In the column `label`: the mean over classes, with equal weights."""
 ALL_VIDEOS = "all videos"
 """In the column `label`: the mean over videos."""
 
@@ -176,10 +176,10 @@ FORGETTING = Tidy(
 )
 """results/forgetting.csv: one row per model, step, folder of videos and class, then ALL_CLASSES and ALL_VIDEOS.
 
-top1 with its 95 % interval (Wilson; of ALL_CLASSES recovered from the classes' own); `difference` is top1 less that of
-the same model at `reference_step`, its first measured step, on the same videos: below 0 the model forgot. Its 95 %
-interval is of paired proportions (Newcombe's method 10). lost, gained: videos that were recognised only then, only now;
-p_mcnemar: exact, that both are equally likely. broken: files that could not be read and were left out.
+top1 with its 95 % interval (Wilson; of ALL_CLASSES recovered from the classes' own); `difference` is top1 minus that of
+the same model at `reference_step`, its first measured step, on the same videos: negative values mean forgetting. Its 95
+% interval is that of paired proportions (Newcombe's method 10). lost, gained: videos recognised only at the reference
+step, only at this step; p_mcnemar: exact McNemar test. broken: unreadable files, which were skipped.
 """
 VIDEO_PREDICTIONS = Tidy(
     name="video predictions",
@@ -197,14 +197,14 @@ VIDEO_PREDICTIONS = Tidy(
 def forgetting_rows(
     head: Mapping[Any, Any], labels: Sequence[str], now: Sequence[int], then: Sequence[int], *, candidates: int
 ) -> list[dict[str, Any]]:
-    """Rows of one model at one step: each class by alphabet, then ALL_CLASSES and ALL_VIDEOS.
+    """Build the rows of one model at one step: each class, sorted, then ALL_CLASSES and ALL_VIDEOS.
 
     Args:
-        head: the columns that say what it is, `step` and `reference_step` among them; where both are equal there is
-            nothing to compare, and the difference is 0 without an interval.
+        head: identifying columns, with `step` and `reference_step`; if these are equal, the difference is 0 without an
+            interval.
         labels: class of each video.
         now, then: 1 where the video is recognised at this step and at the reference, else 0.
-        candidates: number of classes chosen from.
+        candidates: number of classes.
     """
     names, right, before = np.array(labels), np.array(now) == 1, np.array(then) == 1
     compared = head["step"] != head["reference_step"]
@@ -226,7 +226,8 @@ def forgetting_rows(
 
 
 def format_forgetting(table: "pd.DataFrame") -> str:
-    """`table` for people: classes as lines, steps of each model as columns; the difference to the first step last."""
+    """Format `table` as text: classes as lines, steps of each model as columns, and the difference to the first
+    step."""
     blocks = []
     for (videos, model), part in table.groupby(["videos", "model"], sort=True):
         steps = sorted(set(part["step"]))
@@ -248,7 +249,7 @@ def format_forgetting(table: "pd.DataFrame") -> str:
 
 
 def _table(right: Any, before: Any) -> tuple[int, int, int, int]:
-    """Numbers of videos recognised both times, only before, only now, never."""
+    """Count videos recognised both times, only before, only now, never."""
     counts = (right & before, ~right & before, right & ~before, ~right & ~before)
     both, lost, gained, neither = (int(kind.sum()) for kind in counts)
     return both, lost, gained, neither

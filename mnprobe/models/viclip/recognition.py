@@ -1,4 +1,4 @@
-"""Zero-shot recognition: which of these instructions does the clip show?"""
+"""Zero-shot recognition: choice of the instruction that a clip shows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
