@@ -358,8 +358,10 @@ def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_stay(copied):
 )
 def test_another_configuration_is_refused_naming_both(copied, change, message):
     before = _tree(copied)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as caught:
         _write(copied, **({"train": 2} | change))
+    one_text = "manifest.json: this folder of demonstrations was made with another configuration ("
+    assert (one_text in str(caught.value)) == (", now " in message)
     assert _tree(copied) == before
 
 
