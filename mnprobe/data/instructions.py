@@ -23,7 +23,7 @@ def read_descriptions(path: Path) -> tuple[str, ...]:
     """The paraphrases in a `variation_descriptions.pkl`, first one first, without blanks and line breaks around them.
 
     Raises:
-        DataError: naming the file and saying what it holds, when that is not a list of texts. (An old generator of
+        DataError: naming the file and its content, when it is not a list of texts. (An old generator of
             RLBench wrote a whole Observation into this file.)
     """
     try:
@@ -54,7 +54,7 @@ def read_overrides(source: Path | str | Mapping[str, str | Sequence[str]] | None
             paraphrases, in order; further columns are ignored), or a mapping "task/variation" -> text or texts.
 
     Raises:
-        DataError: naming the file and line, or the key, of what cannot be understood.
+        DataError: naming the file and line, or the key, of an invalid entry.
 
     >>> read_overrides({"reach_target/0": "reach the red target"})
     {('reach_target', 0): ('reach the red target',)}

@@ -14,7 +14,7 @@ OUTCOMES_FILE = "outcomes.csv"
 def read_outcomes(path: Path) -> dict[str, int]:
     """Outcomes by episode id from a CSV file with the columns id and success; further columns are ignored.
 
-    Values: 1 or true for success, 0 or false for failure, -1, nan or nothing where it is not known (see
+    Values: 1 or true for success, 0 or false for failure, -1, nan or empty for unknown (see
     `mnprobe.core.labels.as_outcome`).
 
     Raises:

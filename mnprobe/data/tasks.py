@@ -45,14 +45,14 @@ class Task:
     Attributes:
         module: RLBench's module name, which is also the folder's name.
         paper: the name in the paper's tables.
-        varies: what its variations differ in, in the paper's words.
-        variations: how many there are.
-        template: the first paraphrase, the only one that PerAct, RVT and ARP use; `{slot}` is what varies.
-        paraphrases: how many paraphrases RLBench has.
-        success: the condition of success; all of it must hold at the same time.
-        released: whether the gripper must hold nothing then.
+        varies: the difference between variations, in the paper's words.
+        variations: number of variations.
+        template: the first paraphrase, the only one that PerAct, RVT and ARP use; `{slot}` is the varying part.
+        paraphrases: number of paraphrases in RLBench.
+        success: success condition; all parts must hold at the same time.
+        released: whether the gripper must be empty at success.
         values: the slot of each variation, for `rule` "list".
-        rule: how a variation's index gives its slots.
+        rule: mapping from the variation index to its slots.
     """
 
     module: str
@@ -290,7 +290,7 @@ def task_named(name: str) -> Task:
 
 
 def slots(task: str, variation: int) -> tuple[str, ...]:
-    """What a variation fills into its template: one word group, number and colour, or one to three button colours.
+    """Slots of a variation's template: one word group, number and colour, or one to three button colours.
 
     >>> slots("stack_blocks", 4)
     ('3', 'maroon')

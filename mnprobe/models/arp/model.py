@@ -33,14 +33,14 @@ __all__ = ["ARP", "ActOutput", "TrainOutput"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ActOutput:
-    """What the policy would do, for a batch of B.
+    """Prediction of the policy, for a batch of B.
 
     Attributes:
         action: (B, 9): position (world metres), quaternion (x, y, z, w), gripper open 0/1, ignore collisions 0/1.
         sequence: (B, 11, 2) int64: value and token type of each position (six prompts, three rotation bins, two flags).
         logits: for each action token name (B, classes).
         hidden: hidden states by tap name, see `ARP.encode`.
-        heatmaps: (B, 2 stages, 3 views, S, S) logits of the screen points; None unless asked for.
+        heatmaps: (B, 2 stages, 3 views, S, S) logits of the screen points; None unless requested.
         waypoints: (B, 2 stages, 3): the point each stage chose, in its own frame (cube, then zoomed cube).
     """
 
@@ -53,17 +53,17 @@ class ActOutput:
 
 
 class TrainOutput(NamedTuple):
-    """What a training pass gives; gradients flow through both."""
+    """Result of a training pass; gradients flow through both."""
 
     losses: dict[str, Tensor]
     """The seven named losses, in nats; their sum is L_EE."""
     hidden: dict[str, Tensor]
-    """As `ARP.encode`; `hidden["e"]` is what a joint training aligns."""
+    """As `ARP.encode`; joint training aligns `hidden["e"]`."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Sight:
-    """One stage's look at the scene."""
+    """Encoded images of one stage."""
 
     images: Tensor  # (B, 3, 10, S, S)
     maps: Tensor  # (B, 3, n, k, k)
@@ -86,11 +86,11 @@ class _Lesson:
 class ARP(nn.Module):
     """The whole policy: two multi-view transformers (`mvt1`, `mvt2`) and one chunking causal transformer (`policy`).
 
-    Stage one finds the point to go to in renderings of the whole workspace. Stage two zooms in on that point, finds it
-    again more exactly, reads six prompt vectors from its feature maps, and predicts the rotation (three bins), the
-    gripper and the collision flag one chunk after the other.
+    Stage one finds the point to go to in renderings of the whole workspace. Stage two zooms in on that point, localises
+    it more exactly, reads six prompt vectors from its feature maps, and predicts the rotation (three bins), the gripper
+    and the collision flag one chunk after the other.
 
-    The constructor leaves PyTorch's own first weights; call `init_weights` to train from scratch, or use `load_arp`.
+    The constructor uses PyTorch's default initialisation; call `init_weights` to train from scratch, or use `load_arp`.
     Parameter names and nesting are those of the published weights. Every method works for any batch size, on the device
     where the model is. In `train()` mode dropout is on, and draws from PyTorch's global generator of the device.
 
@@ -122,13 +122,13 @@ class ARP(nn.Module):
 
     @torch.no_grad()
     def act(self, observation: Observation, *, heatmaps: bool = False) -> ActOutput:
-        """The greedy action for each sample. Dropout is off whatever the mode; no gradient.
+        """The greedy action for each sample. Dropout is always off; no gradient.
 
         Args:
-            observation: any batch; the samples do not influence each other.
+            observation: any batch; samples are independent.
             heatmaps: whether to return the screen-point logits as well.
         Raises:
-            ConfigError: an observation that does not fit the configuration or lies on another device.
+            ConfigError: an observation that does not match the configuration or is on another device.
         """
         with _evaluating(self):
             scene = self._scene(observation, *self._cloud(observation))
@@ -152,15 +152,15 @@ class ARP(nn.Module):
 
     @torch.no_grad()
     def encode(self, observation: Observation, target: Target, noise: TrainNoise | None = None) -> dict[str, Tensor]:
-        """Hidden states with the true action fed in (teacher forcing). Dropout is off whatever the mode; no gradient.
+        """Hidden states with the true action fed in (teacher forcing). Dropout is always off; no gradient.
 
         Stage two zooms in on the target position, the prompts are read there, and each action token is predicted from
         the true earlier ones. On the same zoom centre, point and tokens these states equal those of `act` (one is a
-        pass over all tokens at once, the other a step per chunk); they differ where the policy would act differently.
+        pass over all tokens at once, the other a step per chunk); they differ if the policy acts differently.
 
         Args:
             observation: any batch.
-            target: the key poses that the demonstrator reached next.
+            target: the next key poses of the demonstration.
             noise: training noise to apply; none by default.
         Returns:
             By tap name, n being the policy's width:
@@ -169,7 +169,7 @@ class ARP(nn.Module):
             "blocks.<i>" (B, 5, n), the same after block i, for the blocks that the action pass runs;
             "screen" (B, 2, 3, n), the screen-point states straight after the last conditioned block, by stage and view.
         Raises:
-            ConfigError: a batch that does not fit the configuration or lies on another device.
+            ConfigError: a batch that does not match the configuration or is on another device.
         Source: specs/arp.md section 7.
         """
         with _evaluating(self):
@@ -187,7 +187,7 @@ class ARP(nn.Module):
 
         Args:
             batch: observations and targets.
-            noise: all randomness but dropout's (`TrainNoise.draw`).
+            noise: all random numbers except dropout (`TrainNoise.draw`).
         Returns:
             Losses "stage1-screen-pts.2d_ce_loss", "stage2-screen-pts.2d_ce_loss", "rot-x.ce_loss", "rot-y.ce_loss",
             "rot-z.ce_loss", "grip.ce_loss", "collision.ce_loss": means over the batch, in nats.
@@ -274,7 +274,7 @@ class ARP(nn.Module):
         return [zoom(cloud, c, self.config.zoom) for cloud, c in zip(scene.points, centre, strict=True)]
 
     def _look(self, stage: int, points: list[Tensor], rgb: list[Tensor], observation: Observation) -> _Sight:
-        """Draw the clouds, see them, and predict the stage's screen points."""
+        """Render the clouds, encode the images, and predict the stage's screen points."""
         with torch.no_grad():
             images = network_input(points, rgb, size=self.config.image_size, radius=self.config.render_radius)
         mvt = (self.mvt1, self.mvt2)[stage]
@@ -283,7 +283,7 @@ class ARP(nn.Module):
         return _Sight(images, maps, states, heatmaps.view(-1, VIEWS, *heatmaps.shape[1:]))
 
     def _prompts(self, maps: Float[Tensor, "b 3 n k k"], point: Float[Tensor, "b 3"]) -> Float[Tensor, "b 6 n"]:
-        """For each view the map read where the point lies, then for each view the map's maximum over space."""
+        """For each view the feature map at the point, then for each view its maximum over space."""
         xy = project(point[:, None], self.config.image_size)[:, 0] / self.config.patch_size  # (b, 3, 2)
         read = sample_map(maps.flatten(0, 1), xy.flatten(0, 1)[:, None])
         return torch.cat([read.view(-1, VIEWS, self.config.width), maps.amax(dim=(3, 4))], dim=1)
@@ -295,7 +295,7 @@ class ARP(nn.Module):
 
 
 def _decode(sight: _Sight) -> Float[Tensor, "b 3"]:
-    """The point that the stage's heatmaps agree on."""
+    """Decode the point of the stage from its heatmaps."""
     probabilities = sight.heatmaps.float().flatten(2).softmax(dim=2).view(sight.heatmaps.shape)
     return decode_point(probabilities)[0]
 
@@ -313,7 +313,7 @@ def _hidden(actions: States, sights: tuple[_Sight, _Sight]) -> dict[str, Tensor]
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Dropout off for the while; every submodule's own mode comes back."""
+    """Disable dropout inside the context; restore the mode of every submodule."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
