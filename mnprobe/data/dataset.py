@@ -80,7 +80,7 @@ class Dataset(Sequence[Episode]):
                 f"{len(orders)} variations list their instructions in several orders, the first is {task} variation "
                 f"{variation}; what its first episode lists first is used for all: {used!r}"
             )
-        several = {key: list(found.values()) for key, found in words.items() if len(found) > 1}
+        several = {key: list(spellings.values()) for key, spellings in words.items() if len(spellings) > 1}
         if several:
             (task, variation), texts = next(iter(several.items()))
             notes.append(
@@ -154,18 +154,18 @@ def open_dataset(
         place for folder in folders for place in find_episodes(folder, note=lambda text: notes.update({text: None}))
     )
     places = sorted(_distinct(found), key=_natural)
-    _refuse_equal_partitions(places)
+    _check_partitions_are_distinct(places)
     episodes = [Episode(place, overrides=overrides) for place in places]
     for siblings in _by_task(episodes):
         for episode in siblings:
             episode.join(siblings)
-    _refuse_equal_ids(episodes)
+    _check_ids_are_unique(episodes)
     _set_outcomes(episodes, folders, outcomes)
     _require_use(episodes, overrides, instructions)
     if partitions is not None:
         partitions = [asked_partition(name) for name in ([partitions] if isinstance(partitions, str) else partitions)]
     episodes = _select(episodes, folders, partitions, tasks)
-    _tell_partitions(episodes, folders, asked=partitions is not None)
+    _check_partition_names(episodes, folders, asked=partitions is not None)
     if strict:
         for episode in episodes:
             _check_complete(episode)
@@ -174,20 +174,20 @@ def open_dataset(
 
 def _distinct(places: Iterable[EpisodeFolder]) -> list[EpisodeFolder]:
     """Remove duplicate episodes, if given paths are nested or a link points to a sibling."""
-    found: dict[tuple[Path, str, str, int | None, int], EpisodeFolder] = {}
+    distinct: dict[tuple[Path, str, str, int | None, int], EpisodeFolder] = {}
     for place in places:
         real = place.folder.resolve()
         key = real, place.task, place.partition, place.variation, place.number
-        if key not in found or place.folder == real:
-            found[key] = place
-    return list(found.values())
+        if key not in distinct or place.folder == real:
+            distinct[key] = place
+    return list(distinct.values())
 
 
 def _by_task(episodes: Iterable[Episode]) -> Iterable[list[Episode]]:
-    found: dict[str, list[Episode]] = {}
+    by_task: dict[str, list[Episode]] = {}
     for episode in episodes:
-        found.setdefault(episode.task, []).append(episode)
-    return found.values()
+        by_task.setdefault(episode.task, []).append(episode)
+    return by_task.values()
 
 
 def _natural(place: EpisodeFolder) -> tuple[str, int, int, int, str]:
@@ -200,7 +200,7 @@ def _level(folder: Path) -> Path:
     return folder.parents[3]
 
 
-def _refuse_equal_partitions(places: Iterable[EpisodeFolder]) -> None:
+def _check_partitions_are_distinct(places: Iterable[EpisodeFolder]) -> None:
     """Raise DataError for two folders of one partition, such as val and validation."""
     seen: dict[tuple[Path, str], Path] = {}
     for place in places:
@@ -213,7 +213,7 @@ def _refuse_equal_partitions(places: Iterable[EpisodeFolder]) -> None:
             )
 
 
-def _tell_partitions(episodes: list[Episode], folders: list[Path], *, asked: bool) -> None:
+def _check_partition_names(episodes: list[Episode], folders: list[Path], *, asked: bool) -> None:
     """Warn about mapped partition names; raise DataError for unknown or not requested ones next to partitions."""
     levels = {_level(episode.folder): episode.partition for episode in episodes}
     known = {level.parent: level for level, name in levels.items() if name}
@@ -237,7 +237,7 @@ def _tell_partitions(episodes: list[Episode], folders: list[Path], *, asked: boo
         warnings.warn(f"dataset {where}: {', '.join(told)}", stacklevel=3)
 
 
-def _refuse_equal_ids(episodes: list[Episode]) -> None:
+def _check_ids_are_unique(episodes: list[Episode]) -> None:
     """Raise DataError for duplicate ids. Only folders of one task, partition and number are compared, to read few
     files."""
     seen: dict[tuple[str, str, int], list[Episode]] = {}

@@ -106,7 +106,7 @@ def require_inside(path: Path, root: Path) -> None:
 
 def _search(start: Path, root: Path, note: Callable[[str], None] | None) -> list[Path]:
     """`episodes` folders below `start`, breadth first and bounded."""
-    found: list[Path] = []
+    folders: list[Path] = []
     level = [start]
     visited = 0
     for _ in range(_DEEPEST + 1):
@@ -121,18 +121,18 @@ def _search(start: Path, root: Path, note: Callable[[str], None] | None) -> list
             if _VARIATION.fullmatch(folder.name):
                 if (episodes := folder / "episodes") in children:
                     require_inside(episodes, root)
-                    found.append(episodes)
+                    folders.append(episodes)
                 else:
-                    _refuse_episodes_outside(folder, children)
+                    _check_no_episodes_outside(folder, children)
                     if note is not None:
                         note(
                             f"{folder}: no folder episodes in it, so there is nothing of this variation in the dataset"
                         )
                 continue
             if folder.name == "episodes":
-                _refuse_episodes_outside(folder, children)
+                _check_no_episodes_outside(folder, children)
             for child in children:
-                _refuse_variation_of_another_name(child)
+                _check_variation_name(child)
                 if _EPISODE.fullmatch(child.name) and folder.name != "episodes" and _holds_episode(child):
                     raise DataError(f"{child}: is an episode, but its parent is {folder.name!r}. {_EXPECTED}.")
             variations = [child for child in children if _VARIATION.fullmatch(child.name)]
@@ -140,14 +140,14 @@ def _search(start: Path, root: Path, note: Callable[[str], None] | None) -> list
                 if not child.is_symlink() or _worth_following(child, root, variations=bool(variations)):
                     below.append(child)
         level = below
-    return found
+    return folders
 
 
 def _holds_episode(folder: Path) -> bool:
     return not folder.name.endswith(_UNFINISHED) and (folder / _LOW_DIM).is_file()
 
 
-def _refuse_episode_of_another_name(folder: Path) -> None:
+def _check_episode_name(folder: Path) -> None:
     """Raise DataError for a folder in `episodes` that looks like an episode but has an invalid name."""
     name = folder.name
     if _EPISODE.fullmatch(name) or name.endswith(_UNFINISHED):
@@ -160,7 +160,7 @@ def _refuse_episode_of_another_name(folder: Path) -> None:
         )
 
 
-def _refuse_variation_of_another_name(folder: Path) -> None:
+def _check_variation_name(folder: Path) -> None:
     """Raise DataError for a folder that looks like a variation with episodes but has an invalid name."""
     name = folder.name
     if not _VARIATION.fullmatch(name) and _LIKE_VARIATION.fullmatch(name) and (folder / "episodes").is_dir():
@@ -172,7 +172,7 @@ def _refuse_variation_of_another_name(folder: Path) -> None:
         )
 
 
-def _refuse_episodes_outside(folder: Path, children: list[Path]) -> None:
+def _check_no_episodes_outside(folder: Path, children: list[Path]) -> None:
     """Raise DataError for episodes in unexpected places: directly in a variation, or below another folder."""
     held = next((child for child in children if _holds_episode(child)), None)
     if held is None:
@@ -223,12 +223,12 @@ def _episodes(folder: Path, root: Path, start: Path) -> list[EpisodeFolder]:
     if not match or not task_folder.name:
         raise DataError(f"{folder}: its parent is {variation_folder.name!r}. {_EXPECTED}.")
     partition = _partition(task_folder.parent, start)
-    found = []
+    episodes = []
     for child in _folders(folder):
-        _refuse_episode_of_another_name(child)
+        _check_episode_name(child)
         if number := _EPISODE.fullmatch(child.name):
             require_inside(child, root)
-            found.append(
+            episodes.append(
                 EpisodeFolder(
                     folder=child,
                     root=root,
@@ -238,4 +238,4 @@ def _episodes(folder: Path, root: Path, start: Path) -> list[EpisodeFolder]:
                     number=int(number[1]),
                 )
             )
-    return found
+    return episodes

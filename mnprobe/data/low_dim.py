@@ -178,7 +178,7 @@ def _read(path: Path, _changed: int, _size: int) -> LowDim:
         raise DataError(f"{path}: holds {_kind(demo)} instead of a Demo")
     observations = _observations(path, demo.attributes.get("_observations"))
     misc = _per_frame_cameras([item.attributes.get("misc") for item in observations])
-    _refuse_many_cameras(path, misc)
+    _check_number_of_cameras(path, misc)
     columns = {
         name: [_whole(path, name, frame, item.attributes.get(name)) for frame, item in enumerate(observations)]
         for name in FIELDS
@@ -321,7 +321,7 @@ def _camera_names(misc: tuple[object, ...]) -> set[str]:
     return {match[1] for key in keys if (match := _CAMERA_KEY.fullmatch(key)) and match[2] != "size"}
 
 
-def _refuse_many_cameras(path: Path, misc: tuple[object, ...]) -> None:
+def _check_number_of_cameras(path: Path, misc: tuple[object, ...]) -> None:
     names = _camera_names(misc)
     if len(names) > _MOST_CAMERAS:
         raise DataError(f"{path}: field misc names {len(names)} cameras; at most {_MOST_CAMERAS} are read")

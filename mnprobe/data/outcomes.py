@@ -20,7 +20,7 @@ def read_outcomes(path: Path) -> dict[str, int]:
     Raises:
         DataError: naming file and line, for a missing column, an empty id, an id given twice, or another value.
     """
-    found: dict[str, int] = {}
+    outcomes: dict[str, int] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
@@ -36,9 +36,9 @@ def read_outcomes(path: Path) -> dict[str, int]:
                 outcome = as_outcome(value)
                 if outcome is None:
                     raise DataError(f"{where}: success of {name} must be 1, 0 or -1 (not known), got {value!r}")
-                if name in found:
+                if name in outcomes:
                     raise DataError(f"{where}: {name} has an outcome already")
-                found[name] = outcome
+                outcomes[name] = outcome
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 (byte {error.start}); save the outcomes as UTF-8") from error
     except FileNotFoundError as error:
@@ -49,4 +49,4 @@ def read_outcomes(path: Path) -> dict[str, int]:
     except (OSError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"cannot read the outcomes {path}: {reason}") from error
-    return found
+    return outcomes

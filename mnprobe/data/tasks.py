@@ -297,10 +297,10 @@ def slots(task: str, variation: int) -> tuple[str, ...]:
     >>> slots("push_buttons", 2)
     ('maroon', 'green', 'blue')
     """
-    found = task_named(task)
-    if not 0 <= variation < found.variations:
-        raise ConfigError(f"{found.module} has variations 0 to {found.variations - 1}, got {variation!r}")
-    match found.rule:
+    spec = task_named(task)
+    if not 0 <= variation < spec.variations:
+        raise ConfigError(f"{spec.module} has variations 0 to {spec.variations - 1}, got {variation!r}")
+    match spec.rule:
         case "colour":
             return (list(COLOURS)[variation],)
         case "colour and number":
@@ -309,7 +309,7 @@ def slots(task: str, variation: int) -> tuple[str, ...]:
             triple = next(islice(permutations(PUSH_BUTTONS_COLOURS, 3), variation // 3, None))
             return triple[: 1 + variation % 3]
         case "list":
-            return (found.values[variation],)
+            return (spec.values[variation],)
 
 
 def instruction(task: str, variation: int) -> str:
@@ -322,9 +322,9 @@ def instruction(task: str, variation: int) -> str:
     >>> instruction("place_cups", 0)
     'place 1 cup on the cup holder'
     """
-    found = task_named(task)
+    spec = task_named(task)
     words = slots(task, variation)
-    if found.rule == "buttons":
-        return ", then ".join(found.template.format(slot=colour) for colour in words)
-    text = found.template.format(slot=" ".join(words))
+    if spec.rule == "buttons":
+        return ", then ".join(spec.template.format(slot=colour) for colour in words)
+    text = spec.template.format(slot=" ".join(words))
     return text.replace("1 cups", "1 cup")

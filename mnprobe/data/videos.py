@@ -87,7 +87,7 @@ def find_videos(folder: Path, *, skip: Callable[[str], None] | None = None) -> t
             if len(loose) > 1
             else f"--videos {root}: {loose[0]} lies beside the class folders; put it into one named after what it shows"
         )
-    found: list[Video] = []
+    videos: list[Video] = []
     classes: dict[str, str] = {}
     for group in _visible(root):
         if not group.is_dir():
@@ -114,14 +114,14 @@ def find_videos(folder: Path, *, skip: Callable[[str], None] | None = None) -> t
                     raise DataError(f"{message}; copy the file there, or leave it out with --skip-broken")
                 skip(message)
                 continue
-            found.append(Video(name=f"{group.name}/{path.name}", label=label, path=path))
-    labels = {video.label for video in found}
+            videos.append(Video(name=f"{group.name}/{path.name}", label=label, path=path))
+    labels = {video.label for video in videos}
     if len(labels) < 2:
         raise DataError(
-            f"--videos {root}: recognition needs videos of at least two classes, found {len(found)} of "
+            f"--videos {root}: recognition needs videos of at least two classes, found {len(videos)} of "
             f"{', '.join(sorted(labels)) or 'none'}. They lie in <class>/<file>, ending in {' '.join(sorted(SUFFIXES))}"
         )
-    return tuple(sorted(found))
+    return tuple(sorted(videos))
 
 
 def read_video(path: Path, choose: Callable[[int], Sequence[int]]) -> NDArray[np.uint8]:
@@ -264,14 +264,14 @@ def _next_from(frames: Iterator["VideoFrame"], time: int) -> "tuple[VideoFrame, 
 
 def _by_counting(path: Path, picked: list[int]) -> list[NDArray[np.uint8]]:
     """Decode from the beginning, up to the number of existing frames."""
-    found: list[NDArray[np.uint8]] = []
+    frames: list[NDArray[np.uint8]] = []
     with _opened(path) as (container, stream):
         for number, frame in enumerate(container.decode(stream)):
-            if len(found) == len(picked):
+            if len(frames) == len(picked):
                 break
-            if number == picked[len(found)]:
-                found.append(_image(path, frame, number))
-    return found
+            if number == picked[len(frames)]:
+                frames.append(_image(path, frame, number))
+    return frames
 
 
 def _image(path: Path, frame: "VideoFrame", number: int) -> NDArray[np.uint8]:

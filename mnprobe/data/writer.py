@@ -379,9 +379,9 @@ def _write_images(folder: Path, camera: str, index: int, frame: FrameData) -> No
         if camera in frame.mask:
             made["mask"] = mask_to_rgb(frame.mask[camera])
         for kind, pixels in made.items():
-            place = folder / f"{camera}_{kind}"
-            place.mkdir(exist_ok=True)
-            write_png(place / f"{index}.png", pixels)
+            target = folder / f"{camera}_{kind}"
+            target.mkdir(exist_ok=True)
+            write_png(target / f"{index}.png", pixels)
     except ConfigError as error:
         raise ConfigError(f"frame {index}, camera {camera!r}: {error}") from error
 

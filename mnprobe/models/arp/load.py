@@ -50,16 +50,16 @@ def load_arp(
     """
     path = Path(path)
     stored = read_config(path, model="arp")
-    found = read_state_dict(path)
+    state = read_state_dict(path)
     if config is None and stored is not None:
         try:
             config = ARPConfig.from_dict(stored)
         except ConfigError as error:
             raise CheckpointError(f"{path}: its configuration cannot be used: {error}") from error
     if config is None:
-        config = recognise_arp(found, path=path)
+        config = recognise_arp(state, path=path)
     policy = _empty(config)
-    load_into(policy, found, path=path, model="arp", dtype=torch.float32, device=device)
+    load_into(policy, state, path=path, model="arp", dtype=torch.float32, device=device)
     if policy.zero_gates() and read_metadata(path).get("trained") != "false":
         warnings.warn(
             f"{path}: all modulation layers (adaLN_modulation) are exactly zero. The conditioned blocks do nothing, "

@@ -62,7 +62,7 @@ class TrainOutput(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class _Sight:
+class _Observation:
     """Encoded images of one stage."""
 
     images: Tensor  # (B, 3, 10, S, S)
@@ -72,10 +72,10 @@ class _Sight:
 
 
 @dataclass(frozen=True, eq=False)
-class _Lesson:
+class _TrainingTargets:
     """A teacher-forced pass over both stages."""
 
-    sights: tuple[_Sight, _Sight]
+    sights: tuple[_Observation, _Observation]
     waypoints: tuple[Tensor, Tensor]  # labels (B, 3), each in its stage's frame
     star: States
     hat: States
@@ -132,9 +132,9 @@ class ARP(nn.Module):
         """
         with _evaluating(self):
             scene = self._scene(observation, *self._cloud(observation))
-            first = self._look(0, scene.points, scene.rgb, observation)
+            first = self._encode_images(0, scene.points, scene.rgb, observation)
             centre = _decode(first)
-            second = self._look(1, self._zoomed(scene, centre), scene.rgb, observation)
+            second = self._encode_images(1, self._zoomed(scene, centre), scene.rgb, observation)
             point = _decode(second)
             done = self.policy.generate(self._prompts(second.maps, point))
         position = scene.into_world(unzoom(point, centre, self.config.zoom))
@@ -205,7 +205,7 @@ class ARP(nn.Module):
             losses[f"{name}.ce_loss"] = class_cross_entropy(lesson.logits[name], lesson.labels[name])
         return TrainOutput(losses, _hidden(lesson.hat.at(PROMPTS, len(self.policy.layout)), lesson.sights))
 
-    def _teach(self, batch: Batch, noise: TrainNoise) -> _Lesson:
+    def _teach(self, batch: Batch, noise: TrainNoise) -> _TrainingTargets:
         config, observation, target = self.config, batch.observation, batch.target
         points, rgb = self._cloud(observation)
         pose = target.pose.float()
@@ -221,12 +221,12 @@ class ARP(nn.Module):
         if noise.colour is not None:
             rgb = rgb + noise.colour
         scene = self._scene(observation, points, rgb)
-        first = self._look(0, scene.points, scene.rgb, observation)
+        first = self._encode_images(0, scene.points, scene.rgb, observation)
         waypoint = scene.into_cube(pose[:, :3])
         centre = waypoint
         if noise.waypoint_noise_unit is not None:
             centre = noisy_zoom_centre(waypoint, noise.waypoint_noise_unit, config.waypoint_noise)
-        second = self._look(1, self._zoomed(scene, centre), scene.rgb, observation)
+        second = self._encode_images(1, self._zoomed(scene, centre), scene.rgb, observation)
         point = zoom(waypoint, centre, config.zoom)
         bins = quat_to_bins(pose[:, 3:], config.rotation_resolution)
         flags = torch.stack([target.gripper_open.long(), target.ignore_collisions.long()], dim=1)
@@ -235,7 +235,7 @@ class ARP(nn.Module):
         values = torch.cat([rows, fed, flags], dim=1)
         streams, logits = self.policy.teach(values, self._prompts(second.maps, point))
         labels = {TOKENS[kind]: column for kind, column in zip(ACTIONS, torch.cat([bins, flags], dim=1).T, strict=True)}
-        return _Lesson((first, second), (waypoint, point), streams.star, streams.hat, logits, labels)
+        return _TrainingTargets((first, second), (waypoint, point), streams.star, streams.hat, logits, labels)
 
     def _cloud(self, observation: Observation) -> tuple[Float[Tensor, "b n 3"], Float[Tensor, "b n 3"]]:
         """All cameras' points (world metres) and colours (0..1), in the model's camera order."""
@@ -273,14 +273,16 @@ class ARP(nn.Module):
     def _zoomed(self, scene: Scene, centre: Float[Tensor, "b 3"]) -> list[Tensor]:
         return [zoom(cloud, c, self.config.zoom) for cloud, c in zip(scene.points, centre, strict=True)]
 
-    def _look(self, stage: int, points: list[Tensor], rgb: list[Tensor], observation: Observation) -> _Sight:
+    def _encode_images(
+        self, stage: int, points: list[Tensor], rgb: list[Tensor], observation: Observation
+    ) -> _Observation:
         """Render the clouds, encode the images, and predict the stage's screen points."""
         with torch.no_grad():
             images = network_input(points, rgb, size=self.config.image_size, radius=self.config.render_radius)
         mvt = (self.mvt1, self.mvt2)[stage]
         maps: Tensor = mvt(images, observation.state, observation.language)
         states, heatmaps = self.policy.screen(stage, maps.flatten(0, 1))
-        return _Sight(images, maps, states, heatmaps.view(-1, VIEWS, *heatmaps.shape[1:]))
+        return _Observation(images, maps, states, heatmaps.view(-1, VIEWS, *heatmaps.shape[1:]))
 
     def _prompts(self, maps: Float[Tensor, "b 3 n k k"], point: Float[Tensor, "b 3"]) -> Float[Tensor, "b 6 n"]:
         """For each view the feature map at the point, then for each view its maximum over space."""
@@ -294,13 +296,13 @@ class ARP(nn.Module):
         return label_heatmap(xy.flatten(0, 1), self.config.image_size, self.config.heatmap_sigma)
 
 
-def _decode(sight: _Sight) -> Float[Tensor, "b 3"]:
+def _decode(sight: _Observation) -> Float[Tensor, "b 3"]:
     """Decode the point of the stage from its heatmaps."""
     probabilities = sight.heatmaps.float().flatten(2).softmax(dim=2).view(sight.heatmaps.shape)
     return decode_point(probabilities)[0]
 
 
-def _hidden(actions: States, sights: tuple[_Sight, _Sight]) -> dict[str, Tensor]:
+def _hidden(actions: States, sights: tuple[_Observation, _Observation]) -> dict[str, Tensor]:
     last = max(actions.blocks)
     screens = [s.states.blocks[max(s.states.blocks)].view(-1, VIEWS, s.maps.shape[2]) for s in sights]
     return {
