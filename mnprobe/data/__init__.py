@@ -1,4 +1,4 @@
-"""Demonstrations and played episodes: reading, checking, writing; without torch."""
+"""Demonstrations and rollouts: reading, validation, writing; without torch."""
 
 from mnprobe.data.camera import Camera, depth_to_points, look_at, pinhole, points_to_pixels
 from mnprobe.data.dataset import Dataset, open_dataset

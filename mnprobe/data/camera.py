@@ -11,7 +11,7 @@ from mnprobe.core.errors import ConfigError
 
 __all__ = ["CAMERA_ORDER", "Camera", "camera_order", "depth_to_points", "look_at", "pinhole", "points_to_pixels"]
 
-_ABOUT = 0.1  # how far twice the principal point may be from the size, as a share of it
+_ABOUT = 0.1  # tolerance of twice the principal point against the size, as a share of the size
 CAMERA_ORDER = ("front", "left_shoulder", "right_shoulder", "wrist", "overhead")
 
 
@@ -22,7 +22,7 @@ class Camera:
     The camera looks along its +z, with x to the LEFT of the image and y up: hence the negative focal lengths of
     `intrinsics` (3, 3), in pixels. `extrinsics` (4, 4) is the camera's pose in the world (camera to world), metres.
     Depth codes run from `near` to `far`, in metres. `size` is the height and width in pixels of the images that the
-    intrinsics are for; None where nobody has said it, as in RLBench's files: then it comes from an image (`for_image`).
+    intrinsics are for; None if unknown, as in RLBench's files: it is then taken from an image (`for_image`).
 
     Raises:
         ConfigError: if a matrix has the wrong shape or holds no finite numbers, a focal length is 0, a size is not
@@ -53,15 +53,15 @@ class Camera:
             object.__setattr__(self, "size", sides)
 
     def resized(self, height: int, width: int) -> "Camera":
-        """The same camera for an image of another size; itself when the size is what the intrinsics are for.
+        """Return the camera for an image of another size, or itself for an equal size.
 
-        Intrinsics are multiplied by the ratio of the sizes: pixels stand for their integer positions and the middle of
-        an image of W pixels is W/2, as in RLBench. A camera of unknown size is taken for one of RLBench's where its
-        focal lengths are negative and equal and its principal point is the middle (W/2, H/2) of a whole, even size;
-        where not, and the principal point is about the middle of the size asked for, it is taken to be for that size.
+        Intrinsics are multiplied by the ratio of the sizes: pixels are at integer positions and the middle of an image
+        of W pixels is W/2, as in RLBench. A camera of unknown size is treated as one of RLBench if its focal lengths
+        are negative and equal and its principal point is the middle (W/2, H/2) of an integer, even size; otherwise, if
+        the principal point is about the middle of the requested size, that size is assumed.
 
         Raises:
-            ConfigError: if the size is not known and cannot be told.
+            ConfigError: if the size is unknown and cannot be inferred.
         """
         height, width = (as_whole(side, f"camera {self.name!r}: a side", least=1) for side in (height, width))
         native = self.size or self._told_size(height, width)
@@ -71,11 +71,11 @@ class Camera:
         return replace(self, intrinsics=self.intrinsics * scale, size=(height, width))
 
     def for_image(self, height: int, width: int) -> "Camera":
-        """The camera of a stored image of this size, whose intrinsics were stored with it.
+        """Return the camera of a stored image of this size, whose intrinsics were stored with it.
 
-        They are for that image as they are, off-centre or cropped as it may be, unless `size` tells another size, or
-        they are RLBench's (see `resized`) for an image of the same shape that was made smaller or larger afterwards,
-        by more than a tenth.
+        The intrinsics apply to that image unchanged, even if it is off-centre or cropped, unless `size` is another
+        size, or they are RLBench's (see `resized`) for an image of the same aspect ratio that was resized later by more
+        than a tenth.
         """
         self._require_principal_point()
         middle = self._middle
@@ -102,7 +102,7 @@ class Camera:
             raise ConfigError(f"camera {self.name!r}: intrinsics without a principal point cannot be resized")
 
     def _told_size(self, height: int, width: int) -> tuple[float, float]:
-        """The size that the principal point tells, seeing that this size is asked for."""
+        """Infer the size from the principal point, given the requested size."""
         self._require_principal_point()
         middle = self._middle
         if middle[0] == height and middle[1] == width:
@@ -120,7 +120,7 @@ class Camera:
 
 
 def camera_order(names: set[str]) -> tuple[str, ...]:
-    """The names in PerAct's order, unknown ones after them by alphabet.
+    """Sort the names in PerAct's order, unknown ones after them alphabetically.
 
     >>> camera_order({"wrist", "back", "front"})
     ('front', 'wrist', 'back')
@@ -134,7 +134,7 @@ def depth_to_points(
 ) -> NDArray[np.float64]:
     """World position of every pixel, (H, W, 3) in metres, from depth (H, W) along the optical axis.
 
-    Pixel (u right, v down) stands for its integer position, without a half-pixel shift:
+    Pixel (u right, v down) is at its integer position, without a half-pixel shift:
     p = R (d (u - cx)/fx, d (v - cy)/fy, d) + C.
     """
     height, width = depth.shape
@@ -145,7 +145,7 @@ def depth_to_points(
 
 
 def points_to_pixels(points: ArrayLike, camera: Camera) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Where world points (..., 3) fall: pixel positions (..., 2) as (u right, v down), and depth (...) in metres.
+    """Project world points (..., 3): pixel positions (..., 2) as (u right, v down), and depth (...) in metres.
 
     The rotation is inverted by its transpose, which holds to 1e-6 for RLBench's matrices. Points behind the camera
     have negative depth.

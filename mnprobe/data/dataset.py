@@ -27,7 +27,7 @@ _KEYFRAMES_FILE = "kfs.json"
 class Dataset(Sequence[Episode]):
     """Episodes in natural order: by task, partition (train, val, test), then by number, 2 before 10.
 
-    `notes` are remarks for the user about the folders: what is empty in them.
+    `notes` are messages for the user about the folders, such as empty ones.
     """
 
     def __init__(self, episodes: Iterable[Episode], paths: Iterable[Path], notes: Iterable[str] = ()) -> None:
@@ -52,23 +52,23 @@ class Dataset(Sequence[Episode]):
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of the tasks that there are episodes of, by alphabet."""
+        """Sorted names of the tasks with episodes."""
         return tuple(sorted({episode.task for episode in self._episodes}))
 
     @property
     def partitions(self) -> tuple[str, ...]:
-        """Partitions that there are episodes of: train, val, test, in this order, then "" for none."""
+        """Partitions with episodes: train, val, test, in this order, then "" for none."""
         present = {episode.partition for episode in self._episodes}
         return tuple(name for name in (*PARTITIONS, "") if name in present)
 
     def instruction_notes(self) -> tuple[str, ...]:
-        """Sentences about variations whose episodes list their instructions in several orders, so that the order of the
-        first is taken for all, or have different instructions. Reads the instructions of all episodes.
+        """Messages about variations whose episodes list their instructions in different orders (the order of the first
+        is used for all), or have different instructions. Reads the instructions of all episodes.
         """
         words: dict[tuple[str, int], dict[str, str]] = {}
         orders: dict[tuple[str, int], str] = {}
         for episode in self._episodes:
-            with suppress(DataError):  # is raised where the instruction is needed
+            with suppress(DataError):  # raised later, when the instruction is needed
                 key, used = (episode.task, episode.variation), episode.instruction
                 words.setdefault(key, {}).setdefault(same_text(used), used)
                 if used in episode.listed and used != episode.listed[0]:
@@ -80,7 +80,7 @@ class Dataset(Sequence[Episode]):
                 f"{len(orders)} variations list their instructions in several orders, the first is {task} variation "
                 f"{variation}; what its first episode lists first is used for all: {used!r}"
             )
-        several = {key: list(found.values()) for key, found in words.items() if len(found) > 1}
+        several = {key: list(spellings.values()) for key, spellings in words.items() if len(spellings) > 1}
         if several:
             (task, variation), texts = next(iter(several.items()))
             notes.append(
@@ -90,7 +90,7 @@ class Dataset(Sequence[Episode]):
         return tuple(notes)
 
     def fingerprint(self) -> str:
-        """SHA-256 over what features are computed from; equal for equal data, wherever they lie.
+        """SHA-256 of the inputs of feature extraction; equal for equal data at any path.
 
         It covers ids, the bytes of every `low_dim_obs.pkl`, names and sizes of all images, and the instructions as
         used (an override changes it); not the outcomes.
@@ -125,14 +125,14 @@ def open_dataset(
     Args:
         paths: folders at or above `<task>/all_variations/episodes` (PerAct's layout, also when trimmed) or
             `<task>/variation<K>/episodes` (RLBench's own); several are joined.
-        partitions: keep only these of "train", "val", "test" and "" (no such level in the folders). Other names for
-            these (training, valid, validation, dev, testing; in any case) are mapped, with a warning. Folders called
-            so are read only where the partition is asked for here by name.
-        tasks: keep only these tasks, by RLBench's module name.
-        strict: for complete datasets: read every demonstration now, with all fields that mnprobe knows, and demand an
-            image of every frame.
+        partitions: select these of "train", "val", "test" and "" (no such folder level). Other names for these
+            (training, valid, validation, dev, testing; in any case) are mapped, with a warning. Folders with such names
+            are read only if the partition is requested here by name.
+        tasks: select these tasks, by RLBench's module name.
+        strict: for complete datasets: read every demonstration now, with all known fields, and require an image of
+            every frame.
         instructions: use these instead of the dataset's: a CSV file (task, variation, instruction) or a mapping
-            "task/variation" -> text or texts. Variations not in it keep theirs.
+            "task/variation" -> text or texts. Other variations are not changed.
         outcomes: a CSV file (id, success), or "successful" when all episodes are successes, as the demonstrations of
             RLBench are. By default an `outcomes.csv` in a dataset folder is used; without one success is -1 (unknown).
 
@@ -140,32 +140,32 @@ def open_dataset(
         The episodes in natural order.
 
     Raises:
-        DataError: naming the folder, file, line or field, when a path is no dataset, nothing is left of it, two
-            folders give one episode id or stand for one partition, a folder of no known name lies beside a partition,
-            an outcome is of an unknown episode, or a file cannot be understood.
+        DataError: naming the folder, file, line or field, when a path is not a dataset, the selection is empty, two
+            folders give the same episode id or partition, a folder with an unknown name is next to a partition, an
+            outcome is of an unknown episode, or a file is invalid.
         ConfigError: for an unknown partition.
     """
     folders = [Path(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
     if not folders:
         raise ConfigError("open_dataset needs at least one folder, got none")
     overrides = read_overrides(instructions)
-    notes: dict[str, None] = {}  # in order, each once
+    notes: dict[str, None] = {}  # unique, in order
     found = (
         place for folder in folders for place in find_episodes(folder, note=lambda text: notes.update({text: None}))
     )
     places = sorted(_distinct(found), key=_natural)
-    _refuse_equal_partitions(places)
+    _check_partitions_are_distinct(places)
     episodes = [Episode(place, overrides=overrides) for place in places]
     for siblings in _by_task(episodes):
         for episode in siblings:
             episode.join(siblings)
-    _refuse_equal_ids(episodes)
+    _check_ids_are_unique(episodes)
     _set_outcomes(episodes, folders, outcomes)
     _require_use(episodes, overrides, instructions)
     if partitions is not None:
         partitions = [asked_partition(name) for name in ([partitions] if isinstance(partitions, str) else partitions)]
     episodes = _select(episodes, folders, partitions, tasks)
-    _tell_partitions(episodes, folders, asked=partitions is not None)
+    _check_partition_names(episodes, folders, asked=partitions is not None)
     if strict:
         for episode in episodes:
             _check_complete(episode)
@@ -173,21 +173,21 @@ def open_dataset(
 
 
 def _distinct(places: Iterable[EpisodeFolder]) -> list[EpisodeFolder]:
-    """Without repetitions of one episode, when the given paths lie in each other or a link leads to a sibling."""
-    found: dict[tuple[Path, str, str, int | None, int], EpisodeFolder] = {}
+    """Remove duplicate episodes, if given paths are nested or a link points to a sibling."""
+    distinct: dict[tuple[Path, str, str, int | None, int], EpisodeFolder] = {}
     for place in places:
         real = place.folder.resolve()
         key = real, place.task, place.partition, place.variation, place.number
-        if key not in found or place.folder == real:
-            found[key] = place
-    return list(found.values())
+        if key not in distinct or place.folder == real:
+            distinct[key] = place
+    return list(distinct.values())
 
 
 def _by_task(episodes: Iterable[Episode]) -> Iterable[list[Episode]]:
-    found: dict[str, list[Episode]] = {}
+    by_task: dict[str, list[Episode]] = {}
     for episode in episodes:
-        found.setdefault(episode.task, []).append(episode)
-    return found.values()
+        by_task.setdefault(episode.task, []).append(episode)
+    return by_task.values()
 
 
 def _natural(place: EpisodeFolder) -> tuple[str, int, int, int, str]:
@@ -200,8 +200,8 @@ def _level(folder: Path) -> Path:
     return folder.parents[3]
 
 
-def _refuse_equal_partitions(places: Iterable[EpisodeFolder]) -> None:
-    """Two folders side by side that stand for one partition, such as val and validation, are not mixed."""
+def _check_partitions_are_distinct(places: Iterable[EpisodeFolder]) -> None:
+    """Raise DataError for two folders of one partition, such as val and validation."""
     seen: dict[tuple[Path, str], Path] = {}
     for place in places:
         level = _level(place.folder)
@@ -213,8 +213,8 @@ def _refuse_equal_partitions(places: Iterable[EpisodeFolder]) -> None:
             )
 
 
-def _tell_partitions(episodes: list[Episode], folders: list[Path], *, asked: bool) -> None:
-    """Refuse folders of another name than a partition's, beside partitions or as one that was not asked for by name."""
+def _check_partition_names(episodes: list[Episode], folders: list[Path], *, asked: bool) -> None:
+    """Warn about mapped partition names; raise DataError for unknown or not requested ones next to partitions."""
     levels = {_level(episode.folder): episode.partition for episode in episodes}
     known = {level.parent: level for level, name in levels.items() if name}
     real = {level.resolve() for level, name in levels.items() if name}
@@ -237,8 +237,9 @@ def _tell_partitions(episodes: list[Episode], folders: list[Path], *, asked: boo
         warnings.warn(f"dataset {where}: {', '.join(told)}", stacklevel=3)
 
 
-def _refuse_equal_ids(episodes: list[Episode]) -> None:
-    """Only folders of one task, partition and number can give one id: most variation files need not be read."""
+def _check_ids_are_unique(episodes: list[Episode]) -> None:
+    """Raise DataError for duplicate ids. Only folders of one task, partition and number are compared, to read few
+    files."""
     seen: dict[tuple[str, str, int], list[Episode]] = {}
     for episode in episodes:
         for other in seen.setdefault((episode.task, episode.partition, episode.number), []):
@@ -275,7 +276,7 @@ def _set_outcomes(episodes: list[Episode], folders: list[Path], given: Path | st
 
 
 def _require_use(episodes: list[Episode], overrides: Overrides, given: object) -> None:
-    """Instructions that are given for no episode at all are a slip, which would otherwise pass in silence."""
+    """Raise when instructions match no episode, which would otherwise be ignored silently."""
     if not overrides:
         return
     there: set[tuple[str, int]] = set()

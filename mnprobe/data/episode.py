@@ -1,4 +1,4 @@
-"""One demonstration or one played episode on disk."""
+"""One demonstration or rollout on disk."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,16 +27,16 @@ NUMBER_FILE = "variation_number.pkl"
 
 
 class Episode:
-    """One episode. Making it reads nothing: pickles and images are read when something of theirs is asked for.
+    """One episode. The constructor reads nothing: pickles and images are read on first access.
 
-    Every property that reads raises DataError naming file and field when these are missing, damaged or hostile.
+    Every property that reads raises DataError naming file and field when these are missing, damaged or unsafe.
 
     Attributes:
-        folder: where it lies.
+        folder: folder of the episode.
         task: RLBench's module name, such as "open_drawer": the folder's name.
-        partition: "train", "val", "test", or "" where the folders have no such level.
+        partition: "train", "val", "test", or "" without such a folder level.
         number: the N of `episode<N>`.
-        success: 1, 0, or -1 where it is not known.
+        success: 1, 0, or -1 if unknown.
     """
 
     def __init__(self, place: EpisodeFolder, *, overrides: Overrides | None = None, success: int = -1) -> None:
@@ -57,18 +57,18 @@ class Episode:
         return self._low_dim.frames
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the other episodes, but with the instructions that were chosen by them."""
-        with suppress(DataError):  # which is raised again where they are asked for
-            self.instructions  # noqa: B018 - are kept once they were read
+        """Pickle without the other episodes, but with the instructions chosen by them."""
+        with suppress(DataError):  # raised again on access
+            self.instructions  # noqa: B018 - cached after reading
         return self.__dict__ | {"_siblings": ()}
 
     def join(self, siblings: Sequence["Episode"]) -> None:
-        """Name the episodes of the same task, in order: those of one variation are told in the words of the first."""
+        """Set the episodes of the same task, in order: a variation uses the instruction order of its first episode."""
         self._siblings = siblings
 
     @property
     def id(self) -> str:
-        """`<task>/<variation>/<partition>-episode<N>`, or without the partition where there is none."""
+        """`<task>/<variation>/<partition>-episode<N>`, or without the partition if there is none."""
         prefix = f"{self.partition}-" if self.partition else ""
         return f"{self.task}/{self.variation}/{prefix}episode{self.number}"
 
@@ -89,11 +89,11 @@ class Episode:
 
     @cached_property
     def instructions(self) -> tuple[str, ...]:
-        """What to do, in words: all paraphrases, the usual one first.
+        """Instructions: all paraphrases, the usual one first.
 
-        Those given by the user, else those of the episode's folder, else those of the variation's folder. Where the
-        first episode of the variation lists the same ones in another order, in its order: a variation is one action
-        (`Dataset.instruction_notes` tells of it).
+        Those given by the user, else those of the episode's folder, else those of the variation's folder. If the first
+        episode of the variation lists the same ones in another order, its order is used: a variation is one action (see
+        `Dataset.instruction_notes`).
         """
         given = self._overrides.get((self.task, self.variation)) if self._overrides else None
         if given:
@@ -102,7 +102,7 @@ class Episode:
         return first if first is not None and set(first) == set(own) else own
 
     def _first_of_variation(self) -> tuple[str, ...] | None:
-        """What the first episode of this variation that can be read lists; None where that is this one."""
+        """Instructions of the first readable episode of this variation; None if it is this one."""
         for other in self._siblings:
             if other is self:
                 return None
@@ -110,7 +110,7 @@ class Episode:
                 if other.variation == self.variation:
                     return other.listed
             except DataError:
-                continue  # is raised where that episode itself is asked for
+                continue  # raised when that episode itself is accessed
         return None
 
     @cached_property
@@ -129,7 +129,7 @@ class Episode:
 
     @property
     def instruction(self) -> str:
-        """The first instruction: the one that models are given."""
+        """The first instruction, which models use."""
         return self.instructions[0]
 
     @cached_property
@@ -144,12 +144,12 @@ class Episode:
 
     @property
     def gripper_open(self) -> NDArray[np.float64]:
-        """(T,) 1.0 where the fingers are open, 0.0 where not; where a gripper was measured, its opening."""
+        """(T,) 1.0 for open fingers, 0.0 for closed ones; or a measured opening."""
         return self._low_dim.field("gripper_open")
 
     @property
     def gripper_states(self) -> NDArray[np.float64]:
-        """(T,) 1.0 where the gripper is open, 0.0 where closed, by the rule of `mnprobe.data.gripper_states`."""
+        """(T,) 1.0 for an open gripper, 0.0 for a closed one, by the rule of `mnprobe.data.gripper_states`."""
         try:
             return gripper_states(self.gripper_open)
         except ConfigError as error:
@@ -177,7 +177,7 @@ class Episode:
 
     @property
     def ignore_collisions(self) -> NDArray[np.float64]:
-        """(T,) 1.0 where the motion was planned without collision checking; zeros where the file does not say.
+        """(T,) 1.0 if the motion was planned without collision checking; zeros if the file has no such field.
 
         Frame 0's value is stale in PerAct's data: it is left over from the demonstration before.
         """
@@ -187,7 +187,7 @@ class Episode:
 
     @property
     def has_ignore_collisions(self) -> bool:
-        """Whether the file says anything about collision checking (PerAct's generator does, RLBench's does not)."""
+        """Whether the file has a collision flag (PerAct's generator writes it, RLBench's does not)."""
         return "ignore_collisions" in self._low_dim.values
 
     @property
@@ -197,7 +197,7 @@ class Episode:
 
     @property
     def task_low_dim_state(self) -> NDArray[np.float64] | None:
-        """(n,) poses of the task's objects in frame 0, as RLBench's task tells them; None if absent."""
+        """(n,) poses of the task's objects in frame 0, as given by RLBench's task; None if absent."""
         return self._low_dim.task_low_dim_state
 
     def frame(self, index: int) -> Frame:
@@ -219,8 +219,8 @@ class Episode:
         """The key-to-key steps: from frame 0 to the first keyframe, from each keyframe to the next.
 
         Args:
-            collision: which frame's flag a step is given: that of the target ("keyframe", as ARP does) or that of the
-                frame before it ("previous", as PerAct and RVT do).
+            collision: frame of the collision flag of a step: the target ("keyframe", as in ARP) or the frame before it
+                ("previous", as in PerAct and RVT).
         """
         if collision not in ("keyframe", "previous"):
             raise ConfigError(f"collision must be 'keyframe' or 'previous', got {collision!r}")
@@ -238,7 +238,7 @@ class Episode:
         )
 
     def check_numbers(self) -> None:
-        """Read every field that there is; DataError for the first that is damaged."""
+        """Read all existing fields; DataError for the first damaged one."""
         for name in self._low_dim.values:
             self._low_dim.field(name)
         _ = self._low_dim.random_seed

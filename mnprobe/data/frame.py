@@ -21,9 +21,9 @@ D = TypeVar("D")
 
 
 class PerCamera(Mapping[str, T], Generic[T]):
-    """A mapping from camera to something that is made on first access and then kept.
+    """A mapping from camera to a value that is computed on first access and cached.
 
-    `in`, `len` and iteration tell which cameras have it; asking for another raises the DataError that says why not.
+    `in`, `len` and iteration use the available cameras; access to another one raises a DataError with the reason.
     """
 
     def __init__(self, make: Callable[[str], T], names: Callable[[], tuple[str, ...]]) -> None:
@@ -41,7 +41,7 @@ class PerCamera(Mapping[str, T], Generic[T]):
     @overload
     def get(self, camera: str, default: T | D, /) -> T | D: ...
     def get(self, camera: str, default: T | D | None = None, /) -> T | D | None:
-        """What this camera has, or `default` where it is not among the names; damage is still an error."""
+        """Return the value of this camera, or `default` for an unknown camera; damage still raises."""
         if camera not in self:
             return default
         return self[camera]
@@ -60,24 +60,24 @@ class PerCamera(Mapping[str, T], Generic[T]):
 
 
 class Frame:
-    """One frame. Cheap to make: an image is read when it is asked for, and kept with the frame.
+    """One frame. Images are read on first access and cached in the frame.
 
     Attributes:
         index: number of the frame in its episode, from 0.
         rgb: camera -> (H, W, 3) uint8.
         depth: camera -> (H, W) float32, metres along the optical axis.
-        mask: camera -> (H, W) int64 object handles; 16777215 where nothing was hit.
+        mask: camera -> (H, W) int64 object handles; 16777215 for the background.
         intrinsics: camera -> (3, 3) float64 pixels, as stored (negative focal lengths).
         extrinsics: camera -> (4, 4) float64 metres, the camera's pose in the world.
 
-    Each raises DataError naming file and field for a camera or an image that is not there or is damaged.
+    Each raises DataError naming file and field for a missing or damaged camera or image.
     """
 
     def __init__(self, index: int, low_dim: LowDim, files: ImageFiles) -> None:
         self.index = index
         self._low_dim = low_dim
         self._files = files
-        # The makers know the source, not this frame: without a cycle, images are freed together with the frame.
+        # The factories reference the source, not this frame: without a cycle, images are freed with the frame.
         source = _Source(index, low_dim, files)
         self.rgb: PerCamera[NDArray[np.uint8]] = PerCamera(source.rgb, partial(source.having, "rgb"))
         self.depth: PerCamera[NDArray[np.float32]] = PerCamera(source.depth32, partial(source.having, "depth"))
@@ -96,7 +96,7 @@ class Frame:
 
     @property
     def gripper_open(self) -> float:
-        """1.0 when the fingers are open, 0.0 when not; where a gripper was measured, its opening."""
+        """1.0 for open fingers, 0.0 for closed ones; or a measured opening."""
         return float(self._field("gripper_open"))
 
     @property
@@ -116,15 +116,15 @@ class Frame:
 
     @property
     def ignore_collisions(self) -> float:
-        """1.0 when the motion was planned without collision checking; 0.0 where the file does not say."""
+        """1.0 when the motion was planned without collision checking; 0.0 if the file has no such field."""
         if "ignore_collisions" not in self._low_dim.values:
             return 0.0
         return float(self._field("ignore_collisions"))
 
     def state(self) -> NDArray[np.float32]:
-        """(3,) float32: gripper_open, first finger, second finger: the state ARP is given (Zhang et al. 2024).
+        """(3,) float32: gripper_open, first finger, second finger: the state input of ARP (Zhang et al. 2024).
 
-        Raises DataError for a gripper that has not two fingers.
+        Raises DataError for a gripper without exactly two fingers.
         """
         if self.gripper_joint_positions.shape != (2,):
             raise DataError(
@@ -134,7 +134,7 @@ class Frame:
         return np.array([self.gripper_open, *self.gripper_joint_positions], dtype=np.float32)
 
     def camera(self, name: str) -> Camera:
-        """The camera at this frame for the size that its images have (`Camera.for_image`)."""
+        """The camera at this frame, for the size of its images (`Camera.for_image`)."""
         stored = self._source.camera(name)
         if not any(self._files.frames(name, kind) for kind in self._files.kinds.get(name, ())):
             return stored  # no image to fit to

@@ -49,12 +49,12 @@ class ImageFiles:
         Leading zeros and the case of the ending do not matter: 7.png, 0007.png and 7.PNG are frame 7.
 
         Raises DataError for a camera without any folder, for two images of one frame, and for an image whose name is
-        not a number and .png: none is passed over. Hidden files and what is no image are left alone.
+        not a number and .png: no image is ignored. Hidden files and other files are ignored.
         """
         return tuple(self._images(camera, kind))
 
     def _images(self, camera: str, kind: ImageKind) -> dict[int, Path]:
-        """Where the image of each frame lies, by frame."""
+        """Paths of the images, by frame."""
         if camera not in self.kinds:
             known = ", ".join(self.kinds) or "none"
             others = [] if self.kinds else sorted(path.name for path in _entries(self.folder) if path.is_dir())
@@ -72,7 +72,7 @@ class ImageFiles:
         return self._listed[camera, kind]
 
     def path(self, camera: str, kind: ImageKind, frame: int) -> Path:
-        """Where an image lies; DataError naming the folder and what it has when that frame is not there."""
+        """Path of an image; DataError naming the folder and its content when that frame is missing."""
         images = self._images(camera, kind)
         frames = tuple(images)
         folder = self.folder / f"{camera}_{kind}"
@@ -91,7 +91,7 @@ class ImageFiles:
         return path
 
     def sizes(self, camera: str, kind: ImageKind) -> list[list[object]]:
-        """[frame, bytes] of every image; where the images' names are not understood [name, bytes] of every file."""
+        """[frame, bytes] of every image; if image names are invalid, [name, bytes] of every file."""
         try:
             return [[frame, path.stat().st_size] for frame, path in self._images(camera, kind).items()]
         except DataError:
@@ -112,7 +112,7 @@ class ImageFiles:
         return height, width
 
     def check(self, frames: int) -> None:
-        """Check a complete episode: every folder has images 0 .. frames - 1, all of a camera's of one size."""
+        """Check a complete episode: every folder has images 0 .. frames - 1, with one size per camera."""
         for camera, kinds in self.kinds.items():
             for kind in kinds:
                 have = self.frames(camera, kind)

@@ -40,7 +40,7 @@ _LARGEST_FILE = 2**28
 def png_size(path: Path) -> tuple[int, int]:
     """Height and width of a PNG, from its first 33 bytes.
 
-    Raises DataError naming the file when it is missing, is no PNG, or is not 8-bit RGB.
+    Raises DataError naming the file when it is missing, not a PNG, or not 8-bit RGB.
     """
     return _size(path, _content(path, 33))
 
@@ -49,8 +49,8 @@ def read_png(path: Path) -> NDArray[np.uint8]:
     """The pixels of an 8-bit RGB PNG, (H, W, 3) uint8.
 
     Raises:
-        DataError: naming the file, when it is missing, truncated, damaged (every chunk's checksum is compared), no
-            PNG, or not 8-bit RGB.
+        DataError: naming the file, when it is missing, truncated, damaged (all checksums are verified), not a PNG, or
+            not 8-bit RGB.
     """
     content = _content(path, _LARGEST_FILE + 1)
     height, width = _size(path, content)
@@ -102,7 +102,7 @@ def code_to_depth(code: NDArray[np.int64], near: float, far: float) -> NDArray[n
 def depth_to_code(depth: ArrayLike, near: float, far: float) -> NDArray[np.int64]:
     """The nearest codes of distances in metres; the error is at most half a step, (far - near) / (2^24 - 1) / 2.
 
-    Distances may leave [near, far] by rounding only (a millionth of the range); clip what a renderer gives beyond.
+    Distances may exceed [near, far] by rounding only (a millionth of the range); clip other values before.
 
     Raises:
         ConfigError: if far <= near, or a distance is not finite or outside [near, far].
@@ -111,7 +111,7 @@ def depth_to_code(depth: ArrayLike, near: float, far: float) -> NDArray[np.int64
         raise ConfigError(f"depth needs 0 <= near < far, got near {near!r} and far {far!r}")
     metres = np.asarray(depth, dtype=np.float64)
     share = (metres - near) / (far - near)
-    if not ((share > -1e-6) & (share < 1 + 1e-6)).all():  # written so that NaN fails too
+    if not ((share > -1e-6) & (share < 1 + 1e-6)).all():  # this form is also True for NaN
         raise ConfigError(
             f"depth must lie between near {near} m and far {far} m, got {np.min(metres)} to {np.max(metres)} m; "
             "clip it before writing"
@@ -123,7 +123,7 @@ def depth_to_code(depth: ArrayLike, near: float, far: float) -> NDArray[np.int64
 def rgb_to_mask(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Object handles of a mask PNG's pixels: R is the LOW byte, unlike depth. (..., 3) -> (...).
 
-    All bytes 255 (handle 16777215) means that nothing was hit. A handle holds within one episode only.
+    All bytes 255 (handle 16777215) means background. A handle is valid within one episode only.
     """
     red, green, blue = (pixels[..., i].astype(np.int64) for i in range(3))
     handles: NDArray[np.int64] = red + 256 * green + 65536 * blue
@@ -167,7 +167,7 @@ def _size(path: Path, content: bytes) -> tuple[int, int]:
 
 
 def _check_chunks(path: Path, content: bytes) -> None:
-    """Walk the chunks: each must be whole, with the right checksum, up to the end mark."""
+    """Check that all chunks up to the end mark are complete, with the right checksum."""
     position = len(_SIGNATURE)
     while position + 12 <= len(content):
         (size,) = struct.unpack(">I", content[position : position + 4])

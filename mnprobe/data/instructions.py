@@ -23,27 +23,27 @@ def read_descriptions(path: Path) -> tuple[str, ...]:
     """The paraphrases in a `variation_descriptions.pkl`, first one first, without blanks and line breaks around them.
 
     Raises:
-        DataError: naming the file and saying what it holds, when that is not a list of texts. (An old generator of
+        DataError: naming the file and its content, when it is not a list of texts. (An old generator of
             RLBench wrote a whole Observation into this file.)
     """
     try:
-        found = load(path, allow="plain")
+        texts = load(path, allow="plain")
     except RefusedGlobal as refused:
         if refused.module.startswith("rlbench.") and refused.name.isidentifier():
             article = "an" if refused.name[0] in "AEIOU" else "a"
             held = f"{article} {refused.name} ({refused.module})"
             raise DataError(f"{path}: holds {held} instead of a list of str. {_HELP}.") from refused
         raise
-    if not isinstance(found, list):
-        raise DataError(f"{path}: holds a {type(found).__name__} instead of a list of str. {_HELP}.")
-    for position, text in enumerate(found):
+    if not isinstance(texts, list):
+        raise DataError(f"{path}: holds a {type(texts).__name__} instead of a list of str. {_HELP}.")
+    for position, text in enumerate(texts):
         if not isinstance(text, str):
             raise DataError(f"{path}: entry {position} of the list is a {type(text).__name__}, not a str. {_HELP}.")
         if not text.strip() or has_control_characters(text.strip()):
             raise DataError(f"{path}: entry {position} of the list is empty or holds control characters. {_HELP}.")
-    if not found:
+    if not texts:
         raise DataError(f"{path}: holds an empty list, so the episode has no instruction. {_HELP}.")
-    return tuple(text.strip() for text in found)
+    return tuple(text.strip() for text in texts)
 
 
 def read_overrides(source: Path | str | Mapping[str, str | Sequence[str]] | None) -> Overrides:
@@ -54,7 +54,7 @@ def read_overrides(source: Path | str | Mapping[str, str | Sequence[str]] | None
             paraphrases, in order; further columns are ignored), or a mapping "task/variation" -> text or texts.
 
     Raises:
-        DataError: naming the file and line, or the key, of what cannot be understood.
+        DataError: naming the file and line, or the key, of an invalid entry.
 
     >>> read_overrides({"reach_target/0": "reach the red target"})
     {('reach_target', 0): ('reach the red target',)}
@@ -64,7 +64,7 @@ def read_overrides(source: Path | str | Mapping[str, str | Sequence[str]] | None
     if isinstance(source, Mapping):
         return dict(_from_mapping(key, value) for key, value in source.items())
     path = Path(source)
-    found: dict[tuple[str, int], tuple[str, ...]] = {}
+    overrides: dict[tuple[str, int], tuple[str, ...]] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
@@ -77,15 +77,15 @@ def read_overrides(source: Path | str | Mapping[str, str | Sequence[str]] | None
             for row in rows:
                 key = _key(row["task"], row["variation"], f"{path}, line {rows.line_num}")
                 text = _instruction(row["instruction"], f"{path}, line {rows.line_num}")
-                found[key] = (*found.get(key, ()), text)
+                overrides[key] = (*overrides.get(key, ()), text)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 (byte {error.start}); save the instructions as UTF-8") from error
     except (OSError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"cannot read the instructions {path}: {reason}") from error
-    if not found:
+    if not overrides:
         raise DataError(f"{path}: no instruction in it, only a header")
-    return found
+    return overrides
 
 
 def _from_mapping(key: str, value: str | Sequence[str]) -> tuple[tuple[str, int], tuple[str, ...]]:

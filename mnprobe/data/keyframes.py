@@ -12,19 +12,19 @@ from mnprobe.core.errors import ConfigError
 
 __all__ = ["STOPPING_DELTA", "Keyframe", "find_keyframes", "gripper_states", "next_keyframe"]
 
-STOPPING_DELTA = 0.1  # rad/s; a joint at exactly this speed still counts as resting
-_REFRACTORY = 4  # frames after a stop in which no other stop can be found
+STOPPING_DELTA = 0.1  # rad/s; a joint at exactly this speed counts as resting
+_REFRACTORY = 4  # frames after a stop in which no other stop is detected
 # A measured gripper moves when its range is more than both of these, and it is not noise:
 _LEAST_RANGE = 1e-3  # a millimetre, or a thousandth of an opening from 0 to 1
 _LEAST_SHARE = 0.05  # of the largest opening: PerAct's generator calls a gripper open from 95 % on
 _CLOSES_BELOW, _OPENS_ABOVE = 0.4, 0.6  # of the range
-_FEW = 16  # frames, below which noise is not told from motion
-_FRAMES_PER_CHANGE = 6  # at least, on average; noise changes oftener
+_FEW = 16  # minimum number of frames for separating noise from motion
+_FRAMES_PER_CHANGE = 6  # minimum average duration; noise changes more often
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Keyframe:
-    """One key-to-key step of an episode: what is observed and where the arm shall go.
+    """One key-to-key step of an episode: observation and target of the arm.
 
     `index` is the target frame, `observed` the frame of the observation (0 or the keyframe before). The target is the
     state at `index`: `gripper_pose` (7,) in metres and quaternion x y z w as stored (its sign is free), `gripper_open`
@@ -45,20 +45,20 @@ def find_keyframes(
 
     Args:
         gripper_open: (T,) gripper of each frame: 1.0 open or 0.0 closed, or a measured opening of any unit, larger
-            for more open, from which `gripper_states` tells the two.
+            for more open, which `gripper_states` converts to the two states.
         joint_velocities: (T, J) joint speeds in rad/s.
         delta: a frame is still when no joint is faster than this, inclusive, in rad/s.
 
     Returns:
-        Increasing frame indices; never 0. Empty for one frame. The last frame is always in.
+        Increasing frame indices; never 0. Empty for one frame. The last frame is always included.
 
     Raises:
-        ConfigError: if there is no frame, the two lengths differ, or a value is not a finite number.
+        ConfigError: if there are no frames, the lengths differ, or a value is not finite.
 
     At frames 0 and 1 the look back of two frames wraps around to the end of the demonstration, as in the published
-    procedure: a resting start therefore silences the four frames after it. Only the last pair of adjacent keyframes
-    is merged. Source: PerAct (Shridhar et al. 2022, arXiv 2209.05451), section 3.2 and the measured rules of the
-    golden cases.
+    procedure: a resting start therefore suppresses stops in the next four frames. Only the last pair of adjacent
+    keyframes is merged. Source: PerAct (Shridhar et al. 2022, arXiv 2209.05451), section 3.2 and the measured rules of
+    the golden cases.
 
     >>> find_keyframes([1, 1, 1, 0, 0, 0], [[0.5]] * 6)
     (3, 5)
@@ -71,7 +71,7 @@ def find_keyframes(
     refractory = 0
     before = gripper[0]
     for i in range(frames):
-        # Negative indices are meant: they wrap around at frames 0 and 1.
+        # Negative indices are intended: they wrap around at frames 0 and 1.
         steady = i < frames - 2 and gripper[i] == gripper[i + 1] == gripper[i - 1] == gripper[i - 2]
         stopped = refractory <= 0 and steady and bool(still[i])
         refractory = _REFRACTORY if stopped else refractory - 1
@@ -84,18 +84,19 @@ def find_keyframes(
 
 
 def gripper_states(gripper_open: ArrayLike) -> NDArray[np.float64]:
-    """1.0 where a gripper is open and 0.0 where it is closed, (T,), from openings (T,) of any unit.
+    """Convert gripper openings (T,) of any unit to states (T,): 1.0 open, 0.0 closed.
 
-    Openings of 0 and 1 only are the states themselves. Others are measured: the gripper closes when the opening falls
-    below 40 % of the range that it has in this demonstration, and opens when it rises above 60 %, so that noise between
-    makes no change; a motion over several frames changes the state once. A gripper does not move, and is open or closed
-    throughout, when its range is at most 0.001 or at most 5 % of its largest opening, or when what moves it is noise:
-    from 16 frames on, openings that are not all within a tenth of the range from its ends, and either have a range as
-    independent noise has (its deviation told by second differences) or change oftener than every sixth frame.
+    If all openings are 0 or 1, they are the states. Other openings are measured values: the gripper closes when the
+    opening falls below 40 % of the range that it has in this demonstration, and opens when it rises above 60 %, so that
+    noise between makes no change; a motion over several frames changes the state once. A gripper does not move, and is
+    open or closed throughout, when its range is at most 0.001 or at most 5 % of its largest opening, or when its motion
+    is noise: from 16 frames on, openings that are not all within a tenth of the range from its ends, and either have a
+    range as independent noise has (its deviation estimated from second differences) or change more often than every
+    sixth frame.
 
     Raises:
-        ConfigError: if there is no frame, a value is not a finite number, or the gripper does not move and is
-            neither at 1 (open) nor at 0 (closed), so that its state cannot be told.
+        ConfigError: if there are no frames, a value is not finite, or the gripper does not move and is neither at 1
+            (open) nor at 0 (closed), so that its state is unknown.
 
     >>> gripper_states([0.08, 0.08, 0.05, 0.01, 0.01, 0.011]).tolist()
     [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
@@ -128,7 +129,7 @@ def next_keyframe(keyframes: Sequence[int], frame: int) -> int | None:
 
 
 def _states(openings: NDArray[np.float64]) -> tuple[NDArray[np.float64], float | None]:
-    """States by the rule of `gripper_states`; for a gripper that does not move all alike, and where it stays."""
+    """States by the rule of `gripper_states`; for a gripper that does not move, one state and its position."""
     if np.isin(openings, (0.0, 1.0)).all():
         return openings, None
     low, high = float(openings.min()), float(openings.max())
@@ -149,12 +150,13 @@ def _states(openings: NDArray[np.float64]) -> tuple[NDArray[np.float64], float |
 
 
 def _is_noise(share: NDArray[np.float64], changes: int) -> bool:
-    """Whether openings, as a share of their range, do no more than independent noise does."""
+    """Whether openings, as a share of their range, vary no more than independent noise."""
     frames = len(share)
     if frames < _FEW or (np.minimum(share, 1 - share) < 0.1).all():
         return False
     # Second differences are 0 on a steady motion; of independent noise they have sqrt(6) times its deviation, and the
-    # median of what is normal is 0.6745 deviations. The range of T draws is about 2 sqrt(2 log T) deviations, at most.
+    # median of a normal variable is 0.6745 deviations. The range of T draws is about 2 sqrt(2 log T) deviations, at
+    # most.
     noise = float(np.median(np.abs(np.diff(share, 2)))) / (0.6745 * math.sqrt(6))
     most = 1.3 * 2 * math.sqrt(2 * math.log(frames)) * noise
     return most >= 1 or changes * _FRAMES_PER_CHANGE > frames

@@ -13,7 +13,7 @@ __all__ = ["PARTITIONS", "EpisodeFolder", "find_episodes", "require_inside"]
 
 _EPISODE = re.compile(r"episode([0-9]{1,9})")
 _VARIATION = re.compile(r"all_variations|variation([0-9]{1,9})")
-# Names that mean an episode or a variation and are not read as one.
+# Names that look like an episode or a variation but are invalid.
 _LIKE_EPISODE = re.compile(r"(ep|epi|episodes?|demos?|trials?|rollouts?)?[ _.-]*[0-9]+", re.IGNORECASE)
 _LIKE_VARIATION = re.compile(r"(var|variations?)[ _.-]*[0-9]+|all[ _.-]?variations?", re.IGNORECASE)
 _UNFINISHED = (".tmp", ".part", ".partial", ".bak", "~")
@@ -30,11 +30,11 @@ _EXPECTED = (
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeFolder:
-    """One episode as its path tells it; nothing in it has been read.
+    """One episode as described by its path; its content has not been read.
 
-    `variation` is the K of `variation<K>`, None under `all_variations`. `partition` is train, val or test where the
-    folder above the task is called so or by another name for it (see `mnprobe.core.labels.partition_of`), else "".
-    `root` is the dataset folder that links must not leave.
+    `variation` is the K of `variation<K>`, None under `all_variations`. `partition` is train, val or test if the folder
+    above the task has this name or another name for it (see `mnprobe.core.labels.partition_of`), else "". `root` is the
+    dataset folder; links must not point outside.
     """
 
     folder: Path
@@ -46,15 +46,15 @@ class EpisodeFolder:
 
 
 def find_episodes(path: Path, note: Callable[[str], None] | None = None) -> list[EpisodeFolder]:
-    """All episodes at or below a folder, in no particular order; `note` is told of variations without any.
+    """Find all episodes at or below a folder, in no particular order; `note` gets messages about empty variations.
 
     `path` may be any folder from far above the tasks down to `episodes` itself. Numbers may have leading zeros:
-    episode007 is episode 7. Hidden folders are passed over, and so is what lies beside or in an episode.
+    episode007 is episode 7. Hidden folders are ignored, as well as files next to or in an episode.
 
     Raises:
-        DataError: if the path is missing, is no folder, is empty or holds no episode, is far too large to be a
-            dataset, a link in a dataset leaves the folder, or a folder is meant as an episode or a variation but has
-            another name than these have: none is passed over.
+        DataError: if the path is missing, not a folder, empty or without episodes, or far too large for a dataset, if a
+            link in a dataset points outside, or if a folder looks like an episode or a variation but has an invalid
+            name: none is ignored.
     """
     if not path.exists():
         raise DataError(f"dataset {path} does not exist")
@@ -84,7 +84,7 @@ def find_episodes(path: Path, note: Callable[[str], None] | None = None) -> list
 
 
 def _other_data(start: Path) -> str:
-    """A word on files of other projects' formats in or shortly below a folder; '' without any."""
+    """Hint about files of other formats in or shortly below a folder; '' if there are none."""
     for pattern in ("*", "*/*", "*/*/*"):
         for path in start.glob(pattern):
             if path.suffix.lower() in _OTHER_FORMATS and path.is_file():
@@ -106,7 +106,7 @@ def require_inside(path: Path, root: Path) -> None:
 
 def _search(start: Path, root: Path, note: Callable[[str], None] | None) -> list[Path]:
     """`episodes` folders below `start`, breadth first and bounded."""
-    found: list[Path] = []
+    folders: list[Path] = []
     level = [start]
     visited = 0
     for _ in range(_DEEPEST + 1):
@@ -121,18 +121,18 @@ def _search(start: Path, root: Path, note: Callable[[str], None] | None) -> list
             if _VARIATION.fullmatch(folder.name):
                 if (episodes := folder / "episodes") in children:
                     require_inside(episodes, root)
-                    found.append(episodes)
+                    folders.append(episodes)
                 else:
-                    _refuse_episodes_outside(folder, children)
+                    _check_no_episodes_outside(folder, children)
                     if note is not None:
                         note(
                             f"{folder}: no folder episodes in it, so there is nothing of this variation in the dataset"
                         )
                 continue
             if folder.name == "episodes":
-                _refuse_episodes_outside(folder, children)
+                _check_no_episodes_outside(folder, children)
             for child in children:
-                _refuse_variation_of_another_name(child)
+                _check_variation_name(child)
                 if _EPISODE.fullmatch(child.name) and folder.name != "episodes" and _holds_episode(child):
                     raise DataError(f"{child}: is an episode, but its parent is {folder.name!r}. {_EXPECTED}.")
             variations = [child for child in children if _VARIATION.fullmatch(child.name)]
@@ -140,15 +140,15 @@ def _search(start: Path, root: Path, note: Callable[[str], None] | None) -> list
                 if not child.is_symlink() or _worth_following(child, root, variations=bool(variations)):
                     below.append(child)
         level = below
-    return found
+    return folders
 
 
 def _holds_episode(folder: Path) -> bool:
     return not folder.name.endswith(_UNFINISHED) and (folder / _LOW_DIM).is_file()
 
 
-def _refuse_episode_of_another_name(folder: Path) -> None:
-    """DataError for a folder in `episodes` that is meant as an episode and has another name."""
+def _check_episode_name(folder: Path) -> None:
+    """Raise DataError for a folder in `episodes` that looks like an episode but has an invalid name."""
     name = folder.name
     if _EPISODE.fullmatch(name) or name.endswith(_UNFINISHED):
         return
@@ -160,8 +160,8 @@ def _refuse_episode_of_another_name(folder: Path) -> None:
         )
 
 
-def _refuse_variation_of_another_name(folder: Path) -> None:
-    """DataError for a folder that is meant as a variation, with episodes in it, and has another name."""
+def _check_variation_name(folder: Path) -> None:
+    """Raise DataError for a folder that looks like a variation with episodes but has an invalid name."""
     name = folder.name
     if not _VARIATION.fullmatch(name) and _LIKE_VARIATION.fullmatch(name) and (folder / "episodes").is_dir():
         number = re.search("[0-9]+", name)
@@ -172,8 +172,8 @@ def _refuse_variation_of_another_name(folder: Path) -> None:
         )
 
 
-def _refuse_episodes_outside(folder: Path, children: list[Path]) -> None:
-    """DataError for episodes that lie where none are looked for: right in a variation, or below another folder."""
+def _check_no_episodes_outside(folder: Path, children: list[Path]) -> None:
+    """Raise DataError for episodes in unexpected places: directly in a variation, or below another folder."""
     held = next((child for child in children if _holds_episode(child)), None)
     if held is None:
         return
@@ -183,7 +183,7 @@ def _refuse_episodes_outside(folder: Path, children: list[Path]) -> None:
 
 
 def _worth_following(link: Path, root: Path, *, variations: bool) -> bool:
-    """Whether a linked folder is searched: not when it leads back up, or out to something that is no task."""
+    """Whether a linked folder is searched: not if it points to a parent, or outside to a folder that is not a task."""
     target = link.resolve()
     if target.is_relative_to(root):
         return not link.parent.resolve().is_relative_to(target)
@@ -197,17 +197,17 @@ def _folders(folder: Path) -> list[Path]:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
     except PermissionError:
-        return []  # not ours to read; a dataset that cannot be listed is reported as not found
+        return []  # no permission; an unreadable dataset is reported as not found
     except OSError as error:
         raise DataError(f"cannot list {folder}: {error.strerror or error}") from error
     return [folder / name for name in names]
 
 
 def _partition(level: Path, start: Path) -> str:
-    """The partition that the folder above the tasks stands for, "" where it is an ordinary folder.
+    """Partition of the folder above the tasks, "" for an ordinary folder.
 
-    Another name for a partition counts only inside the given path or beside a partition: a dataset without partitions
-    may lie in a folder "training".
+    Another name for a partition counts only inside the given path or next to a partition: a dataset without partitions
+    may be in a folder "training".
     """
     meant = partition_of(level.name) or ""
     if level.name in PARTITIONS or not meant or (level != start and level.is_relative_to(start)):
@@ -223,12 +223,12 @@ def _episodes(folder: Path, root: Path, start: Path) -> list[EpisodeFolder]:
     if not match or not task_folder.name:
         raise DataError(f"{folder}: its parent is {variation_folder.name!r}. {_EXPECTED}.")
     partition = _partition(task_folder.parent, start)
-    found = []
+    episodes = []
     for child in _folders(folder):
-        _refuse_episode_of_another_name(child)
+        _check_episode_name(child)
         if number := _EPISODE.fullmatch(child.name):
             require_inside(child, root)
-            found.append(
+            episodes.append(
                 EpisodeFolder(
                     folder=child,
                     root=root,
@@ -238,4 +238,4 @@ def _episodes(folder: Path, root: Path, start: Path) -> list[EpisodeFolder]:
                     number=int(number[1]),
                 )
             )
-    return found
+    return episodes

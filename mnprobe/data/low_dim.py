@@ -47,7 +47,7 @@ RandomState = tuple[str, NDArray[np.uint32], int, int, float]
 class CameraTrack:
     """A camera over all frames: intrinsics (T, 3, 3), extrinsics (T, 4, 4), near (T,), far (T,), each float64.
 
-    `size` (T, 2) is the height and width that the intrinsics are for; None where the file does not say.
+    `size` (T, 2) is the height and width that the intrinsics are for; None if the file has no size.
     """
 
     intrinsics: NDArray[np.float64]
@@ -58,9 +58,9 @@ class CameraTrack:
 
 
 class Fields(Mapping[str, NDArray[np.float64]]):
-    """The fields of `FIELDS` that some frame has, each checked when it is first asked for and then kept.
+    """The fields of `FIELDS` that any frame has, each checked on first access and cached.
 
-    Asking raises DataError naming file, frame and field, what was expected and what was found: for a field that is
+    Access raises DataError naming file, frame, field, expectation and content: for a field that is
     missing in some frames, has another shape than `FIELDS` says or than it has in frame 0, or is not finite.
     """
 
@@ -86,7 +86,7 @@ class Fields(Mapping[str, NDArray[np.float64]]):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LowDim:
-    """All frames of one demonstration, without images. Nothing of them is refused before it is asked for.
+    """All frames of one demonstration, without images. Fields are validated on access.
 
     `values` maps each field of `FIELDS` that the file has to its (T, ...) array, `misc` holds the matrices of the
     cameras, `seed` the random state and `task_state` the object poses of frame 0, as the file has them.
@@ -100,7 +100,7 @@ class LowDim:
     task_state: object = None
 
     def field(self, name: str) -> NDArray[np.float64]:
-        """The (T, ...) array of a field; DataError naming the file and the field when it is not there or is damaged."""
+        """Return the (T, ...) array of a field; DataError naming file and field when it is missing or damaged."""
         if name not in self.values:
             raise DataError(
                 f"{self.path}: field {name} is missing (or None) in its observations; "
@@ -110,24 +110,24 @@ class LowDim:
 
     @cached_property
     def tracks(self) -> Mapping[str, CameraTrack | str]:
-        """Each camera's matrices or, where these are damaged, the sentence that says how, in PerAct's order."""
+        """Matrices of each camera, or the error text if damaged, in PerAct's order."""
         return _tracks(self.path, self.misc)
 
     @cached_property
     def random_seed(self) -> RandomState | None:
         """State of numpy's legacy generator before the scene was reset (the five parts of `numpy.random.get_state()`).
 
-        None where the file has none.
+        None if the file has none.
         """
         return _random_state(self.path, self.seed)
 
     @cached_property
     def task_low_dim_state(self) -> NDArray[np.float64] | None:
-        """Poses of the task's objects in frame 0, (n,); None where the file has no such numbers."""
+        """Poses of the task's objects in frame 0, (n,); None if the file has no such numbers."""
         return _task_state(self.task_state)
 
     def camera(self, name: str, frame: int) -> Camera:
-        """The camera at one frame; DataError naming the file and the field when its matrices are not there."""
+        """The camera at one frame; DataError naming file and field when its matrices are missing."""
         track = self.tracks.get(name)
         if track is None:
             known = ", ".join(camera_order(set(self.tracks))) or "none"
@@ -151,9 +151,8 @@ def read_low_dim(path: Path) -> LowDim:
     """Read `low_dim_obs.pkl` through the restricted reader; the last few files read are kept in memory.
 
     Raises:
-        DataError: naming the file, if it is missing, damaged or hostile, holds no Demo of at least two observations,
-            or an array in it claims another size than it has. What else is wrong in a field is said when that field
-            is asked for.
+        DataError: naming the file, if it is missing, damaged or unsafe, contains no Demo of at least two observations,
+            or an array in it claims another size than it has. Other problems of a field are raised on access.
     """
     try:
         status = path.stat()
@@ -179,7 +178,7 @@ def _read(path: Path, _changed: int, _size: int) -> LowDim:
         raise DataError(f"{path}: holds {_kind(demo)} instead of a Demo")
     observations = _observations(path, demo.attributes.get("_observations"))
     misc = _per_frame_cameras([item.attributes.get("misc") for item in observations])
-    _refuse_many_cameras(path, misc)
+    _check_number_of_cameras(path, misc)
     columns = {
         name: [_whole(path, name, frame, item.attributes.get(name)) for frame, item in enumerate(observations)]
         for name in FIELDS
@@ -227,9 +226,9 @@ def _observations(path: Path, found: object) -> list[Record]:
 
 
 def _whole(path: Path, name: str, frame: int, item: object) -> object:
-    """An array for its record; another value, or a record that is no array of numbers, as it is.
+    """Convert a record to an array; return other values, and records that are not numeric arrays, unchanged.
 
-    One that claims another size than its bytes have is refused at once: the file is damaged, or worse.
+    An array whose size does not match its bytes raises at once: the file is damaged or malicious.
     """
     if not isinstance(item, ArrayRecord):
         return item
@@ -238,7 +237,7 @@ def _whole(path: Path, name: str, frame: int, item: object) -> object:
     except Lying as lie:
         raise DataError(f"{path}: field {name} of frame {frame}: {lie}") from lie
     except Malformed:
-        return item  # only a reader of this field needs to hear of it
+        return item  # raised only on access to this field
 
 
 def _series(path: Path, name: str, shape: tuple[int | None, ...], items: list[object]) -> NDArray[np.float64]:
@@ -290,13 +289,13 @@ def _number(item: object, shape: tuple[int | None, ...], first: tuple[int, ...] 
 
 
 def _shape(shape: tuple[int | None, ...]) -> str:
-    """A shape in words; an open length is n."""
+    """Format a shape; n is a free length."""
     return str(shape).replace("None", "n")
 
 
 def _per_frame_cameras(found: list[object]) -> tuple[object, ...]:
-    """What each frame's `misc` says of cameras; anything that is no dictionary stays as it is."""
-    distinct = {id(misc): misc for misc in found}  # a crafted file may repeat one large dictionary
+    """Camera entries of each frame's `misc`; other values are returned unchanged."""
+    distinct = {id(misc): misc for misc in found}  # a malicious file may repeat one large dictionary
     kept = {
         number: {key: item for key, item in misc.items() if isinstance(key, str) and _CAMERA_KEY.fullmatch(key)}
         if isinstance(misc, dict)
@@ -322,7 +321,7 @@ def _camera_names(misc: tuple[object, ...]) -> set[str]:
     return {match[1] for key in keys if (match := _CAMERA_KEY.fullmatch(key)) and match[2] != "size"}
 
 
-def _refuse_many_cameras(path: Path, misc: tuple[object, ...]) -> None:
+def _check_number_of_cameras(path: Path, misc: tuple[object, ...]) -> None:
     names = _camera_names(misc)
     if len(names) > _MOST_CAMERAS:
         raise DataError(f"{path}: field misc names {len(names)} cameras; at most {_MOST_CAMERAS} are read")
@@ -340,7 +339,7 @@ def _track(path: Path, name: str, misc: list[dict[str, object]]) -> CameraTrack 
         try:
             parts[part] = _series(path, f"misc[{key!r}]", shape, items)
         except DataError as error:
-            return str(error)  # only a reader of this camera needs to hear of it
+            return str(error)  # raised only on access to this camera
     return CameraTrack(**parts)
 
 
@@ -366,7 +365,7 @@ def _random_state(path: Path, found: object) -> RandomState | None:
 
 
 def _kind(item: object) -> str:
-    """What a thing is, in words that cannot run away: never the content of a pickle."""
+    """Describe a value in a short text, without the content of the pickle."""
     if isinstance(item, Record):
         return f"{'an' if item.kind is Global.OBSERVATION else 'a'} {item.kind.value}"
     if isinstance(item, ArrayRecord):

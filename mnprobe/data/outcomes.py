@@ -14,13 +14,13 @@ OUTCOMES_FILE = "outcomes.csv"
 def read_outcomes(path: Path) -> dict[str, int]:
     """Outcomes by episode id from a CSV file with the columns id and success; further columns are ignored.
 
-    Values: 1 or true for success, 0 or false for failure, -1, nan or nothing where it is not known (see
+    Values: 1 or true for success, 0 or false for failure, -1, nan or empty for unknown (see
     `mnprobe.core.labels.as_outcome`).
 
     Raises:
         DataError: naming file and line, for a missing column, an empty id, an id given twice, or another value.
     """
-    found: dict[str, int] = {}
+    outcomes: dict[str, int] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
@@ -36,9 +36,9 @@ def read_outcomes(path: Path) -> dict[str, int]:
                 outcome = as_outcome(value)
                 if outcome is None:
                     raise DataError(f"{where}: success of {name} must be 1, 0 or -1 (not known), got {value!r}")
-                if name in found:
+                if name in outcomes:
                     raise DataError(f"{where}: {name} has an outcome already")
-                found[name] = outcome
+                outcomes[name] = outcome
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 (byte {error.start}); save the outcomes as UTF-8") from error
     except FileNotFoundError as error:
@@ -49,4 +49,4 @@ def read_outcomes(path: Path) -> dict[str, int]:
     except (OSError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"cannot read the outcomes {path}: {reason}") from error
-    return found
+    return outcomes

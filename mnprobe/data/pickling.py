@@ -16,7 +16,7 @@ _NAMES = {
     Global.OBSERVATION: ("rlbench.backend.observation", "Observation"),
     Global.NDARRAY: ("numpy", "ndarray"),
     Global.DTYPE: ("numpy", "dtype"),
-    # The name of numpy 1, which numpy 2 still knows; numpy 1 before 1.26 does not know the new one.
+    # The name in numpy 1, which numpy 2 still has; numpy before 1.26 lacks the new one.
     Global.RECONSTRUCT: ("numpy.core.multiarray", "_reconstruct"),
 }
 _ELEMENTS = ("f8", "f4", "i8", "i4", "u4", "u1", "b1")
@@ -25,8 +25,8 @@ _ELEMENTS = ("f8", "f4", "i8", "i4", "u4", "u1", "b1")
 def dumps(value: object) -> bytes:
     """A protocol 4 pickle of plain values, numpy arrays of numbers, and `Record` objects.
 
-    A `Record` becomes an instance of `rlbench.demo.Demo` or `rlbench.backend.observation.Observation`; whoever loads
-    the file needs these modules, whoever writes it does not. Values may not contain themselves.
+    A `Record` becomes an instance of `rlbench.demo.Demo` or `rlbench.backend.observation.Observation`; loading the file
+    needs these modules, writing it does not. Values must not contain themselves.
 
     Raises:
         ConfigError: for a value of another type.
@@ -41,7 +41,7 @@ def dumps(value: object) -> bytes:
 
 
 class _Writer:
-    """Appends opcodes; names, element types and texts are written once and fetched from the memo later."""
+    """Writer of opcodes; names, element types and texts are written once and then read from the memo."""
 
     def __init__(self) -> None:
         self.code = bytearray()
@@ -105,7 +105,7 @@ class _Writer:
         self._name(Global.NDARRAY)
         self.put((0,))
         self.put(b"b")
-        self.code += b"\x87R("  # call with the three, then the state that follows
+        self.code += b"\x87R("  # call with the three arguments, then the state
         self.put(1)
         self.put(array.shape)
         self._dtype(array.dtype.str[0], code)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 __all__ = ["ArrayRecord", "DtypeRecord", "Global", "Lying", "Malformed", "Other", "Record", "make_array", "make_scalar"]
 
-# Element types that become arrays; all are plain numbers of fixed size, none can hold an object.
+# Element types that become arrays; all are numbers of fixed size, none can contain an object.
 _ELEMENTS = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1")
 _TEXT = re.compile(r"U[0-9]*")
 _BYTE_ORDERS = ("<", ">", "|")
@@ -19,15 +19,15 @@ _MOST_DIMENSIONS = 8
 
 
 class Malformed(ValueError):
-    """The content of a pickle is not what it should be; the reader turns this into a DataError with the file's name."""
+    """The content of a pickle is invalid; the reader converts this to a DataError with the file name."""
 
 
 class Lying(Malformed):
-    """An array that says another size than its bytes have."""
+    """An array whose size does not match its bytes."""
 
 
 class Global(Enum):
-    """What a pickle may name. The value is how messages call it."""
+    """Names that a pickle may contain. The value is the name in messages."""
 
     DEMO = "Demo"
     OBSERVATION = "Observation"
@@ -49,13 +49,13 @@ class Record:
     kind: Global
     attributes: dict[str, object] = field(default_factory=dict)
 
-    def __repr__(self) -> str:  # attributes may refer back to this record
+    def __repr__(self) -> str:  # attributes may refer to this record
         return f"Record({self.kind.value}, {len(self.attributes)} attributes)"
 
 
 @dataclass(slots=True, eq=False)
 class Other:
-    """A value that no field needs (a masked array, a date, a set): its place is kept, its content is not."""
+    """Placeholder of a value that no field needs (a masked array, a date, a set), without its content."""
 
 
 @dataclass(slots=True, eq=False)
@@ -68,8 +68,8 @@ class DtypeRecord:
     def set_state(self, state: object) -> None:
         """Take the byte order from the state tuple.
 
-        A number type that carries more than plain numbers do is malformed. Of other types (dates, texts, structures)
-        the state is not looked at: an array of such a type is an error for whoever asks for it, not for the file.
+        A number type with extra state is malformed. The state of other types (dates, texts, structures) is ignored: an
+        array of such a type raises on access, and does not invalidate the file.
         """
         if not isinstance(state, tuple):
             raise Malformed(f"element type {self.code!r} carries a state that is no tuple")
@@ -98,7 +98,7 @@ class DtypeRecord:
 
 @dataclass(slots=True, eq=False)
 class ArrayRecord:
-    """A numpy array of a pickle before it is one: element type, shape, memory order and bytes, unchecked.
+    """An unvalidated numpy array of a pickle: element type, shape, memory order and bytes.
 
     With `axes`, the bytes are those of an array of `shape` in C order whose axes are then put into the order `axes`.
     """
@@ -109,11 +109,11 @@ class ArrayRecord:
     data: object = None
     axes: object = None
 
-    def __repr__(self) -> str:  # the parts are as the file had them, and may hold anything
+    def __repr__(self) -> str:  # the parts come from the file and may be any values
         return "ArrayRecord(...)"
 
     def set_state(self, state: object) -> None:
-        """Store the five parts of an array's state; of a tuple of another form nothing is kept."""
+        """Store the five parts of an array's state; a tuple of another form is ignored."""
         if not isinstance(state, tuple):
             raise Malformed("a numpy array carries a state that is not (1, shape, dtype, order, bytes)")
         if len(state) == 5 and state[0] == 1 and type(state[0]) is int:
@@ -121,11 +121,10 @@ class ArrayRecord:
 
 
 def make_array(record: ArrayRecord) -> NDArray[Any]:
-    """The array that a record describes, as a read-only view of the record's bytes.
+    """Convert a record to an array, as a read-only view of the record's bytes.
 
-    Raises Malformed unless the element type is an allowed number, the shape is a short tuple of sizes, and the bytes
-    are exactly as many as shape and type ask for (Lying where they are not); so no record can claim more memory than
-    the file holds.
+    Raises Malformed unless the element type is an allowed number, the shape is a short tuple of sizes, and the number
+    of bytes matches shape and type (else Lying); so no record can allocate more memory than the file has.
 
     >>> data = np.arange(3.0).tobytes()
     >>> make_array(ArrayRecord(dtype=DtypeRecord("f8", "<"), shape=(3,), data=data)).tolist()
@@ -161,9 +160,9 @@ def make_array(record: ArrayRecord) -> NDArray[Any]:
 
 
 def make_scalar(dtype: object, data: object) -> int | float | bool | str | ArrayRecord:
-    """The Python value of a numpy scalar's element type and bytes: a number or a text.
+    """Convert element type and bytes of a numpy scalar to a Python number or text.
 
-    A scalar of another type stays a record, so that only a reader of it finds it unfit.
+    A scalar of another type stays a record and raises on access only.
     """
     record = ArrayRecord(dtype=dtype, shape=(), data=data)
     if not isinstance(dtype, DtypeRecord):

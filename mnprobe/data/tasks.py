@@ -45,14 +45,14 @@ class Task:
     Attributes:
         module: RLBench's module name, which is also the folder's name.
         paper: the name in the paper's tables.
-        varies: what its variations differ in, in the paper's words.
-        variations: how many there are.
-        template: the first paraphrase, the only one that PerAct, RVT and ARP use; `{slot}` is what varies.
-        paraphrases: how many paraphrases RLBench has.
-        success: the condition of success; all of it must hold at the same time.
-        released: whether the gripper must hold nothing then.
+        varies: the difference between variations, in the paper's words.
+        variations: number of variations.
+        template: the first paraphrase, the only one that PerAct, RVT and ARP use; `{slot}` is the varying part.
+        paraphrases: number of paraphrases in RLBench.
+        success: success condition; all parts must hold at the same time.
+        released: whether the gripper must be empty at success.
         values: the slot of each variation, for `rule` "list".
-        rule: how a variation's index gives its slots.
+        rule: mapping from the variation index to its slots.
     """
 
     module: str
@@ -290,17 +290,17 @@ def task_named(name: str) -> Task:
 
 
 def slots(task: str, variation: int) -> tuple[str, ...]:
-    """What a variation fills into its template: one word group, number and colour, or one to three button colours.
+    """Slots of a variation's template: one word group, number and colour, or one to three button colours.
 
     >>> slots("stack_blocks", 4)
     ('3', 'maroon')
     >>> slots("push_buttons", 2)
     ('maroon', 'green', 'blue')
     """
-    found = task_named(task)
-    if not 0 <= variation < found.variations:
-        raise ConfigError(f"{found.module} has variations 0 to {found.variations - 1}, got {variation!r}")
-    match found.rule:
+    spec = task_named(task)
+    if not 0 <= variation < spec.variations:
+        raise ConfigError(f"{spec.module} has variations 0 to {spec.variations - 1}, got {variation!r}")
+    match spec.rule:
         case "colour":
             return (list(COLOURS)[variation],)
         case "colour and number":
@@ -309,7 +309,7 @@ def slots(task: str, variation: int) -> tuple[str, ...]:
             triple = next(islice(permutations(PUSH_BUTTONS_COLOURS, 3), variation // 3, None))
             return triple[: 1 + variation % 3]
         case "list":
-            return (found.values[variation],)
+            return (spec.values[variation],)
 
 
 def instruction(task: str, variation: int) -> str:
@@ -322,9 +322,9 @@ def instruction(task: str, variation: int) -> str:
     >>> instruction("place_cups", 0)
     'place 1 cup on the cup holder'
     """
-    found = task_named(task)
+    spec = task_named(task)
     words = slots(task, variation)
-    if found.rule == "buttons":
-        return ", then ".join(found.template.format(slot=colour) for colour in words)
-    text = found.template.format(slot=" ".join(words))
+    if spec.rule == "buttons":
+        return ", then ".join(spec.template.format(slot=colour) for colour in words)
+    text = spec.template.format(slot=" ".join(words))
     return text.replace("1 cups", "1 cup")

@@ -1,12 +1,12 @@
-"""A reader for the pickles of RLBench datasets that cannot run anything.
+"""Safe reader of RLBench pickles: no code in a file is executed.
 
-Python's own unpickler imports and calls what a file names. This one is a small stack machine of its own, which knows
-only the opcodes that data need. A name in the file is compared, as an exact (module, name) pair, with a short list and
-becomes an inert stand-in (`mnprobe.data.records`); nothing is imported, no attribute is set, no function of numpy's is
-handed the file's arguments. Sizes are bounded before memory is taken: file size, number of opcodes, memo indices,
-array bytes against shape. Dictionary keys must be short plain values, because hashing a crafted nested tuple can take
-for ever or overflow the C stack. A name that is not known is refused, with file, byte and name; values of numpy's
-and of Python's own that no field needs are kept as nothing at all.
+Python's unpickler imports and calls any name in a file. This reader is a small stack machine that supports only the
+opcodes of data. A name in the file is compared, as an exact (module, name) pair, with an allow-list and replaced by an
+inert record (`mnprobe.data.records`); nothing is imported, no attribute is set, and no numpy function gets arguments
+from the file. Sizes are bounded before memory is allocated: file size, number of opcodes, memo indices, array bytes
+against shape. Dictionary keys must be short plain values, because hashing a malicious nested tuple can hang or overflow
+the C stack. An unknown name raises with file, byte and name; values of numpy and Python that no field needs become
+empty placeholders.
 """
 
 import struct
@@ -22,7 +22,7 @@ __all__ = ["MAX_BYTES", "RefusedGlobal", "load", "loads"]
 MAX_BYTES = 64 * 2**20  # real files: 0.2 to 0.5 MB; 3.5 MB with images inside
 MAX_OPCODES = 4_000_000  # real files: about 600 per frame
 _MAX_MEMO = 2_000_000
-_MAX_KEYS = 10_000  # entries one SETITEMS may bring
+_MAX_KEYS = 10_000  # maximum entries of one SETITEMS
 _MAX_KEY_LENGTH = 1_000
 
 _NUMBERS: dict[tuple[str, str], Global] = {
@@ -37,7 +37,7 @@ _PLAIN = (
     *("int", "long", "float", "complex", "bool", "str", "bytearray", "slice", "range", "xrange"),
     *("set", "frozenset", "list", "dict", "tuple"),
 )
-# What numpy and Python write for values that no field needs; each becomes an `Other`, whatever it is given.
+# Names that numpy and Python write for values that no field needs; each becomes an `Other`, with any arguments.
 _OTHERS = (
     *((module, name) for module in ("builtins", "__builtin__") for name in _PLAIN),
     *(("datetime", name) for name in ("date", "time", "datetime", "timedelta", "timezone")),
@@ -79,7 +79,7 @@ _ALLOWED: dict[str, dict[tuple[str, str], Global]] = {"demo": _DEMO, "plain": _N
 
 
 class RefusedGlobal(DataError):
-    """A pickle names something that is not on the list; `module` and `name` say what."""
+    """A pickle contains the name `module`.`name`, which is not on the allow-list."""
 
     def __init__(self, message: str, module: str, name: str) -> None:
         super().__init__(message)
@@ -88,7 +88,7 @@ class RefusedGlobal(DataError):
 
 
 def load(path: Path, *, allow: Literal["demo", "plain"] = "plain") -> object:
-    """Read one pickle file into plain values and inert records; nothing in it is run.
+    """Read one pickle file to plain values and inert records; no code in it is executed.
 
     Args:
         path: the file.
@@ -96,8 +96,8 @@ def load(path: Path, *, allow: Literal["demo", "plain"] = "plain") -> object:
             `Demo`, `Observation` and numpy arrays, as `Record` and `ArrayRecord`.
 
     Raises:
-        DataError: naming the file, if it is missing, too large, truncated, no pickle, or names or does anything
-            that such a file has no use for (`RefusedGlobal` where it names something).
+        DataError: naming the file, if it is missing, too large, truncated, not a pickle, or uses names or opcodes that
+            such a file does not need (`RefusedGlobal` for a name).
     """
     try:
         if path.exists() and not path.is_file():
@@ -110,7 +110,7 @@ def load(path: Path, *, allow: Literal["demo", "plain"] = "plain") -> object:
 
 
 def loads(content: bytes, *, source: str, allow: Literal["demo", "plain"] = "plain") -> object:
-    """As `load`, from bytes; `source` is how messages call them.
+    """As `load`, from bytes; `source` is their name in messages.
 
     >>> import pickle
     >>> loads(pickle.dumps({"drawer": [1, 2.5, None]}), source="example")
@@ -135,24 +135,24 @@ def loads(content: bytes, *, source: str, allow: Literal["demo", "plain"] = "pla
 
 
 class _Refused(Exception):
-    """Carries module and name out of the machine."""
+    """Internal exception with module and name."""
 
 
 class _Mark:
-    """What MARK leaves on the stack; a class of its own, so that no value can look like it."""
+    """Stack entry of MARK; a separate class, so that no value can be mistaken for it."""
 
 
 _MARK = _Mark()
 
 
 class _Machine:
-    """One run over one pickle. Every opcode is a method; what has no method is refused."""
+    """Stack machine for one pickle. Every supported opcode is a method; other opcodes raise."""
 
     def __init__(self, content: bytes, allowed: Mapping[tuple[str, str], Global]) -> None:
         self.content = content
         self.allowed = allowed
         self.position = 0
-        self.start = 0  # where the present opcode began, for messages
+        self.start = 0  # start of the current opcode, for messages
         self.stack: list[object] = []
         self.marks: list[int] = []
         self.memo: dict[int, object] = {}
@@ -380,7 +380,7 @@ class _Machine:
             raise Malformed(f"memo index {index} was never stored")
         self.stack.append(self.memo[index])
 
-    # -- names and what is made of them ---------------------------------------------------------------------------
+    # -- names and their records ---------------------------------------------------------------------------------
     def _global(self) -> None:
         module = self._line()
         self._name(module, self._line())
@@ -411,7 +411,7 @@ class _Machine:
         if not isinstance(arguments, tuple):
             raise Malformed("arguments are not a tuple")
         if function is Global.ENCODE and arguments and isinstance(arguments[0], str):
-            self.encoded += len(arguments[0])  # one text could be turned into bytes again and again
+            self.encoded += len(arguments[0])  # one text could be converted to bytes many times
             if self.encoded > len(self.content):
                 raise Malformed("more bytes written as text than the file is long")
         self.stack.append(_make(function, arguments))
@@ -479,7 +479,7 @@ _STOP = 0x2E
 
 
 def _make(function: object, arguments: tuple[object, ...]) -> object:
-    """What a call in the pickle stands for, made by our own code."""
+    """Build the record of a call in the pickle."""
     match function, arguments:
         case Global.RECONSTRUCT, (Global.NDARRAY, (0,), b"b"):
             return ArrayRecord()
@@ -516,7 +516,7 @@ def _from_buffer(
     axes: object = None,
     *_: object,
 ) -> ArrayRecord:
-    """An array as protocol 5 writes it: numpy before 2.3 by the orders C and F, later also K with the order of axes."""
+    """Build an array written with protocol 5: orders C and F, and since numpy 2.3 also K with the order of axes."""
     if order == "K" and axes is not None:
         return ArrayRecord(dtype=dtype, shape=shape, data=data, axes=axes)
     fortran = {"C": False, "F": True}.get(order) if isinstance(order, str) else None

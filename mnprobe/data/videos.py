@@ -2,8 +2,8 @@
 
     folder/playing_guitar/a.mp4   folder/playing_guitar/b.webm   folder/riding_a_bike/c.gif
 
-Decoding is PyAV's (the extra "video"). Files are not trusted: only containers of videos are opened, never a playlist
-or a script that names other files, and no link leads out of the folder.
+Decoding is PyAV's (the extra "video"). Files are untrusted: only video containers are opened, never a playlist or
+script that names other files, and links must not point outside the folder.
 """
 
 from bisect import bisect_left
@@ -28,9 +28,9 @@ __all__ = ["SUFFIXES", "Video", "find_videos", "read_video"]
 SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".3gp", ".avi", ".mkv", ".webm", ".gif", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv")
 )
-"""Endings of files that count as videos; other files are left alone."""
+"""File extensions of videos; other files are ignored."""
 
-# Videos in other wrappings, which are named when they are met; everything else that is no video is left alone.
+# Videos in unsupported containers, which are reported; all other files are ignored.
 _OTHER_VIDEOS = frozenset(
     (
         ".mts",
@@ -50,7 +50,7 @@ _OTHER_VIDEOS = frozenset(
     )
 )
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,gif,mpeg,mpegts,mpegvideo,asf,flv,ogg"
-_LARGEST = 2**26  # pixels of a frame: 8K fits, a hostile header does not
+_LARGEST = 2**26  # maximum pixels of a frame: allows 8K, rejects a malicious header
 _QUARTER = 90
 
 
@@ -64,17 +64,16 @@ class Video:
 
 
 def find_videos(folder: Path, *, skip: Callable[[str], None] | None = None) -> tuple[Video, ...]:
-    """The videos of a folder of class-named folders, by name; underscores of a class become spaces.
+    """Find the videos in class-named folders, by name; underscores of a class become spaces.
 
     Args:
-        folder: holds one folder per class, with video files right in it. Hidden files and what is no video are left
-            alone.
-        skip: called with one message for each file that leads out of the folder, ends in a way that is not read, or
-            lies deeper than in its class's folder; it then is left out.
+        folder: folder of one folder per class, with video files directly in it. Hidden and other files are ignored.
+        skip: called with one message for each skipped file: a link to outside, an unsupported extension, or a file
+            deeper than its class folder.
 
     Raises:
-        DataError: naming the folder or file: no such folder, fewer than two classes with videos, videos beside the
-            class folders, two folders that mean one class, or (without `skip`) a file that would be left out.
+        DataError: naming the folder or file: no such folder, fewer than two classes with videos, videos next to the
+            class folders, two folders of one class, or (without `skip`) a file that would be skipped.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -88,7 +87,7 @@ def find_videos(folder: Path, *, skip: Callable[[str], None] | None = None) -> t
             if len(loose) > 1
             else f"--videos {root}: {loose[0]} lies beside the class folders; put it into one named after what it shows"
         )
-    found: list[Video] = []
+    videos: list[Video] = []
     classes: dict[str, str] = {}
     for group in _visible(root):
         if not group.is_dir():
@@ -115,28 +114,28 @@ def find_videos(folder: Path, *, skip: Callable[[str], None] | None = None) -> t
                     raise DataError(f"{message}; copy the file there, or leave it out with --skip-broken")
                 skip(message)
                 continue
-            found.append(Video(name=f"{group.name}/{path.name}", label=label, path=path))
-    labels = {video.label for video in found}
+            videos.append(Video(name=f"{group.name}/{path.name}", label=label, path=path))
+    labels = {video.label for video in videos}
     if len(labels) < 2:
         raise DataError(
-            f"--videos {root}: recognition needs videos of at least two classes, found {len(found)} of "
+            f"--videos {root}: recognition needs videos of at least two classes, found {len(videos)} of "
             f"{', '.join(sorted(labels)) or 'none'}. They lie in <class>/<file>, ending in {' '.join(sorted(SUFFIXES))}"
         )
-    return tuple(sorted(found))
+    return tuple(sorted(videos))
 
 
 def read_video(path: Path, choose: Callable[[int], Sequence[int]]) -> NDArray[np.uint8]:
-    """Frames of a video as it is shown: turned as a player turns it, RGB. Only what is needed is decoded.
+    """Read frames of a video as displayed, with rotation applied, RGB. Only required frames are decoded.
 
     Args:
         path: the file.
-        choose: from the number of frames to the numbers of those wanted, in ascending order; equal ones may repeat.
+        choose: maps the number of frames to the selected frame indices, ascending; repetitions are allowed.
 
     Returns: (T, H, W, 3) uint8.
 
     Raises:
-        DataError: naming the file: empty, no video in it, not decodable, damaged where it is needed, turned by an
-            angle that is no quarter, of changing size.
+        DataError: naming the file: empty, without video, not decodable, damaged in a required part, rotated by an angle
+            other than a multiple of 90 degrees, or of changing size.
         ConfigError: when PyAV is not installed.
     """
     times, keys = _listed(path)
@@ -155,7 +154,7 @@ def read_video(path: Path, choose: Callable[[int], Sequence[int]]) -> NDArray[np
 
 
 def _overlooked(group: Path) -> list[Path]:
-    """What a class's folder holds that is meant as a video and would be passed over: other endings, deeper folders."""
+    """Files in a class folder that look like videos but would be skipped: other extensions, deeper folders."""
     found = []
     for path in _visible(group):
         if path.is_dir():
@@ -172,7 +171,7 @@ def _visible(folder: Path) -> list[Path]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
-    """The container and its first stream of moving images; what FFmpeg refuses becomes a DataError."""
+    """Open the container and its first video stream; errors of FFmpeg become a DataError."""
     try:
         import av
     except ImportError:
@@ -202,12 +201,12 @@ def _opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
 
 
 def _refuse(url: str, flags: int, options: dict[str, Any]) -> Any:
-    """No container may open another file."""
+    """Forbid containers to open another file."""
     raise PermissionError(f"a video must not open other files, asked was {url!r}")
 
 
 def _listed(path: Path) -> tuple[list[int], list[int]]:
-    """Times of all frames and of the key frames, ascending, without decoding; empty where the file does not tell."""
+    """Times of all frames and of the key frames, ascending, without decoding; empty if the file has none."""
     with _opened(path) as (container, stream):
         packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
         if not packets:
@@ -219,7 +218,7 @@ def _listed(path: Path) -> tuple[list[int], list[int]]:
 
 
 def _counted(path: Path) -> int:
-    """Number of frames of a file that does not tell their times."""
+    """Count the frames of a file without frame times."""
     with _opened(path) as (container, stream):
         count = sum(1 for _ in container.decode(stream))
     if not count:
@@ -228,7 +227,7 @@ def _counted(path: Path) -> int:
 
 
 def _by_seeking(path: Path, times: list[int], keys: list[int], picked: list[int]) -> list[NDArray[np.uint8]] | None:
-    """Decode from the key frame before each wanted frame; None where seeking does not lead there."""
+    """Decode from the key frame before each selected frame; None if seeking fails."""
     found: list[NDArray[np.uint8]] = []
     with _opened(path) as (container, stream):
         frames = container.decode(stream)
@@ -252,7 +251,7 @@ def _by_seeking(path: Path, times: list[int], keys: list[int], picked: list[int]
 
 
 def _next_from(frames: Iterator["VideoFrame"], time: int) -> "tuple[VideoFrame, int] | None":
-    """The first frame shown at `time` or later, and the time of the first frame that came."""
+    """Return the first frame displayed at `time` or later, and the time of the first decoded frame."""
     first: int | None = None
     for frame in frames:
         if frame.pts is None:
@@ -264,19 +263,19 @@ def _next_from(frames: Iterator["VideoFrame"], time: int) -> "tuple[VideoFrame, 
 
 
 def _by_counting(path: Path, picked: list[int]) -> list[NDArray[np.uint8]]:
-    """Decode from the beginning; as many of the wanted frames as there are."""
-    found: list[NDArray[np.uint8]] = []
+    """Decode from the beginning, up to the number of existing frames."""
+    frames: list[NDArray[np.uint8]] = []
     with _opened(path) as (container, stream):
         for number, frame in enumerate(container.decode(stream)):
-            if len(found) == len(picked):
+            if len(frames) == len(picked):
                 break
-            if number == picked[len(found)]:
-                found.append(_image(path, frame, number))
-    return found
+            if number == picked[len(frames)]:
+                frames.append(_image(path, frame, number))
+    return frames
 
 
 def _image(path: Path, frame: "VideoFrame", number: int) -> NDArray[np.uint8]:
-    """RGB (H, W, 3), turned as the file says it is to be shown."""
+    """Convert to RGB (H, W, 3), with the rotation of the file applied."""
     if frame.is_corrupt:
         raise DataError(f"{path}: frame {number} is damaged")
     if frame.width * frame.height > _LARGEST:

@@ -1,4 +1,4 @@
-"""Writing episodes in PerAct's layout, whole or not at all."""
+"""Atomic writer of episodes in PerAct's layout."""
 
 import os
 import re
@@ -28,7 +28,7 @@ __all__ = ["FrameData", "ImageChoice", "episode_folder", "write_episode"]
 _TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
 _CAMERA = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
 _NOTE = re.compile(r"[a-z][a-z0-9_]*\.(json|csv|txt)")
-# Attributes of RLBench's Observation that its loaders expect, though the pixels lie in the image files.
+# Attributes of RLBench's Observation that its loaders expect, although the pixels are in image files.
 _IMAGE_ATTRIBUTES = tuple(
     f"{camera}_{kind}"
     for camera in ("left_shoulder", "right_shoulder", "overhead", "wrist", "front")
@@ -41,20 +41,20 @@ ImageChoice: TypeAlias = FrameChoice | Mapping[str, FrameChoice]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FrameData:
-    """What a simulator knows at one frame: what `write_episode` needs, and more if there is more.
+    """State of a simulator at one frame: required and optional inputs of `write_episode`.
 
     Attributes:
         gripper_pose: (7,) world position in metres and quaternion x y z w of length 1.
-        gripper_open: 1.0 or 0.0 (a truth value will do).
-        joint_velocities: (J,) rad/s, of as many joints as the arm has; keyframes are found from them.
+        gripper_open: 1.0 or 0.0 (or a boolean).
+        joint_velocities: (J,) rad/s, one per joint of the arm; used to find keyframes.
         gripper_joint_positions: (F,) travel of the fingers in metres; for ARP two, 0.04 fully open.
         joint_positions: (J,) rad, or None.
         joint_forces: (J,) Nm, or None.
         gripper_matrix: (4, 4) the pose as a matrix; made from `gripper_pose` when None.
         gripper_touch_forces: (n,) N of any n, six in RLBench; or None.
         task_low_dim_state: (n,) of any n, or None.
-        ignore_collisions: 1.0 or 0.0, or None to leave it out; all frames of an episode alike.
-        cameras: name -> camera at this frame; one without a `size` is taken for that of its images
+        ignore_collisions: 1.0 or 0.0, or None to omit it; the same choice for all frames of an episode.
+        cameras: name -> camera at this frame; one without a `size` is assumed to have that of its images
             (`Camera.for_image`).
         rgb: camera -> (H, W, 3) uint8.
         depth: camera -> (H, W) metres along the optical axis, within the camera's near and far; stored with an error
@@ -79,7 +79,7 @@ class FrameData:
 
 
 def episode_folder(root: Path, task: str, episode: int, partition: str = "") -> Path:
-    """Where PerAct's layout puts an episode: `<root>/<partition>/<task>/all_variations/episodes/episode<N>`.
+    """Path of an episode in PerAct's layout: `<root>/<partition>/<task>/all_variations/episodes/episode<N>`.
 
     >>> episode_folder(Path("demos"), "open_drawer", 3, "train").as_posix()
     'demos/train/open_drawer/all_variations/episodes/episode3'
@@ -100,31 +100,30 @@ def write_episode(
     images: ImageChoice = "all",
     notes: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write one episode, readable by `open_dataset` and by the loaders made for RLBench's and PerAct's data.
+    """Write one episode, readable by `open_dataset` and by loaders of RLBench's and PerAct's data.
 
-    The folder is written under a temporary name beside its place and renamed when whole: a process that is killed
-    leaves nothing that looks like an episode.
+    The write is atomic: the folder is written under a temporary name next to its final path and renamed when complete.
 
     Args:
-        root: the dataset's folder; made if needed.
+        root: the dataset's folder; created if needed.
         task: the task's name, letters, digits and underscores.
         variation: index of the variation, from 0.
         episode: the N of `episode<N>`.
-        instructions: paraphrases of what to do, the usual one first; blanks and line breaks around them are left out.
+        instructions: paraphrases, the usual one first; surrounding blanks and line breaks are removed.
         frames: at least two, in order, 0.05 s apart in RLBench's data.
         partition: "train", "val", "test", or "" for no such level; another name for one of these, such as
             "validation", is mapped with a warning.
         random_seed: state of numpy's legacy generator before the reset (`numpy.random.get_state()`), or None.
-        images: which frames' images are written: "all", "keyframes" (frame 0 and every keyframe but the last, as
-            ARP's trimmed data have), a collection of frame numbers, or one of these per camera (cameras that are not
-            named get none). The numbers of all frames are written in any case.
-        notes: further files of the episode's folder, text by file name; readers of the layout pass them over.
+        images: selects the frames whose images are written: "all", "keyframes" (frame 0 and every keyframe but the
+            last, as ARP's trimmed data have), a collection of frame numbers, or one of these per camera (other cameras
+            get none). Low-dimensional data are written for all frames.
+        notes: further text files of the episode's folder, by file name; readers of the layout ignore them.
 
     Returns:
         The episode's folder.
 
     Raises:
-        ConfigError: naming frame and field of what cannot be written.
+        ConfigError: naming frame and field of an invalid value.
         DataError: if the episode exists already.
     """
     partition = asked_partition(partition)
@@ -140,7 +139,7 @@ def write_episode(
     if target.exists():
         raise DataError(f"{target} exists already; episodes are never overwritten. Remove it or write another number.")
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)  # of a killed process that had our number
+    shutil.rmtree(part, ignore_errors=True)  # left by a killed process with our process number
     part.mkdir(parents=True)
     try:
         for name, content in (
@@ -245,7 +244,7 @@ def _observation(index: int, frame: FrameData, sized: set[str]) -> Record:
 
 
 def _require_equal_lengths(observations: list[Record]) -> None:
-    """An arm has the same joints and fingers in all frames; fields that may be None are as they are given."""
+    """Check that joints and fingers are the same in all frames; optional fields may be None."""
     for name in ("joint_velocities", "joint_positions", "joint_forces", "gripper_joint_positions"):
         values: list[Any] = [observation.attributes[name] for observation in observations]
         shapes = [np.shape(value) for value in values]
@@ -260,7 +259,7 @@ def _require_equal_lengths(observations: list[Record]) -> None:
 
 
 def _sizes_to_write(frames: tuple[FrameData, ...]) -> set[str]:
-    """Cameras whose size is written with them: those whose reader would take their intrinsics for another size."""
+    """Cameras whose size must be written, because a reader would infer another size from their intrinsics."""
     found = set()
     for name, view in frames[0].cameras.items():
         views = [frame.cameras[name] for frame in frames]
@@ -323,7 +322,7 @@ def _pose_matrix(pose: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _chosen(frames: tuple[FrameData, ...], images: ImageChoice) -> dict[str, tuple[int, ...]]:
-    """Frames to write images of, by camera."""
+    """Frames whose images are written, by camera."""
     cameras = list(frames[0].cameras)
     if isinstance(images, Mapping):
         unknown = [name for name in images if name not in cameras]
@@ -352,7 +351,7 @@ def _indices(frames: tuple[FrameData, ...], choice: FrameChoice) -> tuple[int, .
 
 
 def _check_images(frames: tuple[FrameData, ...]) -> None:
-    """Every image must be of a known camera and of the right type; all of one camera of one size."""
+    """Check that every image is of a known camera and the right type, with one size per camera."""
     sizes: dict[str, tuple[int, ...]] = {}
     for index, frame in enumerate(frames):
         for kind in KINDS:
@@ -380,15 +379,18 @@ def _write_images(folder: Path, camera: str, index: int, frame: FrameData) -> No
         if camera in frame.mask:
             made["mask"] = mask_to_rgb(frame.mask[camera])
         for kind, pixels in made.items():
-            place = folder / f"{camera}_{kind}"
-            place.mkdir(exist_ok=True)
-            write_png(place / f"{index}.png", pixels)
+            target = folder / f"{camera}_{kind}"
+            target.mkdir(exist_ok=True)
+            write_png(target / f"{index}.png", pixels)
     except ConfigError as error:
         raise ConfigError(f"frame {index}, camera {camera!r}: {error}") from error
 
 
 def _rename(part: Path, target: Path) -> None:
-    for path in (part / LOW_DIM_FILE, part):  # images are not synced one by one: a torn one is found when it is read
+    for path in (
+        part / LOW_DIM_FILE,
+        part,
+    ):  # images are not synced individually: a damaged one is detected when it is read
         sync(path)
     try:
         part.rename(target)

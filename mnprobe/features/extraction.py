@@ -179,7 +179,7 @@ def _replaceable() -> Iterator[None]:
         raise FeatureError(f"{error}\nTo replace the file, add --overwrite") from error
 
 
-class _Read(NamedTuple):
+class _PreparedBatch(NamedTuple):
     """A batch after reading: valid episodes, their prepared inputs, and reasons of the broken ones."""
 
     sound: Sequence[Episode]
@@ -236,7 +236,7 @@ class _Run:
         total = sum(len(self._batches[index]) for index in share)
         done = total - sum(len(self._batches[index]) for index in left)
 
-        def read(index: int) -> _Read:
+        def read(index: int) -> _PreparedBatch:
             return self._read(extractor, index)
 
         with progress(f"{what} (episodes)", total, done=done, quiet=quiet or not team.leads) as advance:
@@ -319,11 +319,11 @@ class _Run:
         self._summaries[index] = _Summary.of(shard)
         return True
 
-    def _read(self, extractor: Extractor, index: int) -> _Read:
+    def _read(self, extractor: Extractor, index: int) -> _PreparedBatch:
         """Prepare a batch; with `skip_broken`, without episodes that have damaged files."""
         batch = self._batches[index]
         try:
-            return _Read(batch, extractor.prepare(batch), {})
+            return _PreparedBatch(batch, extractor.prepare(batch), {})
         except DataError:
             if not self._job.skip_broken:
                 raise
@@ -335,10 +335,10 @@ class _Run:
                 skipped[episode.id] = str(error)
             else:
                 sound.append(episode)
-        return _Read(sound, extractor.prepare(sound) if sound else None, skipped)
+        return _PreparedBatch(sound, extractor.prepare(sound) if sound else None, skipped)
 
     def _finish(
-        self, extractor: Extractor, index: int, ready: _Read, described: dict[str, Any], *, check: bool = False
+        self, extractor: Extractor, index: int, ready: _PreparedBatch, described: dict[str, Any], *, check: bool = False
     ) -> bool:
         """Compute a batch and write its shard; return whether it had a valid episode."""
         if self._team.leads:
@@ -609,7 +609,7 @@ def extract(
             dataset, broken = _sound(dataset, say) if skip_broken else (dataset, {})
             for remark in dataset.instruction_notes():
                 say(remark)
-            maker = _Maker(
+            maker = _ExtractionContext(
                 home=home,
                 out=out,
                 dataset=dataset,
@@ -659,7 +659,7 @@ def extract(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Maker:
+class _ExtractionContext:
     """Settings that all jobs of one command share."""
 
     home: RunDir | None

@@ -36,9 +36,14 @@ __all__ = [
 
 FORMAT = "mnprobe.checkpoint/1"
 
-_NESTS = ("model", "module", "model_state", "state_dict")  # where published training code puts the weights
+_NESTS = (
+    "model",
+    "module",
+    "model_state",
+    "state_dict",
+)  # entries under which published training code stores the weights
 _SHOWN = 5  # names listed in an error before "and N more"
-# What the readers of torch and of zip archives raise, as fuzzing found, on bytes that end early or make no sense.
+# Exceptions of the readers of torch and zip archives for truncated or invalid bytes, found by fuzzing.
 _SENSELESS = (
     RuntimeError,
     EOFError,
@@ -58,9 +63,9 @@ _TITLES = {"viclip": "ViCLIP", "arp": "ARP", "clip": "CLIP"}
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Read the tensors of a weights file, by content and not by file name.
 
-    Accepts safetensors, and files of `torch.save` whose weights lie at the top or under `model`, `module`,
+    Accepts safetensors, and files of `torch.save` with weights at the top level or under `model`, `module`,
     `model_state` or `state_dict`; a leading `module.` is stripped from the names. Other entries of such a file
-    (optimiser, step, configuration) are left aside. Pickles are read with `weights_only=True`: none of its code runs.
+    (optimiser, step, configuration) are ignored. Pickles are read with `weights_only=True`: none of its code runs.
 
     Returns: name -> tensor on the CPU. Tensors of `torch.save` files are mapped from disk where the format allows it.
     Raises: CheckpointError for a missing, truncated or foreign file, a TorchScript archive, a refused pickle.
@@ -76,7 +81,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """The text entries that a safetensors file carries beside its tensors; empty for other files.
+    """Read the metadata of a safetensors file; empty for other files.
 
     Raises: CheckpointError for a missing, truncated or foreign file.
     """
@@ -91,7 +96,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def read_step(path: str | Path) -> int | None:
-    """The entry `step` that published training code writes beside the weights; None where there is none.
+    """Read the entry `step` that published training code stores with the weights; None if there is none.
 
     Raises: CheckpointError as `read_state_dict`.
     """
@@ -103,10 +108,10 @@ def read_step(path: str | Path) -> int | None:
 
 
 def read_config(path: str | Path, *, model: str) -> dict[str, Any] | None:
-    """The configuration stored by `save_checkpoint`; None for files that mnprobe did not write.
+    """Read the configuration stored by `save_checkpoint`; None for files not written by mnprobe.
 
-    Raises: CheckpointError when the file says that it holds another model than `model`, was written in a later format,
-        or its configuration cannot be read.
+    Raises: CheckpointError when the file contains another model than `model`, has a later format, or its configuration
+    is unreadable.
     """
     metadata = read_metadata(path)
     if "format" not in metadata or not metadata["format"].startswith("mnprobe.checkpoint/"):
@@ -140,16 +145,16 @@ def save_checkpoint(
     trained: bool | None = None,
     extra: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a checkpoint as safetensors, whole or not at all; equal content gives equal bytes.
+    """Write a checkpoint as safetensors, atomically; equal content gives equal bytes.
 
     Args:
-        path: file to write, by custom `checkpoints/<model>/step_00001000.safetensors`.
+        path: file to write, usually `checkpoints/<model>/step_00001000.safetensors`.
         state_dict: names and tensors, any device; weights shared under two names are written twice.
         model: "viclip" or "arp".
         config: the model's configuration, storable as JSON.
         step: optimiser steps so far; 0 for fresh weights.
         metrics: numbers measured at this step.
-        trained: whether anything was learnt; by default whether `step` is above 0.
+        trained: whether the weights are trained; by default whether `step` is above 0.
         extra: more metadata, text only; it cannot replace the entries above.
     """
     path = Path(path)
@@ -171,14 +176,14 @@ def save_checkpoint(
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors (contiguous, on the CPU) as safetensors, whole or not at all; equal content gives equal bytes.
+    """Write tensors (contiguous, on the CPU) as safetensors, atomically; equal content gives equal bytes.
 
     Raises: CheckpointError when it cannot be written, as on a full disk.
     """
     with whole_file(path) as part:
         try:
             save_file(dict(tensors), part, metadata=dict(metadata))
-        except SafetensorError as error:  # a full disk comes as this
+        except SafetensorError as error:  # raised for a full disk
             raise CheckpointError(f"{path}: cannot be written ({error})") from error
         _sort_header(part)
 
@@ -189,7 +194,7 @@ def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def detect_model(keys: Iterable[str]) -> Literal["viclip", "arp", "clip"] | None:
-    """Which model a state dict belongs to, from its names; None when they are of no model known here.
+    """Detect the model of a state dict by its names; None for an unknown model.
 
     >>> detect_model(["vision_encoder.proj", "temp"])
     'viclip'
@@ -211,13 +216,13 @@ def detect_model(keys: Iterable[str]) -> Literal["viclip", "arp", "clip"] | None
 def check_strict(
     expected: Mapping[str, Sequence[int]], found: Mapping[str, Tensor], *, path: str | Path, model: str
 ) -> None:
-    """Refuse a state dict that is not exactly the one expected: names, shapes, finite numbers.
+    """Check that a state dict is exactly as expected: names, shapes, finite numbers.
 
     Args:
         expected: name -> shape, e.g. `shapes_of(module)`.
-        found: what the file holds.
+        found: the state dict of the file.
         path: the file, for the message.
-        model: what was asked for ("viclip", "arp", "clip").
+        model: the requested model ("viclip", "arp", "clip").
     Raises: CheckpointError that names the other model if it is one, or lists missing, unexpected and misshapen entries
         (the first few, with counts), or non-finite ones.
     """
@@ -253,7 +258,7 @@ def check_strict(
 
 
 def check_finite(found: Mapping[str, Tensor], *, path: str | Path) -> None:
-    """Refuse weights with NaN or infinity; tensors on the meta device are passed over.
+    """Check that weights are finite; tensors on the meta device are skipped.
 
     Raises: CheckpointError that names the entries.
     """
@@ -272,7 +277,7 @@ def check_finite(found: Mapping[str, Tensor], *, path: str | Path) -> None:
 def load_into(
     module: nn.Module, found: Mapping[str, Tensor], *, path: str | Path, model: str, dtype: torch.dtype, device: Any
 ) -> None:
-    """Check `found` against `module` (built on the meta device or not) and make copies of its tensors the weights.
+    """Check `found` against `module` (on any device, also meta) and load copies of its tensors.
 
     Floating-point entries become `dtype` on `device`. Raises: CheckpointError as `check_strict`, and where numbers are
     integers that should be floating point, or the other way round.
@@ -297,7 +302,7 @@ def load_into(
 
 
 def _kind(path: Path) -> Literal["safetensors", "zip", "pickle"]:
-    """Tell the format from the first bytes."""
+    """Detect the format by the first bytes."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise CheckpointError(f"{path}: {what}. Give a weights file (.safetensors, .pth, .pt).")
@@ -332,7 +337,7 @@ def _load_pickle(path: Path, *, zipped: bool) -> Any:
         _check_archive(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # remarks on old pickle protocols and storages
+            warnings.simplefilter("ignore", UserWarning)  # warnings about old pickle protocols and storages
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise (_refused(path, str(error)) if "nsupported" in str(error) else _damaged(path, error)) from error
@@ -406,18 +411,18 @@ def _is_plain(value: Any) -> bool:
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """Eight-bit floats as float32, for which torch has the tests that they lack."""
+    """Convert eight-bit floats to float32, which supports isfinite."""
     return tensor.float() if tensor.dtype.itemsize == 1 else tensor
 
 
 def _sort_header(path: Path) -> None:
-    """Put the metadata of a safetensors file in order of their names; the library writes them in random order."""
+    """Sort the metadata of a safetensors file by name; the library writes them in random order."""
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(text) <= length:  # same characters in another order: always true
+        if len(text) <= length:  # same length: always true
             file.seek(8)
             file.write(text.ljust(length))
 

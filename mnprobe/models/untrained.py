@@ -17,7 +17,7 @@ PRESETS = {"viclip": ("tiny", "b16", "l14"), "arp": ("tiny", "arp", "arp_plus")}
 
 
 def untrained_viclip(size: str | ViCLIPConfig, seed: int) -> ViCLIP:
-    """ViCLIP of a preset or of any size, with weights drawn from `seed`; ConfigError for an unknown preset.
+    """Build a ViCLIP of a preset or configuration, with random weights from `seed`; ConfigError for an unknown preset.
 
     >>> untrained_viclip("tiny", 0).encode_video(torch.zeros(1, 4, 3, 96, 96)).shape
     torch.Size([1, 64])
@@ -27,7 +27,7 @@ def untrained_viclip(size: str | ViCLIPConfig, seed: int) -> ViCLIP:
 
 
 def untrained_arp(size: str | ARPConfig, seed: int) -> ARP:
-    """ARP of a preset or of any size, with weights drawn from `seed`; ConfigError for an unknown preset."""
+    """Build an ARP of a preset or configuration, with random weights from `seed`; ConfigError for an unknown preset."""
     config: ARPConfig = getattr(ARPConfig, _known("arp", size))() if isinstance(size, str) else size
     policy = ARP(config)
     policy.init_weights(_generator(seed))

@@ -92,13 +92,13 @@ def read_played(folder: Path) -> list[Outcome]:
     Raises DataError, naming file, line and field, when there are none or a row cannot be understood.
     """
     path = folder / OUTCOMES_FILE
-    found = []
+    outcomes = []
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = csv.DictReader(file)
             for row in rows:
-                found.append(Outcome.from_mapping(row, f"{path}, line {rows.line_num}"))
+                outcomes.append(Outcome.from_mapping(row, f"{path}, line {rows.line_num}"))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         make = command_of(path, "rollout")
         raise DataError(f"cannot read the outcomes {path}: {error}. `{make}` writes them") from error
-    return found
+    return outcomes

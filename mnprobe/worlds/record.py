@@ -71,16 +71,16 @@ def read_situation(folder: Path) -> dict[str, Any] | None:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
     try:
-        found = json.loads(text)
+        situation = json.loads(text)
     except ValueError as error:
         raise DataError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(found, dict) or found.get("schema") != _SCHEMA:
-        schema = found.get("schema") if isinstance(found, dict) else None
+    if not isinstance(situation, dict) or situation.get("schema") != _SCHEMA:
+        schema = situation.get("schema") if isinstance(situation, dict) else None
         raise DataError(f"{path}: its schema is {schema!r}; this version reads {_SCHEMA!r}")
     for name, kind in (("world", str), ("task", str), ("variation", int), ("seed", int)):
-        if type(found.get(name)) is not kind:
-            raise DataError(f"{path}: {name} must be a {kind.__name__}, got {found.get(name)!r}")
-    return found
+        if type(situation.get(name)) is not kind:
+            raise DataError(f"{path}: {name} must be a {kind.__name__}, got {situation.get(name)!r}")
+    return situation
 
 
 def played_keyframes(frames: Sequence[FrameData]) -> tuple[int, ...]:

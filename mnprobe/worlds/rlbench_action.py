@@ -98,10 +98,10 @@ def _is_same(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:
 
 def has_reached(pose: KeyPose, gripper_pose: ArrayLike) -> bool:
     """Whether the gripper is within 5 mm and 3 degrees of the pose that was asked for (before clipping)."""
-    found = np.asarray(gripper_pose, dtype=np.float64)
-    distance = float(np.linalg.norm(found[:3] - pose.position))
-    lengths = float(np.linalg.norm(found[3:]) * np.linalg.norm(pose.quaternion))
-    cosine = abs(float(found[3:] @ pose.quaternion)) / lengths
+    actual = np.asarray(gripper_pose, dtype=np.float64)
+    distance = float(np.linalg.norm(actual[:3] - pose.position))
+    lengths = float(np.linalg.norm(actual[3:]) * np.linalg.norm(pose.quaternion))
+    cosine = abs(float(actual[3:] @ pose.quaternion)) / lengths
     return distance <= _NEAR and 2 * math.acos(min(1.0, cosine)) <= _TURNED
 
 

@@ -20,10 +20,10 @@ def find_display() -> str:
     name = os.environ.get("DISPLAY", "")
     if not name:
         return f"absent: DISPLAY is not set, and headless rendering needs an X server too; {_START}"
-    found = _DISPLAY.fullmatch(name)
-    if not found:
+    match = _DISPLAY.fullmatch(name)
+    if not match:
         return f"wrong: DISPLAY is {name!r}, expected something like ':99'"
-    host, number = found["host"], int(found["number"])
+    host, number = match["host"], int(match["number"])
     try:
         _connect(host, number)
     except (OSError, OverflowError) as error:

@@ -103,8 +103,8 @@ def _reference(place: Path, name: str) -> str:
 
 def _hash(folder: Path, files: Iterable[Path]) -> str:
     """First digits of the SHA-256 of files with their places in `folder`; "" where there is none."""
-    found = sorted(path for path in files if path.is_file())
-    return _hash_files(folder, tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in found))
+    existing = sorted(path for path in files if path.is_file())
+    return _hash_files(folder, tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in existing))
 
 
 @lru_cache(maxsize=8)

@@ -1,6 +1,6 @@
 """Training augmentation of ARP: scene shift and rotation, color and bin jitter.
 
-Every function that changes data takes its draws as arguments; the `draw_*` helpers make them from a generator, on the
+Functions that change data take random numbers as arguments; the `draw_*` helpers make them from a generator, on the
 generator's device. Source: specs/arp.md, section 2.
 """
 
@@ -65,7 +65,7 @@ def se3_augment(
 
     With R = Rx(roll) Ry(pitch) Rz(yaw), target position g and shift t: points p become R^T (p - g) + g + t, the
     position g + t, the rotation R^T R_g. So a positive yaw turns the scene clockwise. The shift is cut so that g + t
-    stays inside the bounds. First of all, a target near gimbal lock is made definite (`fix_gimbal_quat`).
+    stays inside the bounds. First, the angles of a target near gimbal lock are made unique (`fix_gimbal_quat`).
 
     Args:
         points: scenes in the world, in metres, before points outside the bounds are dropped. NaN stays NaN.
@@ -139,7 +139,8 @@ def draw_se3(batch: int, generator: torch.Generator) -> SE3Draws:
 def draw_colour_noise(
     shape: tuple[int, int, int], generator: torch.Generator, amount: float = 0.05
 ) -> Float[Tensor, "b n c"]:
-    """What to add to colours (B, N, 3) in 0..1: per sample an amplitude in [0, amount], then uniform noise below it.
+    """Sample noise to add to colours (B, N, 3) in 0..1: per sample an amplitude in [0, amount], then uniform noise
+    below it.
 
     Nothing is clipped, and both stages use the same noisy colours.
 
@@ -163,7 +164,7 @@ def draw_rotation_shift(
     values: Sequence[int] = SHIFT_VALUES,
     probabilities: Sequence[float] = SHIFT_PROBABILITIES,
 ) -> Int[Tensor, "b 3"]:
-    """Shifts of the three rotation bins, each drawn by itself.
+    """Sample independent shifts of the three rotation bins.
 
     Raises:
         ConfigError: if there are not as many probabilities as values, or they are not probabilities.
@@ -187,7 +188,7 @@ def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def _turn(draws: Float[Tensor, "b 3"], rotation_range: Sequence[float]) -> Rotation:
-    """R^T for draws of roll, pitch and yaw in [-1, 1]; capital letters are SciPy's word for Rx Ry Rz."""
+    """R^T for draws of roll, pitch and yaw in [-1, 1]; capital letters mean Rx Ry Rz in SciPy."""
     degrees = draws.detach().cpu().double() * torch.tensor(rotation_range, dtype=torch.float64)
     return Rotation.from_euler("XYZ", degrees.numpy(), degrees=True).inv()
 

@@ -10,12 +10,11 @@ __all__ = ["blank_instruction"]
 
 
 def blank_instruction(observation: Observation, empty: Float[Tensor, "l w"]) -> Observation:
-    """The observation with its language tokens replaced by those of the empty instruction.
+    """Replace the language tokens of an observation by those of the empty instruction.
 
     Blank means the token features of the empty text "" (start and end token, then padding) from the same language
-    encoder that made the features of the real instructions: a thing the encoder can say, unlike zeros, which no encoder
-    emits and the policy would have to take for something new. Two observations that differ only in their instruction
-    become equal.
+    encoder as the real instructions. Zeros would be an input that no encoder produces. Two observations that differ
+    only in their instruction become equal.
 
     Args:
         observation: any batch.

@@ -20,7 +20,7 @@ class PlainBlock(nn.Module):
         self.attn = _SelfAttention(width, heads, dropout)
 
     def forward(self, x: Float[Tensor, "b t n"], allowed: Bool[Tensor, "t t"]) -> Float[Tensor, "b t n"]:
-        """`allowed[i, j]` says whether token i may look at token j."""
+        """Apply the block; `allowed[i, j]` is whether token i attends to token j."""
         x = x + self.attn(self.ln_attn(x), allowed)
         out: Tensor = x + self.mlp(self.ln_mlp(x))
         return out
@@ -48,7 +48,7 @@ class ConditionedBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "b t n"], allowed: Bool[Tensor, "t t"], condition: Float[Tensor, "b m n"]
     ) -> Float[Tensor, "b t n"]:
-        """`allowed` as in `PlainBlock`; every token sees every condition token."""
+        """Apply the block; `allowed` as in `PlainBlock`; every token attends to every condition token."""
         seen = self.cond_attn(self.norm_cond(x), condition)
         if self.norm_before_modulation:
             seen = F.layer_norm(seen, (self.width,), eps=_EPS)

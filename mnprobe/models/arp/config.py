@@ -48,7 +48,7 @@ class ARPConfig:
     self_blocks: int = 4
     """Blocks without condition; they predict the action tokens."""
     norm_before_modulation: bool = True
-    """Whether a LayerNorm without parameters stands before the modulation layer (`arp` yes, `arp_plus` no)."""
+    """Whether a LayerNorm without parameters precedes the modulation layer (`arp` yes, `arp_plus` no)."""
     upsample_multiplier: float = 1.25
     """Hidden channels of the heatmap head over `width`."""
     rotation_bins: int = 72
@@ -66,8 +66,8 @@ class ARPConfig:
     place_with_mean: bool = False
     """Whether the cube is centred on the middle of each cloud's own extent instead of the middle of the bounds."""
     point_stride: int = 1
-    """Of each camera's image every so manyth row and column becomes points, from the first on; 2 draws a quarter of
-    them. Applied where observations are made, so that training and acting see equally dense clouds."""
+    """Subsampling of rows and columns of each camera's image into points, from the first; 2 uses a quarter of them.
+    Applied when observations are built, so that training and inference have equal point density."""
     zoom: float = 4.0
     """How much the second stage enlarges the cloud around the first stage's point."""
     render_radius: float = 0.012
@@ -166,8 +166,8 @@ class ARPConfig:
     def tiny(cls) -> "ARPConfig":
         """The architecture of `arp` at a size that learns on a laptop CPU in minutes; docs/training.md has the figures.
 
-        Of its sizes the patch mattered most: cells must not be much larger than what is to be told apart. Dropout is
-        off: with it, attention falls back to a slow path on CPUs.
+        The patch size matters most: cells must not be much larger than the objects to distinguish. Dropout is off,
+        because attention with dropout is slow on CPUs.
         """
         return cls(
             image_size=48,
@@ -189,15 +189,15 @@ class ARPConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `from_dict` reads them back."""
+        """Convert to JSON values; `from_dict` is the inverse."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ARPConfig":
-        """Rebuild a configuration from `to_dict` or JSON; fields that are left out keep their defaults.
+        """Build a configuration from `to_dict` or JSON; missing fields get their defaults.
 
         Raises:
-            ConfigError: an unknown field, or a value that the configuration refuses.
+            ConfigError: an unknown field or an invalid value.
         """
         kinds = {field.name: str(field.type) for field in fields(cls)}
         for name in values:

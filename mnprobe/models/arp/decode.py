@@ -10,11 +10,11 @@ from mnprobe.models.arp.views import VIEWS, project
 
 __all__ = ["decode_point"]
 
-_BLOCK = {"cpu": 2**18, "cuda": 2**26}  # candidates looked at in one go
+_BLOCK = {"cpu": 2**18, "cuda": 2**26}  # candidates per block
 
 
 def decode_point(probs: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b 3"], Float[Tensor, " b"]]:
-    """The point of the cube that the three views together find most probable.
+    """Return the most probable point of the cube according to the three views.
 
     Candidates are the s^3 centres of a grid over the cube, at -1 + 1/s .. 1 - 1/s along each axis. A candidate's score
     is the mean over the views of the map read (`sample_map`) where the candidate projects to. Of equal scores the first
@@ -51,7 +51,8 @@ def decode_point(probs: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b 3"],
 
 
 def _tables(probs: Float[Tensor, "b 3 s s"], line: Float[Tensor, " s"]) -> tuple[Tensor, Tensor, Tensor]:
-    """What the views say: the first about (x, y), the second about (y, z), the third about (x, z), each (B, S, S)."""
+    """Score tables of the views: the first over (x, y), the second over (y, z), the third over (x, z), each (B, S,
+    S)."""
     size = len(line)
     first, second = (part.flatten() for part in torch.meshgrid(line, line, indexing="ij"))
     read = []

@@ -58,7 +58,7 @@ def init_policy(policy: ChunkTransformer, generator: torch.Generator) -> None:
 
 
 def _default(root: nn.Module, generator: torch.Generator) -> None:
-    """What PyTorch's constructors do, from a generator: layers uniform in +-1/sqrt(fan in), norms 1 and 0."""
+    """Initialise as PyTorch's constructors, but from a generator: layers uniform in +-1/sqrt(fan in), norms 1 and 0."""
     for module in root.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             bound = 1 / math.sqrt(module.weight[0].numel())

@@ -25,7 +25,7 @@ __all__ = ["ZeroGateWarning", "load_arp", "recognise_arp", "save_arp"]
 
 
 class ZeroGateWarning(UserWarning):
-    """All modulation layers of a loaded policy are exactly zero: its screen-point states know nothing of the image."""
+    """All modulation layers of a loaded policy are exactly zero: its screen-point states do not depend on the image."""
 
 
 def load_arp(
@@ -39,27 +39,27 @@ def load_arp(
     Args:
         path: a published file (`arp_model_80000.pth`, `arp_plus_model_70000.pth`; weights under "model_state") or
             another with their names, or a checkpoint of mnprobe.
-        config: sizes and settings. By default those that the file carries, or the released variant whose sizes it has.
-            When given it wins over the file's own; its sizes must fit all the same.
-        device: where the policy goes. Its weights are float32; use `torch.autocast` for less.
+        config: sizes and settings. By default those in the file, or the released variant of equal sizes. If given, it
+            replaces the file's own; its sizes must match.
+        device: target device. Its weights are float32; use `torch.autocast` for less.
     Raises:
         CheckpointError: a missing, damaged or refused file, another model's file, sizes of no released variant without
             `config`, missing, unexpected, misshapen or non-finite weights.
     Warns:
-        ZeroGateWarning: all modulation layers are zero although the file does not say that it is untrained.
+        ZeroGateWarning: all modulation layers are zero although the file is not marked as untrained.
     """
     path = Path(path)
     stored = read_config(path, model="arp")
-    found = read_state_dict(path)
+    state = read_state_dict(path)
     if config is None and stored is not None:
         try:
             config = ARPConfig.from_dict(stored)
         except ConfigError as error:
             raise CheckpointError(f"{path}: its configuration cannot be used: {error}") from error
     if config is None:
-        config = recognise_arp(found, path=path)
+        config = recognise_arp(state, path=path)
     policy = _empty(config)
-    load_into(policy, found, path=path, model="arp", dtype=torch.float32, device=device)
+    load_into(policy, state, path=path, model="arp", dtype=torch.float32, device=device)
     if policy.zero_gates() and read_metadata(path).get("trained") != "false":
         warnings.warn(
             f"{path}: all modulation layers (adaLN_modulation) are exactly zero. The conditioned blocks do nothing, "
@@ -82,7 +82,7 @@ def recognise_arp(found: Mapping[str, Tensor], *, path: str | Path) -> ARPConfig
     expected = {name: shapes_of(_empty(config)) for name, config in variants.items()}
     if detect_model(found) != "arp":
         check_strict(expected["arp"], found, path=path, model="arp")
-    # Judged by the two things that differ, so that a damaged file of a variant is told what is wrong with it.
+    # Decided by the two differing sizes, so that a damaged file of a variant gets a specific error.
     marks = {name: (_blocks(shapes), _upsampler(shapes), _width(shapes)) for name, shapes in expected.items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
     mark = (_blocks(shapes), _upsampler(shapes), _width(shapes))
@@ -106,14 +106,14 @@ def save_arp(
     trained: bool | None = None,
     extra: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a policy's weights with its configuration as safetensors, whole or not at all; `load_arp` reads them.
+    """Write a policy's weights with its configuration as safetensors, atomically; `load_arp` reads them.
 
     Args:
         path: file to write.
         policy: any device; its own configuration is stored.
         step: optimiser steps so far, 0 for fresh weights.
         metrics: numbers measured at this step.
-        trained: whether anything was learnt; by default whether `step` is above 0.
+        trained: whether the weights are trained; by default whether `step` is above 0.
         extra: more metadata, text only.
     """
     config = policy.config.to_dict()
@@ -123,7 +123,7 @@ def save_arp(
 
 
 def _empty(config: ARPConfig) -> ARP:
-    """A policy without memory behind its weights."""
+    """Build a policy on the meta device."""
     with torch.device("meta"):
         return ARP(config)
 

@@ -10,10 +10,11 @@ __all__ = ["generation_mask", "two_stream_mask"]
 
 
 def two_stream_mask(layout: Layout, device: torch.device | None = None) -> Bool[Tensor, "t t"]:
-    """Mask over content positions followed by query positions, t = 2 * len(layout); True where row may see column.
+    """Mask over content positions followed by query positions, t = 2 * len(layout); True if row attends to column.
 
     A content position sees the content up to itself, whatever the chunks. A query position sees the content of earlier
-    chunks and the queries of its own chunk, itself included. Blocked type pairs see each other in neither.
+    chunks and the queries of its own chunk, itself included. Blocked type pairs do not attend to each other in either
+    stream.
 
     Source: specs/arp.md section 5.3.
     """
@@ -28,7 +29,8 @@ def two_stream_mask(layout: Layout, device: torch.device | None = None) -> Bool[
 
 
 def generation_mask(layout: Layout, device: torch.device | None = None) -> Bool[Tensor, "l l"]:
-    """Mask while the last chunk of `layout` is being predicted: known tokens look back, wanted ones look everywhere.
+    """Mask while the last chunk of `layout` is being predicted: known tokens attend to earlier ones, predicted tokens
+    attend to all.
 
     Source: specs/arp.md section 5.4.
     """

@@ -33,14 +33,14 @@ __all__ = ["ARP", "ActOutput", "TrainOutput"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ActOutput:
-    """What the policy would do, for a batch of B.
+    """Prediction of the policy, for a batch of B.
 
     Attributes:
         action: (B, 9): position (world metres), quaternion (x, y, z, w), gripper open 0/1, ignore collisions 0/1.
         sequence: (B, 11, 2) int64: value and token type of each position (six prompts, three rotation bins, two flags).
         logits: for each action token name (B, classes).
         hidden: hidden states by tap name, see `ARP.encode`.
-        heatmaps: (B, 2 stages, 3 views, S, S) logits of the screen points; None unless asked for.
+        heatmaps: (B, 2 stages, 3 views, S, S) logits of the screen points; None unless requested.
         waypoints: (B, 2 stages, 3): the point each stage chose, in its own frame (cube, then zoomed cube).
     """
 
@@ -53,17 +53,17 @@ class ActOutput:
 
 
 class TrainOutput(NamedTuple):
-    """What a training pass gives; gradients flow through both."""
+    """Result of a training pass; gradients flow through both."""
 
     losses: dict[str, Tensor]
     """The seven named losses, in nats; their sum is L_EE."""
     hidden: dict[str, Tensor]
-    """As `ARP.encode`; `hidden["e"]` is what a joint training aligns."""
+    """As `ARP.encode`; joint training aligns `hidden["e"]`."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Sight:
-    """One stage's look at the scene."""
+class _Observation:
+    """Encoded images of one stage."""
 
     images: Tensor  # (B, 3, 10, S, S)
     maps: Tensor  # (B, 3, n, k, k)
@@ -72,10 +72,10 @@ class _Sight:
 
 
 @dataclass(frozen=True, eq=False)
-class _Lesson:
+class _TrainingTargets:
     """A teacher-forced pass over both stages."""
 
-    sights: tuple[_Sight, _Sight]
+    sights: tuple[_Observation, _Observation]
     waypoints: tuple[Tensor, Tensor]  # labels (B, 3), each in its stage's frame
     star: States
     hat: States
@@ -86,11 +86,11 @@ class _Lesson:
 class ARP(nn.Module):
     """The whole policy: two multi-view transformers (`mvt1`, `mvt2`) and one chunking causal transformer (`policy`).
 
-    Stage one finds the point to go to in renderings of the whole workspace. Stage two zooms in on that point, finds it
-    again more exactly, reads six prompt vectors from its feature maps, and predicts the rotation (three bins), the
-    gripper and the collision flag one chunk after the other.
+    Stage one finds the point to go to in renderings of the whole workspace. Stage two zooms in on that point, localises
+    it more exactly, reads six prompt vectors from its feature maps, and predicts the rotation (three bins), the gripper
+    and the collision flag one chunk after the other.
 
-    The constructor leaves PyTorch's own first weights; call `init_weights` to train from scratch, or use `load_arp`.
+    The constructor uses PyTorch's default initialisation; call `init_weights` to train from scratch, or use `load_arp`.
     Parameter names and nesting are those of the published weights. Every method works for any batch size, on the device
     where the model is. In `train()` mode dropout is on, and draws from PyTorch's global generator of the device.
 
@@ -122,19 +122,19 @@ class ARP(nn.Module):
 
     @torch.no_grad()
     def act(self, observation: Observation, *, heatmaps: bool = False) -> ActOutput:
-        """The greedy action for each sample. Dropout is off whatever the mode; no gradient.
+        """The greedy action for each sample. Dropout is always off; no gradient.
 
         Args:
-            observation: any batch; the samples do not influence each other.
+            observation: any batch; samples are independent.
             heatmaps: whether to return the screen-point logits as well.
         Raises:
-            ConfigError: an observation that does not fit the configuration or lies on another device.
+            ConfigError: an observation that does not match the configuration or is on another device.
         """
         with _evaluating(self):
             scene = self._scene(observation, *self._cloud(observation))
-            first = self._look(0, scene.points, scene.rgb, observation)
+            first = self._encode_images(0, scene.points, scene.rgb, observation)
             centre = _decode(first)
-            second = self._look(1, self._zoomed(scene, centre), scene.rgb, observation)
+            second = self._encode_images(1, self._zoomed(scene, centre), scene.rgb, observation)
             point = _decode(second)
             done = self.policy.generate(self._prompts(second.maps, point))
         position = scene.into_world(unzoom(point, centre, self.config.zoom))
@@ -152,15 +152,15 @@ class ARP(nn.Module):
 
     @torch.no_grad()
     def encode(self, observation: Observation, target: Target, noise: TrainNoise | None = None) -> dict[str, Tensor]:
-        """Hidden states with the true action fed in (teacher forcing). Dropout is off whatever the mode; no gradient.
+        """Hidden states with the true action fed in (teacher forcing). Dropout is always off; no gradient.
 
         Stage two zooms in on the target position, the prompts are read there, and each action token is predicted from
         the true earlier ones. On the same zoom centre, point and tokens these states equal those of `act` (one is a
-        pass over all tokens at once, the other a step per chunk); they differ where the policy would act differently.
+        pass over all tokens at once, the other a step per chunk); they differ if the policy acts differently.
 
         Args:
             observation: any batch.
-            target: the key poses that the demonstrator reached next.
+            target: the next key poses of the demonstration.
             noise: training noise to apply; none by default.
         Returns:
             By tap name, n being the policy's width:
@@ -169,7 +169,7 @@ class ARP(nn.Module):
             "blocks.<i>" (B, 5, n), the same after block i, for the blocks that the action pass runs;
             "screen" (B, 2, 3, n), the screen-point states straight after the last conditioned block, by stage and view.
         Raises:
-            ConfigError: a batch that does not fit the configuration or lies on another device.
+            ConfigError: a batch that does not match the configuration or is on another device.
         Source: specs/arp.md section 7.
         """
         with _evaluating(self):
@@ -187,7 +187,7 @@ class ARP(nn.Module):
 
         Args:
             batch: observations and targets.
-            noise: all randomness but dropout's (`TrainNoise.draw`).
+            noise: all random numbers except dropout (`TrainNoise.draw`).
         Returns:
             Losses "stage1-screen-pts.2d_ce_loss", "stage2-screen-pts.2d_ce_loss", "rot-x.ce_loss", "rot-y.ce_loss",
             "rot-z.ce_loss", "grip.ce_loss", "collision.ce_loss": means over the batch, in nats.
@@ -205,7 +205,7 @@ class ARP(nn.Module):
             losses[f"{name}.ce_loss"] = class_cross_entropy(lesson.logits[name], lesson.labels[name])
         return TrainOutput(losses, _hidden(lesson.hat.at(PROMPTS, len(self.policy.layout)), lesson.sights))
 
-    def _teach(self, batch: Batch, noise: TrainNoise) -> _Lesson:
+    def _teach(self, batch: Batch, noise: TrainNoise) -> _TrainingTargets:
         config, observation, target = self.config, batch.observation, batch.target
         points, rgb = self._cloud(observation)
         pose = target.pose.float()
@@ -221,12 +221,12 @@ class ARP(nn.Module):
         if noise.colour is not None:
             rgb = rgb + noise.colour
         scene = self._scene(observation, points, rgb)
-        first = self._look(0, scene.points, scene.rgb, observation)
+        first = self._encode_images(0, scene.points, scene.rgb, observation)
         waypoint = scene.into_cube(pose[:, :3])
         centre = waypoint
         if noise.waypoint_noise_unit is not None:
             centre = noisy_zoom_centre(waypoint, noise.waypoint_noise_unit, config.waypoint_noise)
-        second = self._look(1, self._zoomed(scene, centre), scene.rgb, observation)
+        second = self._encode_images(1, self._zoomed(scene, centre), scene.rgb, observation)
         point = zoom(waypoint, centre, config.zoom)
         bins = quat_to_bins(pose[:, 3:], config.rotation_resolution)
         flags = torch.stack([target.gripper_open.long(), target.ignore_collisions.long()], dim=1)
@@ -235,7 +235,7 @@ class ARP(nn.Module):
         values = torch.cat([rows, fed, flags], dim=1)
         streams, logits = self.policy.teach(values, self._prompts(second.maps, point))
         labels = {TOKENS[kind]: column for kind, column in zip(ACTIONS, torch.cat([bins, flags], dim=1).T, strict=True)}
-        return _Lesson((first, second), (waypoint, point), streams.star, streams.hat, logits, labels)
+        return _TrainingTargets((first, second), (waypoint, point), streams.star, streams.hat, logits, labels)
 
     def _cloud(self, observation: Observation) -> tuple[Float[Tensor, "b n 3"], Float[Tensor, "b n 3"]]:
         """All cameras' points (world metres) and colours (0..1), in the model's camera order."""
@@ -273,17 +273,19 @@ class ARP(nn.Module):
     def _zoomed(self, scene: Scene, centre: Float[Tensor, "b 3"]) -> list[Tensor]:
         return [zoom(cloud, c, self.config.zoom) for cloud, c in zip(scene.points, centre, strict=True)]
 
-    def _look(self, stage: int, points: list[Tensor], rgb: list[Tensor], observation: Observation) -> _Sight:
-        """Draw the clouds, see them, and predict the stage's screen points."""
+    def _encode_images(
+        self, stage: int, points: list[Tensor], rgb: list[Tensor], observation: Observation
+    ) -> _Observation:
+        """Render the clouds, encode the images, and predict the stage's screen points."""
         with torch.no_grad():
             images = network_input(points, rgb, size=self.config.image_size, radius=self.config.render_radius)
         mvt = (self.mvt1, self.mvt2)[stage]
         maps: Tensor = mvt(images, observation.state, observation.language)
         states, heatmaps = self.policy.screen(stage, maps.flatten(0, 1))
-        return _Sight(images, maps, states, heatmaps.view(-1, VIEWS, *heatmaps.shape[1:]))
+        return _Observation(images, maps, states, heatmaps.view(-1, VIEWS, *heatmaps.shape[1:]))
 
     def _prompts(self, maps: Float[Tensor, "b 3 n k k"], point: Float[Tensor, "b 3"]) -> Float[Tensor, "b 6 n"]:
-        """For each view the map read where the point lies, then for each view the map's maximum over space."""
+        """For each view the feature map at the point, then for each view its maximum over space."""
         xy = project(point[:, None], self.config.image_size)[:, 0] / self.config.patch_size  # (b, 3, 2)
         read = sample_map(maps.flatten(0, 1), xy.flatten(0, 1)[:, None])
         return torch.cat([read.view(-1, VIEWS, self.config.width), maps.amax(dim=(3, 4))], dim=1)
@@ -294,13 +296,13 @@ class ARP(nn.Module):
         return label_heatmap(xy.flatten(0, 1), self.config.image_size, self.config.heatmap_sigma)
 
 
-def _decode(sight: _Sight) -> Float[Tensor, "b 3"]:
-    """The point that the stage's heatmaps agree on."""
+def _decode(sight: _Observation) -> Float[Tensor, "b 3"]:
+    """Decode the point of the stage from its heatmaps."""
     probabilities = sight.heatmaps.float().flatten(2).softmax(dim=2).view(sight.heatmaps.shape)
     return decode_point(probabilities)[0]
 
 
-def _hidden(actions: States, sights: tuple[_Sight, _Sight]) -> dict[str, Tensor]:
+def _hidden(actions: States, sights: tuple[_Observation, _Observation]) -> dict[str, Tensor]:
     last = max(actions.blocks)
     screens = [s.states.blocks[max(s.states.blocks)].view(-1, VIEWS, s.maps.shape[2]) for s in sights]
     return {
@@ -313,7 +315,7 @@ def _hidden(actions: States, sights: tuple[_Sight, _Sight]) -> dict[str, Tensor]
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Dropout off for the while; every submodule's own mode comes back."""
+    """Disable dropout inside the context; restore the mode of every submodule."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:

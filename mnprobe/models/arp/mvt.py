@@ -21,8 +21,8 @@ _GROUPS = 4
 class MultiViewTransformer(nn.Module):
     """Views, language tokens and state to feature maps of the policy's width.
 
-    Half of the layers look at each view alone, the other half at all image and language tokens together. Padding of the
-    language tokens takes part like any token. Module names are those of the published weights. Stage one and stage two
+    Half of the layers attend within each view, the other half to all image and language tokens together. Padding
+    language tokens are treated like any token. Module names are those of the published weights. Stage one and stage two
     of the policy each have their own instance.
 
     Source: specs/arp.md section 4 (the trunk of RVT-2, arXiv 2406.08545, without its heads).
@@ -61,7 +61,7 @@ class MultiViewTransformer(nn.Module):
         words: Tensor = self.lang_preprocess(language.flatten(0, 1)).view(batch, language.shape[1], -1)
         tokens: Tensor = self.fc_bef_attn(cat([words, image], dim=1))
         words, image = tokens[:, : -VIEWS * cells], tokens[:, -VIEWS * cells :]
-        image = image.reshape(batch * VIEWS, cells, -1)  # each view alone
+        image = image.reshape(batch * VIEWS, cells, -1)  # attention within each view
         for layer in self.layers[: self.separate]:
             image = layer(image)
         tokens = cat([words, image.reshape(batch, VIEWS * cells, -1)], dim=1)

@@ -1,4 +1,4 @@
-"""The randomness of ARP's training, drawn outside and passed in."""
+"""Random numbers of ARP's training, sampled in advance."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ __all__ = ["TrainNoise"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainNoise:
-    """All random numbers of one training step; what is None is left out of the step. Without any, nothing is noisy.
+    """All random numbers of one training step; None disables the corresponding noise.
 
     Attributes:
         waypoint_noise_unit: (B, 3) in [-1, 1], shifts the zoom centre by twice `config.waypoint_noise` of it.

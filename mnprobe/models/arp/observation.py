@@ -18,7 +18,7 @@ __all__ = ["Batch", "FrameArrays", "Observation", "Target", "observation_from_fr
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Observation:
-    """What a policy sees at one moment, for a batch of B scenes.
+    """Observation of a policy at one instant, for a batch of B scenes.
 
     Attributes:
         point_cloud: for each camera the world points of its pixels, (B, 3, H, W) float32, metres. NaN marks no point.
@@ -26,7 +26,7 @@ class Observation:
         language: token features of the instruction, (B, L, W) float32.
         state: (B, P) float32; in the released models gripper open (0/1) and the two finger positions (metres).
     Raises:
-        ConfigError: cameras or batch sizes that do not fit together.
+        ConfigError: inconsistent cameras or batch sizes.
     """
 
     point_cloud: Mapping[str, Tensor]
@@ -60,7 +60,7 @@ class Observation:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """Device of the tensors."""
         return self.state.device
 
     def to(self, device: torch.device | str) -> "Observation":
@@ -78,7 +78,7 @@ class Observation:
 
     @classmethod
     def join(cls, parts: Iterable["Observation"]) -> "Observation":
-        """One batch from several; images of a camera must have one size.
+        """Concatenate batches; images of a camera must have one size.
 
         Raises:
             ConfigError: no parts, or parts with other cameras or sizes than the first.
@@ -107,7 +107,7 @@ class Target:
         gripper_open: (B,), 1 open, 0 closed.
         ignore_collisions: (B,), 1 if the motion planner may ignore collisions.
     Raises:
-        ConfigError: shapes that do not fit, or flags other than 0 and 1.
+        ConfigError: inconsistent shapes, or flags other than 0 and 1.
     """
 
     pose: Tensor
@@ -178,13 +178,13 @@ def observation_from_frames(
     """Stack frames into an observation, with the cameras in the model's order.
 
     Args:
-        frames: one per sample; cameras beyond `cameras` are left out.
+        frames: one per sample; cameras beyond `cameras` are ignored.
         language: token features, one row per frame.
-        device: where the tensors go.
-        cameras: which cameras the policy looks through (`config.cameras`).
-        stride: keep every so manyth row and column of the images (`config.point_stride`).
+        device: target device.
+        cameras: cameras of the policy (`config.cameras`).
+        stride: subsampling of rows and columns of the images (`config.point_stride`).
     Raises:
-        ConfigError: no frames, a camera that a frame lacks, images of different size, or as many instructions as not.
+        ConfigError: no frames, a missing camera, images of different size, or a different number of instructions.
 
     >>> image = {"front": np.zeros((4, 5, 3), np.uint8)}
     >>> frame = FrameArrays(image, {"front": np.zeros((4, 5, 3), np.float32)}, np.zeros(3, np.float32))

@@ -31,9 +31,9 @@ class Lamb(Optimizer):
       This is the rule of the 8-bit library (with 32-bit states) that the released models were trained with.
 
     Libraries offer one of the two at most, by their documented rules: torch_optimizer and pytorch_optimizer the first
-    (norms cut at 10, no cap of the ratio), bitsandbytes the second, in compiled kernels. timm's, with its ratio clipped
-    and its decay decoupled, decays before the step, lets tensors of zeros move, and scales none without decay unless
-    asked. Here both are met to rounding on measured updates.
+    (norms cut at 10, no cap of the ratio), bitsandbytes the second, in compiled kernels. timm's variant, with clipped
+    ratio and decoupled decay, decays before the step, moves tensors of zeros, and by default does not scale tensors
+    without decay. Both rules here match measured updates to rounding.
 
     Args:
         params: parameters or groups, as for any torch optimiser.
@@ -103,7 +103,7 @@ class Lamb(Optimizer):
 
 
 def learning_rate(update: int, *, peak: float, warmup: int = 2000, period: int = 83_333, floor: float = 0.01) -> float:
-    """Learning rate in force at an update (0-based): linear warm-up to `peak`, then half a cosine down.
+    """Learning rate at an update (0-based): linear warm-up to `peak`, then half a cosine down.
 
     After the warm-up: floor * peak + (1 - floor) * peak * (1 + cos(pi (update - warmup) / period)) / 2. The period
     counts from the end of the warm-up; the released training made as many updates in all as the period has (160,000

@@ -39,7 +39,7 @@ Bounds = Float[Tensor, "6"] | Sequence[float | int]
 def flatten_cameras(
     clouds: Sequence[Float[Tensor, "b 3 _ _"]], rgbs: Sequence[UInt8[Tensor, "b 3 _ _"]]
 ) -> tuple[Float[Tensor, "b n 3"], Float[Tensor, "b n 3"]]:
-    """Joins the images of several cameras into one cloud, camera after camera, each row by row.
+    """Join the images of several cameras into one cloud, camera after camera, each row by row.
 
     The order of the points matters: where two points tie, the renderer draws the earlier one.
 

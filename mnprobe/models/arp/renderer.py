@@ -92,7 +92,7 @@ def network_input(
     radius: float,
     views: Sequence[View] = VIEWS,
 ) -> Float[Tensor, "b v 10 {size} {size}"]:
-    """What the visual transformer sees of coloured clouds: ten channels per view.
+    """Render the input of the visual transformer from coloured clouds: ten channels per view.
 
     Channels 0-2: position divided by the greatest |coordinate| of this sample's cloud, 3-5: colour, 6: centred depth
     (`render_views`), then three constant ones: 7 the view (-1 .. 1), 8 the row (-1 at the top .. 1), 9 the column
@@ -156,7 +156,7 @@ def _z_buffer(cloud: Float[Tensor, "m 3"], lengths: list[int], size: int, views:
 
 
 def _splat(key: Int[Tensor, " p"], size: int, radius: float) -> Int[Tensor, " p"]:
-    """Lets every pixel take over the key of the nearest pixel of its surroundings.
+    """Assign to every pixel the key of the nearest pixel in its neighbourhood.
 
     The rule is a loop over the window in which a pixel at least as near replaces what was found before. It becomes one
     minimum over numbers `depth bits << 12 | rank`: positive floats order like their bits, and later steps of the loop

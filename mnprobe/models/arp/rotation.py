@@ -79,8 +79,8 @@ def bins_to_quat(
 def fix_gimbal(deg: Float[Tensor, "*any 3"]) -> Float[Tensor, "*any 3"]:
     """Angles with a middle angle near +-90 degrees made definite: one rotation, one triple.
 
-    Where the middle angle is within 1 degree of +90 or -90 it becomes exactly that, and the angles are taken anew from
-    the rotation, the third then being 0. All others stay as they are.
+    Where the middle angle is within 1 degree of +90 or -90 it becomes exactly that, and the angles are recomputed from
+    the rotation, with 0 as the third. All others are not changed.
 
     Args:
         deg: extrinsic 'xyz' Euler angles in degrees.
@@ -99,7 +99,7 @@ def fix_gimbal(deg: Float[Tensor, "*any 3"]) -> Float[Tensor, "*any 3"]:
 
 
 def fix_gimbal_quat(quat: Float[Tensor, "*any 4"]) -> Float[Tensor, "*any 4"]:
-    """`fix_gimbal` for quaternions (x, y, z, w); those away from the gimbal lock stay bit for bit as they are.
+    """`fix_gimbal` for quaternions (x, y, z, w); those away from gimbal lock are returned bit for bit unchanged.
 
     Raises:
         ConfigError: if a quaternion has no direction (zero or not finite).
@@ -141,7 +141,7 @@ def _rotation(quat: Tensor) -> Rotation:
 
 
 def _euler(rotation: Rotation) -> NDArray[np.float64]:
-    """Extrinsic 'xyz' angles in degrees, (N, 3); in gimbal lock the third is 0, which is what is wanted here."""
+    """Extrinsic 'xyz' angles in degrees, (N, 3); in gimbal lock the third is 0, as intended."""
     return np.asarray(rotation.as_euler("xyz", degrees=True, suppress_warnings=True), dtype=np.float64)
 
 
@@ -150,7 +150,7 @@ def _locked(angles: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def _unlock(angles: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Angles near gimbal lock with the middle one set to +-90, taken anew from the rotation."""
+    """Angles near gimbal lock with the middle one set to +-90, recomputed from the rotation."""
     angles = angles.copy()
     angles[:, 1] = np.copysign(90, angles[:, 1])
     return _euler(Rotation.from_euler("xyz", angles, degrees=True))

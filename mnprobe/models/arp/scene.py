@@ -20,7 +20,7 @@ class Scene(NamedTuple):
     rgb: list[Tensor]
     """For each sample (N_i, 3), 0..1."""
     boxes: Float[Tensor, "b 6"]
-    """The box in the world (metres) that each sample's cube stands for."""
+    """Box in the world (metres) of each sample's cube."""
 
     def into_cube(self, world: Float[Tensor, "b 3"]) -> Float[Tensor, "b 3"]:
         """World points, one per sample, in each sample's cube."""

@@ -18,7 +18,7 @@ TOKENS = (
     "grip",
     "collision",
 )
-"""Names of the token types; the place in this list is the type number in the published weights."""
+"""Names of the token types; the index in this list is the type number in the published weights."""
 
 PROMPT = 0
 SCREEN = (1, 2)
@@ -30,7 +30,7 @@ _ROTATIONS = (3, 4, 5)
 _BINARY = (6, 7)
 
 BLOCKED = frozenset((query, key) for query in _BINARY for key in _ROTATIONS)
-"""(query type, key type) that may not look: gripper and collision are predicted without the angles."""
+"""(query type, key type) without attention: gripper and collision are predicted without the angles."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Layout:
         return tuple(i - self.chunks.index(chunk) for i, chunk in enumerate(self.chunks))
 
     def until(self, chunk: int) -> "Layout":
-        """The part up to and with `chunk`."""
+        """The part up to and including `chunk`."""
         end = sum(c <= chunk for c in self.chunks)
         return Layout(self.types[:end], self.chunks[:end])
 
@@ -74,7 +74,7 @@ def action_layout(chunk_sizes: tuple[int, ...]) -> Layout:
 
 
 class ChunkEmbedder(nn.Module):
-    """The embedding of a wanted token: its place in the chunk plus its type; no value."""
+    """Embedding of a token to predict: its position in the chunk plus its type; no value."""
 
     def __init__(self, width: int, max_chunk: int) -> None:
         super().__init__()

@@ -52,14 +52,14 @@ class Streams(NamedTuple):
 
 
 class Generation(NamedTuple):
-    """What greedy generation gives."""
+    """Result of greedy generation."""
 
     values: Tensor
     """(b, 11) int64: prompt numbers 0 to 5, three rotation bins, gripper, collision."""
     logits: dict[str, Tensor]
     """By token name, (b, classes)."""
     states: States
-    """The five action positions, each taken in the step that predicted it."""
+    """States of the five action positions, each from the step that predicted it."""
 
 
 class ChunkTransformer(nn.Module):
@@ -102,12 +102,12 @@ class ChunkTransformer(nn.Module):
     def embed_content(
         self, layout: Layout, values: Int[Tensor, "b l"], prompts: Float[Tensor, "b six n"] | None = None
     ) -> Float[Tensor, "b l n"]:
-        """Embeddings of known tokens, before the position code: their values only, nothing of type or chunk.
+        """Embeddings of known tokens, before the position code: their values only, without type and chunk.
 
         Args:
             layout: token types of the positions (values may be fewer than its positions, then its first ones count).
             values: class numbers; row numbers of `prompts` for prompt tokens; anything for screen points.
-            prompts: the vectors that prompt tokens stand for.
+            prompts: vectors of the prompt tokens.
         """
         columns = []
         for i, kind in enumerate(layout.types[: values.shape[1]]):
@@ -116,7 +116,7 @@ class ChunkTransformer(nn.Module):
         return torch.cat(columns, dim=1)
 
     def embed_query(self, layout: Layout, batch: int) -> Float[Tensor, "b l n"]:
-        """Embeddings of wanted tokens, before the position code: type and place in the chunk, no value."""
+        """Embeddings of tokens to predict, before the position code: type and position in the chunk, no value."""
         device = self.pos_emb.weight.device
         places, types = (torch.tensor(row, device=device) for row in (layout.places, layout.types))
         rows: Tensor = self.chunk_embedder(places, types)
@@ -130,7 +130,7 @@ class ChunkTransformer(nn.Module):
         prompts: Float[Tensor, "b six n"] | None = None,
         condition: Float[Tensor, "b m n"] | None = None,
     ) -> Streams:
-        """Teacher-forced pass: all tokens known (star) and all asked for (hat) at once, with the same weights.
+        """Teacher-forced pass: all tokens known (star) and all queried (hat) at once, with the same weights.
 
         With dropout off, the hat states of a position equal those of the generation step that predicts it from the same
         earlier tokens. With `condition` the cross blocks run, without it the self blocks.
@@ -144,7 +144,7 @@ class ChunkTransformer(nn.Module):
     def screen(self, stage: int, maps: Float[Tensor, "b n k k"]) -> tuple[States, Float[Tensor, "b s s"]]:
         """Predict the screen point of `stage` (0 or 1) in each feature map: states (b, 1, n) and heatmap logits.
 
-        A lone token sees itself and the map, so that asking for it (generation) and the hat stream are the same thing.
+        A single token attends to itself and the map, so that generation and the hat stream are equal.
         """
         layout = screen_layout(stage)
         places = torch.zeros(1, dtype=torch.int64, device=maps.device)
@@ -164,7 +164,7 @@ class ChunkTransformer(nn.Module):
         return streams, logits
 
     def generate(self, prompts: Float[Tensor, "b six n"]) -> Generation:
-        """Greedy action sequence, chunk by chunk: the most likely class each time, the first of equals."""
+        """Greedy action sequence, chunk by chunk: the most likely class each time, the first one of a tie."""
         values = torch.arange(PROMPTS, device=prompts.device).expand(len(prompts), -1)
         logits: dict[str, Tensor] = {}
         steps: list[States] = []
@@ -194,9 +194,9 @@ class ChunkTransformer(nn.Module):
     def zero_gates(self) -> bool:
         """Whether all modulation layers are exactly zero, so that the cross blocks are the identity.
 
-        They start so. Then the screen-point state is a constant that knows nothing of the image (the heatmap does, by
-        way of the feature map). An optimiser that scales its step by a tensor's own norm never moves them
-        (`Lamb(rule="capped")`); look before you use the screen-point state as a representation.
+        This is their initial state. The screen-point state is then a constant that does not depend on the image (the
+        heatmap does, through the feature map). An optimiser that scales its step by a tensor's own norm never moves
+        them (`Lamb(rule="capped")`); check this before using the screen-point state as a representation.
         """
         layers = [block.adaLN_modulation for block in self.blocks if isinstance(block, ConditionedBlock)]
         return not any(bool(parameter.any()) for layer in layers for parameter in layer.parameters())

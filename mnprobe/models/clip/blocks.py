@@ -34,7 +34,7 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "b n d"], *, causal: bool = False) -> Float[Tensor, "b n d"]:
-        """Let each of the n tokens look at all tokens, or only at itself and earlier ones if `causal`."""
+        """Attend from each of the n tokens to all tokens, or only to itself and earlier ones if `causal`."""
         batch, tokens, width = x.shape
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         q, k, v = qkv.view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)  # (B, heads, N, d)
@@ -60,8 +60,8 @@ class MLP(nn.Module):
 class ResidualBlock(nn.Module):
     """x + attn(ln_1(x)), then x + mlp(ln_2(x)).
 
-    `drop` is the probability that stochastic depth leaves a token's residual out. As in the released model it is drawn
-    per token position for the whole batch; what stays is scaled up by 1 / (1 - drop). It acts only in training mode.
+    `drop` is the probability that stochastic depth drops a token's residual. As in the released model it is sampled per
+    token position for the whole batch; remaining residuals are scaled by 1 / (1 - drop). Used in training mode only.
     """
 
     def __init__(self, width: int, heads: int, *, drop: float = 0.0) -> None:
@@ -117,7 +117,7 @@ class Transformer(nn.Module):
             yield x
 
     def init_weights(self, generator: Generator) -> None:
-        """Draw fresh weights as CLIP does: normal, narrower where a block writes into the residual stream.
+        """Initialise weights as CLIP does: normal, with smaller deviation for layers that write to the residual stream.
 
         Source: arXiv 2103.00020, section 2.5, and Radford et al. 2019 (GPT-2) for the scaling by depth.
         """

@@ -65,11 +65,11 @@ class LanguageEncoder(nn.Module):
 
     @torch.no_grad()
     def encode_ids(self, ids: Int[Tensor, "b l"]) -> Float[Tensor, "b l w"]:
-        """As calling it, for ids that are already there."""
+        """As `__call__`, for given token ids."""
         return self.text.encode_tokens(ids.to(self.text.positional_embedding.device))
 
     def describe(self) -> dict[str, Any]:
-        """What made these language tokens, for provenance: configuration, origin, whether the weights were trained."""
+        """Describe the encoder, for provenance: configuration, origin, whether the weights were trained."""
         return {"kind": "clip-text", "config": asdict(self.config), **self._origin}
 
 
@@ -78,16 +78,16 @@ def load_language_encoder(
 ) -> LanguageEncoder:
     """Build the language encoder from a CLIP weights file, in CLIP's own names.
 
-    The file may hold the whole of CLIP (its image branch is left aside) or the text branch alone; half precision
+    The file may contain all of CLIP (its image branch is ignored) or the text branch alone; half precision
     becomes float32. ARP uses CLIP RN50.
 
     Args:
         path: safetensors, or a state dict saved by `torch.save`. The published `RN50.pt` is a TorchScript archive; the
             error that it gives says how to save its state dict.
-        config: sizes, needed only where heads are not 64 wide.
-        device: where the encoder shall run.
+        config: sizes, needed only if the head size is not 64.
+        device: target device.
     Raises:
-        CheckpointError: if the file is no CLIP, is damaged, or does not fit `config`.
+        CheckpointError: if the file is not a CLIP, is damaged, or does not match `config`.
     """
     state = {name: value for name, value in read_state_dict(path).items() if not name.startswith(_BESIDE_TEXT)}
     if config is None:
@@ -99,9 +99,9 @@ def load_language_encoder(
 
 
 def random_language_encoder(config: LanguageConfig | None = None, seed: int = 0) -> LanguageEncoder:
-    """A language encoder with fresh weights: equal seeds give equal weights, and `describe()` says `trained: False`.
+    """Build a language encoder with random weights: equal seeds give equal weights; `describe()` has `trained: False`.
 
-    Its tokens tell instructions apart but carry no meaning; use it for tests and for control runs only.
+    Its tokens distinguish instructions but carry no meaning; use it for tests and control runs only.
     """
     config = config or LanguageConfig()
     encoder = LanguageEncoder(config, origin={"trained": False, "seed": seed})

@@ -13,8 +13,8 @@ __all__ = ["TextEncoder"]
 class TextEncoder(nn.Module):
     """Causal transformer over token ids, in the names of CLIP's state dict.
 
-    Weights are empty until `init_weights` or a state dict fills them. There is no padding mask: padding stands after
-    the end token, and the causal mask hides it from everything that is used.
+    Weights are empty until `init_weights` or a state dict fills them. There is no padding mask: padding follows the end
+    token, and the causal mask hides it from all used positions.
 
     Source: arXiv 2103.00020, section 2.4; specs of the released ViCLIP for the pooling rule.
     """
@@ -52,7 +52,8 @@ class TextEncoder(nn.Module):
         return out
 
     def forward(self, ids: Int[Tensor, "b l"]) -> Float[Tensor, "b e"]:
-        """One feature per text, not L2-normalised: the projected state at the first place of the largest id (the end).
+        """One feature per text, not L2-normalised: the projected state at the first position of the largest id (the
+        end).
 
         Raises: ConfigError as `encode_tokens`.
         """
@@ -61,7 +62,7 @@ class TextEncoder(nn.Module):
         return states[rows, ids.argmax(dim=1)] @ self.text_projection
 
     def init_weights(self, generator: Generator) -> None:
-        """Draw fresh weights as CLIP does."""
+        """Initialise weights as CLIP does."""
         width = self.transformer.width
         nn.init.normal_(self.token_embedding.weight, std=0.02, generator=generator)
         nn.init.normal_(self.positional_embedding, std=0.01, generator=generator)

@@ -28,7 +28,7 @@ _DELETED = str.maketrans("-/", "  ", ",.'!?\"()*#:;~")
 
 
 class Tokenizer:
-    """Turns texts into rows of token ids, as CLIP and ViCLIP do.
+    """Tokenizer from texts to rows of token ids, as CLIP and ViCLIP have it.
 
     Texts are repaired (ftfy), freed of html entities (twice), stripped, their white space squeezed, lower-cased, and
     cut into byte-pair ids. A row is start + ids + end, cut to `context_length` with the end id in the last place, then
@@ -40,7 +40,7 @@ class Tokenizer:
 
     Args:
         context_length: ids per row: 32 for ViCLIP, 77 for CLIP.
-        special_markers: read the spelled markers as the official code does; not for texts of strangers.
+        special_markers: read the spelled markers as the official code does; not for untrusted texts.
     Raises:
         ConfigError: if `context_length` is below 2.
 

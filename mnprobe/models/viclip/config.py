@@ -14,7 +14,7 @@ from mnprobe.core.registry import unknown_name
 __all__ = ["ViCLIPConfig"]
 
 _HEAD = 64  # head size of every published model
-_READ = {  # entries that tell the sizes, and how many axes each has
+_READ = {  # entries that determine the sizes, and their number of axes
     "vision_encoder.conv1.weight": 5,
     "vision_encoder.positional_embedding": 2,
     "vision_encoder.temporal_positional_embedding": 3,
@@ -26,9 +26,9 @@ _READ = {  # entries that tell the sizes, and how many axes each has
 
 @dataclass(frozen=True, kw_only=True)
 class ViCLIPConfig:
-    """What a ViCLIP is made of; the defaults are those of ViCLIP-B-16. Saved as JSON in our checkpoints.
+    """Configuration of a ViCLIP; the defaults are those of ViCLIP-B-16. Saved as JSON in our checkpoints.
 
-    Raises: ConfigError where a number is impossible or two do not go together.
+    Raises: ConfigError for a number out of range or inconsistent numbers.
     """
 
     image_size: int = 224  # pixels; frames are square
@@ -44,11 +44,11 @@ class ViCLIPConfig:
     text_layers: int = 12
     text_heads: int = 8
     stochastic_depth: float = 0.0
-    """Chance that a residual of the last video block is left out in training; 0.1 in the official pretraining. Off by
-    default: the rate of the fine-tuning is not known, and with it `encode_video` needs a generator."""
+    """Probability of stochastic depth in the last video block in training; 0.1 in the official pretraining. 0 by
+    default: the rate of the fine-tuning is unknown, and `encode_video` would need a generator."""
     crop: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
-    """Part of a stored image that the model is shown: top, left, bottom, right as shares of its height and width. All
-    of it in the published models; small models gain by leaving out where nothing happens."""
+    """Crop of a stored image: top, left, bottom, right as shares of its height and width. No crop in the published
+    models; small models benefit from cropping static parts."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -81,7 +81,7 @@ class ViCLIPConfig:
     def tiny(cls) -> "ViCLIPConfig":
         """The same architecture, small enough to learn on a laptop CPU in minutes; docs/training.md has the figures.
 
-        It looks at the lower part of an image, where a tabletop's things are. The text side knows the full vocabulary.
+        It uses the lower part of an image, which shows the table. The text encoder has the full vocabulary.
         """
         return cls(
             image_size=96,
@@ -112,7 +112,7 @@ class ViCLIPConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ViCLIPConfig":
-        """The inverse of `to_dict`. Raises: ConfigError for an unknown field or an impossible value.
+        """The inverse of `to_dict`. Raises: ConfigError for an unknown field or an invalid value.
 
         >>> ViCLIPConfig.from_dict(ViCLIPConfig.tiny().to_dict()) == ViCLIPConfig.tiny()
         True
@@ -128,9 +128,9 @@ class ViCLIPConfig:
     def from_state_dict(cls, state: Mapping[str, Tensor], *, path: str | Path = "state dict") -> "ViCLIPConfig":
         """Read the sizes off the tensors of a state dict in the official names.
 
-        The number of heads cannot be seen in a tensor; published models have heads of 64, and so must this one.
+        Tensors do not show the number of heads; a head size of 64, as in published models, is required.
 
-        Raises: CheckpointError when an entry that tells a size is missing, or the sizes fit no ViCLIP with such heads.
+        Raises: CheckpointError when an entry is missing, or the sizes match no ViCLIP with such heads.
         """
         bad = [name for name, axes in _READ.items() if name not in state or state[name].ndim != axes]
         if bad:

@@ -22,20 +22,20 @@ def load_viclip(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> ViCLIP:
-    """Build a ViCLIP from a weights file, strictly: each name and shape must be there, and no other.
+    """Build a ViCLIP from a weights file, strictly: names and shapes must match exactly.
 
     Takes the published files (`ViClip-InternVid-10M-FLT.pth` and its kin, the safetensors of the `-hf` repositories),
     files of the official training (weights under `model` or `module`), and our own checkpoints. The temperature in the
-    file overwrites `temp`: set it again after loading where another one is wanted.
+    file overwrites `temp`: set it again after loading if another one is required.
 
     Args:
         path: the file.
         config: sizes. By default those stored in our own checkpoints, else those read off the tensors.
-        device: where the model shall live.
+        device: target device.
         dtype: of the weights; keep float32 and use autocast for mixed precision.
     Returns: the model in eval mode.
     Raises:
-        CheckpointError: for a missing, damaged, foreign or misfitting file, and for weights that are not finite.
+        CheckpointError: for a missing, damaged or incompatible file, and for weights that are not finite.
     """
     stored = read_config(path, model="viclip")
     state = read_state_dict(path)

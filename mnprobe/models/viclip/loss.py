@@ -20,14 +20,14 @@ def contrastive_loss(
     """Symmetric InfoNCE with soft targets: S = norm(video) @ norm(text).T / temperature.
 
     The mean of the cross-entropies of the rows of S and of S.T. Samples with equal `ids` are positives of each other
-    and share the target equally; without ids each video has its own text alone. Features and ids of several processes
-    must be gathered before.
+    and share the target equally; without ids only its own text is the positive of a video. Gather features and ids of
+    several processes before the call.
 
     Args:
         video: video features at any scale; row i belongs to row i of `text`.
         text: text features.
         temperature: above 0; `model.temp`, or the paper's 0.05 for fine-tuning on RLBench.
-        ids: what makes two samples the same, e.g. a number per distinct instruction.
+        ids: group of each sample, e.g. an index per distinct instruction.
     Returns: the loss in nats; features that all agree give log(b).
     Raises: ConfigError for unequal numbers of rows or a temperature that is not above 0.
     Source: the official ViCLIP training as measured; van den Oord et al. 2018 (arXiv 1807.03748), eq. 4, both ways.

@@ -10,7 +10,7 @@ __all__ = ["draw_mask", "keep_tokens"]
 
 
 def draw_mask(batch: int, tokens: int, probability: float, *, generator: Generator) -> Int64[Tensor, "batch kept"]:
-    """Draw which patch tokens each clip keeps: int(probability * tokens) are dropped, uniformly over space and time.
+    """Sample the kept patch tokens of each clip: int(probability * tokens) are dropped, uniformly in space and time.
 
     Args:
         batch: clips.

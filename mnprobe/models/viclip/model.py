@@ -19,9 +19,9 @@ __all__ = ["ViCLIP"]
 class ViCLIP(nn.Module):
     """Video-text model; its state dict has exactly the published names.
 
-    Fresh weights are drawn from a generator (seed 0 by default), never from the global random state. Under
-    `torch.device("meta")` no memory is taken and nothing drawn. All parameters, also those of the text encoder, take
-    gradients; freeze what shall stay.
+    Initial weights come from a generator (seed 0 by default), never from the global random state. Under
+    `torch.device("meta")` no memory is allocated and nothing is sampled. All parameters, including the text encoder,
+    require gradients; freeze them as needed.
 
     >>> model = ViCLIP(ViCLIPConfig.tiny()).eval()
     >>> model.encode_video(torch.zeros(2, 4, 3, 96, 96)).shape
@@ -32,7 +32,7 @@ class ViCLIP(nn.Module):
         super().__init__()
         self.config = config
         device = torch.get_default_device()
-        with torch.device("meta"):  # torch's own initialisation would draw from the global random state
+        with torch.device("meta"):  # torch's own initialisation would use the global random state
             self.temp = nn.Parameter(torch.empty(()))
             self.vision_encoder = VideoEncoder(config)
             self.text_encoder = TextEncoder(
@@ -48,7 +48,7 @@ class ViCLIP(nn.Module):
             self.init_weights(generator or Generator(device).manual_seed(0))
 
     def init_weights(self, generator: Generator) -> None:
-        """Draw all weights anew for training from scratch (CLIP's rules) and set `temp` to 0.01."""
+        """Initialise all weights for training from scratch (CLIP's rules) and set `temp` to 0.01."""
         self.vision_encoder.init_weights(generator)
         self.text_encoder.init_weights(generator)
         nn.init.constant_(self.temp, 0.01)
@@ -83,16 +83,16 @@ class ViCLIP(nn.Module):
 
     @property
     def hidden_names(self) -> tuple[str, ...]:
-        """The layers that `video_hidden` knows: "u", "cls", "blocks.0", ..."""
+        """Layers of `video_hidden`: "u", "cls", "blocks.0", ..."""
         return ("u", "cls", *(f"blocks.{i}" for i in range(self.config.layers)))
 
     def video_hidden(
         self, clip: Float[Tensor, "b t 3 h w"] | Float[Tensor, "b 3 h w"], layers: Sequence[str] = ("u",)
     ) -> dict[str, Float[Tensor, "b _"]]:
-        """Class-token states of one forward pass, by name and in the order asked for.
+        """Class-token states of one forward pass, by name, in the requested order.
 
         "u" is the output feature (B, E); "cls" the class token after `ln_post`, before `proj` (B, D); "blocks.<i>" the
-        class token after block i (B, D). Blocks above the last one asked for are not computed.
+        class token after block i (B, D). Blocks above the last requested one are not computed.
 
         Raises: ConfigError for an unknown layer, and as `encode_video`.
         """
@@ -121,7 +121,7 @@ class ViCLIP(nn.Module):
     def resized(
         self, *, frames: int | None = None, image_size: int | None = None, text_context: int | None = None
     ) -> "ViCLIP":
-        """A copy for other sizes of input, its position embeddings resized by the rules of the official training.
+        """Copy the model for other input sizes, with position embeddings resized by the rules of the official training.
 
         Args:
             frames: frames per clip.

@@ -30,12 +30,12 @@ def preprocess(
     Args:
         frames: uint8 images (..., H, W, 3), e.g. (T, H, W, 3) for a clip or (B, T, H, W, 3) for a batch.
         size: `ViCLIPConfig.image_size`.
-        crop: `ViCLIPConfig.crop`; what lies outside is cut off first, at whole pixels.
+        crop: `ViCLIPConfig.crop`; applied first, at whole pixels.
         channels: order of the colours in `frames`. RLBench and this package's reader give "rgb"; OpenCV reads "bgr".
-        device: where to work; by default where the frames are.
+        device: target device; by default that of the frames.
     Returns: float32 (..., 3, size, size), e.g. (T, 3, size, size).
     Raises:
-        DataError: if the frames are no uint8 images with three channels.
+        DataError: if the frames are not uint8 images with three channels.
         ConfigError: for an unknown channel order.
 
     >>> preprocess(torch.zeros(8, 128, 128, 3, dtype=torch.uint8)).shape
@@ -44,7 +44,7 @@ def preprocess(
     if isinstance(frames, np.ndarray):
         frames = torch.from_numpy(
             np.require(frames, requirements=["C", "W"])
-        )  # torch takes neither flipped nor read-only
+        )  # torch supports neither flipped nor read-only arrays
     images = frames.to(device)
     if images.dtype != torch.uint8 or images.ndim < 3 or images.shape[-1] != 3 or 0 in images.shape[-3:-1]:
         raise DataError(
@@ -80,7 +80,7 @@ def crop_images(
 def resize_bilinear(images: UInt8[Tensor, "*batch h w c"], size: int) -> UInt8[Tensor, "*batch size size c"]:
     """Bilinear resizing of uint8 images in fixed point, byte for byte as OpenCV's INTER_LINEAR (no antialias).
 
-    Pixel centres lie at half positions, weights are rounded to 1/2048. Columns are mixed first; the sum loses four
+    Pixel centres are at half positions, weights are rounded to 1/2048. Columns are mixed first; the sum loses four
     bits, is mixed over rows with each product cut to 16 bits less, and the result is rounded from quarters.
 
     Raises: ConfigError if `size` is below 1.

@@ -80,7 +80,7 @@ def recognise(
     """Score each clip against the candidate instructions.
 
     Args:
-        model: its mode (eval or train) is left as it is.
+        model: its mode (eval or train) is not changed.
         clips: as `preprocess` gives them, on the model's device.
         instructions: one text per class, or several phrasings per class.
         top: how many best classes to rank; 5 in the released code.

@@ -43,7 +43,7 @@ def resize_spatial(embedding: Float[Tensor, "n d"], grid: int) -> Float[Tensor, 
 def inflate_patch(
     kernel: Float[Tensor, "d c p p"], time: int, *, rule: Literal["center", "mean"] = "center"
 ) -> Float[Tensor, "d c time p p"]:
-    """A patch kernel of an image model as one over `time` frames, to start from image CLIP.
+    """A patch kernel of an image model as one over `time` frames, for initialisation from image CLIP.
 
     "center" puts it into the middle step and zeros elsewhere; "mean" puts kernel / time everywhere.
     """

@@ -24,11 +24,11 @@ def sample_frames(
     "strided" (released inference code): frames 0, s, 2 s, ... with s = length // n; the tail is lost unless n divides
     length. "middle" (its evaluation loaders): the middle frame of each of n equal parts. "rand" (its training loaders):
     one random frame of each part, never the part's last; where a part holds a single frame, n different random frames.
-    With fewer than n frames, "middle" takes all and repeats the last, "rand" likewise; "strided" refuses.
+    With fewer than n frames, "middle" takes all and repeats the last, "rand" likewise; "strided" raises.
 
     Args:
-        n: frames to take, `ViCLIPConfig.frames`.
-        length: frames there are.
+        n: number of frames, `ViCLIPConfig.frames`.
+        length: number of available frames.
         generator: source of the numbers for "rand".
     Raises:
         ConfigError: for an unknown rule, no frames, too few frames for "strided", "rand" without a generator.

@@ -52,7 +52,7 @@ class VideoEncoder(nn.Module):
     def states(
         self, clip: Tensor, *, kept: Tensor | None = None, generator: Generator | None = None
     ) -> Iterator[Float[Tensor, "b n d"]]:
-        """Yield all tokens after each block in turn; work stops when no more are asked for."""
+        """Yield all tokens after each block in turn; later blocks are computed only on demand."""
         yield from self.transformer.states(self.ln_pre(self.tokens(clip, kept=kept)), generator=generator)
 
     def class_vector(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
@@ -80,7 +80,7 @@ class VideoEncoder(nn.Module):
         return x if kept is None else keep_tokens(x, kept)
 
     def init_weights(self, generator: Generator) -> None:
-        """Draw fresh weights: CLIP's rules for image encoders; temporal positions like the spatial ones.
+        """Initialise weights: CLIP's rules for image encoders; temporal positions like the spatial ones.
 
         (The official training starts from image CLIP with temporal positions of zero; from scratch, frames would
         then be indistinguishable.)
@@ -100,7 +100,7 @@ class VideoEncoder(nn.Module):
 
     def _temporal(self, frames: int) -> Tensor:
         embedding = self.temporal_positional_embedding[0]
-        return embedding.mean(dim=0, keepdim=True) if frames == 1 else embedding  # one frame stands for all times
+        return embedding.mean(dim=0, keepdim=True) if frames == 1 else embedding  # one frame: mean temporal position
 
     def _check(self, clip: Tensor) -> None:
         _, frames, _, height, width = clip.shape

@@ -229,17 +229,17 @@ class Simulation:
 
     def _touched(self, least: float = 0.0) -> set[int]:
         """Bodies that the hand touches with more than `least` newtons."""
-        found = set()
+        touched = set()
         force = np.zeros(6)
         for index, (a, b) in enumerate(self._contacts().tolist()):
             other = b if a in self._hand else a
-            if (a in self._hand) == (b in self._hand) or other in found:
+            if (a in self._hand) == (b in self._hand) or other in touched:
                 continue
             if least:
                 mujoco.mj_contactForce(self.model, self.data, index, force)
             if not least or force[0] > least:
-                found.add(other)
-        return found
+                touched.add(other)
+        return touched
 
 
 @contextmanager
