@@ -73,8 +73,7 @@ def rollout(
 
     Example: mnprobe rollout --run runs/first --policy expert --task open_drawer --episodes 5
     """
-    from mnprobe.analysis.success.rollouts import find_rollouts, format_success, success_table
-    from mnprobe.analysis.tables.alignment import write_table
+    from mnprobe.analysis.success.rollouts import SUCCESS, find_rollouts, format_success, success_table
     from mnprobe.core.errors import ConfigError
     from mnprobe.core.files import locked
     from mnprobe.core.rundir import resolve_run, step_name
@@ -131,7 +130,7 @@ def rollout(
     table_path = home.results("success") if home is not None else root / "success.csv"
     with locked((home.path if home is not None else root) / ".success.lock"):  # of several, the last one has all
         found = find_rollouts(root)
-        write_table(success_table(found), table_path)
+        SUCCESS.write(table_path, success_table(found))
     if home is not None:
         asked = {
             "world": world,
