@@ -229,6 +229,42 @@ def test_demonstrations_are_read_without_torch():
     assert done.stdout.strip() == "False"
 
 
+CSV_ELSEWHERE = {
+    "data/instructions.py": "a file that users write",
+    "data/outcomes.py": "a file that users write",
+    "worlds/outcomes.py": "the same file, as one may write it",
+    "training/metrics_log.py": "grows by lines, and its last one may be half",
+    "analysis/tables/paper.py": "numbers printed in the paper, part of the package",
+}
+
+
+def _csv_calls(tree):
+    """Names of CSV readers and writers that code refers to: pandas' and the standard library's."""
+    known = {"read_csv", "to_csv", "read_table", "csv.reader", "csv.writer", "csv.DictReader", "csv.DictWriter"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            owner = f"{node.value.id}." if isinstance(node.value, ast.Name) and node.value.id == "csv" else ""
+            yield from {f"{owner}{node.attr}"} & known
+        elif isinstance(node, ast.ImportFrom) and node.module == "csv":
+            yield from (alias.name for alias in node.names)
+
+
+def test_tables_are_read_and_written_by_core_table_alone():
+    found = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if set(_csv_calls(ast.parse(path.read_text(encoding="utf-8"))))
+    }
+    wrong = found - {"core/table.py", *CSV_ELSEWHERE}
+    assert not wrong, f"declare a TableSchema, and read and write by it: {sorted(wrong)}"
+    assert found == {"core/table.py", *CSV_ELSEWHERE}, "no longer needed in the list"
+
+
+@pytest.mark.parametrize("code", ["pd.read_csv(path)", "table.to_csv()", "csv.reader(file)", "from csv import reader"])
+def test_a_second_reader_is_seen(code):
+    assert list(_csv_calls(ast.parse(code)))
+
+
 def test_type_information_ships():
     assert (PACKAGE / "py.typed").is_file()
 

@@ -78,8 +78,7 @@ def rollout(
 
     Example: mnprobe rollout --run runs/first --policy expert --task open_drawer --episodes 5
     """
-    from mnprobe.analysis.success.rollouts import find_rollouts, format_success, success_table
-    from mnprobe.analysis.tables.alignment import write_table
+    from mnprobe.analysis.success.rollouts import SUCCESS, find_rollouts, format_success, success_table
     from mnprobe.core.errors import ConfigError
     from mnprobe.core.job import in_turn
     from mnprobe.core.rundir import resolve_run, step_name
@@ -136,7 +135,7 @@ def rollout(
     table_path = run_dir.results("success") if run_dir is not None else root / "success.csv"
     with in_turn((run_dir.path if run_dir is not None else root) / ".success.lock"):  # the last of several contains all
         matches = find_rollouts(root)
-        write_table(success_table(matches), table_path)
+        SUCCESS.write(table_path, success_table(matches))
     if run_dir is not None:
         settings = {
             "world": world,

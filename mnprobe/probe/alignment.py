@@ -19,7 +19,7 @@ from mnprobe.features import open_features
 from mnprobe.probe.config import AlignConfig
 from mnprobe.probe.outcome_balance import SETTINGS
 from mnprobe.probe.pairs import PIXELS, Pair, StoredPair, pair_across, pair_files
-from mnprobe.probe.results import IDENTITY, contrast_rows, measured_rows, read_alignment, to_frame, write_alignment
+from mnprobe.probe.results import ALIGNMENT, IDENTITY, contrast_rows, measured_rows, to_frame, write_alignment
 from mnprobe.probe.runs import Job, NoOutcomes, Record, Unit, fit_key, plan_units, run_jobs
 from mnprobe.probe.scores import hit_scores, hits_name, write_hits
 from mnprobe.probe.settings import check_settings, record_settings
@@ -445,7 +445,7 @@ class _Kept:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._state = _state(path)  # first, so that what is written meanwhile counts as new
-        self.whole = read_alignment(path) if path.is_file() else to_frame([])
+        self.whole = ALIGNMENT.read_or_empty(path)
         self._begin: set[_Key] | None = set(_keys(self.whole, _MEASUREMENT))
 
     def save(self, frame: pd.DataFrame, fresh: pd.DataFrame) -> None:
@@ -471,7 +471,7 @@ class _Kept:
         """The table as it is now; read only where another process has written since."""
         if _state(path) == self._state:
             return self.whole
-        return read_alignment(path) if path.is_file() else to_frame([])
+        return ALIGNMENT.read_or_empty(path)
 
 
 _Key = tuple[object, ...]

@@ -9,19 +9,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mnprobe.core.errors import ProbeError
-from mnprobe.core.files import write_text
 from mnprobe.core.labels import encode_labels
+from mnprobe.core.table import TableSchema
 from mnprobe.probe.config import AlignConfig
 from mnprobe.probe.items import Items
 from mnprobe.probe.runs import DIRECTIONS, Record
 from mnprobe.probe.uncertainty import Interval, cluster_jackknife, cluster_jackknife_difference, spread
 
 __all__ = [
+    "ALIGNMENT",
     "COLUMNS",
     "IDENTITY",
-    "TEXT",
     "TRUTH",
-    "WHOLE",
     "contrast_rows",
     "measured_rows",
     "read_alignment",
@@ -279,60 +278,50 @@ n_groups caps mi_bound). `fit_source` says on episodes of which source the heads
 where training episodes of the demonstrations fit heads that rollouts test. `config_hash` stands for all settings of the
 probe, `features_hash` for every number and label of the pair that was probed."""
 
-TEXT = (
+_TEXT = (
     *("understanding", "execution", "source_u", "source_e", "layer_u", "layer_e", "pool_u", "pool_e", "heads"),
     *("pairing", "loss", "holdout", "split", "mode", "control", "metric", "direction", "statistic"),
     *("heads_file", "config_hash", "features_hash", "fit_source"),
 )
-WHOLE = (
+_WHOLE = (
     *("step_u", "step_e", "seed", "draw", "n_test", "n_groups", "n_gallery", "n_train", "n_train_groups", "n_seeds"),
     "batch",
 )
 TRUTH = ("trained_u", "trained_e")
-"""Columns of text, of whole numbers, of True or False; all others hold real numbers, NaN where a cell is empty."""
+"""Columns of True or False."""
+
+ALIGNMENT = TableSchema(
+    name="alignment",
+    columns=COLUMNS,
+    key=(*IDENTITY, "metric", "direction", "statistic", "seed", "draw"),
+    whole=_WHOLE,
+    truth=TRUTH,
+    real=tuple(name for name in COLUMNS if name not in (*_TEXT, *_WHOLE, *TRUTH)),
+    defaults={"fit_source": "source_u", "features_hash": ""},  # earlier: heads were fitted on the same source
+    command="align",
+)
+"""results/alignment.csv. Numbers are real (NaN where a cell is empty) but those of `_WHOLE`, of which none is empty."""
 
 
 def to_frame(rows: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
     """Rows as a table with exactly `COLUMNS`, in this order and with fixed types, also when there are none."""
-    frame = pd.DataFrame(list(rows), columns=pd.Index(COLUMNS))
-    return frame.astype({column: _kind(column) for column in COLUMNS})
+    return ALIGNMENT.frame(rows)
 
 
 def write_alignment(path: Path, frame: pd.DataFrame) -> None:
-    """Write the table as CSV, whole or not at all; numbers keep every digit."""
-    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+    """Write the table as CSV, atomically; numbers keep every digit."""
+    ALIGNMENT.write(path, frame)
 
 
-def read_alignment(path: Path) -> pd.DataFrame:
-    """Read back what `write_alignment` wrote; ProbeError when the file holds something else."""
-    try:
-        cells = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if "fit_source" not in cells.columns and "source_u" in cells.columns:
-            cells["fit_source"] = cells["source_u"]  # tables of earlier versions: heads were fitted on the same source
-        missing = [name for name in COLUMNS if name not in cells.columns]
-        if missing:
-            raise ProbeError(f"{path}: not an alignment table of mnprobe: it lacks {', '.join(missing)}. Remove it.")
-        return to_frame([{name: _parsed(name, row[name]) for name in COLUMNS} for row in cells.to_dict("records")])
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ProbeError(f"{path}: cannot be read as an alignment table ({error}). Remove it.") from error
+def read_alignment(path: Path, *, command: str | None = None) -> pd.DataFrame:
+    """Read results/alignment.csv with its types (see `ALIGNMENT`), every number exactly as it was written.
 
+    Args:
+        path: of the file.
+        command: what writes it, for messages; by default `mnprobe align` for the run that it lies in.
 
-def _parsed(column: str, cell: str) -> Any:
-    """A cell as written by `write_alignment`; float() gives every digit back."""
-    if column in TEXT:
-        return cell
-    if column in TRUTH:
-        if cell not in ("True", "False"):
-            raise ValueError(f"column {column}: {cell!r} is neither True nor False")
-        return cell == "True"
-    if _kind(column) is np.int64:
-        return int(cell)
-    return float(cell) if cell else float("nan")
-
-
-def _kind(column: str) -> Any:
-    if column in TEXT:
-        return object
-    if column in TRUTH:
-        return np.bool_
-    return np.int64 if column in WHOLE else np.float64
+    Raises:
+        ProbeError: the file is absent, is no CSV table, has no rows, lacks columns, or has a cell that is no number or
+            truth value (naming row and column).
+    """
+    return ALIGNMENT.read(path, command=command)

@@ -197,7 +197,7 @@ def test_reading_back_gives_every_digit(pair, tmp_path):
     write_alignment(tmp_path / "a.csv", table)
     pd.testing.assert_frame_equal(read_alignment(tmp_path / "a.csv"), table)
     (tmp_path / "b.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ProbeError, match="not an alignment table"):
+    with pytest.raises(ProbeError, match="lacks the columns understanding, "):
         read_alignment(tmp_path / "b.csv")
 
 

@@ -12,9 +12,8 @@ import pandas as pd
 
 from mnprobe.analysis.ablation.grid import PAIRINGS, Cell
 from mnprobe.analysis.ablation.run import CellResult, Evaluation, Shared, finished_rows, read_cell, run_cell
-from mnprobe.analysis.success.rollouts import find_rollouts, success_table
-from mnprobe.analysis.tables.alignment import write_table
-from mnprobe.analysis.tables.progress import ABLATION_COLUMNS
+from mnprobe.analysis.success.rollouts import SUCCESS, find_rollouts, success_table
+from mnprobe.analysis.tables.progress import ABLATION
 from mnprobe.core.commands import command_of
 from mnprobe.core.errors import ConfigError, DataError, MnprobeError
 from mnprobe.core.job import JobRecord
@@ -270,9 +269,6 @@ def _measured(study: Study) -> tuple[float | None, str]:
     return None, ""
 
 
-_INTERVALS = tuple(f"{end}_{side}" for side in ("understanding", "execution") for end in ("ci_low", "ci_high"))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Ablation:
     """What there is now: the table, its rows (of every finished cell that was judged alike), and what became of each
@@ -379,9 +375,9 @@ def _write_table(study: Study) -> pd.DataFrame:
     with study.run.alone("ablation"):  # of commands side by side, the last one finds the cells of all
         found = finished_rows(study.shared)
         found.sort(key=lambda row: (order[row["pairing"]], row["tau"] or 0.0, row["seed"]))
-        table = pd.DataFrame(found, columns=[*ABLATION_COLUMNS, *_INTERVALS])
+        table = pd.DataFrame(found, columns=list(ABLATION.columns))
         if len(table):
-            write_table(table, study.run.results("ablation"))
+            ABLATION.write(study.run.results("ablation"), table)
     return table
 
 
@@ -391,12 +387,12 @@ def _write_tables(home: RunDir) -> None:
         for kind, name in ((RECOGNITION, "recognition"), (PREDICTIONS, "predictions")):
             table = kind.frame([])
             for path in sorted(home.path.glob(f"cells/*/{name}.csv")):
-                table = kind.replace(table, kind.read(path))
+                table = kind.replace_rows(table, kind.read_or_empty(path))
             if len(table):
                 kind.write(home.results(name), table)
         played = find_rollouts(home.rollouts)
         if played:
-            write_table(success_table(played), home.results("success"))
+            SUCCESS.write(home.results("success"), success_table(played))
 
 
 def _recorded(study: Study) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from mnprobe.analysis.figures.curve_data import curve_data
 from mnprobe.analysis.statistics import PairedContrast, cluster_jackknife, holm, paired_contrast
 from mnprobe.analysis.tables.episode_scores import EpisodeScores, episode_scores
 from mnprobe.core.errors import ProbeError
+from mnprobe.core.table import TableSchema
 from mnprobe.probe.pairs import PIXELS
 from mnprobe.probe.scores import described_hits, read_hits
 
-__all__ = ["CONTROL_COLUMNS", "PAIRED", "RISING", "controls_table", "score_difference"]
+__all__ = ["CONTROLS", "CONTROL_COLUMNS", "PAIRED", "RISING", "controls_table", "score_difference"]
 
 PAIRED = ("step-0", "blank", "pixels", "shuffled")
 """Controls on the very episodes of the claim: their difference to it is paired."""
@@ -31,6 +32,17 @@ CONTROL_COLUMNS = (
     *("ci_high", "chance", "difference", "d_low", "d_high", "p", "p_holm", "family", "detectable", "n_test"),
     *("n_groups", "n_instructions", "n_draws", "n_seeds", "trained_u", "trained_e", "note"),
 )
+CONTROLS = TableSchema(
+    name="controls",
+    columns=CONTROL_COLUMNS,
+    key=("understanding", "execution", "holdout", "series", "kind", "step", "source_e"),
+    whole=("step", "step_first", "family", "n_test", "n_groups", "n_instructions", "n_draws", "n_seeds"),
+    real=(*("value", "ci_low", "ci_high", "chance", "difference", "d_low", "d_high", "p", "p_holm", "detectable"),),
+    truth=("trained_u", "trained_e"),
+    nullable=("step_first", "family", "n_test", "n_groups", "n_instructions", "n_draws", "n_seeds"),
+    command="audit",
+)
+"""results/controls.csv."""
 
 
 def controls_table(table: pd.DataFrame, hits: Path, *, resamples: int = 1999) -> pd.DataFrame:

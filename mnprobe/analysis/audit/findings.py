@@ -19,9 +19,10 @@ from mnprobe.analysis.audit.effects import (
     over_trainings,
 )
 from mnprobe.analysis.figures.curve_data import DIFFERENCE, OUTCOMES, CurveData, curve_data
-from mnprobe.analysis.success.rollouts import ALL_TASKS, find_rollouts
-from mnprobe.analysis.tables.alignment import HOLDOUTS, named, read_alignment
-from mnprobe.analysis.tables.progress import read_predictions, read_recognition, read_success, settled_recognition
+from mnprobe.analysis.success.rollouts import ALL_TASKS, SUCCESS, find_rollouts
+from mnprobe.analysis.tables.alignment import HOLDOUTS, named
+from mnprobe.analysis.tables.progress import MEASURED_PREDICTIONS, MEASURED_RECOGNITION, settled_recognition
+from mnprobe.analysis.tables.run_tables import RunTables
 from mnprobe.core.errors import MnprobeError, ProbeError
 from mnprobe.core.rundir import RunDir
 from mnprobe.probe.pairs import PIXELS
@@ -502,20 +503,21 @@ class Finding:
         return tuple(row for row in self.rows if row.leads) or self.rows
 
 
-def findings(run: RunDir, problems: list[str] | None = None) -> tuple[Finding, ...]:
+def findings(run: RunDir | RunTables, problems: list[str] | None = None) -> tuple[Finding, ...]:
     """The questions of the study with their answers, as far as the run has measured them.
 
     What cannot be read is added to `problems` and its question left open.
     """
     told: list[str] = [] if problems is None else problems
-    table = _attempt(lambda: _alignment(run), told)
+    tables = RunTables.load(run)
+    table = _attempt(lambda: tables.alignment, told)
     data = _attempt(lambda: curve_data(table) if table is not None else None, told)
     makers: tuple[Callable[[], Finding], ...] = (
         lambda: _rise(data),
         lambda: _success(table),
         lambda: _aligned(data),
-        lambda: _recognition(run),
-        lambda: _execution(run),
+        lambda: _recognition(tables),
+        lambda: _execution(tables),
     )
     made = []
     for maker in makers:
@@ -534,11 +536,6 @@ def _attempt(make: Callable[[], _T], problems: list[str]) -> _T | None:
     except MnprobeError as error:
         problems.append(f"Not answered: {error}")
         return None
-
-
-def _alignment(run: RunDir) -> pd.DataFrame | None:
-    path = run.results("alignment")
-    return read_alignment(path) if path.is_file() else None
 
 
 def _rise(data: CurveData | None) -> Finding:
@@ -630,17 +627,15 @@ def _aligned(data: CurveData | None) -> Finding:
     return _finding(question, rows, before="baseline", after="joint", note=_seeds_note(data.points))
 
 
-def _recognition(run: RunDir) -> Finding:
+def _recognition(tables: RunTables) -> Finding:
     question = "Does joint training help recognition?"
-    path = run.results("recognition")
-    if not path.is_file():
+    measured = tables.table(MEASURED_RECOGNITION)
+    if measured is None:
         return _open(question, "Recognition has not been measured: `mnprobe recognize` does.")
-    table, where = settled_recognition(read_recognition(path))
+    table, where = settled_recognition(measured)
     table = table[table["task"] == ALL_TASKS].rename(columns={"top1": "value"})
-    predictions = run.results("predictions")
-    paired = None
-    if predictions.is_file():
-        found = read_predictions(predictions)
+    found, paired = tables.table(MEASURED_PREDICTIONS), None
+    if found is not None:
         source = str(table["source"].iloc[0])
         paired = found[found["source"] == source].rename(columns={"correct": "value"})
         if len(table["partition"]) and table["partition"].iloc[0] in set(paired["partition"]):
@@ -648,17 +643,16 @@ def _recognition(run: RunDir) -> Finding:
     return _helped(question, table, paired, f"top-1 over all instructions ({where})")
 
 
-def _execution(run: RunDir) -> Finding:
+def _execution(tables: RunTables) -> Finding:
     question = "Does joint training help execution?"
-    path = run.results("success")
-    if not path.is_file():
+    table = tables.table(SUCCESS)
+    if table is None:
         return _open(question, "Closed-loop success has not been measured: `mnprobe rollout` does.")
-    table = read_success(path)
     world = table["world"].iloc[0]
     table = table[(table["task"] == ALL_TASKS) & (table["world"] == world)]
     played = [
         {"model": one.model, "step": one.step, "id": f"{end.id} {end.seed} {end.repeat}", "value": end.success}
-        for one in find_rollouts(run.rollouts)
+        for one in find_rollouts(tables.run.rollouts)
         if one.world == world
         for end in one.outcomes
     ]

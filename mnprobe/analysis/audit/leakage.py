@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from mnprobe.core.arrays import Array, as_array, as_matrix, as_positive
 from mnprobe.core.errors import FeatureError
+from mnprobe.core.table import TableSchema
 from mnprobe.probe.pairs import Pair
 from mnprobe.probe.scores import HitScores
 from mnprobe.probe.splits import KEPT_APART, forbidden_overlap
 
-__all__ = ["CLOSE", "LEAKAGE_COLUMNS", "leakage_table", "twins"]
+__all__ = ["CLOSE", "LEAKAGE", "LEAKAGE_COLUMNS", "leakage_table", "twins"]
 
 CLOSE = 0.0125
 """A test row nearer to a training row than this share of what training rows around keep from each other is a copy."""
@@ -31,6 +32,17 @@ LEAKAGE_COLUMNS = (
     *("partitions", "n_train", "n_test", "shared_episodes", "shared_instructions", "shared_tasks", "kept_apart"),
     *("equal_u", "equal_e", "close_u", "close_e", "verdict"),
 )
+LEAKAGE = TableSchema(
+    name="leakage",
+    columns=LEAKAGE_COLUMNS,
+    key=LEAKAGE_COLUMNS[:9],
+    whole=(
+        *("step_u", "step_e", "partitions", "n_train", "n_test", "shared_episodes", "shared_instructions"),
+        *("shared_tasks", "equal_u", "equal_e", "close_u", "close_e"),
+    ),
+    command="audit",
+)
+"""results/leakage.csv."""
 
 
 def leakage_table(scores: Sequence[HitScores], pairs: Sequence[Pair | None]) -> pd.DataFrame:

@@ -9,29 +9,39 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mnprobe.analysis.audit.controls import controls_table
+from mnprobe.analysis.audit.controls import CONTROLS, controls_table
 from mnprobe.analysis.audit.decomposition import DECOMPOSITION_COLUMNS, decompose
 from mnprobe.analysis.audit.figures import draw_controls, draw_decomposition
 from mnprobe.analysis.audit.findings import Conclusion, verdicts
-from mnprobe.analysis.audit.leakage import leakage_table
+from mnprobe.analysis.audit.leakage import LEAKAGE, leakage_table
 from mnprobe.analysis.figures.curve_data import curve_data
 from mnprobe.analysis.figures.style import SavedFigure
-from mnprobe.analysis.tables.alignment import read_alignment, write_table
+from mnprobe.analysis.tables.run_tables import VERDICT, RunTables
 from mnprobe.core.commands import command_line
 from mnprobe.core.errors import FeatureError, ProbeError
 from mnprobe.core.progress import progress
 from mnprobe.core.rundir import RunDir
+from mnprobe.core.table import TableSchema
 from mnprobe.features import open_features
 from mnprobe.probe.fitting import FitConfig
 from mnprobe.probe.heads import AlignmentHeads, load_heads
 from mnprobe.probe.pairs import Pair, StoredPair, join_stores, pair_across, pair_files
 from mnprobe.probe.scores import HitScores, find_hits, read_hits
 
-__all__ = ["Audit", "audit_run"]
+__all__ = ["DECOMPOSITION", "Audit", "audit_run"]
 
 _SIDES = (("understanding", "u"), ("execution", "e"))
 _ORIGIN = ("", "source", "step")  # the model's name is a column of its own
 _PLACE = ("understanding", "execution", "source_u", "source_e", "step_u", "step_e", "holdout")
+DECOMPOSITION = TableSchema(
+    name="decomposition",
+    columns=(*_PLACE, *DECOMPOSITION_COLUMNS),
+    key=(*_PLACE, "quantity", "factor"),
+    whole=("step_u", "step_e", "n_test", "n_groups", "n_seeds"),
+    real=("value", "ci_low", "ci_high", "chance"),
+    command="audit",
+)
+"""results/decomposition.csv."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +87,9 @@ def audit_run(
         "audit", run=run.path, seeds=seeds, resamples=resamples, no_decomposition=not decomposed
     )
     path = run.results("alignment")
-    table = read_alignment(path)
+    table = RunTables.load(run).alignment
+    if table is None:
+        raise ProbeError(f"{path} is not there. `{command_line('align', run=run.path)}` writes it")
     hits = path.parent / "hits"
     current = set(zip(table["config_hash"], table["features_hash"], strict=True))
     kept = [read_hits(file) for file in find_hits(hits, control="none")] if hits.is_dir() else []
@@ -88,15 +100,15 @@ def audit_run(
     notes: list[str] = []
     pairs = _pairs(run, kept, notes)
     leakage = leakage_table(kept, pairs)
-    write_table(leakage, run.results("leakage"))
+    LEAKAGE.write(run.results("leakage"), leakage)
     controls = controls_table(table, hits, resamples=resamples)
-    write_table(controls, run.results("controls"))
-    parts = pd.DataFrame(columns=[*_PLACE, *DECOMPOSITION_COLUMNS])
+    CONTROLS.write(run.results("controls"), controls)
+    parts = pd.DataFrame(columns=list(DECOMPOSITION.columns))
     if decomposed:
         parts = _decomposition(run, table, kept, pairs, seeds, notes, quiet=quiet)
-        write_table(parts, run.results("decomposition"))
+        DECOMPOSITION.write(run.results("decomposition"), parts)
     findings = verdicts(controls, leakage, parts)
-    write_table(_listed(findings), run.results("verdict"))
+    VERDICT.write(run.results("verdict"), _listed(findings))
     figures = [draw_controls(controls, findings, stem=run.figures / "controls", command=command, note=note)]
     if len(parts):
         figures.append(draw_decomposition(parts, stem=run.figures / "decomposition", command=command, note=note))
@@ -201,7 +213,7 @@ def _decomposition(
                     found.append(parts.assign(**{name: about[name] for name in _PLACE}))
                     break
             advance()
-    columns = [*_PLACE, *DECOMPOSITION_COLUMNS]
+    columns = list(DECOMPOSITION.columns)
     return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
 
 

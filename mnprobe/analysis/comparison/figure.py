@@ -24,13 +24,11 @@ from mnprobe.analysis.comparison.compare import (
 from mnprobe.analysis.figures.metadata import FigureNote, write_note
 from mnprobe.analysis.figures.style import GREY, INK, SavedFigure, house_style, new_figure, save_figure, shorten, wrap
 from mnprobe.analysis.similarity import SCHEMES, About, make_index
-from mnprobe.analysis.tables.alignment import read_table, write_table
 from mnprobe.analysis.tables.progress import world_note
-from mnprobe.core.commands import command_line, command_of
-from mnprobe.core.errors import ProbeError
-from mnprobe.core.files import update_table
+from mnprobe.core.commands import command_line
+from mnprobe.core.table import TableSchema
 
-__all__ = ["DrawnComparison", "best_line", "compare_figure", "draw_compare", "read_similarity"]
+__all__ = ["SIMILARITY", "DrawnComparison", "best_line", "compare_figure", "draw_compare", "read_similarity"]
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -234,12 +232,16 @@ def _bar(
     axes.set_title(f"level {across}", fontsize=7, loc="left", pad=3)
 
 
-_TEXT = (
-    *("index", "options", "grid", "understanding", "execution", "source_u", "source_e", "layer_u", "layer_e"),
-    *("pool_u", "pool_e", "permute", "config_hash"),
+SIMILARITY = TableSchema(
+    name="similarity",
+    columns=COLUMNS,
+    key=("config_hash", "layer_u", "layer_e", "step_u", "step_e"),
+    whole=("step_u", "step_e", "n", "n_groups", "n_cells", "block", "permutations", "seed"),
+    real=("value", "null_mean", "null_sd", "null_95", "p", "p_max"),
+    truth=("trained_u", "trained_e", "best"),
+    command="compare",
 )
-_TRUTH = ("trained_u", "trained_e", "best")
-_WHOLE = ("step_u", "step_e", "n", "n_groups", "n_cells", "block", "permutations", "seed")
+"""results/similarity.csv."""
 _FAMILY = ("index", "options", "grid", "understanding", "execution", "source_u", "source_e", "permute")
 
 
@@ -280,7 +282,7 @@ def draw_compare(
     drawn = []
     for config in configs:
         labels = {"tasks": inputs.episodes["task"].tolist(), "instructions": inputs.episodes["instruction"].tolist()}
-        earlier = _earlier(table)
+        earlier = SIMILARITY.read_or_empty(table)
         digest = comparison_hash(inputs.rows, inputs.columns, **labels, config=config)
         own = earlier[earlier["config_hash"] == digest].reset_index(drop=True)
         kept = len(own) == len(inputs.rows) * len(inputs.columns)
@@ -288,26 +290,14 @@ def draw_compare(
             found = Comparison(table=own, notes=())
         else:
             found = compare(inputs.rows, inputs.columns, **labels, config=config, n_jobs=n_jobs, quiet=quiet)
-            update_table(table, _earlier, partial(_joined, fresh=found.table), _write)
+            SIMILARITY.update(table, partial(_joined, fresh=found.table))
         drawn.append(_drawn(found, config, inputs, folder, command, kept=kept))
     return drawn
 
 
 def read_similarity(path: Path) -> pd.DataFrame:
     """Read results/similarity.csv with its types; ProbeError when it is absent or no such table."""
-    found = read_table(path, COLUMNS, command=command_of(path, "compare"))
-    for name in COLUMNS:
-        cells = found[name].astype(str)
-        if name in _TRUTH:
-            found[name] = cells.str.lower() == "true"
-        elif name not in _TEXT:
-            numbers = pd.to_numeric(cells.where(cells != "", "nan"), errors="coerce")
-            wrong = numbers.isna() & ~cells.str.lower().isin(["", "nan"])
-            if wrong.any():
-                row = int(wrong.to_numpy().argmax())
-                raise ProbeError(f"{path}, row {row + 2}, column {name}: {cells.iloc[row]!r} is no number")
-            found[name] = numbers.astype(int) if name in _WHOLE else numbers.astype(float)
-    return found[list(COLUMNS)]
+    return SIMILARITY.read(path)
 
 
 def best_line(table: pd.DataFrame, about: About) -> str:
@@ -318,14 +308,6 @@ def best_line(table: pd.DataFrame, about: About) -> str:
         f"{about.title}: {cell} {row['value']:.3f} (null mean {row['null_mean']:.3f}, calibrated level "
         f"{row['null_95']:.3f}, p {row['p']:.3g}, among all {row['n_cells']} cells p_max {row['p_max']:.3g})"
     )
-
-
-def _earlier(path: Path) -> pd.DataFrame:
-    return read_similarity(path) if path.is_file() else pd.DataFrame(columns=pd.Index(COLUMNS))
-
-
-def _write(path: Path, table: pd.DataFrame) -> None:
-    write_table(table, path)
 
 
 def _joined(earlier: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:

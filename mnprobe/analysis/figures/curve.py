@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from mnprobe.analysis.figures.curve_data import DIFFERENCE, OUTCOMES, CurveData, curve_data
+from mnprobe.analysis.figures.curve_data import CURVE, DIFFERENCE, OUTCOMES, CurveData, curve_data
 from mnprobe.analysis.figures.metadata import FigureNote, write_note
 from mnprobe.analysis.figures.style import (
     GREY,
@@ -33,7 +33,7 @@ from mnprobe.analysis.figures.style import (
     training_look,
     wrap,
 )
-from mnprobe.analysis.tables.alignment import HOLDOUTS, named, read_alignment, write_table
+from mnprobe.analysis.tables.alignment import HOLDOUTS, named, read_alignment
 from mnprobe.analysis.tables.progress import Progress, recognition_progress, success_progress
 from mnprobe.core.commands import command_line
 
@@ -654,7 +654,7 @@ def draw_curve(
     data = replace(data, notes=(*data.notes, note)) if note else data
     progress = _progress(data, recognition, success)
     caption = curve_caption(data)
-    write_table(data.points, table)
+    CURVE.write(table, data.points)
     saved = save_figure(curve_figure(data, log_steps=log_steps, progress=progress), stem)
     about = FigureNote(
         title=metric_name(metric)

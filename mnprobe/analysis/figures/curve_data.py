@@ -8,8 +8,9 @@ import pandas as pd
 from mnprobe.analysis.tables.alignment import HOLDOUTS, SPLITS, apply_where, in_order, mean_over_seeds, named, settle
 from mnprobe.core.commands import option_line
 from mnprobe.core.errors import ProbeError
+from mnprobe.core.table import TableSchema
 
-__all__ = ["DIFFERENCE", "OUTCOMES", "CurveData", "curve_data"]
+__all__ = ["CURVE", "DIFFERENCE", "OUTCOMES", "CurveData", "curve_data"]
 
 DIFFERENCE = "success_minus_failure@1"  # ends the names of metrics that are differences of recall
 OUTCOMES = "outcomes"  # the four success and failure settings in place of the controls
@@ -22,6 +23,19 @@ _COLUMNS = (
     *("heads", "pairing", "loss", "tau", "batch", "mode", "config_hash"),
     *("training", "n_trainings", "sd_trainings"),
 )
+CURVE = TableSchema(
+    name="curve",
+    columns=_COLUMNS,
+    key=("holdout", "understanding", "execution", "series", "step"),
+    whole=(
+        *("step", "step_u", "step_e", "n_test", "n_groups", "n_gallery", "n_train", "n_seeds", "batch"),
+        "n_trainings",
+    ),
+    real=("value", "ci_low", "ci_high", "sd_seeds", "sd_draws", "chance", "tau", "sd_trainings"),
+    truth=("trained_u", "trained_e"),
+    command="curve",
+)
+"""results/curve*.csv: the points of a curve."""
 _ONE = tuple(name for name in _COLUMNS if name not in ("n_trainings", "sd_trainings"))  # of a single training
 _ROLES = ("main", "blank", PIXELS, "rollouts", "rollouts-blank", "rollouts-pixels", "rollouts-shuffled", "shuffled")
 

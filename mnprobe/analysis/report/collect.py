@@ -1,7 +1,6 @@
 """Collecting a report's content from a run directory."""
 
 import base64
-import csv
 import io
 import json
 from collections.abc import Iterator
@@ -26,14 +25,15 @@ from mnprobe.analysis.report.summary import (
     probe_settings,
     summary,
 )
-from mnprobe.analysis.tables.alignment import read_alignment
 from mnprobe.analysis.tables.paper import TABLES, grid_of, shaped_table
 from mnprobe.analysis.tables.progress import world_note, worlds_of
+from mnprobe.analysis.tables.run_tables import RunTables
 from mnprobe.core.commands import command_line
 from mnprobe.core.errors import FeatureError, MnprobeError
 from mnprobe.core.files import sha256_file
 from mnprobe.core.provenance import config_hash, now, versions
 from mnprobe.core.rundir import RunDir
+from mnprobe.core.table import UNREADABLE
 from mnprobe.features import open_features
 
 __all__ = ["ReportData", "gather"]
@@ -53,22 +53,24 @@ _MAKERS |= {"success_contrast": "success"}
 _MAKERS |= dict.fromkeys(("leakage", "controls", "decomposition", "verdict"), "audit")
 
 
-def gather(run: RunDir, *, explore: bool = True) -> ReportData:
+def gather(run: RunDir | RunTables, *, explore: bool = True) -> ReportData:
     """Collect what the run holds. Only an unreadable run.toml is an error; all else becomes part of the report.
 
     `explore`: with the points, neighbours and thumbnails of the interactive t-SNE.
     """
     problems: list[str] = []
-    models, tables = _features(run, problems)
+    tables = RunTables.load(run)
+    run = tables.run
+    models, episodes = _features(run, problems)
     figures = _figures(run)
-    results = _tables(run)
-    headline, sentences, doubts, probe = _measured(run, problems)
-    answers = findings(run, problems)
-    shaped = tuple(_shaped(run, number, problems) for number in TABLES)
-    judged = judgements(run, problems)
-    compared = contrasts(run, problems)
-    points = explorer(run, problems) if explore else None
-    cut = {name: table for name in CONDENSED if (table := condensed(run, name)) is not None}
+    results = _tables(tables)
+    headline, sentences, doubts, probe = _measured(tables, problems)
+    answers = findings(tables, problems)
+    shaped = tuple(_shaped(tables, number, problems) for number in TABLES)
+    judged = judgements(tables, problems)
+    compared = contrasts(tables, problems)
+    points = explorer(tables, problems) if explore else None
+    cut = {name: table for name in CONDENSED if (table := condensed(tables, name)) is not None}
     return ReportData(
         name=run.name,
         path=str(run.path),
@@ -80,7 +82,7 @@ def gather(run: RunDir, *, explore: bool = True) -> ReportData:
         config_hash=config_hash(json.loads(json.dumps(run.config, default=str))),
         config=run.config_path.read_text(encoding="utf-8"),
         versions=versions(*_PACKAGES),
-        episodes=_episodes(tables),
+        episodes=_episodes(episodes),
         world=world_note(sorted({name for model in models for name in model.worlds})),
         models=models,
         figures=figures,
@@ -120,15 +122,14 @@ def _seeds(config: object, place: str = "") -> Iterator[tuple[str, str]]:
 _Measured = tuple[tuple[Headline, ...], tuple[str, ...], tuple[str, ...], Table | None]
 
 
-def _measured(run: RunDir, problems: list[str]) -> _Measured:
+def _measured(tables: RunTables, problems: list[str]) -> _Measured:
     """Headline, summary, caveats and the settings of the probe; empty where nothing was measured."""
-    path = run.results("alignment")
-    if not path.is_file():
-        return (), (), (), None
     probe = None
     try:
-        table = read_alignment(path)
-        probe = probe_settings(run, table)
+        table = tables.alignment
+        if table is None:
+            return (), (), (), None
+        probe = probe_settings(tables.run, table)
         data = last_points(table)
     except MnprobeError as error:
         problems.append(f"No headline: {error}")
@@ -136,11 +137,11 @@ def _measured(run: RunDir, problems: list[str]) -> _Measured:
     return headlines(data.points), summary(data.points), caveats(data.points, table, data.notes), probe
 
 
-def _shaped(run: RunDir, number: int, problems: list[str]) -> Shaped:
+def _shaped(tables: RunTables, number: int, problems: list[str]) -> Shaped:
     _, maker, _ = TABLES[number]
-    empty = Shaped(number=number, title=f"Table {number}", command=command_line(maker, run=run.path))
+    empty = Shaped(number=number, title=f"Table {number}", command=command_line(maker, run=tables.run.path))
     try:
-        made = shaped_table(run, number)
+        made = shaped_table(tables, number)
     except MnprobeError as error:
         problems.append(f"No Table {number}: {error}")
         return empty
@@ -254,12 +255,13 @@ def _packed(image: "Image.Image", png: bytes) -> tuple[str, bytes]:
     return "image/png", png
 
 
-def _tables(run: RunDir) -> tuple[Table, ...]:
-    paths = _inside(run, run.path / "results", "*.csv")
-    return tuple(_table(path, run) for path in paths)
+def _tables(tables: RunTables) -> tuple[Table, ...]:
+    paths = _inside(tables.run, tables.run.path / "results", "*.csv")
+    return tuple(_table(path, tables) for path in paths)
 
 
-def _table(path: Path, run: RunDir) -> Table:
+def _table(path: Path, tables: RunTables) -> Table:
+    run = tables.run
     command = _maker(path.stem, run)
     try:
         note = read_note(run.figures / path.stem)
@@ -267,14 +269,14 @@ def _table(path: Path, run: RunDir) -> Table:
     except MnprobeError:
         pass  # the figure itself says that its note cannot be read
     try:
-        rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        cells = tables.cells(path)
+    except UNREADABLE as error:
         return Table(name=path.name, command=command, problem=f"{_relative(path, run)} cannot be read ({error})")
-    if not rows:
+    if not cells.header:
         return Table(name=path.name, command=command, problem=f"{_relative(path, run)} is empty")
-    most = max(FEWEST_ROWS, min(MOST_ROWS, MOST_CELLS // max(1, len(rows[0]))))
-    shown = tuple(tuple(_short(cell) for cell in row) for row in rows[1 : most + 1])
-    return Table(name=path.name, columns=tuple(rows[0]), rows=shown, total=len(rows) - 1, command=command)
+    most = max(FEWEST_ROWS, min(MOST_ROWS, MOST_CELLS // len(cells.header)))
+    shown = tuple(tuple(_short(cell) for cell in row) for row in cells.rows[:most])
+    return Table(name=path.name, columns=cells.header, rows=shown, total=len(cells.rows), command=command)
 
 
 def _missing(run: RunDir, models: tuple[Model, ...], figures: tuple[Figure, ...]) -> tuple[Missing, ...]:

@@ -17,7 +17,8 @@ from mnprobe.analysis.report.collect import gather
 from mnprobe.analysis.report.data import Figure, Headline, ReportData
 from mnprobe.analysis.report.explorer import policy
 from mnprobe.analysis.report.render import render_page
-from mnprobe.analysis.tables.alignment import HOLDOUTS, named, read_alignment
+from mnprobe.analysis.tables.alignment import HOLDOUTS, named
+from mnprobe.analysis.tables.run_tables import RunTables
 from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError, MnprobeError
 from mnprobe.core.files import write_text
@@ -57,13 +58,13 @@ class SideCurve:
     points: pd.DataFrame
 
 
-def side_curves(run: RunDir, label: str, problems: list[str]) -> list[SideCurve]:
+def side_curves(run: RunDir | RunTables, label: str, problems: list[str]) -> list[SideCurve]:
     """The lines of one run; what cannot be read is added to `problems`."""
-    path = run.results("alignment")
-    if not path.is_file():
-        return []
     try:
-        data = curve_data(read_alignment(path))
+        table = RunTables.load(run).alignment
+        if table is None:
+            return []
+        data = curve_data(table)
     except MnprobeError as error:
         problems.append(f"No curve of {label}: {error}")
         return []
@@ -180,12 +181,16 @@ def set_side_by_side(runs: Sequence[RunDir]) -> SideBySide:
         raise ConfigError(f"--compare: {twice} is named twice; name different runs")
     names = [run.name for run in runs]
     labels = [name if names.count(name) == 1 else str(run.path) for run, name in zip(runs, names, strict=True)]
-    sides = tuple(Side(label=label, data=gather(run, explore=False)) for run, label in zip(runs, labels, strict=True))
+    sides: list[Side] = []
+    curves: list[SideCurve] = []
     problems: list[str] = []
-    curves = [curve for run, label in zip(runs, labels, strict=True) for curve in side_curves(run, label, problems)]
+    for run, label in zip(runs, labels, strict=True):
+        tables = RunTables.load(run)
+        sides.append(Side(label=label, data=gather(tables, explore=False)))
+        curves += side_curves(tables, label, problems)
     command = command_line("report", compare=[str(run.path) for run in runs])
     return SideBySide(
-        sides=sides,
+        sides=tuple(sides),
         rows=_rows(sides),
         answers=_answers(sides),
         verdicts=_verdicts(sides),

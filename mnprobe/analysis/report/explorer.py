@@ -17,11 +17,13 @@ import pandas as pd
 from mnprobe.analysis.figures.metadata import read_note
 from mnprobe.analysis.report.data import Explorer
 from mnprobe.analysis.report.thumbnails import MOST_THUMBNAILS, Origin, draw_thumbnails
+from mnprobe.analysis.tables.run_tables import RunTables
 from mnprobe.analysis.tsne.embedding import NEAREST
 from mnprobe.analysis.tsne.legend import kinds
 from mnprobe.core.commands import command_line, command_of
 from mnprobe.core.errors import MnprobeError
 from mnprobe.core.rundir import RunDir
+from mnprobe.core.table import UNREADABLE, Cells
 
 __all__ = ["MOST_POINTS", "Library", "as_json", "explorer", "plotly_library", "policy", "script_hash"]
 
@@ -48,19 +50,21 @@ class _Picture:
         return f"{self.table}: {_STEP.sub('', self.title).strip(' ,:')}"
 
 
-def explorer(run: RunDir, problems: list[str]) -> Explorer | None:
+def explorer(run: RunDir | RunTables, problems: list[str]) -> Explorer | None:
     """All that results/tsne*.csv of the run show, or None where there is nothing to show.
 
     Tables that cannot be read are added to `problems`.
     """
+    tables = RunTables.load(run)
+    run = tables.run
     found: list[_Picture] = []
     paths = sorted((run.path / "results").glob("tsne*.csv"), key=lambda path: (_ORDER.get(path.stem, 1), path.stem))
     root = run.path.resolve()
     for path in paths:
         if path.resolve().is_relative_to(root):
             try:
-                found += _pictures(path)
-            except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
+                found += _pictures(path, tables.cells(path))
+            except UNREADABLE as error:
                 problems.append(f"results/{path.name} cannot be explored: {error}")
     notes, kept, total = [], list[_Picture](), 0
     for picture in found:
@@ -82,8 +86,8 @@ def as_json(value: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _pictures(path: Path) -> list[_Picture]:
-    table = pd.read_csv(path, keep_default_na=False, dtype=str)
+def _pictures(path: Path, cells: Cells) -> list[_Picture]:
+    table = cells.frame()
     missing = [name for name in _COLUMNS if name not in table.columns]
     if missing:
         raise ValueError(f"it lacks the columns {', '.join(missing)}; `{command_of(path, 'tsne')}` writes it anew")

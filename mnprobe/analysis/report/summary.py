@@ -11,12 +11,14 @@ from mnprobe.analysis.audit.effects import decide_level, from_intervals
 from mnprobe.analysis.figures.curve_data import CurveData, curve_data
 from mnprobe.analysis.figures.style import series_name
 from mnprobe.analysis.report.data import Headline, Judgement, Table
-from mnprobe.analysis.success.contrast import contrast_sentences, read_contrasts
+from mnprobe.analysis.success.contrast import CONTRASTS, contrast_sentences
 from mnprobe.analysis.success.figure import last_contrasts
-from mnprobe.analysis.tables.alignment import HOLDOUTS, read_table
+from mnprobe.analysis.tables.alignment import HOLDOUTS
+from mnprobe.analysis.tables.run_tables import VERDICT, RunTables
 from mnprobe.core.commands import command_line
 from mnprobe.core.errors import MnprobeError
 from mnprobe.core.rundir import RunDir
+from mnprobe.core.table import UNREADABLE
 from mnprobe.probe.settings import read_settings
 
 __all__ = [
@@ -249,21 +251,19 @@ def _whole(value: float) -> str:
 
 
 _PAIR = ("understanding", "execution", "holdout")
-_VERDICT = ("topic", "conclusion", "understanding", "execution", "holdout", "sentence", "alarm")
 _TOPICS = ("leak", "shuffled", "instruction", "rise", "chance", "pixels", "task", "rollouts", "known instructions")
 _LEADING = ("instruction", "rise", "chance")
 _Cells = dict[str, Callable[[dict[str, str]], str]]
 
 
-def judgements(run: RunDir, problems: list[str]) -> tuple[Judgement, ...]:
+def judgements(run: RunDir | RunTables, problems: list[str]) -> tuple[Judgement, ...]:
     """The verdicts of results/verdict.csv, gathered by pair and holdout; those with an alarm first."""
-    path = run.results("verdict")
-    if not path.is_file():
-        return ()
     try:
-        table = read_table(path, _VERDICT, command=command_line("audit", run=run.path))
+        table = RunTables.load(run).table(VERDICT)
     except MnprobeError as error:
         problems.append(f"No verdict: {error}")
+        return ()
+    if table is None:
         return ()
     order = {topic: place for place, topic in enumerate(_TOPICS)}
     found = []
@@ -282,29 +282,29 @@ def judgements(run: RunDir, problems: list[str]) -> tuple[Judgement, ...]:
     return tuple(sorted(found, key=lambda one: (not one.alarms, one.holdout == "both")))
 
 
-def contrasts(run: RunDir, problems: list[str]) -> tuple[str, ...]:
+def contrasts(run: RunDir | RunTables, problems: list[str]) -> tuple[str, ...]:
     """Success against failure at the last checkpoint, in sentences; empty where it was not contrasted."""
-    if not run.results("success_contrast").is_file():
-        return ()
     try:
-        return contrast_sentences(last_contrasts(read_contrasts(run.results("success_contrast"))))
+        table = RunTables.load(run).table(CONTRASTS)
+        return () if table is None else contrast_sentences(last_contrasts(table))
     except MnprobeError as error:
         problems.append(f"No contrast of success and failure: {error}")
         return ()
 
 
-def condensed(run: RunDir, name: str) -> Table | None:
+def condensed(run: RunDir | RunTables, name: str) -> Table | None:
     """One of `CONDENSED` as a table of text, or None where the run does not have it."""
     maker, cells = CONDENSED[name]
-    path = run.results(name)
+    tables = RunTables.load(run)
+    path = tables.run.results(name)
     if not path.is_file():
         return None
-    empty = Table(name=f"{name}.csv", command=command_line(maker, run=run.path))
+    empty = Table(name=f"{name}.csv", command=command_line(maker, run=tables.run.path))
     try:
-        table = pd.read_csv(path, keep_default_na=False, dtype=str)
+        table = tables.cells(path).frame()
         lines = [{str(key): str(cell) for key, cell in row.items()} for row in table.to_dict("records")]
         rows = [tuple(make(line) for make in cells.values()) for line in lines]
-    except (ValueError, KeyError, OSError):
+    except (*UNREADABLE, KeyError):
         return None  # the list of all results says what is wrong with the file
     shown = tuple(dict.fromkeys(rows))
     return Table(name=empty.name, columns=tuple(cells), rows=shown, total=len(shown), command=empty.command)

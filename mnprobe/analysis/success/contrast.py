@@ -9,15 +9,22 @@ import pandas as pd
 
 from mnprobe.analysis.audit.effects import MARGIN, decide_rows, missed
 from mnprobe.analysis.statistics import OutcomeContrast, benjamini_hochberg, cluster_jackknife, holm, outcome_contrast
-from mnprobe.analysis.tables.alignment import write_table
 from mnprobe.analysis.tables.episode_scores import EpisodeScores, current_hits, episode_scores
 from mnprobe.core.commands import command_of
 from mnprobe.core.errors import ProbeError
 from mnprobe.core.labels import encode_tuples
+from mnprobe.core.table import TableSchema
 from mnprobe.probe.results import read_alignment
 from mnprobe.probe.scores import HitScores, read_hits
 
-__all__ = ["CONTRAST_COLUMNS", "contrast_sentences", "contrast_table", "read_contrasts", "write_contrasts"]
+__all__ = [
+    "CONTRASTS",
+    "CONTRAST_COLUMNS",
+    "contrast_sentences",
+    "contrast_table",
+    "read_contrasts",
+    "write_contrasts",
+]
 
 _NAMES = (
     *("understanding", "execution", "source_u", "source_e", "step_u", "step_e", "trained_u", "trained_e"),
@@ -33,6 +40,22 @@ CONTRAST_COLUMNS = (
     *("config_hash", "features_hash"),
 )
 """One row per pair, holdout, mode, side and place (`where`: over all episodes, or within tasks)."""
+
+_COUNTS = ("n_test", "n_success", "n_failure", "n_instructions", "n_tasks", "n_draws", "n_seeds")
+CONTRASTS = TableSchema(
+    name="success contrast",
+    columns=CONTRAST_COLUMNS,
+    key=(*_NAMES, "side", "where", "config_hash", "features_hash"),
+    whole=("step_u", "step_e", "batch", "family", *_COUNTS),
+    real=(
+        *("tau", "success", "success_low", "success_high", "success_chance", "failure", "failure_low", "failure_high"),
+        *("failure_chance", "difference", "ci_low", "ci_high", "error", "p_blocks", "p_within", "p_holm", "p_bh"),
+        *("p_within_holm", "detectable"),
+    ),
+    truth=("trained_u", "trained_e"),
+    command="success",
+)
+"""results/success_contrast.csv."""
 
 _NAN = float("nan")
 
@@ -85,22 +108,13 @@ def write_contrasts(alignment: Path, hits: Path, target: Path, *, resamples: int
             f"`{command_of(alignment, 'align', split='success')}` measures and keeps them where outcomes are known"
         )
     contrasts = contrast_table(scores, resamples=resamples)
-    write_table(contrasts, target)
+    CONTRASTS.write(target, contrasts)
     return contrasts
 
 
 def read_contrasts(path: Path) -> pd.DataFrame:
     """Read back what `write_contrasts` wrote; ProbeError when the file is missing or holds something else."""
-    if not path.is_file():
-        raise ProbeError(f"{path} is not there. `{command_of(path, 'success')}` writes it")
-    table = pd.read_csv(
-        path, keep_default_na=False, na_values={name: [""] for name in CONTRAST_COLUMNS if name != "note"}
-    )
-    missing = [name for name in CONTRAST_COLUMNS if name not in table.columns]
-    if missing:
-        again = command_of(path, "success")
-        raise ProbeError(f"{path} lacks the columns {', '.join(missing)}. `{again}` writes it anew")
-    return table
+    return CONTRASTS.read(path)
 
 
 def _rows(

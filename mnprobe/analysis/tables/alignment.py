@@ -1,21 +1,18 @@
 """Views of results/alignment.csv: filters, trainings, means over seeds."""
 
-import csv
-import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.stats import t
 
-from mnprobe.core.commands import command_of, option_line
+from mnprobe.core.commands import option_line
 from mnprobe.core.errors import ProbeError
-from mnprobe.core.files import write_text
-from mnprobe.probe.results import COLUMNS, TEXT, TRUTH, WHOLE
+from mnprobe.core.table import write_table
+from mnprobe.probe.results import COLUMNS, TRUTH, read_alignment
 
 __all__ = [
     "ALIGNMENT_COLUMNS",
@@ -27,13 +24,10 @@ __all__ = [
     "in_order",
     "mean_over_seeds",
     "named",
-    "numbers",
     "parse_where",
     "read_alignment",
-    "read_table",
     "settle",
     "t_interval",
-    "truths",
     "write_table",
 ]
 
@@ -69,62 +63,6 @@ _DEFAULTS: dict[str, str | None] = {
     "config_hash": None,
 }
 _SETUP = ("understanding", "execution", "source_u", "source_e", "control")
-
-
-def read_table(path: Path, columns: Sequence[str], *, command: str) -> pd.DataFrame:
-    """Read a CSV file as text, every cell as it stands ('NA' is a name like any other).
-
-    Raises ProbeError when the file is absent (naming `command`, which writes it), is not CSV, is empty, or lacks one of
-    `columns` (naming those it lacks).
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ProbeError(f"{path} is not there. `{command}` writes it") from None
-    except UnicodeDecodeError as error:
-        raise ProbeError(f"{path} is not UTF-8 text ({error}). `{command}` writes it anew") from error
-    try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-    except csv.Error as error:
-        raise ProbeError(f"{path} is not a CSV table ({error}). `{command}` writes it anew") from error
-    if len(rows) < 2:
-        raise ProbeError(f"{path} holds no rows. `{command}` writes it anew")
-    header = rows[0]
-    missing = [name for name in columns if name not in header]
-    if missing:
-        raise ProbeError(
-            f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; it has {', '.join(header)}. "
-            f"`{command}` writes it anew"
-        )
-    for line, row in enumerate(rows[1:], start=2):
-        if len(row) != len(header):
-            raise ProbeError(f"{path}, row {line}: {len(row)} cells under {len(header)} columns")
-    return pd.DataFrame(rows[1:], columns=pd.Index(header), dtype=object)
-
-
-def read_alignment(path: Path, *, command: str | None = None) -> pd.DataFrame:
-    """Read results/alignment.csv with its types: text, bool, int, float; empty numbers become NaN.
-
-    `command` is what writes it, by default `mnprobe align` for the run that it lies in.
-
-    Raises ProbeError as `read_table` does, and when a cell is no number or truth value, naming column and row.
-    """
-    table = read_table(
-        path, [name for name in ALIGNMENT_COLUMNS if name != "fit_source"], command=command or command_of(path, "align")
-    )
-    if "fit_source" not in table:
-        table["fit_source"] = table["source_u"]  # tables of earlier versions: heads were fitted on the same source
-    for name in ALIGNMENT_COLUMNS:
-        if name in TRUTH:
-            table[name] = truths(table[name], name, path)
-        elif name not in TEXT:
-            table[name] = numbers(table[name], name, path, whole=name in WHOLE)
-    return table
-
-
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write `table` as CSV, whole or not at all; the same table gives the same bytes."""
-    write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def parse_where(conditions: Sequence[str]) -> dict[str, str]:
@@ -208,32 +146,6 @@ def headline(table: pd.DataFrame, *, metric: str = "recall@1") -> pd.DataFrame:
     ordered = rows.assign(_h=rows["holdout"].map({name: i for i, name in enumerate(HOLDOUTS)}))
     ordered = ordered.sort_values(["_h", "step_e", "step_u"], kind="stable")
     return ordered[[*shown, *numbers, *TRUTH]].reset_index(drop=True)
-
-
-def numbers(column: pd.Series, name: str, path: Path, *, whole: bool = False) -> pd.Series:
-    """Text cells as numbers, empty ones as NaN; whole ones as int where none is empty.
-
-    Raises ProbeError when a cell is no number, with row and column.
-    """
-    cells = column.astype(str).str.strip()
-    found = pd.to_numeric(cells.where(cells != "", "nan"), errors="coerce").astype(float)
-    wrong = found.isna() & ~cells.str.lower().isin(["", "nan"])
-    if wrong.any():
-        row = int(np.flatnonzero(wrong.to_numpy())[0])
-        raise ProbeError(f"{path}, row {row + 2}, column {name}: {cells.iloc[row]!r} is no number")
-    if whole and not found.isna().any():
-        return found.astype(int)
-    return found
-
-
-def truths(column: pd.Series, name: str, path: Path) -> pd.Series:
-    """Text cells as True or False; ProbeError when a cell is neither, with row and column."""
-    cells = column.astype(str).str.strip().str.lower()
-    wrong = ~cells.isin(["true", "false", "1", "0"])
-    if wrong.any():
-        row = int(np.flatnonzero(wrong.to_numpy())[0])
-        raise ProbeError(f"{path}, row {row + 2}, column {name}: {cells.iloc[row]!r} is neither True nor False")
-    return cells.isin(["true", "1"])
 
 
 def _equals(column: pd.Series, value: str) -> pd.Series:

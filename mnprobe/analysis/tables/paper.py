@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from mnprobe.analysis.success.rollouts import ALL_TASKS
+from mnprobe.analysis.success.rollouts import ALL_TASKS, SUCCESS
 from mnprobe.analysis.tables.alignment import in_order, mean_over_seeds, named
 from mnprobe.analysis.tables.progress import (
+    ABLATION,
+    MEASURED_RECOGNITION,
     played_in,
     read_ablation,
     read_recognition,
@@ -18,8 +20,10 @@ from mnprobe.analysis.tables.progress import (
     settled_recognition,
     world_note,
 )
+from mnprobe.analysis.tables.run_tables import RunTables
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.rundir import RunDir
+from mnprobe.core.table import TableSchema
 from mnprobe.data import TASKS
 from mnprobe.features.text_ranking import ALL_EPISODES
 
@@ -142,27 +146,28 @@ class ShapedTable:
     notes: tuple[str, ...]
 
 
-def shaped_table(run: RunDir, number: int) -> ShapedTable | None:
+def shaped_table(run: RunDir | RunTables, number: int) -> ShapedTable | None:
     """Table `number` (1 to 3) of a run; None where the run has not measured it.
 
     Raises ConfigError for another number, ProbeError for a table that is damaged.
     """
     if number not in TABLES:
         raise ConfigError(f"tables 1 to {len(TABLES)} can be shown, got {number!r}")
-    name, _, make = TABLES[number]
-    path = run.results(name)
-    if not path.is_file():
+    tables = RunTables.load(run)
+    schema, _, make = TABLES[number]
+    table = tables.table(schema)
+    if table is None:
         return None
-    made, world = make(path), world_note(played_in(piece.path for piece in run.feature_files()))
+    made, world = make(table), world_note(played_in(piece.path for piece in tables.run.feature_files()))
     return replace(made, notes=(*([f"{world}."] if world else []), *made.notes))
 
 
-def recognition_table(path: Path) -> ShapedTable:
+def recognition_table(source: Path | pd.DataFrame) -> ShapedTable:
     """Table 1, top-1 action recognition per task, from results/recognition.csv: the start and the end of each training.
 
-    Raises ProbeError as `read_recognition`.
+    `source` is the file, or what `read_recognition` gives. Raises ProbeError as `read_recognition`.
     """
-    table, where = settled_recognition(read_recognition(path))
+    table, where = settled_recognition(read_recognition(source) if isinstance(source, Path) else source)
     table = table[table["task"] != ALL_EPISODES].rename(columns={"top1": "value"}).assign(world=where)
     starts = [
         "zero-shot" if zero else ("step 0, random weights" if not trained else "")
@@ -177,12 +182,13 @@ def recognition_table(path: Path) -> ShapedTable:
     )
 
 
-def execution_table(path: Path) -> ShapedTable:
+def execution_table(source: Path | pd.DataFrame) -> ShapedTable:
     """Table 2, closed-loop success per task, from results/success.csv: the start and the end of each training.
 
-    Policies that were told no instruction, a control, are left to the curve. Raises ProbeError as `read_success`.
+    Policies that were told no instruction, a control, are left to the curve. `source` is the file, or what
+    `read_success` gives. Raises ProbeError as `read_success`.
     """
-    table = read_success(path)
+    table = read_success(source) if isinstance(source, Path) else source
     told = table[[not named(str(model)).blank for model in table["model"]]]
     told = told if len(told) else table
     starts = ["step 0" if step == 0 and named(str(model)).training else "" for model, step in _pairs(told)]
@@ -194,9 +200,12 @@ def execution_table(path: Path) -> ShapedTable:
     )
 
 
-def ablation_table(path: Path) -> ShapedTable:
-    """Table 3, pairing by temperature, from results/ablation.csv. Raises ProbeError as `read_ablation`."""
-    table = read_ablation(path)
+def ablation_table(source: Path | pd.DataFrame) -> ShapedTable:
+    """Table 3, pairing by temperature, from results/ablation.csv.
+
+    `source` is the file, or what `read_ablation` gives. Raises ProbeError as `read_ablation`.
+    """
+    table = read_ablation(source) if isinstance(source, Path) else source
     rows = []
     for side in ("understanding", "execution"):
         cells = table.rename(columns={side: "value", f"ci_low_{side}": "ci_low", f"ci_high_{side}": "ci_high"})
@@ -216,10 +225,10 @@ def ablation_table(path: Path) -> ShapedTable:
     )
 
 
-TABLES: dict[int, tuple[str, str, Callable[[Path], ShapedTable]]] = {
-    1: ("recognition", "recognize", recognition_table),
-    2: ("success", "rollout", execution_table),
-    3: ("ablation", "ablate", ablation_table),
+TABLES: dict[int, tuple[TableSchema, str, Callable[[pd.DataFrame], ShapedTable]]] = {
+    1: (MEASURED_RECOGNITION, "recognize", recognition_table),
+    2: (SUCCESS, "rollout", execution_table),
+    3: (ABLATION, "ablate", ablation_table),
 }
 """The tables: the results they are read from, the command that writes these, and the function that shapes them."""
 

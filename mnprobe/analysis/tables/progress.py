@@ -1,18 +1,18 @@
 """Recognition and success over training steps, by training and world."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from mnprobe.analysis.success.rollouts import ALL_TASKS, SUCCESS_COLUMNS
-from mnprobe.analysis.tables.alignment import mean_over_seeds, named, numbers, read_table, truths
-from mnprobe.core.commands import command_of
-from mnprobe.core.errors import FeatureError
+from mnprobe.analysis.success.rollouts import ALL_TASKS, SUCCESS
+from mnprobe.analysis.tables.alignment import mean_over_seeds, named
+from mnprobe.core.errors import FeatureError, ProbeError
+from mnprobe.core.table import TableSchema
 from mnprobe.features import open_features
-from mnprobe.features.text_ranking import COLUMNS, PREDICTION_COLUMNS
+from mnprobe.features.recognition.tables import PREDICTIONS, RECOGNITION
 
 __all__ = [
     "Progress",
@@ -22,50 +22,50 @@ __all__ = [
     "success_progress",
     "world_note",
     "worlds_of",
-    *("ABLATION_COLUMNS", "read_ablation", "read_predictions", "read_recognition", "read_success"),
+    *("ABLATION", "MEASURED_PREDICTIONS", "MEASURED_RECOGNITION"),
+    *("read_ablation", "read_predictions", "read_recognition", "read_success"),
 ]
 
-ABLATION_COLUMNS = (
-    *("pairing", "tau", "training", "seed", "understanding", "execution"),
-    *("n_understanding", "n_execution"),
-)
-"""What is read of results/ablation.csv; intervals are read from ci_low_understanding, ci_high_understanding,
-ci_low_execution and ci_high_execution where these are there."""
+_INTERVALS = tuple((side, end) for side in ("understanding", "execution") for end in ("ci_low", "ci_high"))
 
-_INTERVALS = tuple(f"{end}_{side}" for side in ("understanding", "execution") for end in ("ci_low", "ci_high"))
+ABLATION = TableSchema(
+    name="ablation",
+    columns=(
+        *("pairing", "tau", "training", "seed", "understanding", "execution", "n_understanding", "n_execution"),
+        *(f"{end}_{side}" for side, end in _INTERVALS),
+    ),
+    key=("pairing", "tau", "training", "seed"),
+    whole=("seed", "n_understanding", "n_execution"),
+    real=("tau", "understanding", "execution", *(f"{end}_{side}" for side, end in _INTERVALS)),
+    nullable=("seed", "n_understanding", "n_execution"),
+    defaults={f"{end}_{side}": f"{side}_{end}" for side, end in _INTERVALS},
+    command="ablate",
+)
+"""results/ablation.csv; tables without intervals are read too, with NaN."""
+
+MEASURED_RECOGNITION = replace(RECOGNITION, error=ProbeError)
+MEASURED_PREDICTIONS = replace(PREDICTIONS, error=ProbeError)
+"""The tables of `mnprobe recognize` as a finished measurement that is looked at."""
 
 
 def read_recognition(path: Path) -> pd.DataFrame:
     """results/recognition.csv; ProbeError names a column or cell that does not belong."""
-    table = read_table(path, COLUMNS, command=command_of(path, "recognize"))
-    return _typed(
-        table, path, whole=("step",), real=("n", "correct", "top1", "ci_low", "ci_high", "chance", "candidates")
-    )
+    return MEASURED_RECOGNITION.read(path)
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
     """results/predictions.csv, one row per model, step, source and episode."""
-    table = read_table(path, PREDICTION_COLUMNS, command=command_of(path, "recognize"))
-    return _typed(table, path, whole=("step", "correct"))
+    return MEASURED_PREDICTIONS.read(path)
 
 
 def read_success(path: Path) -> pd.DataFrame:
     """results/success.csv; ProbeError names a column or cell that does not belong."""
-    table = read_table(path, SUCCESS_COLUMNS, command=command_of(path, "rollout"))
-    words = ("world", "model", "task")
-    real = tuple(name for name in SUCCESS_COLUMNS if name not in (*words, "step", "n", "successes", "repeats"))
-    return _typed(table, path, whole=("step", "n", "successes", "repeats"), real=real)
+    return SUCCESS.read(path)
 
 
 def read_ablation(path: Path) -> pd.DataFrame:
     """results/ablation.csv, with the columns of intervals (NaN where the file has none)."""
-    table = read_table(path, ABLATION_COLUMNS, command=command_of(path, "ablate"))
-    for name in _INTERVALS:
-        side, end = name.rpartition("_")[2], name.rpartition("_")[0]
-        if name not in table:
-            table[name] = table.get(f"{side}_{end}", "")
-    real = ("tau", "understanding", "execution", "n_understanding", "n_execution", *_INTERVALS)
-    return _typed(table, path, real=real)
+    return ABLATION.read(path)
 
 
 def settled_recognition(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -80,15 +80,6 @@ def settled_recognition(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 def _preferred(column: "pd.Series[str]", first: str) -> str:
     values = sorted(set(column))
     return first if first in values else values[0]
-
-
-def _typed(table: pd.DataFrame, path: Path, *, whole: Sequence[str] = (), real: Sequence[str] = ()) -> pd.DataFrame:
-    for name in ("trained", "zero_shot"):
-        if name in table:
-            table[name] = truths(table[name], name, path)
-    for name in (*whole, *real):
-        table[name] = numbers(table[name], name, path, whole=name in whole)
-    return table
 
 
 _KEY = ["training", "blank", "step"]

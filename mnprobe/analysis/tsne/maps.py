@@ -11,17 +11,27 @@ import pandas as pd
 from mnprobe.analysis.figures.metadata import FigureNote, write_note
 from mnprobe.analysis.figures.style import SavedFigure, save_figure
 from mnprobe.analysis.similarity._arrays import centred, in_range
-from mnprobe.analysis.tables.alignment import write_table
 from mnprobe.analysis.tables.progress import world_note
-from mnprobe.analysis.tsne.embedding import Floats, Quality, TsneConfig, embed, map_qualities, nearest_across
+from mnprobe.analysis.tsne.embedding import (
+    NEAREST,
+    Floats,
+    Quality,
+    TsneConfig,
+    embed,
+    map_qualities,
+    nearest_across,
+)
 from mnprobe.analysis.tsne.figure import TsnePanel, quality_line, tsne_figure
 from mnprobe.analysis.tsne.inputs import FeaturePair, Shared, TsneInput, held_out, in_partition, shared_space
 from mnprobe.core.arrays import as_matrix
 from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError, FeatureError
+from mnprobe.core.table import TableSchema
 from mnprobe.probe.pairs import agreed_episodes
 
 __all__ = [
+    "MAP_QUALITY",
+    "POINTS",
     "SeriesMap",
     "TsneSeries",
     "movement",
@@ -35,6 +45,29 @@ __all__ = [
 HELD_OUT = "held-out"  # the partition of episodes that saved heads were not fitted on
 Space = Literal["shared", "raw", "both"]
 _KEPT = ("id", "task", "instruction", "partition", "success")
+POINTS = TableSchema(
+    name="tsne",
+    columns=("panel", "side", "model", *_KEPT, "fitted", "x", "y"),
+    key=("panel", "side", "model", "id"),
+    whole=("success", "step"),
+    real=("x", "y", "own_cosine", "own_rank", *(f"cosine_{place}" for place in range(1, NEAREST + 1))),
+    truth=("fitted",),
+    more=True,
+    command="tsne",
+)
+"""results/tsne*.csv: one row per point. Further columns: those of the users' own, source, step, neighbours."""
+MAP_QUALITY = TableSchema(
+    name="map-quality",
+    columns=(
+        *("training", "step", "points", "count", "trust_neighbours", "trustworthiness", "neighbours", "purity"),
+        *("purity_chance", "across_neighbours", "across", "across_chance", "perplexity", "kl", "moved"),
+    ),
+    key=("training", "step", "points"),
+    whole=("step", "count", "trust_neighbours", "neighbours", "across_neighbours"),
+    real=(*("trustworthiness", "purity", "purity_chance", "across", "across_chance", "perplexity", "kl", "moved"),),
+    command="tsne",
+)
+"""results/map-quality.csv: one row per map of a series and group of its points."""
 _COLOURS = ("auto", "instruction", "task")
 _NOT_OWN = {*_KEPT, "variation", "prediction", "panel", "side", "model", "source", "step", "fitted", "x", "y"}
 
@@ -126,7 +159,7 @@ def draw_tsne(
     figure = tsne_figure(
         shown, config, title=title, caption=caption, colour=colour if colour in _COLOURS else "instruction"
     )
-    write_table(pd.concat([panel_coordinates(panel) for panel in panels]), table)
+    POINTS.write(table, pd.concat([panel_coordinates(panel) for panel in panels]))
     saved = save_figure(figure, stem)
     qualities = [f"{panel.title}: {quality_line(panel, config)}" for panel in panels]
     note = FigureNote(

@@ -23,7 +23,6 @@ from mnprobe.analysis.figures.style import (
     training_colours,
     wrap,
 )
-from mnprobe.analysis.tables.alignment import write_table
 from mnprobe.analysis.tables.progress import world_note
 from mnprobe.analysis.tsne.embedding import TsneConfig, quality_lines
 from mnprobe.analysis.tsne.figure import LINE, colour_legend, draw_points, shape_handles, shape_legend, shape_rows
@@ -31,6 +30,8 @@ from mnprobe.analysis.tsne.inputs import TsneInput
 from mnprobe.analysis.tsne.legend import Kind, kinds, pack
 from mnprobe.analysis.tsne.maps import (
     HELD_OUT,
+    MAP_QUALITY,
+    POINTS,
     SeriesMap,
     TsneSeries,
     panel_facts,
@@ -350,8 +351,8 @@ def draw_tsne_series(
         series=series,
         caption=caption,
     )
-    write_table(coordinates, drawn.table)
-    write_table(quality, drawn.quality)
+    POINTS.write(drawn.table, coordinates)
+    MAP_QUALITY.write(drawn.quality, quality)
     slider = series_slider(coordinates, quality, colour=colour, note=caption)
     write_text(drawn.page, slider_page(slider, _TITLE))
     facts: dict[str, object] = {"perplexity_asked": config.perplexity, "seed": config.seed}

@@ -20,7 +20,7 @@ from mnprobe.core.progress import progress
 from mnprobe.core.provenance import config_hash, now
 from mnprobe.core.rundir import RunDir
 from mnprobe.core.runtime import Team, autocast, join_team, prefetch, resolve_device
-from mnprobe.core.table import Tidy
+from mnprobe.core.table import TableSchema
 from mnprobe.data import Dataset, open_dataset
 from mnprobe.data.videos import Video, find_videos, read_video
 from mnprobe.features.extraction import extract
@@ -235,7 +235,7 @@ class _RecognitionRun:
 
     def result(self, models: Sequence[VideoModel], status: Mapping[tuple[str, int], Status]) -> Recognized:
         """The rows of these models."""
-        rows, predictions = RECOGNITION.read(self.table), PREDICTIONS.read(self.predictions)
+        rows, predictions = RECOGNITION.read_or_empty(self.table), PREDICTIONS.read_or_empty(self.predictions)
         own, mine = (self._of(table, models) for table in (rows, predictions))
         own &= rows["partition"] == self.partition
         mine &= predictions["id"].isin(set(self.columns["id"].tolist()))
@@ -248,7 +248,7 @@ class _RecognitionRun:
         )
 
     def _finished(self, model: VideoModel) -> bool:
-        rows, predictions = RECOGNITION.read(self.table), PREDICTIONS.read(self.predictions)
+        rows, predictions = RECOGNITION.read_or_empty(self.table), PREDICTIONS.read_or_empty(self.predictions)
         own = self._of(rows, [model]) & (rows["partition"] == self.partition)
         known = predictions["id"][self._of(predictions, [model])]
         return bool(own.any()) and set(self.columns["id"].tolist()) <= set(known)
@@ -357,7 +357,7 @@ class _RecognitionRun:
             "created": now(),
         }
 
-    def _save(self, kind: Tidy, path: Path, head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    def _save(self, kind: TableSchema, path: Path, head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
         """Replace the rows of this model, step and source, including those of other settings."""
 
         def change(old: "pd.DataFrame") -> "pd.DataFrame":
@@ -369,7 +369,7 @@ class _RecognitionRun:
                     f"{path}: {int(stale.sum())} rows of {head['model']} step {head['step']} on {head['source']}, made "
                     "from other weights, data or settings, are replaced"
                 )
-            return kind.replace(old[~stale], kind.frame(rows))
+            return kind.replace_rows(old[~stale], kind.frame(rows))
 
         kind.update(path, change)
 
@@ -600,7 +600,7 @@ class _ForgettingRun:
             found = (table["model"] == model.name) & (table["step"] == model.step) & (table["videos"] == self.folder)
             return found.astype(bool)
 
-        old = VIDEO_PREDICTIONS.read(self.predictions)
+        old = VIDEO_PREDICTIONS.read_or_empty(self.predictions)
         done = set(old["name"][own(old) & (old["config_hash"] == digest)])
         names = {video.name for video in self.videos}
         if done == names or (done and self.skip is not None):
@@ -635,7 +635,7 @@ class _ForgettingRun:
             for k, i in enumerate(kept)
         ]
         new = VIDEO_PREDICTIONS.frame(rows)
-        VIDEO_PREDICTIONS.update(self.predictions, lambda old: VIDEO_PREDICTIONS.replace(old[~own(old)], new))
+        VIDEO_PREDICTIONS.update(self.predictions, lambda old: VIDEO_PREDICTIONS.replace_rows(old[~own(old)], new))
         shards = self._shards(model, digest)
         shards.remove()
         with suppress(OSError):  # the folder may contain unfinished pieces of other models
@@ -654,14 +654,14 @@ class _ForgettingRun:
             gone = int((stale & (old["settings_hash"] != config_hash(self.settings))).sum())
             if gone:
                 self.say(f"{self.table}: {gone} rows made from other videos or settings are replaced")
-            return FORGETTING.replace(old[~stale], written)
+            return FORGETTING.replace_rows(old[~stale], written)
 
         FORGETTING.update(self.table, change)
-        return FORGETTING.replace(FORGETTING.frame([]), written)
+        return FORGETTING.replace_rows(FORGETTING.frame([]), written)
 
     def _rows(self, old: "pd.DataFrame", fresh: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Compute the rows of the models in `fresh` from the present predictions."""
-        predictions = VIDEO_PREDICTIONS.read(self.predictions)
+        predictions = VIDEO_PREDICTIONS.read_or_empty(self.predictions)
         predictions = predictions[predictions["videos"] == self.folder]
         known = old[old["videos"] == self.folder].to_dict("records")
         heads: dict[tuple[str, int], dict[Any, Any]] = {(str(row["model"]), int(row["step"])): row for row in known}

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mnprobe.core.errors import FeatureError
 from mnprobe.core.proportions import mcnemar, mean_interval, mean_paired_interval, paired_interval, wilson_interval
-from mnprobe.core.table import Tidy
+from mnprobe.core.table import TableSchema
 from mnprobe.features.schema import Columns
 from mnprobe.features.text_ranking import ALL_EPISODES, ALL_TASKS, COLUMNS, PREDICTION_COLUMNS, Ranking
 
@@ -32,21 +33,27 @@ if TYPE_CHECKING:
 
 TOP = 5
 """Beside the best text, whether the own one is among so many."""
-RECOGNITION = Tidy(
+RECOGNITION = TableSchema(
     name="recognition",
+    command="recognize",
+    error=FeatureError,
     columns=COLUMNS,
     key=("model", "step", "source", "partition", "task"),
     whole=("step", "n", "correct", "correct5", "candidates"),
     real=("top1", "top5", "ci_low", "ci_high", "top5_low", "top5_high", "chance", "chance5"),
     truth=("trained", "zero_shot"),
+    nullable=("correct5",),
 )
 """results/recognition.csv."""
-PREDICTIONS = Tidy(
+PREDICTIONS = TableSchema(
     name="predictions",
+    command="recognize",
+    error=FeatureError,
     columns=PREDICTION_COLUMNS,
     key=("model", "step", "source", "id"),
     whole=("step", "correct", "rank"),
     real=("margin",),
+    nullable=("rank",),
 )
 """results/predictions.csv."""
 _WIDTH = 120
@@ -161,8 +168,10 @@ ALL_CLASSES = "all classes"
 ALL_VIDEOS = "all videos"
 """In the column `label`: the mean over videos."""
 
-FORGETTING = Tidy(
+FORGETTING = TableSchema(
     name="forgetting",
+    command="recognize",
+    error=FeatureError,
     columns=(
         *("model", "training", "step", "trained", "zero_shot", "videos", "label", "n", "correct", "top1"),
         *("ci_low", "ci_high", "chance", "candidates", "reference_step", "difference", "difference_low"),
@@ -181,8 +190,10 @@ the same model at `reference_step`, its first measured step, on the same videos:
 % interval is that of paired proportions (Newcombe's method 10). lost, gained: videos recognised only at the reference
 step, only at this step; p_mcnemar: exact McNemar test. broken: unreadable files, which were skipped.
 """
-VIDEO_PREDICTIONS = Tidy(
+VIDEO_PREDICTIONS = TableSchema(
     name="video predictions",
+    command="recognize",
+    error=FeatureError,
     columns=(
         *("model", "step", "videos", "name", "label", "prediction", "correct", "rank", "margin"),
         *("settings_hash", "config_hash"),

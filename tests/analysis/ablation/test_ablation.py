@@ -15,7 +15,7 @@ import pytest
 from mnprobe.analysis.ablation.grid import ablation_cells
 from mnprobe.analysis.ablation.study import ablate, open_study, plan_ablation
 from mnprobe.analysis.tables.paper import ablation_table, grid_of, grid_text
-from mnprobe.analysis.tables.progress import ABLATION_COLUMNS, read_ablation
+from mnprobe.analysis.tables.progress import ABLATION, read_ablation
 from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.core.rundir import RunDir
 from mnprobe.features.recognition.tables import RECOGNITION
@@ -154,7 +154,7 @@ def test_the_table_has_the_baseline_and_every_cell(finished):
     study, found = finished
     assert [cell.status for cell in found.cells] == ["done"] * 5
     table = read_ablation(found.table)
-    assert tuple(table.columns)[: len(ABLATION_COLUMNS)] == ABLATION_COLUMNS
+    assert tuple(table.columns) == ABLATION.columns
     assert table["training"].tolist() == [cell.name for cell in study.cells]
     assert table["pairing"].tolist() == ["", "instruction", "instruction", "task", "task"]
     assert table["tau"].tolist()[1:] == [0.1, 0.2, 0.1, 0.2]
@@ -221,7 +221,7 @@ def test_in_the_papers_shape_the_baseline_is_one_row_and_the_papers_numbers_stan
 def test_the_cells_folder_is_a_run_with_tables_of_its_own(finished):
     study, _ = finished
     home = RunDir(study.shared.folder)
-    table = RECOGNITION.read(home.results("recognition"))
+    table = RECOGNITION.read_or_empty(home.results("recognition"))
     assert set(table["model"]) == {f"viclip-{cell.name}" for cell in study.cells}
     assert home.results("success").is_file()
     assert not (home.path / "cache").exists()

@@ -7,11 +7,11 @@ from mnprobe.analysis.tables.alignment import (
     headline,
     parse_where,
     read_alignment,
-    read_table,
     settle,
     write_table,
 )
 from mnprobe.core.errors import ProbeError
+from mnprobe.core.table import TableSchema
 
 
 def test_a_table_comes_back_with_its_types(alignment_table, tmp_path):
@@ -68,7 +68,7 @@ def test_a_wrong_cell_is_named(alignment_row, tmp_path, column, cell, message):
 def test_a_damaged_table_is_refused(tmp_path, content, message):
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(ProbeError, match=message):
-        read_table(tmp_path / "a.csv", ["a"], command="mnprobe align")
+        TableSchema(name="x", columns=("a",)).read(tmp_path / "a.csv", command="mnprobe align")
 
 
 def test_where_keeps_the_rows_that_match(alignment_row):

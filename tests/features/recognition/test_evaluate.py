@@ -10,7 +10,7 @@ import torch
 from mnprobe.core.errors import CheckpointError, ConfigError, DataError, FeatureError
 from mnprobe.core.proportions import mean_interval, wilson_interval
 from mnprobe.core.rundir import RunDir
-from mnprobe.core.table import Tidy
+from mnprobe.core.table import TableSchema
 from mnprobe.data import open_dataset
 from mnprobe.features import ExtractorSpec, extract, open_features, write_features
 from mnprobe.features.extractors.viclip import ViCLIPExtractor
@@ -232,23 +232,26 @@ def test_rows_count_by_task_with_the_intervals_of_their_counts():
 
 
 def test_tables_are_read_back_exactly_and_rows_take_the_place_of_their_own(tmp_path):
-    kind = Tidy(name="x", columns=("m", "n", "x", "t"), key=("m", "n"), whole=("n",), real=("x",), truth=("t",))
+    kind = TableSchema(
+        name="x", columns=("m", "n", "x", "t"), key=("m", "n"), whole=("n",), real=("x",), truth=("t",),
+        error=FeatureError,
+    )  # fmt: skip
     first = kind.frame([{"m": "NA", "n": 2, "x": 1 / 3, "t": True}, {"m": 'a, "b"', "n": 1, "x": np.nan, "t": False}])
     kind.write(tmp_path / "x.csv", first)
-    back = kind.read(tmp_path / "x.csv")
+    back = kind.read_or_empty(tmp_path / "x.csv")
     assert back.to_dict("list")["m"] == ["NA", 'a, "b"']
     assert back["x"][0] == 1 / 3
     assert np.isnan(back["x"][1])
     assert back.dtypes.tolist() == first.dtypes.tolist()
-    new = kind.replace(back, kind.frame([{"m": "NA", "n": 2, "x": 5.0, "t": False}]))
+    new = kind.replace_rows(back, kind.frame([{"m": "NA", "n": 2, "x": 5.0, "t": False}]))
     assert new[["m", "x"]].to_dict("list")["m"] == ["NA", 'a, "b"']
     assert new["x"][0] == 5.0
-    assert len(kind.read(tmp_path / "absent.csv")) == 0
+    assert len(kind.read_or_empty(tmp_path / "absent.csv")) == 0
     for content, message in [("a,b\n1,2\n", "lacks m, n"), ("m,n,x,t\na,b,1,True\n", "cannot be read"),
                              ("m,n,x,t\na,1,1,yes\n", "neither True nor False")]:  # fmt: skip
         (tmp_path / "x.csv").write_text(content)
         with pytest.raises(FeatureError, match=message):
-            kind.read(tmp_path / "x.csv")
+            kind.read_or_empty(tmp_path / "x.csv")
 
 
 def test_the_table_for_people_has_a_line_per_model_and_step(run):

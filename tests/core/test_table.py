@@ -1,0 +1,127 @@
+"""CSV tables of a finished run, made by an earlier version: read and written again, bytes and values are the same."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mnprobe.analysis.audit.controls import CONTROLS
+from mnprobe.analysis.audit.leakage import LEAKAGE
+from mnprobe.analysis.audit.run import DECOMPOSITION
+from mnprobe.analysis.figures.curve_data import CURVE
+from mnprobe.analysis.success.rollouts import SUCCESS
+from mnprobe.analysis.tables.run_tables import VERDICT
+from mnprobe.analysis.tsne.maps import MAP_QUALITY, POINTS
+from mnprobe.core.errors import FeatureError, ProbeError
+from mnprobe.core.table import TableSchema
+from mnprobe.features.recognition.tables import PREDICTIONS, RECOGNITION
+from mnprobe.probe.results import ALIGNMENT
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "run-tables"
+SCHEMAS = {
+    schema.stem: schema
+    for schema in (
+        *(ALIGNMENT, CONTROLS, CURVE, DECOMPOSITION, LEAKAGE, MAP_QUALITY, PREDICTIONS, RECOGNITION, SUCCESS, VERDICT),
+        POINTS,
+    )
+} | {"tsne-raw": POINTS, "tsne-series": POINTS}
+DEMO = TableSchema(
+    name="demo",
+    columns=("name", "n", "m", "x", "t"),
+    key=("name",),
+    whole=("n", "m"),
+    real=("x",),
+    truth=("t",),
+    nullable=("m",),
+    defaults={"m": "n"},
+    command="align",
+    error=FeatureError,
+)
+
+
+def test_every_golden_table_has_its_schema():
+    assert sorted(SCHEMAS) == sorted(path.stem for path in GOLDEN.glob("*.csv"))
+
+
+@pytest.mark.parametrize("name", sorted(SCHEMAS))
+def test_a_table_of_an_earlier_version_is_written_again_with_the_same_bytes(name, tmp_path):
+    source = GOLDEN / f"{name}.csv"
+    table = SCHEMAS[name].read(source)
+    SCHEMAS[name].write(tmp_path / source.name, table)
+    assert (tmp_path / source.name).read_bytes() == source.read_bytes()
+    with source.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(table) > 0
+    assert list(rows[0]) == list(table.columns)
+    for column in table.columns:
+        cells = [row[column] for row in rows]
+        values = table[column].tolist()
+        if table[column].dtype == bool:
+            assert cells == [str(value) for value in values]
+        elif table[column].dtype == np.int64:
+            assert [int(cell) for cell in cells] == values
+        elif table[column].dtype == np.float64:
+            np.testing.assert_array_equal([float(cell or "nan") for cell in cells], values)  # every digit
+        else:
+            assert cells == values
+
+
+@pytest.mark.parametrize("name", sorted({"alignment", "predictions", "recognition"}))
+def test_a_writer_goes_on_with_the_same_table(name):
+    path = GOLDEN / f"{name}.csv"
+    pd.testing.assert_frame_equal(SCHEMAS[name].read_or_empty(path), SCHEMAS[name].read(path))
+
+
+def test_each_type_is_read_by_its_rule(tmp_path):
+    path = tmp_path / "demo.csv"
+    path.write_text('name,n,m,x,t\nNA,5.0,,0.1000000000000000055511151231257827,TRUE\n"a, ""b""",-1,7,,0\n')
+    table = DEMO.read(path)
+    assert table["name"].tolist() == ["NA", 'a, "b"']
+    assert (table["n"].tolist(), table["n"].dtype) == ([5, -1], np.int64)
+    np.testing.assert_array_equal(table["m"], [np.nan, 7.0])
+    np.testing.assert_array_equal(table["x"], [0.1, np.nan])
+    assert (table["t"].tolist(), table["t"].dtype) == ([True, False], np.bool_)
+    path.write_text("\ufeffname,n,x,t,own\nb,2,1e-3,False,9\n")  # an earlier version's, saved by a spreadsheet
+    table = DEMO.read(path)
+    assert table.to_dict("list") == {"name": ["b"], "n": [2], "m": [2], "x": [0.001], "t": [False]}
+    pd.testing.assert_frame_equal(DEMO.read_or_empty(path), table)
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ("a,1.5,1,1,True", "row 2, column n: '1.5' is no whole number"),
+        ("a,,1,1,True", "row 2, column n: '' is no whole number"),
+        ("a,1,1,1_0,True", "row 2, column x: '1_0' is no number"),
+        ("a,inf,1,1,True", "row 2, column n: 'inf' is no whole number"),
+        ("a,1,1,1,yes", "row 2, column t: 'yes' is neither True nor False"),
+        ("a,1,1,1", "row 2: 4 cells under 5 columns"),
+    ],
+)
+def test_a_cell_that_is_not_of_its_type_is_refused_by_reader_and_writer(cells, message, tmp_path):
+    path = tmp_path / "demo.csv"
+    path.write_text(f"name,n,m,x,t\n{cells}\n")
+    with pytest.raises(FeatureError, match=f"demo.csv, {message}"):
+        DEMO.read(path)
+    with pytest.raises(FeatureError, match=rf"cannot be read as a table of demo \({message}\)\. Remove it"):
+        DEMO.read_or_empty(path)
+
+
+def test_only_the_schema_s_columns_are_written(tmp_path):
+    table = DEMO.frame([{"name": "a", "n": 1, "m": 2, "x": 0.5, "t": True}])
+    for wrong in (table[["name", "n", "m", "t", "x"]], table.drop(columns="x"), table.assign(own=1)):
+        with pytest.raises(ValueError, match="a table of demo has the columns name, n, m, x, t, got "):
+            DEMO.write(tmp_path / "demo.csv", wrong)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_writer_does_not_go_on_with_a_table_that_lacks_what_nothing_else_says(tmp_path):
+    path = tmp_path / "alignment.csv"
+    ALIGNMENT.read(GOLDEN / "alignment.csv").drop(columns=["fit_source", "features_hash"]).to_csv(path, index=False)
+    table = ALIGNMENT.read(path)
+    assert (table["fit_source"] == table["source_u"]).all()
+    assert set(table["features_hash"]) == {""}
+    with pytest.raises(ProbeError, match=r"not a table of alignment: it lacks features_hash\. Remove it"):
+        ALIGNMENT.read_or_empty(path)
