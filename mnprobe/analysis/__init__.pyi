@@ -22,7 +22,6 @@ from .figures.style import SavedFigure
 from .report import WrittenReport, write_report
 from .success.contrast import contrast_sentences, contrast_table, read_contrasts, write_contrasts
 from .success.figure import DrawnSuccess, draw_success
-from .success.rollouts import Rollouts, find_rollouts, format_success, success_table, wilson_interval
 from .tables.alignment import headline, read_alignment, write_table
 from .tables.episode_scores import EpisodeScores, episode_scores
 from .tables.paper import (
@@ -34,6 +33,7 @@ from .tables.paper import (
     recognition_table,
     shaped_table,
 )
+from .tables.rollouts import Rollouts, find_rollouts, format_success, success_table, wilson_interval
 from .tsne.contact_sheet import contact_sheet, draw_sheets
 from .tsne.embedding import Embedding, Quality, TsneConfig, embed, knn_purity, map_qualities, trust
 from .tsne.inputs import (

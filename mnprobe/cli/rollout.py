@@ -78,7 +78,7 @@ def rollout(
 
     Example: mnprobe rollout --run runs/first --policy expert --task open_drawer --episodes 5
     """
-    from mnprobe.analysis.success.rollouts import SUCCESS, find_rollouts, format_success, success_table
+    from mnprobe.analysis.tables.rollouts import SUCCESS, find_rollouts, format_success, success_table
     from mnprobe.core.errors import ConfigError
     from mnprobe.core.job import in_turn
     from mnprobe.core.rundir import resolve_run, step_name

@@ -235,8 +235,8 @@ def write_trained() -> Callable[..., Path]:
     """
     import json
 
-    from mnprobe.analysis.success.rollouts import find_rollouts, success_table, wilson_interval
     from mnprobe.analysis.tables.alignment import write_table
+    from mnprobe.analysis.tables.rollouts import find_rollouts, success_table, wilson_interval
     from mnprobe.core.rundir import RunDir
     from mnprobe.features.text_ranking import ALL_EPISODES, ALL_TASKS, COLUMNS, PREDICTION_COLUMNS
     from mnprobe.worlds.outcomes import Outcome, write_outcomes

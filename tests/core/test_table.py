@@ -11,7 +11,7 @@ from mnprobe.analysis.audit.controls import CONTROLS
 from mnprobe.analysis.audit.leakage import LEAKAGE
 from mnprobe.analysis.audit.run import DECOMPOSITION
 from mnprobe.analysis.figures.curve_data import CURVE
-from mnprobe.analysis.success.rollouts import SUCCESS
+from mnprobe.analysis.tables.rollouts import SUCCESS
 from mnprobe.analysis.tables.run_tables import VERDICT
 from mnprobe.analysis.tsne.maps import MAP_QUALITY, POINTS
 from mnprobe.core.errors import FeatureError, ProbeError

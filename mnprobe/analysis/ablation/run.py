@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from mnprobe.analysis.ablation.grid import Cell
-from mnprobe.analysis.success.rollouts import ALL_TASKS, Rollouts, success_table
+from mnprobe.analysis.tables.rollouts import ALL_TASKS, Rollouts, success_table
 from mnprobe.core.errors import MnprobeError
 from mnprobe.core.files import write_text
 from mnprobe.core.proportions import mean_interval

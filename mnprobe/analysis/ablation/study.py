@@ -12,8 +12,8 @@ import pandas as pd
 
 from mnprobe.analysis.ablation.grid import PAIRINGS, Cell
 from mnprobe.analysis.ablation.run import CellResult, Evaluation, Shared, finished_rows, read_cell, run_cell
-from mnprobe.analysis.success.rollouts import SUCCESS, find_rollouts, success_table
 from mnprobe.analysis.tables.progress import ABLATION
+from mnprobe.analysis.tables.rollouts import SUCCESS, find_rollouts, success_table
 from mnprobe.core.commands import command_of
 from mnprobe.core.errors import ConfigError, DataError, MnprobeError
 from mnprobe.core.job import JobRecord

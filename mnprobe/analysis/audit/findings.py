@@ -19,9 +19,9 @@ from mnprobe.analysis.audit.effects import (
     over_trainings,
 )
 from mnprobe.analysis.figures.curve_data import DIFFERENCE, OUTCOMES, CurveData, curve_data
-from mnprobe.analysis.success.rollouts import ALL_TASKS, SUCCESS, find_rollouts
 from mnprobe.analysis.tables.alignment import HOLDOUTS, named
 from mnprobe.analysis.tables.progress import MEASURED_PREDICTIONS, MEASURED_RECOGNITION, settled_recognition
+from mnprobe.analysis.tables.rollouts import ALL_TASKS, SUCCESS, find_rollouts
 from mnprobe.analysis.tables.run_tables import RunTables
 from mnprobe.core.errors import MnprobeError, ProbeError
 from mnprobe.core.rundir import RunDir

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from mnprobe.analysis.success.rollouts import ALL_TASKS, SUCCESS
 from mnprobe.analysis.tables.alignment import in_order, mean_over_seeds, named
 from mnprobe.analysis.tables.progress import (
     ABLATION,
@@ -20,6 +19,7 @@ from mnprobe.analysis.tables.progress import (
     settled_recognition,
     world_note,
 )
+from mnprobe.analysis.tables.rollouts import ALL_TASKS, SUCCESS
 from mnprobe.analysis.tables.run_tables import RunTables
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.rundir import RunDir

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from mnprobe.analysis.success.rollouts import ALL_TASKS, SUCCESS
 from mnprobe.analysis.tables.alignment import mean_over_seeds, named
+from mnprobe.analysis.tables.rollouts import ALL_TASKS, SUCCESS
 from mnprobe.core.errors import FeatureError, ProbeError
 from mnprobe.core.table import TableSchema
 from mnprobe.features import open_features

@@ -8,8 +8,8 @@ import pytest
 
 from mnprobe.analysis.audit.findings import findings
 from mnprobe.analysis.report import gather, write_report
-from mnprobe.analysis.success.rollouts import find_rollouts
 from mnprobe.analysis.tables.alignment import write_table
+from mnprobe.analysis.tables.rollouts import find_rollouts
 from mnprobe.core.rundir import RunDir
 
 EVIL = '<script>hacked=1</script><img src=x onerror="hacked=1">'

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from mnprobe.analysis.success.rollouts import (
+from mnprobe.analysis.tables.rollouts import (
     ALL_TASKS,
     SUCCESS_COLUMNS,
     Rollouts,
