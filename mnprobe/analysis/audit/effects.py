@@ -15,8 +15,9 @@ from scipy.special import expit, logit, stdtrit
 
 from mnprobe.analysis.statistics.power import detectable_difference, power_at
 from mnprobe.analysis.tables.alignment import t_interval
-from mnprobe.core.arrays import Array, as_number, as_vector, as_whole
+from mnprobe.core.arrays import Array, as_number, as_positive, as_vector, as_whole
 from mnprobe.core.errors import ConfigError, TooFewSamples
+from mnprobe.core.labels import is_missing
 
 __all__ = [
     "DECISION_COLUMNS",
@@ -55,14 +56,12 @@ def decide(low: float, high: float, margin: float = MARGIN) -> Decision:
         low, high: ends of the 95 % interval, simultaneous (Bonferroni) over the leading comparisons of one question.
         margin: what is practically none, above 0.
 
-    Raises ConfigError for ends in the wrong order and for a margin that is not above 0.
+    Raises ConfigError for ends that are no numbers or in the wrong order, and for a margin that is not above 0.
 
     >>> decide(0.1, 0.3), decide(-0.3, -0.1), decide(-0.05, 0.02), decide(-0.1, 0.3)
     ('more', 'less', 'none', 'undecided')
     """
-    low, high, margin = as_number(low), as_number(high), as_number(margin)
-    if not margin > 0:
-        raise ConfigError(f"margin must be above 0, got {margin!r}")
+    low, high, margin = _end(low, "low"), _end(high, "high"), as_positive(margin, "margin")
     if low > high:
         raise ConfigError(f"the low end of an interval must not be above the high end, got {low!r} and {high!r}")
     if math.isnan(low) or math.isnan(high):
@@ -72,6 +71,13 @@ def decide(low: float, high: float, margin: float = MARGIN) -> Decision:
     if high < 0:
         return "less"
     return "none" if low >= -margin and high <= margin else "undecided"
+
+
+def _end(value: float, name: str) -> float:
+    number = as_number(value)
+    if math.isnan(number) and not is_missing(value):
+        raise ConfigError(f"{name} must be a number (NaN where there is no interval), got {value!r}")
+    return number
 
 
 def decide_level(low: float, high: float, reference: float) -> Decision:

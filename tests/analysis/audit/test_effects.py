@@ -114,9 +114,14 @@ def test_the_rule_refuses_what_is_no_interval_and_no_margin():
     assert decide(-0.1, 0.1, margin=0.1) == "none"
     with pytest.raises(ConfigError, match=r"must not be above the high end, got 0\.2 and 0\.1"):
         decide(0.2, 0.1)
-    for margin in (0.0, -0.05, math.nan):
-        with pytest.raises(ConfigError, match="margin must be above 0"):
+    for margin in (0.0, -0.05, math.nan, math.inf, "0.05"):
+        with pytest.raises(ConfigError, match="margin must be a finite number above 0"):
             decide(0.0, 0.1, margin=margin)
+    for end in ("0.1", True, [0.1]):
+        with pytest.raises(ConfigError, match="high must be a number"):
+            decide(0.0, end)
+    assert decide(np.float32(0.1), torch.tensor(0.2)) == "more"
+    assert decide(None, pd.NA) == decide(np.float32("nan"), 0.1) == "undecided"
     with pytest.raises(ConfigError, match="comparisons must be at least 1"):
         from_pairs([0, 1], [1, 1]).over(0)
 
