@@ -282,7 +282,7 @@ def draw_compare(
     drawn = []
     for config in configs:
         labels = {"tasks": inputs.episodes["task"].tolist(), "instructions": inputs.episodes["instruction"].tolist()}
-        earlier = SIMILARITY.read_or_empty(table)
+        earlier = read_similarity(table) if table.is_file() else SIMILARITY.frame([])
         digest = comparison_hash(inputs.rows, inputs.columns, **labels, config=config)
         own = earlier[earlier["config_hash"] == digest].reset_index(drop=True)
         kept = len(own) == len(inputs.rows) * len(inputs.columns)
