@@ -262,7 +262,7 @@ class RLBench:
             return None, error
 
     def _compare(self, before: Observation, demo: Any, *, failed: str, remedy: str) -> None:
-        """Note where the scene that was made again is another; ConfigError where the demonstration's was another."""
+        """Record that the restored scene differs; ConfigError if that of the demonstration differed."""
         present = self._frames[0].task_low_dim_state
         recorded = getattr(demo[0], "task_low_dim_state", None)
         if recorded is not None and present is not None and (note := state_note(recorded, present)):
@@ -276,7 +276,7 @@ class RLBench:
             self._notes += (text,)
 
     def close(self) -> None:
-        """Shut the simulator down; a second call does nothing."""
+        """Shut down the simulator; further calls have no effect."""
         self._forget()
         self._simulator.close()
 

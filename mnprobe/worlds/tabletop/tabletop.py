@@ -79,13 +79,13 @@ class Tabletop:
 
     @property
     def situation(self) -> Situation:
-        """What the present episode started from."""
+        """Initial state of the current episode."""
         if self._situation is None:
             raise ConfigError("the tabletop has no episode yet; call reset first")
         return self._situation
 
     def describe(self) -> dict[str, Any]:
-        """Versions, generator revision, renderer, image size, cameras: what decides the episodes and their images."""
+        """Settings that decide episodes and images: versions, generator revision, renderer, image size, cameras."""
         return {
             "world": self.name,
             "versions": versions("mujoco-core", "numpy") | {"tabletop": GENERATOR},

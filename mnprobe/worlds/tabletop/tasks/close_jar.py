@@ -27,7 +27,7 @@ _GRASP = 0.014
 
 
 class CloseJar(Task):
-    """The variation is the jar's colour; beside it stands a jar of another colour. The lid is set on, not screwed."""
+    """The variation is the jar's colour; next to it is a jar of another colour. The lid is set on, not screwed."""
 
     name: ClassVar[str] = "close_jar"
     variations: ClassVar[int] = len(_COLOURS)
@@ -52,7 +52,7 @@ class _Scene(TaskScene):
         other = str(rng.choice([name for name in _COLOURS if name != colour]))
         places = scatter(rng, 3, apart=0.15, x=(0.05, 0.37), y=(-0.24, 0.24)).tolist()
         turns = rng.uniform(-math.pi, math.pi, 3).tolist()
-        colours = rng.permutation([colour, other]).tolist()  # the order of bodies, too, tells nothing
+        colours = rng.permutation([colour, other]).tolist()  # the order of bodies must not reveal the target
         jars = "".join(_jar(colours[index], places[index], turns[index]) for index in range(2))
         self.mjcf = Mjcf(worldbody=jars + _lid(places[2], turns[2]))
 

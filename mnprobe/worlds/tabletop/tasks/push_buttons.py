@@ -53,7 +53,7 @@ class _Scene(TaskScene):
         self._wanted = wanted
         others = [colour for colour in _COLOURS if colour not in wanted]
         shown = [*wanted, *rng.permutation(others)[: 3 - len(wanted)].tolist()]
-        self._colours: list[str] = rng.permutation(shown).tolist()  # neither order nor place tells what is wanted
+        self._colours: list[str] = rng.permutation(shown).tolist()  # neither order nor position reveals the target
         self._places = scatter(rng, 3, apart=0.14, x=(0.06, 0.38), y=(-0.24, 0.24))
         self._turns = rng.uniform(-np.pi / 4, np.pi / 4, 3)
         self.pressed: list[str] = []

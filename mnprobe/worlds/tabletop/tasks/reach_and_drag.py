@@ -44,7 +44,7 @@ class ReachAndDrag(Task):
         )
 
     def build(self, variation: int, rng: np.random.Generator) -> TaskScene:
-        """A cube amid four targets, the stick beside them."""
+        """A cube between four targets, and the stick next to them."""
         return _Scene(_COLOURS[variation], rng)
 
 

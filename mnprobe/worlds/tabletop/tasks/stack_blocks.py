@@ -66,7 +66,7 @@ class _Scene(TaskScene):
         self.mjcf = Mjcf(worldbody=world)
 
     def success(self, sim: Simulation) -> bool:
-        """As many blocks of the colour as asked for stand one upon the other on the plate, still and let go."""
+        """The requested number of blocks of the colour is stacked on the plate, at rest and released."""
         plate = sim.position("plate")
         levels = set()
         for name in self._blocks:

@@ -55,7 +55,7 @@ class _Scene(TaskScene):
         self._others = tuple(f"cup_{colour}" for colour in others)
         places = scatter(rng, 3, apart=0.14, x=(0.05, 0.37), y=(-0.24, 0.24)).tolist()
         turns = rng.uniform(-math.pi, math.pi, 3).tolist()
-        colours = rng.permutation([base, *others]).tolist()  # the order of bodies, too, tells nothing
+        colours = rng.permutation([base, *others]).tolist()  # the order of bodies must not reveal the target
         self.mjcf = Mjcf(
             worldbody="".join(
                 _cup(colour, place, turn) for colour, place, turn in zip(colours, places, turns, strict=True)
