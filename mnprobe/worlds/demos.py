@@ -199,7 +199,7 @@ def write_demos(
                 note(f"{job}: the expert failed ({'; '.join(effort.failed)}); another seed took its place")
     finally:
         remove_leftovers(folder)
-    with alone_in_folder(folder):  # another command may have been asked for more meanwhile
+    with alone_in_folder(folder):  # a concurrent command may have extended the manifest
         manifest = open_folder(folder, asked)
         wanted = _jobs(folder, manifest, tasks)
         mine = set(jobs)

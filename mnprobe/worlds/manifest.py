@@ -25,7 +25,7 @@ class Manifest:
     """`manifest.json` at the root of a folder of demonstrations.
 
     `config` is what all episodes of the folder share and what must not change: the world as it describes itself,
-    versions, seeds, images. `tasks` is what was asked for so far: task -> {"variations": [...], "per_variation":
+    versions, seeds, images. `tasks` are all requests so far: task -> {"variations": [...], "per_variation":
     {partition: demonstrations}}; tasks can be added and numbers can grow. `complete` says whether all of it is there.
     `failed_seeds` are by task those on which the expert failed. No date is in it: the same demonstrations have the same
     manifest.

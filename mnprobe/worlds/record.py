@@ -109,7 +109,7 @@ def record_episode(
 
     The numbers of all frames are written. Images: of every camera colour and depth at frame 0 and at every keyframe
     but the last, where a policy looks; of `video_camera` colour also at the last and at `video_frames` evenly spaced
-    instants. A world that draws its images when they are asked for draws no others. An episode that ended before
+    instants. A world with lazily rendered images renders no others. An episode that ended before
     anything was executed is written as two equal frames.
 
     Args:

@@ -101,9 +101,9 @@ class RLBench:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What must be said of the present episode's scene: that it is not, or may not be, the one that was asked for.
+        """Notes about the scene of the current episode: that it is not, or may not be, the requested one.
 
-        `mnprobe rollout` writes it beside the episode and into the column `note` of outcomes.csv.
+        `mnprobe rollout` writes them to the episode and to the column `note` of outcomes.csv.
         """
         return self._notes
 
@@ -177,7 +177,7 @@ class RLBench:
         The position is clipped into RLBench's workspace, the quaternion normalised. What the reference evaluators
         count as failed ends the episode with the observation from before: "invalid action" if the pose is malformed
         or RLBench refuses it, "unreachable pose" if no path to it was found. A pose at which the hand is already is
-        asked 0.1 mm beside it, since PyRep gives NaN for a path of no length.
+        requested 0.1 mm away from it, since PyRep gives NaN for a path of no length.
 
         Raises ConfigError before a reset and after the episode's end.
         """

@@ -33,7 +33,7 @@ class RLBenchOptions:
     """How the simulator is launched and observed.
 
     Attributes:
-        dataset_root: the split folder that RLBench itself is told; mnprobe needs none, since it reads demonstrations
+        dataset_root: the split folder given to RLBench; mnprobe needs none, since it reads demonstrations
             on its own.
         headless: no window; an X display is needed in any case.
         image_size: pixels per side of the square images.

@@ -101,7 +101,7 @@ def rollout(
     An interrupted call resumes when repeated: episodes are written atomically, and finished ones are reused.
     `rollout.json` in the folder holds what all its episodes share: the world as it describes itself, the policy as it
     describes itself, the SHA-256 of its weights, the step limit. Further tasks and episodes of the same can be added.
-    What must be said of an episode (`notes` of the world) stands in its outcome.
+    The `notes` of the world about an episode are part of its outcome.
 
     Args:
         folder: made if needed.

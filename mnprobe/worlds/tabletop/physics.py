@@ -184,7 +184,7 @@ class Simulation:
         """Move the hand to a key pose, then the fingers.
 
         `observe` is called every 0.01 s and says whether the task is solved; the motion is carried out to its end all
-        the same, so that the last frame shows the key pose that was asked for. A hand that is held up (1 cm behind
+        the same, so that the last frame shows the requested key pose. A hand that is held up (1 cm behind
         where it should be) stays where it is. One that shall not touch anything ends its motion where it hits something
         with more than 10 N; what it touches at the start, such as a held object, does not count.
         """

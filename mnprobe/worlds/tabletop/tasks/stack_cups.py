@@ -20,7 +20,7 @@ __all__ = ["StackCups"]
 
 _COLOURS = tuple(PALETTE)
 _BOTTOM, _TOP, _HEIGHT = 0.019, 0.031, 0.075  # metres: radii and height
-_FLOOR = 0.045  # how thick a cup's floor is, so by how much a cup stands higher in another
+_FLOOR = 0.045  # thickness of a cup's floor, and height of a cup inside another
 _GRASP = _HEIGHT - 0.018
 # Cups touch cups with walls and floors; the hand touches a solid core, which cups do not.
 _CUPS_ONLY = 'contype="2" conaffinity="2"'

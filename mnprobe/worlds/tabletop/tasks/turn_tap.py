@@ -24,7 +24,7 @@ _CHROME: Colour = (0.74, 0.76, 0.79)
 
 
 class TurnTap(Task):
-    """RLBench's task with its two variations; left and right are those of someone who stands where the robot would.
+    """RLBench's task with its two variations; left and right are seen from the robot's position.
 
     The left handle turns anticlockwise, the right one clockwise, seen from above.
     """
