@@ -24,7 +24,7 @@ _FOLDER = re.compile(rf"([A-Za-z0-9_.-]+)_({'|'.join(KINDS)})")
 class ImageFiles:
     """The `<camera>_<kind>/<frame>.png` files of an episode folder.
 
-    The folder is listed when first asked for and remembered; no image is opened before `read`. Folders and files
+    The folder is listed on first access and cached; no image is opened before `read`. Folders and files
     that are links must stay inside `root`.
     """
 

@@ -43,7 +43,7 @@ class DemosConfig:
         max_variations: only the first so many variations of each task; None for all.
         train, val, test: demonstrations of each variation (each instruction, that is) in each partition.
         seed: first seed of the train partition.
-        video_frames: instants at which the front camera's colour image is kept.
+        video_frames: number of instants at which the front camera's colour image is stored.
     """
 
     world: str = "tabletop"
@@ -85,9 +85,9 @@ class WrittenDemos:
 
     Attributes:
         folder: the dataset.
-        world, renderer: what made it.
+        world, renderer: origin of the demonstrations.
         partitions: episodes by partition, of all tasks in the folder.
-        made, kept: episodes that were made now, and that were there before (or that another command made meanwhile).
+        made, kept: episodes generated now, and existing episodes (of earlier or concurrent commands).
         failed_seeds: seeds of the folder's tasks whose demonstration failed; another seed took their place.
         cpu_seconds: processor time of the episodes made now.
     """
@@ -150,7 +150,7 @@ def write_demos(
     partitions share no seed. Asking for more demonstrations adds to those that are there. When the expert fails on a
     seed, it is retried 3 000 000 later, and the manifest tells.
 
-    Can be killed at any moment and called again: finished episodes are kept, and the folder ends as if nothing had
+    An interrupted call resumes when repeated: finished episodes are reused, and the folder ends as if nothing had
     happened, byte for byte on the same platform.
 
     Args:
@@ -158,7 +158,7 @@ def write_demos(
         config: which demonstrations.
         workers: processes; 0 plays in this one.
         quiet: show no progress.
-        note: told in a sentence what a person may want to know.
+        note: called with messages for the user.
 
     Raises:
         ConfigError: for an unknown world, option, task or variation, or a folder that holds other things.
@@ -173,7 +173,7 @@ def write_demos(
         world.close()
     options = dict(config.options)
     if "renderer" in options and "renderer" in described:
-        options["renderer"] = described["renderer"]  # what "auto" came to: the same one in every process
+        options["renderer"] = described["renderer"]  # resolved "auto": the same in every process
     asked = Manifest(_shared(config, described), _asked(tasks, config))
     open_folder(folder, asked)  # refuses before anything is made
     folder.mkdir(parents=True, exist_ok=True)
@@ -199,7 +199,7 @@ def write_demos(
                 note(f"{job}: the expert failed ({'; '.join(effort.failed)}); another seed took its place")
     finally:
         remove_leftovers(folder)
-    with alone_in_folder(folder):  # another command may have been asked for more meanwhile
+    with alone_in_folder(folder):  # a concurrent command may have extended the manifest
         manifest = open_folder(folder, asked)
         wanted = _jobs(folder, manifest, tasks)
         mine = set(jobs)
@@ -315,7 +315,7 @@ def _world(name: str, options: str) -> Environment:
 
 @dataclass(frozen=True, kw_only=True)
 class _Effort:
-    """What one demonstration took: processor seconds, and what failed before it."""
+    """Cost of one demonstration: processor seconds, and failures before it."""
 
     seconds: float
     failed: list[str]
@@ -358,7 +358,7 @@ def _demonstrate(name: str, options: str, video_frames: int, job: _Job) -> _Effo
 
 
 def _play_expert(world: Environment) -> tuple[int, str]:
-    """Key poses executed, and what went wrong or ""."""
+    """Number of executed key poses, and the error or ""."""
     poses = list(world.expert())
     reason = "it did nothing" if not poses else "its key poses do not solve the task"
     for step, pose in enumerate(poses, 1):
@@ -372,7 +372,7 @@ def _play_expert(world: Environment) -> tuple[int, str]:
 
 
 def _told(failed: Mapping[int, str]) -> list[str]:
-    """Seeds by what went wrong."""
+    """Seeds by error."""
     by_reason: dict[str, list[int]] = {}
     for seed, reason in failed.items():
         by_reason.setdefault(reason, []).append(seed)

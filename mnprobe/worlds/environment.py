@@ -108,7 +108,7 @@ class Situation:
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """What is seen and felt now, and what was asked for.
+    """Current observation and instruction.
 
     Attributes:
         frame: cameras with matrices, RGB, depth in metres, gripper pose, finger positions, ...
@@ -188,7 +188,7 @@ class Environment(Protocol):
         """Key poses that solve the present episode; ConfigError where the world has no scripted expert."""
 
     def close(self) -> None:
-        """Give back what the world holds."""
+        """Release the resources of the world."""
 
 
 def make_world(name: str, **options: Any) -> Environment:

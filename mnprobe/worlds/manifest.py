@@ -26,7 +26,7 @@ class Manifest:
     """`manifest.json` at the root of a folder of demonstrations.
 
     `config` is what all episodes of the folder share and what must not change: the world as it describes itself,
-    versions, seeds, images. `tasks` is what was asked for so far: task -> {"variations": [...], "per_variation":
+    versions, seeds, images. `tasks` are all requests so far: task -> {"variations": [...], "per_variation":
     {partition: demonstrations}}; tasks can be added and numbers can grow. `complete` says whether all of it is there.
     `failed_seeds` are by task those on which the expert failed. No date is in it: the same demonstrations have the same
     manifest.
@@ -52,7 +52,7 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":
-        """From a file; DataError, naming it and what is wrong, when it is no manifest of demonstrations."""
+        """Read a file; DataError with the problem when it is not a manifest of demonstrations."""
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -69,7 +69,7 @@ class Manifest:
         return cls(found["config"], found["tasks"], complete=found["complete"], failed_seeds=found["failed_seeds"])
 
     def write(self, folder: Path) -> None:
-        """Write it, whole or not at all."""
+        """Write the manifest atomically."""
         content = {
             "schema": SCHEMA,
             "complete": self.complete,
@@ -80,7 +80,7 @@ class Manifest:
         write_text(folder / MANIFEST_FILE, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
     def joined(self, asked: "Manifest", folder: Path) -> "Manifest":
-        """This manifest (of `folder`) with what is asked for in addition; not complete unless nothing is new.
+        """Merge the requested manifest into this one (of `folder`); incomplete if anything is new.
 
         Raises ConfigError, naming both values, when the two differ in what must be alike.
         """
@@ -105,7 +105,7 @@ class Manifest:
 
 
 def open_folder(folder: Path, asked: Manifest) -> Manifest:
-    """The manifest that `folder` will have: that of what it holds already, joined with what is asked for.
+    """Manifest of `folder` after the job: the existing one merged with the requested one.
 
     Nothing is written. Raises ConfigError when the folder is a file, holds other things, or demonstrations of another
     configuration; DataError when its manifest is damaged.
@@ -129,7 +129,7 @@ def alone_in_folder(folder: Path) -> AbstractContextManager[None]:
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Remove what killed processes left half-written below `folder`; pieces of living processes stay. How many."""
+    """Remove incomplete files of killed processes below `folder`, not those of running ones; return their number."""
     removed = 0
     for pattern in (".*.part", "*/*/all_variations/episodes/.*.part", "*/all_variations/episodes/.*.part"):
         for path in folder.glob(pattern):

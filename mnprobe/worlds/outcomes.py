@@ -29,7 +29,7 @@ class Outcome:
         success: 1 or 0.
         steps: key poses executed.
         reason: "success" or why not.
-        task, variation: what was to be done.
+        task, variation: the task.
         seed: of the scene; -1 where the scene is that of a demonstration which does not tell its seed.
         repeat: which evaluation it belongs to, from 0.
         demo: id of the demonstration whose initial state it started from, or "".
@@ -73,7 +73,7 @@ class Outcome:
 
 
 def write_outcomes(folder: Path, outcomes: Iterable[Outcome]) -> Path:
-    """Write `outcomes.csv` of a dataset folder, whole or not at all, in the given order; returns its path."""
+    """Write `outcomes.csv` of a dataset folder atomically, in the given order; return its path."""
     text = io.StringIO()
     entries = [outcome.to_dict() for outcome in outcomes]
     noted = any(_NOTE in entry for entry in entries)

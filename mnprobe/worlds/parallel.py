@@ -77,7 +77,7 @@ def run_episodes(
     job done again, so `work` must leave either a whole piece or none.
 
     Args:
-        jobs: what to do; they are begun in this order.
+        jobs: the jobs, started in this order.
         work: turns a job into a result; both travel between processes.
         workers: processes; 0 does everything in this process (with its own number of threads).
         what: two or three words for the progress bar.
@@ -90,7 +90,7 @@ def run_episodes(
     Raises:
         ConfigError: for a negative number of workers.
         MnprobeError: when workers die on one job again and again; finished jobs stay finished.
-        Whatever `work` raises; no more jobs are begun then.
+        Any exception of `work`; no further jobs are started then.
 
     >>> [result for _, result in run_episodes([1, 4, 9], abs, workers=0, what="counting", quiet=True)]
     [1, 4, 9]
@@ -117,7 +117,7 @@ def _in_processes(jobs: Sequence[Job], work: Callable[[Job], Result], workers: i
                     worker.give(waiting.popleft(), jobs)
             busy = {worker.pipe: worker for worker in crew if worker.job is not None}
             for pipe in wait(list(busy)):
-                worker = busy[pipe]  # type: ignore[index]  # wait() gives back what it was given
+                worker = busy[pipe]  # type: ignore[index]  # wait() returns its arguments
                 index = worker.job
                 assert index is not None  # only busy workers are waited for
                 answer = worker.take()
@@ -204,7 +204,7 @@ def _result(answer: tuple[bool, Any]) -> Any:
 
 
 def _serve(work: Callable[[Any], Any], pipe: Connection) -> None:
-    """What a worker process does until there is nothing more."""
+    """Main loop of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the starter decides
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that unfinished pieces are removed on the way out
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -215,13 +215,13 @@ def _serve(work: Callable[[Any], Any], pipe: Connection) -> None:
             return
         try:
             answer: tuple[bool, Any] = True, work(job)
-        except Exception as error:  # whatever it is, it is raised where the work was asked for
+        except Exception as error:  # any exception is raised in the calling process
             answer = False, (error, traceback.format_exc())
         try:
             pipe.send(answer)
         except OSError:
             return
-        except Exception as error:  # what cannot be pickled
+        except Exception as error:  # objects that cannot be pickled
             pipe.send((False, (TypeError(f"{answer[1]!r} cannot be sent between processes: {error}"), "")))
 
 

@@ -32,7 +32,7 @@ def play(
     seed: int,
     max_steps: int = MAX_STEPS,
 ) -> Played:
-    """Play one episode; what happened can be read from `world.frames()` afterwards.
+    """Play one episode; `world.frames()` returns it afterwards.
 
     An action that is none (numbers that are not finite, a quaternion of another length than 1) ends the episode as
     "invalid action"; it is not executed and not counted.
@@ -64,7 +64,7 @@ def play(
 
 
 def _sound(pose: object, policy: Policy) -> KeyPose | None:
-    """The pose with a quaternion of length 1 exactly; None where it is no pose."""
+    """Return the pose with a quaternion of length exactly 1; None if it is not a pose."""
     if not isinstance(pose, KeyPose):
         raise ConfigError(f"policy {policy.name!r} answered with a {type(pose).__name__}; act() returns a KeyPose")
     try:

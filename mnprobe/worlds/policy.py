@@ -50,7 +50,7 @@ class Policy(Protocol):
     name: str
 
     def describe(self) -> dict[str, Any]:
-        """What decides its actions, beside the weights: configuration, options; storable as JSON."""
+        """Settings that decide the actions, besides the weights: configuration, options; JSON values."""
 
     def start(self, observation: Observation, seed: int) -> None:
         """An episode begins; all random draws of the policy in it follow from `seed`."""
@@ -70,7 +70,7 @@ class ExpertPolicy:
         self._left: list[KeyPose] = []
 
     def describe(self) -> dict[str, Any]:
-        """Nothing but its name; the world is described beside it."""
+        """Return only its name; the world is described separately."""
         return {"policy": self.name}
 
     def start(self, observation: Observation, seed: int) -> None:
@@ -96,7 +96,7 @@ class RandomPolicy:
         return {"policy": self.name, "bounds": [list(corner) for corner in RANDOM_BOUNDS]}
 
     def start(self, observation: Observation, seed: int) -> None:
-        """Draw anew from `seed`."""
+        """Reset the random generator to `seed`."""
         self._draws = np.random.default_rng(seed)
 
     def act(self, observation: Observation) -> KeyPose:

@@ -40,9 +40,9 @@ def video_instants(frames: int, count: int) -> tuple[int, ...]:
 
 
 def situation_note(world: Environment, situation: Situation, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What `situation.json` holds: the situation, what made it, and `facts` about the episode.
+    """Content of `situation.json`: the situation, its origin, and `facts` about the episode.
 
-    `world`, `task`, `variation` and `seed` are what `Environment.reset_to` needs. `versions` are those that the world
+    `Environment.reset_to` needs `world`, `task`, `variation` and `seed`. `versions` are those that the world
     describes itself with and mnprobe's; `renderer` is the world's, or "" where it does not tell one.
     """
     described = world.describe()
@@ -61,7 +61,7 @@ def situation_note(world: Environment, situation: Situation, facts: Mapping[str,
 def read_situation(folder: Path) -> dict[str, Any] | None:
     """What the `situation.json` of an episode's folder holds; None where there is none.
 
-    Raises DataError, naming the file and what is wrong in it.
+    Raises DataError, naming the file and the problem.
     """
     path = folder / SITUATION_FILE
     try:
@@ -105,17 +105,17 @@ def record_episode(
     key_poses: int | None = None,
     random_seed: RandomState | None = None,
 ) -> Path:
-    """Write the episode that `world` has just played in PerAct's layout, whole or not at all.
+    """Write the last episode of `world` atomically in PerAct's layout.
 
     The numbers of all frames are written. Images: of every camera colour and depth at frame 0 and at every keyframe
     but the last, where a policy looks; of `video_camera` colour also at the last and at `video_frames` evenly spaced
-    instants. A world that draws its images when they are asked for draws no others. An episode that ended before
+    instants. A world with lazily rendered images renders no others. An episode that ended before
     anything was executed is written as two equal frames.
 
     Args:
         root: the dataset's folder.
         world: after the episode's last step.
-        situation: what the episode started from.
+        situation: initial state of the episode.
         instructions: paraphrases, the usual one first.
         episode: the N of `episode<N>`.
         partition: "train", "val", "test" or "".

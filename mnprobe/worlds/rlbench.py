@@ -101,9 +101,9 @@ class RLBench:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What must be said of the present episode's scene: that it is not, or may not be, the one that was asked for.
+        """Notes about the scene of the current episode: that it is not, or may not be, the requested one.
 
-        `mnprobe rollout` writes it beside the episode and into the column `note` of outcomes.csv.
+        `mnprobe rollout` writes them to the episode and to the column `note` of outcomes.csv.
         """
         return self._notes
 
@@ -177,7 +177,7 @@ class RLBench:
         The position is clipped into RLBench's workspace, the quaternion normalised. What the reference evaluators
         count as failed ends the episode with the observation from before: "invalid action" if the pose is malformed
         or RLBench refuses it, "unreachable pose" if no path to it was found. A pose at which the hand is already is
-        asked 0.1 mm beside it, since PyRep gives NaN for a path of no length.
+        requested 0.1 mm away from it, since PyRep gives NaN for a path of no length.
 
         Raises ConfigError before a reset and after the episode's end.
         """
@@ -262,7 +262,7 @@ class RLBench:
             return None, error
 
     def _compare(self, before: Observation, demo: Any, *, failed: str, remedy: str) -> None:
-        """Note where the scene that was made again is another; ConfigError where the demonstration's was another."""
+        """Record that the restored scene differs; ConfigError if that of the demonstration differed."""
         present = self._frames[0].task_low_dim_state
         recorded = getattr(demo[0], "task_low_dim_state", None)
         if recorded is not None and present is not None and (note := state_note(recorded, present)):
@@ -276,7 +276,7 @@ class RLBench:
             self._notes += (text,)
 
     def close(self) -> None:
-        """Shut the simulator down; a second call does nothing."""
+        """Shut down the simulator; further calls have no effect."""
         self._forget()
         self._simulator.close()
 

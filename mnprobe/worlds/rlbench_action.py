@@ -72,7 +72,7 @@ def is_well_formed(pose: KeyPose) -> bool:
 def action_for(pose: KeyPose, workspace: Workspace, *, hand: ArrayLike | None = None) -> NDArray[np.float64]:
     """(9,) for RLBench's step: position inside the workspace, unit quaternion x y z w, gripper, ignore collisions.
 
-    A new array, since RLBench's action modes may write into what they are given.
+    Returns a new array, because RLBench's action modes may modify their argument.
 
     Args:
         pose: where the hand shall go.
@@ -97,7 +97,7 @@ def _is_same(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:
 
 
 def has_reached(pose: KeyPose, gripper_pose: ArrayLike) -> bool:
-    """Whether the gripper is within 5 mm and 3 degrees of the pose that was asked for (before clipping)."""
+    """Whether the gripper is within 5 mm and 3 degrees of the requested pose (before clipping)."""
     actual = np.asarray(gripper_pose, dtype=np.float64)
     distance = float(np.linalg.norm(actual[:3] - pose.position))
     lengths = float(np.linalg.norm(actual[3:]) * np.linalg.norm(pose.quaternion))
@@ -106,7 +106,7 @@ def has_reached(pose: KeyPose, gripper_pose: ArrayLike) -> bool:
 
 
 def reason_for(error: BaseException, unreachable: tuple[type[Exception], ...]) -> Reason:
-    """Why a step could not be made, from what RLBench raised.
+    """Reason of a failed step, from RLBench's exception.
 
     "unreachable pose" where a planner or inverse kinematics failed: `error`, or what it was raised from or during, is
     one of `unreachable`. Otherwise RLBench refused the action itself: "invalid action". Either way the reference

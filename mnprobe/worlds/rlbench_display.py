@@ -7,7 +7,7 @@ import socket
 __all__ = ["find_display"]
 
 _DISPLAY = re.compile(r"(?P<host>[^:]*):(?P<number>\d+)(\.\d+)?")
-_SECONDS = 2.0  # what a connection may take; a server on this machine answers at once
+_SECONDS = 2.0  # timeout of a connection; a local server answers at once
 _START = "start one: `Xvfb :99 -screen 0 1280x1024x24 &`, then `export DISPLAY=:99`"
 
 
@@ -37,7 +37,7 @@ def _connect(host: str, number: int) -> None:
         return
     path = f"/tmp/.X11-unix/X{number}"
     try:
-        _connect_unix("\0" + path)  # Linux' abstract socket, which X servers open beside the file
+        _connect_unix("\0" + path)  # Linux abstract socket, which X servers open in addition to the file
     except OSError:
         _connect_unix(path)
 

@@ -51,7 +51,7 @@ def depth_from_points(points: NDArray[Any], camera: Camera) -> NDArray[np.float6
 
 
 def frame_from(observation: Any, cameras: Sequence[str], *, ignore_collisions: bool) -> FrameData:
-    """What an RLBench Observation says, as a frame.
+    """Convert an RLBench Observation to a frame.
 
     Args:
         observation: of RLBench's `reset` or `step`, with `<camera>_rgb`, `<camera>_point_cloud` and matrices in misc.

@@ -15,11 +15,11 @@ from mnprobe.data import TASKS
 __all__ = ["find_commit", "identify_pyrep", "identify_rlbench"]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_HEX = 16  # digits of a hash that are kept
+_HEX = 16  # number of recorded hash digits
 
 
 def identify_rlbench() -> dict[str, str]:
-    """Which RLBench is installed: "rlbench-commit", "" where it cannot be told, and "rlbench-tasks".
+    """Identify the installed RLBench: "rlbench-commit", "" if unknown, and "rlbench-tasks".
 
     The forks all call themselves 1.2.0 and differ in what counts as success. "rlbench-tasks" is a hash of the Python
     and scene files of the 18 tasks; it tells changed files too, which a commit does not.
@@ -32,7 +32,7 @@ def identify_rlbench() -> dict[str, str]:
 
 
 def identify_pyrep() -> dict[str, str]:
-    """Which PyRep is installed: "pyrep-commit", "" where it cannot be told, and "pyrep-code", a hash of its Python."""
+    """Identify the installed PyRep: "pyrep-commit", "" if unknown, and "pyrep-code", a hash of its Python code."""
     folder = _folder("pyrep")
     if folder is None:
         return {"pyrep-commit": "", "pyrep-code": ""}
@@ -43,9 +43,9 @@ _TASK_FILES = (("tasks", "py"), ("task_ttms", "ttm"))
 
 
 def find_commit(package: str, folder: Path) -> str:
-    """The git commit of `package`, whose code lies in `folder`: of the checkout it lies in, or as pip noted it.
+    """Git commit of `package` with code in `folder`: from its checkout, or as recorded by pip.
 
-    A checkout is looked for beside the package only (an editable installation, or a folder on PYTHONPATH), so that a
+    A checkout is searched next to the package only (an editable installation, or a folder on PYTHONPATH), so that a
     virtual environment inside another repository is not taken for it. pip's note is `direct_url.json` (PEP 610).
     Returns "" where neither is there.
     """
@@ -72,7 +72,7 @@ def _folder(package: str) -> Path | None:
 
 
 def _head(checkout: Path) -> str:
-    """The commit that is checked out in a folder, read from git's files; "" where it is no checkout."""
+    """Commit checked out in a folder, read from git's files; "" if it is not a checkout."""
     place = checkout / ".git"
     try:
         if place.is_file():  # a worktree or a submodule says where its files are

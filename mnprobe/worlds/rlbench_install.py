@@ -14,7 +14,7 @@ from mnprobe.worlds.rlbench_display import find_display
 __all__ = ["find_rlbench", "is_simulator_pyrep", "require_plain_randomness", "require_rlbench"]
 
 _HOW = "docs/rlbench.md gives the installation"
-_OLDEST_PYREP = (4, 1, 0, 2)  # what RLBench asks for when it is imported, each part by itself
+_OLDEST_PYREP = (4, 1, 0, 2)  # required imports of RLBench, checked separately
 _RANDOMNESS = "RLBENCH_ENHANCED_RANDOMNESS"
 _LIBRARY = "libcoppeliaSim.so.1"
 _ADD_ON = "simAddOnScript_PyRep.lua"

@@ -19,7 +19,7 @@ def kept_global_state() -> Iterator[None]:
     try:
         yield
     finally:
-        np.random.set_state(before)  # noqa: NPY002 - put back what the caller had
+        np.random.set_state(before)  # noqa: NPY002 - restore the caller's state
 
 
 class LegacyStream:
@@ -47,7 +47,7 @@ class LegacyStream:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Let the global generator be this stream inside the `with` block, and what it was before after it."""
+        """Use this stream as the global generator inside the `with` block, and restore the old state afterwards."""
         _present()  # refuse another kind of generator before touching it
         with kept_global_state():
             np.random.set_state(self.state)  # noqa: NPY002 - the only way to reproduce RLBench's scenes

@@ -37,12 +37,12 @@ def state_difference(recorded: ArrayLike, present: ArrayLike) -> float | None:
 
 
 def state_note(recorded: ArrayLike | None, present: ArrayLike | None, *, of: str = "the recording's") -> str:
-    """What must be said of a scene that was made again, from the two `task_low_dim_state`; "" where they agree.
+    """Describe the deviation of a restored scene by the two `task_low_dim_state`; "" if they agree.
 
     Args:
         recorded: of the first frame of the recording, or None where it has none.
         present: of the scene as it is now, or None.
-        of: whose scene it should be.
+        of: owner of the recorded scene.
     """
     if recorded is None or present is None:
         who = "the recording" if recorded is None else "the scene"

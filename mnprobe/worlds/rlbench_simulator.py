@@ -33,7 +33,7 @@ class RLBenchOptions:
     """How the simulator is launched and observed.
 
     Attributes:
-        dataset_root: the split folder that RLBench itself is told; mnprobe needs none, since it reads demonstrations
+        dataset_root: the split folder given to RLBench; mnprobe needs none, since it reads demonstrations
             on its own.
         headless: no window; an X display is needed in any case.
         image_size: pixels per side of the square images.
@@ -120,14 +120,14 @@ class Simulator:
     def guard(self, doing: str) -> Iterator[None]:
         """Shut the simulator down if anything is raised inside, also by Ctrl-C; keep numpy's global state as it was.
 
-        What is printed inside goes to the error output: some forks print at every reset.
+        Standard output inside is redirected to standard error: some forks print at every reset.
 
-        mnprobe's own errors go on as they are; any other becomes a WorldError whose cause it is.
+        mnprobe's own errors are passed on; any other becomes the cause of a WorldError.
         """
         try:
             with kept_global_state(), redirect_stdout(sys.stderr):
                 yield
-        except BaseException as error:  # the border to foreign code, which raises anything; nothing is swallowed
+        except BaseException as error:  # boundary to external code with arbitrary exceptions; all are re-raised
             left = self._after_failure()
             if isinstance(error, MnprobeError) or not isinstance(error, Exception):
                 error.add_note(left)
@@ -136,7 +136,7 @@ class Simulator:
 
     @contextmanager
     def without_images(self) -> Iterator[None]:
-        """Render nothing inside: RLBench reads the configuration of the cameras at every observation."""
+        """Disable rendering inside the context: RLBench reads the camera configuration at every observation."""
         before = {name: getattr(self._camera, name) for name in _IMAGES}
         self._camera.set_all(False)
         try:
@@ -164,7 +164,7 @@ class Simulator:
         return tree
 
     def close(self) -> None:
-        """Shut the simulator down; a second call does nothing. WorldError if RLBench cannot do it."""
+        """Shut down the simulator; further calls have no effect. WorldError if RLBench fails."""
         try:
             self._shut_down()
         except Exception as error:  # as above: foreign code

@@ -45,7 +45,7 @@ _EPISODES = "*/all_variations/episodes/episode*"
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
-    """Who plays where.
+    """Configuration of a rollout: policy, world and episodes.
 
     Attributes:
         world: its name, and the options it is made with.
@@ -72,13 +72,13 @@ class RolloutConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenRollout:
-    """What there is now.
+    """Result of a rollout.
 
     Attributes:
         folder: the dataset of played episodes.
-        outcomes: of the episodes that were asked for, by task and number.
-        played, kept: how many were played now, and were there before.
-        films: GIFs of the episodes that were asked for.
+        outcomes: outcomes of the requested episodes, by task and number.
+        played, kept: number of new and of existing episodes.
+        films: GIFs of the requested episodes.
     """
 
     folder: Path
@@ -99,14 +99,14 @@ def rollout(
 ) -> WrittenRollout:
     """Play episodes and write them to `folder` in PerAct's layout, with `outcomes.csv`.
 
-    May be killed at any moment and called again: an episode is there wholly or not at all, and finished ones are kept.
+    An interrupted call resumes when repeated: episodes are written atomically, and finished ones are reused.
     `rollout.json` in the folder holds what all its episodes share: the world as it describes itself, the policy as it
     describes itself, the SHA-256 of its weights, the step limit. Further tasks and episodes of the same can be added.
-    What must be said of an episode (`notes` of the world) stands in its outcome.
+    The `notes` of the world about an episode are part of its outcome.
 
     Args:
         folder: made if needed.
-        config: who plays where.
+        config: policy, world and episodes.
         plan: gives the episodes to play, from the world; see `RolloutPlan`.
         films: of how many episodes of each task, from the first, a GIF is made.
         workers: processes; 0 plays in this one.
@@ -166,7 +166,8 @@ def rollout(
 
 
 def read_rollout(folder: Path) -> dict[str, Any]:
-    """What all episodes in a folder of rollouts share; DataError when `rollout.json` is missing or damaged."""
+    """Read the settings shared by all episodes of a rollout folder; DataError if `rollout.json` is missing or
+    damaged."""
     path = folder / ROLLOUT_FILE
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -190,7 +191,7 @@ def collect_outcomes(folder: Path) -> dict[tuple[str, int], Outcome]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Setup:
-    """What all episodes of one rollout share; small, comparable, and able to travel between processes."""
+    """Settings shared by all episodes of one rollout; small, comparable and picklable."""
 
     folder: str
     world: str
@@ -261,7 +262,7 @@ def _play_one(setup: _Setup, episode: PlannedEpisode) -> Outcome:
         episode=episode.number,
         facts={_FACT: {"config": setup.digest, "planned": episode.to_dict(), "outcome": outcome.to_dict()}},
         key_poses=played.steps,
-        random_seed=getattr(world, "random_seed", None),  # of worlds whose scenes come from numpy's global generator
+        random_seed=getattr(world, "random_seed", None),  # for worlds whose scenes come from numpy's global generator
     )
     return outcome
 
@@ -335,7 +336,7 @@ def _is_finished(folder: Path, episode: PlannedEpisode, digest: str) -> bool:
 
 
 def _fact(place: Path) -> dict[str, Any]:
-    """What `situation.json` says about the rollout."""
+    """Facts about the rollout for `situation.json`."""
     found = (read_situation(place) or {}).get(_FACT)
     if not isinstance(found, dict) or not isinstance(found.get("outcome"), dict):
         raise DataError(f"{place / SITUATION_FILE}: no entry {_FACT!r} of a played episode; remove {place}")

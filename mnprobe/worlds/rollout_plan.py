@@ -41,8 +41,8 @@ class PlannedEpisode:
         number: the N of `episode<N>`, per task.
         task, variation, seed: the situation.
         repeat: which evaluation it belongs to, from 0.
-        policy_seed: what the policy's own draws follow from.
-        demo: id of the demonstration whose initial state it starts from, or "".
+        policy_seed: seed of the policy.
+        demo: id of the demonstration that gives the initial state, or "".
         start: that demonstration.
     """
 
@@ -56,13 +56,13 @@ class PlannedEpisode:
     start: Episode | None = field(default=None, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """What decides the episode, as it is recorded beside it."""
+        """Settings of the episode, as recorded with it."""
         return {name: value for name, value in vars(self).items() if name != "start"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutPlan:
-    """What to play; called with the world, it gives the episodes, as `plan_episodes` or `plan_demos` plans them.
+    """Plan of the episodes; called with the world, it returns them, as `plan_episodes` or `plan_demos` does.
 
     `demos` are the episodes whose initial states are played; None = new scenes. `episodes` None = 25, or all `demos`.
     """
@@ -151,7 +151,7 @@ def plan_demos(world: Environment, plan: RolloutPlan, demos: Dataset) -> list[Pl
 
 
 def open_demos(folder: Path, partition: str | None = None) -> Dataset:
-    """The episodes whose initial states are to be played: of `partition`; by default of test, or all without one.
+    """Episodes that give the initial states: of `partition`; by default of test, or all without partitions.
 
     Raises DataError when there are none.
     """

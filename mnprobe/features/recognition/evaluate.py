@@ -502,7 +502,7 @@ def check_forgetting(
         videos: folder of class-named folders of video files; see `mnprobe.data.videos.find_videos`.
         run, out, models, checkpoints, name, step, preset, config, seed, frames_rule, device, batch_size, precision,
             quiet, note: see `mnprobe.features.recognition.evaluate.recognize`.
-        template: the text of a class; "{}" stands for its name.
+        template: text template of a class; "{}" is replaced by its name.
         skip_broken: skip and report unreadable files instead of raising at the first.
     Raises: ConfigError, DataError (naming the file), CheckpointError; finished results remain.
     """

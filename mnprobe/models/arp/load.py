@@ -73,7 +73,7 @@ def load_arp(
 def recognise_arp(found: Mapping[str, Tensor], *, path: str | Path) -> ARPConfig:
     """The released variant (`arp` or `arp_plus`) whose names and shapes `found` has.
 
-    Whether a norm stands before the modulation cannot be seen in the weights; it follows from the variant.
+    The weights do not show whether a norm precedes the modulation; the variant determines it.
 
     Raises:
         CheckpointError: another model's weights; or ARP weights of other sizes, which need a configuration.

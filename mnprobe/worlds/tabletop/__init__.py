@@ -7,9 +7,9 @@ from mnprobe.core.environment import with_variables
 with with_variables(MUJOCO_GL="disable"):
     import mujoco  # noqa: F401
 
+from mnprobe.worlds.tabletop.base import Task, TaskScene
 from mnprobe.worlds.tabletop.palette import PALETTE
 from mnprobe.worlds.tabletop.tabletop import Tabletop
-from mnprobe.worlds.tabletop.task import Task, TaskScene
 from mnprobe.worlds.tabletop.tasks import TASKS
 
 __all__ = ["PALETTE", "TASKS", "Tabletop", "Task", "TaskScene"]

@@ -30,7 +30,7 @@ def make_current() -> None:
 @lru_cache(maxsize=1)
 def _context(process: int) -> tuple[ctypes.CDLL, int, int, int]:
     """Library, display, surface, context of this process; a forked one makes its own."""
-    # Mesa's software driver would start a thread for every core; processes are what we have several of.
+    # Mesa's software driver would start a thread per core; mnprobe parallelises by processes.
     with with_variables(LP_NUM_THREADS=os.environ.get("LP_NUM_THREADS", "0")):
         return _first_context(_library())
 

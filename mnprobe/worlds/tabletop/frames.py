@@ -1,4 +1,4 @@
-"""Frames of an episode, whose images are drawn when they are looked at."""
+"""Frames of an episode with lazily rendered images."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,14 +34,15 @@ class Renderer(Protocol):
         *,
         mask: bool = True,
     ) -> View:
-        """What `camera` sees in an image of `size` x `size` pixels; `colours` (geoms, 3) in 0 .. 1."""
+        """Render an image of `camera` of `size` x `size` pixels; `colours` (geoms, 3) in 0 .. 1."""
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Release its resources."""
 
 
 class Studio:
-    """Makes frames of one episode from kept states; has a state of its own, so that the episode can go on."""
+    """Builds frames of one episode from stored states; has a separate simulator state, so that the episode can
+    continue."""
 
     def __init__(
         self, model: "mujoco.MjModel", renderer: Renderer, *, size: int, cameras: Sequence[str], masks: bool
@@ -87,7 +88,7 @@ class Studio:
 
 @dataclass(eq=False)
 class _Shot:
-    """One camera at one frame; drawn on first use, and again only where the mask then asked for cost extra."""
+    """One camera at one frame; rendered on first use, and again only if a later mask needs another pass."""
 
     studio: Studio
     instant: Instant

@@ -74,7 +74,7 @@ class GLRenderer:
         return View(rgb=rgb, depth=depth, mask=self._mask(model) if mask else None)
 
     def close(self) -> None:
-        """Give back what the driver holds for us."""
+        """Release the resources of the driver."""
         if self._context is not None:
             self._context.free()
         self._context = self._model = None

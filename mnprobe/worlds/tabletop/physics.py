@@ -1,7 +1,7 @@
 """Physics of one episode: queries for tasks, and execution of key poses.
 
 A key pose is a straight line with a slerp under a smoothstep profile (0.48 m/s on average, at most 3.6 rad/s), 0.1 s of
-rest, and 0.25 s for the fingers if they change. States are kept 20 times a second (specs/tabletop.md ii).
+rest, and 0.25 s for the fingers if they change. States are stored 20 times a second (specs/tabletop.md ii).
 """
 
 import math
@@ -20,7 +20,7 @@ from mnprobe.worlds.tabletop.palette import Colour
 __all__ = ["FRAME_SECONDS", "Instant", "Motion", "Simulation", "settle"]
 
 FRAME_SECONDS = 0.05
-"""Time from one kept state to the next, seconds (as in RLBench)."""
+"""Time between two stored states, seconds (as in RLBench)."""
 
 _STEPS_PER_FRAME = 25
 _STEPS_PER_CHUNK = 5
@@ -36,7 +36,7 @@ _TOUCH = 10.0  # newtons of a contact that counts as a collision
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Instant:
-    """One kept state.
+    """One stored state.
 
     Attributes:
         qpos: all joint positions; the first seven are the hand's pose (position, quaternion w x y z), the next two its
@@ -60,7 +60,7 @@ class Motion:
     """How carrying out a key pose went.
 
     Attributes:
-        instants: states kept on the way, the last one at rest.
+        instants: states stored on the way, the last one at rest.
         reached: within 5 mm and 3 degrees of the pose.
         collided: the hand hit something while it was not to; the motion ended there.
         broken: the simulation became unstable; the episode cannot go on.
@@ -95,7 +95,7 @@ class Simulation:
         self.data.qpos[7:9] = OPEN
         mujoco.mj_forward(self.model, self.data)
 
-    # What tasks may ask.
+    # Queries of tasks.
 
     def position(self, body: str) -> NDArray[np.float64]:
         """(3,) world position of a body's origin, metres."""
@@ -184,7 +184,7 @@ class Simulation:
         """Move the hand to a key pose, then the fingers.
 
         `observe` is called every 0.01 s and says whether the task is solved; the motion is carried out to its end all
-        the same, so that the last frame shows the key pose that was asked for. A hand that is held up (1 cm behind
+        the same, so that the last frame shows the requested key pose. A hand that is held up (1 cm behind
         where it should be) stays where it is. One that shall not touch anything ends its motion where it hits something
         with more than 10 N; what it touches at the start, such as a held object, does not count.
         """
@@ -328,7 +328,7 @@ class _Run:
             self.collided = bool(sim._touched(_TOUCH) - self._known)
 
     def _look(self) -> None:
-        # MuJoCo counts a state that is not finite and starts anew from the initial one.
+        # MuJoCo counts states that are not finite and restarts from the initial state.
         counts = self.sim.data.warning.number
         self.broken = self.broken or bool(counts[int(mujoco.mjtWarning.mjWARN_BADQPOS) :].any())
         if not self.broken and self.observe():

@@ -19,7 +19,7 @@ def scatter(
 ) -> NDArray[np.float64]:
     """(count, 2) places in a rectangle, each at least `apart` metres from every other and from those `taken` (n, 2).
 
-    Places are drawn uniformly and all anew when one does not fit; ValueError if they do not fit after many tries.
+    Positions are sampled uniformly, and all again if one does not fit; ValueError after many tries.
 
     >>> scatter(np.random.default_rng(0), 3, apart=0.1).shape
     (3, 2)

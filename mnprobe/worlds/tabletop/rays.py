@@ -13,7 +13,7 @@ from mnprobe.data import Camera
 __all__ = ["BACKGROUND", "LIGHT", "NOTHING", "TOWARDS_LIGHT", "RayRenderer", "View"]
 
 NOTHING = 2**24 - 1
-"""Handle of a pixel in whose direction there is nothing, as in RLBench's masks."""
+"""Handle of a background pixel, as in RLBench's masks."""
 BACKGROUND = (0.72, 0.78, 0.84)
 
 # Groups of geoms: 0 and 1 objects, 2 floor and table, 3 and above not drawn.
@@ -29,12 +29,12 @@ _SHADE = 0.40  # brightness in a shadow
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class View:
-    """What a camera sees.
+    """Rendered image of a camera.
 
     Attributes:
         rgb: (H, W, 3) uint8.
         depth: (H, W) float64 metres along the optical axis, clipped to the camera's near and far.
-        mask: (H, W) int64 number of the body; NOTHING beyond far. None where it was not asked for and would cost.
+        mask: (H, W) int64 number of the body; NOTHING beyond far. None if not requested and expensive.
     """
 
     rgb: NDArray[np.uint8]
@@ -95,7 +95,7 @@ class RayRenderer:
         )
 
     def close(self) -> None:
-        """Forget what was kept."""
+        """Clear the cache."""
         self._backdrops.clear()
 
     def _backdrop(
@@ -106,7 +106,7 @@ class RayRenderer:
         origin: NDArray[np.float64],
         rays: NDArray[np.float64],
     ) -> "_Hits":
-        """What floor and table alone look like."""
+        """Render floor and table only."""
         geoms = np.flatnonzero(model.geom_group == 2)
         seen_from = (geoms, model.geom_size[geoms], data.geom_xpos[geoms], camera.intrinsics, camera.extrinsics)
         key = b"".join([len(rays).to_bytes(4, "big"), *(np.ascontiguousarray(part).tobytes() for part in seen_from)])
@@ -148,7 +148,7 @@ def _covered(model: "mujoco.MjModel", data: "mujoco.MjData", camera: Camera, siz
     corners = boxes[:, None, :3] + _CORNERS * boxes[:, None, 3:]
     turned = np.einsum("gij,gkj->gki", data.geom_xmat[geoms].reshape(-1, 3, 3), corners)
     seen = (turned + data.geom_xpos[geoms][:, None] - camera.extrinsics[:3, 3]) @ camera.extrinsics[:3, :3]
-    reach = (size / 2 + 1) / abs(camera.intrinsics[0, 0]) * seen[..., 2:]  # half of what is in view at that depth
+    reach = (size / 2 + 1) / abs(camera.intrinsics[0, 0]) * seen[..., 2:]  # half of the view at that depth
     beside = ((seen[..., :2] > reach).all(axis=1) | (seen[..., :2] < -reach).all(axis=1)).any(axis=1)
     seen = seen[~beside & (seen[..., 2] > 0).any(axis=1)]
     if (seen[..., 2] < 1e-3).any():  # something in view reaches behind the camera
@@ -169,7 +169,7 @@ def _darken(
     points: NDArray[np.float64],
     hit: NDArray[np.int32],
 ) -> None:
-    """Lower the brightness where something stands between a point and the light."""
+    """Lower the brightness of points in shadow."""
     lit = np.flatnonzero(hit >= 0)
     way = points[lit] - LIGHT
     for groups in (_BACKDROP, _OBJECTS):

@@ -50,7 +50,7 @@ _HEAD = """<mujoco model="tabletop">
 
 @dataclass(frozen=True, kw_only=True)
 class Mjcf:
-    """What a task adds to the world: contents of MJCF's sections, as text.
+    """Parts that a task adds to the world: contents of MJCF's sections, as text.
 
     Names of bodies, joints and geoms must be unique; "hand", "mocap", "palm", "flange", "finger_left", "finger_right",
     "fingers", "table" and "floor" are taken. Default classes for geoms: none (hard, friction 1.5), "pushed" (slides on
@@ -65,7 +65,7 @@ class Mjcf:
 
 
 def compose(task: Mjcf) -> str:
-    """The whole model: surroundings, hand, and what the task adds."""
+    """Build the complete model: surroundings, hand and task."""
     hand = hand_mjcf()
     red, green, blue = WOOD
     world = (

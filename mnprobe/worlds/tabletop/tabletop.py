@@ -12,12 +12,12 @@ from mnprobe.core.registry import unknown_name
 from mnprobe.data import Episode, FrameData
 from mnprobe.worlds.environment import MAX_STEPS, KeyPose, Observation, Reason, Situation, StepResult, TaskInfo
 from mnprobe.worlds.record import SITUATION_FILE, read_situation
+from mnprobe.worlds.tabletop.base import TaskScene
 from mnprobe.worlds.tabletop.cameras import check_cameras
 from mnprobe.worlds.tabletop.frames import Renderer, Studio
 from mnprobe.worlds.tabletop.physics import FRAME_SECONDS, Instant, Simulation, settle
 from mnprobe.worlds.tabletop.rays import RayRenderer
 from mnprobe.worlds.tabletop.scene import SCENE_BOUNDS, compose
-from mnprobe.worlds.tabletop.task import TaskScene
 from mnprobe.worlds.tabletop.tasks import TASKS
 
 __all__ = ["GENERATOR", "Tabletop"]
@@ -79,13 +79,13 @@ class Tabletop:
 
     @property
     def situation(self) -> Situation:
-        """What the present episode started from."""
+        """Initial state of the current episode."""
         if self._situation is None:
             raise ConfigError("the tabletop has no episode yet; call reset first")
         return self._situation
 
     def describe(self) -> dict[str, Any]:
-        """Versions, generator revision, renderer, image size, cameras: what decides the episodes and their images."""
+        """Settings that decide episodes and images: versions, generator revision, renderer, image size, cameras."""
         return {
             "world": self.name,
             "versions": versions("mujoco-core", "numpy") | {"tabletop": GENERATOR},

@@ -7,13 +7,13 @@ import pkgutil
 from collections.abc import Iterator, Mapping
 
 from mnprobe.core.registry import import_object, unknown_name
-from mnprobe.worlds.tabletop.task import Task
+from mnprobe.worlds.tabletop.base import Task
 
 __all__ = ["TASKS"]
 
 
 class _Tasks(Mapping[str, type[Task]]):
-    """Task classes by name, imported when asked for."""
+    """Task classes by name, imported on first access."""
 
     def __init__(self) -> None:
         self._names = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name[0] != "_"))

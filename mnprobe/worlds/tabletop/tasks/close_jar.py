@@ -7,11 +7,11 @@ from typing import ClassVar
 import numpy as np
 
 from mnprobe.worlds.environment import KeyPose
+from mnprobe.worlds.tabletop.base import Task, TaskScene
 from mnprobe.worlds.tabletop.palette import GREY, PALETTE, STEEL, WHITE
 from mnprobe.worlds.tabletop.physics import Simulation
 from mnprobe.worlds.tabletop.placing import scatter
 from mnprobe.worlds.tabletop.scene import TABLE_TOP, Mjcf, body, geom
-from mnprobe.worlds.tabletop.task import Task, TaskScene
 from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, raised, set_down
 from mnprobe.worlds.tabletop.tasks._relations import seen_from, upright
 from mnprobe.worlds.tabletop.tasks._vessels import EIGHTH, prism, wall
@@ -27,7 +27,7 @@ _GRASP = 0.014
 
 
 class CloseJar(Task):
-    """The variation is the jar's colour; beside it stands a jar of another colour. The lid is set on, not screwed."""
+    """The variation is the jar's colour; next to it is a jar of another colour. The lid is set on, not screwed."""
 
     name: ClassVar[str] = "close_jar"
     variations: ClassVar[int] = len(_COLOURS)
@@ -52,7 +52,7 @@ class _Scene(TaskScene):
         other = str(rng.choice([name for name in _COLOURS if name != colour]))
         places = scatter(rng, 3, apart=0.15, x=(0.05, 0.37), y=(-0.24, 0.24)).tolist()
         turns = rng.uniform(-math.pi, math.pi, 3).tolist()
-        colours = rng.permutation([colour, other]).tolist()  # the order of bodies, too, tells nothing
+        colours = rng.permutation([colour, other]).tolist()  # the order of bodies must not reveal the target
         jars = "".join(_jar(colours[index], places[index], turns[index]) for index in range(2))
         self.mjcf = Mjcf(worldbody=jars + _lid(places[2], turns[2]))
 

@@ -6,10 +6,10 @@ from typing import ClassVar
 import numpy as np
 
 from mnprobe.worlds.environment import KeyPose
+from mnprobe.worlds.tabletop.base import Task, TaskScene
 from mnprobe.worlds.tabletop.palette import STEEL, WHITE, Colour
 from mnprobe.worlds.tabletop.physics import Simulation
 from mnprobe.worlds.tabletop.scene import TABLE_TOP, Mjcf, body, geom
-from mnprobe.worlds.tabletop.task import Task, TaskScene
 from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, raised, set_down
 
 __all__ = ["MeatOffGrill"]

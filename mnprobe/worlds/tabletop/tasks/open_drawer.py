@@ -6,11 +6,11 @@ from typing import ClassVar
 import numpy as np
 
 from mnprobe.worlds.environment import KeyPose
+from mnprobe.worlds.tabletop.base import Task, TaskScene
 from mnprobe.worlds.tabletop.hand import key_pose, pointing
 from mnprobe.worlds.tabletop.palette import FURNITURE, STEEL
 from mnprobe.worlds.tabletop.physics import Simulation
 from mnprobe.worlds.tabletop.scene import TABLE_TOP, Mjcf, body, geom, joint
-from mnprobe.worlds.tabletop.task import Task, TaskScene
 
 __all__ = ["DRAWERS", "OpenDrawer", "cabinet_mjcf", "opening_poses"]
 

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnprobe.worlds.environment import KeyPose
+from mnprobe.worlds.tabletop.base import Task, TaskScene
 from mnprobe.worlds.tabletop.palette import FURNITURE, PALETTE, STEEL
 from mnprobe.worlds.tabletop.physics import Simulation
 from mnprobe.worlds.tabletop.placing import scatter
 from mnprobe.worlds.tabletop.scene import TABLE_TOP, Mjcf, body, geom
-from mnprobe.worlds.tabletop.task import Task, TaskScene
 from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, raised, set_down
 from mnprobe.worlds.tabletop.tasks._relations import seen_from, upright
 from mnprobe.worlds.tabletop.tasks._vessels import prism, wall

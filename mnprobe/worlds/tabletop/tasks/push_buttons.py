@@ -5,12 +5,12 @@ from typing import ClassVar
 import numpy as np
 
 from mnprobe.worlds.environment import KeyPose
+from mnprobe.worlds.tabletop.base import Task, TaskScene
 from mnprobe.worlds.tabletop.hand import REACH, key_pose, pointing_down
 from mnprobe.worlds.tabletop.palette import GREY, PALETTE, WHITE
 from mnprobe.worlds.tabletop.physics import Simulation
 from mnprobe.worlds.tabletop.placing import scatter
 from mnprobe.worlds.tabletop.scene import TABLE_TOP, Mjcf, body, exclude, geom, joint
-from mnprobe.worlds.tabletop.task import Task, TaskScene
 
 __all__ = ["PushButtons"]
 
@@ -53,7 +53,7 @@ class _Scene(TaskScene):
         self._wanted = wanted
         others = [colour for colour in _COLOURS if colour not in wanted]
         shown = [*wanted, *rng.permutation(others)[: 3 - len(wanted)].tolist()]
-        self._colours: list[str] = rng.permutation(shown).tolist()  # neither order nor place tells what is wanted
+        self._colours: list[str] = rng.permutation(shown).tolist()  # neither order nor position reveals the target
         self._places = scatter(rng, 3, apart=0.14, x=(0.06, 0.38), y=(-0.24, 0.24))
         self._turns = rng.uniform(-np.pi / 4, np.pi / 4, 3)
         self.pressed: list[str] = []

@@ -6,11 +6,11 @@ from typing import ClassVar
 import numpy as np
 
 from mnprobe.worlds.environment import KeyPose
+from mnprobe.worlds.tabletop.base import Task, TaskScene
 from mnprobe.worlds.tabletop.hand import key_pose, pointing_down
 from mnprobe.worlds.tabletop.palette import PALETTE
 from mnprobe.worlds.tabletop.physics import Simulation
 from mnprobe.worlds.tabletop.scene import TABLE_TOP, Mjcf, body, geom
-from mnprobe.worlds.tabletop.task import Task, TaskScene
 from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, raised, set_down
 from mnprobe.worlds.tabletop.tasks._relations import seen_from
 from mnprobe.worlds.tabletop.tasks.open_drawer import DRAWERS, cabinet_mjcf, opening_poses

@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnprobe.worlds.environment import KeyPose
+from mnprobe.worlds.tabletop.base import Task, TaskScene
 from mnprobe.worlds.tabletop.hand import key_pose, pointing
 from mnprobe.worlds.tabletop.palette import GREY, STEEL, WHITE, Colour
 from mnprobe.worlds.tabletop.physics import Simulation
 from mnprobe.worlds.tabletop.scene import TABLE_TOP, Mjcf, body, geom
-from mnprobe.worlds.tabletop.task import Task, TaskScene
 from mnprobe.worlds.tabletop.tasks._relations import seen_from
 
 __all__ = ["PutMoneyInSafe"]
@@ -20,7 +20,7 @@ _SHELVES = ("bottom", "middle", "top")
 _DEPTH, _WIDTH = 0.08, 0.10  # half sizes of the safe, metres
 _PITCH, _BOARD = 0.09, 0.008  # from one shelf to the next; half a shelf's thickness
 _MONEY = (0.040, 0.022, 0.012)  # half sizes of the bundle
-_STAND = 0.09  # height of what the bundle lies on
+_STAND = 0.09  # height of the support of the bundle
 _GRIP = 0.012  # how far behind the bundle's middle it is held
 _BANKNOTE: Colour = (0.25, 0.55, 0.30)
 _INSIDE: Colour = (0.62, 0.64, 0.68)
@@ -107,7 +107,7 @@ def _safe(centre: NDArray[np.float64], yaw: float, side: int) -> str:
 
 
 def _stand(place: NDArray[np.float64], yaw: float) -> str:
-    """What the bundle lies on, narrower than it, so that the fingers pass."""
+    """Support of the bundle, narrower than it, so that the fingers fit."""
     column = geom("box", (0.022, 0.014, _STAND / 2), GREY, at=(0, 0, _STAND / 2))
     foot = geom("box", (0.035, 0.035, 0.004), GREY, at=(0, 0, 0.004))
     return body("stand", column + foot, at=(float(place[0]), float(place[1]), TABLE_TOP), yaw=yaw)

@@ -6,11 +6,11 @@ from typing import ClassVar
 import numpy as np
 
 from mnprobe.worlds.environment import KeyPose
+from mnprobe.worlds.tabletop.base import Task, TaskScene
 from mnprobe.worlds.tabletop.hand import key_pose, pointing_down
 from mnprobe.worlds.tabletop.palette import GREY, PALETTE, STEEL, Colour
 from mnprobe.worlds.tabletop.physics import Simulation
 from mnprobe.worlds.tabletop.scene import TABLE_TOP, Mjcf, body, geom
-from mnprobe.worlds.tabletop.task import Task, TaskScene
 from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, raised
 
 __all__ = ["ReachAndDrag"]
@@ -44,7 +44,7 @@ class ReachAndDrag(Task):
         )
 
     def build(self, variation: int, rng: np.random.Generator) -> TaskScene:
-        """A cube amid four targets, the stick beside them."""
+        """A cube between four targets, and the stick next to them."""
         return _Scene(_COLOURS[variation], rng)
 
 

@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnprobe.worlds.environment import KeyPose
+from mnprobe.worlds.tabletop.base import Task, TaskScene
 from mnprobe.worlds.tabletop.hand import REACH, key_pose, pointing_down
 from mnprobe.worlds.tabletop.palette import PALETTE, STEEL, Colour
 from mnprobe.worlds.tabletop.physics import Simulation
 from mnprobe.worlds.tabletop.scene import TABLE_TOP, Mjcf, body, geom
-from mnprobe.worlds.tabletop.task import Task, TaskScene
 
 __all__ = ["SlideBlockToColorTarget"]
 

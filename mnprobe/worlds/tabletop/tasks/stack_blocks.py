@@ -6,11 +6,11 @@ from typing import ClassVar
 import numpy as np
 
 from mnprobe.worlds.environment import KeyPose
+from mnprobe.worlds.tabletop.base import Task, TaskScene
 from mnprobe.worlds.tabletop.palette import GREY, PALETTE
 from mnprobe.worlds.tabletop.physics import Simulation
 from mnprobe.worlds.tabletop.placing import scatter
 from mnprobe.worlds.tabletop.scene import TABLE_TOP, Mjcf, body, geom
-from mnprobe.worlds.tabletop.task import Task, TaskScene
 from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, raised, set_down
 
 __all__ = ["StackBlocks"]
@@ -66,7 +66,7 @@ class _Scene(TaskScene):
         self.mjcf = Mjcf(worldbody=world)
 
     def success(self, sim: Simulation) -> bool:
-        """As many blocks of the colour as asked for stand one upon the other on the plate, still and let go."""
+        """The requested number of blocks of the colour is stacked on the plate, at rest and released."""
         plate = sim.position("plate")
         levels = set()
         for name in self._blocks:

@@ -7,11 +7,11 @@ from typing import ClassVar
 import numpy as np
 
 from mnprobe.worlds.environment import KeyPose
+from mnprobe.worlds.tabletop.base import Task, TaskScene
 from mnprobe.worlds.tabletop.palette import PALETTE
 from mnprobe.worlds.tabletop.physics import Simulation
 from mnprobe.worlds.tabletop.placing import scatter
 from mnprobe.worlds.tabletop.scene import TABLE_TOP, Mjcf, body, geom
-from mnprobe.worlds.tabletop.task import Task, TaskScene
 from mnprobe.worlds.tabletop.tasks._moves import grasp, nearest_turn, raised, set_down
 from mnprobe.worlds.tabletop.tasks._relations import seen_from, upright
 from mnprobe.worlds.tabletop.tasks._vessels import EIGHTH, darker, prism, wall
@@ -20,7 +20,7 @@ __all__ = ["StackCups"]
 
 _COLOURS = tuple(PALETTE)
 _BOTTOM, _TOP, _HEIGHT = 0.019, 0.031, 0.075  # metres: radii and height
-_FLOOR = 0.045  # how thick a cup's floor is, so by how much a cup stands higher in another
+_FLOOR = 0.045  # thickness of a cup's floor, and height of a cup inside another
 _GRASP = _HEIGHT - 0.018
 # Cups touch cups with walls and floors; the hand touches a solid core, which cups do not.
 _CUPS_ONLY = 'contype="2" conaffinity="2"'
@@ -55,7 +55,7 @@ class _Scene(TaskScene):
         self._others = tuple(f"cup_{colour}" for colour in others)
         places = scatter(rng, 3, apart=0.14, x=(0.05, 0.37), y=(-0.24, 0.24)).tolist()
         turns = rng.uniform(-math.pi, math.pi, 3).tolist()
-        colours = rng.permutation([base, *others]).tolist()  # the order of bodies, too, tells nothing
+        colours = rng.permutation([base, *others]).tolist()  # the order of bodies must not reveal the target
         self.mjcf = Mjcf(
             worldbody="".join(
                 _cup(colour, place, turn) for colour, place, turn in zip(colours, places, turns, strict=True)

@@ -6,11 +6,11 @@ from typing import ClassVar
 import numpy as np
 
 from mnprobe.worlds.environment import KeyPose
+from mnprobe.worlds.tabletop.base import Task, TaskScene
 from mnprobe.worlds.tabletop.hand import key_pose, pointing_down
 from mnprobe.worlds.tabletop.palette import PALETTE, STEEL, Colour
 from mnprobe.worlds.tabletop.physics import Simulation
 from mnprobe.worlds.tabletop.scene import TABLE_TOP, Mjcf, body, geom, joint
-from mnprobe.worlds.tabletop.task import Task, TaskScene
 from mnprobe.worlds.tabletop.tasks._moves import nearest_turn, raised
 
 __all__ = ["TurnTap"]
@@ -24,7 +24,7 @@ _CHROME: Colour = (0.74, 0.76, 0.79)
 
 
 class TurnTap(Task):
-    """RLBench's task with its two variations; left and right are those of someone who stands where the robot would.
+    """RLBench's task with its two variations; left and right are seen from the robot's position.
 
     The left handle turns anticlockwise, the right one clockwise, seen from above.
     """

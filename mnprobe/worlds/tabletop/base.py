@@ -13,7 +13,7 @@ __all__ = ["Task", "TaskScene"]
 
 
 class TaskScene(ABC):
-    """One drawn scene of one variation, and what the task remembers of the episode (such as buttons pressed).
+    """One drawn scene of one variation, and the task's state in the episode (such as pressed buttons).
 
     Attributes:
         mjcf: what the task adds to the world; all places and colours are in it.
@@ -27,9 +27,9 @@ class TaskScene(ABC):
 
     @abstractmethod
     def success(self, sim: Simulation) -> bool:
-        """Whether the task is solved in the present state (with what `observe` kept)."""
+        """Whether the task is solved in the current state (and the state stored by `observe`)."""
 
-    def observe(self, sim: Simulation) -> None:  # noqa: B027 (most tasks remember nothing)
+    def observe(self, sim: Simulation) -> None:  # noqa: B027 (most tasks have no state)
         """Called every 0.01 s of simulated time, before `success`: latches, visible feedback."""
 
 
