@@ -1,4 +1,4 @@
-"""Differences with 95 % intervals, and the rule from interval to conclusion.
+"""Differences with 95 % intervals, and the rule from interval to conclusion."""
 
 import math
 from collections.abc import Callable, Sequence
