@@ -49,11 +49,12 @@ _MODULES = {
     "instant-clip-tokenizer": "instant_clip_tokenizer",
     "tomli-w": "tomli_w",
     "mujoco-core": "mujoco",
+    "lazy-loader": "lazy_loader",
 }
 _NAMES = (
     *("torch", "numpy", "scipy", "scikit-learn", "pandas", "matplotlib", "seaborn", "openTSNE", "h5py", "safetensors"),
     *("pillow", "instant-clip-tokenizer", "ftfy", "jinja2", "jaxtyping", "joblib", "rich", "tomli-w", "typer"),
-    *("mujoco-core", "plotly", "tensorboardX", "filelock"),
+    *("mujoco-core", "plotly", "tensorboardX", "filelock", "lazy-loader"),
 )
 
 NEEDED = tuple(Part(name, _MODULES.get(name, name), "needed", "pip install mnprobe") for name in _NAMES)

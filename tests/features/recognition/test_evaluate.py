@@ -412,7 +412,7 @@ def test_a_planted_model_is_right_wherever_it_is_planted(run, monkeypatch):
     assert ranking.correct.all()
     import mnprobe.features.recognition.evaluate as job
 
-    monkeypatch.setattr(job._Work, "_stored", lambda self, model: planted[own])
+    monkeypatch.setattr(job._RecognitionRun, "_stored", lambda self, model: planted[own])
     monkeypatch.setattr(job, "encode_texts", lambda *given, **more: planted)
     done = recognize(run=run, models=["viclip-joint"], step=100)
     rows = done.rows.set_index("task")
