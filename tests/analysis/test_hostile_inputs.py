@@ -122,9 +122,9 @@ TAKE_NO_ARRAYS = {
     *("draw_compare", "draw_controls", "draw_curve", "draw_decomposition", "draw_sheets", "draw_success", "draw_tsne"),
     *("draw_tsne_series", "episode_scores", "execution_table", "find_heads", "find_pairs", "find_rollouts"),
     *("find_stores", "findings", "format_success", "grid_text", "headline", "leakage_table", "load_pair", "open_study"),
-    *("paper_table", "plan_ablation", "read_alignment", "read_contrasts", "read_similarity", "recognition_table"),
+    *("paper_table", "plan_ablation", "read_contrasts", "read_similarity", "recognition_table"),
     *("series_inputs", "shaped_table", "success_table", "tsne_inputs", "tsne_panels", "tsne_series", "verdicts"),
-    *("write_contrasts", "write_report", "write_table", "make_index", "parse_options"),
+    *("write_contrasts", "write_report", "make_index", "parse_options"),
 }
 
 
