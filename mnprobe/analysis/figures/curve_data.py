@@ -101,7 +101,7 @@ def curve_data(
         rows, more = _outcome_series(rows)
         notes += more
     rows = rows[rows["series"] != ""]
-    if rows.empty:
+    if not (rows["understanding"] != PIXELS).any():
         raise ProbeError(
             f"the table has no {metric} of a model pair to draw for split {split!r}; only controls are there"
         )

@@ -215,9 +215,10 @@ def test_two_measurements_of_one_point_are_refused(alignment_row, table):
         curve_data(table([alignment_row(n_train=10), alignment_row(n_train=20)]))
 
 
-def test_only_controls_is_refused(alignment_row, table):
+@pytest.mark.parametrize("control", ["shuffled", "none"])
+def test_only_controls_is_refused(alignment_row, table, control):
     with pytest.raises(ProbeError, match="only controls are there"):
-        curve_data(table([alignment_row(understanding="pixels", control="shuffled")]))
+        curve_data(table([alignment_row(understanding="pixels", control=control)]))
 
 
 def test_files_are_the_same_bytes_each_time_and_the_csv_is_what_is_drawn(write_alignment, alignment_table, tmp_path):
