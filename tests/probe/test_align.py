@@ -859,8 +859,8 @@ def test_stores_are_measured_into_a_table_that_is_kept(store, tmp_path):
 ALIGN = """
 import sys
 from pathlib import Path
-from mnprobe.probe import AlignConfig, FitConfig, StoredPair, align_stores, stored
-stored._SAVE_EVERY = 0.0
+from mnprobe.probe import AlignConfig, FitConfig, StoredPair, align_stores, alignment
+alignment._SAVE_EVERY = 0.0
 u, e, folder, holdout = sys.argv[1:]
 config = AlignConfig(fit=FitConfig(dim=4, steps=1), seeds=2, splits=2, draws=2, bound_draws=2, holdout=holdout)
 print("ready", flush=True)

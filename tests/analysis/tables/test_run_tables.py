@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from mnprobe.analysis.success.rollouts import SUCCESS
 
 from mnprobe.analysis.audit.findings import findings
 from mnprobe.analysis.report.comparison import set_side_by_side
+from mnprobe.analysis.tables.rollouts import SUCCESS
 from mnprobe.analysis.tables.run_tables import RunTables
 from mnprobe.cli.main import main
 from mnprobe.core.errors import ProbeError
