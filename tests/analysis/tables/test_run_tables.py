@@ -14,7 +14,7 @@ from mnprobe.core.errors import ProbeError
 from mnprobe.core.rundir import RunDir
 from mnprobe.core.table import TableSchema, read_cells
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "run-tables"
+GOLDEN = Path(__file__).parents[2] / "golden" / "run-tables"
 
 
 def _run(folder):
