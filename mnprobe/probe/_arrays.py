@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from mnprobe.core.arrays import Array, Whole, as_array, as_whole
+from mnprobe.core.arrays import Array, Whole, as_array, as_whole, check_finite
 from mnprobe.core.errors import ConfigError, FeatureError
 
 __all__: list[str] = []
@@ -58,14 +58,8 @@ def as_floats(values: Array, name: str) -> Tensor:
 
 def check_finite_rows(tensor: Tensor, name: str) -> None:
     """FeatureError with the count and the first row when rows (..., d) hold NaN or infinity."""
-    finite = torch.isfinite(tensor).all(dim=-1).reshape(-1)
-    if not bool(finite.all()):
-        bad = int((~finite).sum())
-        first = int(torch.nonzero(~finite)[0])
-        raise FeatureError(
-            f"{name}: {bad} of {len(finite)} rows hold NaN or infinity, the first is row {first}. "
-            "Extract these features again."
-        )
+    if not bool(torch.isfinite(tensor).all()):
+        check_finite(tensor.detach().double().reshape(-1, tensor.shape[-1]).cpu().numpy(), name)
 
 
 def as_features(values: Array, name: str) -> Tensor:

@@ -36,7 +36,6 @@ __all__ = [
     "Relation",
     "make_index",
     "parse_options",
-    "set_flag",
     "set_number",
     "set_seed",
     "set_whole",
@@ -331,14 +330,6 @@ def set_number(index: Any, name: str, rule: str, *, most: float = np.inf) -> Non
     if not number < np.inf or number > most:
         raise ConfigError(f"{name} must be {rule}, got {given!r}")
     object.__setattr__(index, name, number)
-
-
-def set_flag(index: Any, name: str) -> None:
-    """Keep an option as True or False; ConfigError for anything else."""
-    given = getattr(index, name)
-    if not isinstance(given, bool | np.bool_):
-        raise ConfigError(f"{name} must be True or False, got {given!r}")
-    object.__setattr__(index, name, bool(given))
 
 
 def set_seed(index: Any) -> None:

@@ -27,12 +27,11 @@ from mnprobe.analysis.similarity.base import (
     Index,
     MatrixIndex,
     Relation,
-    set_flag,
     set_number,
     set_seed,
     set_whole,
 )
-from mnprobe.core.arrays import Array, as_matrix
+from mnprobe.core.arrays import Array, as_matrix, settle
 from mnprobe.core.errors import FeatureError, ProbeError, TooFewSamples
 
 __all__ = [
@@ -297,7 +296,7 @@ class RBFCKA(MatrixIndex):
 
     def __post_init__(self) -> None:
         set_number(self, "width", "a positive multiple of the median distance")
-        set_flag(self, "debiased")
+        settle(self, truths=("debiased",))
 
     def matrix(self, values: Rows) -> Rows:
         """The centred kernel matrix."""

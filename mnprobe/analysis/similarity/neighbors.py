@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mnprobe.analysis.similarity._arrays import Codes, Rows, squared_distances, unit_rows
-from mnprobe.analysis.similarity.base import About, Index, Relation, set_flag, set_whole
+from mnprobe.analysis.similarity.base import About, Index, Relation, set_whole
 from mnprobe.analysis.similarity.cka import hsic_1_of
-from mnprobe.core.arrays import Array
+from mnprobe.core.arrays import Array, settle
 from mnprobe.core.errors import ProbeError, TooFewSamples
 from mnprobe.core.labels import Labels
 
@@ -142,7 +142,7 @@ class MutualKNN(Index):
 
     def __post_init__(self) -> None:
         check_k(self)
-        set_flag(self, "outside")
+        settle(self, truths=("outside",))
 
     def prepare(self, values: Rows, groups: Codes) -> "_Neighbours":
         """Neighbour weights, and what is needed to find others under other groups."""
@@ -220,7 +220,7 @@ class CKNNA(Index):
 
     def __post_init__(self) -> None:
         check_k(self, least=2)
-        set_flag(self, "outside")
+        settle(self, truths=("outside",))
 
     def prepare(self, values: Rows, groups: Codes) -> "_Side":
         """Cosines, the neighbour mask, and the self term."""
