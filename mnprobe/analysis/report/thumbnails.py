@@ -11,7 +11,8 @@ from PIL import Image
 
 from mnprobe.analysis.tables.alignment import named
 from mnprobe.core.errors import MnprobeError
-from mnprobe.core.rundir import RunDir, step_name
+from mnprobe.core.names import step_name
+from mnprobe.core.rundir import RunDir
 from mnprobe.data import Episode, open_dataset
 
 __all__ = ["MOST_THUMBNAILS", "Origin", "Sheet", "draw_thumbnails", "find_data"]
