@@ -1,4 +1,4 @@
-"""Names: identity of feature files and layers, and how models, sources and steps are spelled.
+"""Names of models, sources and steps; identity of feature files and layers.
 
 No other module composes or parses these names. On disk and in tables:
 
