@@ -1,12 +1,13 @@
 """`mnprobe extract`: frozen features of models, written to HDF5 stores."""
 
 import json
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from mnprobe.core.names import Side
 
 __all__ = ["extract"]
 
@@ -37,13 +38,6 @@ class Decoding(StrEnum):
 
     greedy = "greedy"
     teacher = "teacher"
-
-
-class Side(StrEnum):
-    """Side of a hooked model."""
-
-    understanding = "understanding"
-    execution = "execution"
 
 
 def extract(
@@ -195,10 +189,10 @@ def extract(
     if not leads:
         return
     if as_json:
-        typer.echo(json.dumps([asdict(entry) | {"path": str(entry.path)} for entry in done], indent=2))
+        typer.echo(json.dumps([entry.to_dict() for entry in done], indent=2))
         return
     for entry in done:
-        state = "" if entry.trained else ", not trained"
+        state = "" if entry.id.trained else ", not trained"
         if entry.skipped:
             state += f"; {entry.skipped} broken {'episode' if entry.skipped == 1 else 'episodes'} left out"
         typer.echo(f"{entry.status} {entry.path}: {entry.episodes} episodes, {', '.join(entry.layers)}{state}")

@@ -84,7 +84,7 @@ def rollout(
     from mnprobe.core.names import step_name
     from mnprobe.core.rundir import resolve_run
     from mnprobe.features.extractors.base import parse_options
-    from mnprobe.features.selection import choose_players
+    from mnprobe.features.selection import CheckpointQuery, select_checkpoints
     from mnprobe.worlds.parallel import default_workers
     from mnprobe.worlds.rollout import RolloutConfig
     from mnprobe.worlds.rollout import rollout as play_episodes
@@ -112,15 +112,21 @@ def rollout(
     if run_dir is not None and not quiet:
         typer.echo(f"run: {run_dir.path}", err=as_json)
     played = []
-    for player in choose_players(
-        run_dir, policy, checkpoint or (), name=name, models=model or (), blank=blank_instruction
-    ):
+    query = CheckpointQuery(
+        purpose="play",
+        policy=policy,
+        models=model or (),
+        files=checkpoint or (),
+        name=name,
+        options={"blank_instruction": blank_instruction},
+    )
+    for player in select_checkpoints(run_dir, query):
         config = RolloutConfig(
             world=world,
             world_options=world_options,
             policy=policy,
             policy_options=policy_options,
-            checkpoint=player.checkpoint,
+            checkpoint=player.path,
             step=player.step,
             max_steps=max_steps,
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 from mnprobe.core.errors import ConfigError, DataError, FeatureError, MnprobeError
 from mnprobe.core.files import sha256_file
 from mnprobe.core.job import JobRecord
-from mnprobe.core.names import step_name
+from mnprobe.core.names import FeatureId, Source
 from mnprobe.core.progress import progress
 from mnprobe.core.provenance import canonical_json, config_hash, versions
 from mnprobe.core.registry import unknown_name
@@ -32,14 +33,14 @@ from mnprobe.features.extractors.base import (
     stored_layers,
 )
 from mnprobe.features.row_check import check_rows
-from mnprobe.features.schema import DTYPES, SIDES, Columns, Header, make_columns
-from mnprobe.features.selection import ModelChoice, choose_models, layers_for, played_choices
+from mnprobe.features.schema import DTYPES, Columns, Header, make_columns
+from mnprobe.features.selection import CheckpointChoice, CheckpointQuery, layers_for, select_checkpoints
 from mnprobe.features.shards import Shard, ShardFolder
 from mnprobe.features.store import open_features, verify
 from mnprobe.features.writer import FeatureWriter
 from mnprobe.worlds.record import read_situation
 
-__all__ = ["ROLLOUTS", "Extracted", "Job", "check_target", "extract", "run_job"]
+__all__ = ["Extracted", "Job", "check_target", "extract", "run_job"]
 
 Status = Literal["written", "kept"]
 Note = Callable[[str], None]
@@ -460,32 +461,41 @@ def _reasons(skipped: Mapping[str, str]) -> str:
     return "; ".join([f"{name} ({reason})" for name, reason in skipped.items()][:_SHOWN]) + more
 
 
-ROLLOUTS = "rollouts"
-"""Name of the source of rollouts."""
-
 _DEFAULT_PRESET = "tiny"
 _READERS_FOR_CUDA = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extracted:
-    """One finished store. `status` is "written", or "kept" when it existed before.
+    """One finished store with the features `id`. `status` is "written", or "kept" when it existed before.
 
     `episodes` counts those in the store; `skipped` counts broken episodes, whose ids and reasons are in the provenance.
     """
 
     path: Path
-    model: str
+    id: FeatureId
     kind: str
-    side: str
-    source: str
-    step: int
-    trained: bool
-    training: str
     layers: tuple[str, ...]
     episodes: int
     status: Literal["written", "kept"]
     skipped: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON, those of `id` among them."""
+        return {
+            "path": str(self.path),
+            "model": self.id.model,
+            "kind": self.kind,
+            "side": str(self.id.side),
+            "source": self.id.source_name,
+            "step": self.id.step,
+            "trained": self.id.trained,
+            "training": self.id.training,
+            "layers": list(self.layers),
+            "episodes": self.episodes,
+            "status": self.status,
+            "skipped": self.skipped,
+        }
 
 
 def extract(
@@ -525,11 +535,11 @@ def extract(
     Args:
         data: folders of demonstrations; by default the run's `demos`. With the source "rollouts", by default every
             folder of the run's `rollouts` that one of its ARP checkpoints played: each is extracted by that checkpoint
-            and by the ViCLIP checkpoint of the same training and step (see `played_choices`).
+            and by the ViCLIP checkpoint of the same training and step (see `select_checkpoints`).
         run: run directory; default the newest under ./runs, unless `out` is given.
         out: output path instead of a run: a file ending in .h5 for a single store, or a folder for
             `<model>/<source>/step_<number>.h5`.
-        models: names of extractors, or of models in the run; see `choose_models`.
+        models: names of extractors, or of models in the run; see `select_checkpoints`.
         checkpoints: weights files; the model is detected from the file.
         name: model name under which the features are stored.
         step: training step of the checkpoint, if the file does not record it.
@@ -564,20 +574,24 @@ def extract(
     home = run if isinstance(run, RunDir) else None if run is None and out is not None else resolve_run(run)
     given = {key: value for key, value in (options or {}).items() if value is not None}
     with join_team() as team:
-        if data is None and source == ROLLOUTS and home is not None:
-            if checkpoints or name is not None or step is not None:
-                raise ConfigError(
-                    "--source rollouts without --data takes the run's own checkpoints, each on the episodes that it "
-                    "played; give --data as well to use --checkpoint, --name or --step"
-                )
-            played = played_choices(home, models, say)
-            parts: list[tuple[Any, list[ModelChoice]]] = [(one.folder, list(one.choices)) for one in played]
-        else:
-            chosen = choose_models(home, models, checkpoints, name=name, step=step)
-            parts = [(data if data is not None else _demos(home), chosen)]
-        everything = _understanding([choice for _, choices in parts for choice in choices], given, say)
-        parts = [(folder, [choice for choice in choices if choice in everything]) for folder, choices in parts]
-        parts = [part for part in parts if part[1]]
+        played = data is None and source == Source.ROLLOUTS and home is not None
+        if played and (checkpoints or name is not None or step is not None):
+            raise ConfigError(
+                "--source rollouts without --data takes the run's own checkpoints, each on the episodes that it "
+                "played; give --data as well to use --checkpoint, --name or --step"
+            )
+        query = CheckpointQuery(
+            purpose="extract-played" if played else "extract",
+            models=models,
+            files=checkpoints,
+            name=name,
+            step=step,
+            source=source,
+            options=given,
+        )
+        selected = select_checkpoints(home, query, note=say)
+        folder_of_all: Any = None if played else data if data is not None else _demos(home)
+        everything = _understanding(selected, given, say)
         for choice in everything:
             if choice.checkpoint is not None and not choice.checkpoint.step_told:
                 remark = "tells no training step, so it counts as step 0; --step or --name says more"
@@ -593,12 +607,16 @@ def extract(
             cache=cache if len(everything) == 1 else None,
             found={},
         )
-        layers_of = [[layers_for(choice, layers, everything, known, say) for choice in choices] for _, choices in parts]
+        everything = [
+            replace(choice, layers=layers_for(choice, layers, everything, known, say)) for choice in everything
+        ]
+        parts = [(folder, list(choices)) for folder, choices in groupby(everything, key=lambda choice: choice.data)]
         if out is not None and out.suffix == ".h5" and len(everything) > 1:
             raise ConfigError(f"--out {out}: one file, but {len(everything)} stores are to be made; name a folder")
         done: list[Extracted] = []
         asked: list[str] = []
-        for number, ((folder, choices), chosen_layers) in enumerate(zip(parts, layers_of, strict=True), start=1):
+        for number, (own_folder, choices) in enumerate(parts, start=1):
+            folder = folder_of_all if own_folder is None else own_folder
             if len(parts) > 1:
                 say(f"{folder} ({number} of {len(parts)})")
             dataset = open_dataset(
@@ -616,7 +634,6 @@ def extract(
                 dataset=dataset,
                 columns=_columns(dataset, say),
                 fingerprint=dataset.fingerprint(),
-                source=source,
                 options=given,
                 seed=seed,
                 preset=preset,
@@ -631,25 +648,19 @@ def extract(
                 cache=cache,
                 say=say,
             )
-            jobs = [maker.job(choice, found) for choice, found in zip(choices, chosen_layers, strict=True)]
+            jobs = [maker.job(choice) for choice in choices]
             for job in jobs:
                 check_target(job)
             asked += [canonical_json(dict(job.asked)) for job in jobs]
-            _record(home, out, team, asked, [folder for folder, _ in parts[:number]])
+            _record(home, out, team, asked, [own or folder_of_all for own, _ in parts[:number]])
             for choice, job in zip(choices, jobs, strict=True):
                 status = run_job(job, team, quiet=quiet, note=say if team.leads else None)
-                header = job.header
                 names, skipped = _stored(job, stored_layers(EXTRACTORS.load(choice.kind), job.asked["layers"]))
                 done.append(
                     Extracted(
                         path=job.target,
-                        model=header.model,
+                        id=choice.id,
                         kind=choice.kind,
-                        side=header.side,
-                        source=header.source,
-                        step=header.step,
-                        trained=header.trained,
-                        training=header.training,
                         layers=names,
                         episodes=len(dataset) + len(broken) - skipped,
                         status=status,
@@ -668,7 +679,6 @@ class _ExtractionContext:
     dataset: Dataset
     columns: Columns
     fingerprint: str
-    source: str
     options: Mapping[str, Any]
     seed: int
     preset: str | None
@@ -683,30 +693,16 @@ class _ExtractionContext:
     cache: dict[str, Any]
     say: Callable[[str], None]
 
-    def job(self, choice: ModelChoice, layers: Mapping[str, bool]) -> Job:
+    def job(self, choice: CheckpointChoice) -> Job:
         """Build the job of one model at one checkpoint."""
         extractor = EXTRACTORS.load(choice.kind)
-        spec = self._spec(choice, layers, complete_options(self.options, extractor.option_defaults))
-        side = extractor.side or spec.options.get("side")
-        if side is None:
-            raise ConfigError(
-                f"--model {choice.kind}: say with --side on which side this model stands: {', '.join(SIDES)}"
-            )
-        header = Header(
-            model=choice.name,
-            side=side,
-            source=f"{self.source}-blank" if spec.options.get("blank_instruction") else self.source,
-            step=choice.step,
-            trained=choice.trained,
-            training=choice.training,
-            checkpoint_sha256=choice.checkpoint.sha256 if choice.checkpoint else "",
-            data_fingerprint=self.fingerprint,
-        )
+        spec = self._spec(choice, complete_options(self.options, extractor.option_defaults))
+        header = Header.of(choice.id, checkpoint_sha256=choice.sha256, data_fingerprint=self.fingerprint)
         if choice.checkpoint is None and extractor.sizes:
             size = "the given size" if spec.preset is None else f"size {spec.preset!r}"
             self.say(f"{choice.name}: random weights of {size} from seed {self.seed}, not trained")
         return Job(
-            target=_target(self.home, self.out, choice, header.source),
+            target=_target(self.home, self.out, choice.id),
             header=header,
             episodes=self.dataset,
             columns=self.columns,
@@ -721,16 +717,16 @@ class _ExtractionContext:
             threads=min(_READERS_FOR_CUDA, os.cpu_count() or 1) if self.device.startswith("cuda") else 1,
         )
 
-    def _spec(self, choice: ModelChoice, layers: Mapping[str, bool], options: Mapping[str, Any]) -> ExtractorSpec:
+    def _spec(self, choice: CheckpointChoice, options: Mapping[str, Any]) -> ExtractorSpec:
         from mnprobe.features.text_ranking import distinct_texts  # imports torch
 
         return ExtractorSpec(
-            checkpoint=choice.checkpoint.path if choice.checkpoint else None,
+            checkpoint=choice.path,
             preset=_drawn_preset(choice, self.preset, self.config),
             config=self.config,
             seed=self.seed,
-            layers=tuple(layers),
-            optional=frozenset(name for name, by_pattern in layers.items() if by_pattern),
+            layers=tuple(choice.layers),
+            optional=frozenset(name for name, by_pattern in choice.layers.items() if by_pattern),
             device=self.device,
             precision=self.precision,
             batch_size=self.batch_size,
@@ -741,14 +737,14 @@ class _ExtractionContext:
         )
 
 
-def _drawn_preset(choice: ModelChoice, preset: str | None, config: Mapping[str, Any] | None) -> str | None:
+def _drawn_preset(choice: CheckpointChoice, preset: str | None, config: Mapping[str, Any] | None) -> str | None:
     """Return the preset of random weights, unless another setting gives the size."""
     drawn = choice.checkpoint is None and EXTRACTORS.load(choice.kind).sizes and config is None
     return (preset or _DEFAULT_PRESET) if drawn else None
 
 
 def _known_layers(
-    choice: ModelChoice,
+    choice: CheckpointChoice,
     *,
     options: Mapping[str, Any],
     preset: str | None,
@@ -761,7 +757,7 @@ def _known_layers(
     extractor = EXTRACTORS.load(choice.kind)
     if id(choice) not in found:
         spec = ExtractorSpec(
-            checkpoint=choice.checkpoint.path if choice.checkpoint else None,
+            checkpoint=choice.path,
             preset=_drawn_preset(choice, preset, config),
             config=config,
             seed=seed,
@@ -803,8 +799,8 @@ def _stored(job: Job, layers: Mapping[str, str]) -> tuple[tuple[str, ...], int]:
 
 
 def _understanding(
-    choices: list[ModelChoice], given: Mapping[str, Any], say: Callable[[str], None]
-) -> list[ModelChoice]:
+    choices: list[CheckpointChoice], given: Mapping[str, Any], say: Callable[[str], None]
+) -> list[CheckpointChoice]:
     """Raise for options of no chosen model; drop models without an instruction input when blank."""
     known = {choice.kind: set(EXTRACTORS.load(choice.kind).option_defaults) for choice in choices}
     everything = set().union(*known.values())
@@ -820,7 +816,7 @@ def _understanding(
 
 
 def _sizes(
-    choices: Sequence[ModelChoice], preset: str | None, config: Path | Mapping[str, Any] | None
+    choices: Sequence[CheckpointChoice], preset: str | None, config: Path | Mapping[str, Any] | None
 ) -> Mapping[str, Any] | None:
     """Check that preset or configuration applies to a model; return the configuration."""
     if preset is not None:
@@ -845,7 +841,7 @@ def _sizes(
     return found
 
 
-def _check_preset(choices: Sequence[ModelChoice], preset: str) -> None:
+def _check_preset(choices: Sequence[CheckpointChoice], preset: str) -> None:
     sized = [choice for choice in choices if choice.checkpoint is None and EXTRACTORS.load(choice.kind).sizes]
     if not sized:
         raise ConfigError(f"--preset {preset}: is the size of random weights, but all chosen models have checkpoints")
@@ -886,15 +882,15 @@ def _columns(dataset: Dataset, say: Callable[[str], None]) -> Columns:
     return make_columns(rows, where="the dataset")
 
 
-def _target(run: RunDir | None, out: Path | None, choice: ModelChoice, source: str) -> Path:
+def _target(run: RunDir | None, out: Path | None, feature: FeatureId) -> Path:
     if out is not None:
-        return out if out.suffix == ".h5" else out / choice.folder / source / f"{step_name(choice.step)}.h5"
+        return out if out.suffix == ".h5" else out / feature.path
     assert run is not None  # without `out` there is a run
-    return run.features(choice.folder, source, choice.step)
+    return run.path / "features" / feature.path
 
 
 def _asked(
-    header: Header, choice: ModelChoice, spec: ExtractorSpec, columns: Columns, dtype: str, skip_broken: bool
+    header: Header, choice: CheckpointChoice, spec: ExtractorSpec, columns: Columns, dtype: str, skip_broken: bool
 ) -> dict[str, Any]:
     """Return the requested configuration, which decides the meaning of the values, as JSON."""
     options = dict(spec.options)
@@ -912,7 +908,7 @@ def _asked(
         "extractor": choice.kind,
         "revision": EXTRACTORS.load(choice.kind).revision,
         "model": header.model,
-        "side": header.side,
+        "side": str(header.side),
         "source": header.source,
         "step": header.step,
         "trained": header.trained,

@@ -41,7 +41,7 @@ def _values(path, layer="u"):
 def test_random_models_are_extracted_and_say_that_they_are_untrained(demos, tmp_path):
     remarks = []
     done = extract(demos, out=tmp_path, models=["viclip", "arp", "pixels"], note=remarks.append)
-    assert [(entry.model, entry.side, entry.status) for entry in done] == [
+    assert [(entry.id.model, entry.id.side, entry.status) for entry in done] == [
         ("viclip", "understanding", "written"),
         ("arp", "execution", "written"),
         ("pixels", "understanding", "written"),
@@ -52,7 +52,7 @@ def test_random_models_are_extracted_and_say_that_they_are_untrained(demos, tmp_
     assert remarks == [f"{m}: random weights of size 'tiny' from seed 0, not trained" for m in ("viclip", "arp")]
     for entry in done:
         verify(entry.path)
-        assert not entry.trained
+        assert not entry.id.trained
         assert entry.episodes == 5
         with open_features(entry.path) as file:
             assert not file.trained
@@ -128,14 +128,14 @@ def test_a_run_is_filled_from_its_checkpoints_and_demos(tmp_path, write_demo):
     policy.init_weights(torch.Generator().manual_seed(0))
     save_arp(run.checkpoint("arp", 0), policy, step=0)
     done = extract(run=run)
-    assert [(entry.model, entry.kind, entry.step, entry.trained) for entry in done] == [
+    assert [(entry.id.model, entry.kind, entry.id.step, entry.id.trained) for entry in done] == [
         ("arp", "arp", 0, False),
         ("watcher", "viclip", 0, False),
         ("watcher", "viclip", 20, True),
     ]
     assert [piece.path for piece in run.feature_files()] == [entry.path for entry in done]
     blank = extract(run=run, options={"blank_instruction": True})
-    assert [(entry.model, entry.source) for entry in blank] == [("arp", "demos-blank")]
+    assert [(entry.id.model, entry.id.source_name) for entry in blank] == [("arp", "demos-blank")]
     assert extract(run=run, models=["watcher"])[1].status == "kept"
     assert len(RunDir(run.path).config["extract"]["asked"]) == 2
     assert extract(run=run, models=["arp"], source="elsewhere")[0].path == run.features("arp", "elsewhere", 0)
@@ -143,7 +143,7 @@ def test_a_run_is_filled_from_its_checkpoints_and_demos(tmp_path, write_demo):
 
 def test_the_step_of_a_file_is_found(demos, tmp_path, viclip_checkpoint):
     entry = extract(demos, out=tmp_path / "a", checkpoints=[viclip_checkpoint], limit=1)[0]
-    assert (entry.step, entry.trained, entry.kind) == (500, True, "viclip")
+    assert (entry.id.step, entry.id.trained, entry.kind) == (500, True, "viclip")
     with open_features(entry.path) as file:
         assert file.attrs["checkpoint_sha256"] == hashlib.sha256(viclip_checkpoint.read_bytes()).hexdigest()
     state = ViCLIP(ViCLIPConfig.tiny()).state_dict()

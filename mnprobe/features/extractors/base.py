@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
 import numpy as np
 
 from mnprobe.core.errors import ConfigError, FeatureError
+from mnprobe.core.names import Side
 from mnprobe.core.registry import Registry, unknown_name
 from mnprobe.data import Episode
-from mnprobe.features.schema import Side, check_layer_name
+from mnprobe.features.schema import check_layer_name
 
 __all__ = [
     "EXTRACTORS",

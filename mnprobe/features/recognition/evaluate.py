@@ -37,7 +37,7 @@ from mnprobe.features.recognition.tables import (
     recognition_rows,
 )
 from mnprobe.features.schema import Columns
-from mnprobe.features.selection import VideoModel, choose_video_models
+from mnprobe.features.selection import CheckpointChoice, CheckpointQuery, select_checkpoints
 from mnprobe.features.shards import Shard, ShardFolder
 from mnprobe.features.store import FeatureFile, open_features
 from mnprobe.features.text_ranking import (
@@ -107,7 +107,7 @@ def recognize(
         data: folders of episodes; by default the run's `demos`. Rollouts are folders of episodes too.
         run: run directory; tables go into its `results`.
         out: folder for the tables in place of the run's `results`.
-        models, checkpoints, name, step, preset, config, seed: see `choose_video_models`.
+        models, checkpoints, name, step, preset, config, seed: see `select_checkpoints`.
         source: name of the data in the tables; "rollouts" for a folder within the run's rollouts, else "demos".
         partitions: "train", "val", "test", or "all"; by default "test" if the data have it, else all.
         candidates: candidate texts, or a file with one per line, instead of the dataset's instructions.
@@ -129,10 +129,19 @@ def recognize(
     if run is None and out is None:
         raise ConfigError("recognition needs a run (--run) or a folder for its tables (--out)")
     resolve_device(device)
-    chosen = choose_video_models(
-        run, models=models, checkpoints=checkpoints, name=name, step=step, preset=preset, seed=seed, config=config
+    query = CheckpointQuery(
+        purpose="recognize",
+        models=models,
+        files=checkpoints,
+        name=name,
+        step=step,
+        preset=preset,
+        seed=seed,
+        config=config,
     )
+    chosen = select_checkpoints(run, query)
     folder, source = _data(data, run, source)
+    chosen = [choice.on(source) for choice in chosen]
     whole = open_dataset(folder, instructions=instructions)
     for text in whole.notes:
         say(text)
@@ -210,7 +219,7 @@ class _RecognitionRun:
     quiet: bool
     say: Callable[[str], None]
 
-    def do(self, model: VideoModel, team: Team) -> Status:
+    def do(self, model: CheckpointChoice, team: Team) -> Status:
         """Measure one model, or reuse its results; process 0 decides, scores and writes."""
         digest = self.digest(model)
         key = config_hash([digest, model.name, model.step, self.source, self.partition])
@@ -229,11 +238,11 @@ class _RecognitionRun:
             _remove(cache)
         return ways[way]
 
-    def digest(self, model: VideoModel) -> str:
+    def digest(self, model: CheckpointChoice) -> str:
         """Hash of all that decides the predictions of `model`, independent of the partition."""
         return config_hash({**self.settings, "weights": model.identity()})
 
-    def result(self, models: Sequence[VideoModel], status: Mapping[tuple[str, int], Status]) -> Recognized:
+    def result(self, models: Sequence[CheckpointChoice], status: Mapping[tuple[str, int], Status]) -> Recognized:
         """The rows of these models."""
         rows, predictions = RECOGNITION.read_or_empty(self.table), PREDICTIONS.read_or_empty(self.predictions)
         own, mine = (self._of(table, models) for table in (rows, predictions))
@@ -247,19 +256,19 @@ class _RecognitionRun:
             status=status,
         )
 
-    def _finished(self, model: VideoModel) -> bool:
+    def _finished(self, model: CheckpointChoice) -> bool:
         rows, predictions = RECOGNITION.read_or_empty(self.table), PREDICTIONS.read_or_empty(self.predictions)
         own = self._of(rows, [model]) & (rows["partition"] == self.partition)
         known = predictions["id"][self._of(predictions, [model])]
         return bool(own.any()) and set(self.columns["id"].tolist()) <= set(known)
 
-    def _of(self, table: "pd.DataFrame", models: Sequence[VideoModel]) -> "pd.Series[bool]":
+    def _of(self, table: "pd.DataFrame", models: Sequence[CheckpointChoice]) -> "pd.Series[bool]":
         """Mask of the rows of these models on this source with the requested settings."""
         wanted = {(model.name, model.step, self.source, self.digest(model)) for model in models}
         keys = table[[*_WHERE, "config_hash"]].itertuples(index=False, name=None)
         return pd.Series([key in wanted for key in keys], index=table.index, dtype=bool)
 
-    def _stored(self, model: VideoModel) -> NDArray[Any] | None:
+    def _stored(self, model: CheckpointChoice) -> NDArray[Any] | None:
         """Read u of these episodes from the run's store, if it has this checkpoint, data and input settings."""
         path = self.run.features(model.name, self.source, model.step) if self.run is not None else None
         if path is None or not path.is_file():
@@ -275,7 +284,7 @@ class _RecognitionRun:
             self.say(f"{error}\nThe features are computed anew for the recognition")
             return None
 
-    def _rows_of(self, file: FeatureFile, model: VideoModel) -> list[int] | None:
+    def _rows_of(self, file: FeatureFile, model: CheckpointChoice) -> list[int] | None:
         asked = file.attrs["provenance"].get("asked", {})
         weights = {name: asked.get(name) for name in model.identity()}
         seen = {"camera": self.settings["camera"], "frames_rule": self.settings["frames_rule"]}
@@ -292,7 +301,7 @@ class _RecognitionRun:
         wanted = self.columns["id"].tolist()
         return [place[name] for name in wanted] if same and all(name in place for name in wanted) else None
 
-    def _compare(self, file: FeatureFile, model: VideoModel) -> None:
+    def _compare(self, file: FeatureFile, model: CheckpointChoice) -> None:
         """Report when the success labels of `align` were computed with other candidate texts."""
         if "prediction" in file.columns and distinct_texts(file.columns["instruction"].tolist()) != self.texts:
             self.say(
@@ -300,7 +309,7 @@ class _RecognitionRun:
                 f"({len(set(file.columns['instruction'].tolist()))}); those counted here are among {len(self.texts)}"
             )
 
-    def _compute(self, model: VideoModel, cache: Path) -> None:
+    def _compute(self, model: CheckpointChoice, cache: Path) -> None:
         """Extract u into a separate resumable store."""
         extract(
             self.folder,
@@ -324,8 +333,8 @@ class _RecognitionRun:
             note=self.say,
         )
 
-    def _write(self, model: VideoModel, digest: str, u: NDArray[Any]) -> None:
-        viclip = model.load(resolve_device(self.device))
+    def _write(self, model: CheckpointChoice, digest: str, u: NDArray[Any]) -> None:
+        viclip = model.load_viclip(resolve_device(self.device))
         if not reads_text(viclip):
             raise CheckpointError(
                 f"{model.path or model.name}: its text side has a vocabulary of {viclip.config.vocabulary}, which is "
@@ -341,12 +350,12 @@ class _RecognitionRun:
         tasks = self.columns["task"].tolist()
         self._save(RECOGNITION, self.table, head, recognition_rows(head, tasks, ranking, len(self.texts)))
 
-    def _head(self, model: VideoModel, digest: str) -> dict[str, Any]:
+    def _head(self, model: CheckpointChoice, digest: str) -> dict[str, Any]:
         return {
             "model": model.name,
-            "training": model.training,
+            "training": model.id.training,
             "step": model.step,
-            "trained": model.choice.trained,
+            "trained": model.id.trained,
             "zero_shot": model.zero_shot,
             "source": self.source,
             "partition": self.partition,
@@ -516,9 +525,18 @@ def check_forgetting(
         raise ConfigError("the forgetting check needs a run (--run) or a folder for its tables (--out)")
     one_of("frames_rule", frames_rule, ("middle", "strided"))
     resolved = resolve_device(device)
-    chosen = choose_video_models(
-        run, models=models, checkpoints=checkpoints, name=name, step=step, preset=preset, seed=seed, config=config
+    query = CheckpointQuery(
+        purpose="recognize",
+        models=models,
+        files=checkpoints,
+        name=name,
+        step=step,
+        source=videos.resolve().name,
+        preset=preset,
+        seed=seed,
+        config=config,
     )
+    chosen = select_checkpoints(run, query)
     broken: dict[str, None] = {}
     say = note or (lambda text: None)
 
@@ -588,11 +606,11 @@ class _ForgettingRun:
         """Candidate text of each class."""
         return tuple(self.template.replace("{}", label) for label in self.labels)
 
-    def digest(self, model: VideoModel) -> str:
+    def digest(self, model: CheckpointChoice) -> str:
         """Hash of all that decides the predictions of `model`."""
         return config_hash({**self.settings, "weights": model.identity()})
 
-    def do(self, model: VideoModel) -> Literal["kept", "computed"]:
+    def do(self, model: CheckpointChoice) -> Literal["kept", "computed"]:
         """Recognise all videos with one model, or reuse its results."""
         digest = self.digest(model)
 
@@ -605,7 +623,7 @@ class _ForgettingRun:
         names = {video.name for video in self.videos}
         if done == names or (done and self.skip is not None):
             return "kept"
-        viclip = model.load(self.device)
+        viclip = model.load_viclip(self.device)
         if not reads_text(viclip):
             raise CheckpointError(
                 f"{model.path or model.name}: its text side has a vocabulary of {viclip.config.vocabulary}, which is "
@@ -642,7 +660,7 @@ class _ForgettingRun:
             shards.target.parent.rmdir()
         return "computed"
 
-    def compare(self, models: Sequence[VideoModel]) -> "pd.DataFrame":
+    def compare(self, models: Sequence[CheckpointChoice]) -> "pd.DataFrame":
         """Write the rows of these models, and those of their other steps on the same videos with a new first step."""
         heads = {(model.name, model.step): self._head(model) for model in models}
         written = FORGETTING.frame([])
@@ -688,12 +706,12 @@ class _ForgettingRun:
                 rows += forgetting_rows(identity, group["label"].tolist(), right, then, candidates=len(self.labels))
         return rows
 
-    def _head(self, model: VideoModel) -> dict[str, Any]:
+    def _head(self, model: CheckpointChoice) -> dict[str, Any]:
         return {
             "model": model.name,
-            "training": model.training,
+            "training": model.id.training,
             "step": model.step,
-            "trained": model.choice.trained,
+            "trained": model.id.trained,
             "zero_shot": model.zero_shot,
             "videos": self.folder,
             "template": self.template,
@@ -703,11 +721,11 @@ class _ForgettingRun:
             "created": now(),
         }
 
-    def _shards(self, model: VideoModel, digest: str) -> ShardFolder:
+    def _shards(self, model: CheckpointChoice, digest: str) -> ShardFolder:
         target = self.table.parent / ".forgetting" / config_hash([digest, model.name, model.step])
         return ShardFolder(target, config_hash([self.device.split(":")[0], self.batch_size, self.skip is not None]))
 
-    def _features(self, model: VideoModel, viclip: ViCLIP, digest: str) -> list[NDArray[Any]]:
+    def _features(self, model: CheckpointChoice, viclip: ViCLIP, digest: str) -> list[NDArray[Any]]:
         """Compute u of each video, (1, E), or (0, E) for a skipped one."""
         shards = self._shards(model, digest)
         size = self.batch_size
