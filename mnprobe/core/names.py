@@ -227,7 +227,8 @@ class FeatureId:
             raise FeatureError(f"{text!r} does not identify features; the form is {form}")
         made: dict[str, Any] = dict(zip(("side", "model", "source"), given[:3], strict=True))
         made |= {"step": step, "trained": given[4] == _TRAINED[True], "training": given[5]}
-        parsed = cls(**made, **dict(zip(own, given[6:], strict=True)))
+        made |= dict(zip(own, given[6:], strict=True))
+        parsed = cls(**made)
         if str(parsed) != text:
             raise FeatureError(f"{text!r} does not identify features; the canonical form is {str(parsed)!r}")
         return parsed
