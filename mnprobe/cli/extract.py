@@ -173,7 +173,7 @@ def extract(
         name=name,
         step=step,
         preset=preset,
-        config=config,
+        model_config=config,
         seed=seed,
         source=source,
         partitions=partition or None,

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -47,7 +47,7 @@ def recognize(
         str | None, typer.Option(help="With --videos: text template of a class; by default 'a video of {}'.")
     ] = None,
     skip_broken: Annotated[
-        bool, typer.Option("--skip-broken", help="With --videos: skip and count unreadable files.")
+        bool, typer.Option("--skip-broken", help="Skip episodes or videos with damaged files, and list them.")
     ] = False,
     frames_rule: Annotated[
         Literal["middle", "strided"],
@@ -72,6 +72,10 @@ def recognize(
     """
     from mnprobe.core.errors import ConfigError
     from mnprobe.core.rundir import resolve_run
+    from mnprobe.features.recognition.config import RecognitionConfig
+    from mnprobe.features.recognition.evaluate import check_forgetting
+    from mnprobe.features.recognition.evaluate import recognize as run_recognize
+    from mnprobe.features.recognition.tables import format_forgetting, format_recognition
 
     leads = _leads()
 
@@ -82,67 +86,47 @@ def recognize(
     run_dir = None if run is None and out is not None else resolve_run(run)
     if run_dir is not None and leads and not quiet:
         typer.echo(f"run: {run_dir.path}", err=as_json)
-    shared: dict[str, Any] = {
-        "run": run_dir,
-        "out": out,
-        "models": model or (),
-        "checkpoints": checkpoint or (),
-        "name": name,
-        "step": step,
-        "preset": preset,
-        "seed": seed,
-        "frames_rule": frames_rule,
-        "device": device,
-        "batch_size": batch_size,
-        "precision": precision,
-        "quiet": quiet,
-        "note": remark,
-    }
-    document: dict[str, Any]
+    config = RecognitionConfig(
+        models=model or (),
+        checkpoints=checkpoint or (),
+        name=name,
+        step=step,
+        preset=preset,
+        seed=seed,
+        source=source,
+        partitions=partition or (),
+        candidates=candidates,
+        instructions=instructions,
+        camera=camera,
+        template=template,
+        frames_rule=frames_rule,
+        device=device,
+        batch_size=batch_size,
+        precision=precision,
+        skip_broken=skip_broken,
+    )
     if videos is None:
-        for option, given in (("--template", template is not None), ("--skip-broken", skip_broken)):
-            if given:
-                raise ConfigError(f"{option}: belongs to the forgetting check; say which videos with --videos FOLDER")
-        from mnprobe.features.recognition.evaluate import recognize as run_recognize
-        from mnprobe.features.recognition.tables import format_recognition
-
-        result = run_recognize(
-            data or None,
-            source=source,
-            partitions=partition or (),
-            candidates=candidates,
-            instructions=instructions,
-            camera=camera or "front",
-            **shared,
-        )
-        text, tables = format_recognition(result.rows), [result.table, result.predictions_table]
-        rows, document = result.rows, {}
+        done = run_recognize(data or None, config, run=run_dir, out=out, quiet=quiet, note=remark)
+        text = format_recognition(done.rows)
+    elif data:
+        raise ConfigError("--data: is about episodes, --videos about natural videos; leave one out")
     else:
-        episodes = {
-            "--data": data,
-            "--source": source,
-            "--partition": partition,
-            "--candidates": candidates,
-            "--instructions": instructions,
-            "--camera": camera,
-        }
-        for option, value in episodes.items():
-            if value:
-                raise ConfigError(f"{option}: is about episodes, --videos about natural videos; leave one out")
-        from mnprobe.features.recognition.evaluate import TEMPLATE, check_forgetting
-        from mnprobe.features.recognition.tables import format_forgetting
-
-        requested = TEMPLATE if template is None else template
-        kept = check_forgetting(videos, template=requested, skip_broken=skip_broken, **shared)
-        text, tables = format_forgetting(kept.rows), [kept.table, kept.predictions_table]
-        rows, document = kept.rows, {"broken": list(kept.broken)}
+        done = check_forgetting(videos, config, run=run_dir, out=out, quiet=quiet, note=remark)
+        text = format_forgetting(done.rows)
+    tables = [done.table, done.predictions_table]
     if not leads:
         return
     if as_json:
-        written = {"tables": [str(table) for table in tables], "rows": json.loads(rows.to_json(orient="records"))}
-        typer.echo(json.dumps(written | document, indent=2))
+        document = {
+            "tables": [str(table) for table in tables],
+            "rows": json.loads(done.rows.to_json(orient="records")),
+            "broken": list(done.broken),
+        }
+        typer.echo(json.dumps(document, indent=2))
         return
     typer.echo(text)
+    for message in () if videos is not None else done.broken:
+        typer.echo(f"left out {message}")
     typer.echo(f"wrote {' and '.join(map(str, tables))}")
 
 

@@ -170,7 +170,6 @@ def test_natural_videos_are_checked_for_forgetting(home, call, tmp_path, capsys)
     ("arguments", "message"),
     [
         (["--template", "{}"], "--template: belongs to the forgetting check"),
-        (["--skip-broken"], "--skip-broken: belongs to the forgetting check"),
         (["--videos", "x", "--camera", "wrist"], "--camera: is about episodes"),
         (["--videos", "x", "--partition", "test"], "--partition: is about episodes"),
         (["--videos", "absent"], "absent: there is no such folder"),

@@ -14,8 +14,10 @@ from mnprobe.core.table import TableSchema
 from mnprobe.data import open_dataset
 from mnprobe.features import ExtractorSpec, extract, open_features, write_features
 from mnprobe.features.extractors.viclip import ViCLIPExtractor
-from mnprobe.features.recognition.evaluate import read_candidates, recognize
+from mnprobe.features.recognition.episodes import Episodes, read_candidates
+from mnprobe.features.recognition.evaluate import recognize
 from mnprobe.features.recognition.tables import PREDICTIONS, RECOGNITION, format_recognition, recognition_rows
+from mnprobe.features.recognition.videos import Features
 from mnprobe.features.text_ranking import (
     ALL_EPISODES,
     ALL_TASKS,
@@ -393,7 +395,7 @@ def test_zero_shot_is_a_trained_model_at_its_first_step(run, tmp_path):
     torch.save({"model": ViCLIP(SMALL, generator=torch.Generator().manual_seed(2)).state_dict()}, published)
     done = recognize(run=run, models=["viclip-ours"])
     assert set(done.rows["zero_shot"]) == set(done.rows["trained"]) == {True}
-    foreign = recognize(run=run, checkpoints=[published], name="official", config=SMALL.to_dict())
+    foreign = recognize(run=run, checkpoints=[published], name="official", model_config=SMALL.to_dict())
     assert set(foreign.rows["zero_shot"]) == {True}
     assert set(foreign.rows["model"]) == {"official"}
     random = recognize(run=run, preset="tiny", seed=1)
@@ -412,7 +414,8 @@ def test_a_planted_model_is_right_wherever_it_is_planted(run, monkeypatch):
     assert ranking.correct.all()
     import mnprobe.features.recognition.evaluate as job
 
-    monkeypatch.setattr(job._RecognitionRun, "_stored", lambda self, model: planted[own])
+    features = Features(index=np.arange(len(own)), u=planted[own])
+    monkeypatch.setattr(Episodes, "stored", lambda self, model: features)
     monkeypatch.setattr(job, "encode_texts", lambda *given, **more: planted)
     done = recognize(run=run, models=["viclip-joint"], step=100)
     rows = done.rows.set_index("task")
