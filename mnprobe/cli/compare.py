@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
@@ -11,6 +11,8 @@ from mnprobe.core.errors import ConfigError
 from mnprobe.core.rundir import resolve_run
 
 __all__ = ["compare"]
+
+_Model: TypeAlias = Annotated[str | None, typer.Option(help="Model of the run, if it has several.")]
 
 _PERMUTE = (
     "Units that the null permutes: instructions (as blocks), instructions-within-task, within-task, "
@@ -27,8 +29,8 @@ def compare(
         typer.Option(help="Similarity index (repeatable), one heatmap each; default debiased_cka, mutual_knn."),
     ] = None,
     grid: Annotated[str, typer.Option(help="layers: all layers of one checkpoint; checkpoints: all steps.")] = "layers",
-    understanding: Annotated[str | None, typer.Option(help="Model of the run, if it has several.")] = None,
-    execution: Annotated[str | None, typer.Option(help="Model of the run, if it has several.")] = None,
+    understanding: _Model = None,
+    execution: _Model = None,
     source: opt.FeatureSourceOption = "demos",
     step: Annotated[int | None, typer.Option(help="Checkpoint of the execution model; default the last.")] = None,
     layer_u: Annotated[list[str] | None, typer.Option(help="Layer of the understanding side (repeatable).")] = None,
