@@ -541,6 +541,11 @@ class ExtractConfig:
         if not isinstance(options, Mapping):
             raise ConfigError(f"options must be a mapping of names to values, got {type(options).__name__}")
         object.__setattr__(self, "options", {name: value for name, value in options.items() if value is not None})
+        sizes: Any = self.model_config
+        if sizes is not None and not isinstance(sizes, Mapping | Path):
+            if not isinstance(sizes, str):
+                raise ConfigError(f"model_config must be a mapping or a JSON file, got {type(sizes).__name__}")
+            object.__setattr__(self, "model_config", Path(sizes))
         if self.dtype not in DTYPES:
             raise ConfigError(f"--dtype must be {' or '.join(DTYPES)}, got {self.dtype!r}")
         if self.limit is not None and self.limit < 1:

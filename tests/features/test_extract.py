@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import types
+from pathlib import Path
 from typing import ClassVar
 
 import h5py
@@ -63,6 +64,7 @@ def _values(path, layer="u"):
         ({"models": None}, "models must be a list of names, got None"),
         ({"layers": [3]}, "layers must be a list of names, got "),
         ({"options": ["camera"]}, "options must be a mapping of names to values, got list"),
+        ({"model_config": 3}, "model_config must be a mapping or a JSON file, got int"),
         ({"preset": "tiny", "model_config": {}}, "--preset tiny and --config both give the size; leave one out"),
     ],
 )
@@ -77,6 +79,7 @@ def test_equal_settings_make_equal_configurations():
     assert ours == ExtractConfig(models=("pixels",), layers=["u"], batch_size=4.0, seed=3, options={"camera": None})
     assert (ours.models, ours.layers, ours.options) == (("pixels",), ("u",), {})
     assert [type(value) for value in (ours.batch_size, ours.seed)] == [int, int]
+    assert ExtractConfig(model_config="x.json") == ExtractConfig(model_config=Path("x.json"))
 
 
 def test_a_configuration_and_single_settings_extract_the_same(demos, tmp_path):

@@ -87,6 +87,9 @@ class RecognitionConfig:
         one_of("frames_rule", self.frames_rule, ("middle", "strided"))
         check_computation(self.batch_size, self.precision)
         check_one_size(self.preset, self.model_config)
+        given: Any = self.model_config
+        if given is not None and not isinstance(given, Mapping):
+            raise ConfigError(f"model_config must be a mapping of the fields of ViCLIP, got {type(given).__name__}")
 
     def check_for_episodes(self) -> None:
         """Raise ConfigError for a setting of the forgetting check."""

@@ -490,6 +490,7 @@ def test_what_cannot_be_is_refused_in_one_message(run, asked, message):
         ({"step": 0.5}, "step must be a whole number, got 0.5"),
         ({"models": 3}, "models must be a list of names, got 3"),
         ({"skip_broken": 1}, "skip_broken must be True or False, got 1"),
+        ({"model_config": "x.json"}, "model_config must be a mapping of the fields of ViCLIP, got str"),
         ({"preset": "tiny", "model_config": {}}, "--preset tiny and --config both give the size"),
     ],
 )
