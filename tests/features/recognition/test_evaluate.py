@@ -577,7 +577,7 @@ def test_episodes_with_broken_labels_are_left_out_too(damaged):
     shutil.rmtree(next(damaged.demos.rglob("test/reach_target/**/episode1/front_rgb")))
     for folder in damaged.demos.rglob("test/open_drawer/**/episode*"):
         truncate(folder)
-    with pytest.raises(DataError, match="all 3 episodes are broken"):
+    with pytest.raises(DataError, match="all 4 episodes are broken"):
         recognize(run=damaged, step=100, skip_broken=True)
 
 
