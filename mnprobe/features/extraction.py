@@ -485,7 +485,8 @@ class ExtractConfig:
     """
 
     models: Sequence[str] = ()
-    """Names of extractors, or of models in the run; see `select_checkpoints`. Empty, without checkpoints: all of the run."""
+    """Names of extractors, or of models in the run; see `select_checkpoints`. Empty, without checkpoints: all of the
+    run."""
     checkpoints: Sequence[Path] = ()
     """Weights files; the model is detected from the file."""
     name: str | None = None
@@ -633,10 +634,7 @@ def extract(
             _known_layers, config=config, sizes=sizes, cache=cache if len(everything) == 1 else None, found={}
         )
         parts = [
-            (
-                folder,
-                [choice.with_layers(layers_for(choice, config.layers, everything, known, say)) for choice in choices],
-            )
+            (folder, [replace(one, layers=layers_for(one, config.layers, everything, known, say)) for one in choices])
             for folder, choices in parts
         ]
         if out is not None and out.suffix == ".h5" and len(everything) > 1:
