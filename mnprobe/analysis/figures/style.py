@@ -23,8 +23,8 @@ __all__ = [
     "series_name",
     "training_colours",
     "training_look",
-    *("CONTEXT", "GREY", "INK", "PALETTE", "SavedFigure"),
-    *("house_style", "new_figure", "quiet_axes", "save_figure", "save_png", "shorten", "wrap"),
+    *("CONTEXT", "DPI", "GREY", "INK", "PALETTE", "SavedFigure"),
+    *("house_style", "new_figure", "quiet_axes", "save_figure", "save_png", "shorten", "text_width", "wrap"),
 ]
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be searched and edited
     "svg.hashsalt": "mnprobe",  # the same identifiers each time
 }
-_DPI = 150
+DPI = 150  # pixels per inch of figures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,13 +105,13 @@ def new_figure(width: float, height: float) -> Figure:
     >>> new_figure(4, 3).get_size_inches().tolist()
     [4.0, 3.0]
     """
-    figure = Figure(figsize=(width, height), dpi=_DPI)  # that of the PNG: small letters change width with it
+    figure = Figure(figsize=(width, height), dpi=DPI)  # that of the PNG: small letters change width with it
     FigureCanvasAgg(figure)
     return figure
 
 
-def wrap(text: str, width: float, size: float) -> list[str]:
-    """Break `text` into lines that are at most `width` inches wide at `size` points, as measured in the house's font.
+def wrap(text: str, width: float, size: float, *, bold: bool = False) -> list[str]:
+    """Break `text` into lines that are at most `width` inches wide at `size` points, as measured in the figures' font.
 
     A word that is wider than a line is broken within.
 
@@ -119,7 +119,7 @@ def wrap(text: str, width: float, size: float) -> list[str]:
     ['one two', 'three']
     """
     with house_style():
-        fits = _ruler(width, size)
+        fits = _ruler(width, size, bold)
         lines = [""]
         for word in text.split():
             longer = f"{lines[-1]} {word}".strip()
@@ -134,7 +134,7 @@ def wrap(text: str, width: float, size: float) -> list[str]:
     return [line for line in lines if line]
 
 
-def shorten(text: str, width: float, size: float) -> str:
+def shorten(text: str, width: float, size: float, *, bold: bool = False) -> str:
     """`text` on one line; where it is wider than `width` inches at `size` points, its middle becomes an ellipsis.
 
     >>> short = shorten("one two three four five", 0.9, 9)
@@ -143,7 +143,7 @@ def shorten(text: str, width: float, size: float) -> str:
     """
     line = " ".join(text.split())
     with house_style():
-        fits = _ruler(width, size)
+        fits = _ruler(width, size, bold)
         if fits(line):
             return line
 
@@ -166,9 +166,17 @@ def _largest(most: int, holds: Callable[[int], bool]) -> int:
     return low
 
 
-def _ruler(width: float, size: float) -> Callable[[str], bool]:
+def text_width(text: str, size: float, *, bold: bool = False) -> float:
+    """Width of one line of `text` in inches at `size` points."""
+    with house_style():
+        figure = new_figure(1, 1)
+        artist = figure.text(0, 0, text, fontsize=size, fontweight="bold" if bold else "normal")
+        return float(artist.get_window_extent().width) / figure.dpi
+
+
+def _ruler(width: float, size: float, bold: bool) -> Callable[[str], bool]:
     figure = new_figure(1, 1)
-    probe = figure.text(0, 0, "", fontsize=size)
+    probe = figure.text(0, 0, "", fontsize=size, fontweight="bold" if bold else "normal")
 
     def fits(line: str) -> bool:
         probe.set_text(_CONTROL.sub("?", line))
@@ -203,7 +211,7 @@ def save_png(figure: Figure, path: Path) -> Path:
     """Write `figure` to the PNG file `path` alone, for what is made of photographs; the same bytes each time."""
     _printable(figure)
     with house_style(), whole_file(path) as part:
-        figure.savefig(part, format="png", dpi=_DPI, metadata={"Software": None})
+        figure.savefig(part, format="png", dpi=DPI, metadata={"Software": None})
     return path
 
 
