@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 from mnprobe.analysis.audit.findings import Conclusion, control_decisions
 from mnprobe.analysis.figures.metadata import FigureNote, write_note
 from mnprobe.analysis.figures.style import (
-    GREY,
+    GRAY,
     INK,
     PALETTE,
     SavedFigure,
@@ -35,8 +35,8 @@ _DEMOS = ("main", "step-0", "blank", "pixels", "shuffled")
 _ROLLOUTS = ("rollouts", "rollouts-blank", "rollouts-pixels", "rollouts-shuffled")
 _ORDER = _DEMOS + _ROLLOUTS
 _FOUR = tuple(PALETTE[name] for name in ("blue", "sky", "vermillion", "green"))
-_COLOURS = dict(zip(_DEMOS, (*_FOUR, GREY), strict=True))
-_COLOURS |= dict(zip(_ROLLOUTS, (PALETTE["purple"], PALETTE["orange"], PALETTE["green"], GREY), strict=True))
+_COLORS = dict(zip(_DEMOS, (*_FOUR, GRAY), strict=True))
+_COLORS |= dict(zip(_ROLLOUTS, (PALETTE["purple"], PALETTE["orange"], PALETTE["green"], GRAY), strict=True))
 
 
 def controls_figure(controls: pd.DataFrame, findings: tuple[Conclusion, ...] = (), *, note: str = "") -> "Figure":
@@ -105,7 +105,7 @@ def _controls_figure(controls: pd.DataFrame, findings: tuple[Conclusion, ...], n
             levels.set_xlabel("Recall@1, mean of both directions")
             differences.set_xlabel("points: ○ claim minus control, △ rise over training")
     figure.text(0.12 / width, 1 - 0.1 / height, "The claim and its controls", va="top", fontsize=12, fontweight="bold")
-    figure.text(0.12 / width, 0.08 / height, "\n".join(lines), va="bottom", fontsize=7, color=GREY, linespacing=1.3)
+    figure.text(0.12 / width, 0.08 / height, "\n".join(lines), va="bottom", fontsize=7, color=GRAY, linespacing=1.3)
     if told:
         above = (0.2 + 0.14 * len(lines)) / height
         figure.text(0.12 / width, above, "\n".join(told), va="bottom", fontsize=8, color=INK, linespacing=1.3)
@@ -123,14 +123,14 @@ def _levels(axes: "Axes", rows: pd.DataFrame, names: list[str]) -> None:
     for place, name in enumerate(names):
         found = rows[(rows["series"] == name) & (rows["kind"] == "level")]
         if found.empty:
-            axes.text(0.01, place, "not measured", fontsize=7, color=GREY, va="center")
+            axes.text(0.01, place, "not measured", fontsize=7, color=GRAY, va="center")
             continue
-        row, colour = found.iloc[0], _COLOURS.get(name, INK)
+        row, color = found.iloc[0], _COLORS.get(name, INK)
         if np.isfinite(row["ci_low"]):
-            axes.plot([row["ci_low"], row["ci_high"]], [place] * 2, color=colour, linewidth=2.2, alpha=0.55)
+            axes.plot([row["ci_low"], row["ci_high"]], [place] * 2, color=color, linewidth=2.2, alpha=0.55)
         hollow = not bool(row["trained_e"]) or not (bool(row["trained_u"]) or name.endswith("pixels"))
-        face = "white" if hollow else colour
-        axes.plot([row["value"]], [place], "o", color=colour, markersize=7, markerfacecolor=face, markeredgewidth=1.5)
+        face = "white" if hollow else color
+        axes.plot([row["value"]], [place], "o", color=color, markersize=7, markerfacecolor=face, markeredgewidth=1.5)
         if np.isfinite(row["chance"]):
             axes.plot([row["chance"]] * 2, [place - 0.33, place + 0.33], color="black", linewidth=1.2)
     axes.set_yticks(range(len(names)), [_label(name) for name in names])
@@ -148,13 +148,13 @@ def _differences(axes: "Axes", rows: pd.DataFrame, names: list[str]) -> None:
             found = rows[(rows["series"] == name) & (rows["kind"] == kind)]
             if found.empty or not np.isfinite(found.iloc[0]["difference"]):
                 continue
-            row, colour = found.iloc[0], _COLOURS.get(name, INK)
+            row, color = found.iloc[0], _COLORS.get(name, INK)
             if np.isfinite(row["low"]):
-                axes.plot([row["low"], row["high"]], [place + offset] * 2, color=colour, linewidth=1.6, alpha=0.6)
-            face = colour if row["decision"] in ("more", "less") else "white"
+                axes.plot([row["low"], row["high"]], [place + offset] * 2, color=color, linewidth=1.6, alpha=0.6)
+            face = color if row["decision"] in ("more", "less") else "white"
             axes.plot(
                 *([row["difference"]], [place + offset], marker),
-                color=colour,
+                color=color,
                 markersize=5.5,
                 markerfacecolor=face,
                 markeredgewidth=1.3,
@@ -187,7 +187,7 @@ _NAMES = {
     "recall": ("Recall@1, same {}", PALETTE["blue"]),
     "right": ("{} right", PALETTE["green"]),
     "right given coarser": ("{} right, {note}", PALETTE["sky"]),
-    "oracle": ("oracle: {} only (exact)", GREY),
+    "oracle": ("oracle: {} only (exact)", GRAY),
     "without": ("Recall@1 without {} means", PALETTE["vermillion"]),
 }
 _CAPTION = (
@@ -232,11 +232,11 @@ def _decomposition_figure(table: pd.DataFrame, note: str) -> "Figure":
         axes = figure.add_axes((left / width, top / height, (width - left - 0.3) / width, high / height))
         top -= 0.1
         for place, (_, row) in enumerate(rows.iterrows()):
-            _, colour = _NAMES[row["quantity"]]
+            _, color = _NAMES[row["quantity"]]
             if not np.isfinite(row["value"]):
-                axes.text(0.01, place, shorten(str(row["note"]), 3.9, 6.5), fontsize=6.5, color=GREY, va="center")
+                axes.text(0.01, place, shorten(str(row["note"]), 3.9, 6.5), fontsize=6.5, color=GRAY, va="center")
                 continue
-            axes.barh(place, row["value"], height=0.62, color=colour, zorder=2)
+            axes.barh(place, row["value"], height=0.62, color=color, zorder=2)
             axes.text(1.01, place, f"{100 * row['value']:.0f}", fontsize=7, va="center", color=INK)
             if np.isfinite(row["ci_low"]):
                 axes.plot([row["ci_low"], row["ci_high"]], [place] * 2, color=INK, linewidth=1.2, zorder=4)
@@ -255,5 +255,5 @@ def _decomposition_figure(table: pd.DataFrame, note: str) -> "Figure":
         title = f"{key[0]} and {key[1]} ({key[2]}); held out: {held}; n = {first['n_test']:.0f}"
         axes.set_title(shorten(title, width - 0.4, 9), loc="right", fontsize=9)
     figure.text(0.12 / width, 1 - 0.1 / height, "What the score is made of", va="top", fontsize=12, fontweight="bold")
-    figure.text(0.12 / width, 0.08 / height, "\n".join(lines), va="bottom", fontsize=7, color=GREY, linespacing=1.3)
+    figure.text(0.12 / width, 0.08 / height, "\n".join(lines), va="bottom", fontsize=7, color=GRAY, linespacing=1.3)
     return figure

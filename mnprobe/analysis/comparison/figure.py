@@ -22,7 +22,7 @@ from mnprobe.analysis.comparison.compare import (
     comparison_hash,
 )
 from mnprobe.analysis.figures.metadata import FigureNote, write_note
-from mnprobe.analysis.figures.style import GREY, INK, SavedFigure, house_style, new_figure, save_figure, shorten, wrap
+from mnprobe.analysis.figures.style import GRAY, INK, SavedFigure, house_style, new_figure, save_figure, shorten, wrap
 from mnprobe.analysis.similarity import SCHEMES, About, make_index
 from mnprobe.analysis.tables.progress import world_note
 from mnprobe.core.commands import command_line
@@ -74,14 +74,14 @@ def _draw(table: pd.DataFrame, about: About, *, title: str, caption: str) -> "Fi
     for line, text in enumerate(head):
         figure.text(0.15 / width, 1 - (0.14 + 0.2 * line) / height, text, va="top", fontsize=11, fontweight="bold")
     axes = figure.add_axes((left / width, bottom / height, width_map / width, height_map / height))
-    norm, colours = _scale(table, about)
-    _cells(axes, table, about, norm, colours, shape, size)
+    norm, colors = _scale(table, about)
+    _cells(axes, table, about, norm, colors, shape, size)
     _ticks(axes, names_u, names_e, table)
     place = ((left + width_map + 0.2) / width, bottom / height, 0.16 / width, height_map / height)
-    _bar(figure.add_axes(place), table, about, norm, colours)
+    _bar(figure.add_axes(place), table, about, norm, colors)
     figure.legend(
         handles=[
-            Patch(facecolor=_PALE, edgecolor=GREY, hatch="////", linewidth=0, label="not beyond its calibrated level"),
+            Patch(facecolor=_PALE, edgecolor=GRAY, hatch="////", linewidth=0, label="not beyond its calibrated level"),
             Patch(facecolor="white", edgecolor=INK, linewidth=1.8, label="passes among all cells (p_max at most 0.05)"),
         ],
         loc="lower left",
@@ -90,7 +90,7 @@ def _draw(table: pd.DataFrame, about: About, *, title: str, caption: str) -> "Fi
         handlelength=1.4,
     )
     for line, text in enumerate(reversed(foot)):
-        figure.text(0.15 / width, (0.08 + 0.135 * line) / height, text, va="bottom", fontsize=7, color=GREY)
+        figure.text(0.15 / width, (0.08 + 0.135 * line) / height, text, va="bottom", fontsize=7, color=GRAY)
     return figure
 
 
@@ -114,8 +114,8 @@ def _scale(table: pd.DataFrame, about: About) -> tuple[Normalize, "matplotlib.co
     numbers = table[["value", "null_95"]].to_numpy(dtype=float)
     numbers = numbers[np.isfinite(numbers)]
     low, high = min(float(numbers.min()), 0.0), float(numbers.max())
-    colours = matplotlib.colormaps["cividis" if about.higher_is_alike else "cividis_r"]
-    return Normalize(low, high if high > low else low + 1.0), colours
+    colors = matplotlib.colormaps["cividis" if about.higher_is_alike else "cividis_r"]
+    return Normalize(low, high if high > low else low + 1.0), colors
 
 
 def _cells(
@@ -123,7 +123,7 @@ def _cells(
     table: pd.DataFrame,
     about: About,
     norm: Normalize,
-    colours: "matplotlib.colors.Colormap",
+    colors: "matplotlib.colors.Colormap",
     shape: tuple[int, int],
     size: float,
 ) -> None:
@@ -134,7 +134,7 @@ def _cells(
     for place, (value, level, chosen) in enumerate(numbers.tolist()):
         r, c = divmod(place, shape[1])
         passes = value > level if about.higher_is_alike else value < level
-        face = colours(norm(value)) if passes else _PALE
+        face = colors(norm(value)) if passes else _PALE
         known = np.isfinite(value)
         axes.add_patch(
             Rectangle(
@@ -198,7 +198,7 @@ def _axis(table: pd.DataFrame, side: str, letter: str) -> str:
 
 
 def _bar(
-    axes: "Axes", table: pd.DataFrame, about: About, norm: Normalize, colours: "matplotlib.colors.Colormap"
+    axes: "Axes", table: pd.DataFrame, about: About, norm: Normalize, colors: "matplotlib.colors.Colormap"
 ) -> None:
     low, high = float(norm.vmin or 0.0), float(norm.vmax or 1.0)
     axes.imshow(
@@ -206,7 +206,7 @@ def _bar(
         extent=(0, 1, low, high),
         origin="lower",
         aspect="auto",
-        cmap=colours,
+        cmap=colors,
         norm=norm,
     )
     levels = table["null_95"].to_numpy(dtype=float)

@@ -302,16 +302,16 @@ def indices_of_noise(subject: Subject) -> Check:
     test = subject.pipeline.index_test(index, x, y, permutations=subject.permutations)
     low, high = float(test.null.min()), float(test.null.max())
     error = 6 * float(test.null.std()) / np.sqrt(len(test.null)) + 1e-9
-    moved, centre = high - low > 1e-9, float(test.null.mean())
-    sound = moved and abs(centre) <= error and low - 1e-12 <= test.value <= high + 1e-12
+    moved, center = high - low > 1e-9, float(test.null.mean())
+    sound = moved and abs(center) <= error and low - 1e-12 <= test.value <= high + 1e-12
     return Check(
         name="similarity indices of random features",
         did=f"debiased CKA of {n} rows of random numbers, with {subject.permutations} permutations",
         expected=f"{0:.3f} ({low:.3f} to {high:.3f}); mean of the permutations 0 within {error:.4f}",
-        found=f"{test.value:.3f}; mean of the permutations {centre:.4f}",
+        found=f"{test.value:.3f}; mean of the permutations {center:.4f}",
         status="pass" if sound else "FAIL",
         meaning="" if sound else f"{BROKEN}. `mnprobe compare` sees likeness between features that share nothing",
-        numbers={"value": float(test.value), "low": low, "high": high, "null_mean": centre, "p": float(test.p)},
+        numbers={"value": float(test.value), "low": low, "high": high, "null_mean": center, "p": float(test.p)},
     )
 
 

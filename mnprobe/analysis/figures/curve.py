@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from mnprobe.analysis.figures.curve_data import CURVE, DIFFERENCE, OUTCOMES, CurveData, curve_data
 from mnprobe.analysis.figures.metadata import FigureNote, write_note
 from mnprobe.analysis.figures.style import (
-    GREY,
+    GRAY,
     INK,
     PALETTE,
     Look,
@@ -29,7 +29,7 @@ from mnprobe.analysis.figures.style import (
     save_figure,
     series_name,
     shorten,
-    training_colours,
+    training_colors,
     training_look,
     wrap,
 )
@@ -175,12 +175,12 @@ def draw_line(axes: "Axes", line: pd.DataFrame, style: Look) -> None:
     if style.band:
         axes.fill_between(
             *(banded["step"], banded["ci_low"], banded["ci_high"]),
-            color=style.colour,
+            color=style.color,
             alpha=style.band,
             linewidth=0,
             zorder=1.5,
         )
-    shape: dict[str, Any] = {"color": style.colour, "marker": style.marker, "markersize": style.size}
+    shape: dict[str, Any] = {"color": style.color, "marker": style.marker, "markersize": style.size}
     axes.plot(
         *(line["step"], line["value"]),
         linestyle=style.line,
@@ -201,7 +201,7 @@ def draw_line(axes: "Axes", line: pd.DataFrame, style: Look) -> None:
     )
 
 
-def draw_trainings(axes: "Axes", points: pd.DataFrame, colour: str) -> None:
+def draw_trainings(axes: "Axes", points: pd.DataFrame, color: str) -> None:
     """Each single training behind a mean, as a small mark."""
     axes.plot(
         *(points["step"], points["value"]),
@@ -209,7 +209,7 @@ def draw_trainings(axes: "Axes", points: pd.DataFrame, colour: str) -> None:
         marker="_",
         markersize=6,
         markeredgewidth=1.1,
-        color=colour,
+        color=color,
         alpha=0.75,
         zorder=3.5,
         label="_trainings",
@@ -225,15 +225,15 @@ def draw_start(axes: "Axes", points: pd.DataFrame) -> None:
         )
 
 
-def draw_chance(axes: "Axes", points: pd.DataFrame, *, colour: str = INK) -> None:
+def draw_chance(axes: "Axes", points: pd.DataFrame, *, color: str = INK) -> None:
     """The chance level of one line's test sets: one level, or a line where it changes from step to step."""
     lead = points.dropna(subset=["chance"]).sort_values("step")
     if lead.empty:
         return
     if lead["chance"].nunique() == 1:
-        axes.axhline(lead["chance"].iloc[0], color=colour, linewidth=1.0, label="_chance", zorder=2)
+        axes.axhline(lead["chance"].iloc[0], color=color, linewidth=1.0, label="_chance", zorder=2)
     else:
-        axes.plot(lead["step"], lead["chance"], color=colour, linewidth=1.0, label="_chance", zorder=2)
+        axes.plot(lead["step"], lead["chance"], color=color, linewidth=1.0, label="_chance", zorder=2)
 
 
 def draw_point(axes: "Axes", point: pd.Series, place: int, style: Look) -> None:
@@ -241,7 +241,7 @@ def draw_point(axes: "Axes", point: pd.Series, place: int, style: Look) -> None:
     if np.isfinite(point["ci_low"]) and np.isfinite(point["ci_high"]):
         axes.plot(
             *([point["ci_low"], point["ci_high"]], [place, place]),
-            color=style.colour,
+            color=style.color,
             linewidth=2.2,
             alpha=0.55,
             label="_ci",
@@ -249,12 +249,12 @@ def draw_point(axes: "Axes", point: pd.Series, place: int, style: Look) -> None:
     hollow = bool(is_untrained(point.to_frame().T).iloc[0])
     axes.plot(
         *([point["value"]], [place]),
-        color=style.colour,
+        color=style.color,
         linestyle="none",
         marker=style.marker,
         markersize=7.5,
         markeredgewidth=1.6,
-        markerfacecolor="white" if hollow else style.colour,
+        markerfacecolor="white" if hollow else style.color,
         label=style.label,
         zorder=4,
     )
@@ -272,7 +272,7 @@ def draw_seeds(axes: "Axes", seeds: pd.DataFrame, names: list[str]) -> None:
                 linestyle="none",
                 marker="|",
                 markersize=4,
-                color=GREY,
+                color=GRAY,
                 alpha=0.7,
                 label="_seeds",
             )
@@ -322,7 +322,7 @@ def panel_title(axes: "Axes", name: str, below: str, *, width: float) -> None:
         textcoords="offset points",
         va="bottom",
         fontsize=7.5,
-        color=GREY,
+        color=GRAY,
     )
 
 
@@ -365,7 +365,7 @@ def curve_figure(data: CurveData, *, log_steps: bool = False, progress: Sequence
 def _several(data: CurveData, progress: Sequence[Progress], *, log_steps: bool) -> "Figure":
     rows, holdouts = _rows(data), list(dict.fromkeys(data.points["holdout"]))
     panel = (4.6, 3.0) if data.compared else (4.1, 2.7)
-    colours = training_colours(data.compared)
+    colors = training_colors(data.compared)
     steps = pd.concat([data.points["step"], *(one.points["step"] for one in progress)])
     untrained = bool(is_untrained(data.points[data.points["step"] == 0]).any())
     figure, grid, small, floor = _frame(
@@ -374,7 +374,7 @@ def _several(data: CurveData, progress: Sequence[Progress], *, log_steps: bool) 
     for row, cells in zip(rows, grid, strict=True):
         for column, (holdout, axes) in enumerate(zip(holdouts, cells, strict=True)):
             points = row.of(data.points, holdout)
-            _lines(axes, points, row.of(data.trainings, holdout), colours)
+            _lines(axes, points, row.of(data.trainings, holdout), colors)
             steps_axis(axes, steps, log=log_steps, untrained=untrained)
             value_axis(axes, data, "y")
             quiet_axes(axes)
@@ -386,7 +386,7 @@ def _several(data: CurveData, progress: Sequence[Progress], *, log_steps: bool) 
                 axes.set_ylabel(label if len(label) < 45 else label.replace(", mean of", ",\nmean of"))
     for place, (axes, one) in enumerate(zip(small, progress, strict=True)):
         axes.tick_params(labelleft=place % len(holdouts) == 0)
-        _draw_progress(axes, one, colours, panel[0])
+        _draw_progress(axes, one, colors, panel[0])
         steps_axis(axes, steps, log=log_steps, untrained=untrained)
         axes.set_xlabel(shorten(data.axis, panel[0], 9))
     _legend(figure, _handles(data, progress), floor)
@@ -409,15 +409,15 @@ def _rows(data: CurveData) -> list[_Row]:
     return rows
 
 
-def _lines(axes: "Axes", points: pd.DataFrame, single: pd.DataFrame, colours: dict[str, str]) -> None:
+def _lines(axes: "Axes", points: pd.DataFrame, single: pd.DataFrame, colors: dict[str, str]) -> None:
     points = points.assign(hollow=is_untrained(points)) if len(points) else points.assign(hollow=False)
     for (training, series), line in points.groupby(["training", "series"], sort=False):
-        style = _style(str(training), str(series), colours)
+        style = _style(str(training), str(series), colors)
         draw_line(axes, line, style)
         behind = single[(single["training"] == training) & (single["series"] == series)]
         if len(behind):
-            draw_trainings(axes, behind, style.colour)
-    if not colours:
+            draw_trainings(axes, behind, style.color)
+    if not colors:
         draw_start(axes, points)
         draw_chance(axes, points[points["series"] == points["series"].iloc[0]])
         return
@@ -426,11 +426,11 @@ def _lines(axes: "Axes", points: pd.DataFrame, single: pd.DataFrame, colours: di
         lead = lines[lines["series"] == lines["series"].iloc[0]].sort_values("step")
         levels.setdefault(tuple(zip(lead["step"], lead["chance"], strict=True)), lead)
     for lead in levels.values():
-        draw_chance(axes, lead, colour=INK if len(levels) == 1 else colours.get(str(lead["training"].iloc[0]), INK))
+        draw_chance(axes, lead, color=INK if len(levels) == 1 else colors.get(str(lead["training"].iloc[0]), INK))
 
 
-def _style(training: str, series: str, colours: dict[str, str]) -> Look:
-    return training_look(series, colours.get(training, PALETTE["black"])) if colours else look(series)
+def _style(training: str, series: str, colors: dict[str, str]) -> Look:
+    return training_look(series, colors.get(training, PALETTE["black"])) if colors else look(series)
 
 
 def _title_panel(axes: "Axes", row: _Row, points: pd.DataFrame, holdout: str, width: float) -> None:
@@ -439,16 +439,16 @@ def _title_panel(axes: "Axes", row: _Row, points: pd.DataFrame, holdout: str, wi
     panel_title(axes, name, n_text(lead) if len(lead) else "not measured", width=width)
 
 
-def _draw_progress(axes: "Axes", progress: Progress, colours: dict[str, str], width: float) -> None:
+def _draw_progress(axes: "Axes", progress: Progress, colors: dict[str, str], width: float) -> None:
     points = progress.points.assign(hollow=~progress.points["trained"].astype(bool))
     single = progress.trainings
     for (training, blank), line in points.groupby(["training", "blank"], sort=False):
-        colour = colours.get(str(training), PALETTE["blue"] if not colours else PALETTE["black"])
-        style = training_look("blank" if blank else "main", colour)
+        color = colors.get(str(training), PALETTE["blue"] if not colors else PALETTE["black"])
+        style = training_look("blank" if blank else "main", color)
         draw_line(axes, line, style)
         behind = single[(single["training"] == training) & (single["blank"] == blank)]
         if len(behind):
-            draw_trainings(axes, behind, colour)
+            draw_trainings(axes, behind, color)
     draw_chance(axes, points.drop_duplicates("step"))
     percent_axis(axes, "y")
     quiet_axes(axes)
@@ -522,7 +522,7 @@ def _frame(
         ha="left",
         va="bottom",
         fontsize=7,
-        color=GREY,
+        color=GRAY,
         linespacing=1.3,
     )
     return figure, grid, lower, (foot - 0.5 - mark) / height
@@ -539,9 +539,9 @@ def _handles(data: CurveData, progress: Sequence[Progress]) -> list[Line2D]:
         level = "no difference" if data.metric.endswith(DIFFERENCE) else "chance of this very test set"
         handles.append(Line2D([], [], color=INK, label=level, **bar))
     if data.single and not data.seeds.empty:
-        handles.append(_mark("|", "single probe seeds", GREY, 5))
+        handles.append(_mark("|", "single probe seeds", GRAY, 5))
     if not data.single and (len(data.trainings) or any(len(one.trainings) for one in progress)):
-        handles.append(_mark("_", "single trainings", GREY, 7))
+        handles.append(_mark("_", "single trainings", GRAY, 7))
     if not data.single and not data.compared and ((data.points["series"] == "main") & (data.points["step"] == 0)).any():
         handles.append(
             Line2D(
@@ -558,9 +558,9 @@ def _handles(data: CurveData, progress: Sequence[Progress]) -> list[Line2D]:
 def _compared_handles(data: CurveData) -> list[Line2D]:
     counts = data.points.groupby("training")["n_trainings"].max()
     handles = []
-    for training, colour in training_colours(data.compared).items():
+    for training, color in training_colors(data.compared).items():
         several = f" ({counts[training]} seeds)" if counts[training] > 1 else ""
-        handles.append(Line2D([], [], color=colour, linewidth=5, label=shorten(training + several, 2.2, 8)))
+        handles.append(Line2D([], [], color=color, linewidth=5, label=shorten(training + several, 2.2, 8)))
     styles = {training_look(series, INK).label: series for series in dict.fromkeys(data.points["series"])}
     return handles + [_line(training_look(series, INK)) for series in styles.values()]
 
@@ -568,7 +568,7 @@ def _compared_handles(data: CurveData) -> list[Line2D]:
 def _line(style: Look) -> Line2D:
     return Line2D(
         *([], []),
-        color=style.colour,
+        color=style.color,
         linestyle=style.line,
         linewidth=style.width,
         marker=style.marker,
@@ -577,8 +577,8 @@ def _line(style: Look) -> Line2D:
     )
 
 
-def _mark(marker: str, label: str, colour: str, size: float) -> Line2D:
-    return Line2D([], [], color=colour, linestyle="none", marker=marker, markersize=size, label=label)
+def _mark(marker: str, label: str, color: str, size: float) -> Line2D:
+    return Line2D([], [], color=color, linestyle="none", marker=marker, markersize=size, label=label)
 
 
 def _legend(figure: "Figure", handles: list[Line2D], floor: float) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from matplotlib.text import Text
 
-from mnprobe.analysis.figures.style import DPI, GREY, INK, new_figure, shorten, wrap
+from mnprobe.analysis.figures.style import DPI, GRAY, INK, new_figure, shorten, wrap
 
 __all__ = ["Block", "FigureLayout", "panel_title", "text_collisions"]
 
@@ -82,7 +82,7 @@ class FigureLayout:
         self._widths, self._heights = list(widths), list(heights)
         self._least_width, self._limit = least_width, limit
         self._head = [_Title(title)] if title else []
-        self._head += [_Paragraph([subtitle], _SUBTITLE, GREY)] if subtitle else []
+        self._head += [_Paragraph([subtitle], _SUBTITLE, GRAY)] if subtitle else []
         self._caption = caption
         self._figure = new_figure(sum(widths), sum(heights))
         self._panels: dict[tuple[int, int], Axes] = {}
@@ -111,7 +111,7 @@ class FigureLayout:
 
     def finish(self) -> "Figure":
         """Set the size of the figure, place all parts, and return it."""
-        self.paragraph([self._caption] if self._caption else [], size=_CAPTION, color=GREY)
+        self.paragraph([self._caption] if self._caption else [], size=_CAPTION, color=GRAY)
         measured = self._measure()
         if self._limit is not None:
             measured = self._shrink(measured, self._limit)
@@ -321,7 +321,7 @@ def panel_title(axes: "Axes", name: str, below: str = "", *, width: float, size:
             textcoords="offset points",
             va="bottom",
             fontsize=7.5,
-            color=GREY,
+            color=GRAY,
         )
 
 

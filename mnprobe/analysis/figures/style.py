@@ -21,9 +21,9 @@ __all__ = [
     "part_name",
     "part_of",
     "series_name",
-    "training_colours",
+    "training_colors",
     "training_look",
-    *("CONTEXT", "DPI", "GREY", "INK", "PALETTE", "SavedFigure"),
+    *("CONTEXT", "DPI", "GRAY", "INK", "PALETTE", "SavedFigure"),
     *("house_style", "new_figure", "quiet_axes", "save_figure", "save_png", "shorten", "text_width", "wrap"),
 ]
 
@@ -43,7 +43,7 @@ PALETTE = {
     "black": "#000000",
 }
 INK = "#222222"  # text and axes
-GREY = "#6B6B6B"  # chance, notes: 5.3:1 against white
+GRAY = "#6B6B6B"  # chance, notes: 5.3:1 against white
 CONTEXT = "#D9D9D9"  # grid and leader lines
 
 _STYLE: dict[str, Any] = {
@@ -235,7 +235,7 @@ class Look:
     """Label, colour, marker, line style, opacity of the interval's band, width of the line and size of its markers."""
 
     label: str
-    colour: str
+    color: str
     marker: str
     line: "LineStyleType"
     band: float = 0.08
@@ -250,8 +250,8 @@ _LOOKS = {
     "rollouts": Look("control: the policy's own episodes", PALETTE["purple"], "D", (0, (5, 1))),
     "rollouts-blank": Look("control: own episodes, blanked", PALETTE["orange"], "P", (0, (3, 1, 1, 1))),
     "rollouts-pixels": Look("control: own episodes, pixels instead of u", PALETTE["green"], "v", ":"),
-    "rollouts-shuffled": Look("control: own episodes, shuffled pairs", GREY, "x", ":"),
-    "shuffled": Look("control: shuffled pairs", GREY, "X", ":"),
+    "rollouts-shuffled": Look("control: own episodes, shuffled pairs", GRAY, "x", ":"),
+    "shuffled": Look("control: shuffled pairs", GRAY, "X", ":"),
     "understanding-success": Look("understanding: recognised", PALETTE["blue"], "o", "-", 0.18),
     "understanding-failure": Look("understanding: not recognised", PALETTE["sky"], "o", "--"),
     "execution-success": Look("execution: carried out", PALETTE["vermillion"], "s", "-"),
@@ -302,7 +302,7 @@ _STYLES = {
     "failure": Look("failure", "", "s", "--", 0.07, 1.5, 4.5),
     "difference": Look("success minus failure", "", "o", "-", 0.14, 2.0, 5.5),
 }
-_COLOURS = ("blue", "vermillion", "green", "purple", "orange", "sky", "black")
+_COLORS = ("blue", "vermillion", "green", "purple", "orange", "sky", "black")
 
 
 def metric_name(metric: str) -> str:
@@ -346,16 +346,16 @@ def part_name(part: str) -> str:
     return _PART_NAMES.get(part, f"Features from {part}")
 
 
-def training_colours(trainings: Sequence[str]) -> dict[str, str]:
+def training_colors(trainings: Sequence[str]) -> dict[str, str]:
     """A colour for each training, told apart by any kind of colour vision up to seven.
 
     >>> training_colours(["baseline", "joint"])
     {'baseline': '#0072B2', 'joint': '#D55E00'}
     """
-    return {name: PALETTE[_COLOURS[place % len(_COLOURS)]] for place, name in enumerate(trainings)}
+    return {name: PALETTE[_COLORS[place % len(_COLORS)]] for place, name in enumerate(trainings)}
 
 
-def training_look(series: str, colour: str) -> Look:
+def training_look(series: str, color: str) -> Look:
     """How a line looks where trainings are compared; the label says what kind of line it is."""
     style = _STYLES[_PARTS.get(series, ("", "shown"))[1]]
-    return replace(style, colour=colour)
+    return replace(style, color=color)

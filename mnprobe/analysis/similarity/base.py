@@ -13,7 +13,7 @@ from mnprobe.analysis.similarity._arrays import (
     Rows,
     as_codes,
     as_rows,
-    centred,
+    centered,
     in_range,
     memory_told,
     require_memory,
@@ -216,7 +216,7 @@ class MatrixIndex(Index):
         """
         if "translation" not in self.about.invariances:
             return float(np.einsum("nd,nd->", values, values))
-        middle = float(np.linalg.norm(centred(values)))
+        middle = float(np.linalg.norm(centered(values)))
         return middle * (middle + ROUNDED * rounding(values))
 
     @final

@@ -11,13 +11,13 @@ from mnprobe.analysis.similarity._arrays import (
     Codes,
     Rows,
     as_rows,
-    centred,
-    double_centred,
+    centered,
+    double_centered,
     gram,
     in_range,
     rounding,
     squared_distances,
-    u_centred,
+    u_centered,
     undefined,
     varying,
 )
@@ -67,7 +67,7 @@ class LinearCKA(MatrixIndex):
 
     def matrix(self, values: Rows) -> Rows:
         """The centred Gram matrix."""
-        return double_centred(gram(values))
+        return double_centered(gram(values))
 
 
 def linear_cka(x: Array, y: Array) -> float:
@@ -103,7 +103,7 @@ class DebiasedCKA(MatrixIndex):
 
     def matrix(self, values: Rows) -> Rows:
         """The U-centred Gram matrix."""
-        return u_centred(gram(values))
+        return u_centered(gram(values))
 
 
 def debiased_cka(x: Array, y: Array) -> float:
@@ -155,7 +155,7 @@ class MinibatchCKA(Index):
     def prepare(self, values: Rows, groups: Codes) -> "_Side":
         """The Gram matrix, or where it is large the centred rows, from which batches make their own."""
         small = len(values) <= _WHOLE
-        middle = centred(values)
+        middle = centered(values)
         found = gram(values) if small else middle
         size = float(np.linalg.norm(middle))
         if not size > 8 * rounding(values):
@@ -181,14 +181,14 @@ class _Side:
     is_gram: bool
     rounded: float
 
-    def centred_blocks(self, rows: NDArray[np.int64]) -> tuple[Rows, float]:
+    def centered_blocks(self, rows: NDArray[np.int64]) -> tuple[Rows, float]:
         """U-centred Gram matrices of batches (B, size), and the sum of squares that is nothing but rounding."""
         if self.is_gram:
             blocks = np.asarray(self.values[rows[:, :, None], rows[:, None, :]])
         else:
             taken = self.values[rows]
             blocks = taken @ taken.transpose(0, 2, 1)
-        return u_centred(blocks), _nothing(blocks, self.rounded)
+        return u_centered(blocks), _nothing(blocks, self.rounded)
 
 
 class _Batched(Relation):
@@ -198,14 +198,14 @@ class _Batched(Relation):
         self.one, self.other = one, other
         self.batches = batches
         self.step = len(batches) if one.is_gram else max(1, _BLOCK // batches.shape[1] ** 2)
-        self.kept = one.centred_blocks(batches) if one.is_gram else None
+        self.kept = one.centered_blocks(batches) if one.is_gram else None
 
     def value(self, order: Codes | None = None) -> float:
         sums = np.zeros(5)
         for start in range(0, len(self.batches), self.step):
             batches = self.batches[start : start + self.step]
-            one, floor = self.kept or self.one.centred_blocks(batches)
-            other, other_floor = self.other.centred_blocks(batches if order is None else order[batches])
+            one, floor = self.kept or self.one.centered_blocks(batches)
+            other, other_floor = self.other.centered_blocks(batches if order is None else order[batches])
             products = [float(np.vdot(*pair)) for pair in ((one, other), (one, one), (other, other))]
             sums += np.array([*products, floor, other_floor])
         return _ratio(*sums.tolist())
@@ -237,8 +237,8 @@ def minibatch_cka(batches: Iterable[tuple[Array, Array]]) -> float:
         for rows, name in ((one, "x"), (other, "y")):
             fitting, power = in_range(rows, name=f"{name} of batch {number}", title=title, translation=True)
             blocks = gram(fitting)
-            spread = float(np.linalg.norm(centred(fitting)))
-            parts.append((u_centred(blocks), _nothing(blocks[None], rounding(fitting) / spread if spread else 0.0)))
+            spread = float(np.linalg.norm(centered(fitting)))
+            parts.append((u_centered(blocks), _nothing(blocks[None], rounding(fitting) / spread if spread else 0.0)))
             powers.append(power)
         (k, floor), (m, other_floor) = parts
         fresh = np.array([np.vdot(k, m), np.vdot(k, k), np.vdot(m, m), floor, other_floor])
@@ -302,17 +302,17 @@ class RBFCKA(MatrixIndex):
         """The centred kernel matrix."""
         distances = squared_distances(values)
         middle = float(np.median(np.sqrt(distances[np.triu_indices(len(values), 1)])))
-        if not middle > max(1e-7 * float(np.linalg.norm(centred(values))), 4 * rounding(values)):
+        if not middle > max(1e-7 * float(np.linalg.norm(centered(values))), 4 * rounding(values)):
             raise ProbeError(
                 f"{self.about.title}: more than half of all distances between these {len(values)} rows are zero, so "
                 f"the median gives no width{'' if varying(values).any() else ' (collapsed embeddings?)'}"
             )
         kernel = np.exp(-distances / (2 * (self.width * middle) ** 2))
-        return u_centred(kernel) if self.debiased else double_centred(kernel)
+        return u_centered(kernel) if self.debiased else double_centered(kernel)
 
     def size(self, values: Rows) -> float:
         """A kernel's entries lie between 0 and 1; an offset leaves of them what it does of distances."""
-        return 1.0 + ROUNDED * rounding(values) / float(np.linalg.norm(centred(values)))
+        return 1.0 + ROUNDED * rounding(values) / float(np.linalg.norm(centered(values)))
 
 
 def rbf_cka(x: Array, y: Array, *, width: float = 1.0, debiased: bool = True) -> float:

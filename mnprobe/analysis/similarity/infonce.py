@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from mnprobe.analysis.similarity._arrays import FAR, Codes, Rows, centred, varying
+from mnprobe.analysis.similarity._arrays import FAR, Codes, Rows, centered, varying
 from mnprobe.analysis.similarity.base import About, Index, Relation, set_number, set_seed, set_whole
 from mnprobe.analysis.similarity.cca import folds_of
 from mnprobe.core.arrays import Array
@@ -63,7 +63,7 @@ class InfoNCEBound(Index):
         moves = varying(values)
         if moves.any():
             values = values[:, moves]
-        middle = centred(values)
+        middle = centered(values)
         far = np.abs(values.mean(axis=0)) > FAR * np.abs(middle).max(axis=0)
         rows = np.where(far, middle, values)
         return _Raw(np.ldexp(rows, -np.frexp(np.abs(rows).max(axis=0))[1]), groups)

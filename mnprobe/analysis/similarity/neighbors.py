@@ -144,19 +144,19 @@ class MutualKNN(Index):
         check_k(self)
         settle(self, truths=("outside",))
 
-    def prepare(self, values: Rows, groups: Codes) -> "_Neighbours":
+    def prepare(self, values: Rows, groups: Codes) -> "_Neighbors":
         """Neighbour weights, and what is needed to find others under other groups."""
         similarity = closeness(values, cosines(values))
         mask = weights(similarity, self.k, groups if self.outside else None, title=self.about.title)
-        return _Neighbours(similarity, mask, groups)
+        return _Neighbors(similarity, mask, groups)
 
-    def relate(self, one: "_Neighbours", other: "_Neighbours") -> Relation:
+    def relate(self, one: "_Neighbors", other: "_Neighbors") -> Relation:
         """See `Index.relate`."""
         return _Overlap(one, other, self)
 
 
 @dataclass(frozen=True)
-class _Neighbours:
+class _Neighbors:
     similarity: Rows
     mask: Rows
     groups: Codes
@@ -165,7 +165,7 @@ class _Neighbours:
 class _Overlap(Relation):
     """Looks up only the entries that the first side's neighbours name."""
 
-    def __init__(self, one: _Neighbours, other: _Neighbours, index: MutualKNN) -> None:
+    def __init__(self, one: _Neighbors, other: _Neighbors, index: MutualKNN) -> None:
         self.row, self.column = np.nonzero(one.mask)
         self.weight = one.mask[self.row, self.column]
         self.one, self.other, self.index = one, other, index

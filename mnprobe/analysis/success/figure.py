@@ -11,7 +11,7 @@ from matplotlib.ticker import PercentFormatter
 
 from mnprobe.analysis.figures.metadata import FigureNote, write_note
 from mnprobe.analysis.figures.style import (
-    GREY,
+    GRAY,
     INK,
     PALETTE,
     SavedFigure,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_COLOURS = {
+_COLORS = {
     "understanding": (PALETTE["blue"], PALETTE["sky"]),
     "execution": (PALETTE["vermillion"], PALETTE["orange"]),
 }
@@ -160,10 +160,10 @@ def _figure(rows: pd.DataFrame, note: str = "") -> "Figure":
                 axes.set_ylabel("Recall@1, mean of both directions")
     title = shorten(_title(rows), (width - 0.3) * 0.93, 12)
     figure.text(0.12 / width, 1 - 0.1 / height, title, ha="left", va="top", fontsize=12, fontweight="bold")
-    figure.text(0.12 / width, 0.08 / height, "\n".join(caption), va="bottom", fontsize=7, color=GREY, linespacing=1.3)
+    figure.text(0.12 / width, 0.08 / height, "\n".join(caption), va="bottom", fontsize=7, color=GRAY, linespacing=1.3)
     handles = [
-        Patch(facecolor=_COLOURS[side][place], label=f"{side}: {word}")
-        for side in _COLOURS
+        Patch(facecolor=_COLORS[side][place], label=f"{side}: {word}")
+        for side in _COLORS
         for place, word in enumerate(("success", "failure"))
         if side in set(rows["side"])
     ]
@@ -175,7 +175,7 @@ def _figure(rows: pd.DataFrame, note: str = "") -> "Figure":
 
 def _panel(axes: "Axes", rows: pd.DataFrame, panel: tuple[str, str, str], holdout: str) -> None:
     groups = [
-        (side, mode) for side in _COLOURS for mode in _MODES if ((rows["side"] == side) & (rows["mode"] == mode)).any()
+        (side, mode) for side in _COLORS for mode in _MODES if ((rows["side"] == side) & (rows["mode"] == mode)).any()
     ]
     whole = rows[rows["where"] == "all"]
     ceiling = float(np.nanmax([*whole["success_high"], *whole["failure_high"], *whole["success"], 0.3]))
@@ -183,8 +183,8 @@ def _panel(axes: "Axes", rows: pd.DataFrame, panel: tuple[str, str, str], holdou
     for place, (side, mode) in enumerate(groups):
         chosen = rows[(rows["side"] == side) & (rows["mode"] == mode)]
         row = chosen[chosen["where"] == "all"].iloc[0]
-        for offset, outcome, colour in zip((-0.2, 0.2), ("success", "failure"), _COLOURS[side], strict=True):
-            _bar(axes, row, outcome, place + offset, colour, _HATCH if mode == "shared-probe" else _NO_HATCH)
+        for offset, outcome, color in zip((-0.2, 0.2), ("success", "failure"), _COLORS[side], strict=True):
+            _bar(axes, row, outcome, place + offset, color, _HATCH if mode == "shared-probe" else _NO_HATCH)
         inside = chosen[chosen["where"] == "within tasks"]
         axes.text(
             *(place, top + 0.015, _words(row, inside.iloc[0] if len(inside) else None)),
@@ -206,8 +206,8 @@ def _panel(axes: "Axes", rows: pd.DataFrame, panel: tuple[str, str, str], holdou
     )
 
 
-def _bar(axes: "Axes", row: pd.Series, outcome: str, place: float, colour: str, hatch: str) -> None:
-    axes.bar(place, row[outcome], width=0.36, color=colour, hatch=hatch, edgecolor="white", linewidth=0.5, zorder=2)
+def _bar(axes: "Axes", row: pd.Series, outcome: str, place: float, color: str, hatch: str) -> None:
+    axes.bar(place, row[outcome], width=0.36, color=color, hatch=hatch, edgecolor="white", linewidth=0.5, zorder=2)
     low, high = row[f"{outcome}_low"], row[f"{outcome}_high"]
     if np.isfinite(low) and np.isfinite(high):
         axes.plot([place, place], [low, high], color=INK, linewidth=1.3, zorder=4, label="_ci")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from mnprobe.analysis.figures.style import CONTEXT, GREY, house_style, new_figure, save_png, wrap
+from mnprobe.analysis.figures.style import CONTEXT, GRAY, house_style, new_figure, save_png, wrap
 from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.core.registry import unknown_name
 from mnprobe.data import Dataset, Episode
@@ -87,14 +87,14 @@ def _sheet(episode: Episode) -> Figure:
     axes.set_axis_off()
     axes.text(_MARGIN, _MARGIN, "\n".join(title), fontsize=_TITLE, va="top", linespacing=1.3)
     below = _MARGIN + _LINE * _TITLE * len(title) + 0.04
-    axes.text(_MARGIN, below, "\n".join(facts), fontsize=_SMALL, color=GREY, va="top", linespacing=1.3)
+    axes.text(_MARGIN, below, "\n".join(facts), fontsize=_SMALL, color=GRAY, va="top", linespacing=1.3)
     for number, indices in enumerate(blocks):
         top = head + number * block
         for column, index in enumerate(indices):
             left = _LEFT + column * (_CELL + _GAP)
             name, detail = _column(episode, index, instants[index])
             axes.text(left, top + 0.23, name, fontsize=_SMALL, va="baseline")
-            axes.text(left, top + 0.23 + _LINE * _SMALL, detail, fontsize=_SMALL - 1.5, color=GREY, va="baseline")
+            axes.text(left, top + 0.23 + _LINE * _SMALL, detail, fontsize=_SMALL - 1.5, color=GRAY, va="baseline")
             for row, camera in enumerate(cameras):
                 place = left, top + _HEAD + row * (_CELL + _GAP)
                 picture = episode.frame(instants[index]).rgb[camera] if instants[index] in on_disk[camera] else None

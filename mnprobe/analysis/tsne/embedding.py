@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mnprobe.analysis.similarity._arrays import FAR, centred, in_range
+from mnprobe.analysis.similarity._arrays import FAR, centered, in_range
 from mnprobe.core.arrays import Array, as_array, as_matrix, as_positive, as_whole
 from mnprobe.core.arrays import Array as Given
 from mnprobe.core.environment import usable_cpus
@@ -29,7 +29,7 @@ __all__ = [
     "map_qualities",
     "nearest_across",
     "purity_by_chance",
-    "purity_of_neighbours",
+    "purity_of_neighbors",
     "quality_lines",
     "trust",
 ]
@@ -114,7 +114,7 @@ class Embedding:
         coordinates: (N, 2).
         perplexity: the one used, which may be smaller than the one asked for.
         trustworthiness: 0 to 1; 1 when no point has a neighbour in the plane that is far in the space.
-        neighbours: how many neighbours trustworthiness and purity looked at.
+        neighbors: how many neighbours trustworthiness and purity looked at.
         kl: Kullback-Leibler divergence that the optimiser reached, in nats.
         notes: what openTSNE warned of, and what was changed because of the data.
     """
@@ -122,7 +122,7 @@ class Embedding:
     coordinates: Floats
     perplexity: float
     trustworthiness: float
-    neighbours: int
+    neighbors: int
     kl: float
     notes: tuple[str, ...] = ()
 
@@ -181,27 +181,27 @@ def embed(points: Given, config: TsneConfig | None = None, *, start: Given | Non
     if len(rows) > _TRUST_AT_MOST:
         judged = np.sort(np.random.default_rng(config.seed).choice(len(rows), _TRUST_AT_MOST, replace=False))
         notes.append(f"trustworthiness is that of {_TRUST_AT_MOST} points drawn from {len(rows)}")
-    neighbours = min(config.neighbours, (len(judged) - 1) // 2)
+    neighbors = min(config.neighbours, (len(judged) - 1) // 2)
     return Embedding(
         coordinates=coordinates,
         perplexity=float(perplexity),
-        trustworthiness=trust(rows[judged], coordinates[judged], neighbours),
-        neighbours=neighbours,
+        trustworthiness=trust(rows[judged], coordinates[judged], neighbors),
+        neighbors=neighbors,
         kl=float(fitted.kl_divergence),
         notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def trust(points: Given, coordinates: Given, neighbours: int) -> float:
+def trust(points: Given, coordinates: Given, neighbors: int) -> float:
     """Trustworthiness of `coordinates` (N, 2) as a picture of `points` (N, D), from scikit-learn; Euclidean.
 
-    `neighbours` must be below N / 2. Raises TooFewSamples for fewer than 3 points or too many neighbours, ProbeError
+    `neighbors` must be below N / 2. Raises TooFewSamples for fewer than 3 points or too many neighbours, ProbeError
     for values that are not finite. Source: Venna and Kaski 2001.
     """
     from sklearn.manifold import trustworthiness
 
     rows, spots = _checked(points, fewest=3), _checked(coordinates, fewest=3)
-    count = as_whole(neighbours, "neighbours", least=1)
+    count = as_whole(neighbors, "neighbors", least=1)
     if len(rows) != len(spots):
         raise ProbeError(f"trustworthiness needs a place for each of {len(rows)} points, got {len(spots)}")
     if 2 * count >= len(rows):
@@ -211,8 +211,8 @@ def trust(points: Given, coordinates: Given, neighbours: int) -> float:
     return float(trustworthiness(rows, spots, n_neighbors=count))
 
 
-def knn_purity(coordinates: Given, labels: Labels, neighbours: int) -> float:
-    """Mean share of each point's `neighbours` nearest other points that carry its own label; 0 to 1.
+def knn_purity(coordinates: Given, labels: Labels, neighbors: int) -> float:
+    """Mean share of each point's `neighbors` nearest other points that carry its own label; 0 to 1.
 
     With fewer points than that, all others are looked at. Raises TooFewSamples for fewer than 2 points, ProbeError for
     values that are not finite, FeatureError for labels that are missing or of another number.
@@ -224,7 +224,7 @@ def knn_purity(coordinates: Given, labels: Labels, neighbours: int) -> float:
 
     spots = _checked(coordinates, fewest=2)
     (names,), _ = encode_labels(as_labels(labels, len(spots), "labels"))
-    count = min(as_whole(neighbours, "neighbours", least=1), len(names) - 1)
+    count = min(as_whole(neighbors, "neighbors", least=1), len(names) - 1)
     near = NearestNeighbors(n_neighbors=count).fit(spots).kneighbors(return_distance=False)
     return float((names[near] == names[:, None]).mean())
 
@@ -240,14 +240,14 @@ def _checked(points: Given, fewest: int = _FEWEST) -> Floats:
         row = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
         raise ProbeError(f"t-SNE needs finite values; row {row} of {len(rows)} has others")
     rows, _ = in_range(rows, name="points", title="t-SNE", translation=True)
-    middle = centred(rows)
+    middle = centered(rows)
     far = np.abs(rows.mean(axis=0)) > FAR * np.abs(middle).max(axis=0)
     return middle if far.any() else rows
 
 
 def _on_a_line(rows: Floats) -> Floats | None:
     """Where the rows lie along the only direction in which they vary; None where there are more, or none."""
-    middle = centred(rows)
+    middle = centered(rows)
     direction = middle[np.argmax((middle**2).sum(axis=1))]
     length = float(np.linalg.norm(direction))
     if not length:
@@ -334,7 +334,7 @@ class Quality:
     across_chance: float
 
 
-def map_qualities(values: Array, coordinates: Array, points: pd.DataFrame, neighbours: int) -> tuple[Quality, ...]:
+def map_qualities(values: Array, coordinates: Array, points: pd.DataFrame, neighbors: int) -> tuple[Quality, ...]:
     """The quality of a map (N, 2) of `values` (N, D): of all points first, then of held-out and of fitted ones.
 
     `points` has a row per point with columns task, instruction, side and fitted. Groups of fewer than four points are
@@ -343,7 +343,7 @@ def map_qualities(values: Array, coordinates: Array, points: pd.DataFrame, neigh
     Raises FeatureError for a value or place that is missing or not finite, ConfigError for an impossible number of
     neighbours.
     """
-    neighbours = as_whole(neighbours, "neighbours", least=1)
+    neighbors = as_whole(neighbors, "neighbors", least=1)
     if len(points) < _FEWEST_FOR_QUALITY:
         return ()
     rows, spots = as_matrix(values, "values"), as_matrix(coordinates, "coordinates")
@@ -358,7 +358,7 @@ def map_qualities(values: Array, coordinates: Array, points: pd.DataFrame, neigh
     labels = points.groupby(["task", "instruction"], sort=False, dropna=False).ngroup().to_numpy()
     sides = points["side"].to_numpy().astype(str)
     return tuple(
-        _quality(name, rows[here], spots[here], labels[here], sides[here], neighbours)
+        _quality(name, rows[here], spots[here], labels[here], sides[here], neighbors)
         for name, here in groups.items()
         if here.sum() >= _FEWEST_FOR_QUALITY
     )
@@ -385,29 +385,29 @@ def quality_lines(qualities: Sequence[Quality]) -> list[str]:
     return lines
 
 
-def purity_of_neighbours(
-    coordinates: NDArray[Any], labels: NDArray[Any], neighbours: int, sides: NDArray[Any] | None = None
+def purity_of_neighbors(
+    coordinates: NDArray[Any], labels: NDArray[Any], neighbors: int, sides: NDArray[Any] | None = None
 ) -> float:
-    """Mean share of each point's `neighbours` nearest other points that carry its own label; 0 to 1.
+    """Mean share of each point's `neighbors` nearest other points that carry its own label; 0 to 1.
 
     With `sides` (N,), neighbours are looked for among the points of another side only.
 
     >>> spots = np.array([[0.0, 0], [0, 1], [9, 0], [9, 1]])
-    >>> purity_of_neighbours(spots, np.array(["a", "b", "b", "a"]), 1)
+    >>> purity_of_neighbors(spots, np.array(["a", "b", "b", "a"]), 1)
     0.0
-    >>> purity_of_neighbours(spots, np.array(["a", "b", "b", "a"]), 1, np.array(["u", "u", "e", "e"]))
+    >>> purity_of_neighbors(spots, np.array(["a", "b", "b", "a"]), 1, np.array(["u", "u", "e", "e"]))
     0.0
     """
     from sklearn.neighbors import NearestNeighbors
 
     if sides is None:
-        count = min(neighbours, len(labels) - 1)
+        count = min(neighbors, len(labels) - 1)
         near = NearestNeighbors(n_neighbors=count).fit(coordinates).kneighbors(return_distance=False)
         return float((labels[near] == labels[:, None]).mean())
     shares = np.zeros(len(labels))
     for side in np.unique(sides):
         own, others = sides == side, sides != side
-        count = min(neighbours, int(others.sum()))
+        count = min(neighbors, int(others.sum()))
         finder = NearestNeighbors(n_neighbors=count).fit(coordinates[others])
         near = finder.kneighbors(coordinates[own], return_distance=False)
         shares[own] = (labels[others][near] == labels[own][:, None]).mean(axis=1)
@@ -430,26 +430,26 @@ def purity_by_chance(labels: NDArray[Any], sides: NDArray[Any] | None = None) ->
 
 
 def _quality(
-    name: str, values: NDArray[Any], spots: NDArray[Any], labels: NDArray[Any], sides: NDArray[Any], neighbours: int
+    name: str, values: NDArray[Any], spots: NDArray[Any], labels: NDArray[Any], sides: NDArray[Any], neighbors: int
 ) -> Quality:
     judged = np.arange(len(labels))
     if len(judged) > _MOST:
         judged = np.sort(np.random.default_rng(0).choice(len(judged), _MOST, replace=False))
-    trust_neighbours = max(1, min(neighbours, (len(judged) - 1) // 2))
+    trust_neighbours = max(1, min(neighbors, (len(judged) - 1) // 2))
     both = len(np.unique(sides)) > 1
     # More neighbours than an instruction has points would be impure in the best of maps.
-    count = max(1, min(neighbours, _usual(labels) - 1))
-    across = max(1, min(neighbours, *(_usual(labels[sides == side]) for side in np.unique(sides)))) if both else 0
+    count = max(1, min(neighbors, _usual(labels) - 1))
+    across = max(1, min(neighbors, *(_usual(labels[sides == side]) for side in np.unique(sides)))) if both else 0
     return Quality(
         points=name,
         count=len(labels),
         trust_neighbours=trust_neighbours,
         trustworthiness=trust(values[judged], spots[judged], trust_neighbours),
         neighbours=count,
-        purity=purity_of_neighbours(spots, labels, count),
+        purity=purity_of_neighbors(spots, labels, count),
         purity_chance=purity_by_chance(labels[judged]),
         across_neighbours=across,
-        across=purity_of_neighbours(spots, labels, across, sides) if both else float("nan"),
+        across=purity_of_neighbors(spots, labels, across, sides) if both else float("nan"),
         across_chance=purity_by_chance(labels[judged], sides[judged]) if both else float("nan"),
     )
 

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import BboxBase
 
-from mnprobe.analysis.figures.style import CONTEXT, GREY, INK, house_style, new_figure, shorten, wrap
+from mnprobe.analysis.figures.style import CONTEXT, GRAY, INK, house_style, new_figure, shorten, wrap
 from mnprobe.analysis.tsne.embedding import Embedding, Quality, TsneConfig, main_quality
 from mnprobe.analysis.tsne.legend import Kind, LegendLine, kinds, pack
 
@@ -20,7 +20,7 @@ __all__ = [
         "LINE",
         "PALE",
         "TsnePanel",
-        "colour_legend",
+        "color_legend",
         "draw_points",
         "is_mixed",
         "point_kinds",
@@ -83,7 +83,7 @@ def quality_line(panel: TsnePanel, config: TsneConfig) -> str:
     fitted = f", of fitted ones {apart['fitted'].purity:.2f}" if "fitted" in apart else ""
     across = "" if np.isnan(main.across) else _across(main)
     return (
-        f"trustworthiness {made.trustworthiness:.3f} (k = {made.neighbours}){trusted}; "
+        f"trustworthiness {made.trustworthiness:.3f} (k = {made.neighbors}){trusted}; "
         f"instruction purity {f'of {panel.purity_of} points ' if panel.purity_of else ''}{main.purity:.2f} "
         f"(k = {main.neighbours}), chance {main.purity_chance:.2f}{across}{fitted}; "
         f"N = {len(panel.points)} points of {panel.points['id'].nunique()} episodes; "
@@ -96,19 +96,19 @@ def _across(quality: Quality) -> str:
 
 
 def tsne_figure(
-    panels: Sequence[TsnePanel], config: TsneConfig, *, title: str, caption: str, colour: str = "auto"
+    panels: Sequence[TsnePanel], config: TsneConfig, *, title: str, caption: str, color: str = "auto"
 ) -> "Figure":
     """Draw `panels` side by side (three in a row at most, four as two and two) with one legend for all of them.
 
     The drawn offsets are the coordinates of each panel. `colour` is 'auto', 'instruction' or 'task'.
     """
     with house_style():
-        return _draw(panels, config, title=title, caption=caption, colour=colour)
+        return _draw(panels, config, title=title, caption=caption, color=color)
 
 
-def _draw(panels: Sequence[TsnePanel], config: TsneConfig, *, title: str, caption: str, colour: str) -> "Figure":
+def _draw(panels: Sequence[TsnePanel], config: TsneConfig, *, title: str, caption: str, color: str) -> "Figure":
     everything = pd.concat([panel.points for panel in panels])
-    named = kinds(list(zip(everything["task"], everything["instruction"], strict=True)), by=colour)
+    named = kinds(list(zip(everything["task"], everything["instruction"], strict=True)), by=color)
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = -(-len(panels) // columns)
     size = (8.6 if len(named) > _WIDE_ABOVE else 6.6) if columns == 1 else 4.7
@@ -134,7 +134,7 @@ def _draw(panels: Sequence[TsnePanel], config: TsneConfig, *, title: str, captio
         _panel(axes, panel, named, quality[place], size)
     edge = foot + legend_height
     shape_legend(figure, handles, (edge + shapes - 0.02) / height)
-    colour_legend(figure, lines, edge / height)
+    color_legend(figure, lines, edge / height)
     figure.text(
         0.15 / width,
         0.07 / height,
@@ -142,7 +142,7 @@ def _draw(panels: Sequence[TsnePanel], config: TsneConfig, *, title: str, captio
         ha="left",
         va="bottom",
         fontsize=7,
-        color=GREY,
+        color=GRAY,
         linespacing=1.3,
     )
     return figure
@@ -165,7 +165,7 @@ def _panel(axes: "Axes", panel: TsnePanel, named: Sequence[Kind], quality: Seque
         textcoords="offset points",
         va="bottom",
         fontsize=7.5,
-        color=GREY,
+        color=GRAY,
     )
     axes.annotate(
         *("\n".join(quality), (0, 0)),
@@ -183,7 +183,7 @@ def _panel(axes: "Axes", panel: TsnePanel, named: Sequence[Kind], quality: Seque
 def draw_points(axes: "Axes", panel: TsnePanel, named: Sequence[Kind], area: float) -> None:
     """The points of a map as markers of `area` square points, in a frame without ticks."""
     points, spots = panel.points, panel.embedding.coordinates
-    colours = [kind.colour for kind in point_kinds(points, named)]
+    colors = [kind.color for kind in point_kinds(points, named)]
     pale = points["fitted"].to_numpy() & is_mixed(panel)
     for side, marker in MARKERS.items():
         here = np.flatnonzero((points["side"] == side).to_numpy())
@@ -191,7 +191,7 @@ def draw_points(axes: "Axes", panel: TsnePanel, named: Sequence[Kind], area: flo
             axes.scatter(
                 *(spots[here, 0], spots[here, 1]),
                 s=area * (1.15 if marker == "^" else 1.0),
-                c=[to_rgba(colours[i], PALE if pale[i] else 1.0) for i in here],
+                c=[to_rgba(colors[i], PALE if pale[i] else 1.0) for i in here],
                 marker=marker,
                 linewidths=0.25,
                 edgecolors="white",
@@ -305,15 +305,15 @@ def shape_legend(figure: "Figure", handles: Sequence[Line2D], ceiling: float) ->
     )
 
 
-def colour_legend(figure: "Figure", lines: Sequence[LegendLine], ceiling: float) -> None:
+def color_legend(figure: "Figure", lines: Sequence[LegendLine], ceiling: float) -> None:
     """The legend of colours that `pack` laid out, its upper edge at `ceiling` (share of the figure's height)."""
     width, height = figure.get_size_inches()
     for line in lines:
         x = (0.15 + line.left) / width
         y = ceiling - (0.05 + LINE * (line.row + 0.5)) / height
-        if line.colour is not None:
+        if line.color is not None:
             figure.add_artist(
-                Line2D([x + 0.045 / width], [y], marker="s", markersize=5.5, color=line.colour, markeredgewidth=0)
+                Line2D([x + 0.045 / width], [y], marker="s", markersize=5.5, color=line.color, markeredgewidth=0)
             )
             x += 0.13 / width
         weight = "bold" if line.header else "normal"

@@ -25,7 +25,7 @@ class Kind:
     number: int
     task: str
     instruction: str | None
-    colour: str
+    color: str
     count: int = 1
 
 
@@ -43,11 +43,11 @@ def kinds(pairs: Sequence[tuple[str, str]], *, by: str = "auto") -> list[Kind]:
     tasks = list(dict.fromkeys(task for task, _ in unique))
     if by == "task" or (by == "auto" and len(unique) > MOST_INSTRUCTIONS):
         counts = [sum(1 for task, _ in unique if task == name) for name in tasks]
-        colours = (
+        colors = (
             _FEW if len(tasks) <= len(_FEW) else tuple(_shades(place, len(tasks), 1)[0] for place in range(len(tasks)))
         )
         return [
-            Kind(number=place + 1, task=task, instruction=None, colour=colours[place], count=counts[place])
+            Kind(number=place + 1, task=task, instruction=None, color=colors[place], count=counts[place])
             for place, task in enumerate(tasks)
         ]
     if len(unique) <= len(_FEW):
@@ -57,7 +57,7 @@ def kinds(pairs: Sequence[tuple[str, str]], *, by: str = "auto") -> list[Kind]:
         for place, task in enumerate(tasks):
             chosen += _shades(place, len(tasks), sum(1 for name, _ in unique if name == task))
     return [
-        Kind(number=place + 1, task=task, instruction=instruction, colour=chosen[place])
+        Kind(number=place + 1, task=task, instruction=instruction, color=chosen[place])
         for place, (task, instruction) in enumerate(unique)
     ]
 
@@ -90,14 +90,14 @@ class LegendLine:
     text: str
     row: int
     left: float
-    colour: str | None = None
+    color: str | None = None
     header: bool = False
 
 
 @dataclass(frozen=True)
 class _Text:
     text: str
-    colour: str | None = None
+    color: str | None = None
     header: bool = False
 
 
@@ -114,7 +114,7 @@ def pack(kinds: Sequence[Kind], width: float, figure: "Figure") -> list[LegendLi
     while (placed := _fill(blocks, columns, height)) is None:
         height += 1
     return [
-        LegendLine(text=line.text, row=row, left=column * wide, colour=line.colour, header=line.header)
+        LegendLine(text=line.text, row=row, left=column * wide, color=line.color, header=line.header)
         for line, column, row in placed
     ]
 
@@ -122,12 +122,12 @@ def pack(kinds: Sequence[Kind], width: float, figure: "Figure") -> list[LegendLi
 def _blocks(kinds: Sequence[Kind]) -> list[list[_Text]]:
     if all(kind.instruction is None for kind in kinds):
         named = [(kind, shorten(kind.task, 2, 7) or "(no task)") for kind in kinds]
-        return [[_Text(f"{kind.number}  {name} ({kind.count} instructions)", kind.colour)] for kind, name in named]
+        return [[_Text(f"{kind.number}  {name} ({kind.count} instructions)", kind.color)] for kind, name in named]
     tasks: dict[str, list[_Text]] = {}
     for kind in kinds:
         block = tasks.setdefault(kind.task, [_Text(shorten(kind.task, _WIDEST, 7) or "(no task)", header=True)])
         first, *rest = wrap(kind.instruction or "", _WIDEST, 7) or ["(no instruction)"]
-        block.append(_Text(f"{kind.number}  {first}", kind.colour))
+        block.append(_Text(f"{kind.number}  {first}", kind.color))
         block += [_Text(f"        {line}") for line in rest]
     return list(tasks.values())
 
@@ -152,4 +152,4 @@ def _measure(line: _Text, figure: "Figure") -> float:
     artist = figure.text(0, 0, line.text, fontsize=7, fontweight="bold" if line.header else "normal")
     wide = float(artist.get_window_extent().width) / figure.dpi
     artist.remove()
-    return wide + (_SWATCH if line.colour else 0)
+    return wide + (_SWATCH if line.color else 0)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mnprobe.analysis.figures.metadata import FigureNote, write_note
 from mnprobe.analysis.figures.style import SavedFigure, save_figure
-from mnprobe.analysis.similarity._arrays import centred, in_range
+from mnprobe.analysis.similarity._arrays import centered, in_range
 from mnprobe.analysis.tables.progress import world_note
 from mnprobe.analysis.tsne.embedding import (
     NEAREST,
@@ -68,7 +68,7 @@ MAP_QUALITY = TableSchema(
     command="tsne",
 )
 """results/map-quality.csv: one row per map of a series and group of its points."""
-_COLOURS = ("auto", "instruction", "task")
+_COLORS = ("auto", "instruction", "task")
 _NOT_OWN = {*_KEPT, "variation", "prediction", "panel", "side", "model", "source", "step", "fitted", "x", "y"}
 
 
@@ -133,7 +133,7 @@ def draw_tsne(
     space: Space = "shared",
     partition: str | None = None,
     config: TsneConfig | None = None,
-    colour: str = "auto",
+    color: str = "auto",
     command: str | None = None,
 ) -> DrawnTsne:
     """Draw the panels of `inputs` side by side.
@@ -150,14 +150,14 @@ def draw_tsne(
         command: how a person makes this figure again; written beside it.
     """
     config = config or TsneConfig()
-    _check_colour(colour, inputs)
+    _check_color(color, inputs)
     panels, notes = tsne_panels(inputs, space=space, partition=partition, config=config)
     worlds = sorted({name for given in inputs for name in given.pair.worlds})
     caption = _caption(space, partition, [*notes, world_note(worlds)])
-    shown = panels if colour in _COLOURS else [_coloured_by(panel, colour) for panel in panels]
-    title = _title(space, "instruction" if colour in _COLOURS else colour)
+    shown = panels if color in _COLORS else [_colored_by(panel, color) for panel in panels]
+    title = _title(space, "instruction" if color in _COLORS else color)
     figure = tsne_figure(
-        shown, config, title=title, caption=caption, colour=colour if colour in _COLOURS else "instruction"
+        shown, config, title=title, caption=caption, color=color if color in _COLORS else "instruction"
     )
     POINTS.write(table, pd.concat([panel_coordinates(panel) for panel in panels]))
     saved = save_figure(figure, stem)
@@ -217,9 +217,9 @@ def shared_panel(
 def same_panel(panel: TsnePanel, pair: FeaturePair, shared: Shared, title: str) -> TsnePanel:
     """`panel` as that of another pair with the same features: its coordinates with that pair's names."""
     points = _shared_points(pair, shared)
-    coordinates, neighbours = panel.embedding.coordinates, panel.qualities[0].trust_neighbours
+    coordinates, neighbors = panel.embedding.coordinates, panel.qualities[0].trust_neighbours
     values = np.concatenate([shared.z_u, shared.z_e])
-    qualities = map_qualities(values, coordinates, points, neighbours)
+    qualities = map_qualities(values, coordinates, points, neighbors)
     return replace(panel, title=title, subtitle=_subtitle(pair), points=points, qualities=qualities)
 
 
@@ -244,7 +244,7 @@ def _raw_panels(pair: FeaturePair, title: str, config: TsneConfig, fitted: np.nd
     )
     return [
         _panel(
-            _standardised(values),
+            _standardized(values),
             _points(pair, side, model).assign(fitted=fitted),
             f"{before}{letter} before the heads",
             text,
@@ -284,30 +284,30 @@ def _own_columns(pair: FeaturePair) -> list[str]:
     return [name for name in names if name not in _NOT_OWN and not name.startswith("neighbour_")]
 
 
-def _check_colour(colour: str, inputs: Sequence[TsneInput]) -> None:
-    if colour in _COLOURS:
+def _check_color(color: str, inputs: Sequence[TsneInput]) -> None:
+    if color in _COLORS:
         return
     common = set.intersection(*(set(_own_columns(given.pair)) for given in inputs))
-    if colour not in common:
+    if color not in common:
         own = (
             f"your own columns are {', '.join(sorted(common))}" if common else "the stores have no columns of your own"
         )
-        raise ConfigError(f"colour must be auto, instruction or task, got {colour!r}; {own}")
+        raise ConfigError(f"colour must be auto, instruction or task, got {color!r}; {own}")
 
 
-def _coloured_by(panel: TsnePanel, column: str) -> TsnePanel:
+def _colored_by(panel: TsnePanel, column: str) -> TsnePanel:
     """The panel with a user's column in the place of what colours stand for: one colour for each of its values."""
     values = [str(value) or "(none)" for value in panel.points[column].tolist()]
     return replace(panel, points=panel.points.assign(task=column, instruction=values))
 
 
-def _standardised(values: np.ndarray) -> np.ndarray:
+def _standardized(values: np.ndarray) -> np.ndarray:
     """Columns centred and over their deviation; those that hardly vary are only centred, those that are nothing but
     the rounding of an offset become 0.
     """
     digits = float(np.finfo(values.dtype).eps) if values.dtype.kind == "f" else 0.0
     exact, _ = in_range(as_matrix(values, "features"), name="features", title="t-SNE", translation=True)
-    middle = centred(exact)
+    middle = centered(exact)
     deviation = np.sqrt((middle**2).mean(axis=0))
     large = deviation > 1e-6 * deviation.max()
     rounded = deviation <= 16 * digits * np.abs(exact.mean(axis=0))
@@ -336,7 +336,7 @@ def panel_facts(panel: TsnePanel) -> dict[str, object]:
         "purity": panel.purity,
         "purity_of": panel.purity_of,
         "purity_chance": panel.quality.purity_chance,
-        "neighbours": made.neighbours,
+        "neighbours": made.neighbors,
         "purity_neighbours": panel.quality.neighbours,
         "qualities": [_facts(quality) for quality in panel.qualities],
         "kl": made.kl,
@@ -360,8 +360,8 @@ _HOW = {
 }
 
 
-def _title(space: Space, colour: str) -> str:
-    return f"t-SNE of {_SPACES[space]}: shape = model, colour = {colour}"
+def _title(space: Space, color: str) -> str:
+    return f"t-SNE of {_SPACES[space]}: shape = model, colour = {color}"
 
 
 def _caption(space: Space, partition: str | None, notes: Sequence[str]) -> str:
@@ -541,6 +541,6 @@ def _standing(panel: TsnePanel) -> TsnePanel:
 
 def _spread_one(spots: Floats) -> Floats:
     """Centred, and scaled to the root mean square distance 1 from the centre."""
-    centred = spots - spots.mean(axis=0)
-    spread = float(np.sqrt((centred**2).sum(axis=1).mean()))
-    return np.asarray(centred / spread if spread > 0 else centred)
+    centered = spots - spots.mean(axis=0)
+    spread = float(np.sqrt((centered**2).sum(axis=1).mean()))
+    return np.asarray(centered / spread if spread > 0 else centered)

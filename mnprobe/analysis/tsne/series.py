@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from mnprobe.analysis.figures.curve import percent_axis, steps_axis
 from mnprobe.analysis.figures.metadata import FigureNote, write_note
 from mnprobe.analysis.figures.style import (
-    GREY,
+    GRAY,
     INK,
     SavedFigure,
     house_style,
@@ -20,12 +20,12 @@ from mnprobe.analysis.figures.style import (
     quiet_axes,
     save_figure,
     shorten,
-    training_colours,
+    training_colors,
     wrap,
 )
 from mnprobe.analysis.tables.progress import world_note
 from mnprobe.analysis.tsne.embedding import TsneConfig, quality_lines
-from mnprobe.analysis.tsne.figure import LINE, colour_legend, draw_points, shape_handles, shape_legend, shape_rows
+from mnprobe.analysis.tsne.figure import LINE, color_legend, draw_points, shape_handles, shape_legend, shape_rows
 from mnprobe.analysis.tsne.inputs import TsneInput
 from mnprobe.analysis.tsne.legend import Kind, kinds, pack
 from mnprobe.analysis.tsne.maps import (
@@ -87,12 +87,12 @@ def purity_figure(table: pd.DataFrame, *, title: str, caption: str) -> "Figure":
 def _draw_purity(table: pd.DataFrame, *, title: str, caption: str) -> "Figure":
     groups = [name for name in ("held-out", "fitted") if name in set(table["points"])] or ["all"]
     shown = [name for name in _PANELS if table[name].notna().any()]
-    colours = training_colours(list(dict.fromkeys(table["training"])))
+    colors = training_colors(list(dict.fromkeys(table["training"])))
     size, left, gap = 3.1, 0.75, 0.75
     width = left + len(shown) * (size + gap) - gap + 0.2
     foot_lines = wrap(caption, width - 0.3, 7)
     foot = 0.12 + 0.145 * len(foot_lines)
-    handles = _handles(colours, groups)
+    handles = _handles(colors, groups)
     columns = max(1, int((width - 0.3) // 2.6))
     legend = 0.12 + 0.19 * -(-len(handles) // columns)
     top, head, panel, ticks = 0.42, 0.42, 2.3, 0.55
@@ -107,7 +107,7 @@ def _draw_purity(table: pd.DataFrame, *, title: str, caption: str) -> "Figure":
     for place, name in enumerate(shown):
         x = left + place * (size + gap)
         axes = figure.add_axes((x / width, 1 - (top + head + panel) / height, size / width, panel / height))
-        _panel(axes, table, name, groups, colours)
+        _panel(axes, table, name, groups, colors)
     figure.legend(
         handles=handles,
         loc="upper left",
@@ -120,17 +120,17 @@ def _draw_purity(table: pd.DataFrame, *, title: str, caption: str) -> "Figure":
         *(0.15 / width, 0.07 / height, "\n".join(foot_lines)),
         va="bottom",
         fontsize=7,
-        color=GREY,
+        color=GRAY,
         linespacing=1.3,
     )
     return figure
 
 
-def _panel(axes: "Axes", table: pd.DataFrame, name: str, groups: list[str], colours: dict[str, str]) -> None:
-    for training, colour in colours.items():
+def _panel(axes: "Axes", table: pd.DataFrame, name: str, groups: list[str], colors: dict[str, str]) -> None:
+    for training, color in colors.items():
         for group in groups:
             rows = table[(table["training"] == training) & (table["points"] == group)].sort_values("step")
-            axes.plot(rows["step"], rows[name], color=colour, label=f"{training} {group}", **_LINES[group])
+            axes.plot(rows["step"], rows[name], color=color, label=f"{training} {group}", **_LINES[group])
             if f"{name}_chance" in rows:
                 axes.plot(rows["step"], rows[f"{name}_chance"], color=INK, linewidth=1.0, label="_chance")
     quiet_axes(axes)
@@ -147,19 +147,19 @@ def _panel(axes: "Axes", table: pd.DataFrame, name: str, groups: list[str], colo
         xycoords="axes fraction",
         textcoords="offset points",
         fontsize=7.5,
-        color=GREY,
+        color=GRAY,
     )
     if name != "trustworthiness":
         percent_axis(axes, "y")
 
 
-def _handles(colours: dict[str, str], groups: list[str]) -> list[Line2D]:
+def _handles(colors: dict[str, str], groups: list[str]) -> list[Line2D]:
     found = [
-        Line2D([], [], color=colour, marker="o", linestyle="-", label=shorten(training or "this run", 2.0, 8))
-        for training, colour in colours.items()
+        Line2D([], [], color=color, marker="o", linestyle="-", label=shorten(training or "this run", 2.0, 8))
+        for training, color in colors.items()
     ]
     if len(groups) > 1 or groups == ["fitted"]:
-        found += [Line2D([], [], color=GREY, label=_NAMES[group], **_LINES[group]) for group in groups]
+        found += [Line2D([], [], color=GRAY, label=_NAMES[group], **_LINES[group]) for group in groups]
     return [*found, Line2D([], [], color=INK, linewidth=1.0, label="chance")]
 
 
@@ -174,13 +174,13 @@ _BOLD = 0.85  # of the room: letters are wider than those that `shorten` measure
 _TOP, _HEAD, _BELOW = 0.4, 0.24, 0.56
 
 
-def series_figure(series: TsneSeries, *, title: str, caption: str, colour: str = "auto") -> "Figure":
+def series_figure(series: TsneSeries, *, title: str, caption: str, color: str = "auto") -> "Figure":
     """Draw the maps of `series`; a training without a checkpoint at some step leaves its place empty.
 
     The drawn offsets are the coordinates of the maps. `colour` is 'auto', 'instruction' or 'task'.
     """
     with house_style():
-        return _draw(series, title=title, caption=caption, colour=colour)
+        return _draw(series, title=title, caption=caption, color=color)
 
 
 def shown_steps(steps: Sequence[int], most: int = MOST_COLUMNS) -> list[int]:
@@ -194,11 +194,11 @@ def shown_steps(steps: Sequence[int], most: int = MOST_COLUMNS) -> list[int]:
     return [steps[round(place)] for place in np.linspace(0, len(steps) - 1, most)]
 
 
-def _draw(series: TsneSeries, *, title: str, caption: str, colour: str) -> "Figure":
+def _draw(series: TsneSeries, *, title: str, caption: str, color: str) -> "Figure":
     steps, trainings = shown_steps(series.steps), series.trainings
     panels = [item.panel for item in series.maps]
     everything = pd.concat([panel.points for panel in panels])
-    named = kinds(list(zip(everything["task"], everything["instruction"], strict=True)), by=colour)
+    named = kinds(list(zip(everything["task"], everything["instruction"], strict=True)), by=color)
     label = _LABEL if any(trainings) else 0.0
     width = max(2 * _MARGIN + label + len(steps) * (_SIZE + _GAP) - _GAP, 6.6)
     lines = pack(named, width - 0.3, new_figure(1, 1))
@@ -225,14 +225,14 @@ def _draw(series: TsneSeries, *, title: str, caption: str, colour: str) -> "Figu
             place = (x / width, 1 - (upper + _SIZE) / height, _SIZE / width, _SIZE / height)
             item = series.at(training, step)
             if row == 0:
-                centre = (x + _SIZE / 2) / width
-                figure.text(centre, 1 - (_TOP + _HEAD - 0.07) / height, _step(step), ha="center", fontsize=9.5)
+                center = (x + _SIZE / 2) / width
+                figure.text(center, 1 - (_TOP + _HEAD - 0.07) / height, _step(step), ha="center", fontsize=9.5)
             if item is None:
                 figure.text(
                     *(place[0] + place[2] / 2, place[1] + place[3] / 2, "no checkpoint"),
                     ha="center",
                     fontsize=8,
-                    color=GREY,
+                    color=GRAY,
                 )
                 continue
             _map(figure.add_axes(place), item, named, limits)
@@ -247,13 +247,13 @@ def _draw(series: TsneSeries, *, title: str, caption: str, colour: str) -> "Figu
             )
     edge = foot + legend
     shape_legend(figure, handles, (edge + shapes - 0.02) / height)
-    colour_legend(figure, lines, edge / height)
+    color_legend(figure, lines, edge / height)
     figure.text(
         *(left, 0.07 / height, "\n".join(foot_lines)),
         ha="left",
         va="bottom",
         fontsize=7,
-        color=GREY,
+        color=GRAY,
         linespacing=1.3,
     )
     return figure
@@ -307,7 +307,7 @@ def draw_tsne_series(
     tables: Path,
     partition: str | None = None,
     config: TsneConfig | None = None,
-    colour: str = "auto",
+    color: str = "auto",
     name: str = "tsne",
     command: str | None = None,
     quiet: bool = False,
@@ -329,8 +329,8 @@ def draw_tsne_series(
         FeatureError: no checkpoints, or as `tsne_series`.
     """
     config = config or TsneConfig()
-    if colour not in ("auto", "instruction", "task"):
-        raise ConfigError(f"colour must be auto, instruction or task, got {colour!r}")
+    if color not in ("auto", "instruction", "task"):
+        raise ConfigError(f"colour must be auto, instruction or task, got {color!r}")
     count = sum(len(some) for some in inputs.values())
     if not count:
         raise FeatureError("there is no checkpoint to show. `mnprobe extract` makes features of checkpoints")
@@ -343,7 +343,7 @@ def draw_tsne_series(
     command = command or command_line("tsne", series=True, partition=partition)
     stem, chart = folder / f"{name}-series", folder / f"{name}-purity"
     drawn = DrawnSeries(
-        figure=save_figure(series_figure(series, title=_TITLE, caption=_cut(series) + caption, colour=colour), stem),
+        figure=save_figure(series_figure(series, title=_TITLE, caption=_cut(series) + caption, color=color), stem),
         purity=save_figure(purity_figure(quality, title=_PURITY, caption=_purity_caption(series)), chart),
         page=stem.with_name(stem.name + ".html"),
         table=tables / f"{name}-series.csv",
@@ -353,7 +353,7 @@ def draw_tsne_series(
     )
     POINTS.write(drawn.table, coordinates)
     MAP_QUALITY.write(drawn.quality, quality)
-    slider = series_slider(coordinates, quality, colour=colour, note=caption)
+    slider = series_slider(coordinates, quality, color=color, note=caption)
     write_text(drawn.page, slider_page(slider, _TITLE))
     facts: dict[str, object] = {"perplexity_asked": config.perplexity, "seed": config.seed}
     facts |= {"settings": asdict(config), "panels": series_facts(series)}

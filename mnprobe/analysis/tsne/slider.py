@@ -45,7 +45,7 @@ class Slider:
         )
 
 
-def series_slider(coordinates: pd.DataFrame, quality: pd.DataFrame, *, colour: str = "auto", note: str = "") -> Slider:
+def series_slider(coordinates: pd.DataFrame, quality: pd.DataFrame, *, color: str = "auto", note: str = "") -> Slider:
     """A slider from the tables results/tsne-series.csv and results/map-quality.csv.
 
     Args:
@@ -55,7 +55,7 @@ def series_slider(coordinates: pd.DataFrame, quality: pd.DataFrame, *, colour: s
         note: a text to stand below.
     """
     here = files("mnprobe.analysis.tsne")
-    data, cut = _data(coordinates, quality, colour)
+    data, cut = _data(coordinates, quality, color)
     told = " ".join(part for part in (cut, note) if part)
     inert = json.dumps(data, separators=(",", ":")).translate(_NOT_IN_SCRIPT)
     markup = (
@@ -83,7 +83,7 @@ def slider_page(slider: Slider, title: str) -> str:
     )
 
 
-def _data(coordinates: pd.DataFrame, quality: pd.DataFrame, colour: str) -> tuple[dict[str, Any], str]:
+def _data(coordinates: pd.DataFrame, quality: pd.DataFrame, color: str) -> tuple[dict[str, Any], str]:
     table, cut = _few(coordinates)
     table = table.assign(training=table["training"].fillna(""))
     quality = quality.assign(training=quality["training"].fillna(""))
@@ -91,7 +91,7 @@ def _data(coordinates: pd.DataFrame, quality: pd.DataFrame, colour: str) -> tupl
     maps = dict(list(table.groupby(["training", "step"], sort=False)))
     first = next(iter(maps.values()))
     pairs = list(zip(first["task"].map(_text), first["instruction"].map(_text), strict=True))
-    named = kinds(pairs, by=colour)
+    named = kinds(pairs, by=color)
     place = {(kind.task, kind.instruction): row for row, kind in enumerate(named)}
     furthest = float(table[["x", "y"]].abs().to_numpy().max()) or 1.0
     trainings = [
@@ -109,7 +109,7 @@ def _data(coordinates: pd.DataFrame, quality: pd.DataFrame, colour: str) -> tupl
         "kind": [place.get(pair, place.get((pair[0], None), 0)) for pair in pairs],
     }
     shown = [
-        {"task": kind.task, "colour": kind.colour, "label": kind.instruction if kind.instruction else kind.task}
+        {"task": kind.task, "colour": kind.color, "label": kind.instruction if kind.instruction else kind.task}
         for kind in named
     ]
     return {"steps": steps, "kinds": shown, "points": points, "trainings": trainings}, cut

@@ -66,7 +66,7 @@ def test_rows_are_cameras_and_columns_are_key_poses(tmp_path):
     (episode,) = open_dataset(tmp_path, outcomes="successful")
     figure = contact_sheet(episode)
     keys = episode.keyframes
-    assert [grey for _, _, grey in _shown(figure)] == [0, *keys[:-1]] * 2  # the last has no image in trimmed data
+    assert [gray for _, _, gray in _shown(figure)] == [0, *keys[:-1]] * 2  # the last has no image in trimmed data
     rows = sorted({top for top, _, _ in _shown(figure)})
     assert len(rows) == 2
     texts = _texts(figure)
@@ -80,7 +80,7 @@ def test_a_camera_with_fewer_images_leaves_its_place_empty(tmp_path):
     _write(tmp_path, poses=3, images={"front": "all", "wrist": "keyframes"})
     (episode,) = open_dataset(tmp_path)
     figure = contact_sheet(episode)
-    assert [grey for _, _, grey in _shown(figure)] == [0, *episode.keyframes, 0, *episode.keyframes[:-1]]
+    assert [gray for _, _, gray in _shown(figure)] == [0, *episode.keyframes, 0, *episode.keyframes[:-1]]
     assert len(figure.axes[0].get_lines()) == 1  # the empty frame
     assert f"key pose {len(episode.keyframes)}" in _texts(figure)
 
@@ -89,7 +89,7 @@ def test_many_key_poses_go_on_below(tmp_path):
     _write(tmp_path, poses=20, images="all", cameras=("front",))
     (episode,) = open_dataset(tmp_path)
     shown = _shown(contact_sheet(episode))
-    assert [grey for _, _, grey in shown] == [0, *episode.keyframes]
+    assert [gray for _, _, gray in shown] == [0, *episode.keyframes]
     rows = sorted({top for top, _, _ in shown})
     by_row = [sum(top == row for top, _, _ in shown) for row in rows]
     assert len(rows) == 3
