@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mnprobe.analysis.figures.curve_data import CURVE, DIFFERENCE, OUTCOMES, CurveData, curve_data
+from mnprobe.analysis.figures.layout import FigureLayout, panel_title
 from mnprobe.analysis.figures.metadata import FigureNote, write_note
 from mnprobe.analysis.figures.style import (
     GRAY,
@@ -22,7 +23,6 @@ from mnprobe.analysis.figures.style import (
     house_style,
     look,
     metric_name,
-    new_figure,
     part_name,
     part_of,
     quiet_axes,
@@ -50,8 +50,13 @@ __all__ = [
     "pairs_of",
     "span",
     *("draw_chance", "draw_line", "draw_point", "draw_seeds", "draw_start", "draw_trainings"),
-    *("panel_title", "percent_axis", "steps_axis", "value_axis"),
+    *("percent_axis", "steps_axis", "value_axis"),
 ]
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 
 _DIRECTIONS = {"u2e": "u to e", "e2u": "e to u", "mean": "mean of both directions"}
 
@@ -156,10 +161,6 @@ def _untrained(points: pd.DataFrame) -> str:
 def _listed(names: Iterable[str]) -> str:
     *rest, last = names
     return f"{', '.join(rest)} beside {last}" if rest else last
-
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 _SHARES = ("within_task_recall@1", "tied_share")  # beside recall@k: from 0 to 1
@@ -312,26 +313,6 @@ def percent_axis(axes: "Axes", which: str) -> None:
     axis.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=" %"))
 
 
-def panel_title(axes: "Axes", name: str, below: str, *, width: float) -> None:
-    """A title at the left, and a smaller line of counts below it."""
-    axes.set_title(shorten(name, width, 9.5), loc="left", fontsize=9.5, pad=17)
-    axes.annotate(
-        *(shorten(below, width, 7.5), (0, 1)),
-        xytext=(0, 5),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        va="bottom",
-        fontsize=7.5,
-        color=GRAY,
-    )
-
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-
-_LEGEND = 2.75  # inches that an entry of the legend takes
 _SMALL = 1.75  # inches: height of a panel of recognition or success
 
 
@@ -364,33 +345,33 @@ def curve_figure(data: CurveData, *, log_steps: bool = False, progress: Sequence
 
 def _several(data: CurveData, progress: Sequence[Progress], *, log_steps: bool) -> "Figure":
     rows, holdouts = _rows(data), list(dict.fromkeys(data.points["holdout"]))
-    panel = (4.6, 3.0) if data.compared else (4.1, 2.7)
+    columns = len(holdouts)
+    width, height = (4.6, 3.0) if data.compared else (4.1, 2.7)
     colors = training_colors(data.compared)
     steps = pd.concat([data.points["step"], *(one.points["step"] for one in progress)])
     untrained = bool(is_untrained(data.points[data.points["step"] == 0]).any())
-    figure, grid, small, floor = _frame(
-        data, rows=len(rows), columns=len(holdouts), panel=panel, left=0.75, small=len(progress), marked=untrained
-    )
-    for row, cells in zip(rows, grid, strict=True):
-        for column, (holdout, axes) in enumerate(zip(holdouts, cells, strict=True)):
-            points = row.of(data.points, holdout)
+    heights = [height] * len(rows) + [_SMALL] * -(-len(progress) // columns)
+    layout = FigureLayout([width] * columns, heights, title=curve_title(data), caption=curve_caption(data))
+    for index, row in enumerate(rows):
+        for column, holdout in enumerate(holdouts):
+            axes, points = layout.panel(index, column), row.of(data.points, holdout)
             _lines(axes, points, row.of(data.trainings, holdout), colors)
             steps_axis(axes, steps, log=log_steps, untrained=untrained)
             value_axis(axes, data, "y")
             quiet_axes(axes)
-            _title_panel(axes, row, points, holdout, panel[0])
-            axes.set_xlabel(shorten(data.axis, panel[0], 9) if row is rows[-1] and not progress else "")
+            _title_panel(axes, row, points, holdout, width)
+            axes.set_xlabel(shorten(data.axis, width, 9) if row is rows[-1] and not progress else "")
             axes.tick_params(labelleft=column == 0)
             if column == 0:
-                label = axis_label(data)  # two lines where one would be longer than the panel is high
-                axes.set_ylabel(label if len(label) < 45 else label.replace(", mean of", ",\nmean of"))
-    for place, (axes, one) in enumerate(zip(small, progress, strict=True)):
-        axes.tick_params(labelleft=place % len(holdouts) == 0)
-        _draw_progress(axes, one, colors, panel[0])
+                axes.set_ylabel("\n".join(wrap(axis_label(data), height, 9)))
+    for index, one in enumerate(progress):
+        axes = layout.panel(len(rows) + index // columns, index % columns)
+        axes.tick_params(labelleft=index % columns == 0)
+        _draw_progress(axes, one, colors, width)
         steps_axis(axes, steps, log=log_steps, untrained=untrained)
-        axes.set_xlabel(shorten(data.axis, panel[0], 9))
-    _legend(figure, _handles(data, progress), floor)
-    return figure
+        axes.set_xlabel(shorten(data.axis, width, 9))
+    layout.legend(_handles(data, progress))
+    return layout.finish()
 
 
 def _rows(data: CurveData) -> list[_Row]:
@@ -459,12 +440,14 @@ def _draw_progress(axes: "Axes", progress: Progress, colors: dict[str, str], wid
 def _single(data: CurveData) -> "Figure":
     pairs, holdouts = pairs_of(data.points), list(dict.fromkeys(data.points["holdout"]))
     names = list(dict.fromkeys(data.points["series"]))
-    height = 0.42 * len(names) + 0.55
-    figure, grid, _, floor = _frame(data, rows=len(pairs), columns=len(holdouts), panel=(3.4, height), left=2.55)
-    for pair, cells in zip(pairs, grid, strict=True):
+    width, height = 3.4, 0.42 * len(names) + 0.55
+    layout = FigureLayout(
+        [width] * len(holdouts), [height] * len(pairs), title=curve_title(data), caption=curve_caption(data)
+    )
+    for index, pair in enumerate(pairs):
         row = _Row((pair,), "", f"{pair[0]} with {pair[1]}" if len(pairs) > 1 else "")
-        for column, (holdout, axes) in enumerate(zip(holdouts, cells, strict=True)):
-            points = row.of(data.points, holdout)
+        for column, holdout in enumerate(holdouts):
+            axes, points = layout.panel(index, column), row.of(data.points, holdout)
             for _, point in points.iterrows():
                 draw_point(axes, point, names.index(point["series"]), look(str(point["series"])))
             draw_seeds(axes, row.of(data.seeds, holdout), names)
@@ -473,59 +456,11 @@ def _single(data: CurveData) -> "Figure":
                 range(len(names)), [series_name(name) for name in names] if column == 0 else [""] * len(names)
             )
             value_axis(axes, data, "x")
-            axes.grid(axis="x", color="#E4E4E4", linewidth=0.6)
-            axes.set_axisbelow(True)
-            axes.tick_params(axis="y", length=0)
-            axes.tick_params(axis="x", length=3)
-            axes.spines["left"].set_visible(False)
-            _title_panel(axes, row, points, holdout, 3.4)
+            quiet_axes(axes, "x")
+            _title_panel(axes, row, points, holdout, width)
             axes.set_xlabel(axis_label(data) if pair == pairs[-1] else "")
-    _legend(figure, _handles(data, ()), floor)
-    return figure
-
-
-def _frame(
-    data: CurveData,
-    *,
-    rows: int,
-    columns: int,
-    panel: tuple[float, float],
-    left: float,
-    small: int = 0,
-    marked: bool = False,
-) -> tuple["Figure", list[list["Axes"]], list["Axes"], float]:
-    """A figure whose panels have fixed sizes in inches, with room for title, legend and caption below.
-
-    Below the grid of panels stand `small` lower ones, as many in a row as there are columns. Gives figure, grid, the
-    small panels, and the height (share of the figure) below which the legend goes.
-    """
-    gap, mark = 0.85, 0.14 if marked else 0.0
-    width = left + columns * panel[0] + (columns - 1) * 0.35 + 0.25
-    caption = wrap(curve_caption(data), width - 0.3, 7)
-    foot = 0.62 + mark + 0.2 * _legend_rows(data, small, width) + 0.15 + 0.145 * len(caption)
-    heights = [panel[1]] * rows + [_SMALL] * -(-small // columns)
-    height = foot + sum(heights) + (len(heights) - 1) * (gap + mark) + 0.82
-    figure = new_figure(width, height)
-
-    def place(row: int, column: int) -> "Axes":
-        top = 0.82 + sum(heights[:row]) + row * (gap + mark)
-        x = left + column * (panel[0] + 0.35)
-        box = (x / width, 1 - (top + heights[row]) / height, panel[0] / width, heights[row] / height)
-        return figure.add_axes(box)
-
-    grid = [[place(row, column) for column in range(columns)] for row in range(rows)]
-    lower = [place(rows + number // columns, number % columns) for number in range(small)]
-    title = shorten(curve_title(data), (width - 0.3) * 0.93, 12)  # bold letters are wider
-    figure.text(0.12 / width, 1 - 0.12 / height, title, ha="left", va="top", fontsize=12, fontweight="bold")
-    figure.text(
-        *(0.12 / width, 0.08 / height, "\n".join(caption)),
-        ha="left",
-        va="bottom",
-        fontsize=7,
-        color=GRAY,
-        linespacing=1.3,
-    )
-    return figure, grid, lower, (foot - 0.5 - mark) / height
+    layout.legend(_handles(data, ()))
+    return layout.finish()
 
 
 def _handles(data: CurveData, progress: Sequence[Progress]) -> list[Line2D]:
@@ -579,19 +514,6 @@ def _line(style: Look) -> Line2D:
 
 def _mark(marker: str, label: str, color: str, size: float) -> Line2D:
     return Line2D([], [], color=color, linestyle="none", marker=marker, markersize=size, label=label)
-
-
-def _legend(figure: "Figure", handles: list[Line2D], floor: float) -> None:
-    width = figure.get_size_inches()[0]
-    columns = max(1, min(int(width // _LEGEND), len(handles)))
-    figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(0.05 / width, floor), ncols=columns, columnspacing=1.6
-    )
-
-
-def _legend_rows(data: CurveData, small: int, width: float) -> int:
-    count = len(_handles(data, ())) + int(small > 0)  # single trainings may show in the small panels alone
-    return -(-count // max(1, int(width // _LEGEND)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,6 @@ _TITLE_GAP = 0.07  # below title and subtitle
 # Points.
 _TITLE, _SUBTITLE, _CAPTION = 12.0, 8.0, 7.0
 _SPACING = 1.3  # between lines, in units of the font size
-_MOST_TITLE_LINES = 2
 _SMALLEST_PANEL = 0.5  # of the requested size, where a size limit shrinks panels
 
 
@@ -54,7 +53,7 @@ class FigureLayout:
     Args:
         widths: width of each column of panels in inches, without tick labels and titles.
         heights: height of each row of panels in inches.
-        title: bold; shortened to one line where it needs more than two.
+        title: bold, wrapped.
         subtitle: smaller, below the title, wrapped.
         caption: small text at the foot, wrapped.
         least_width: minimum width of the text in inches, where the panels need less.
@@ -81,7 +80,7 @@ class FigureLayout:
     ) -> None:
         self._widths, self._heights = list(widths), list(heights)
         self._least_width, self._limit = least_width, limit
-        self._head = [_Title(title)] if title else []
+        self._head = [_Paragraph([title], _TITLE, INK, bold=True)] if title else []
         self._head += [_Paragraph([subtitle], _SUBTITLE, GRAY)] if subtitle else []
         self._caption = caption
         self._figure = new_figure(sum(widths), sum(heights))
@@ -252,14 +251,12 @@ class _Paragraph:
         self.texts, self.size, self.color, self.bold = list(texts), size, color, bold
         self.artist: Text | None = None
 
-    def lines(self, width: float) -> list[str]:
-        return [line for text in self.texts for line in wrap(text, width, self.size, bold=self.bold)]
-
     def measure(self, figure: "Figure", width: float) -> tuple[float, float]:
         if self.artist is not None:
             self.artist.remove()
+        lines = [line for text in self.texts for line in wrap(text, width, self.size, bold=self.bold)]
         self.artist = figure.text(
-            *(0, 0, "\n".join(self.lines(width))),
+            *(0, 0, "\n".join(lines)),
             va="top",
             fontsize=self.size,
             fontweight="bold" if self.bold else "normal",
@@ -275,18 +272,11 @@ class _Paragraph:
         self.artist.set_position((left / width, 1 - top / height))
 
 
-class _Title(_Paragraph):
-    def __init__(self, text: str) -> None:
-        super().__init__([text], _TITLE, INK, bold=True)
-
-    def lines(self, width: float) -> list[str]:
-        lines = super().lines(width)
-        return lines if len(lines) <= _MOST_TITLE_LINES else [shorten(self.texts[0], width, _TITLE, bold=True)]
-
-
 class _Legend:
     def __init__(self, handles: Sequence["Artist"]) -> None:
         self.handles = list(handles)
+        names = [str(handle.get_label()) for handle in handles]
+        self.labels = [f" {name}" if name.startswith("_") else name for name in names]  # matplotlib hides _names
         self.artist: Legend | None = None
 
     def measure(self, figure: "Figure", width: float) -> tuple[float, float]:
@@ -295,7 +285,12 @@ class _Legend:
             if self.artist is not None:
                 self.artist.remove()
             self.artist = figure.legend(
-                handles=self.handles, loc="upper left", ncols=columns, columnspacing=1.6, borderaxespad=0, borderpad=0
+                *(self.handles, self.labels),
+                loc="upper left",
+                ncols=columns,
+                columnspacing=1.6,
+                borderaxespad=0,
+                borderpad=0,
             )
             box = self.artist.get_window_extent(figure.canvas.get_renderer())  # type: ignore[attr-defined]
             wide, high = float(box.width) / DPI, float(box.height) / DPI

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib.style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -23,7 +23,7 @@ __all__ = [
     "series_name",
     "training_colors",
     "training_look",
-    *("CONTEXT", "DPI", "GRAY", "INK", "PALETTE", "SavedFigure"),
+    *("CONTEXT", "DPI", "GRAY", "INK", "PALE", "PALETTE", "SavedFigure"),
     *("house_style", "new_figure", "quiet_axes", "save_figure", "save_png", "shorten", "text_width", "wrap"),
 ]
 
@@ -45,6 +45,7 @@ PALETTE = {
 INK = "#222222"  # text and axes
 GRAY = "#6B6B6B"  # chance, notes: 5.3:1 against white
 CONTEXT = "#D9D9D9"  # grid and leader lines
+PALE = "#E4E4E4"  # cells that do not pass, grid of horizontal panels
 
 _STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -187,11 +188,14 @@ def _ruler(width: float, size: float, bold: bool) -> Callable[[str], bool]:
     return fits
 
 
-def quiet_axes(axes: "Axes") -> None:
-    """A pale horizontal grid behind the data and outward ticks."""
-    axes.grid(axis="y", color=CONTEXT, linewidth=0.6)
+def quiet_axes(axes: "Axes", values: Literal["x", "y"] = "y") -> None:
+    """A pale grid behind the data across the axis of `values`; a horizontal panel (`values` x) has no ticks at rows."""
+    axes.grid(axis=values, color=CONTEXT if values == "y" else PALE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(length=3, width=0.8)
+    if values == "x":
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
 
 
 def save_figure(figure: Figure, stem: Path) -> SavedFigure:

@@ -9,18 +9,16 @@ import pandas as pd
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
+from mnprobe.analysis.figures.layout import FigureLayout
 from mnprobe.analysis.figures.metadata import FigureNote, write_note
 from mnprobe.analysis.figures.style import (
-    GRAY,
     INK,
     PALETTE,
     SavedFigure,
     house_style,
-    new_figure,
     quiet_axes,
     save_figure,
     shorten,
-    wrap,
 )
 from mnprobe.analysis.tables.alignment import HOLDOUTS, settle
 from mnprobe.core.commands import command_line
@@ -142,35 +140,30 @@ def draw_success(
 def _figure(rows: pd.DataFrame, note: str = "") -> "Figure":
     panels = list(dict.fromkeys(rows[["understanding", "execution", "source_e"]].itertuples(index=False, name=None)))
     holdouts = [name for name in HOLDOUTS if name in set(rows["holdout"])]
-    width = 0.75 + len(holdouts) * _PANEL[0] + (len(holdouts) - 1) * 0.3 + 0.2
-    caption = wrap(success_caption(rows) + (f" {note}." if note else ""), width - 0.3, 7)
-    foot = 0.85 + 0.14 * len(caption)
-    gap = 1.0
-    height = foot + len(panels) * (_PANEL[1] + gap) + 0.1
-    figure = new_figure(width, height)
-    for row, panel in enumerate(panels):
+    layout = FigureLayout(
+        [_PANEL[0]] * len(holdouts),
+        [_PANEL[1]] * len(panels),
+        title=_title(rows),
+        caption=success_caption(rows) + (f" {note}." if note else ""),
+    )
+    for index, panel in enumerate(panels):
+        chosen = rows[(rows[["understanding", "execution", "source_e"]] == list(panel)).all(axis=1)]
         for column, holdout in enumerate(holdouts):
-            left = (0.75 + column * (_PANEL[0] + 0.3)) / width
-            bottom = (foot + (len(panels) - 1 - row) * (_PANEL[1] + gap) + 0.45) / height
-            axes = figure.add_axes((left, bottom, _PANEL[0] / width, _PANEL[1] / height))
-            own = rows[(rows[["understanding", "execution", "source_e"]] == list(panel)).all(axis=1)]
-            _panel(axes, own[own["holdout"] == holdout], panel, holdout)
+            axes = layout.panel(index, column)
+            _panel(axes, chosen[chosen["holdout"] == holdout], panel, holdout)
             axes.tick_params(labelleft=column == 0)
             if column == 0:
                 axes.set_ylabel("Recall@1, mean of both directions")
-    title = shorten(_title(rows), (width - 0.3) * 0.93, 12)
-    figure.text(0.12 / width, 1 - 0.1 / height, title, ha="left", va="top", fontsize=12, fontweight="bold")
-    figure.text(0.12 / width, 0.08 / height, "\n".join(caption), va="bottom", fontsize=7, color=GRAY, linespacing=1.3)
     handles = [
-        Patch(facecolor=_COLORS[side][place], label=f"{side}: {word}")
+        Patch(facecolor=_COLORS[side][place], label=f"{side}: {outcome}")
         for side in _COLORS
-        for place, word in enumerate(("success", "failure"))
+        for place, outcome in enumerate(("success", "failure"))
         if side in set(rows["side"])
     ]
     if rows["mode"].nunique() > 1:
         handles.append(Patch(facecolor="white", edgecolor=INK, hatch=_HATCH, label="one probe for all outcomes"))
-    figure.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.05 / width, (foot - 0.62) / height), ncols=3)
-    return figure
+    layout.legend(handles)
+    return layout.finish()
 
 
 def _panel(axes: "Axes", rows: pd.DataFrame, panel: tuple[str, str, str], holdout: str) -> None:

@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 
 from mnprobe.analysis.figures.style import PALETTE, shorten, wrap
 
-__all__ = ["MOST_INSTRUCTIONS", "Kind", "LegendLine", "kinds", "pack"]
+__all__ = ["MOST_INSTRUCTIONS", "SWATCH", "Kind", "LegendLine", "kinds", "pack"]
 
 MOST_INSTRUCTIONS = 80  # above this many, colours stand for tasks
 _FEW = tuple(PALETTE[name] for name in ("blue", "vermillion", "green", "purple", "orange", "sky", "black"))
@@ -80,16 +80,17 @@ if TYPE_CHECKING:
 _WIDEST = 2.45  # inches of an instruction on one line
 _WHOLE = 16  # lines: a task with more may go on in the next column
 _GAP = 0.28  # inches between columns
-_SWATCH = 0.13  # inches that a colour takes
+SWATCH = 0.13  # inches that a colour takes
 
 
 @dataclass(frozen=True, kw_only=True)
 class LegendLine:
-    """One line of text: `left` in inches from the left edge, `row` counted from the top."""
+    """One line of text: `left` and `width` in inches, `row` counted from the top."""
 
     text: str
     row: int
     left: float
+    width: float
     color: str | None = None
     header: bool = False
 
@@ -107,14 +108,15 @@ def pack(kinds: Sequence[Kind], width: float, figure: "Figure") -> list[LegendLi
     `figure` is only used to measure text.
     """
     blocks = _blocks(kinds)
-    wide = max(_measure(line, figure) for block in blocks for line in block) + _GAP
+    widest = max(_measure(line, figure) for block in blocks for line in block)
+    wide = widest + _GAP
     columns = max(1, int((width + _GAP) // wide))
     total = sum(len(block) for block in blocks)
     height = max(-(-total // columns), *(len(block) for block in blocks if len(block) <= _WHOLE), 1)
     while (placed := _fill(blocks, columns, height)) is None:
         height += 1
     return [
-        LegendLine(text=line.text, row=row, left=column * wide, color=line.color, header=line.header)
+        LegendLine(text=line.text, row=row, left=column * wide, width=widest, color=line.color, header=line.header)
         for line, column, row in placed
     ]
 
@@ -152,4 +154,4 @@ def _measure(line: _Text, figure: "Figure") -> float:
     artist = figure.text(0, 0, line.text, fontsize=7, fontweight="bold" if line.header else "normal")
     wide = float(artist.get_window_extent().width) / figure.dpi
     artist.remove()
-    return wide + (_SWATCH if line.color else 0)
+    return wide + (SWATCH if line.color else 0)
