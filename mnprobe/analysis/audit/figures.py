@@ -94,10 +94,10 @@ def _controls_figure(controls: pd.DataFrame, findings: tuple[Conclusion, ...], n
         rows = controls[(controls[["understanding", "execution", "holdout"]] == list(panel)).all(axis=1)]
         _levels(levels, rows, names)
         _differences(differences, rows, names)
-        title = f"{panel[0]} and {panel[1]}; held out: {HOLDOUTS.get(panel[2], panel[2])}"
         main = rows[(rows["series"] == "main") & (rows["kind"] == "level")]
-        count = "" if main.empty else f" (n = {main.iloc[0]['n_test']:.0f} in {main.iloc[0]['n_groups']:.0f} groups)"
-        panel_title(levels, title + count, width=6.85, size=9)
+        count = "" if main.empty else f"; n = {main.iloc[0]['n_test']:.0f} in {main.iloc[0]['n_groups']:.0f} groups"
+        held_out = f"held out: {HOLDOUTS.get(panel[2], panel[2])}"
+        panel_title(levels, f"{panel[0]} and {panel[1]}{count}", held_out, width=3.5, size=9)
         if index == len(panels) - 1:
             levels.set_xlabel("Recall@1, mean of both directions")
             differences.set_xlabel("points: ○ claim minus control, △ rise over training")

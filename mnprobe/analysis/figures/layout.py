@@ -53,12 +53,13 @@ class FigureLayout:
     Args:
         widths: width of each column of panels in inches, without tick labels and titles.
         heights: height of each row of panels in inches.
-        title: bold, wrapped.
+        title: bold, wrapped; shortened to one line where it needs more than `title_lines`.
         subtitle: smaller, below the title, wrapped.
         caption: small text at the foot, wrapped.
         least_width: minimum width of the text in inches, where the panels need less.
         limit: maximum width and height in pixels (150 per inch). Panels shrink to fit, to half their size at most, so
             that a figure with too much text may still be larger; None sets no limit.
+        title_lines: most lines of the title; None keeps it whole.
 
     >>> layout = FigureLayout([3.0, 3.0], [2.0], title="Recall over training", caption="word " * 100)
     >>> for column in range(2):
@@ -77,10 +78,11 @@ class FigureLayout:
         caption: str = "",
         least_width: float = 0.0,
         limit: tuple[int, int] | None = None,
+        title_lines: int | None = 2,
     ) -> None:
         self._widths, self._heights = list(widths), list(heights)
         self._least_width, self._limit = least_width, limit
-        self._head = [_Paragraph([title], _TITLE, INK, bold=True)] if title else []
+        self._head: list[Block] = [_Paragraph([title], _TITLE, INK, bold=True, most=title_lines)] if title else []
         self._head += [_Paragraph([subtitle], _SUBTITLE, GRAY)] if subtitle else []
         self._caption = caption
         self._figure = new_figure(sum(widths), sum(heights))
@@ -247,14 +249,18 @@ def _whole_pixels(inches: float) -> float:
 class _Paragraph:
     """Wrapped text, aligned at the left."""
 
-    def __init__(self, texts: Sequence[str], size: float, color: str, *, bold: bool = False) -> None:
-        self.texts, self.size, self.color, self.bold = list(texts), size, color, bold
+    def __init__(
+        self, texts: Sequence[str], size: float, color: str, *, bold: bool = False, most: int | None = None
+    ) -> None:
+        self.texts, self.size, self.color, self.bold, self.most = list(texts), size, color, bold, most
         self.artist: Text | None = None
 
     def measure(self, figure: "Figure", width: float) -> tuple[float, float]:
         if self.artist is not None:
             self.artist.remove()
         lines = [line for text in self.texts for line in wrap(text, width, self.size, bold=self.bold)]
+        if self.most is not None and len(lines) > self.most:
+            lines = [shorten(" ".join(self.texts), width, self.size, bold=self.bold)]
         self.artist = figure.text(
             *(0, 0, "\n".join(lines)),
             va="top",
@@ -357,7 +363,7 @@ def _hidden_labels(axis: "Axis") -> set[int]:
     ends = axis.get_transform().transform([low, high])
     slack = 1e-6 * (ends[1] - ends[0])
     ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
-    places = axis.get_transform().transform([tick.get_loc() for tick in ticks]) if ticks else []
+    places: Any = axis.get_transform().transform([tick.get_loc() for tick in ticks]) if ticks else []
     return {
         id(label)
         for tick, place in zip(ticks, places, strict=True)
