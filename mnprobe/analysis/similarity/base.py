@@ -20,11 +20,10 @@ from mnprobe.analysis.similarity._arrays import (
     rounding,
     varying,
 )
-from mnprobe.core.arrays import Array, as_positive, as_whole
+from mnprobe.core.arrays import Array
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
 from mnprobe.core.labels import Labels
 from mnprobe.core.registry import Registry, unknown_name
-from mnprobe.core.seeds import check_seed
 
 __all__ = [
     "INDICES",
@@ -36,9 +35,6 @@ __all__ = [
     "Relation",
     "make_index",
     "parse_options",
-    "set_number",
-    "set_seed",
-    "set_whole",
 ]
 
 Invariance = Literal["orthogonal", "scale", "translation", "linear"]
@@ -309,29 +305,3 @@ def _converted(option: str, value: str, kind: type) -> Any:
     except ValueError:
         what = "a whole number" if kind is int else "a number"
         raise ConfigError(f"--option {option} must be {what}, got {value!r}") from None
-
-
-def set_whole(index: Any, name: str, least: int, *, what: str = "at least") -> None:
-    """Keep an option as a Python integer; ConfigError for anything that is no whole number of at least `least`."""
-    given = getattr(index, name)
-    number = as_whole(given, name)
-    if number < least:
-        raise ConfigError(f"{name} must be {what} {least}, got {given!r}")
-    object.__setattr__(index, name, number)
-
-
-def set_number(index: Any, name: str, rule: str, *, most: float = np.inf) -> None:
-    """Keep an option as a Python float above 0 and at most `most`; ConfigError that gives `rule` otherwise."""
-    given = getattr(index, name)
-    try:
-        number = as_positive(given, name)
-    except ConfigError:
-        number = np.inf
-    if not number < np.inf or number > most:
-        raise ConfigError(f"{name} must be {rule}, got {given!r}")
-    object.__setattr__(index, name, number)
-
-
-def set_seed(index: Any) -> None:
-    """Keep the option `seed` as a Python integer; ConfigError where it cannot be one."""
-    object.__setattr__(index, "seed", check_seed(as_whole(index.seed, "seed", least=0)))

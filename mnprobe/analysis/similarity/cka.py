@@ -27,12 +27,10 @@ from mnprobe.analysis.similarity.base import (
     Index,
     MatrixIndex,
     Relation,
-    set_number,
-    set_seed,
-    set_whole,
 )
 from mnprobe.core.arrays import Array, as_matrix, settle
 from mnprobe.core.errors import FeatureError, ProbeError, TooFewSamples
+from mnprobe.core.seeds import check_seed
 
 __all__ = [
     "RBFCKA",
@@ -148,9 +146,8 @@ class MinibatchCKA(Index):
     )
 
     def __post_init__(self) -> None:
-        for name, least in (("batch", 4), ("passes", 1)):
-            set_whole(self, name, least)
-        set_seed(self)
+        settle(self, wholes={"batch": 4, "passes": 1, "seed": 0})
+        check_seed(self.seed)
 
     def prepare(self, values: Rows, groups: Codes) -> "_Side":
         """The Gram matrix, or where it is large the centred rows, from which batches make their own."""
@@ -295,8 +292,7 @@ class RBFCKA(MatrixIndex):
     )
 
     def __post_init__(self) -> None:
-        set_number(self, "width", "a positive multiple of the median distance")
-        settle(self, truths=("debiased",))
+        settle(self, positive={"width": "a positive multiple of the median distance"}, truths=("debiased",))
 
     def matrix(self, values: Rows) -> Rows:
         """The centred kernel matrix."""

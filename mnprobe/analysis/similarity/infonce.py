@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from mnprobe.analysis.similarity._arrays import FAR, Codes, Rows, centered, varying
-from mnprobe.analysis.similarity.base import About, Index, Relation, set_number, set_seed, set_whole
+from mnprobe.analysis.similarity.base import About, Index, Relation
 from mnprobe.analysis.similarity.cca import folds_of
-from mnprobe.core.arrays import Array
+from mnprobe.core.arrays import Array, settle
 from mnprobe.core.errors import TooFewSamples
 from mnprobe.core.labels import Labels
+from mnprobe.core.seeds import check_seed
 
 __all__ = ["InfoNCEBound", "first_return", "infonce_bound"]
 
@@ -49,10 +50,8 @@ class InfoNCEBound(Index):
     )
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("dim", 1), ("batch", 2), ("draws", 1)):
-            set_whole(self, name, least)
-        set_number(self, "tau", "positive")
-        set_seed(self)
+        settle(self, wholes={"steps": 1, "dim": 1, "batch": 2, "draws": 1, "seed": 0}, positive={"tau": "positive"})
+        check_seed(self.seed)
 
     def prepare(self, values: Rows, groups: Codes) -> "_Raw":
         """Only what float32 cannot hold is seen to, since heads are fitted on both sides together.

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mnprobe.analysis.similarity._arrays import Codes, Rows, squared_distances, unit_rows
-from mnprobe.analysis.similarity.base import About, Index, Relation, set_whole
+from mnprobe.analysis.similarity.base import About, Index, Relation
 from mnprobe.analysis.similarity.cka import hsic_1_of
 from mnprobe.core.arrays import Array, settle
-from mnprobe.core.errors import ProbeError, TooFewSamples
+from mnprobe.core.errors import ConfigError, ProbeError, TooFewSamples
 from mnprobe.core.labels import Labels
 
 __all__ = [
@@ -61,8 +61,11 @@ def closeness(values: Rows, similarity: Rows) -> Rows:
 
 
 def check_k(index: Any, least: int = 1) -> None:
-    """ConfigError for an index whose option `k` is no number of neighbours that can be."""
-    set_whole(index, "k", least, what="a whole number of neighbours, at least")
+    """ConfigError unless the option `k` of an index is a whole number of at least `least`."""
+    given = index.k
+    settle(index, wholes=("k",))
+    if index.k < least:
+        raise ConfigError(f"k must be a whole number of neighbours, at least {least}, got {given!r}")
 
 
 def weights(similarity: Rows, k: int, groups: Codes | None, *, title: str) -> Rows:
