@@ -1,4 +1,4 @@
-"""Figures of the audit: controls beside the claim, and the decomposition."""
+"""Figures of the audit: the claim and its controls, and the decomposition."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ _COLORS |= dict(zip(_ROLLOUTS, (PALETTE["purple"], PALETTE["orange"], PALETTE["g
 def controls_figure(controls: pd.DataFrame, findings: tuple[Conclusion, ...] = (), *, note: str = "") -> "Figure":
     """Left: Recall@1 of each series with interval and exact chance. Right: claim minus control, and rises.
 
-    One row of panels per pair of models and holdout; the findings (alarms, instruction, rise first) stand below.
+    One row of panels per pair of models and holdout; the findings (alarms, instruction, rise first) are listed below.
     """
     with house_style():
         return _controls_figure(controls, findings, note)
@@ -64,7 +64,7 @@ def controls_caption(controls: pd.DataFrame) -> str:
 def draw_controls(
     controls: pd.DataFrame, findings: tuple[Conclusion, ...], *, stem: Path, command: str | None = None, note: str = ""
 ) -> SavedFigure:
-    """Draw to `stem`.png and .svg with a note beside them."""
+    """Draw to `stem`.png and .svg, with a note in `stem`.json."""
     with house_style():
         saved = save_figure(_controls_figure(controls, findings, note), stem)
     about = FigureNote(
@@ -114,19 +114,19 @@ def _where(finding: Conclusion, several: bool) -> str:
 
 
 def _levels(axes: "Axes", rows: pd.DataFrame, names: list[str]) -> None:
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         found = rows[(rows["series"] == name) & (rows["kind"] == "level")]
         if found.empty:
-            axes.text(0.01, place, "not measured", fontsize=7, color=GRAY, va="center")
+            axes.text(0.01, index, "not measured", fontsize=7, color=GRAY, va="center")
             continue
         row, color = found.iloc[0], _COLORS.get(name, INK)
         if np.isfinite(row["ci_low"]):
-            axes.plot([row["ci_low"], row["ci_high"]], [place] * 2, color=color, linewidth=2.2, alpha=0.55)
+            axes.plot([row["ci_low"], row["ci_high"]], [index] * 2, color=color, linewidth=2.2, alpha=0.55)
         hollow = not bool(row["trained_e"]) or not (bool(row["trained_u"]) or name.endswith("pixels"))
         face = "white" if hollow else color
-        axes.plot([row["value"]], [place], "o", color=color, markersize=7, markerfacecolor=face, markeredgewidth=1.5)
+        axes.plot([row["value"]], [index], "o", color=color, markersize=7, markerfacecolor=face, markeredgewidth=1.5)
         if np.isfinite(row["chance"]):
-            axes.plot([row["chance"]] * 2, [place - 0.33, place + 0.33], color="black", linewidth=1.2)
+            axes.plot([row["chance"]] * 2, [index - 0.33, index + 0.33], color="black", linewidth=1.2)
     axes.set_yticks(range(len(names)), [_label(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(-0.02, 1.02)
@@ -136,7 +136,7 @@ def _levels(axes: "Axes", rows: pd.DataFrame, names: list[str]) -> None:
 
 def _differences(axes: "Axes", rows: pd.DataFrame, names: list[str]) -> None:
     axes.axvline(0, color=INK, linewidth=0.9)
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         both = [("level", -0.14, "o")] if name != "main" else []
         for kind, offset, marker in [*both, ("rise", 0.14, "^")]:
             found = rows[(rows["series"] == name) & (rows["kind"] == kind)]
@@ -144,10 +144,10 @@ def _differences(axes: "Axes", rows: pd.DataFrame, names: list[str]) -> None:
                 continue
             row, color = found.iloc[0], _COLORS.get(name, INK)
             if np.isfinite(row["low"]):
-                axes.plot([row["low"], row["high"]], [place + offset] * 2, color=color, linewidth=1.6, alpha=0.6)
+                axes.plot([row["low"], row["high"]], [index + offset] * 2, color=color, linewidth=1.6, alpha=0.6)
             face = color if row["decision"] in ("more", "less") else "white"
             axes.plot(
-                *([row["difference"]], [place + offset], marker),
+                *([row["difference"]], [index + offset], marker),
                 color=color,
                 markersize=5.5,
                 markerfacecolor=face,
@@ -187,7 +187,7 @@ def decomposition_figure(table: pd.DataFrame, *, note: str = "") -> "Figure":
 
 
 def draw_decomposition(table: pd.DataFrame, *, stem: Path, command: str | None = None, note: str = "") -> SavedFigure:
-    """Draw to `stem`.png and .svg with a note beside them."""
+    """Draw to `stem`.png and .svg, with a note in `stem`.json."""
     with house_style():
         saved = save_figure(_decomposition_figure(table, note), stem)
     about = FigureNote(
@@ -211,8 +211,8 @@ def _decomposition_figure(table: pd.DataFrame, note: str) -> "Figure":
     )
     for index, ((understanding, execution, source, holdout), rows) in enumerate(panels):
         axes = layout.panel(index, 0)
-        for place, (_, row) in enumerate(rows.iterrows()):
-            _draw_part(axes, row, place)
+        for index, (_, row) in enumerate(rows.iterrows()):
+            _draw_part(axes, row, index)
         labels = [_NAMES[row["quantity"]][0].format(row["factor"], note=row["note"]) for _, row in rows.iterrows()]
         axes.set_yticks(range(len(rows)), [shorten(label, _LABELS, 8) for label in labels])
         axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -228,13 +228,13 @@ def _decomposition_figure(table: pd.DataFrame, note: str) -> "Figure":
     return layout.finish()
 
 
-def _draw_part(axes: "Axes", row: "pd.Series[Any]", place: int) -> None:
+def _draw_part(axes: "Axes", row: "pd.Series[Any]", index: int) -> None:
     if not np.isfinite(row["value"]):
-        axes.text(0.01, place, shorten(str(row["note"]), 3.9, 6.5), fontsize=6.5, color=GRAY, va="center")
+        axes.text(0.01, index, shorten(str(row["note"]), 3.9, 6.5), fontsize=6.5, color=GRAY, va="center")
         return
-    axes.barh(place, row["value"], height=0.62, color=_NAMES[row["quantity"]][1], zorder=2)
-    axes.text(1.01, place, f"{100 * row['value']:.0f}", fontsize=7, va="center", color=INK)
+    axes.barh(index, row["value"], height=0.62, color=_NAMES[row["quantity"]][1], zorder=2)
+    axes.text(1.01, index, f"{100 * row['value']:.0f}", fontsize=7, va="center", color=INK)
     if np.isfinite(row["ci_low"]):
-        axes.plot([row["ci_low"], row["ci_high"]], [place] * 2, color=INK, linewidth=1.2, zorder=4)
+        axes.plot([row["ci_low"], row["ci_high"]], [index] * 2, color=INK, linewidth=1.2, zorder=4)
     if np.isfinite(row["chance"]):
-        axes.plot([row["chance"]] * 2, [place - 0.4, place + 0.4], color="black", linewidth=1.2, zorder=5)
+        axes.plot([row["chance"]] * 2, [index - 0.4, index + 0.4], color="black", linewidth=1.2, zorder=5)

@@ -47,9 +47,9 @@ _LINE = 0.15  # inches of a line of these names
 def compare_figure(table: pd.DataFrame, about: About, *, title: str, caption: str) -> "Figure":
     """Draw one family of cells (rows of results/similarity.csv with one config_hash): understanding by execution.
 
-    Colour is the value. Cells that do not pass their own calibrated level (95 % of permutations) are grey and hatched,
+    Color is the value. Cells that do not pass their own calibrated level (95 % of permutations) are gray and hatched,
     cells that pass when all are looked at together (p_max <= 0.05) have a thick frame, cells without a value a dash.
-    Hatched on the colour bar: what no cell passes with; on a part of its width: what only some pass with; the line is
+    Hatched on the color bar: what no cell passes with; on a part of its width: what only some pass with; the line is
     the median level.
     """
     with house_style():
@@ -225,7 +225,7 @@ _FAMILY = ("index", "options", "grid", "understanding", "execution", "source_u",
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnComparison:
-    """One index: its figure, its cells, its caption, and whether the cells were kept from an earlier run."""
+    """One index: its figure, its cells, its caption, and whether the cells are from an earlier run."""
 
     figure: SavedFigure
     table: pd.DataFrame
@@ -332,7 +332,7 @@ def _drawn(
 def _caption(found: Comparison, config: CompareConfig, about: About, inputs: CompareInputs) -> str:
     first = found.table.iloc[0]
     options = json.loads(str(first["options"]))
-    told = ", ".join(f"{name} {value}" for name, value in options.items())
+    listed = ", ".join(f"{name} {value}" for name, value in options.items())
     chance = "" if about.unbiased else " Values without a null mean little here: the index does not start at 0."
     used = f"{first['n']} episodes of {first['n_groups']} instructions"
     if first["n"] < len(inputs.episodes):
@@ -346,7 +346,7 @@ def _caption(found: Comparison, config: CompareConfig, about: About, inputs: Com
     dash = f" {none} cells have no value (dash)." if none else ""
     world = world_note(inputs.worlds)
     return (
-        f"{about.formula}{f' ({told})' if told else ''}. {used}, {first['source_e']}. "
+        f"{about.formula}{f' ({listed})' if listed else ''}. {used}, {first['source_e']}. "
         f"Null: {first['permutations']} permutations of {SCHEMES[config.permute].replace(': ', ' (', 1)}), "
         f"seed {first['seed']}; the calibrated level is the value that 5 % of them reach.{chance} "
         f"Farthest beyond its null: {best_line(found.table, about)}.{dash}{untrained}" + (f" {world}." if world else "")

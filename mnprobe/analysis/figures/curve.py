@@ -62,7 +62,7 @@ _DIRECTIONS = {"u2e": "u to e", "e2u": "e to u", "mean": "mean of both direction
 
 
 def curve_caption(data: CurveData) -> str:
-    """What the figure shows, in sentences: quantity, n, chance, seeds, intervals, untrained models, what is missing."""
+    """Caption: quantity, n, chance, seeds, intervals, untrained models and missing values."""
     points = data.points
     pairs = " and ".join(f"{u} with {e}" for u, e in pairs_of(points))
     main = points[points["series"].isin(["main"])] if "main" in set(points["series"]) else points
@@ -98,7 +98,7 @@ def curve_caption(data: CurveData) -> str:
 
 
 def curve_title(data: CurveData) -> str:
-    """What the whole figure shows."""
+    """Title of the figure."""
     pairs = pairs_of(data.points)
     names = f"{pairs[0][0]} and {pairs[0][1]}" if len(pairs) == 1 else f"{len(pairs)} pairs of models"
     if data.single:
@@ -123,7 +123,7 @@ def n_text(points: pd.DataFrame) -> str:
 
 
 def span(values: "pd.Series[float] | float", *, digits: int = 0) -> str:
-    """'40', or '38 to 40' where it is not the same everywhere.
+    """'40', or '38 to 40' where values differ.
 
     >>> span(pd.Series([38, 40])), span(40)
     ('38 to 40', '40')
@@ -134,7 +134,7 @@ def span(values: "pd.Series[float] | float", *, digits: int = 0) -> str:
 
 
 def is_untrained(points: pd.DataFrame) -> "pd.Series[bool]":
-    """True where a model that takes part has random weights; pixels are no model."""
+    """True where a model of the pair has random weights; pixels are not a model."""
     pixels = points["series"].isin(["pixels", "rollouts-pixels"])
     return ~((points["trained_u"].astype(bool) | pixels) & points["trained_e"].astype(bool))
 
@@ -163,7 +163,7 @@ def _listed(names: Iterable[str]) -> str:
     return f"{', '.join(rest)} beside {last}" if rest else last
 
 
-_SHARES = ("within_task_recall@1", "tied_share")  # beside recall@k: from 0 to 1
+_SHARES = ("within_task_recall@1", "tied_share")  # in addition to recall@k: from 0 to 1
 
 
 def draw_line(axes: "Axes", line: pd.DataFrame, style: Look) -> None:
@@ -318,7 +318,7 @@ _SMALL = 1.75  # inches: height of a panel of recognition or success
 
 @dataclass(frozen=True)
 class _Row:
-    """One row of panels: which points belong there, and what it is called where there are several rows."""
+    """One row of panels: its points, and its name where there are several rows."""
 
     pairs: tuple[tuple[str, str], ...]
     part: str
@@ -332,9 +332,9 @@ class _Row:
 
 def curve_figure(data: CurveData, *, log_steps: bool = False, progress: Sequence[Progress] = ()) -> "Figure":
     """Draw `data`: one column of panels per holdout; one row per pair of models or, where trainings are compared, per
-    source of the episodes, with a colour per training and a line style per control.
+    source of the episodes, with a color per training and a line style per control.
 
-    With several checkpoints each line carries its 95 % band, and `progress` (recognition, success) stands in small
+    With several checkpoints each line carries its 95 % band, and `progress` (recognition, success) is drawn in small
     panels below, over the same steps. With one, each measurement is a point with its interval (`log_steps` and
     `progress` then change nothing). Hollow markers are models with random weights. Every value drawn is a value of
     `data.points`.
@@ -464,7 +464,7 @@ def _single(data: CurveData) -> "Figure":
 
 
 def _handles(data: CurveData, progress: Sequence[Progress]) -> list[Line2D]:
-    """What the legend explains; its rows are filled column by column."""
+    """Entries of the legend, which are filled in column by column."""
     handles = _compared_handles(data) if data.compared and not data.single else []
     if not data.single and not data.compared:
         for series in dict.fromkeys(data.points["series"]):
@@ -518,7 +518,7 @@ def _mark(marker: str, label: str, color: str, size: float) -> Line2D:
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnCurve:
-    """What was written, and the numbers that were drawn."""
+    """Files written, and the numbers that were drawn."""
 
     figure: SavedFigure
     table: Path
@@ -527,7 +527,7 @@ class DrawnCurve:
 
 
 def curve_name(metric: str, split: str) -> str:
-    """Name of a curve's files: 'curve', with metric and split where they are not the usual ones.
+    """Name of a curve's files: 'curve', with metric and split unless they are the defaults.
 
     >>> curve_name("recall@1", "all"), curve_name("recall@5", "outcomes")
     ('curve', 'curve-recall5-outcomes')
@@ -559,9 +559,9 @@ def draw_curve(
         table: where the numbers drawn go, as CSV.
         metric, split, direction, where: see `curve_data`.
         log_steps: a logarithmic step axis (linear up to the first step).
-        command: how a person makes this figure again; written beside it.
-        note: one more sentence for the caption, such as the world that was played in; no full stop.
-        recognition: results/recognition.csv; where it is there, its curve stands below, over the same steps.
+        command: command that draws this figure again; written to the note.
+        note: one more sentence for the caption, such as the simulator; no full stop.
+        recognition: results/recognition.csv; if it exists, its curve is drawn below, over the same steps.
         success: results/success.csv; likewise.
     Raises:
         ProbeError: as `read_alignment` and `curve_data`, and for a table of recognition or success that is damaged.
@@ -599,7 +599,7 @@ def draw_curve(
 
 
 def _progress(data: CurveData, recognition: Path | None, success: Path | None) -> list[Progress]:
-    """What the models of the curve reach in their own tasks, where these tables are there."""
+    """Scores of the curve's models in their own tasks, where these tables exist."""
     families = [
         {named(str(model)).family for model in data.points[side].unique()} for side in ("understanding", "execution")
     ]

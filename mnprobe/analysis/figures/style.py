@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-# Okabe and Ito (2008), "Color universal design": eight colours told apart by any kind of colour vision.
+# Okabe and Ito (2008), "Color universal design": eight colors that remain distinct for any kind of color vision.
 PALETTE = {
     "blue": "#0072B2",
     "vermillion": "#D55E00",
@@ -82,7 +82,7 @@ DPI = 150  # pixels per inch of figures
 
 @dataclass(frozen=True, kw_only=True)
 class SavedFigure:
-    """Where a figure was written, twice."""
+    """Paths of a figure in both formats."""
 
     png: Path
     svg: Path
@@ -90,23 +90,23 @@ class SavedFigure:
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Draw inside this block in the style of the house; the settings before it come back afterwards.
+    """Draw inside this block in the style of mnprobe's figures; earlier settings are restored afterwards.
 
     >>> with house_style():
     ...     matplotlib.rcParams["svg.fonttype"]
     'none'
     """
-    with matplotlib.style.context(_STYLE, after_reset=True):  # what a user's matplotlibrc says changes no figure
+    with matplotlib.style.context(_STYLE, after_reset=True):  # a user's matplotlibrc changes no figure
         yield
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of `width` x `height` inches with an Agg canvas; pyplot never hears of it.
+    """An empty figure of `width` x `height` inches with an Agg canvas, unknown to pyplot.
 
     >>> new_figure(4, 3).get_size_inches().tolist()
     [4.0, 3.0]
     """
-    figure = Figure(figsize=(width, height), dpi=DPI)  # that of the PNG: small letters change width with it
+    figure = Figure(figsize=(width, height), dpi=DPI)  # as in the PNG: the width of small letters depends on it
     FigureCanvasAgg(figure)
     return figure
 
@@ -199,7 +199,7 @@ def quiet_axes(axes: "Axes", values: Literal["x", "y"] = "y") -> None:
 
 
 def save_figure(figure: Figure, stem: Path) -> SavedFigure:
-    """Write `figure` to `stem`.png (150 dots per inch) and `stem`.svg, each whole or not at all.
+    """Write `figure` to `stem`.png (150 dots per inch) and `stem`.svg, each atomically.
 
     The same figure gives the same bytes: no dates, no random identifiers, no version in the metadata. Control
     characters in text, which SVG cannot hold, are shown as the replacement sign.
@@ -212,7 +212,7 @@ def save_figure(figure: Figure, stem: Path) -> SavedFigure:
 
 
 def save_png(figure: Figure, path: Path) -> Path:
-    """Write `figure` to the PNG file `path` alone, for what is made of photographs; the same bytes each time."""
+    """Write `figure` to the PNG file `path` only, for figures of photographs; the same bytes each time."""
     _printable(figure)
     with house_style(), whole_file(path) as part:
         figure.savefig(part, format="png", dpi=DPI, metadata={"Software": None})
@@ -236,7 +236,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Look:
-    """Label, colour, marker, line style, opacity of the interval's band, width of the line and size of its markers."""
+    """Label, color, marker, line style, opacity of the interval's band, line width and marker size."""
 
     label: str
     color: str
@@ -274,7 +274,7 @@ _METRICS = {
     "mi_bound": "bound on mutual information (nats)",
     "tied_share": "share of queries with ties",
 }
-# Where trainings are compared, colour tells the training: a panel per part, and in it a style per kind of line.
+# Where trainings are compared, color stands for the training: a panel per part, and in it a style per kind of line.
 _PARTS = {
     "main": ("demos", "shown"),
     "blank": ("demos", "blank"),
@@ -310,7 +310,7 @@ _COLORS = ("blue", "vermillion", "green", "purple", "orange", "sky", "black")
 
 
 def metric_name(metric: str) -> str:
-    """How a metric is called on an axis.
+    """Name of a metric on an axis.
 
     >>> metric_name("recall@1")
     'Recall@1'
@@ -319,7 +319,7 @@ def metric_name(metric: str) -> str:
 
 
 def series_name(series: str) -> str:
-    """How a line is called in the legend; a source that is not known keeps its own name.
+    """Name of a line in the legend; an unknown source has its own name.
 
     >>> series_name("blank")
     'control: instruction blanked'
@@ -328,7 +328,7 @@ def series_name(series: str) -> str:
 
 
 def look(series: str) -> Look:
-    """How a line looks where one training is shown."""
+    """Style of a line where one training is shown."""
     return _LOOKS.get(series, Look(shorten(f"features from {series}", 2.2, 8), PALETTE["black"], "v", "-"))
 
 
@@ -342,7 +342,7 @@ def part_of(series: str) -> str:
 
 
 def part_name(part: str) -> str:
-    """How a panel is called.
+    """Name of a panel.
 
     >>> part_name("rollouts")
     "The policy's own episodes"
@@ -351,7 +351,7 @@ def part_name(part: str) -> str:
 
 
 def training_colors(trainings: Sequence[str]) -> dict[str, str]:
-    """A colour for each training, told apart by any kind of colour vision up to seven.
+    """A color for each training; up to seven remain distinct for any kind of color vision.
 
     >>> training_colours(["baseline", "joint"])
     {'baseline': '#0072B2', 'joint': '#D55E00'}
@@ -360,6 +360,6 @@ def training_colors(trainings: Sequence[str]) -> dict[str, str]:
 
 
 def training_look(series: str, color: str) -> Look:
-    """How a line looks where trainings are compared; the label says what kind of line it is."""
+    """Style of a line where trainings are compared; its label names the kind of line."""
     style = _STYLES[_PARTS.get(series, ("", "shown"))[1]]
     return replace(style, color=color)

@@ -40,12 +40,12 @@ Rows = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
 FAR = 1024.0
-"""A column whose mean is more than this many times its largest deviation lies far from 0: it is centred twice."""
+"""A column whose mean is more than this many times its largest deviation is far from 0: it is centered twice."""
 
 _EPS = float(np.finfo(np.float64).eps)
 _ORDINARY = 32  # sizes from 2^-32 to 2^32 are left as they are: their fourth powers and sums are far from both ends
 _SAFE = 400  # squares of values beyond 2^500, and sums beyond 2^1000, could overflow
-_DIGITS = 1e-5  # steps of float64 may be this large beside the differences of rows
+_DIGITS = 1e-5  # steps of float64 may be this large in relation to the differences of rows
 _OFFSET = 2.0**33  # equal rows of such values may have lost what made them differ
 
 
@@ -128,7 +128,7 @@ def centered(values: Rows) -> Rows:
 
 
 def rounding(values: Rows) -> float:
-    """How large the centred rows (Frobenius norm) could be by rounding alone, if all rows were equal."""
+    """How large the centered rows (Frobenius norm) could be by rounding alone, if all rows were equal."""
     return _EPS * float(np.linalg.norm(values[:, varying(values)]))
 
 
@@ -152,7 +152,7 @@ def unit_rows(values: Rows) -> Rows:
 
 
 def components(values: Rows, *, title: str) -> tuple[Rows, Rows, Rows]:
-    """Singular value decomposition U, S, V^T of the centred features, without directions that are only rounding.
+    """Singular value decomposition U, S, V^T of the centered features, without directions that are only rounding.
 
     Raises ProbeError when nothing is left: all rows equal.
     """
@@ -181,7 +181,7 @@ def _too_few_digits(size: float, spread: float, name: str, title: str) -> str:
 
 
 def gram(values: Rows) -> Rows:
-    """Inner products of the centred rows, (N, N). Centring changes nothing in exact arithmetic, but keeps digits."""
+    """Inner products of the centered rows, (N, N). Centring changes nothing in exact arithmetic, but keeps digits."""
     middle = centered(values)
     return np.asarray(middle @ middle.T)
 
@@ -202,7 +202,7 @@ def double_centered(matrix: Rows) -> Rows:
 
 
 def u_centered(matrix: Rows) -> Rows:
-    """U-centring of symmetric matrices (..., N, N), N >= 4 (Szekely and Rizzo 2014, definition 2).
+    """U-centering of symmetric matrices (..., N, N), N >= 4 (Szekely and Rizzo 2014, definition 2).
 
     Off the diagonal K_ij - (row i) / (N - 2) - (row j) / (N - 2) + (all) / ((N - 1)(N - 2)), where sums leave the
     diagonal out; on the diagonal 0. The inner product of two such matrices over N (N - 3) is HSIC_1, the unbiased

@@ -48,17 +48,17 @@ class About:
 
     Attributes:
         name: the registered name.
-        title: what people read.
-        symbol: short, for axes and colour bars.
+        title: name in text.
+        symbol: short, for axes and color bars.
         formula: the definition in one line of plain text.
         low: smallest value there can be.
         high: largest value there can be; infinite where it depends on the data.
         higher_is_alike: True for similarities, False for distances.
         invariances: see `Invariance`.
         source: paper and equation.
-        smallest: fewest rows for which it is defined.
+        smallest: minimum number of rows.
         unbiased: True where independent features give 0 on average whatever N and the widths are.
-        remark: what a reader must know besides.
+        remark: further limitations.
         tolerance: how exactly the invariances hold in floating point, relative to 1.
     """
 
@@ -194,7 +194,7 @@ class MatrixIndex(Index):
 
     @final
     def prepare(self, values: Rows, groups: Codes) -> Rows:
-        """`matrix`, scaled to Frobenius norm 1; ProbeError when it is nothing but zeros."""
+        """`matrix`, scaled to Frobenius norm 1; ProbeError when it is all zeros."""
         found = self.matrix(values)
         norm = float(np.linalg.norm(found))
         if not norm > 1e-12 * self.size(values):
@@ -208,7 +208,7 @@ class MatrixIndex(Index):
     def size(self, values: Rows) -> float:
         """The size that a matrix of such features has unless everything cancels; tells zero from rounding.
 
-        Here that of inner products of centred rows, and what an offset leaves of them by rounding.
+        Here that of inner products of centered rows, and what an offset leaves of them by rounding.
         """
         if "translation" not in self.about.invariances:
             return float(np.einsum("nd,nd->", values, values))

@@ -37,7 +37,7 @@ _SHARE = "a share to keep, above 0 and at most 1"
 
 @dataclass(frozen=True)
 class Basis:
-    """Orthonormal columns `q` (N, r) that span the kept part of the centred features, and these in it: `c` (r, D)."""
+    """Orthonormal columns `q` (N, r) that span the kept part of the centered features, and these in it: `c` (r, D)."""
 
     q: Rows
     c: Rows
@@ -172,7 +172,7 @@ def svcca(x: Array, y: Array, *, variance: float = 0.99) -> float:
 class PWCCA(_CanonicalIndex):
     """sum_i a_i rho_i / sum_i a_i with a_i = sum_j |<h_i, x_j>|, over the side with fewer dimensions (x where equal).
 
-    h_i are that side's canonical variates, x_j its centred features. `variance` below 1 reduces each side to its
+    h_i are that side's canonical variates, x_j its centered features. `variance` below 1 reduces each side to its
     principal components first, which is needed where p + q >= N.
     """
 
@@ -228,7 +228,7 @@ class RidgeCCA(Index):
     Each side is first reduced to `pcs` principal components, at most a quarter of N (of all episodes, but without
     looking at the other side, so nothing about the pairing leaks). In each of `folds` folds ridge CCA is fitted on the
     others: both covariances get `ridge` times their mean variance on the diagonal. The held-out variates of all folds,
-    centred by training means, are pooled, and correlated direction by direction. Whole groups are held out together.
+    centered by training means, are pooled, and correlated direction by direction. Whole groups are held out together.
     """
 
     pcs: int = 32
@@ -331,7 +331,7 @@ class _Held(Relation):
 
 
 def _whitener(values: Rows, ridge: float) -> Rows:
-    """W (..., p, p) with W^T (C + ridge tr(C)/p I) W = I for the covariance C of centred rows (..., n, p)."""
+    """W (..., p, p) with W^T (C + ridge tr(C)/p I) W = I for the covariance C of centered rows (..., n, p)."""
     covariance = np.swapaxes(values, -1, -2) @ values / values.shape[-2]
     width = values.shape[-1]
     level = np.trace(covariance, axis1=-2, axis2=-1)[..., None, None] / width

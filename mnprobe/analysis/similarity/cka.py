@@ -64,7 +64,7 @@ class LinearCKA(MatrixIndex):
     )
 
     def matrix(self, values: Rows) -> Rows:
-        """The centred Gram matrix."""
+        """The centered Gram matrix."""
         return double_centered(gram(values))
 
 
@@ -79,10 +79,10 @@ def linear_cka(x: Array, y: Array) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class DebiasedCKA(MatrixIndex):
-    """HSIC_1(K, L) / sqrt(HSIC_1(K, K) HSIC_1(L, L)) with linear kernels, by U-centring.
+    """HSIC_1(K, L) / sqrt(HSIC_1(K, K) HSIC_1(L, L)) with linear kernels, by U-centering.
 
     Each HSIC_1 is unbiased, their ratio is so up to order 1/N. The self terms are sums of squares, so no root of a
-    negative number is ever asked for.
+    negative number is taken.
     """
 
     about: ClassVar[About] = About(
@@ -100,7 +100,7 @@ class DebiasedCKA(MatrixIndex):
     )
 
     def matrix(self, values: Rows) -> Rows:
-        """The U-centred Gram matrix."""
+        """The U-centered Gram matrix."""
         return u_centered(gram(values))
 
 
@@ -150,7 +150,7 @@ class MinibatchCKA(Index):
         check_seed(self.seed)
 
     def prepare(self, values: Rows, groups: Codes) -> "_Side":
-        """The Gram matrix, or where it is large the centred rows, from which batches make their own."""
+        """The Gram matrix, or where it is large the centered rows, from which batches make their own."""
         small = len(values) <= _WHOLE
         middle = centered(values)
         found = gram(values) if small else middle
@@ -172,14 +172,14 @@ class MinibatchCKA(Index):
 
 @dataclass(frozen=True)
 class _Side:
-    """Gram matrix (N, N) or centred rows (N, D), and how much of their size rounding could be."""
+    """Gram matrix (N, N) or centered rows (N, D), and how much of their size rounding could be."""
 
     values: Rows
     is_gram: bool
     rounded: float
 
     def centered_blocks(self, rows: NDArray[np.int64]) -> tuple[Rows, float]:
-        """U-centred Gram matrices of batches (B, size), and the sum of squares that is nothing but rounding."""
+        """U-centered Gram matrices of batches (B, size), and the sum of squares due to rounding alone."""
         if self.is_gram:
             blocks = np.asarray(self.values[rows[:, :, None], rows[:, None, :]])
         else:
@@ -255,7 +255,7 @@ def _shifted(sums: Rows, powers: NDArray[np.int64]) -> Rows:
 
 
 def _nothing(blocks: Rows, rounded: float) -> float:
-    """The sum of squares that U-centred matrices of such batches (B, size, size) have by rounding alone."""
+    """The sum of squares that U-centered matrices of such batches (B, size, size) have by rounding alone."""
     sizes = np.einsum("bii->b", blocks)
     return float(np.sum((sizes * (1e-12 + 8 * rounded)) ** 2))
 
@@ -295,7 +295,7 @@ class RBFCKA(MatrixIndex):
         settle(self, positive={"width": "a positive multiple of the median distance"}, truths=("debiased",))
 
     def matrix(self, values: Rows) -> Rows:
-        """The centred kernel matrix."""
+        """The centered kernel matrix."""
         distances = squared_distances(values)
         middle = float(np.median(np.sqrt(distances[np.triu_indices(len(values), 1)])))
         if not middle > max(1e-7 * float(np.linalg.norm(centered(values))), 4 * rounding(values)):
@@ -307,7 +307,7 @@ class RBFCKA(MatrixIndex):
         return u_centered(kernel) if self.debiased else double_centered(kernel)
 
     def size(self, values: Rows) -> float:
-        """A kernel's entries lie between 0 and 1; an offset leaves of them what it does of distances."""
+        """A kernel's entries are between 0 and 1; an offset leaves of them what it does of distances."""
         return 1.0 + ROUNDED * rounding(values) / float(np.linalg.norm(centered(values)))
 
 

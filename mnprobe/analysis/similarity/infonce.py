@@ -25,7 +25,7 @@ class InfoNCEBound(Index):
     Half of the groups (by `seed`) fit T_u and T_e (`steps` steps, width `dim`, temperature `tau`; see `FitConfig`). The
     bound is the mean over `draws` batches of the other groups, each with one episode of every group (of `batch` groups
     at most), paired with itself, so that no row has a second positive. Permutations move held-out episodes only: the
-    heads stay, as the question is asked of held-out pairs.
+    heads stay, as the estimate is of held-out pairs.
     """
 
     steps: int = 400
@@ -54,10 +54,10 @@ class InfoNCEBound(Index):
         check_seed(self.seed)
 
     def prepare(self, values: Rows, groups: Codes) -> "_Raw":
-        """Only what float32 cannot hold is seen to, since heads are fitted on both sides together.
+        """Only values that float32 cannot hold are changed, since heads are fitted on both sides together.
 
-        Columns that never change are left out, those far from 0 are centred, and each is brought near 1 by a power of
-        two, which standardisation takes off again.
+        Columns that never change are left out, those far from 0 are centered, and each is brought near 1 by a power of
+        two, which standardization takes off again.
         """
         moves = varying(values)
         if moves.any():

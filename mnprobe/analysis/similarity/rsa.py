@@ -75,7 +75,7 @@ class RSA(MatrixIndex):
         )
 
     def _least(self, values: Rows) -> float:
-        """Distances that are all below this are nothing but rounding."""
+        """Distances that are all below this are rounding errors."""
         if self.distance == "euclidean":
             return 1e-12 * float(np.linalg.norm(centered(values))) + 8 * rounding(values)
         return NO_ANGLE

@@ -42,7 +42,7 @@ _NO_HATCH, _HATCH = "", "////"
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnSuccess:
-    """What was written, the rows that were drawn, and the caption."""
+    """Files written, the rows that were drawn, and the caption."""
 
     figure: SavedFigure
     rows: pd.DataFrame
@@ -83,7 +83,7 @@ def success_figure(rows: pd.DataFrame) -> "Figure":
 
 
 def success_caption(rows: pd.DataFrame) -> str:
-    """What the bars show, and which differences could have been seen."""
+    """Caption: meaning of the bars, and the detectable difference."""
     first = rows.iloc[0]
     whole = rows[rows["where"] == "all"]
     seen = whole["detectable"].dropna()
@@ -114,13 +114,13 @@ def success_caption(rows: pd.DataFrame) -> str:
 def draw_success(
     table: pd.DataFrame, *, stem: Path, source: str | None = None, command: str | None = None, note: str = ""
 ) -> DrawnSuccess:
-    """Draw `table` (results/success_contrast.csv) to `stem`.png, .svg and a note beside them.
+    """Draw `table` (results/success_contrast.csv) to `stem`.png, .svg and a note in `stem`.json.
 
     Args:
         table: from `contrast_table` or `read_contrasts`.
         stem: figure path without ending.
         source: only episodes of this source; see `last_contrasts` when not given.
-        command: how a person makes this figure again.
+        command: command that draws this figure again.
         note: one more sentence for the caption, no full stop.
     """
     rows = last_contrasts(table, source=source)

@@ -30,13 +30,13 @@ _LINE = 1.35 / 72  # inches per point of a line
 
 
 def contact_sheet(episode: Episode) -> Figure:
-    """One episode: a row per camera, a column per key pose, the start first; what was asked for is the title.
+    """One episode: a row per camera, a column per key pose, the start first; the instruction is the title.
 
     An episode whose instruction is missing is named by its task. Images that are not on disk (the last key pose of most
     cameras in trimmed data) stay empty; a column without any image is left out, and so is a camera that has none.
 
     Raises:
-        DataError: when the episode has no colour image at a key pose, or a file cannot be read.
+        DataError: when the episode has no color image at a key pose, or a file cannot be read.
     """
     with house_style():
         return _sheet(episode)
@@ -128,7 +128,7 @@ def _column(episode: Episode, index: int, frame: int) -> tuple[str, str]:
 def _instruction(episode: Episode) -> str:
     try:
         return episode.instruction
-    except DataError:  # the pictures can be looked at all the same
+    except DataError:  # the images are shown without it
         return f"{episode.task} (its instruction is missing or damaged)"
 
 

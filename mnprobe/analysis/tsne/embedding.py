@@ -45,8 +45,8 @@ class TsneConfig:
     """How one t-SNE is made.
 
     Attributes:
-        perplexity: asked for; the effective number of neighbours. It is cut to (N - 1) / 3 where there are few points.
-        seed: of the optimiser and of approximate neighbours; the same seed gives the same coordinates.
+        perplexity: the effective number of neighbors. It is cut to (N - 1) / 3 where there are few points.
+        seed: of the optimizer and of approximate neighbors; the same seed gives the same coordinates.
         iterations: of gradient descent after the early exaggeration.
         exaggeration_iterations: of the early exaggeration.
         pca: reduce to this many principal components first (0: never). It is fast, and loses nothing for N <= pca.
@@ -108,14 +108,14 @@ class TsneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Embedding:
-    """Points in the plane, and how far they can be believed.
+    """Points in the plane, and their quality.
 
     Attributes:
         coordinates: (N, 2).
-        perplexity: the one used, which may be smaller than the one asked for.
-        trustworthiness: 0 to 1; 1 when no point has a neighbour in the plane that is far in the space.
-        neighbors: how many neighbours trustworthiness and purity looked at.
-        kl: Kullback-Leibler divergence that the optimiser reached, in nats.
+        perplexity: the one used, which may be smaller than the requested one.
+        trustworthiness: 0 to 1; 1 when no point has a neighbor in the plane that is far in the space.
+        neighbors: how many neighbors trustworthiness and purity looked at.
+        kl: Kullback-Leibler divergence that the optimizer reached, in nats.
         notes: what openTSNE warned of, and what was changed because of the data.
     """
 
@@ -131,13 +131,13 @@ def embed(points: Given, config: TsneConfig | None = None, *, start: Given | Non
     """Lay the rows of `points` (N, D) out in the plane by t-SNE.
 
     Distances are Euclidean: scale the rows to length 1 first where the cosine matters. Neither a factor nor a vector
-    added to all rows matters. Points on one line, such as features of one column, begin with a little seeded noise
+    added to all rows matters. Points on one line, such as features of one column, start with a little seeded noise
     across it, and a note says so. Warnings of openTSNE become `notes`; they never become errors.
 
     Args:
         points: one row per point.
         config: of the t-SNE.
-        start: (N, 2), the coordinates of an earlier map of the same points in the same order. The layout then begins
+        start: (N, 2), the coordinates of an earlier map of the same points in the same order. The layout then starts
             there, shrunk to a standard deviation of 1e-4 as openTSNE advises for such starts, and takes the warm
             numbers of iterations. Left out: the first two principal components.
     Raises:
@@ -155,21 +155,21 @@ def embed(points: Given, config: TsneConfig | None = None, *, start: Given | Non
     reduced = _principal(rows, config.pca)
     warm = start is not None
     line = _on_a_line(reduced)
-    begin: str | Floats = "pca"
+    initial: str | Floats = "pca"
     if np.ptp(reduced, axis=0).max() == 0:
-        begin = "random"
+        initial = "random"
         notes.append("all points are the same: the picture shows nothing but the random start")
     elif start is not None:
-        begin = rescale(_checked_start(start, len(rows)))
+        initial = rescale(_checked_start(start, len(rows)))
     elif line is not None:
-        begin = jitter(rescale(np.c_[line, np.zeros(len(line))]), random_state=config.seed)
+        initial = jitter(rescale(np.c_[line, np.zeros(len(line))]), random_state=config.seed)
     if line is not None:
         notes.append("all points lie on one line: what the picture shows across it comes from the layout")
     solver = TSNE(
         perplexity=perplexity,
         n_iter=config.warm_iterations if warm else config.iterations,
         early_exaggeration_iter=config.warm_exaggeration_iterations if warm else config.exaggeration_iterations,
-        initialization=begin,
+        initialization=initial,
         metric="euclidean",
         n_jobs=config.threads(len(rows)),
         random_state=config.seed,
@@ -195,7 +195,7 @@ def embed(points: Given, config: TsneConfig | None = None, *, start: Given | Non
 def trust(points: Given, coordinates: Given, neighbors: int) -> float:
     """Trustworthiness of `coordinates` (N, 2) as a picture of `points` (N, D), from scikit-learn; Euclidean.
 
-    `neighbors` must be below N / 2. Raises TooFewSamples for fewer than 3 points or too many neighbours, ProbeError
+    `neighbors` must be below N / 2. Raises TooFewSamples for fewer than 3 points or too many neighbors, ProbeError
     for values that are not finite. Source: Venna and Kaski 2001.
     """
     from sklearn.manifold import trustworthiness
@@ -230,7 +230,7 @@ def knn_purity(coordinates: Given, labels: Labels, neighbors: int) -> float:
 
 
 def _checked(points: Given, fewest: int = _FEWEST) -> Floats:
-    """Rows of a size that squares of distances can have, centred where they lie far from 0."""
+    """Rows of a size that squares of distances can have, centered where they are far from 0."""
     rows = as_array(points, "points").astype(np.float64)
     if rows.ndim != 2 or not rows.shape[1]:
         raise ProbeError(f"t-SNE needs rows of features (N, D), got an array of shape {rows.shape}")
@@ -246,15 +246,15 @@ def _checked(points: Given, fewest: int = _FEWEST) -> Floats:
 
 
 def _on_a_line(rows: Floats) -> Floats | None:
-    """Where the rows lie along the only direction in which they vary; None where there are more, or none."""
+    """Positions of the rows along the only direction in which they vary; None for several directions, or none."""
     middle = centered(rows)
     direction = middle[np.argmax((middle**2).sum(axis=1))]
     length = float(np.linalg.norm(direction))
     if not length:
         return None
     along = middle @ (direction / length)
-    beside = middle - np.outer(along, direction / length)
-    return along if float(np.abs(beside).max()) <= 1e-9 * length else None
+    across = middle - np.outer(along, direction / length)
+    return along if float(np.abs(across).max()) <= 1e-9 * length else None
 
 
 def _checked_start(start: Given, count: int) -> Floats:
@@ -303,7 +303,7 @@ class _Collector(logging.Handler):
         self._notes.append(record.getMessage())
 
 
-_FEWEST_FOR_QUALITY = 4  # points: fewer have no neighbourhoods
+_FEWEST_FOR_QUALITY = 4  # points: fewer have no neighborhoods
 _MOST = 8000  # points: trustworthiness needs an N x N matrix
 
 
@@ -314,9 +314,9 @@ class Quality:
     Attributes:
         points: 'all', 'held-out' (episodes that the heads were not fitted on) or 'fitted'.
         count: of points.
-        trustworthiness: 0 to 1, of `trust_neighbours` neighbours (Venna and Kaski 2001).
+        trustworthiness: 0 to 1, of `trust_neighbours` neighbors (Venna and Kaski 2001).
         purity: mean share of each point's `neighbours` nearest points in the plane with its own instruction.
-        purity_chance: what that share would be if neighbours were drawn at random, exactly.
+        purity_chance: what that share would be if neighbors were drawn at random, exactly.
         across_neighbours: how many points of the *other* model `across` looks at; 0 where one model is shown.
         across: the share of purity among the nearest points of the other model only; NaN where one model is shown.
         across_chance: what that would be by chance.
@@ -341,7 +341,7 @@ def map_qualities(values: Array, coordinates: Array, points: pd.DataFrame, neigh
     left out. Instructions count as the same only within a task.
 
     Raises FeatureError for a value or place that is missing or not finite, ConfigError for an impossible number of
-    neighbours.
+    neighbors.
     """
     neighbors = as_whole(neighbors, "neighbors", least=1)
     if len(points) < _FEWEST_FOR_QUALITY:
@@ -365,13 +365,13 @@ def map_qualities(values: Array, coordinates: Array, points: pd.DataFrame, neigh
 
 
 def main_quality(qualities: Sequence[Quality]) -> Quality:
-    """The one that says most: of held-out points where there are any, else of fitted ones, else of all."""
+    """The most informative one: of held-out points where there are any, else of fitted ones, else of all."""
     found = {quality.points: quality for quality in qualities}
     return found.get("held-out") or found.get("fitted") or found["all"]
 
 
 def quality_lines(qualities: Sequence[Quality]) -> list[str]:
-    """How far a map can be believed, in two or three short lines."""
+    """Quality of a map in two or three short lines."""
     main = main_quality(qualities)
     whole = next((quality for quality in qualities if quality.points == "all"), main)
     which = "" if main.points == "all" else f"{main.points} "
@@ -390,7 +390,7 @@ def purity_of_neighbors(
 ) -> float:
     """Mean share of each point's `neighbors` nearest other points that carry its own label; 0 to 1.
 
-    With `sides` (N,), neighbours are looked for among the points of another side only.
+    With `sides` (N,), neighbors are searched among the points of another side only.
 
     >>> spots = np.array([[0.0, 0], [0, 1], [9, 0], [9, 1]])
     >>> purity_of_neighbors(spots, np.array(["a", "b", "b", "a"]), 1)
@@ -415,7 +415,7 @@ def purity_of_neighbors(
 
 
 def purity_by_chance(labels: NDArray[Any], sides: NDArray[Any] | None = None) -> float:
-    """The expected purity if each point's neighbours were drawn at random, whatever their number.
+    """The expected purity if each point's neighbors were drawn at random, whatever their number.
 
     >>> purity_by_chance(np.array(["a", "a", "b", "b"]))
     0.3333333333333333
@@ -437,7 +437,7 @@ def _quality(
         judged = np.sort(np.random.default_rng(0).choice(len(judged), _MOST, replace=False))
     trust_neighbours = max(1, min(neighbors, (len(judged) - 1) // 2))
     both = len(np.unique(sides)) > 1
-    # More neighbours than an instruction has points would be impure in the best of maps.
+    # More neighbors than an instruction has points would be impure in the best of maps.
     count = max(1, min(neighbors, _usual(labels) - 1))
     across = max(1, min(neighbors, *(_usual(labels[sides == side]) for side in np.unique(sides)))) if both else 0
     return Quality(
@@ -460,7 +460,7 @@ def _usual(labels: NDArray[Any]) -> int:
 
 
 NEAREST = 3
-_ROWS = 512  # at a time, so that N x N cosines never lie in memory
+_ROWS = 512  # at a time, so that N x N cosines are never in memory
 
 
 def nearest_across(
@@ -471,11 +471,11 @@ def nearest_across(
     Args:
         z_u, z_e: (N, D) rows of length 1; row i of both is episode `ids[i]`.
         ids: (N) names of the episodes.
-        count: how many neighbours; cut to N.
+        count: how many neighbors; cut to N.
 
     Returns:
-        Two tables of N rows: neighbour_1, cosine_1 (the nearest) to neighbour_<count>, cosine_<count>, then own_cosine
-        and own_rank: where the episode's own counterpart stands among all N (1: nearest; ties count half).
+        Two tables of N rows: neighbor_1, cosine_1 (the nearest) to neighbor_<count>, cosine_<count>, then own_cosine
+        and own_rank: rank of the episode's own counterpart among all N (1: nearest; ties count half).
 
     >>> import numpy as np
     >>> across, _ = nearest_across(np.eye(2), np.eye(2)[::-1], ["a", "b"], count=1)
@@ -494,14 +494,14 @@ def nearest_across(
     return _nearest(one, other, ids, count), _nearest(other, one, ids, count)
 
 
-def _nearest(asked: NDArray[np.float64], found: NDArray[np.float64], ids: Sequence[str], count: int) -> pd.DataFrame:
+def _nearest(queries: NDArray[np.float64], found: NDArray[np.float64], ids: Sequence[str], count: int) -> pd.DataFrame:
     names = np.asarray(ids, dtype=object)
     count = min(count, len(names))
     order, cosines = np.empty((len(names), count), dtype=np.int64), np.empty((len(names), count))
     own, rank = np.empty(len(names)), np.empty(len(names))
     for start in range(0, len(names), _ROWS):
         rows = slice(start, min(start + _ROWS, len(names)))
-        similar = asked[rows] @ found.T
+        similar = queries[rows] @ found.T
         inside = np.arange(len(similar))
         order[rows] = np.argsort(-similar, axis=1, kind="stable")[:, :count]
         cosines[rows] = np.take_along_axis(similar, order[rows], axis=1)

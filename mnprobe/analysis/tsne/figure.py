@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 MARKERS = {"understanding": "o", "execution": "^"}
-_NUMBERS_ABOVE = 7  # instructions: fewer are told apart by colour alone
+_NUMBERS_ABOVE = 7  # instructions: fewer are distinguished by color alone
 _WIDE_ABOVE = 20  # instructions: a lone panel is then wide, so that its legend has three columns
 _JOIN_UP_TO = 60  # episodes: more lines would hide the points
 PALE = 0.35  # opacity of episodes that heads were fitted on
@@ -39,8 +39,8 @@ class TsnePanel:
     """One panel: `points` has a row per coordinate of `embedding`, with columns id, task, instruction,
     side, model and fitted (True where the heads were fitted on the episode).
 
-    `title` and `subtitle` stand above the panel. `qualities` holds the quality of all points and, where heads were
-    fitted on some of them, of held-out and fitted points apart, as fitted ones lie together by construction.
+    `title` and `subtitle` are drawn above the panel. `qualities` holds the quality of all points and, where heads were
+    fitted on some of them, of held-out and fitted points apart, as fitted ones are close by construction.
     """
 
     title: str
@@ -61,12 +61,12 @@ class TsnePanel:
 
     @property
     def purity_of(self) -> str:
-        """Whose purity it is: "held-out", "fitted", or "" for all points."""
+        """The points of the purity: "held-out", "fitted", or "" for all points."""
         return "" if self.quality.points == "all" else self.quality.points
 
 
 def quality_line(panel: TsnePanel, config: TsneConfig) -> str:
-    """How far one panel can be believed: trustworthiness, purity and chance, N, perplexity used and asked for, seed."""
+    """Quality of one panel: trustworthiness, purity and chance, N, perplexity used and requested, seed."""
     made, main = panel.embedding, panel.quality
     cut = f" ({config.perplexity:g} asked for)" if made.perplexity < config.perplexity else ""
     apart = {quality.points: quality for quality in panel.qualities} if panel.purity_of == "held-out" else {}
@@ -91,7 +91,7 @@ def tsne_figure(
 ) -> "Figure":
     """Draw `panels` side by side (three in a row at most, four as two and two) with one legend for all of them.
 
-    The drawn offsets are the coordinates of each panel. `colour` is 'auto', 'instruction' or 'task'.
+    The drawn offsets are the coordinates of each panel. `color` is 'auto', 'instruction' or 'task'.
     """
     with house_style():
         return _draw(panels, config, title=title, caption=caption, color=color)
@@ -161,9 +161,9 @@ def draw_points(axes: "Axes", panel: TsnePanel, named: Sequence[Kind], area: flo
 
 
 def _write_numbers(axes: "Axes", points: pd.DataFrame, spots: np.ndarray, numbers: np.ndarray) -> None:
-    """Each instruction's number once per model, beside its middle point, where no other number or point stands.
+    """Each instruction's number once per model, next to its middle point, clear of other numbers and points.
 
-    A number that finds no place near its point is left out rather than laid over another.
+    A number without free space near its point is omitted.
     """
     axes.apply_aspect()
     pixels = axes.transData.transform(spots)
@@ -261,7 +261,7 @@ class ColorLegend:
 
 
 def point_kinds(points: pd.DataFrame, named: Sequence[Kind]) -> list[Kind]:
-    """What the colour of each point stands for: its instruction, or its task."""
+    """The meaning of each point's color: its instruction, or its task."""
     found = {(kind.task, kind.instruction): kind for kind in named}
     return [
         found.get((task, instruction)) or found[(task, None)]

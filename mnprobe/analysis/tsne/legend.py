@@ -12,7 +12,7 @@ from mnprobe.analysis.figures.style import PALETTE, shorten, wrap
 
 __all__ = ["MOST_INSTRUCTIONS", "SWATCH", "Kind", "LegendLine", "kinds", "pack"]
 
-MOST_INSTRUCTIONS = 80  # above this many, colours stand for tasks
+MOST_INSTRUCTIONS = 80  # above this many, colors stand for tasks
 _FEW = tuple(PALETTE[name] for name in ("blue", "vermillion", "green", "purple", "orange", "sky", "black"))
 _SATURATION = 0.85
 _DARK, _LIGHT, _MIDDLE = 0.38, 0.80, 0.58
@@ -20,7 +20,7 @@ _DARK, _LIGHT, _MIDDLE = 0.38, 0.80, 0.58
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What one colour stands for: one instruction, or (instruction None) a task with its `count` instructions."""
+    """The meaning of one color: one instruction, or (instruction None) a task with its `count` instructions."""
 
     number: int
     task: str
@@ -30,11 +30,11 @@ class Kind:
 
 
 def kinds(pairs: Sequence[tuple[str, str]], *, by: str = "auto") -> list[Kind]:
-    """Numbered colours for the (task, instruction) pairs that occur, sorted by task and instruction.
+    """Numbered colors for the (task, instruction) pairs that occur, sorted by task and instruction.
 
-    Up to seven instructions take colours that any eye tells apart (Okabe and Ito); more take one hue per task (evenly
-    spaced on a perceptual circle) and one lightness per instruction. `by` is 'instruction', 'task', or 'auto': by
-    task where there are more than 80 instructions.
+    Up to seven instructions take colors that remain distinct for any color vision (Okabe and Ito); more take one hue
+    per task (evenly spaced on a perceptual circle) and one lightness per instruction. `by` is 'instruction', 'task', or
+    'auto': by task where there are more than 80 instructions.
 
     >>> [(kind.number, kind.instruction) for kind in kinds([("b", "lift"), ("a", "push"), ("b", "lift")])]
     [(1, 'push'), (2, 'lift')]
@@ -80,7 +80,7 @@ if TYPE_CHECKING:
 _WIDEST = 2.45  # inches of an instruction on one line
 _WHOLE = 16  # lines: a task with more may go on in the next column
 _GAP = 0.28  # inches between columns
-SWATCH = 0.13  # inches that a colour takes
+SWATCH = 0.13  # inches of a color mark with its gap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +103,9 @@ class _Text:
 
 
 def pack(kinds: Sequence[Kind], width: float, figure: "Figure") -> list[LegendLine]:
-    """Lay the legend out in as many columns as `width` (inches) takes, each as short as can be.
+    """Pack legend entries into as many columns as fit into `width` inches, keeping tasks together.
 
-    `figure` is only used to measure text.
+    Columns are as short as possible. `figure` is only used to measure text.
     """
     blocks = _blocks(kinds)
     widest = max(_measure(line, figure) for block in blocks for line in block)

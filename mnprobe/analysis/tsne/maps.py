@@ -55,7 +55,7 @@ POINTS = TableSchema(
     more=True,
     command="tsne",
 )
-"""results/tsne*.csv: one row per point. Further columns: those of the users' own, source, step, neighbours."""
+"""results/tsne*.csv: one row per point. Further columns: those of the users' own, source, step, neighbors."""
 MAP_QUALITY = TableSchema(
     name="map-quality",
     columns=(
@@ -104,8 +104,8 @@ def tsne_panels(
     """Lay out each input: one panel of z_u with z_e in the shared space, two panels (u and e) in their raw spaces, or
     all three, before and after the linear maps.
 
-    Returns the panels and sentences about where heads came from and what the optimiser warned of. Raw features are
-    standardised; shared ones have length 1. In 'both', held-out points are the same before and after.
+    Returns the panels and sentences about where heads came from and warnings of the optimizer. Raw features are
+    standardized; shared ones have length 1. In 'both', held-out points are the same before and after.
     """
     config = config or TsneConfig()
     panels, notes = [], []
@@ -146,8 +146,8 @@ def draw_tsne(
         partition: only these episodes ('held-out': those that saved heads were not fitted on). Where heads must be
             fitted, they are then fitted on the other episodes, if these are enough.
         config: of the t-SNE.
-        colour: 'auto', 'instruction', 'task', or a column of the user's own that all stores have.
-        command: how a person makes this figure again; written beside it.
+        color: 'auto', 'instruction', 'task', or a column of the user's own that all stores have.
+        command: command that draws this figure again; written to the note.
     """
     config = config or TsneConfig()
     _check_color(color, inputs)
@@ -203,7 +203,7 @@ def shared_for(given: TsneInput, shown: FeaturePair, partition: str | None, seed
 def shared_panel(
     pair: FeaturePair, shared: Shared, title: str, config: TsneConfig, start: np.ndarray | None = None
 ) -> TsnePanel:
-    """One panel of z_u and z_e (in this order); `start` (2 N, 2) is an earlier map of the same points to begin with."""
+    """One panel of z_u and z_e (in this order); `start` (2 N, 2) is an earlier map of the same points to start from."""
     return _panel(
         np.concatenate([shared.z_u, shared.z_e]),
         _shared_points(pair, shared),
@@ -296,13 +296,13 @@ def _check_color(color: str, inputs: Sequence[TsneInput]) -> None:
 
 
 def _colored_by(panel: TsnePanel, column: str) -> TsnePanel:
-    """The panel with a user's column in the place of what colours stand for: one colour for each of its values."""
+    """The panel colored by a user's column: one color for each of its values."""
     values = [str(value) or "(none)" for value in panel.points[column].tolist()]
     return replace(panel, points=panel.points.assign(task=column, instruction=values))
 
 
 def _standardized(values: np.ndarray) -> np.ndarray:
-    """Columns centred and over their deviation; those that hardly vary are only centred, those that are nothing but
+    """Columns centered and over their deviation; those that hardly vary are only centered, those that are nothing but
     the rounding of an offset become 0.
     """
     digits = float(np.finfo(values.dtype).eps) if values.dtype.kind == "f" else 0.0
@@ -385,7 +385,7 @@ class SeriesMap:
     Attributes:
         training: whose checkpoint it is.
         step: of the execution model.
-        panel: the map; its coordinates have the root mean square distance 1 from their centre.
+        panel: the map; its coordinates have the root mean square distance 1 from their center.
         moved: mean distance of a point from where it was on the map before, in these units; NaN on the first map of
             all.
     """
@@ -400,7 +400,7 @@ class SeriesMap:
 class TsneSeries:
     """All maps, training by training and in the order of steps, of the same points in the same order.
 
-    `notes` says where heads came from and what the optimiser warned of.
+    `notes` says where heads came from and warnings of the optimizer.
     """
 
     maps: tuple[SeriesMap, ...]
@@ -430,10 +430,10 @@ def tsne_series(
 ) -> TsneSeries:
     """Lay out each training's checkpoints (`inputs`: by training, in any order of steps) one after the other.
 
-    Only episodes that all of them have are shown. The first map begins from principal components, that of every later
+    Only episodes that all of them have are shown. The first map starts from principal components, that of every later
     step from the step before, and the first of every later training from the first of all, so that rows can be
     compared as well; where the features are the very same, so is the map. A map is then moved and scaled as a whole,
-    which changes no neighbourhood. `advance` is called after each.
+    which changes no neighborhood. `advance` is called after each.
 
     Raises FeatureError when they share no episode or differ in its instruction, and as `shown_pair` and `embed`.
     """
@@ -540,7 +540,7 @@ def _standing(panel: TsnePanel) -> TsnePanel:
 
 
 def _spread_one(spots: Floats) -> Floats:
-    """Centred, and scaled to the root mean square distance 1 from the centre."""
+    """Centred, and scaled to the root mean square distance 1 from the center."""
     centered = spots - spots.mean(axis=0)
     spread = float(np.sqrt((centered**2).sum(axis=1).mean()))
     return np.asarray(centered / spread if spread > 0 else centered)

@@ -75,8 +75,8 @@ _NAMES = {"held-out": "held-out episodes", "all": "all episodes", "fitted": "epi
 def purity_figure(table: pd.DataFrame, *, title: str, caption: str) -> "Figure":
     """Draw the table of `quality_table`: a panel each for purity, purity across models, and trustworthiness.
 
-    Colour tells the training; held-out points are drawn apart from those that heads were fitted on (all points only
-    where there is no such difference). Chance is the expected purity of neighbours drawn at random from the same ones.
+    Color stands for the training; held-out points are drawn apart from those that heads were fitted on (all points only
+    where no heads were fitted). Chance is the expected purity of neighbors drawn at random from the same ones.
     """
     with house_style():
         return _draw_purity(table, title=title, caption=caption)
@@ -126,9 +126,9 @@ _SIZE = 2.2  # inches of a map
 
 
 def series_figure(series: TsneSeries, *, title: str, caption: str, color: str = "auto") -> "Figure":
-    """Draw the maps of `series`; a training without a checkpoint at some step leaves its place empty.
+    """Draw the maps of `series`; a training without a checkpoint at some step has an empty panel there.
 
-    The drawn offsets are the coordinates of the maps. `colour` is 'auto', 'instruction' or 'task'.
+    The drawn offsets are the coordinates of the maps. `color` is 'auto', 'instruction' or 'task'.
     """
     with house_style():
         return _draw(series, title=title, caption=caption, color=color)
@@ -206,7 +206,7 @@ _PURITY = "Neighbourhoods on the maps of t-SNE over training"
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnSeries:
-    """What was written, and the maps that were drawn."""
+    """Files written, and the maps that were drawn."""
 
     figure: SavedFigure
     purity: SavedFigure
@@ -238,9 +238,9 @@ def draw_tsne_series(
             for another name) go.
         partition: only these episodes, as for `draw_tsne`.
         config: of the t-SNE.
-        colour: 'auto', 'instruction' or 'task'.
-        name: with which all these begin.
-        command: how a person makes them again; written beside the figures.
+        color: 'auto', 'instruction' or 'task'.
+        name: prefix of all these files.
+        command: command that draws them again; written to the notes.
         quiet: show no progress.
     Raises:
         FeatureError: no checkpoints, or as `tsne_series`.

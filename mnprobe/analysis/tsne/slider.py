@@ -24,7 +24,7 @@ _NOT_IN_SCRIPT = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"
 class Slider:
     """The three parts of a slider, to be put into a page; `style` and `script` are the same for every slider.
 
-    `markup` holds the data (as inert JSON) and the words, and may stand in a page many times.
+    `markup` holds the data (as inert JSON) and the text, and may occur in a page many times.
     """
 
     markup: str
@@ -51,18 +51,18 @@ def series_slider(coordinates: pd.DataFrame, quality: pd.DataFrame, *, color: st
     Args:
         coordinates: as `series_coordinates` makes it.
         quality: as `quality_table` makes it.
-        colour: 'auto', 'instruction' or 'task'.
-        note: a text to stand below.
+        color: 'auto', 'instruction' or 'task'.
+        note: text below the maps.
     """
     here = files("mnprobe.analysis.tsne")
     data, cut = _data(coordinates, quality, color)
-    told = " ".join(part for part in (cut, note) if part)
+    text = " ".join(part for part in (cut, note) if part)
     inert = json.dumps(data, separators=(",", ":")).translate(_NOT_IN_SCRIPT)
     markup = (
         '<div class="mnprobe-tsne-series">\n'
         f'<script type="application/json">{inert}</script>\n'
         "<noscript>Scripts are off: the figure tsne-series shows the same maps side by side.</noscript>\n"
-        f'</div>\n<p class="mnprobe-tsne-note">{escape(_text(told))}</p>\n'
+        f'</div>\n<p class="mnprobe-tsne-note">{escape(_text(text))}</p>\n'
     )
     return Slider(
         markup=markup,
@@ -139,9 +139,9 @@ def _few(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     points = len(table) // max(1, len(table.groupby(["training", "step"], dropna=False)))
     if points <= MOST_POINTS:
         return table, ""
-    kept = max(1, len(ids) * MOST_POINTS // points)
-    chosen = {ids[round(spot)] for spot in np.linspace(0, len(ids) - 1, kept)}
-    return table[table["id"].isin(chosen)], f"{kept} of {len(ids)} episodes are shown, evenly chosen."
+    count = max(1, len(ids) * MOST_POINTS // points)
+    chosen = {ids[round(spot)] for spot in np.linspace(0, len(ids) - 1, count)}
+    return table[table["id"].isin(chosen)], f"{count} of {len(ids)} episodes are shown, evenly chosen."
 
 
 def _text(value: object) -> str:
