@@ -353,7 +353,7 @@ def part_name(part: str) -> str:
 def training_colors(trainings: Sequence[str]) -> dict[str, str]:
     """A color for each training; up to seven remain distinct for any kind of color vision.
 
-    >>> training_colours(["baseline", "joint"])
+    >>> training_colors(["baseline", "joint"])
     {'baseline': '#0072B2', 'joint': '#D55E00'}
     """
     return {name: PALETTE[_COLORS[place % len(_COLORS)]] for place, name in enumerate(trainings)}
