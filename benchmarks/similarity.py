@@ -211,7 +211,7 @@ def inside(share: object) -> bool:
 
 def draw(table: pd.DataFrame, path: Path) -> None:
     """Shares with two standard errors, one row per index, one colour per scheme."""
-    from mnprobe.analysis.figures.style import CONTEXT, GREY, PALETTE, house_style, new_figure, save_figure
+    from mnprobe.analysis.figures.style import CONTEXT, GRAY, PALETTE, house_style, new_figure, save_figure
 
     singles = table[table["what"] == "p"]
     names = list(dict.fromkeys(singles["index"]))
@@ -220,7 +220,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         figure = new_figure(7.6, height)
         axes = figure.add_axes((0.25, 1.1 / height, 0.72, 1 - 1.5 / height))
         axes.axvspan(*BAND, color=CONTEXT, alpha=0.6, linewidth=0)
-        axes.axvline(5 / 101, color=GREY, linewidth=1)
+        axes.axvline(5 / 101, color=GRAY, linewidth=1)
         schemes = zip(SCHEMES, ("blue", "vermillion", "green", "orange", "purple"), "osD^v", strict=True)
         for place, (scheme, colour, marker) in enumerate(schemes):
             rows = singles[singles["scheme"] == scheme]

@@ -129,7 +129,7 @@ def tsne(
         space=wanted_space,
         partition=partition,
         config=config,
-        colour=colour,
+        color=colour,
         command=command_line("tsne", **options),
     )
     over: DrawnSeries | None = None
@@ -152,7 +152,7 @@ def tsne(
                 name=out.name if out else name,
                 partition=partition,
                 config=config,
-                colour=colour,
+                color=colour,
                 command=command_line("tsne", **(options | {"series": True})),
             )
     if as_json:

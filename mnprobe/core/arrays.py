@@ -8,9 +8,10 @@ methods.
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from os import PathLike
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -240,8 +241,9 @@ def as_share(value: Any, name: str) -> float:
 def settle(
     settings: Any,
     *,
-    wholes: Iterable[str] = (),
+    wholes: Iterable[str] | Mapping[str, int] = (),
     numbers: Iterable[str] = (),
+    positive: Mapping[str, str] = MappingProxyType({}),
     truths: Iterable[str] = (),
     lists: Iterable[str] = (),
 ) -> None:
@@ -249,16 +251,27 @@ def settle(
     to a tuple; a default None is unchanged.
 
     Equal settings then have equal JSON, whatever their input types. Call it in a dataclass's `__post_init__`, before
-    range checks.
+    range checks. `wholes` may map each name to its minimum; `positive` maps the names of finite numbers above 0 to what
+    the error says that they must be.
 
     Raises:
         ConfigError: naming the field, for invalid integers, booleans, numbers and lists.
     """
+    minimum = wholes if isinstance(wholes, Mapping) else {}
     optional = {entry.name for entry in fields(settings) if entry.default is None}
     for name in wholes:
         value = getattr(settings, name)
         if value is not None or name not in optional:
-            object.__setattr__(settings, name, as_whole(value, name))
+            whole = as_whole(value, name)
+            if whole < minimum.get(name, whole):
+                raise ConfigError(f"{name} must be at least {minimum[name]}, got {value!r}")
+            object.__setattr__(settings, name, whole)
+    for name, rule in positive.items():
+        value = getattr(settings, name)
+        number = as_number(value)
+        if not 0 < number < math.inf:
+            raise ConfigError(f"{name} must be {rule}, got {value!r}")
+        object.__setattr__(settings, name, number)
     for name in numbers:
         value = getattr(settings, name)
         if value is not None or name not in optional:

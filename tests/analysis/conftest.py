@@ -241,7 +241,7 @@ def write_trained() -> Callable[..., Path]:
     from mnprobe.features.text_ranking import ALL_EPISODES, ALL_TASKS, COLUMNS, PREDICTION_COLUMNS
     from mnprobe.worlds.outcomes import Outcome, write_outcomes
 
-    def recognised(share: float, generator: np.random.Generator) -> list[tuple[str, int, int]]:
+    def recognized(share: float, generator: np.random.Generator) -> list[tuple[str, int, int]]:
         return [
             (task, i, int(generator.random() < np.clip(share + 0.12 * (place - 2), 0, 1)))
             for place, task in enumerate(_TASKS)
@@ -259,7 +259,7 @@ def write_trained() -> Callable[..., Path]:
                 share = 0.1 + 0.5 * step / _STEPS[-1] * (1 + (lift if training == "joint" else 0))
                 head = {"model": f"viclip-{name}", "training": name, "step": step, "trained": step > 0}
                 head |= {"zero_shot": False, "source": "demos", "partition": "test", "config_hash": "c0ffee"}
-                found = recognised(share, generator)
+                found = recognized(share, generator)
                 shares = []
                 for task in _TASKS:
                     hits = [hit for one, _, hit in found if one == task]
@@ -290,7 +290,7 @@ def write_trained() -> Callable[..., Path]:
                             variation=0,
                             seed=i,
                         )
-                        for task, i, hit in recognised(share * factor, generator)
+                        for task, i, hit in recognized(share * factor, generator)
                     ]
                     write_outcomes(place, outcomes)
             for pairing in ("episode", "instruction", "task"):

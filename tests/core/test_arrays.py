@@ -240,6 +240,25 @@ def test_one_or_several_names_become_a_tuple():
             _Chosen(wrong)
 
 
+@dataclass(frozen=True)
+class _Bounded:
+    count: int = 3
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        settle(self, wholes={"count": 2}, positive={"share": "a positive share"})
+
+
+def test_settings_with_a_minimum_and_positive_numbers():
+    found = _Bounded(count=np.int64(2), share=torch.tensor(2.0))
+    assert (found.count, type(found.count), found.share, type(found.share)) == (2, int, 2.0, float)
+    with pytest.raises(ConfigError, match="count must be at least 2, got 1"):
+        _Bounded(count=1)
+    for wrong in (0, -1.0, np.inf, np.nan, True, "1", None):
+        with pytest.raises(ConfigError, match="share must be a positive share, got"):
+            _Bounded(share=wrong)
+
+
 def test_a_single_number_is_no_row_of_numbers():
     assert as_array(5.0, "x").shape == ()
     for value in (5.0, np.float64(5), torch.tensor(5.0)):

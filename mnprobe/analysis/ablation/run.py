@@ -173,12 +173,12 @@ def _measured(cell: Cell, shared: Shared) -> dict[str, Any]:
     )
     step = trained.steps[-1]
     viclip, arp = (run.checkpoint(model_of_training(part, cell.name), step) for part in ("viclip", "arp"))
-    found = _recognised(cell, shared, viclip, step) | _played(cell, shared, arp, step)
+    found = _recognized(cell, shared, viclip, step) | _played(cell, shared, arp, step)
     tau = "" if cell.tau is None else cell.tau
     return {"pairing": cell.pairing or "", "tau": tau, "training": cell.name, "seed": cell.seed} | found
 
 
-def _recognised(cell: Cell, shared: Shared, checkpoint: Path, step: int) -> dict[str, Any]:
+def _recognized(cell: Cell, shared: Shared, checkpoint: Path, step: int) -> dict[str, Any]:
     """Top-1 among all instructions of the dataset, as a mean over tasks."""
     found = recognize(
         shared.data,

@@ -310,12 +310,12 @@ def from_pairs(before: Array, after: Array, *, what: str = "episodes") -> Differ
     first, second = _paired(before, after)
     n = len(first)
     gaps = second - first
-    centre = float(gaps.sum()) / (n + 2)
-    variance = (float((gaps**2).sum()) + 1) / (n + 2) - centre**2
+    center = float(gaps.sum()) / (n + 2)
+    variance = (float((gaps**2).sum()) + 1) / (n + 2) - center**2
 
     def ends(comparisons: int) -> tuple[float, float]:
         half = NormalDist().inv_cdf(1 - 0.025 / comparisons) * math.sqrt(variance / (n + 2))
-        return centre - half, centre + half
+        return center - half, center + half
 
     low, high = ends(1)
     return Difference(

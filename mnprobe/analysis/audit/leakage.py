@@ -100,7 +100,7 @@ def twins(train: Array, test: Array, *, close: float = CLOSE) -> tuple[int, int]
         return 0, 0
     copies = {row.tobytes() for row in known}
     equal = np.array([row.tobytes() in copies for row in asked], dtype=np.bool_)
-    near = equal | _near(*_standardised(known, asked, digits), close)
+    near = equal | _near(*_standardized(known, asked, digits), close)
     return int(equal.sum()), int(near.sum())
 
 
@@ -110,7 +110,7 @@ def _digits(values: Array, name: str) -> float:
     return float(np.finfo(kind if kind.kind == "f" else np.float64).eps)
 
 
-def _standardised(train: Rows, test: Rows, digits: float) -> tuple[Rows, Rows]:
+def _standardized(train: Rows, test: Rows, digits: float) -> tuple[Rows, Rows]:
     """Both by the mean and deviation of training; a column that is constant there up to rounding by its size."""
     power = np.frexp(np.maximum(np.abs(train).max(axis=0), np.abs(test).max(axis=0)))[1]
     one, other = np.ldexp(train, -power), np.ldexp(test, -power)  # exact, and squares stay in range

@@ -1,6 +1,7 @@
 """`mnprobe compare` as a function: the similarity table and its heatmaps."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +22,9 @@ from mnprobe.analysis.comparison.compare import (
     compare,
     comparison_hash,
 )
+from mnprobe.analysis.figures.layout import FigureLayout
 from mnprobe.analysis.figures.metadata import FigureNote, write_note
-from mnprobe.analysis.figures.style import GREY, INK, SavedFigure, house_style, new_figure, save_figure, shorten, wrap
+from mnprobe.analysis.figures.style import GRAY, INK, PALE, SavedFigure, house_style, save_figure, shorten, text_width
 from mnprobe.analysis.similarity import SCHEMES, About, make_index
 from mnprobe.analysis.tables.progress import world_note
 from mnprobe.core.commands import command_line
@@ -38,16 +40,16 @@ if TYPE_CHECKING:
 _CELL = 0.62  # inches; smaller where there are many
 _MAX_SIDE = 7.5  # inches of the longer side of the heatmap
 _NUMBERS_FROM = 0.36  # inches of a cell: smaller ones carry no number
-_LABEL = 1.7  # inches for the names of rows and of columns at most
-_PALE = "#E4E4E4"
+_LABEL, _AXIS_LABEL = 1.7, 3.2  # inches at most: the name of a row or column, the label of an axis
+_LINE = 0.15  # inches of a line of these names
 
 
 def compare_figure(table: pd.DataFrame, about: About, *, title: str, caption: str) -> "Figure":
     """Draw one family of cells (rows of results/similarity.csv with one config_hash): understanding by execution.
 
-    Colour is the value. Cells that do not pass their own calibrated level (95 % of permutations) are grey and hatched,
+    Color is the value. Cells that do not pass their own calibrated level (95 % of permutations) are gray and hatched,
     cells that pass when all are looked at together (p_max <= 0.05) have a thick frame, cells without a value a dash.
-    Hatched on the colour bar: what no cell passes with; on a part of its width: what only some pass with; the line is
+    Hatched on the color bar: what no cell passes with; on a part of its width: what only some pass with; the line is
     the median level.
     """
     with house_style():
@@ -58,40 +60,23 @@ def _draw(table: pd.DataFrame, about: About, *, title: str, caption: str) -> "Fi
     names_u, names_e = _names(table, "u"), _names(table, "e")
     shape = (len(names_u), len(names_e))
     size = min(_CELL, _MAX_SIDE / max(shape))
-    upright = min(0.085 * len(_axis(table, "understanding", "u")), 3.2)  # inches of the label beside the map
-    height_map, width_map = max(size * shape[0], upright), max(size * shape[1], 0.9)
-    left = 0.45 + _longest(names_u)
-    bar = 1.55
-    width = max(left + width_map + bar, 5.4)
-    head = wrap(title, (width - 0.3) * 0.87, 11)  # bold letters are wider
-    foot = wrap(caption, width - 0.3, 7)
-    under = 0.3 + (_longest(names_e) if _turned(names_e) else 0.25)
-    keys = 0.48
-    top = 0.14 + 0.2 * len(head) + 0.12
-    bottom = 0.1 + 0.135 * len(foot) + keys + under
-    height = top + height_map + bottom
-    figure = new_figure(width, height)
-    for line, text in enumerate(head):
-        figure.text(0.15 / width, 1 - (0.14 + 0.2 * line) / height, text, va="top", fontsize=11, fontweight="bold")
-    axes = figure.add_axes((left / width, bottom / height, width_map / width, height_map / height))
-    norm, colours = _scale(table, about)
-    _cells(axes, table, about, norm, colours, shape, size)
-    _ticks(axes, names_u, names_e, table)
-    place = ((left + width_map + 0.2) / width, bottom / height, 0.16 / width, height_map / height)
-    _bar(figure.add_axes(place), table, about, norm, colours)
-    figure.legend(
-        handles=[
-            Patch(facecolor=_PALE, edgecolor=GREY, hatch="////", linewidth=0, label="not beyond its calibrated level"),
+    label_u = shorten(_axis(table, "understanding", "u"), _AXIS_LABEL, 9)
+    width, height = max(size * shape[1], 0.9), max(size * shape[0], text_width(label_u, 9))
+    layout = FigureLayout([width, 0.16], [height], title=title, caption=caption, least_width=5.1)
+    axes = layout.panel(0, 0)
+    norm, colors = _scale(table, about)
+    _cells(axes, table, about, norm, colors, shape, size)
+    _ticks(axes, names_u, names_e, (height / shape[0], width / shape[1]))
+    axes.set_ylabel(label_u)
+    axes.set_xlabel(shorten(_axis(table, "execution", "e"), _AXIS_LABEL, 9))
+    _bar(layout.panel(0, 1), table, about, norm, colors)
+    layout.legend(
+        [
+            Patch(facecolor=PALE, edgecolor=GRAY, hatch="////", linewidth=0, label="not beyond its calibrated level"),
             Patch(facecolor="white", edgecolor=INK, linewidth=1.8, label="passes among all cells (p_max at most 0.05)"),
-        ],
-        loc="lower left",
-        bbox_to_anchor=(0.15 / width, (0.1 + 0.135 * len(foot)) / height),
-        borderaxespad=0.2,
-        handlelength=1.4,
+        ]
     )
-    for line, text in enumerate(reversed(foot)):
-        figure.text(0.15 / width, (0.08 + 0.135 * line) / height, text, va="bottom", fontsize=7, color=GREY)
-    return figure
+    return layout.finish()
 
 
 def _names(table: pd.DataFrame, side: str) -> list[str]:
@@ -105,17 +90,12 @@ def _names(table: pd.DataFrame, side: str) -> list[str]:
     ]
 
 
-def _longest(names: list[str]) -> float:
-    """Inches that tick labels take, within bounds."""
-    return min(max(len(name) for name in names) * 0.07 + 0.08, _LABEL)
-
-
 def _scale(table: pd.DataFrame, about: About) -> tuple[Normalize, "matplotlib.colors.Colormap"]:
     numbers = table[["value", "null_95"]].to_numpy(dtype=float)
     numbers = numbers[np.isfinite(numbers)]
     low, high = min(float(numbers.min()), 0.0), float(numbers.max())
-    colours = matplotlib.colormaps["cividis" if about.higher_is_alike else "cividis_r"]
-    return Normalize(low, high if high > low else low + 1.0), colours
+    colors = matplotlib.colormaps["cividis" if about.higher_is_alike else "cividis_r"]
+    return Normalize(low, high if high > low else low + 1.0), colors
 
 
 def _cells(
@@ -123,7 +103,7 @@ def _cells(
     table: pd.DataFrame,
     about: About,
     norm: Normalize,
-    colours: "matplotlib.colors.Colormap",
+    colors: "matplotlib.colors.Colormap",
     shape: tuple[int, int],
     size: float,
 ) -> None:
@@ -134,7 +114,7 @@ def _cells(
     for place, (value, level, chosen) in enumerate(numbers.tolist()):
         r, c = divmod(place, shape[1])
         passes = value > level if about.higher_is_alike else value < level
-        face = colours(norm(value)) if passes else _PALE
+        face = colors(norm(value)) if passes else PALE
         known = np.isfinite(value)
         axes.add_patch(
             Rectangle(
@@ -162,25 +142,23 @@ def _cells(
                 color="white" if dark else INK,
             )
             if known and not passes:
-                text.set_bbox({"facecolor": _PALE, "edgecolor": "none", "pad": 0.8})
+                text.set_bbox({"facecolor": PALE, "edgecolor": "none", "pad": 0.8})
     for frame in frames:
         axes.add_patch(frame)
 
 
-def _ticks(axes: "Axes", names_u: list[str], names_e: list[str], table: pd.DataFrame) -> None:
-    axes.set_yticks(np.arange(len(names_u)) + 0.5, [shorten(name, _LABEL, 8) for name in names_u])
-    turned = _turned(names_e)
+def _ticks(axes: "Axes", names_u: list[str], names_e: list[str], cell: tuple[float, float]) -> None:
+    """Name rows and columns; where a cell of (height, width) inches is lower than a line, only every n-th."""
     labels = [shorten(name, _LABEL, 8) for name in names_e]
-    axes.set_xticks(np.arange(len(names_e)) + 0.5, labels, rotation=90 if turned else 0)
+    turned = max(text_width(label, 8) for label in labels) > cell[1] - 0.06
+    every = math.ceil(_LINE / cell[0]), math.ceil(_LINE / cell[1]) if turned else 1
+    axes.set_yticks(
+        np.arange(len(names_u))[:: every[0]] + 0.5, [shorten(name, _LABEL, 8) for name in names_u[:: every[0]]]
+    )
+    axes.set_xticks(np.arange(len(names_e))[:: every[1]] + 0.5, labels[:: every[1]], rotation=90 if turned else 0)
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.set_ylabel(shorten(_axis(table, "understanding", "u"), 3.2, 9))
-    axes.set_xlabel(shorten(_axis(table, "execution", "e"), 4.2, 9))
-
-
-def _turned(names: list[str]) -> bool:
-    return any(len(name) > 6 for name in names)
 
 
 def _number(value: float) -> str:
@@ -198,7 +176,7 @@ def _axis(table: pd.DataFrame, side: str, letter: str) -> str:
 
 
 def _bar(
-    axes: "Axes", table: pd.DataFrame, about: About, norm: Normalize, colours: "matplotlib.colors.Colormap"
+    axes: "Axes", table: pd.DataFrame, about: About, norm: Normalize, colors: "matplotlib.colors.Colormap"
 ) -> None:
     low, high = float(norm.vmin or 0.0), float(norm.vmax or 1.0)
     axes.imshow(
@@ -206,7 +184,7 @@ def _bar(
         extent=(0, 1, low, high),
         origin="lower",
         aspect="auto",
-        cmap=colours,
+        cmap=colors,
         norm=norm,
     )
     levels = table["null_95"].to_numpy(dtype=float)
@@ -215,7 +193,7 @@ def _bar(
     never, some = ((low, least), (least, most)) if about.higher_is_alike else ((most, high), (least, most))
     for (start, end), share in ((never, 1.0), (some, 0.4)):  # no cell passes here; only some cells do
         axes.add_patch(
-            Rectangle((0, start), share, end - start, facecolor=_PALE, edgecolor="#B5B5B5", hatch="////", linewidth=0)
+            Rectangle((0, start), share, end - start, facecolor=PALE, edgecolor="#B5B5B5", hatch="////", linewidth=0)
         )
     middle = float(np.median(levels))
     axes.axhline(middle, color=INK, linewidth=1.4)
@@ -247,7 +225,7 @@ _FAMILY = ("index", "options", "grid", "understanding", "execution", "source_u",
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnComparison:
-    """One index: its figure, its cells, its caption, and whether the cells were kept from an earlier run."""
+    """One index: its figure, its cells, its caption, and whether the cells are from an earlier run."""
 
     figure: SavedFigure
     table: pd.DataFrame
@@ -354,7 +332,7 @@ def _drawn(
 def _caption(found: Comparison, config: CompareConfig, about: About, inputs: CompareInputs) -> str:
     first = found.table.iloc[0]
     options = json.loads(str(first["options"]))
-    told = ", ".join(f"{name} {value}" for name, value in options.items())
+    listed = ", ".join(f"{name} {value}" for name, value in options.items())
     chance = "" if about.unbiased else " Values without a null mean little here: the index does not start at 0."
     used = f"{first['n']} episodes of {first['n_groups']} instructions"
     if first["n"] < len(inputs.episodes):
@@ -368,7 +346,7 @@ def _caption(found: Comparison, config: CompareConfig, about: About, inputs: Com
     dash = f" {none} cells have no value (dash)." if none else ""
     world = world_note(inputs.worlds)
     return (
-        f"{about.formula}{f' ({told})' if told else ''}. {used}, {first['source_e']}. "
+        f"{about.formula}{f' ({listed})' if listed else ''}. {used}, {first['source_e']}. "
         f"Null: {first['permutations']} permutations of {SCHEMES[config.permute].replace(': ', ' (', 1)}), "
         f"seed {first['seed']}; the calibrated level is the value that 5 % of them reach.{chance} "
         f"Farthest beyond its null: {best_line(found.table, about)}.{dash}{untrained}" + (f" {world}." if world else "")

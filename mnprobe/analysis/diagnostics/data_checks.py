@@ -102,12 +102,12 @@ def heads_blind_to_test(subject: Subject) -> Check:
     value, chance = float(row["value"].iloc[0]), float(row["chance"].iloc[0])
     exact = slow_chance(pair.items.instructions[part.test].tolist())
     right = value >= 0.999 and abs(chance - exact) < 1e-9
-    told = "the same heads" if same else "other heads"
+    compared = "the same heads" if same else "other heads"
     return Check(
         name="heads blind to test episodes",
         did="`align` on an arbitrary code per instruction, and again with other features for all test episodes",
         expected=f"the same heads bit by bit; in the table R@1 1.000, chance {exact:.3f}",
-        found=f"{told}; in the table R@1 {value:.3f}, chance {chance:.3f}",
+        found=f"{compared}; in the table R@1 {value:.3f}, chance {chance:.3f}",
         status="pass" if same and right else "FAIL",
         meaning="" if same and right else (_LEAK if not same else f"{BROKEN}. Its table is not what was measured"),
         numbers={"same_heads": same, "value": value, "table_chance": chance, "chance": exact},
@@ -134,7 +134,7 @@ def _possible(subject: Subject, holdout: Holdout) -> bool:
 
 
 def _difference(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
-    """The largest difference beside the size of the first; infinite where there is no number."""
+    """The largest difference relative to the size of the first; infinite where there is no number."""
     size = max(float(np.abs(one).max()), 1e-12)
     worst = float(np.abs(np.asarray(one) - np.asarray(other)).max()) / size
     return worst if np.isfinite(worst) else float("inf")
@@ -180,8 +180,8 @@ def own_copies(subject: Subject) -> Check:
     several = [side for side, (_, close) in counts.items() if close]
     trained = {"u": pair.u[part.train], "e": pair.e[part.train]}
     blind = [side for side, x in trained.items() if len(x) > 1 and not (x != x[0]).any()]
-    told = "; ".join(f"{side}: {equal} equal, {close} equal or near" for side, (equal, close) in counts.items())
-    told += "".join(f"; {side}: all training rows are the same" for side in blind)
+    counted = "; ".join(f"{side}: {equal} equal, {close} equal or near" for side, (equal, close) in counts.items())
+    counted += "".join(f"; {side}: all training rows are the same" for side in blind)
     copied = (
         f"Test rows of {' and '.join(several)} repeat training rows: the same recording under two names, or a model "
         "that gives episodes of one instruction one and the same feature. Then holding out episodes tests nothing new"
@@ -192,7 +192,7 @@ def own_copies(subject: Subject) -> Check:
         name="copies in your features",
         did=f"your {len(part.test)} test rows compared with your {len(part.train)} training rows, episodes held out",
         expected="no test row equal to a training row, or far nearer to one than training rows are to each other",
-        found=told,
+        found=counted,
         status="look" if several or blind else "pass",
         meaning=meaning,
         numbers={
@@ -232,12 +232,12 @@ def small_sets_refused(subject: Subject) -> Check:
 
 
 def own_counts(subject: Subject, holdout: Holdout) -> Check:
-    """Whether the user's own test set is large enough to say much."""
+    """Whether the user's own test set is large enough."""
     subject.require(holdout)
     part = hold_out(subject.pair.items, holdout, seed=0)
     groups = len(np.unique(subject.pair.items.instructions[part.test]))
     few = groups < _FEW_GROUPS or len(part.test) < _FEW_TESTS
-    told = f"{len(part.test)} test episodes of {groups} instructions; {len(part.train)} training episodes"
+    sizes = f"{len(part.test)} test episodes of {groups} instructions; {len(part.train)} training episodes"
     meaning = (
         "Intervals over instructions will be wide and hardly to be relied on: collect more instructions rather than "
         "more episodes of the same"
@@ -246,7 +246,7 @@ def own_counts(subject: Subject, holdout: Holdout) -> Check:
         name=f"sample sizes, {holdout} held out",
         did="your episodes counted",
         expected=f"at least {_FEW_TESTS} test episodes of at least {_FEW_GROUPS} instructions",
-        found=told,
+        found=sizes,
         status="look" if few else "pass",
         meaning=meaning if few else "",
         numbers={"n_test": len(part.test), "n_train": len(part.train), "groups": groups},
@@ -254,7 +254,7 @@ def own_counts(subject: Subject, holdout: Holdout) -> Check:
 
 
 def untrained_beside(subject: Subject, holdout: Holdout) -> Check:
-    """The user's features measured as they are, and beside them those of the same models before training."""
+    """The user's features measured as they are, and those of the same models before training."""
     subject.require(holdout)
     own, chance = _mean(subject, subject.pair, holdout)
     numbers = {"value": own, "chance": chance}

@@ -76,7 +76,7 @@ def shuffled_pairs(subject: Subject, holdout: Holdout) -> Check:
 
 
 def against_null(name: str, did: str, found: Sequence[Measured], null: Null) -> Check:
-    """Whether the mean of the measurements lies within what chance gives.
+    """Whether the mean of the measurements is within the range of chance.
 
     Raises NotPossible where there are so few ways to deal labels that a perfect score could be among the permutations:
     such a check could not fail.
@@ -141,7 +141,7 @@ def collapsed(subject: Subject) -> Check:
 
 
 def chance_level(subject: Subject) -> Check:
-    """The chance level that stands beside every number, against plain counting."""
+    """The chance level of every number, against plain counting."""
     labels = subject.pair.items.instructions
     uneven = np.concatenate([labels, np.repeat(labels[:1], len(labels))])
     worst, shown = 0.0, (0.0, 0.0)
@@ -194,7 +194,7 @@ def identity_of_known(subject: Subject) -> Check:
 
 
 def identity_of_new(subject: Subject) -> Check:
-    """The same features say nothing about instructions that the heads never saw."""
+    """The same features carry no information about instructions that the heads never saw."""
     subject.require("instructions")
     seeds = max(subject.seeds, _enough(subject))
     found = [
@@ -209,7 +209,7 @@ def identity_of_new(subject: Subject) -> Check:
 def _enough(subject: Subject) -> int:
     """Seeds that make it unlikely (1 in 100) that one of the permutations is right about all instructions of all seeds.
 
-    With few test instructions one seed says little: of 2, one order in 2 is right.
+    With few test instructions one seed is not enough: of 2, one order in 2 is right.
     """
     test = hold_out(subject.pair.items, "instructions", seed=0).test
     groups = len(np.unique(subject.pair.items.instructions[test]))
@@ -264,7 +264,7 @@ _TOLERANCE = 1e-6
 
 
 def indices_of_rotation(subject: Subject) -> Check:
-    """The user's u beside itself under a random rotation: the best value there is, and the smallest p."""
+    """The user's u against itself under a random rotation: the best value there is, and the smallest p."""
     x = _different_rows(subject.pair.u)
     if len(x) < 20:
         raise NotPossible(f"your u has {len(x)} different rows; 20 are needed")
@@ -302,21 +302,21 @@ def indices_of_noise(subject: Subject) -> Check:
     test = subject.pipeline.index_test(index, x, y, permutations=subject.permutations)
     low, high = float(test.null.min()), float(test.null.max())
     error = 6 * float(test.null.std()) / np.sqrt(len(test.null)) + 1e-9
-    moved, centre = high - low > 1e-9, float(test.null.mean())
-    sound = moved and abs(centre) <= error and low - 1e-12 <= test.value <= high + 1e-12
+    moved, center = high - low > 1e-9, float(test.null.mean())
+    sound = moved and abs(center) <= error and low - 1e-12 <= test.value <= high + 1e-12
     return Check(
         name="similarity indices of random features",
         did=f"debiased CKA of {n} rows of random numbers, with {subject.permutations} permutations",
         expected=f"{0:.3f} ({low:.3f} to {high:.3f}); mean of the permutations 0 within {error:.4f}",
-        found=f"{test.value:.3f}; mean of the permutations {centre:.4f}",
+        found=f"{test.value:.3f}; mean of the permutations {center:.4f}",
         status="pass" if sound else "FAIL",
         meaning="" if sound else f"{BROKEN}. `mnprobe compare` sees likeness between features that share nothing",
-        numbers={"value": float(test.value), "low": low, "high": high, "null_mean": centre, "p": float(test.p)},
+        numbers={"value": float(test.value), "low": low, "high": high, "null_mean": center, "p": float(test.p)},
     )
 
 
 def indices_of_collapsed(subject: Subject) -> Check:
-    """Features without any difference are like nothing: an index must refuse them, or give what chance gives."""
+    """Features without variation: an index must refuse them, or give the chance value."""
     n = max(20, min(_ROWS, len(subject.pair.items)))
     x, y = np.full((n, 4), 0.7), np.full((n, 4), -1.3)
     given: dict[str, float] = {}

@@ -48,7 +48,7 @@ __all__ = [
 def transform(
     heads: AlignmentHeads, u: NDArray[np.float32], e: NDArray[np.float32]
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """z_u = T_u(u) and z_e = T_e(e) as arrays, with the standardisation that the heads carry."""
+    """z_u = T_u(u) and z_e = T_e(e) as arrays, with the standardization that the heads carry."""
     with torch.no_grad():
         z_u, z_e = heads(torch.from_numpy(np.ascontiguousarray(u)), torch.from_numpy(np.ascontiguousarray(e)))
     return z_u.numpy(), z_e.numpy()
@@ -76,7 +76,7 @@ class Pipeline:
 
 Status = Literal["pass", "FAIL", "not possible", "look", "reported"]
 """pass, FAIL: of the pipeline. look: the pipeline is sound, but something about the features is not. reported: a number
-to set beside others, which no rule judges."""
+for comparison, which no rule judges."""
 
 BROKEN = "the pipeline is broken: do not trust any number that it gave"
 
@@ -141,7 +141,7 @@ class Subject:
     def require(self, holdout: Holdout) -> None:
         """Raise NotPossible, with the numbers, where these episodes do not allow the holdout.
 
-        mnprobe's own rule is asked, whatever stands in the pipeline: a broken one cannot excuse itself.
+        Always mnprobe's own rule, not that of the pipeline under test.
         """
         try:
             found = hold_out(self.pair.items, holdout)
@@ -166,8 +166,8 @@ def sampled(pair: Pair, most: int = MOST) -> Pair:
     allowed = np.flatnonzero(np.isin(pair.items.instructions, names))
     strata = encode_tuples(pair.items.partitions[allowed], pair.items.instructions[allowed])
     rank = _ranks(strata, generator)
-    kept = np.sort(allowed[np.argsort(rank, kind="stable")[:most]])
-    return replace(pair, u=pair.u[kept], e=pair.e[kept], items=pair.items.take(kept))
+    rows = np.sort(allowed[np.argsort(rank, kind="stable")[:most]])
+    return replace(pair, u=pair.u[rows], e=pair.e[rows], items=pair.items.take(rows))
 
 
 def _ranks(strata: NDArray[Any], generator: np.random.Generator) -> NDArray[np.float64]:

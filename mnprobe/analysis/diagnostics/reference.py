@@ -41,7 +41,7 @@ class Null:
         return min(1.0, 2 * (min(more, less) + 1) / (len(self.values) + 1))
 
     def holds(self, value: float) -> bool:
-        """Whether the value lies within the permutations' range."""
+        """Whether the value is within the permutations' range."""
         return self.low - 1e-9 <= value <= self.high + 1e-9
 
 
@@ -60,11 +60,11 @@ def slow_chance(groups: Sequence[Any], k: int = 1) -> float:
 def label_null(
     measured: Sequence[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]], permutations: int, rng: np.random.Generator
 ) -> Null:
-    """Recall@1, mean of both directions and of all measurements, when the labels of z_u are dealt anew.
+    """Recall@1, mean of both directions and of all measurements, when the labels of z_u are permuted.
 
     Args:
         measured: (z_u, z_e, groups) of each test set. Where z_u and z_e have nothing to do with each other, every such
-            dealing is as likely as the true one, so that the true value lies beyond all K of them with a chance of
+            permutation is as likely as the true one, so that the true value is beyond all K of them with a chance of
             1 / (K + 1) on either side, whatever the hubs of the space are.
         permutations: K.
         rng: where the dealings come from.

@@ -70,7 +70,7 @@ sound pipeline with a chance of at most 2 / 20,000, so all of them with less tha
 
 
 def sanity_suite(subject: Subject, *, only: Sequence[str] = (), quiet: bool = True) -> tuple[Check, ...]:
-    """Send planted copies of the user's features through the pipeline, and say whether what comes out is right.
+    """Measure planted copies of the user's features with the pipeline, and check the results.
 
     Args:
         subject: the features, how often each measurement is repeated, and the pipeline.

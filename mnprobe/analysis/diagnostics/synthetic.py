@@ -55,8 +55,8 @@ def whitened(values: NDArray[np.floating], components: int) -> NDArray[np.float6
     rows = np.asarray(values, np.float64)
     rows = rows - rows.mean(axis=0)
     u, s, _ = np.linalg.svd(rows, full_matrices=False)
-    kept = min(components, int((s > 1e-5 * max(float(s[0]), 1e-300)).sum()))
-    return np.asarray(u[:, :kept] * np.sqrt(len(rows)))
+    rank = min(components, int((s > 1e-5 * max(float(s[0]), 1e-300)).sum()))
+    return np.asarray(u[:, :rank] * np.sqrt(len(rows)))
 
 
 def twin_of(pair: Pair, rng: np.random.Generator, components: int) -> Pair:

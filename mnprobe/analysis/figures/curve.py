@@ -12,9 +12,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mnprobe.analysis.figures.curve_data import CURVE, DIFFERENCE, OUTCOMES, CurveData, curve_data
+from mnprobe.analysis.figures.layout import FigureLayout, panel_title
 from mnprobe.analysis.figures.metadata import FigureNote, write_note
 from mnprobe.analysis.figures.style import (
-    GREY,
+    GRAY,
     INK,
     PALETTE,
     Look,
@@ -22,14 +23,13 @@ from mnprobe.analysis.figures.style import (
     house_style,
     look,
     metric_name,
-    new_figure,
     part_name,
     part_of,
     quiet_axes,
     save_figure,
     series_name,
     shorten,
-    training_colours,
+    training_colors,
     training_look,
     wrap,
 )
@@ -51,14 +51,19 @@ __all__ = [
     "pairs_of",
     "span",
     *("draw_chance", "draw_line", "draw_point", "draw_seeds", "draw_start", "draw_trainings"),
-    *("panel_title", "percent_axis", "steps_axis", "value_axis"),
+    *("percent_axis", "steps_axis", "value_axis"),
 ]
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 
 _DIRECTIONS = {"u2e": "u to e", "e2u": "e to u", "mean": "mean of both directions"}
 
 
 def curve_caption(data: CurveData) -> str:
-    """What the figure shows, in sentences: quantity, n, chance, seeds, intervals, untrained models, what is missing."""
+    """Caption: quantity, n, chance, seeds, intervals, untrained models and missing values."""
     points = data.points
     pairs = " and ".join(f"{u} with {e}" for u, e in pairs_of(points))
     main = points[points["series"].isin(["main"])] if "main" in set(points["series"]) else points
@@ -94,7 +99,7 @@ def curve_caption(data: CurveData) -> str:
 
 
 def curve_title(data: CurveData) -> str:
-    """What the whole figure shows."""
+    """Title of the figure."""
     pairs = pairs_of(data.points)
     names = f"{pairs[0][0]} and {pairs[0][1]}" if len(pairs) == 1 else f"{len(pairs)} pairs of models"
     if data.single:
@@ -119,7 +124,7 @@ def n_text(points: pd.DataFrame) -> str:
 
 
 def span(values: "pd.Series[float] | float", *, digits: int = 0) -> str:
-    """'40', or '38 to 40' where it is not the same everywhere.
+    """'40', or '38 to 40' where values differ.
 
     >>> span(pd.Series([38, 40])), span(40)
     ('38 to 40', '40')
@@ -130,7 +135,7 @@ def span(values: "pd.Series[float] | float", *, digits: int = 0) -> str:
 
 
 def is_untrained(points: pd.DataFrame) -> "pd.Series[bool]":
-    """True where a model that takes part has random weights; pixels are no model."""
+    """True where a model of the pair has random weights; pixels are not a model."""
     pixels = points["series"].isin(["pixels", "rollouts-pixels"])
     return ~((points["trained_u"].astype(bool) | pixels) & points["trained_e"].astype(bool))
 
@@ -159,11 +164,7 @@ def _listed(names: Iterable[str]) -> str:
     return f"{', '.join(rest)} beside {last}" if rest else last
 
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-
-_SHARES = ("within_task_recall@1", "tied_share")  # beside recall@k: from 0 to 1
+_SHARES = ("within_task_recall@1", "tied_share")  # in addition to recall@k: from 0 to 1
 
 
 def draw_line(axes: "Axes", line: pd.DataFrame, style: Look) -> None:
@@ -176,12 +177,12 @@ def draw_line(axes: "Axes", line: pd.DataFrame, style: Look) -> None:
     if style.band:
         axes.fill_between(
             *(banded["step"], banded["ci_low"], banded["ci_high"]),
-            color=style.colour,
+            color=style.color,
             alpha=style.band,
             linewidth=0,
             zorder=1.5,
         )
-    shape: dict[str, Any] = {"color": style.colour, "marker": style.marker, "markersize": style.size}
+    shape: dict[str, Any] = {"color": style.color, "marker": style.marker, "markersize": style.size}
     axes.plot(
         *(line["step"], line["value"]),
         linestyle=style.line,
@@ -202,7 +203,7 @@ def draw_line(axes: "Axes", line: pd.DataFrame, style: Look) -> None:
     )
 
 
-def draw_trainings(axes: "Axes", points: pd.DataFrame, colour: str) -> None:
+def draw_trainings(axes: "Axes", points: pd.DataFrame, color: str) -> None:
     """Each single training behind a mean, as a small mark."""
     axes.plot(
         *(points["step"], points["value"]),
@@ -210,7 +211,7 @@ def draw_trainings(axes: "Axes", points: pd.DataFrame, colour: str) -> None:
         marker="_",
         markersize=6,
         markeredgewidth=1.1,
-        color=colour,
+        color=color,
         alpha=0.75,
         zorder=3.5,
         label="_trainings",
@@ -226,15 +227,15 @@ def draw_start(axes: "Axes", points: pd.DataFrame) -> None:
         )
 
 
-def draw_chance(axes: "Axes", points: pd.DataFrame, *, colour: str = INK) -> None:
+def draw_chance(axes: "Axes", points: pd.DataFrame, *, color: str = INK) -> None:
     """The chance level of one line's test sets: one level, or a line where it changes from step to step."""
     lead = points.dropna(subset=["chance"]).sort_values("step")
     if lead.empty:
         return
     if lead["chance"].nunique() == 1:
-        axes.axhline(lead["chance"].iloc[0], color=colour, linewidth=1.0, label="_chance", zorder=2)
+        axes.axhline(lead["chance"].iloc[0], color=color, linewidth=1.0, label="_chance", zorder=2)
     else:
-        axes.plot(lead["step"], lead["chance"], color=colour, linewidth=1.0, label="_chance", zorder=2)
+        axes.plot(lead["step"], lead["chance"], color=color, linewidth=1.0, label="_chance", zorder=2)
 
 
 def draw_point(axes: "Axes", point: pd.Series, place: int, style: Look) -> None:
@@ -242,7 +243,7 @@ def draw_point(axes: "Axes", point: pd.Series, place: int, style: Look) -> None:
     if np.isfinite(point["ci_low"]) and np.isfinite(point["ci_high"]):
         axes.plot(
             *([point["ci_low"], point["ci_high"]], [place, place]),
-            color=style.colour,
+            color=style.color,
             linewidth=2.2,
             alpha=0.55,
             label="_ci",
@@ -250,12 +251,12 @@ def draw_point(axes: "Axes", point: pd.Series, place: int, style: Look) -> None:
     hollow = bool(is_untrained(point.to_frame().T).iloc[0])
     axes.plot(
         *([point["value"]], [place]),
-        color=style.colour,
+        color=style.color,
         linestyle="none",
         marker=style.marker,
         markersize=7.5,
         markeredgewidth=1.6,
-        markerfacecolor="white" if hollow else style.colour,
+        markerfacecolor="white" if hollow else style.color,
         label=style.label,
         zorder=4,
     )
@@ -273,7 +274,7 @@ def draw_seeds(axes: "Axes", seeds: pd.DataFrame, names: list[str]) -> None:
                 linestyle="none",
                 marker="|",
                 markersize=4,
-                color=GREY,
+                color=GRAY,
                 alpha=0.7,
                 label="_seeds",
             )
@@ -313,32 +314,12 @@ def percent_axis(axes: "Axes", which: str) -> None:
     axis.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=" %"))
 
 
-def panel_title(axes: "Axes", name: str, below: str, *, width: float) -> None:
-    """A title at the left, and a smaller line of counts below it."""
-    axes.set_title(shorten(name, width, 9.5), loc="left", fontsize=9.5, pad=17)
-    axes.annotate(
-        *(shorten(below, width, 7.5), (0, 1)),
-        xytext=(0, 5),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        va="bottom",
-        fontsize=7.5,
-        color=GREY,
-    )
-
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-
-_LEGEND = 2.75  # inches that an entry of the legend takes
 _SMALL = 1.75  # inches: height of a panel of recognition or success
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One row of panels: which points belong there, and what it is called where there are several rows."""
+    """One row of panels: its points, and its name where there are several rows."""
 
     pairs: tuple[tuple[str, str], ...]
     part: str
@@ -352,9 +333,9 @@ class _Row:
 
 def curve_figure(data: CurveData, *, log_steps: bool = False, progress: Sequence[Progress] = ()) -> "Figure":
     """Draw `data`: one column of panels per holdout; one row per pair of models or, where trainings are compared, per
-    source of the episodes, with a colour per training and a line style per control.
+    source of the episodes, with a color per training and a line style per control.
 
-    With several checkpoints each line carries its 95 % band, and `progress` (recognition, success) stands in small
+    With several checkpoints each line carries its 95 % band, and `progress` (recognition, success) is drawn in small
     panels below, over the same steps. With one, each measurement is a point with its interval (`log_steps` and
     `progress` then change nothing). Hollow markers are models with random weights. Every value drawn is a value of
     `data.points`.
@@ -365,33 +346,33 @@ def curve_figure(data: CurveData, *, log_steps: bool = False, progress: Sequence
 
 def _several(data: CurveData, progress: Sequence[Progress], *, log_steps: bool) -> "Figure":
     rows, holdouts = _rows(data), list(dict.fromkeys(data.points["holdout"]))
-    panel = (4.6, 3.0) if data.compared else (4.1, 2.7)
-    colours = training_colours(data.compared)
+    columns = len(holdouts)
+    width, height = (4.6, 3.0) if data.compared else (4.1, 2.7)
+    colors = training_colors(data.compared)
     steps = pd.concat([data.points["step"], *(one.points["step"] for one in progress)])
     untrained = bool(is_untrained(data.points[data.points["step"] == 0]).any())
-    figure, grid, small, floor = _frame(
-        data, rows=len(rows), columns=len(holdouts), panel=panel, left=0.75, small=len(progress), marked=untrained
-    )
-    for row, cells in zip(rows, grid, strict=True):
-        for column, (holdout, axes) in enumerate(zip(holdouts, cells, strict=True)):
-            points = row.of(data.points, holdout)
-            _lines(axes, points, row.of(data.trainings, holdout), colours)
+    heights = [height] * len(rows) + [_SMALL] * -(-len(progress) // columns)
+    layout = FigureLayout([width] * columns, heights, title=curve_title(data), caption=curve_caption(data))
+    for index, row in enumerate(rows):
+        for column, holdout in enumerate(holdouts):
+            axes, points = layout.panel(index, column), row.of(data.points, holdout)
+            _lines(axes, points, row.of(data.trainings, holdout), colors)
             steps_axis(axes, steps, log=log_steps, untrained=untrained)
             value_axis(axes, data, "y")
             quiet_axes(axes)
-            _title_panel(axes, row, points, holdout, panel[0])
-            axes.set_xlabel(shorten(data.axis, panel[0], 9) if row is rows[-1] and not progress else "")
+            _title_panel(axes, row, points, holdout, width)
+            axes.set_xlabel(shorten(data.axis, width, 9) if row is rows[-1] and not progress else "")
             axes.tick_params(labelleft=column == 0)
             if column == 0:
-                label = axis_label(data)  # two lines where one would be longer than the panel is high
-                axes.set_ylabel(label if len(label) < 45 else label.replace(", mean of", ",\nmean of"))
-    for place, (axes, one) in enumerate(zip(small, progress, strict=True)):
-        axes.tick_params(labelleft=place % len(holdouts) == 0)
-        _draw_progress(axes, one, colours, panel[0])
+                axes.set_ylabel("\n".join(wrap(axis_label(data), height, 9)))
+    for index, one in enumerate(progress):
+        axes = layout.panel(len(rows) + index // columns, index % columns)
+        axes.tick_params(labelleft=index % columns == 0)
+        _draw_progress(axes, one, colors, width)
         steps_axis(axes, steps, log=log_steps, untrained=untrained)
-        axes.set_xlabel(shorten(data.axis, panel[0], 9))
-    _legend(figure, _handles(data, progress), floor)
-    return figure
+        axes.set_xlabel(shorten(data.axis, width, 9))
+    layout.legend(_handles(data, progress))
+    return layout.finish()
 
 
 def _rows(data: CurveData) -> list[_Row]:
@@ -410,15 +391,15 @@ def _rows(data: CurveData) -> list[_Row]:
     return rows
 
 
-def _lines(axes: "Axes", points: pd.DataFrame, single: pd.DataFrame, colours: dict[str, str]) -> None:
+def _lines(axes: "Axes", points: pd.DataFrame, single: pd.DataFrame, colors: dict[str, str]) -> None:
     points = points.assign(hollow=is_untrained(points)) if len(points) else points.assign(hollow=False)
     for (training, series), line in points.groupby(["training", "series"], sort=False):
-        style = _style(str(training), str(series), colours)
+        style = _style(str(training), str(series), colors)
         draw_line(axes, line, style)
         behind = single[(single["training"] == training) & (single["series"] == series)]
         if len(behind):
-            draw_trainings(axes, behind, style.colour)
-    if not colours:
+            draw_trainings(axes, behind, style.color)
+    if not colors:
         draw_start(axes, points)
         draw_chance(axes, points[points["series"] == points["series"].iloc[0]])
         return
@@ -427,11 +408,11 @@ def _lines(axes: "Axes", points: pd.DataFrame, single: pd.DataFrame, colours: di
         lead = lines[lines["series"] == lines["series"].iloc[0]].sort_values("step")
         levels.setdefault(tuple(zip(lead["step"], lead["chance"], strict=True)), lead)
     for lead in levels.values():
-        draw_chance(axes, lead, colour=INK if len(levels) == 1 else colours.get(str(lead["training"].iloc[0]), INK))
+        draw_chance(axes, lead, color=INK if len(levels) == 1 else colors.get(str(lead["training"].iloc[0]), INK))
 
 
-def _style(training: str, series: str, colours: dict[str, str]) -> Look:
-    return training_look(series, colours.get(training, PALETTE["black"])) if colours else look(series)
+def _style(training: str, series: str, colors: dict[str, str]) -> Look:
+    return training_look(series, colors.get(training, PALETTE["black"])) if colors else look(series)
 
 
 def _title_panel(axes: "Axes", row: _Row, points: pd.DataFrame, holdout: str, width: float) -> None:
@@ -440,16 +421,16 @@ def _title_panel(axes: "Axes", row: _Row, points: pd.DataFrame, holdout: str, wi
     panel_title(axes, name, n_text(lead) if len(lead) else "not measured", width=width)
 
 
-def _draw_progress(axes: "Axes", progress: Progress, colours: dict[str, str], width: float) -> None:
+def _draw_progress(axes: "Axes", progress: Progress, colors: dict[str, str], width: float) -> None:
     points = progress.points.assign(hollow=~progress.points["trained"].astype(bool))
     single = progress.trainings
     for (training, blank), line in points.groupby(["training", "blank"], sort=False):
-        colour = colours.get(str(training), PALETTE["blue"] if not colours else PALETTE["black"])
-        style = training_look("blank" if blank else "main", colour)
+        color = colors.get(str(training), PALETTE["blue"] if not colors else PALETTE["black"])
+        style = training_look("blank" if blank else "main", color)
         draw_line(axes, line, style)
         behind = single[(single["training"] == training) & (single["blank"] == blank)]
         if len(behind):
-            draw_trainings(axes, behind, colour)
+            draw_trainings(axes, behind, color)
     draw_chance(axes, points.drop_duplicates("step"))
     percent_axis(axes, "y")
     quiet_axes(axes)
@@ -460,12 +441,14 @@ def _draw_progress(axes: "Axes", progress: Progress, colours: dict[str, str], wi
 def _single(data: CurveData) -> "Figure":
     pairs, holdouts = pairs_of(data.points), list(dict.fromkeys(data.points["holdout"]))
     names = list(dict.fromkeys(data.points["series"]))
-    height = 0.42 * len(names) + 0.55
-    figure, grid, _, floor = _frame(data, rows=len(pairs), columns=len(holdouts), panel=(3.4, height), left=2.55)
-    for pair, cells in zip(pairs, grid, strict=True):
+    width, height = 3.4, 0.42 * len(names) + 0.55
+    layout = FigureLayout(
+        [width] * len(holdouts), [height] * len(pairs), title=curve_title(data), caption=curve_caption(data)
+    )
+    for index, pair in enumerate(pairs):
         row = _Row((pair,), "", f"{pair[0]} with {pair[1]}" if len(pairs) > 1 else "")
-        for column, (holdout, axes) in enumerate(zip(holdouts, cells, strict=True)):
-            points = row.of(data.points, holdout)
+        for column, holdout in enumerate(holdouts):
+            axes, points = layout.panel(index, column), row.of(data.points, holdout)
             for _, point in points.iterrows():
                 draw_point(axes, point, names.index(point["series"]), look(str(point["series"])))
             draw_seeds(axes, row.of(data.seeds, holdout), names)
@@ -474,63 +457,15 @@ def _single(data: CurveData) -> "Figure":
                 range(len(names)), [series_name(name) for name in names] if column == 0 else [""] * len(names)
             )
             value_axis(axes, data, "x")
-            axes.grid(axis="x", color="#E4E4E4", linewidth=0.6)
-            axes.set_axisbelow(True)
-            axes.tick_params(axis="y", length=0)
-            axes.tick_params(axis="x", length=3)
-            axes.spines["left"].set_visible(False)
-            _title_panel(axes, row, points, holdout, 3.4)
+            quiet_axes(axes, "x")
+            _title_panel(axes, row, points, holdout, width)
             axes.set_xlabel(axis_label(data) if pair == pairs[-1] else "")
-    _legend(figure, _handles(data, ()), floor)
-    return figure
-
-
-def _frame(
-    data: CurveData,
-    *,
-    rows: int,
-    columns: int,
-    panel: tuple[float, float],
-    left: float,
-    small: int = 0,
-    marked: bool = False,
-) -> tuple["Figure", list[list["Axes"]], list["Axes"], float]:
-    """A figure whose panels have fixed sizes in inches, with room for title, legend and caption below.
-
-    Below the grid of panels stand `small` lower ones, as many in a row as there are columns. Gives figure, grid, the
-    small panels, and the height (share of the figure) below which the legend goes.
-    """
-    gap, mark = 0.85, 0.14 if marked else 0.0
-    width = left + columns * panel[0] + (columns - 1) * 0.35 + 0.25
-    caption = wrap(curve_caption(data), width - 0.3, 7)
-    foot = 0.62 + mark + 0.2 * _legend_rows(data, small, width) + 0.15 + 0.145 * len(caption)
-    heights = [panel[1]] * rows + [_SMALL] * -(-small // columns)
-    height = foot + sum(heights) + (len(heights) - 1) * (gap + mark) + 0.82
-    figure = new_figure(width, height)
-
-    def place(row: int, column: int) -> "Axes":
-        top = 0.82 + sum(heights[:row]) + row * (gap + mark)
-        x = left + column * (panel[0] + 0.35)
-        box = (x / width, 1 - (top + heights[row]) / height, panel[0] / width, heights[row] / height)
-        return figure.add_axes(box)
-
-    grid = [[place(row, column) for column in range(columns)] for row in range(rows)]
-    lower = [place(rows + number // columns, number % columns) for number in range(small)]
-    title = shorten(curve_title(data), (width - 0.3) * 0.93, 12)  # bold letters are wider
-    figure.text(0.12 / width, 1 - 0.12 / height, title, ha="left", va="top", fontsize=12, fontweight="bold")
-    figure.text(
-        *(0.12 / width, 0.08 / height, "\n".join(caption)),
-        ha="left",
-        va="bottom",
-        fontsize=7,
-        color=GREY,
-        linespacing=1.3,
-    )
-    return figure, grid, lower, (foot - 0.5 - mark) / height
+    layout.legend(_handles(data, ()))
+    return layout.finish()
 
 
 def _handles(data: CurveData, progress: Sequence[Progress]) -> list[Line2D]:
-    """What the legend explains; its rows are filled column by column."""
+    """Entries of the legend, which are filled in column by column."""
     handles = _compared_handles(data) if data.compared and not data.single else []
     if not data.single and not data.compared:
         for series in dict.fromkeys(data.points["series"]):
@@ -540,9 +475,9 @@ def _handles(data: CurveData, progress: Sequence[Progress]) -> list[Line2D]:
         level = "no difference" if data.metric.endswith(DIFFERENCE) else "chance of this very test set"
         handles.append(Line2D([], [], color=INK, label=level, **bar))
     if data.single and not data.seeds.empty:
-        handles.append(_mark("|", "single probe seeds", GREY, 5))
+        handles.append(_mark("|", "single probe seeds", GRAY, 5))
     if not data.single and (len(data.trainings) or any(len(one.trainings) for one in progress)):
-        handles.append(_mark("_", "single trainings", GREY, 7))
+        handles.append(_mark("_", "single trainings", GRAY, 7))
     if not data.single and not data.compared and ((data.points["series"] == "main") & (data.points["step"] == 0)).any():
         handles.append(
             Line2D(
@@ -559,9 +494,9 @@ def _handles(data: CurveData, progress: Sequence[Progress]) -> list[Line2D]:
 def _compared_handles(data: CurveData) -> list[Line2D]:
     counts = data.points.groupby("training")["n_trainings"].max()
     handles = []
-    for training, colour in training_colours(data.compared).items():
+    for training, color in training_colors(data.compared).items():
         several = f" ({counts[training]} seeds)" if counts[training] > 1 else ""
-        handles.append(Line2D([], [], color=colour, linewidth=5, label=shorten(training + several, 2.2, 8)))
+        handles.append(Line2D([], [], color=color, linewidth=5, label=shorten(training + several, 2.2, 8)))
     styles = {training_look(series, INK).label: series for series in dict.fromkeys(data.points["series"])}
     return handles + [_line(training_look(series, INK)) for series in styles.values()]
 
@@ -569,7 +504,7 @@ def _compared_handles(data: CurveData) -> list[Line2D]:
 def _line(style: Look) -> Line2D:
     return Line2D(
         *([], []),
-        color=style.colour,
+        color=style.color,
         linestyle=style.line,
         linewidth=style.width,
         marker=style.marker,
@@ -578,26 +513,13 @@ def _line(style: Look) -> Line2D:
     )
 
 
-def _mark(marker: str, label: str, colour: str, size: float) -> Line2D:
-    return Line2D([], [], color=colour, linestyle="none", marker=marker, markersize=size, label=label)
-
-
-def _legend(figure: "Figure", handles: list[Line2D], floor: float) -> None:
-    width = figure.get_size_inches()[0]
-    columns = max(1, min(int(width // _LEGEND), len(handles)))
-    figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(0.05 / width, floor), ncols=columns, columnspacing=1.6
-    )
-
-
-def _legend_rows(data: CurveData, small: int, width: float) -> int:
-    count = len(_handles(data, ())) + int(small > 0)  # single trainings may show in the small panels alone
-    return -(-count // max(1, int(width // _LEGEND)))
+def _mark(marker: str, label: str, color: str, size: float) -> Line2D:
+    return Line2D([], [], color=color, linestyle="none", marker=marker, markersize=size, label=label)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnCurve:
-    """What was written, and the numbers that were drawn."""
+    """Files written, and the numbers that were drawn."""
 
     figure: SavedFigure
     table: Path
@@ -606,7 +528,7 @@ class DrawnCurve:
 
 
 def curve_name(metric: str, split: str) -> str:
-    """Name of a curve's files: 'curve', with metric and split where they are not the usual ones.
+    """Name of a curve's files: 'curve', with metric and split unless they are the defaults.
 
     >>> curve_name("recall@1", "all"), curve_name("recall@5", "outcomes")
     ('curve', 'curve-recall5-outcomes')
@@ -638,9 +560,9 @@ def draw_curve(
         table: where the numbers drawn go, as CSV.
         metric, split, direction, where: see `curve_data`.
         log_steps: a logarithmic step axis (linear up to the first step).
-        command: how a person makes this figure again; written beside it.
-        note: one more sentence for the caption, such as the world that was played in; no full stop.
-        recognition: results/recognition.csv; where it is there, its curve stands below, over the same steps.
+        command: command that draws this figure again; written to the note.
+        note: one more sentence for the caption, such as the simulator; no full stop.
+        recognition: results/recognition.csv; if it exists, its curve is drawn below, over the same steps.
         success: results/success.csv; likewise.
     Raises:
         ProbeError: as `read_alignment` and `curve_data`, and for a table of recognition or success that is damaged.
@@ -678,7 +600,7 @@ def draw_curve(
 
 
 def _progress(data: CurveData, recognition: Path | None, success: Path | None) -> list[Progress]:
-    """What the models of the curve reach in their own tasks, where these tables are there."""
+    """Scores of the curve's models in their own tasks, where these tables exist."""
     families = [
         {ModelName.parse(str(model)).family for model in data.points[side].unique()}
         for side in ("understanding", "execution")

@@ -61,7 +61,7 @@ class CurveData:
 
     @property
     def compared(self) -> tuple[str, ...]:
-        """The trainings that stand beside each other, baseline first; empty where there are not two of them."""
+        """The compared trainings, baseline first; empty for fewer than two."""
         found = in_order(name for name in self.points["training"] if name)
         return tuple(found) if len(found) > 1 else ()
 
@@ -188,9 +188,9 @@ def _series(rows: pd.DataFrame) -> pd.Series:
 
 
 def _outcome_series(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Lines by outcome. Whether an action was carried out is asked of the policy's own episodes, where there are any.
+    """Lines by outcome: by execution in the policy's own episodes, where there are any, else in the demonstrations.
 
-    Whether it was recognised is asked of the demonstrations first. Sentences say where another source is drawn.
+    By recognition in the demonstrations first. Notes name another source where one is drawn.
     """
     plain = (rows["understanding"] != PIXELS) & (rows["control"] == "none") & ~rows["source_e"].str.endswith(BLANK)
     rows = rows[plain]

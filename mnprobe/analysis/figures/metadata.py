@@ -24,14 +24,14 @@ class FigureNote:
 
 
 def write_note(note: FigureNote, stem: Path) -> Path:
-    """Write `note` to `stem`.json, whole or not at all; no dates, so the same note gives the same bytes."""
+    """Write `note` to `stem`.json atomically; it has no dates, so the same note gives the same bytes."""
     path = stem.with_name(stem.name + ".json")
     write_text(path, json.dumps({"schema": _SCHEMA} | asdict(note), indent=1, ensure_ascii=False) + "\n")
     return path
 
 
 def read_note(stem: Path) -> FigureNote | None:
-    """The note beside the figure `stem`, or None where there is none.
+    """The note of the figure `stem`, or None if it has none.
 
     Raises ProbeError when the file is there but is not a note.
     """

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib.style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -21,17 +21,17 @@ __all__ = [
     "part_name",
     "part_of",
     "series_name",
-    "training_colours",
+    "training_colors",
     "training_look",
-    *("CONTEXT", "GREY", "INK", "PALETTE", "SavedFigure"),
-    *("house_style", "new_figure", "quiet_axes", "save_figure", "save_png", "shorten", "wrap"),
+    *("CONTEXT", "DPI", "GRAY", "INK", "PALE", "PALETTE", "SavedFigure"),
+    *("house_style", "new_figure", "quiet_axes", "save_figure", "save_png", "shorten", "text_width", "wrap"),
 ]
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-# Okabe and Ito (2008), "Color universal design": eight colours told apart by any kind of colour vision.
+# Okabe and Ito (2008), "Color universal design": eight colors that remain distinct for any kind of color vision.
 PALETTE = {
     "blue": "#0072B2",
     "vermillion": "#D55E00",
@@ -43,8 +43,9 @@ PALETTE = {
     "black": "#000000",
 }
 INK = "#222222"  # text and axes
-GREY = "#6B6B6B"  # chance, notes: 5.3:1 against white
+GRAY = "#6B6B6B"  # chance, notes: 5.3:1 against white
 CONTEXT = "#D9D9D9"  # grid and leader lines
+PALE = "#E4E4E4"  # cells that do not pass, grid of horizontal panels
 
 _STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -76,12 +77,12 @@ _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be searched and edited
     "svg.hashsalt": "mnprobe",  # the same identifiers each time
 }
-_DPI = 150
+DPI = 150  # pixels per inch of figures
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedFigure:
-    """Where a figure was written, twice."""
+    """Paths of a figure in both formats."""
 
     png: Path
     svg: Path
@@ -89,29 +90,29 @@ class SavedFigure:
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Draw inside this block in the style of the house; the settings before it come back afterwards.
+    """Draw inside this block in the style of mnprobe's figures; earlier settings are restored afterwards.
 
     >>> with house_style():
     ...     matplotlib.rcParams["svg.fonttype"]
     'none'
     """
-    with matplotlib.style.context(_STYLE, after_reset=True):  # what a user's matplotlibrc says changes no figure
+    with matplotlib.style.context(_STYLE, after_reset=True):  # a user's matplotlibrc changes no figure
         yield
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of `width` x `height` inches with an Agg canvas; pyplot never hears of it.
+    """An empty figure of `width` x `height` inches with an Agg canvas, unknown to pyplot.
 
     >>> new_figure(4, 3).get_size_inches().tolist()
     [4.0, 3.0]
     """
-    figure = Figure(figsize=(width, height), dpi=_DPI)  # that of the PNG: small letters change width with it
+    figure = Figure(figsize=(width, height), dpi=DPI)  # as in the PNG: the width of small letters depends on it
     FigureCanvasAgg(figure)
     return figure
 
 
-def wrap(text: str, width: float, size: float) -> list[str]:
-    """Break `text` into lines that are at most `width` inches wide at `size` points, as measured in the house's font.
+def wrap(text: str, width: float, size: float, *, bold: bool = False) -> list[str]:
+    """Break `text` into lines that are at most `width` inches wide at `size` points, as measured in the figures' font.
 
     A word that is wider than a line is broken within.
 
@@ -119,7 +120,7 @@ def wrap(text: str, width: float, size: float) -> list[str]:
     ['one two', 'three']
     """
     with house_style():
-        fits = _ruler(width, size)
+        fits = _ruler(width, size, bold)
         lines = [""]
         for word in text.split():
             longer = f"{lines[-1]} {word}".strip()
@@ -134,7 +135,7 @@ def wrap(text: str, width: float, size: float) -> list[str]:
     return [line for line in lines if line]
 
 
-def shorten(text: str, width: float, size: float) -> str:
+def shorten(text: str, width: float, size: float, *, bold: bool = False) -> str:
     """`text` on one line; where it is wider than `width` inches at `size` points, its middle becomes an ellipsis.
 
     >>> short = shorten("one two three four five", 0.9, 9)
@@ -143,7 +144,7 @@ def shorten(text: str, width: float, size: float) -> str:
     """
     line = " ".join(text.split())
     with house_style():
-        fits = _ruler(width, size)
+        fits = _ruler(width, size, bold)
         if fits(line):
             return line
 
@@ -166,9 +167,17 @@ def _largest(most: int, holds: Callable[[int], bool]) -> int:
     return low
 
 
-def _ruler(width: float, size: float) -> Callable[[str], bool]:
+def text_width(text: str, size: float, *, bold: bool = False) -> float:
+    """Width of one line of `text` in inches at `size` points."""
+    with house_style():
+        figure = new_figure(1, 1)
+        artist = figure.text(0, 0, text, fontsize=size, fontweight="bold" if bold else "normal")
+        return float(artist.get_window_extent().width) / figure.dpi
+
+
+def _ruler(width: float, size: float, bold: bool) -> Callable[[str], bool]:
     figure = new_figure(1, 1)
-    probe = figure.text(0, 0, "", fontsize=size)
+    probe = figure.text(0, 0, "", fontsize=size, fontweight="bold" if bold else "normal")
 
     def fits(line: str) -> bool:
         probe.set_text(_CONTROL.sub("?", line))
@@ -179,15 +188,18 @@ def _ruler(width: float, size: float) -> Callable[[str], bool]:
     return fits
 
 
-def quiet_axes(axes: "Axes") -> None:
-    """A pale horizontal grid behind the data and outward ticks."""
-    axes.grid(axis="y", color=CONTEXT, linewidth=0.6)
+def quiet_axes(axes: "Axes", values: Literal["x", "y"] = "y") -> None:
+    """A pale grid behind the data across the axis of `values`; a horizontal panel (`values` x) has no ticks at rows."""
+    axes.grid(axis=values, color=CONTEXT if values == "y" else PALE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(length=3, width=0.8)
+    if values == "x":
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
 
 
 def save_figure(figure: Figure, stem: Path) -> SavedFigure:
-    """Write `figure` to `stem`.png (150 dots per inch) and `stem`.svg, each whole or not at all.
+    """Write `figure` to `stem`.png (150 dots per inch) and `stem`.svg, each atomically.
 
     The same figure gives the same bytes: no dates, no random identifiers, no version in the metadata. Control
     characters in text, which SVG cannot hold, are shown as the replacement sign.
@@ -200,10 +212,10 @@ def save_figure(figure: Figure, stem: Path) -> SavedFigure:
 
 
 def save_png(figure: Figure, path: Path) -> Path:
-    """Write `figure` to the PNG file `path` alone, for what is made of photographs; the same bytes each time."""
+    """Write `figure` to the PNG file `path` only, for figures of photographs; the same bytes each time."""
     _printable(figure)
     with house_style(), whole_file(path) as part:
-        figure.savefig(part, format="png", dpi=_DPI, metadata={"Software": None})
+        figure.savefig(part, format="png", dpi=DPI, metadata={"Software": None})
     return path
 
 
@@ -224,10 +236,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Look:
-    """Label, colour, marker, line style, opacity of the interval's band, width of the line and size of its markers."""
+    """Label, color, marker, line style, opacity of the interval's band, line width and marker size."""
 
     label: str
-    colour: str
+    color: str
     marker: str
     line: "LineStyleType"
     band: float = 0.08
@@ -242,8 +254,8 @@ _LOOKS = {
     "rollouts": Look("control: the policy's own episodes", PALETTE["purple"], "D", (0, (5, 1))),
     "rollouts-blank": Look("control: own episodes, blanked", PALETTE["orange"], "P", (0, (3, 1, 1, 1))),
     "rollouts-pixels": Look("control: own episodes, pixels instead of u", PALETTE["green"], "v", ":"),
-    "rollouts-shuffled": Look("control: own episodes, shuffled pairs", GREY, "x", ":"),
-    "shuffled": Look("control: shuffled pairs", GREY, "X", ":"),
+    "rollouts-shuffled": Look("control: own episodes, shuffled pairs", GRAY, "x", ":"),
+    "shuffled": Look("control: shuffled pairs", GRAY, "X", ":"),
     "understanding-success": Look("understanding: recognised", PALETTE["blue"], "o", "-", 0.18),
     "understanding-failure": Look("understanding: not recognised", PALETTE["sky"], "o", "--"),
     "execution-success": Look("execution: carried out", PALETTE["vermillion"], "s", "-"),
@@ -262,7 +274,7 @@ _METRICS = {
     "mi_bound": "bound on mutual information (nats)",
     "tied_share": "share of queries with ties",
 }
-# Where trainings are compared, colour tells the training: a panel per part, and in it a style per kind of line.
+# Where trainings are compared, color stands for the training: a panel per part, and in it a style per kind of line.
 _PARTS = {
     "main": ("demos", "shown"),
     "blank": ("demos", "blank"),
@@ -294,11 +306,11 @@ _STYLES = {
     "failure": Look("failure", "", "s", "--", 0.07, 1.5, 4.5),
     "difference": Look("success minus failure", "", "o", "-", 0.14, 2.0, 5.5),
 }
-_COLOURS = ("blue", "vermillion", "green", "purple", "orange", "sky", "black")
+_COLORS = ("blue", "vermillion", "green", "purple", "orange", "sky", "black")
 
 
 def metric_name(metric: str) -> str:
-    """How a metric is called on an axis.
+    """Name of a metric on an axis.
 
     >>> metric_name("recall@1")
     'Recall@1'
@@ -307,7 +319,7 @@ def metric_name(metric: str) -> str:
 
 
 def series_name(series: str) -> str:
-    """How a line is called in the legend; a source that is not known keeps its own name.
+    """Name of a line in the legend; an unknown source has its own name.
 
     >>> series_name("blank")
     'control: instruction blanked'
@@ -316,7 +328,7 @@ def series_name(series: str) -> str:
 
 
 def look(series: str) -> Look:
-    """How a line looks where one training is shown."""
+    """Style of a line where one training is shown."""
     return _LOOKS.get(series, Look(shorten(f"features from {series}", 2.2, 8), PALETTE["black"], "v", "-"))
 
 
@@ -330,7 +342,7 @@ def part_of(series: str) -> str:
 
 
 def part_name(part: str) -> str:
-    """How a panel is called.
+    """Name of a panel.
 
     >>> part_name("rollouts")
     "The policy's own episodes"
@@ -338,16 +350,16 @@ def part_name(part: str) -> str:
     return _PART_NAMES.get(part, f"Features from {part}")
 
 
-def training_colours(trainings: Sequence[str]) -> dict[str, str]:
-    """A colour for each training, told apart by any kind of colour vision up to seven.
+def training_colors(trainings: Sequence[str]) -> dict[str, str]:
+    """A color for each training; up to seven remain distinct for any kind of color vision.
 
-    >>> training_colours(["baseline", "joint"])
+    >>> training_colors(["baseline", "joint"])
     {'baseline': '#0072B2', 'joint': '#D55E00'}
     """
-    return {name: PALETTE[_COLOURS[place % len(_COLOURS)]] for place, name in enumerate(trainings)}
+    return {name: PALETTE[_COLORS[place % len(_COLORS)]] for place, name in enumerate(trainings)}
 
 
-def training_look(series: str, colour: str) -> Look:
-    """How a line looks where trainings are compared; the label says what kind of line it is."""
+def training_look(series: str, color: str) -> Look:
+    """Style of a line where trainings are compared; its label names the kind of line."""
     style = _STYLES[_PARTS.get(series, ("", "shown"))[1]]
-    return replace(style, colour=colour)
+    return replace(style, color=color)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mnprobe.analysis.figures.curve_data import curve_data
-from mnprobe.analysis.figures.style import PALETTE, house_style, new_figure, quiet_axes, wrap
+from mnprobe.analysis.figures.layout import FigureLayout, panel_title
+from mnprobe.analysis.figures.style import PALETTE, house_style, quiet_axes, shorten
 from mnprobe.analysis.report.collect import gather
 from mnprobe.analysis.report.data import Figure, Headline, ReportData
 from mnprobe.analysis.report.explorer import policy
@@ -43,10 +44,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as DrawnFigure
 
 
-_COLOURS = tuple(PALETTE[name] for name in ("blue", "vermillion", "green", "purple", "orange", "sky", "black"))
+_COLORS = tuple(PALETTE[name] for name in ("blue", "vermillion", "green", "purple", "orange", "sky", "black"))
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = "os^Dv"
-_LINE = 0.17  # inches of a legend line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,54 +84,39 @@ def side_curves(run: RunDir | RunTables, label: str, problems: list[str]) -> lis
 
 
 def side_figure(curves: Sequence[SideCurve]) -> "DrawnFigure":
-    """One panel per holdout; runs differ in colour and marker, trainings in their dashes."""
+    """One panel per holdout; runs differ in color and marker, trainings in their dashes."""
     holdouts = list(dict.fromkeys(curve.holdout for curve in curves))
     runs = list(dict.fromkeys(curve.run for curve in curves))
     trainings = list(dict.fromkeys(curve.training for curve in curves))
-    labels = list(dict.fromkeys((curve.run, curve.training) for curve in curves))
-    width = max(5.2, 4.6 * len(holdouts))
-    foot = 0.65 + _LINE * len(labels)
     with house_style():
-        figure = new_figure(width, 3.4 + foot)
-        height = 3.4 + foot
+        layout = FigureLayout([3.75] * len(holdouts), [2.95])
         lines = {}
-        for place, holdout in enumerate(holdouts):
-            left = 0.65 + place * (width / len(holdouts))
-            box = (left / width, foot / height, (width / len(holdouts) - 0.85) / width, 2.95 / height)
-            axes = figure.add_axes(box)
+        for column, holdout in enumerate(holdouts):
+            axes = layout.panel(0, column)
             quiet_axes(axes)
-            axes.set_title(f"{HOLDOUTS.get(holdout, holdout)} held out", loc="left", fontsize=9)
-            for curve in (one for one in curves if one.holdout == holdout):
+            panel_title(axes, f"{HOLDOUTS.get(holdout, holdout)} held out", width=3.75, size=9)
+            for curve in (curve for curve in curves if curve.holdout == holdout):
                 number, kind = runs.index(curve.run), trainings.index(curve.training)
-                colour = _COLOURS[number % len(_COLOURS)]
+                color = _COLORS[number % len(_COLORS)]
                 steps = curve.points["step"].to_numpy(dtype=float)
                 low, high, value, chance = (
                     100 * curve.points[name].to_numpy(dtype=float) for name in ("ci_low", "ci_high", "value", "chance")
                 )
-                axes.fill_between(steps, low, high, color=colour, alpha=0.13, linewidth=0)
+                axes.fill_between(steps, low, high, color=color, alpha=0.13, linewidth=0)
                 (line,) = axes.plot(
-                    steps, value, _DASHES[kind % len(_DASHES)], color=colour, linewidth=1.6,
+                    steps, value, _DASHES[kind % len(_DASHES)], color=color, linewidth=1.6,
                     marker=_MARKERS[number % len(_MARKERS)], markersize=4,
+                    label=shorten(f"{curve.run}: {curve.training}", 3.75, 8),
                 )  # fmt: skip
-                axes.plot(steps, chance, ":", color=colour, linewidth=1.2, zorder=1)
+                axes.plot(steps, chance, ":", color=color, linewidth=1.2, zorder=1)
                 lines[curve.run, curve.training] = line
             axes.set_ylim(0, 100)
             axes.set_xlabel("training step", fontsize=8)
             axes.tick_params(labelsize=8)
-            if place == 0:
+            if column == 0:
                 axes.set_ylabel("Recall@1 (%)", fontsize=8)
-        names = [_first(f"{run}: {training}", width) for run, training in labels]
-        figure.legend(
-            [lines[key] for key in labels], names, loc="lower left", bbox_to_anchor=(0.4 / width, 0.02), frameon=False,
-            fontsize=8, ncols=1, borderaxespad=0, labelspacing=0.35,
-        )  # fmt: skip
-    return figure
-
-
-def _first(text: str, width: float) -> str:
-    """As much of a label as fits on a line, and never read as mathematics."""
-    lines = wrap(text, width - 1.2, 8)
-    return (lines[0] + ("..." if len(lines) > 1 else "")).replace("$", r"\$")
+        layout.legend(list(lines.values()))
+        return layout.finish()
 
 
 _LONG = 90  # letters of a setting's value; longer ones are cut and told apart by a hash

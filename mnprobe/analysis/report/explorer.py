@@ -132,14 +132,14 @@ def _explorer(run: RunDir, pictures: list[_Picture], notes: list[str]) -> Explor
     for picture in pictures:
         steps[picture.group] = steps.get(picture.group, 0) + 1
     qualities = _qualities(run, {picture.table for picture in pictures})
-    colours = _colours(list(episodes.values()))
+    colors = _colors(list(episodes.values()))
     if not any("neighbour_1" in picture.rows.columns for picture in pictures):
         again = command_line("tsne", run=run.path)
         notes.append(f"These pictures were drawn without their neighbours across the models: run `{again}` again.")
     payload = {
         "episodes": [[*known, sheet.places.get(key, -1)] for key, known in episodes.items()],
         "models": models,
-        "colours": colours,
+        "colours": colors,
         "sheet": {"columns": sheet.columns, "width": sheet.width, "height": sheet.height, "size": sheet.size},
         "views": [
             _view(picture, numbers, models, qualities.get((picture.table, picture.title), ""))
@@ -197,11 +197,11 @@ def _number(cell: object) -> float | None:
     return round(value, 3) if np.isfinite(value) else None
 
 
-def _colours(episodes: list[list[Any]]) -> dict[str, dict[str, str]]:
+def _colors(episodes: list[list[Any]]) -> dict[str, dict[str, str]]:
     """Colours by instruction, by 'task\\ninstruction', and by task."""
     pairs = [(str(known[1]), str(known[2])) for known in episodes]
-    by_task = {kind.task: kind.colour for kind in kinds(pairs, by="task")}
-    by_pair = {f"{kind.task}\n{kind.instruction}": kind.colour for kind in kinds(pairs, by="instruction")}
+    by_task = {kind.task: kind.color for kind in kinds(pairs, by="task")}
+    by_pair = {f"{kind.task}\n{kind.instruction}": kind.color for kind in kinds(pairs, by="instruction")}
     return {"task": by_task, "instruction": by_pair}
 
 

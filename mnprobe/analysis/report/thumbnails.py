@@ -25,7 +25,7 @@ _QUALITY = 62
 
 @dataclass(frozen=True, order=True)
 class Origin:
-    """Where an episode comes from: its source, and of a played one the model that played it and the model's step."""
+    """Source of an episode, and for a rollout the model that played it and the model's step."""
 
     source: str
     model: str = ""
@@ -34,7 +34,7 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """All thumbnails in one WebP image (base64), row by row; `places` says which (origin, id) lies in which cell.
+    """All thumbnails in one WebP image (base64), row by row; `places` gives the cell of each (origin, id).
 
     Each cell is `width` x `height` pixels: a middle frame on the left, the last on the right.
     """
@@ -80,7 +80,7 @@ def draw_thumbnails(run: RunDir, wanted: Sequence[tuple[Origin, str, str]]) -> S
     chosen = wanted[:MOST_THUMBNAILS]
     edge = next((size for most, size in _EDGES if len(chosen) <= most), _EDGES[-1][1])
     for origin in sorted({place for place, _, _ in chosen}):
-        missing = {name: told for place, name, told in chosen if place == origin}
+        missing = {name: instruction for place, name, instruction in chosen if place == origin}
         for folder in find_data(run, origin):
             for name, picture in _pictures(folder, missing, edge):
                 pictures[origin, name] = picture
@@ -113,7 +113,7 @@ def _pictures(folder: Path, wanted: Mapping[str, str], edge: int) -> Iterable[tu
     try:
         dataset = open_dataset(folder)
     except (MnprobeError, OSError):
-        return []  # a thumbnail is a help, not a result
+        return []  # thumbnails are optional
     for episode in dataset:
         if episode.task not in tasks:
             continue

@@ -18,9 +18,9 @@ __all__ = [
     "Rows",
     "as_codes",
     "as_rows",
-    "centred",
+    "centered",
     "components",
-    "double_centred",
+    "double_centered",
     "exponent",
     "free_memory",
     "gram",
@@ -30,7 +30,7 @@ __all__ = [
     "require_memory",
     "rounding",
     "squared_distances",
-    "u_centred",
+    "u_centered",
     "undefined",
     "unit_rows",
     "varying",
@@ -40,12 +40,12 @@ Rows = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
 FAR = 1024.0
-"""A column whose mean is more than this many times its largest deviation lies far from 0: it is centred twice."""
+"""A column whose mean is more than this many times its largest deviation is far from 0: it is centered twice."""
 
 _EPS = float(np.finfo(np.float64).eps)
 _ORDINARY = 32  # sizes from 2^-32 to 2^32 are left as they are: their fourth powers and sums are far from both ends
 _SAFE = 400  # squares of values beyond 2^500, and sums beyond 2^1000, could overflow
-_DIGITS = 1e-5  # steps of float64 may be this large beside the differences of rows
+_DIGITS = 1e-5  # steps of float64 may be this large in relation to the differences of rows
 _OFFSET = 2.0**33  # equal rows of such values may have lost what made them differ
 
 
@@ -85,7 +85,7 @@ def in_range(values: Rows, *, name: str, title: str, translation: bool) -> tuple
         return (np.ldexp(values, -power) if power else values), power
     first = exponent(top) if abs(exponent(top)) > _SAFE else 0
     found = np.ldexp(values, -first) if first else values
-    spread = float(np.abs(centred(found)).max())
+    spread = float(np.abs(centered(found)).max())
     moves = varying(found)
     _check_digits(float(np.abs(values[:, moves]).max(initial=0.0)), float(np.ldexp(spread, first)), name, title)
     second = ordinary(spread)
@@ -116,7 +116,7 @@ def varying(values: Rows) -> NDArray[np.bool_]:
     return np.asarray((values != values[:1]).any(axis=0))
 
 
-def centred(values: Rows) -> Rows:
+def centered(values: Rows) -> Rows:
     """Columns with their means taken off; those far from 0 once more, as the first mean was rounded at their size."""
     mean = values.mean(axis=0)
     middle = np.asarray(values - mean)
@@ -128,7 +128,7 @@ def centred(values: Rows) -> Rows:
 
 
 def rounding(values: Rows) -> float:
-    """How large the centred rows (Frobenius norm) could be by rounding alone, if all rows were equal."""
+    """How large the centered rows (Frobenius norm) could be by rounding alone, if all rows were equal."""
     return _EPS * float(np.linalg.norm(values[:, varying(values)]))
 
 
@@ -152,11 +152,11 @@ def unit_rows(values: Rows) -> Rows:
 
 
 def components(values: Rows, *, title: str) -> tuple[Rows, Rows, Rows]:
-    """Singular value decomposition U, S, V^T of the centred features, without directions that are only rounding.
+    """Singular value decomposition U, S, V^T of the centered features, without directions that are only rounding.
 
     Raises ProbeError when nothing is left: all rows equal.
     """
-    middle = centred(values)
+    middle = centered(values)
     u, s, vt = np.linalg.svd(middle, full_matrices=False)
     moves = values[:, varying(values)]
     usual = max(values.shape) * min(float(np.linalg.norm(values)), FAR * float(np.linalg.norm(middle)))
@@ -181,8 +181,8 @@ def _too_few_digits(size: float, spread: float, name: str, title: str) -> str:
 
 
 def gram(values: Rows) -> Rows:
-    """Inner products of the centred rows, (N, N). Centring changes nothing in exact arithmetic, but keeps digits."""
-    middle = centred(values)
+    """Inner products of the centered rows, (N, N). Centring changes nothing in exact arithmetic, but keeps digits."""
+    middle = centered(values)
     return np.asarray(middle @ middle.T)
 
 
@@ -195,14 +195,14 @@ def squared_distances(values: Rows) -> Rows:
     return np.asarray(found)
 
 
-def double_centred(matrix: Rows) -> Rows:
+def double_centered(matrix: Rows) -> Rows:
     """H K H with H = I - 11^T / N: rows and columns sum to zero (Gretton et al. 2005)."""
     rows = matrix.mean(axis=1, keepdims=True)
     return np.asarray(matrix - rows - rows.T + rows.mean())
 
 
-def u_centred(matrix: Rows) -> Rows:
-    """U-centring of symmetric matrices (..., N, N), N >= 4 (Szekely and Rizzo 2014, definition 2).
+def u_centered(matrix: Rows) -> Rows:
+    """U-centering of symmetric matrices (..., N, N), N >= 4 (Szekely and Rizzo 2014, definition 2).
 
     Off the diagonal K_ij - (row i) / (N - 2) - (row j) / (N - 2) + (all) / ((N - 1)(N - 2)), where sums leave the
     diagonal out; on the diagonal 0. The inner product of two such matrices over N (N - 3) is HSIC_1, the unbiased

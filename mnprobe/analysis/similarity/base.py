@@ -13,18 +13,17 @@ from mnprobe.analysis.similarity._arrays import (
     Rows,
     as_codes,
     as_rows,
-    centred,
+    centered,
     in_range,
     memory_told,
     require_memory,
     rounding,
     varying,
 )
-from mnprobe.core.arrays import Array, as_positive, as_whole
+from mnprobe.core.arrays import Array
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
 from mnprobe.core.labels import Labels
 from mnprobe.core.registry import Registry, unknown_name
-from mnprobe.core.seeds import check_seed
 
 __all__ = [
     "INDICES",
@@ -36,9 +35,6 @@ __all__ = [
     "Relation",
     "make_index",
     "parse_options",
-    "set_number",
-    "set_seed",
-    "set_whole",
 ]
 
 Invariance = Literal["orthogonal", "scale", "translation", "linear"]
@@ -52,17 +48,17 @@ class About:
 
     Attributes:
         name: the registered name.
-        title: what people read.
-        symbol: short, for axes and colour bars.
+        title: name in text.
+        symbol: short, for axes and color bars.
         formula: the definition in one line of plain text.
         low: smallest value there can be.
         high: largest value there can be; infinite where it depends on the data.
         higher_is_alike: True for similarities, False for distances.
         invariances: see `Invariance`.
         source: paper and equation.
-        smallest: fewest rows for which it is defined.
+        smallest: minimum number of rows.
         unbiased: True where independent features give 0 on average whatever N and the widths are.
-        remark: what a reader must know besides.
+        remark: further limitations.
         tolerance: how exactly the invariances hold in floating point, relative to 1.
     """
 
@@ -198,7 +194,7 @@ class MatrixIndex(Index):
 
     @final
     def prepare(self, values: Rows, groups: Codes) -> Rows:
-        """`matrix`, scaled to Frobenius norm 1; ProbeError when it is nothing but zeros."""
+        """`matrix`, scaled to Frobenius norm 1; ProbeError when it is all zeros."""
         found = self.matrix(values)
         norm = float(np.linalg.norm(found))
         if not norm > 1e-12 * self.size(values):
@@ -212,11 +208,11 @@ class MatrixIndex(Index):
     def size(self, values: Rows) -> float:
         """The size that a matrix of such features has unless everything cancels; tells zero from rounding.
 
-        Here that of inner products of centred rows, and what an offset leaves of them by rounding.
+        Here that of inner products of centered rows, and what an offset leaves of them by rounding.
         """
         if "translation" not in self.about.invariances:
             return float(np.einsum("nd,nd->", values, values))
-        middle = float(np.linalg.norm(centred(values)))
+        middle = float(np.linalg.norm(centered(values)))
         return middle * (middle + ROUNDED * rounding(values))
 
     @final
@@ -309,29 +305,3 @@ def _converted(option: str, value: str, kind: type) -> Any:
     except ValueError:
         what = "a whole number" if kind is int else "a number"
         raise ConfigError(f"--option {option} must be {what}, got {value!r}") from None
-
-
-def set_whole(index: Any, name: str, least: int, *, what: str = "at least") -> None:
-    """Keep an option as a Python integer; ConfigError for anything that is no whole number of at least `least`."""
-    given = getattr(index, name)
-    number = as_whole(given, name)
-    if number < least:
-        raise ConfigError(f"{name} must be {what} {least}, got {given!r}")
-    object.__setattr__(index, name, number)
-
-
-def set_number(index: Any, name: str, rule: str, *, most: float = np.inf) -> None:
-    """Keep an option as a Python float above 0 and at most `most`; ConfigError that gives `rule` otherwise."""
-    given = getattr(index, name)
-    try:
-        number = as_positive(given, name)
-    except ConfigError:
-        number = np.inf
-    if not number < np.inf or number > most:
-        raise ConfigError(f"{name} must be {rule}, got {given!r}")
-    object.__setattr__(index, name, number)
-
-
-def set_seed(index: Any) -> None:
-    """Keep the option `seed` as a Python integer; ConfigError where it cannot be one."""
-    object.__setattr__(index, "seed", check_seed(as_whole(index.seed, "seed", least=0)))

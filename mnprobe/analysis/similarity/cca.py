@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnprobe.analysis.similarity._arrays import Codes, Rows, components
-from mnprobe.analysis.similarity.base import About, Index, Relation, set_number, set_seed, set_whole
-from mnprobe.core.arrays import Array
-from mnprobe.core.errors import TooFewSamples
+from mnprobe.analysis.similarity.base import About, Index, Relation
+from mnprobe.core.arrays import Array, settle
+from mnprobe.core.errors import ConfigError, TooFewSamples
 from mnprobe.core.labels import Labels
+from mnprobe.core.seeds import check_seed
 
 __all__ = [
     "CCA",
@@ -21,27 +22,33 @@ __all__ = [
     "RidgeCCA",
     "basis",
     "cca",
+    "check_dimensions",
     "check_variance",
     "cross",
     "folds_of",
     "pwcca",
-    "refuse_saturation",
     "ridge_cca",
     "svcca",
 ]
 
 
+_SHARE = "a share to keep, above 0 and at most 1"
+
+
 @dataclass(frozen=True)
 class Basis:
-    """Orthonormal columns `q` (N, r) that span the kept part of the centred features, and these in it: `c` (r, D)."""
+    """Orthonormal columns `q` (N, r) that span the kept part of the centered features, and these in it: `c` (r, D)."""
 
     q: Rows
     c: Rows
 
 
 def check_variance(index: Any) -> None:
-    """ConfigError for an index whose option `variance` is no share that can be kept."""
-    set_number(index, "variance", "a share to keep, above 0 and at most 1", most=1)
+    """ConfigError unless the option `variance` of an index is above 0 and at most 1."""
+    given = index.variance
+    settle(index, positive={"variance": _SHARE})
+    if index.variance > 1:
+        raise ConfigError(f"variance must be {_SHARE}, got {given!r}")
 
 
 def basis(values: Rows, variance: float, *, title: str) -> Basis:
@@ -52,7 +59,7 @@ def basis(values: Rows, variance: float, *, title: str) -> Basis:
     return Basis(u[:, :count], s[:count, None] * vt[:count])
 
 
-def refuse_saturation(one: Basis, other: Basis, *, title: str) -> None:
+def check_dimensions(one: Basis, other: Basis, *, title: str) -> None:
     """TooFewSamples where the kept dimensions of both sides together reach N: every correlation would be 1."""
     n, p, q = len(one.q), one.q.shape[1], other.q.shape[1]
     if p + q >= n:
@@ -68,8 +75,36 @@ def cross(one: Basis, other: Basis, order: Codes | None) -> Rows:
     return np.asarray(one.q.T @ (other.q if order is None else other.q[order]))
 
 
+class MeanCorrelation(Relation):
+    """The mean singular value of the product of two orthonormal bases."""
+
+    def __init__(self, one: Basis, other: Basis) -> None:
+        self.one, self.other = one, other
+
+    def value(self, order: Codes | None = None) -> float:
+        """See `Relation.value`."""
+        return float(np.linalg.svd(cross(self.one, self.other, order), compute_uv=False).mean())
+
+
+class _CanonicalIndex(Index):
+    """Canonical correlations of orthonormal bases; the option `variance`, where there is one, reduces each side."""
+
+    def prepare(self, values: Rows, groups: Codes) -> Basis:
+        """An orthonormal basis of the kept principal components, and the features in it."""
+        return basis(values, getattr(self, "variance", 1.0), title=self.about.title)
+
+    def relate(self, one: Basis, other: Basis) -> Relation:
+        """See `Index.relate`; TooFewSamples where p + q >= N."""
+        check_dimensions(one, other, title=self.about.title)
+        return self._relation(one, other)
+
+    @classmethod
+    def _relation(cls, one: Basis, other: Basis) -> Relation:
+        return MeanCorrelation(one, other)
+
+
 @dataclass(frozen=True, kw_only=True)
-class CCA(Index):
+class CCA(_CanonicalIndex):
     """Mean of the canonical correlations over the smaller rank; refused where p + q >= N."""
 
     about: ClassVar[About] = About(
@@ -85,26 +120,6 @@ class CCA(Index):
         remark="biased upwards by about sqrt((p + q) / N); refused where p + q >= N",
     )
 
-    def prepare(self, values: Rows, groups: Codes) -> Basis:
-        """An orthonormal basis of the centred features."""
-        return basis(values, 1.0, title=self.about.title)
-
-    def relate(self, one: Basis, other: Basis) -> Relation:
-        """See `Index.relate`; TooFewSamples where p + q >= N."""
-        refuse_saturation(one, other, title=self.about.title)
-        return MeanCorrelation(one, other)
-
-
-class MeanCorrelation(Relation):
-    """The mean singular value of the product of two orthonormal bases."""
-
-    def __init__(self, one: Basis, other: Basis) -> None:
-        self.one, self.other = one, other
-
-    def value(self, order: Codes | None = None) -> float:
-        """See `Relation.value`."""
-        return float(np.linalg.svd(cross(self.one, self.other, order), compute_uv=False).mean())
-
 
 def cca(x: Array, y: Array) -> float:
     """Mean canonical correlation of x (N, p) and y (N, q); see `CCA`.
@@ -117,7 +132,7 @@ def cca(x: Array, y: Array) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SVCCA(Index):
+class SVCCA(_CanonicalIndex):
     """Mean canonical correlation after each side is reduced to the components that hold `variance` of its variance.
 
     The component that crosses the threshold is kept. Refused where the kept dimensions together reach N.
@@ -141,15 +156,6 @@ class SVCCA(Index):
     def __post_init__(self) -> None:
         check_variance(self)
 
-    def prepare(self, values: Rows, groups: Codes) -> Basis:
-        """An orthonormal basis of the kept components."""
-        return basis(values, self.variance, title=self.about.title)
-
-    def relate(self, one: Basis, other: Basis) -> Relation:
-        """See `Index.relate`; TooFewSamples where p + q >= N."""
-        refuse_saturation(one, other, title=self.about.title)
-        return MeanCorrelation(one, other)
-
 
 def svcca(x: Array, y: Array, *, variance: float = 0.99) -> float:
     """SVCCA of x (N, p) and y (N, q); see `SVCCA`.
@@ -163,10 +169,10 @@ def svcca(x: Array, y: Array, *, variance: float = 0.99) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PWCCA(Index):
+class PWCCA(_CanonicalIndex):
     """sum_i a_i rho_i / sum_i a_i with a_i = sum_j |<h_i, x_j>|, over the side with fewer dimensions (x where equal).
 
-    h_i are that side's canonical variates, x_j its centred features. `variance` below 1 reduces each side to its
+    h_i are that side's canonical variates, x_j its centered features. `variance` below 1 reduces each side to its
     principal components first, which is needed where p + q >= N.
     """
 
@@ -188,20 +194,12 @@ class PWCCA(Index):
     def __post_init__(self) -> None:
         check_variance(self)
 
-    def prepare(self, values: Rows, groups: Codes) -> Basis:
-        """An orthonormal basis of the kept components, and the features in it."""
-        return basis(values, self.variance, title=self.about.title)
-
-    def relate(self, one: Basis, other: Basis) -> Relation:
-        """See `Index.relate`; TooFewSamples where p + q >= N."""
-        refuse_saturation(one, other, title=self.about.title)
-        return _Weighted(one, other)
+    @classmethod
+    def _relation(cls, one: Basis, other: Basis) -> Relation:
+        return _WeightedCorrelation(one, other)
 
 
-class _Weighted(Relation):
-    def __init__(self, one: Basis, other: Basis) -> None:
-        self.one, self.other = one, other
-
+class _WeightedCorrelation(MeanCorrelation):
     def value(self, order: Codes | None = None) -> float:
         u, rho, vt = np.linalg.svd(cross(self.one, self.other, order), full_matrices=False)
         first = self.one.q.shape[1] <= self.other.q.shape[1]
@@ -230,7 +228,7 @@ class RidgeCCA(Index):
     Each side is first reduced to `pcs` principal components, at most a quarter of N (of all episodes, but without
     looking at the other side, so nothing about the pairing leaks). In each of `folds` folds ridge CCA is fitted on the
     others: both covariances get `ridge` times their mean variance on the diagonal. The held-out variates of all folds,
-    centred by training means, are pooled, and correlated direction by direction. Whole groups are held out together.
+    centered by training means, are pooled, and correlated direction by direction. Whole groups are held out together.
     """
 
     pcs: int = 32
@@ -253,10 +251,8 @@ class RidgeCCA(Index):
     )
 
     def __post_init__(self) -> None:
-        for name, least in (("pcs", 1), ("dims", 1), ("folds", 2)):
-            set_whole(self, name, least)
-        set_number(self, "ridge", "positive")
-        set_seed(self)
+        settle(self, wholes={"pcs": 1, "dims": 1, "folds": 2, "seed": 0}, positive={"ridge": "positive"})
+        check_seed(self.seed)
 
     def prepare(self, values: Rows, groups: Codes) -> "_Scores":
         """Leading principal component scores of mean square 1."""
@@ -335,7 +331,7 @@ class _Held(Relation):
 
 
 def _whitener(values: Rows, ridge: float) -> Rows:
-    """W (..., p, p) with W^T (C + ridge tr(C)/p I) W = I for the covariance C of centred rows (..., n, p)."""
+    """W (..., p, p) with W^T (C + ridge tr(C)/p I) W = I for the covariance C of centered rows (..., n, p)."""
     covariance = np.swapaxes(values, -1, -2) @ values / values.shape[-2]
     width = values.shape[-1]
     level = np.trace(covariance, axis1=-2, axis2=-1)[..., None, None] / width

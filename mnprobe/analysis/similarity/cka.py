@@ -11,13 +11,13 @@ from mnprobe.analysis.similarity._arrays import (
     Codes,
     Rows,
     as_rows,
-    centred,
-    double_centred,
+    centered,
+    double_centered,
     gram,
     in_range,
     rounding,
     squared_distances,
-    u_centred,
+    u_centered,
     undefined,
     varying,
 )
@@ -27,12 +27,10 @@ from mnprobe.analysis.similarity.base import (
     Index,
     MatrixIndex,
     Relation,
-    set_number,
-    set_seed,
-    set_whole,
 )
 from mnprobe.core.arrays import Array, as_matrix, settle
 from mnprobe.core.errors import FeatureError, ProbeError, TooFewSamples
+from mnprobe.core.seeds import check_seed
 
 __all__ = [
     "RBFCKA",
@@ -66,8 +64,8 @@ class LinearCKA(MatrixIndex):
     )
 
     def matrix(self, values: Rows) -> Rows:
-        """The centred Gram matrix."""
-        return double_centred(gram(values))
+        """The centered Gram matrix."""
+        return double_centered(gram(values))
 
 
 def linear_cka(x: Array, y: Array) -> float:
@@ -81,10 +79,10 @@ def linear_cka(x: Array, y: Array) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class DebiasedCKA(MatrixIndex):
-    """HSIC_1(K, L) / sqrt(HSIC_1(K, K) HSIC_1(L, L)) with linear kernels, by U-centring.
+    """HSIC_1(K, L) / sqrt(HSIC_1(K, K) HSIC_1(L, L)) with linear kernels, by U-centering.
 
     Each HSIC_1 is unbiased, their ratio is so up to order 1/N. The self terms are sums of squares, so no root of a
-    negative number is ever asked for.
+    negative number is taken.
     """
 
     about: ClassVar[About] = About(
@@ -102,8 +100,8 @@ class DebiasedCKA(MatrixIndex):
     )
 
     def matrix(self, values: Rows) -> Rows:
-        """The U-centred Gram matrix."""
-        return u_centred(gram(values))
+        """The U-centered Gram matrix."""
+        return u_centered(gram(values))
 
 
 def debiased_cka(x: Array, y: Array) -> float:
@@ -148,14 +146,13 @@ class MinibatchCKA(Index):
     )
 
     def __post_init__(self) -> None:
-        for name, least in (("batch", 4), ("passes", 1)):
-            set_whole(self, name, least)
-        set_seed(self)
+        settle(self, wholes={"batch": 4, "passes": 1, "seed": 0})
+        check_seed(self.seed)
 
     def prepare(self, values: Rows, groups: Codes) -> "_Side":
-        """The Gram matrix, or where it is large the centred rows, from which batches make their own."""
+        """The Gram matrix, or where it is large the centered rows, from which batches make their own."""
         small = len(values) <= _WHOLE
-        middle = centred(values)
+        middle = centered(values)
         found = gram(values) if small else middle
         size = float(np.linalg.norm(middle))
         if not size > 8 * rounding(values):
@@ -175,20 +172,20 @@ class MinibatchCKA(Index):
 
 @dataclass(frozen=True)
 class _Side:
-    """Gram matrix (N, N) or centred rows (N, D), and how much of their size rounding could be."""
+    """Gram matrix (N, N) or centered rows (N, D), and how much of their size rounding could be."""
 
     values: Rows
     is_gram: bool
     rounded: float
 
-    def centred_blocks(self, rows: NDArray[np.int64]) -> tuple[Rows, float]:
-        """U-centred Gram matrices of batches (B, size), and the sum of squares that is nothing but rounding."""
+    def centered_blocks(self, rows: NDArray[np.int64]) -> tuple[Rows, float]:
+        """U-centered Gram matrices of batches (B, size), and the sum of squares due to rounding alone."""
         if self.is_gram:
             blocks = np.asarray(self.values[rows[:, :, None], rows[:, None, :]])
         else:
             taken = self.values[rows]
             blocks = taken @ taken.transpose(0, 2, 1)
-        return u_centred(blocks), _nothing(blocks, self.rounded)
+        return u_centered(blocks), _nothing(blocks, self.rounded)
 
 
 class _Batched(Relation):
@@ -198,14 +195,14 @@ class _Batched(Relation):
         self.one, self.other = one, other
         self.batches = batches
         self.step = len(batches) if one.is_gram else max(1, _BLOCK // batches.shape[1] ** 2)
-        self.kept = one.centred_blocks(batches) if one.is_gram else None
+        self.kept = one.centered_blocks(batches) if one.is_gram else None
 
     def value(self, order: Codes | None = None) -> float:
         sums = np.zeros(5)
         for start in range(0, len(self.batches), self.step):
             batches = self.batches[start : start + self.step]
-            one, floor = self.kept or self.one.centred_blocks(batches)
-            other, other_floor = self.other.centred_blocks(batches if order is None else order[batches])
+            one, floor = self.kept or self.one.centered_blocks(batches)
+            other, other_floor = self.other.centered_blocks(batches if order is None else order[batches])
             products = [float(np.vdot(*pair)) for pair in ((one, other), (one, one), (other, other))]
             sums += np.array([*products, floor, other_floor])
         return _ratio(*sums.tolist())
@@ -237,8 +234,8 @@ def minibatch_cka(batches: Iterable[tuple[Array, Array]]) -> float:
         for rows, name in ((one, "x"), (other, "y")):
             fitting, power = in_range(rows, name=f"{name} of batch {number}", title=title, translation=True)
             blocks = gram(fitting)
-            spread = float(np.linalg.norm(centred(fitting)))
-            parts.append((u_centred(blocks), _nothing(blocks[None], rounding(fitting) / spread if spread else 0.0)))
+            spread = float(np.linalg.norm(centered(fitting)))
+            parts.append((u_centered(blocks), _nothing(blocks[None], rounding(fitting) / spread if spread else 0.0)))
             powers.append(power)
         (k, floor), (m, other_floor) = parts
         fresh = np.array([np.vdot(k, m), np.vdot(k, k), np.vdot(m, m), floor, other_floor])
@@ -258,7 +255,7 @@ def _shifted(sums: Rows, powers: NDArray[np.int64]) -> Rows:
 
 
 def _nothing(blocks: Rows, rounded: float) -> float:
-    """The sum of squares that U-centred matrices of such batches (B, size, size) have by rounding alone."""
+    """The sum of squares that U-centered matrices of such batches (B, size, size) have by rounding alone."""
     sizes = np.einsum("bii->b", blocks)
     return float(np.sum((sizes * (1e-12 + 8 * rounded)) ** 2))
 
@@ -295,24 +292,23 @@ class RBFCKA(MatrixIndex):
     )
 
     def __post_init__(self) -> None:
-        set_number(self, "width", "a positive multiple of the median distance")
-        settle(self, truths=("debiased",))
+        settle(self, positive={"width": "a positive multiple of the median distance"}, truths=("debiased",))
 
     def matrix(self, values: Rows) -> Rows:
-        """The centred kernel matrix."""
+        """The centered kernel matrix."""
         distances = squared_distances(values)
         middle = float(np.median(np.sqrt(distances[np.triu_indices(len(values), 1)])))
-        if not middle > max(1e-7 * float(np.linalg.norm(centred(values))), 4 * rounding(values)):
+        if not middle > max(1e-7 * float(np.linalg.norm(centered(values))), 4 * rounding(values)):
             raise ProbeError(
                 f"{self.about.title}: more than half of all distances between these {len(values)} rows are zero, so "
                 f"the median gives no width{'' if varying(values).any() else ' (collapsed embeddings?)'}"
             )
         kernel = np.exp(-distances / (2 * (self.width * middle) ** 2))
-        return u_centred(kernel) if self.debiased else double_centred(kernel)
+        return u_centered(kernel) if self.debiased else double_centered(kernel)
 
     def size(self, values: Rows) -> float:
-        """A kernel's entries lie between 0 and 1; an offset leaves of them what it does of distances."""
-        return 1.0 + ROUNDED * rounding(values) / float(np.linalg.norm(centred(values)))
+        """A kernel's entries are between 0 and 1; an offset leaves of them what it does of distances."""
+        return 1.0 + ROUNDED * rounding(values) / float(np.linalg.norm(centered(values)))
 
 
 def rbf_cka(x: Array, y: Array, *, width: float = 1.0, debiased: bool = True) -> float:

@@ -7,12 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from mnprobe.analysis.similarity._arrays import FAR, Codes, Rows, centred, varying
-from mnprobe.analysis.similarity.base import About, Index, Relation, set_number, set_seed, set_whole
+from mnprobe.analysis.similarity._arrays import FAR, Codes, Rows, centered, varying
+from mnprobe.analysis.similarity.base import About, Index, Relation
 from mnprobe.analysis.similarity.cca import folds_of
-from mnprobe.core.arrays import Array
+from mnprobe.core.arrays import Array, settle
 from mnprobe.core.errors import TooFewSamples
 from mnprobe.core.labels import Labels
+from mnprobe.core.seeds import check_seed
 
 __all__ = ["InfoNCEBound", "first_return", "infonce_bound"]
 
@@ -24,7 +25,7 @@ class InfoNCEBound(Index):
     Half of the groups (by `seed`) fit T_u and T_e (`steps` steps, width `dim`, temperature `tau`; see `FitConfig`). The
     bound is the mean over `draws` batches of the other groups, each with one episode of every group (of `batch` groups
     at most), paired with itself, so that no row has a second positive. Permutations move held-out episodes only: the
-    heads stay, as the question is asked of held-out pairs.
+    heads stay, as the estimate is of held-out pairs.
     """
 
     steps: int = 400
@@ -49,21 +50,19 @@ class InfoNCEBound(Index):
     )
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("dim", 1), ("batch", 2), ("draws", 1)):
-            set_whole(self, name, least)
-        set_number(self, "tau", "positive")
-        set_seed(self)
+        settle(self, wholes={"steps": 1, "dim": 1, "batch": 2, "draws": 1, "seed": 0}, positive={"tau": "positive"})
+        check_seed(self.seed)
 
     def prepare(self, values: Rows, groups: Codes) -> "_Raw":
-        """Only what float32 cannot hold is seen to, since heads are fitted on both sides together.
+        """Only values that float32 cannot hold are changed, since heads are fitted on both sides together.
 
-        Columns that never change are left out, those far from 0 are centred, and each is brought near 1 by a power of
-        two, which standardisation takes off again.
+        Columns that never change are left out, those far from 0 are centered, and each is brought near 1 by a power of
+        two, which standardization takes off again.
         """
         moves = varying(values)
         if moves.any():
             values = values[:, moves]
-        middle = centred(values)
+        middle = centered(values)
         far = np.abs(values.mean(axis=0)) > FAR * np.abs(middle).max(axis=0)
         rows = np.where(far, middle, values)
         return _Raw(np.ldexp(rows, -np.frexp(np.abs(rows).max(axis=0))[1]), groups)

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mnprobe.analysis.similarity._arrays import Codes, Rows, squared_distances, unit_rows
-from mnprobe.analysis.similarity.base import About, Index, Relation, set_whole
+from mnprobe.analysis.similarity.base import About, Index, Relation
 from mnprobe.analysis.similarity.cka import hsic_1_of
 from mnprobe.core.arrays import Array, settle
-from mnprobe.core.errors import ProbeError, TooFewSamples
+from mnprobe.core.errors import ConfigError, ProbeError, TooFewSamples
 from mnprobe.core.labels import Labels
 
 __all__ = [
@@ -43,8 +43,8 @@ def cosines(values: Rows) -> Rows:
 def angles(values: Rows) -> Rows:
     """1 - cosine of all rows, (N, N), with its digits also where all rows point almost the same way.
 
-    Rows far from 0 beside their differences have cosines that float64 cannot tell from 1; half the squared distance of
-    the rows at length 1 is the same number, and keeps its digits.
+    Rows far from 0 in relation to their differences have cosines that float64 cannot tell from 1; half the squared
+    distance of the rows at length 1 is the same number, and keeps its digits.
     """
     unit = unit_rows(values)
     found = np.asarray(1.0 - unit @ unit.T)
@@ -61,8 +61,11 @@ def closeness(values: Rows, similarity: Rows) -> Rows:
 
 
 def check_k(index: Any, least: int = 1) -> None:
-    """ConfigError for an index whose option `k` is no number of neighbours that can be."""
-    set_whole(index, "k", least, what="a whole number of neighbours, at least")
+    """ConfigError unless the option `k` of an index is a whole number of at least `least`."""
+    given = index.k
+    settle(index, wholes=("k",))
+    if index.k < least:
+        raise ConfigError(f"k must be a whole number of neighbours, at least {least}, got {given!r}")
 
 
 def weights(similarity: Rows, k: int, groups: Codes | None, *, title: str) -> Rows:
@@ -82,14 +85,14 @@ def weights(similarity: Rows, k: int, groups: Codes | None, *, title: str) -> Ro
 
 
 def nearest(similarity: Rows, k: int, groups: Codes | None, *, title: str) -> Rows:
-    """1 where row j is as near to row i as its k-th neighbour or nearer, else 0: all that are tied count."""
+    """1 where row j is as near to row i as its k-th neighbor or nearer, else 0: all that are tied count."""
     candidates = _candidates(similarity, k, groups, title=title)
     least = np.partition(candidates, -k, axis=1)[:, -k, None]
     return np.asarray((candidates >= least - _TIE).astype(np.float64))
 
 
 def keeps_groups(groups: Codes, order: Codes) -> bool:
-    """True when `order` carries groups to whole groups, so that neighbours outside them stay outside.
+    """True when `order` carries groups to whole groups, so that neighbors outside them stay outside.
 
     >>> keeps_groups(np.array([0, 0, 1, 1]), np.array([3, 2, 0, 1]))
     True
@@ -115,10 +118,10 @@ def _candidates(similarity: Rows, k: int, groups: Codes | None, *, title: str) -
 
 @dataclass(frozen=True, kw_only=True)
 class MutualKNN(Index):
-    """Mean over episodes of the share of the `k` nearest neighbours that both sides have in common.
+    """Mean over episodes of the share of the `k` nearest neighbors that both sides have in common.
 
-    Neighbours by cosine, the episode itself left out; a tied last place is shared, which is the expectation over random
-    tie-breaks. With `outside`, only neighbours of other groups count: those of the same instruction agree trivially.
+    Neighbors by cosine, the episode itself left out; a tied last place is shared, which is the expectation over random
+    tie-breaks. With `outside`, only neighbors of other groups count: those of the same instruction agree trivially.
     No values are clipped first, as the original tool does, since that would depend on the axes.
     """
 
@@ -144,28 +147,28 @@ class MutualKNN(Index):
         check_k(self)
         settle(self, truths=("outside",))
 
-    def prepare(self, values: Rows, groups: Codes) -> "_Neighbours":
-        """Neighbour weights, and what is needed to find others under other groups."""
+    def prepare(self, values: Rows, groups: Codes) -> "_Neighbors":
+        """Neighbor weights, and what is needed to find others under other groups."""
         similarity = closeness(values, cosines(values))
         mask = weights(similarity, self.k, groups if self.outside else None, title=self.about.title)
-        return _Neighbours(similarity, mask, groups)
+        return _Neighbors(similarity, mask, groups)
 
-    def relate(self, one: "_Neighbours", other: "_Neighbours") -> Relation:
+    def relate(self, one: "_Neighbors", other: "_Neighbors") -> Relation:
         """See `Index.relate`."""
         return _Overlap(one, other, self)
 
 
 @dataclass(frozen=True)
-class _Neighbours:
+class _Neighbors:
     similarity: Rows
     mask: Rows
     groups: Codes
 
 
 class _Overlap(Relation):
-    """Looks up only the entries that the first side's neighbours name."""
+    """Looks up only the entries that the first side's neighbors name."""
 
-    def __init__(self, one: _Neighbours, other: _Neighbours, index: MutualKNN) -> None:
+    def __init__(self, one: _Neighbors, other: _Neighbors, index: MutualKNN) -> None:
         self.row, self.column = np.nonzero(one.mask)
         self.weight = one.mask[self.row, self.column]
         self.one, self.other, self.index = one, other, index
@@ -175,14 +178,14 @@ class _Overlap(Relation):
         row, column = self.row, self.column
         if order is not None and (not self.index.outside or keeps_groups(self.one.groups, order)):
             row, column = order[row], order[column]
-        elif order is not None:  # other rows are now of the own group: ranked anew, from cached similarities
+        elif order is not None:  # other rows are now of the own group: ranked again, from cached similarities
             similarity = self.other.similarity.take(order, 0).take(order, 1)
             mask = weights(similarity, self.index.k, self.one.groups, title=self.index.about.title)
         return float(self.weight @ mask[row, column]) / (self.index.k * len(mask))
 
 
 def mutual_knn(x: Array, y: Array, *, k: int = 10, outside: Labels | None = None) -> float:
-    """Mutual k nearest neighbours of x (N, p) and y (N, q); `outside` (N,) groups whose own members do not count.
+    """Mutual k nearest neighbors of x (N, p) and y (N, q); `outside` (N,) groups whose own members do not count.
 
     >>> mutual_knn([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]], [[0.0, 3.0], [0.1, 2.0], [1.0, 0.0]], k=1)
     1.0
@@ -194,9 +197,9 @@ def mutual_knn(x: Array, y: Array, *, k: int = 10, outside: Labels | None = None
 class CKNNA(Index):
     """HSIC_1 of the cosine Gram matrices, kept only where j is among the `k` nearest of i on both sides.
 
-    Divided by the root of the same with each side beside itself. Kept matrices are not symmetric (neighbours need not
-    be mutual), and tr(KL) then counts reciprocal pairs, as in the published estimator. All neighbours tied for the last
-    place count. With `outside`, only neighbours of other groups.
+    Divided by the root of the same of each side with itself. Kept matrices are not symmetric (neighbors need not
+    be mutual), and tr(KL) then counts reciprocal pairs, as in the published estimator. All neighbors tied for the last
+    place count. With `outside`, only neighbors of other groups.
     """
 
     held = 2
@@ -223,7 +226,7 @@ class CKNNA(Index):
         settle(self, truths=("outside",))
 
     def prepare(self, values: Rows, groups: Codes) -> "_Side":
-        """Cosines, the neighbour mask, and the self term."""
+        """Cosines, the neighbor mask, and the self term."""
         similarity = cosines(values)
         near = closeness(values, similarity)
         mask = nearest(near, self.k, groups if self.outside else None, title=self.about.title)

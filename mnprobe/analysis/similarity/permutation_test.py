@@ -44,7 +44,7 @@ SCHEMES: dict[str, str] = {
 """What is exchanged in each scheme, and the question that its p answers."""
 
 FEW_BLOCKS = 8
-"""Fewer whole instructions than this are refused: their permutations say too little."""
+"""Fewer whole instructions than this are refused: they have too few permutations."""
 
 _LEAST = 40  # fewer different permutations than this cannot give p < 0.05 with any margin
 _KEPT = 0.8  # share of instructions that balancing keeps at least
@@ -186,7 +186,7 @@ LEVEL = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarityTest:
-    """A value beside its null.
+    """A value with its null distribution.
 
     Attributes:
         value: the index.
@@ -219,7 +219,7 @@ def similarity_test(
 ) -> SimilarityTest:
     """Test x (N, p) against y (N, q) by permuting the rows of y as the scheme `permute` allows.
 
-    `groups` are the index's own (neighbours outside, folds); the instructions where left out.
+    `groups` are the index's own (neighbors outside, folds); the instructions where left out.
 
     >>> from mnprobe.analysis.similarity.cka import DebiasedCKA
     >>> x = np.random.default_rng(0).standard_normal((30, 3))
@@ -318,7 +318,7 @@ def column_values(
 ) -> tuple[Rows, Rows]:
     """One column of cells: values (R,) and null samples (R, K) of the prepared sides `ones` against `other`.
 
-    A side that is None, and a pair for which the index is not defined, give NaN; `note` is told of the latter.
+    A side that is None, and a pair for which the index is not defined, give NaN; `note` receives the latter.
     """
     orders = as_array(orders, "orders")
     if orders.ndim != 2 or orders.dtype.kind not in "iu":

@@ -17,7 +17,7 @@ _INVARIANCES: frozenset[Invariance] = frozenset({"orthogonal", "scale", "transla
 
 @dataclass(frozen=True, kw_only=True)
 class Procrustes(Index):
-    """|X^T Y|_* of the centred features at Frobenius norm 1: 1 when a rotation and a factor make them equal."""
+    """|X^T Y|_* of the centered features at Frobenius norm 1: 1 when a rotation and a factor make them equal."""
 
     about: ClassVar[About] = About(
         name="procrustes",

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 from scipy.stats import rankdata
 
-from mnprobe.analysis.similarity._arrays import Rows, centred, rounding, squared_distances, undefined, varying
+from mnprobe.analysis.similarity._arrays import Rows, centered, rounding, squared_distances, undefined, varying
 from mnprobe.analysis.similarity.base import About, MatrixIndex
 from mnprobe.analysis.similarity.neighbors import NO_ANGLE, angles
 from mnprobe.core.arrays import Array
@@ -75,9 +75,9 @@ class RSA(MatrixIndex):
         )
 
     def _least(self, values: Rows) -> float:
-        """Distances that are all below this are nothing but rounding."""
+        """Distances that are all below this are rounding errors."""
         if self.distance == "euclidean":
-            return 1e-12 * float(np.linalg.norm(centred(values))) + 8 * rounding(values)
+            return 1e-12 * float(np.linalg.norm(centered(values))) + 8 * rounding(values)
         return NO_ANGLE
 
 

@@ -9,18 +9,16 @@ import pandas as pd
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
+from mnprobe.analysis.figures.layout import FigureLayout
 from mnprobe.analysis.figures.metadata import FigureNote, write_note
 from mnprobe.analysis.figures.style import (
-    GREY,
     INK,
     PALETTE,
     SavedFigure,
     house_style,
-    new_figure,
     quiet_axes,
     save_figure,
     shorten,
-    wrap,
 )
 from mnprobe.analysis.tables.alignment import HOLDOUTS, settle
 from mnprobe.core.commands import command_line
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_COLOURS = {
+_COLORS = {
     "understanding": (PALETTE["blue"], PALETTE["sky"]),
     "execution": (PALETTE["vermillion"], PALETTE["orange"]),
 }
@@ -44,7 +42,7 @@ _NO_HATCH, _HATCH = "", "////"
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnSuccess:
-    """What was written, the rows that were drawn, and the caption."""
+    """Files written, the rows that were drawn, and the caption."""
 
     figure: SavedFigure
     rows: pd.DataFrame
@@ -85,7 +83,7 @@ def success_figure(rows: pd.DataFrame) -> "Figure":
 
 
 def success_caption(rows: pd.DataFrame) -> str:
-    """What the bars show, and which differences could have been seen."""
+    """Caption: meaning of the bars, and the detectable difference."""
     first = rows.iloc[0]
     whole = rows[rows["where"] == "all"]
     seen = whole["detectable"].dropna()
@@ -116,13 +114,13 @@ def success_caption(rows: pd.DataFrame) -> str:
 def draw_success(
     table: pd.DataFrame, *, stem: Path, source: str | None = None, command: str | None = None, note: str = ""
 ) -> DrawnSuccess:
-    """Draw `table` (results/success_contrast.csv) to `stem`.png, .svg and a note beside them.
+    """Draw `table` (results/success_contrast.csv) to `stem`.png, .svg and a note in `stem`.json.
 
     Args:
         table: from `contrast_table` or `read_contrasts`.
         stem: figure path without ending.
         source: only episodes of this source; see `last_contrasts` when not given.
-        command: how a person makes this figure again.
+        command: command that draws this figure again.
         note: one more sentence for the caption, no full stop.
     """
     rows = last_contrasts(table, source=source)
@@ -142,40 +140,35 @@ def draw_success(
 def _figure(rows: pd.DataFrame, note: str = "") -> "Figure":
     panels = list(dict.fromkeys(rows[["understanding", "execution", "source_e"]].itertuples(index=False, name=None)))
     holdouts = [name for name in HOLDOUTS if name in set(rows["holdout"])]
-    width = 0.75 + len(holdouts) * _PANEL[0] + (len(holdouts) - 1) * 0.3 + 0.2
-    caption = wrap(success_caption(rows) + (f" {note}." if note else ""), width - 0.3, 7)
-    foot = 0.85 + 0.14 * len(caption)
-    gap = 1.0
-    height = foot + len(panels) * (_PANEL[1] + gap) + 0.1
-    figure = new_figure(width, height)
-    for row, panel in enumerate(panels):
+    layout = FigureLayout(
+        [_PANEL[0]] * len(holdouts),
+        [_PANEL[1]] * len(panels),
+        title=_title(rows),
+        caption=success_caption(rows) + (f" {note}." if note else ""),
+    )
+    for index, panel in enumerate(panels):
+        chosen = rows[(rows[["understanding", "execution", "source_e"]] == list(panel)).all(axis=1)]
         for column, holdout in enumerate(holdouts):
-            left = (0.75 + column * (_PANEL[0] + 0.3)) / width
-            bottom = (foot + (len(panels) - 1 - row) * (_PANEL[1] + gap) + 0.45) / height
-            axes = figure.add_axes((left, bottom, _PANEL[0] / width, _PANEL[1] / height))
-            own = rows[(rows[["understanding", "execution", "source_e"]] == list(panel)).all(axis=1)]
-            _panel(axes, own[own["holdout"] == holdout], panel, holdout)
+            axes = layout.panel(index, column)
+            _panel(axes, chosen[chosen["holdout"] == holdout], panel, holdout)
             axes.tick_params(labelleft=column == 0)
             if column == 0:
                 axes.set_ylabel("Recall@1, mean of both directions")
-    title = shorten(_title(rows), (width - 0.3) * 0.93, 12)
-    figure.text(0.12 / width, 1 - 0.1 / height, title, ha="left", va="top", fontsize=12, fontweight="bold")
-    figure.text(0.12 / width, 0.08 / height, "\n".join(caption), va="bottom", fontsize=7, color=GREY, linespacing=1.3)
     handles = [
-        Patch(facecolor=_COLOURS[side][place], label=f"{side}: {word}")
-        for side in _COLOURS
-        for place, word in enumerate(("success", "failure"))
+        Patch(facecolor=_COLORS[side][place], label=f"{side}: {outcome}")
+        for side in _COLORS
+        for place, outcome in enumerate(("success", "failure"))
         if side in set(rows["side"])
     ]
     if rows["mode"].nunique() > 1:
         handles.append(Patch(facecolor="white", edgecolor=INK, hatch=_HATCH, label="one probe for all outcomes"))
-    figure.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.05 / width, (foot - 0.62) / height), ncols=3)
-    return figure
+    layout.legend(handles)
+    return layout.finish()
 
 
 def _panel(axes: "Axes", rows: pd.DataFrame, panel: tuple[str, str, str], holdout: str) -> None:
     groups = [
-        (side, mode) for side in _COLOURS for mode in _MODES if ((rows["side"] == side) & (rows["mode"] == mode)).any()
+        (side, mode) for side in _COLORS for mode in _MODES if ((rows["side"] == side) & (rows["mode"] == mode)).any()
     ]
     whole = rows[rows["where"] == "all"]
     ceiling = float(np.nanmax([*whole["success_high"], *whole["failure_high"], *whole["success"], 0.3]))
@@ -183,8 +176,8 @@ def _panel(axes: "Axes", rows: pd.DataFrame, panel: tuple[str, str, str], holdou
     for place, (side, mode) in enumerate(groups):
         chosen = rows[(rows["side"] == side) & (rows["mode"] == mode)]
         row = chosen[chosen["where"] == "all"].iloc[0]
-        for offset, outcome, colour in zip((-0.2, 0.2), ("success", "failure"), _COLOURS[side], strict=True):
-            _bar(axes, row, outcome, place + offset, colour, _HATCH if mode == "shared-probe" else _NO_HATCH)
+        for offset, outcome, color in zip((-0.2, 0.2), ("success", "failure"), _COLORS[side], strict=True):
+            _bar(axes, row, outcome, place + offset, color, _HATCH if mode == "shared-probe" else _NO_HATCH)
         inside = chosen[chosen["where"] == "within tasks"]
         axes.text(
             *(place, top + 0.015, _words(row, inside.iloc[0] if len(inside) else None)),
@@ -206,8 +199,8 @@ def _panel(axes: "Axes", rows: pd.DataFrame, panel: tuple[str, str, str], holdou
     )
 
 
-def _bar(axes: "Axes", row: pd.Series, outcome: str, place: float, colour: str, hatch: str) -> None:
-    axes.bar(place, row[outcome], width=0.36, color=colour, hatch=hatch, edgecolor="white", linewidth=0.5, zorder=2)
+def _bar(axes: "Axes", row: pd.Series, outcome: str, place: float, color: str, hatch: str) -> None:
+    axes.bar(place, row[outcome], width=0.36, color=color, hatch=hatch, edgecolor="white", linewidth=0.5, zorder=2)
     low, high = row[f"{outcome}_low"], row[f"{outcome}_high"]
     if np.isfinite(low) and np.isfinite(high):
         axes.plot([place, place], [low, high], color=INK, linewidth=1.3, zorder=4, label="_ci")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from mnprobe.analysis.figures.style import CONTEXT, GREY, house_style, new_figure, save_png, wrap
+from mnprobe.analysis.figures.layout import FigureLayout
+from mnprobe.analysis.figures.style import CONTEXT, GRAY, house_style, save_png, shorten, wrap
 from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.core.registry import unknown_name
 from mnprobe.data import Dataset, Episode
@@ -22,20 +23,20 @@ _CELL = 1.28  # inches an image is wide and high at most: 192 dots
 _GAP = 0.05
 _LEFT = 0.95  # for the cameras' names
 _HEAD = 0.48  # for the key poses' names, above each block of rows
-_MARGIN = 0.12
+_MARGIN = 0.12  # between a camera's name and its images
 _MOST_COLUMNS = 9  # key poses side by side; more go on below
-_TITLE, _SMALL = 11.0, 8.0
+_SMALL = 8.0  # points
 _LINE = 1.35 / 72  # inches per point of a line
 
 
 def contact_sheet(episode: Episode) -> Figure:
-    """One episode: a row per camera, a column per key pose, the start first; what was asked for is the title.
+    """One episode: a row per camera, a column per key pose, the start first; the instruction is the title.
 
     An episode whose instruction is missing is named by its task. Images that are not on disk (the last key pose of most
     cameras in trimmed data) stay empty; a column without any image is left out, and so is a camera that has none.
 
     Raises:
-        DataError: when the episode has no colour image at a key pose, or a file cannot be read.
+        DataError: when the episode has no color image at a key pose, or a file cannot be read.
     """
     with house_style():
         return _sheet(episode)
@@ -75,40 +76,37 @@ def _sheet(episode: Episode) -> Figure:
     columns = -(-len(shown) // -(-len(shown) // columns))  # as even as the blocks can be
     blocks = [shown[start : start + columns] for start in range(0, len(shown), columns)]
 
-    width = _LEFT + columns * (_CELL + _GAP) + _MARGIN
-    title = wrap(_instruction(episode), width - 2 * _MARGIN, _TITLE)
-    facts = wrap(_facts(episode), width - 2 * _MARGIN, _SMALL)
-    head = 2 * _MARGIN + _LINE * (_TITLE * len(title) + _SMALL * len(facts))
     block = _HEAD + len(cameras) * (_CELL + _GAP)
-    height = head + len(blocks) * block + _MARGIN
-
-    figure = new_figure(width, height)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    width, height = _LEFT + columns * (_CELL + _GAP), len(blocks) * block
+    layout = FigureLayout([width], [height], title=_instruction(episode), title_lines=None, subtitle=_facts(episode))
+    axes = layout.panel(0, 0, xlim=(0, width), ylim=(height, 0))  # in inches
     axes.set_axis_off()
-    axes.text(_MARGIN, _MARGIN, "\n".join(title), fontsize=_TITLE, va="top", linespacing=1.3)
-    below = _MARGIN + _LINE * _TITLE * len(title) + 0.04
-    axes.text(_MARGIN, below, "\n".join(facts), fontsize=_SMALL, color=GREY, va="top", linespacing=1.3)
     for number, indices in enumerate(blocks):
-        top = head + number * block
+        top = number * block
         for column, index in enumerate(indices):
             left = _LEFT + column * (_CELL + _GAP)
             name, detail = _column(episode, index, instants[index])
-            axes.text(left, top + 0.23, name, fontsize=_SMALL, va="baseline")
-            axes.text(left, top + 0.23 + _LINE * _SMALL, detail, fontsize=_SMALL - 1.5, color=GREY, va="baseline")
+            axes.text(left, top + 0.23, shorten(name, _CELL, _SMALL), fontsize=_SMALL, va="baseline")
+            axes.text(
+                *(left, top + 0.23 + _LINE * _SMALL, shorten(detail, _CELL, _SMALL - 1.5)),
+                fontsize=_SMALL - 1.5,
+                color=GRAY,
+                va="baseline",
+            )
             for row, camera in enumerate(cameras):
-                place = left, top + _HEAD + row * (_CELL + _GAP)
+                corner = left, top + _HEAD + row * (_CELL + _GAP)
                 picture = episode.frame(instants[index]).rgb[camera] if instants[index] in on_disk[camera] else None
-                _picture(axes, place, picture)
+                _picture(axes, corner, picture)
         for row, camera in enumerate(cameras):
             middle = top + _HEAD + row * (_CELL + _GAP) + _CELL / 2
-            words = "\n".join(wrap(camera.replace("_", " "), _LEFT - 2 * _MARGIN, _SMALL))
-            axes.text(_LEFT - _MARGIN, middle, words, fontsize=_SMALL, ha="right", va="center")
+            name = "\n".join(wrap(camera.replace("_", " "), _LEFT - _MARGIN, _SMALL))
+            axes.text(_LEFT - _MARGIN, middle, name, fontsize=_SMALL, ha="right", va="center")
     axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
-    return figure
+    return layout.finish()
 
 
-def _picture(axes: "Axes", place: tuple[float, float], pixels: np.ndarray[Any, Any] | None) -> None:
-    left, top = place
+def _picture(axes: "Axes", corner: tuple[float, float], pixels: np.ndarray[Any, Any] | None) -> None:
+    left, top = corner
     if pixels is None:
         axes.plot([left, left + _CELL, left + _CELL, left, left], [top, top, top + _CELL, top + _CELL, top],
                   color=CONTEXT, linewidth=0.6)  # fmt: skip
@@ -130,7 +128,7 @@ def _column(episode: Episode, index: int, frame: int) -> tuple[str, str]:
 def _instruction(episode: Episode) -> str:
     try:
         return episode.instruction
-    except DataError:  # the pictures can be looked at all the same
+    except DataError:  # the images are shown without it
         return f"{episode.task} (its instruction is missing or damaged)"
 
 

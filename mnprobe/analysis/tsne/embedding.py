@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mnprobe.analysis.similarity._arrays import FAR, centred, in_range
+from mnprobe.analysis.similarity._arrays import FAR, centered, in_range
 from mnprobe.core.arrays import Array, as_array, as_matrix, as_positive, as_whole
 from mnprobe.core.arrays import Array as Given
 from mnprobe.core.environment import usable_cpus
@@ -29,7 +29,7 @@ __all__ = [
     "map_qualities",
     "nearest_across",
     "purity_by_chance",
-    "purity_of_neighbours",
+    "purity_of_neighbors",
     "quality_lines",
     "trust",
 ]
@@ -45,8 +45,8 @@ class TsneConfig:
     """How one t-SNE is made.
 
     Attributes:
-        perplexity: asked for; the effective number of neighbours. It is cut to (N - 1) / 3 where there are few points.
-        seed: of the optimiser and of approximate neighbours; the same seed gives the same coordinates.
+        perplexity: the effective number of neighbors. It is cut to (N - 1) / 3 where there are few points.
+        seed: of the optimizer and of approximate neighbors; the same seed gives the same coordinates.
         iterations: of gradient descent after the early exaggeration.
         exaggeration_iterations: of the early exaggeration.
         pca: reduce to this many principal components first (0: never). It is fast, and loses nothing for N <= pca.
@@ -108,21 +108,21 @@ class TsneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Embedding:
-    """Points in the plane, and how far they can be believed.
+    """Points in the plane, and their quality.
 
     Attributes:
         coordinates: (N, 2).
-        perplexity: the one used, which may be smaller than the one asked for.
-        trustworthiness: 0 to 1; 1 when no point has a neighbour in the plane that is far in the space.
-        neighbours: how many neighbours trustworthiness and purity looked at.
-        kl: Kullback-Leibler divergence that the optimiser reached, in nats.
+        perplexity: the one used, which may be smaller than the requested one.
+        trustworthiness: 0 to 1; 1 when no point has a neighbor in the plane that is far in the space.
+        neighbors: how many neighbors trustworthiness and purity looked at.
+        kl: Kullback-Leibler divergence that the optimizer reached, in nats.
         notes: what openTSNE warned of, and what was changed because of the data.
     """
 
     coordinates: Floats
     perplexity: float
     trustworthiness: float
-    neighbours: int
+    neighbors: int
     kl: float
     notes: tuple[str, ...] = ()
 
@@ -131,13 +131,13 @@ def embed(points: Given, config: TsneConfig | None = None, *, start: Given | Non
     """Lay the rows of `points` (N, D) out in the plane by t-SNE.
 
     Distances are Euclidean: scale the rows to length 1 first where the cosine matters. Neither a factor nor a vector
-    added to all rows matters. Points on one line, such as features of one column, begin with a little seeded noise
+    added to all rows matters. Points on one line, such as features of one column, start with a little seeded noise
     across it, and a note says so. Warnings of openTSNE become `notes`; they never become errors.
 
     Args:
         points: one row per point.
         config: of the t-SNE.
-        start: (N, 2), the coordinates of an earlier map of the same points in the same order. The layout then begins
+        start: (N, 2), the coordinates of an earlier map of the same points in the same order. The layout then starts
             there, shrunk to a standard deviation of 1e-4 as openTSNE advises for such starts, and takes the warm
             numbers of iterations. Left out: the first two principal components.
     Raises:
@@ -155,21 +155,21 @@ def embed(points: Given, config: TsneConfig | None = None, *, start: Given | Non
     reduced = _principal(rows, config.pca)
     warm = start is not None
     line = _on_a_line(reduced)
-    begin: str | Floats = "pca"
+    initial: str | Floats = "pca"
     if np.ptp(reduced, axis=0).max() == 0:
-        begin = "random"
+        initial = "random"
         notes.append("all points are the same: the picture shows nothing but the random start")
     elif start is not None:
-        begin = rescale(_checked_start(start, len(rows)))
+        initial = rescale(_checked_start(start, len(rows)))
     elif line is not None:
-        begin = jitter(rescale(np.c_[line, np.zeros(len(line))]), random_state=config.seed)
+        initial = jitter(rescale(np.c_[line, np.zeros(len(line))]), random_state=config.seed)
     if line is not None:
         notes.append("all points lie on one line: what the picture shows across it comes from the layout")
     solver = TSNE(
         perplexity=perplexity,
         n_iter=config.warm_iterations if warm else config.iterations,
         early_exaggeration_iter=config.warm_exaggeration_iterations if warm else config.exaggeration_iterations,
-        initialization=begin,
+        initialization=initial,
         metric="euclidean",
         n_jobs=config.threads(len(rows)),
         random_state=config.seed,
@@ -181,27 +181,27 @@ def embed(points: Given, config: TsneConfig | None = None, *, start: Given | Non
     if len(rows) > _TRUST_AT_MOST:
         judged = np.sort(np.random.default_rng(config.seed).choice(len(rows), _TRUST_AT_MOST, replace=False))
         notes.append(f"trustworthiness is that of {_TRUST_AT_MOST} points drawn from {len(rows)}")
-    neighbours = min(config.neighbours, (len(judged) - 1) // 2)
+    neighbors = min(config.neighbours, (len(judged) - 1) // 2)
     return Embedding(
         coordinates=coordinates,
         perplexity=float(perplexity),
-        trustworthiness=trust(rows[judged], coordinates[judged], neighbours),
-        neighbours=neighbours,
+        trustworthiness=trust(rows[judged], coordinates[judged], neighbors),
+        neighbors=neighbors,
         kl=float(fitted.kl_divergence),
         notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def trust(points: Given, coordinates: Given, neighbours: int) -> float:
+def trust(points: Given, coordinates: Given, neighbors: int) -> float:
     """Trustworthiness of `coordinates` (N, 2) as a picture of `points` (N, D), from scikit-learn; Euclidean.
 
-    `neighbours` must be below N / 2. Raises TooFewSamples for fewer than 3 points or too many neighbours, ProbeError
+    `neighbors` must be below N / 2. Raises TooFewSamples for fewer than 3 points or too many neighbors, ProbeError
     for values that are not finite. Source: Venna and Kaski 2001.
     """
     from sklearn.manifold import trustworthiness
 
     rows, spots = _checked(points, fewest=3), _checked(coordinates, fewest=3)
-    count = as_whole(neighbours, "neighbours", least=1)
+    count = as_whole(neighbors, "neighbors", least=1)
     if len(rows) != len(spots):
         raise ProbeError(f"trustworthiness needs a place for each of {len(rows)} points, got {len(spots)}")
     if 2 * count >= len(rows):
@@ -211,8 +211,8 @@ def trust(points: Given, coordinates: Given, neighbours: int) -> float:
     return float(trustworthiness(rows, spots, n_neighbors=count))
 
 
-def knn_purity(coordinates: Given, labels: Labels, neighbours: int) -> float:
-    """Mean share of each point's `neighbours` nearest other points that carry its own label; 0 to 1.
+def knn_purity(coordinates: Given, labels: Labels, neighbors: int) -> float:
+    """Mean share of each point's `neighbors` nearest other points that carry its own label; 0 to 1.
 
     With fewer points than that, all others are looked at. Raises TooFewSamples for fewer than 2 points, ProbeError for
     values that are not finite, FeatureError for labels that are missing or of another number.
@@ -224,13 +224,13 @@ def knn_purity(coordinates: Given, labels: Labels, neighbours: int) -> float:
 
     spots = _checked(coordinates, fewest=2)
     (names,), _ = encode_labels(as_labels(labels, len(spots), "labels"))
-    count = min(as_whole(neighbours, "neighbours", least=1), len(names) - 1)
+    count = min(as_whole(neighbors, "neighbors", least=1), len(names) - 1)
     near = NearestNeighbors(n_neighbors=count).fit(spots).kneighbors(return_distance=False)
     return float((names[near] == names[:, None]).mean())
 
 
 def _checked(points: Given, fewest: int = _FEWEST) -> Floats:
-    """Rows of a size that squares of distances can have, centred where they lie far from 0."""
+    """Rows of a size that squares of distances can have, centered where they are far from 0."""
     rows = as_array(points, "points").astype(np.float64)
     if rows.ndim != 2 or not rows.shape[1]:
         raise ProbeError(f"t-SNE needs rows of features (N, D), got an array of shape {rows.shape}")
@@ -240,21 +240,21 @@ def _checked(points: Given, fewest: int = _FEWEST) -> Floats:
         row = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
         raise ProbeError(f"t-SNE needs finite values; row {row} of {len(rows)} has others")
     rows, _ = in_range(rows, name="points", title="t-SNE", translation=True)
-    middle = centred(rows)
+    middle = centered(rows)
     far = np.abs(rows.mean(axis=0)) > FAR * np.abs(middle).max(axis=0)
     return middle if far.any() else rows
 
 
 def _on_a_line(rows: Floats) -> Floats | None:
-    """Where the rows lie along the only direction in which they vary; None where there are more, or none."""
-    middle = centred(rows)
+    """Positions of the rows along the only direction in which they vary; None for several directions, or none."""
+    middle = centered(rows)
     direction = middle[np.argmax((middle**2).sum(axis=1))]
     length = float(np.linalg.norm(direction))
     if not length:
         return None
     along = middle @ (direction / length)
-    beside = middle - np.outer(along, direction / length)
-    return along if float(np.abs(beside).max()) <= 1e-9 * length else None
+    across = middle - np.outer(along, direction / length)
+    return along if float(np.abs(across).max()) <= 1e-9 * length else None
 
 
 def _checked_start(start: Given, count: int) -> Floats:
@@ -303,7 +303,7 @@ class _Collector(logging.Handler):
         self._notes.append(record.getMessage())
 
 
-_FEWEST_FOR_QUALITY = 4  # points: fewer have no neighbourhoods
+_FEWEST_FOR_QUALITY = 4  # points: fewer have no neighborhoods
 _MOST = 8000  # points: trustworthiness needs an N x N matrix
 
 
@@ -314,9 +314,9 @@ class Quality:
     Attributes:
         points: 'all', 'held-out' (episodes that the heads were not fitted on) or 'fitted'.
         count: of points.
-        trustworthiness: 0 to 1, of `trust_neighbours` neighbours (Venna and Kaski 2001).
+        trustworthiness: 0 to 1, of `trust_neighbours` neighbors (Venna and Kaski 2001).
         purity: mean share of each point's `neighbours` nearest points in the plane with its own instruction.
-        purity_chance: what that share would be if neighbours were drawn at random, exactly.
+        purity_chance: what that share would be if neighbors were drawn at random, exactly.
         across_neighbours: how many points of the *other* model `across` looks at; 0 where one model is shown.
         across: the share of purity among the nearest points of the other model only; NaN where one model is shown.
         across_chance: what that would be by chance.
@@ -334,16 +334,16 @@ class Quality:
     across_chance: float
 
 
-def map_qualities(values: Array, coordinates: Array, points: pd.DataFrame, neighbours: int) -> tuple[Quality, ...]:
+def map_qualities(values: Array, coordinates: Array, points: pd.DataFrame, neighbors: int) -> tuple[Quality, ...]:
     """The quality of a map (N, 2) of `values` (N, D): of all points first, then of held-out and of fitted ones.
 
     `points` has a row per point with columns task, instruction, side and fitted. Groups of fewer than four points are
     left out. Instructions count as the same only within a task.
 
     Raises FeatureError for a value or place that is missing or not finite, ConfigError for an impossible number of
-    neighbours.
+    neighbors.
     """
-    neighbours = as_whole(neighbours, "neighbours", least=1)
+    neighbors = as_whole(neighbors, "neighbors", least=1)
     if len(points) < _FEWEST_FOR_QUALITY:
         return ()
     rows, spots = as_matrix(values, "values"), as_matrix(coordinates, "coordinates")
@@ -358,20 +358,20 @@ def map_qualities(values: Array, coordinates: Array, points: pd.DataFrame, neigh
     labels = points.groupby(["task", "instruction"], sort=False, dropna=False).ngroup().to_numpy()
     sides = points["side"].to_numpy().astype(str)
     return tuple(
-        _quality(name, rows[here], spots[here], labels[here], sides[here], neighbours)
+        _quality(name, rows[here], spots[here], labels[here], sides[here], neighbors)
         for name, here in groups.items()
         if here.sum() >= _FEWEST_FOR_QUALITY
     )
 
 
 def main_quality(qualities: Sequence[Quality]) -> Quality:
-    """The one that says most: of held-out points where there are any, else of fitted ones, else of all."""
+    """The most informative one: of held-out points where there are any, else of fitted ones, else of all."""
     found = {quality.points: quality for quality in qualities}
     return found.get("held-out") or found.get("fitted") or found["all"]
 
 
 def quality_lines(qualities: Sequence[Quality]) -> list[str]:
-    """How far a map can be believed, in two or three short lines."""
+    """Quality of a map in two or three short lines."""
     main = main_quality(qualities)
     whole = next((quality for quality in qualities if quality.points == "all"), main)
     which = "" if main.points == "all" else f"{main.points} "
@@ -385,29 +385,29 @@ def quality_lines(qualities: Sequence[Quality]) -> list[str]:
     return lines
 
 
-def purity_of_neighbours(
-    coordinates: NDArray[Any], labels: NDArray[Any], neighbours: int, sides: NDArray[Any] | None = None
+def purity_of_neighbors(
+    coordinates: NDArray[Any], labels: NDArray[Any], neighbors: int, sides: NDArray[Any] | None = None
 ) -> float:
-    """Mean share of each point's `neighbours` nearest other points that carry its own label; 0 to 1.
+    """Mean share of each point's `neighbors` nearest other points that carry its own label; 0 to 1.
 
-    With `sides` (N,), neighbours are looked for among the points of another side only.
+    With `sides` (N,), neighbors are searched among the points of another side only.
 
     >>> spots = np.array([[0.0, 0], [0, 1], [9, 0], [9, 1]])
-    >>> purity_of_neighbours(spots, np.array(["a", "b", "b", "a"]), 1)
+    >>> purity_of_neighbors(spots, np.array(["a", "b", "b", "a"]), 1)
     0.0
-    >>> purity_of_neighbours(spots, np.array(["a", "b", "b", "a"]), 1, np.array(["u", "u", "e", "e"]))
+    >>> purity_of_neighbors(spots, np.array(["a", "b", "b", "a"]), 1, np.array(["u", "u", "e", "e"]))
     0.0
     """
     from sklearn.neighbors import NearestNeighbors
 
     if sides is None:
-        count = min(neighbours, len(labels) - 1)
+        count = min(neighbors, len(labels) - 1)
         near = NearestNeighbors(n_neighbors=count).fit(coordinates).kneighbors(return_distance=False)
         return float((labels[near] == labels[:, None]).mean())
     shares = np.zeros(len(labels))
     for side in np.unique(sides):
         own, others = sides == side, sides != side
-        count = min(neighbours, int(others.sum()))
+        count = min(neighbors, int(others.sum()))
         finder = NearestNeighbors(n_neighbors=count).fit(coordinates[others])
         near = finder.kneighbors(coordinates[own], return_distance=False)
         shares[own] = (labels[others][near] == labels[own][:, None]).mean(axis=1)
@@ -415,7 +415,7 @@ def purity_of_neighbours(
 
 
 def purity_by_chance(labels: NDArray[Any], sides: NDArray[Any] | None = None) -> float:
-    """The expected purity if each point's neighbours were drawn at random, whatever their number.
+    """The expected purity if each point's neighbors were drawn at random, whatever their number.
 
     >>> purity_by_chance(np.array(["a", "a", "b", "b"]))
     0.3333333333333333
@@ -430,26 +430,26 @@ def purity_by_chance(labels: NDArray[Any], sides: NDArray[Any] | None = None) ->
 
 
 def _quality(
-    name: str, values: NDArray[Any], spots: NDArray[Any], labels: NDArray[Any], sides: NDArray[Any], neighbours: int
+    name: str, values: NDArray[Any], spots: NDArray[Any], labels: NDArray[Any], sides: NDArray[Any], neighbors: int
 ) -> Quality:
     judged = np.arange(len(labels))
     if len(judged) > _MOST:
         judged = np.sort(np.random.default_rng(0).choice(len(judged), _MOST, replace=False))
-    trust_neighbours = max(1, min(neighbours, (len(judged) - 1) // 2))
+    trust_neighbours = max(1, min(neighbors, (len(judged) - 1) // 2))
     both = len(np.unique(sides)) > 1
-    # More neighbours than an instruction has points would be impure in the best of maps.
-    count = max(1, min(neighbours, _usual(labels) - 1))
-    across = max(1, min(neighbours, *(_usual(labels[sides == side]) for side in np.unique(sides)))) if both else 0
+    # More neighbors than an instruction has points would be impure in the best of maps.
+    count = max(1, min(neighbors, _usual(labels) - 1))
+    across = max(1, min(neighbors, *(_usual(labels[sides == side]) for side in np.unique(sides)))) if both else 0
     return Quality(
         points=name,
         count=len(labels),
         trust_neighbours=trust_neighbours,
         trustworthiness=trust(values[judged], spots[judged], trust_neighbours),
         neighbours=count,
-        purity=purity_of_neighbours(spots, labels, count),
+        purity=purity_of_neighbors(spots, labels, count),
         purity_chance=purity_by_chance(labels[judged]),
         across_neighbours=across,
-        across=purity_of_neighbours(spots, labels, across, sides) if both else float("nan"),
+        across=purity_of_neighbors(spots, labels, across, sides) if both else float("nan"),
         across_chance=purity_by_chance(labels[judged], sides[judged]) if both else float("nan"),
     )
 
@@ -460,7 +460,7 @@ def _usual(labels: NDArray[Any]) -> int:
 
 
 NEAREST = 3
-_ROWS = 512  # at a time, so that N x N cosines never lie in memory
+_ROWS = 512  # at a time, so that N x N cosines are never in memory
 
 
 def nearest_across(
@@ -471,11 +471,11 @@ def nearest_across(
     Args:
         z_u, z_e: (N, D) rows of length 1; row i of both is episode `ids[i]`.
         ids: (N) names of the episodes.
-        count: how many neighbours; cut to N.
+        count: how many neighbors; cut to N.
 
     Returns:
-        Two tables of N rows: neighbour_1, cosine_1 (the nearest) to neighbour_<count>, cosine_<count>, then own_cosine
-        and own_rank: where the episode's own counterpart stands among all N (1: nearest; ties count half).
+        Two tables of N rows: neighbor_1, cosine_1 (the nearest) to neighbor_<count>, cosine_<count>, then own_cosine
+        and own_rank: rank of the episode's own counterpart among all N (1: nearest; ties count half).
 
     >>> import numpy as np
     >>> across, _ = nearest_across(np.eye(2), np.eye(2)[::-1], ["a", "b"], count=1)
@@ -494,14 +494,14 @@ def nearest_across(
     return _nearest(one, other, ids, count), _nearest(other, one, ids, count)
 
 
-def _nearest(asked: NDArray[np.float64], found: NDArray[np.float64], ids: Sequence[str], count: int) -> pd.DataFrame:
+def _nearest(queries: NDArray[np.float64], found: NDArray[np.float64], ids: Sequence[str], count: int) -> pd.DataFrame:
     names = np.asarray(ids, dtype=object)
     count = min(count, len(names))
     order, cosines = np.empty((len(names), count), dtype=np.int64), np.empty((len(names), count))
     own, rank = np.empty(len(names)), np.empty(len(names))
     for start in range(0, len(names), _ROWS):
         rows = slice(start, min(start + _ROWS, len(names)))
-        similar = asked[rows] @ found.T
+        similar = queries[rows] @ found.T
         inside = np.arange(len(similar))
         order[rows] = np.argsort(-similar, axis=1, kind="stable")[:, :count]
         cosines[rows] = np.take_along_axis(similar, order[rows], axis=1)

@@ -11,23 +11,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import BboxBase
 
-from mnprobe.analysis.figures.style import CONTEXT, GREY, INK, house_style, new_figure, shorten, wrap
+from mnprobe.analysis.figures.layout import FigureLayout, panel_title
+from mnprobe.analysis.figures.style import CONTEXT, INK, house_style, shorten, wrap
 from mnprobe.analysis.tsne.embedding import Embedding, Quality, TsneConfig, main_quality
-from mnprobe.analysis.tsne.legend import Kind, LegendLine, kinds, pack
+from mnprobe.analysis.tsne.legend import SWATCH, Kind, LegendLine, kinds, pack
 
 __all__ = [
-    *(
-        "LINE",
-        "PALE",
-        "TsnePanel",
-        "colour_legend",
-        "draw_points",
-        "is_mixed",
-        "point_kinds",
-        "quality_line",
-        "shape_handles",
-    ),
-    *("shape_legend", "shape_rows", "tsne_figure"),
+    *("PALE", "ColorLegend", "TsnePanel", "draw_points", "is_mixed", "point_kinds", "quality_line"),
+    *("shape_handles", "tsne_figure"),
 ]
 
 if TYPE_CHECKING:
@@ -36,11 +27,11 @@ if TYPE_CHECKING:
 
 
 MARKERS = {"understanding": "o", "execution": "^"}
-_NUMBERS_ABOVE = 7  # instructions: fewer are told apart by colour alone
+_NUMBERS_ABOVE = 7  # instructions: fewer are distinguished by color alone
 _WIDE_ABOVE = 20  # instructions: a lone panel is then wide, so that its legend has three columns
 _JOIN_UP_TO = 60  # episodes: more lines would hide the points
 PALE = 0.35  # opacity of episodes that heads were fitted on
-LINE = 0.142  # inches of a legend line
+_LINE = 0.142  # inches of a legend line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +39,8 @@ class TsnePanel:
     """One panel: `points` has a row per coordinate of `embedding`, with columns id, task, instruction,
     side, model and fitted (True where the heads were fitted on the episode).
 
-    `title` and `subtitle` stand above the panel. `qualities` holds the quality of all points and, where heads were
-    fitted on some of them, of held-out and fitted points apart, as fitted ones lie together by construction.
+    `title` and `subtitle` are drawn above the panel. `qualities` holds the quality of all points and, where heads were
+    fitted on some of them, of held-out and fitted points apart, as fitted ones are close by construction.
     """
 
     title: str
@@ -70,12 +61,12 @@ class TsnePanel:
 
     @property
     def purity_of(self) -> str:
-        """Whose purity it is: "held-out", "fitted", or "" for all points."""
+        """The points of the purity: "held-out", "fitted", or "" for all points."""
         return "" if self.quality.points == "all" else self.quality.points
 
 
 def quality_line(panel: TsnePanel, config: TsneConfig) -> str:
-    """How far one panel can be believed: trustworthiness, purity and chance, N, perplexity used and asked for, seed."""
+    """Quality of one panel: trustworthiness, purity and chance, N, perplexity used and requested, seed."""
     made, main = panel.embedding, panel.quality
     cut = f" ({config.perplexity:g} asked for)" if made.perplexity < config.perplexity else ""
     apart = {quality.points: quality for quality in panel.qualities} if panel.purity_of == "held-out" else {}
@@ -83,7 +74,7 @@ def quality_line(panel: TsnePanel, config: TsneConfig) -> str:
     fitted = f", of fitted ones {apart['fitted'].purity:.2f}" if "fitted" in apart else ""
     across = "" if np.isnan(main.across) else _across(main)
     return (
-        f"trustworthiness {made.trustworthiness:.3f} (k = {made.neighbours}){trusted}; "
+        f"trustworthiness {made.trustworthiness:.3f} (k = {made.neighbors}){trusted}; "
         f"instruction purity {f'of {panel.purity_of} points ' if panel.purity_of else ''}{main.purity:.2f} "
         f"(k = {main.neighbours}), chance {main.purity_chance:.2f}{across}{fitted}; "
         f"N = {len(panel.points)} points of {panel.points['id'].nunique()} episodes; "
@@ -96,56 +87,29 @@ def _across(quality: Quality) -> str:
 
 
 def tsne_figure(
-    panels: Sequence[TsnePanel], config: TsneConfig, *, title: str, caption: str, colour: str = "auto"
+    panels: Sequence[TsnePanel], config: TsneConfig, *, title: str, caption: str, color: str = "auto"
 ) -> "Figure":
     """Draw `panels` side by side (three in a row at most, four as two and two) with one legend for all of them.
 
-    The drawn offsets are the coordinates of each panel. `colour` is 'auto', 'instruction' or 'task'.
+    The drawn offsets are the coordinates of each panel. `color` is 'auto', 'instruction' or 'task'.
     """
     with house_style():
-        return _draw(panels, config, title=title, caption=caption, colour=colour)
+        return _draw(panels, config, title=title, caption=caption, color=color)
 
 
-def _draw(panels: Sequence[TsnePanel], config: TsneConfig, *, title: str, caption: str, colour: str) -> "Figure":
+def _draw(panels: Sequence[TsnePanel], config: TsneConfig, *, title: str, caption: str, color: str) -> "Figure":
     everything = pd.concat([panel.points for panel in panels])
-    named = kinds(list(zip(everything["task"], everything["instruction"], strict=True)), by=colour)
+    named = kinds(list(zip(everything["task"], everything["instruction"], strict=True)), by=color)
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
-    rows = -(-len(panels) // columns)
-    size = (8.6 if len(named) > _WIDE_ABOVE else 6.6) if columns == 1 else 4.7
-    width = columns * size + (columns + 1) * 0.15
-    quality = [wrap(quality_line(panel, config), size, 7.5) for panel in panels]
-    below = 0.14 * max(len(lines) for lines in quality) + 0.12
-    foot_lines = wrap(caption, width - 0.3, 7)
-    foot = 0.12 + 0.145 * len(foot_lines)
-    canvas = new_figure(1, 1)
-    lines = pack(named, width - 0.3, canvas)
-    legend_height = LINE * (max((line.row for line in lines), default=0) + 1) + 0.12
-    top, head, panel_height = 0.36, 0.5, min(size * 0.86, 6.2)
-    handles = shape_handles(panels, everything, room=_room(width))
-    shapes = 0.16 + 0.2 * shape_rows(handles, width)
-    height = top + rows * (head + panel_height + below) + shapes + legend_height + foot
-    figure = new_figure(width, height)
-    figure.text(0.15 / width, 1 - 0.14 / height, title, ha="left", va="top", fontsize=12, fontweight="bold")
-    for place, panel in enumerate(panels):
-        row, column = divmod(place, columns)
-        upper = top + row * (head + panel_height + below) + head
-        left = 0.15 + column * (size + 0.15)
-        axes = figure.add_axes((left / width, 1 - (upper + panel_height) / height, size / width, panel_height / height))
-        _panel(axes, panel, named, quality[place], size)
-    edge = foot + legend_height
-    shape_legend(figure, handles, (edge + shapes - 0.02) / height)
-    colour_legend(figure, lines, edge / height)
-    figure.text(
-        0.15 / width,
-        0.07 / height,
-        "\n".join(foot_lines),
-        ha="left",
-        va="bottom",
-        fontsize=7,
-        color=GREY,
-        linespacing=1.3,
-    )
-    return figure
+    width = (8.6 if len(named) > _WIDE_ABOVE else 6.6) if columns == 1 else 4.7
+    heights = [min(width * 0.86, 6.2)] * -(-len(panels) // columns)
+    layout = FigureLayout([width] * columns, heights, title=title, caption=caption)
+    for index, panel in enumerate(panels):
+        axes = layout.panel(*divmod(index, columns))
+        _panel(axes, panel, named, wrap(quality_line(panel, config), width, 7.5), width)
+    layout.legend(shape_handles(panels, everything, width=sum([width] * columns)))
+    layout.block(ColorLegend(named))
+    return layout.finish()
 
 
 def _panel(axes: "Axes", panel: TsnePanel, named: Sequence[Kind], quality: Sequence[str], size: float) -> None:
@@ -157,16 +121,7 @@ def _panel(axes: "Axes", panel: TsnePanel, named: Sequence[Kind], quality: Seque
     draw_points(axes, panel, named, float(np.clip(15000 / len(points), 9, 46)))
     axes.set_aspect("equal", adjustable="datalim")
     axes.margins(0.06)
-    axes.set_title(shorten(panel.title, size, 10), loc="left", fontsize=10, pad=17)
-    axes.annotate(
-        *(shorten(panel.subtitle, size, 7.5), (0, 1)),
-        xytext=(0, 5),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        va="bottom",
-        fontsize=7.5,
-        color=GREY,
-    )
+    panel_title(axes, panel.title, panel.subtitle, width=size, size=10)
     axes.annotate(
         *("\n".join(quality), (0, 0)),
         xytext=(0, -4),
@@ -183,7 +138,7 @@ def _panel(axes: "Axes", panel: TsnePanel, named: Sequence[Kind], quality: Seque
 def draw_points(axes: "Axes", panel: TsnePanel, named: Sequence[Kind], area: float) -> None:
     """The points of a map as markers of `area` square points, in a frame without ticks."""
     points, spots = panel.points, panel.embedding.coordinates
-    colours = [kind.colour for kind in point_kinds(points, named)]
+    colors = [kind.color for kind in point_kinds(points, named)]
     pale = points["fitted"].to_numpy() & is_mixed(panel)
     for side, marker in MARKERS.items():
         here = np.flatnonzero((points["side"] == side).to_numpy())
@@ -191,7 +146,7 @@ def draw_points(axes: "Axes", panel: TsnePanel, named: Sequence[Kind], area: flo
             axes.scatter(
                 *(spots[here, 0], spots[here, 1]),
                 s=area * (1.15 if marker == "^" else 1.0),
-                c=[to_rgba(colours[i], PALE if pale[i] else 1.0) for i in here],
+                c=[to_rgba(colors[i], PALE if pale[i] else 1.0) for i in here],
                 marker=marker,
                 linewidths=0.25,
                 edgecolors="white",
@@ -206,9 +161,9 @@ def draw_points(axes: "Axes", panel: TsnePanel, named: Sequence[Kind], area: flo
 
 
 def _write_numbers(axes: "Axes", points: pd.DataFrame, spots: np.ndarray, numbers: np.ndarray) -> None:
-    """Each instruction's number once per model, beside its middle point, where no other number or point stands.
+    """Each instruction's number once per model, next to its middle point, clear of other numbers and points.
 
-    A number that finds no place near its point is left out rather than laid over another.
+    A number without free space near its point is omitted.
     """
     axes.apply_aspect()
     pixels = axes.transData.transform(spots)
@@ -258,14 +213,14 @@ def _inside(x: float, y: float, frame: BboxBase, room: float) -> bool:
 
 
 def shape_handles(
-    panels: Sequence[TsnePanel], points: pd.DataFrame, *, joined: bool = True, room: float = 2.2
+    panels: Sequence[TsnePanel], points: pd.DataFrame, *, joined: bool = True, width: float
 ) -> list[Line2D]:
-    """What the legend of shapes explains: the models (in `room` inches), paleness, and lines between points."""
+    """Legend of shapes in a figure of `width` inches: models, paleness, and lines between points."""
     handles = []
     for side, marker in MARKERS.items():
         models = list(dict.fromkeys(points.loc[points["side"] == side, "model"]))
         if models:
-            label = shorten(f"{side}: {', '.join(models)}", room, 8)
+            label = shorten(f"{side}: {', '.join(models)}", width / 2, 8)
             handles.append(Line2D([], [], linestyle="none", marker=marker, color=INK, markersize=6, label=label))
     if any(is_mixed(panel) for panel in panels):
         text = "paler: the heads were fitted on these"
@@ -278,50 +233,35 @@ def shape_handles(
     return handles
 
 
-def _shape_columns(handles: Sequence[Line2D], width: float) -> int:
-    return len(handles) if len(handles) <= 3 or width > 9 else 2
+class ColorLegend:
+    """The legend of colors in as many columns as fit (a `Block` of `FigureLayout`)."""
 
+    def __init__(self, named: Sequence[Kind]) -> None:
+        self.named = named
+        self.lines: list[LegendLine] = []
 
-def _room(width: float) -> float:
-    return 2.2 if width <= 9 else 3.0
+    def measure(self, figure: "Figure", width: float) -> tuple[float, float]:
+        """See `Block.measure`."""
+        self.lines = pack(self.named, width, figure)
+        rows = max((line.row for line in self.lines), default=0) + 1
+        return max(line.left + line.width for line in self.lines), _LINE * rows
 
-
-def shape_rows(handles: Sequence[Line2D], width: float) -> int:
-    """How many rows the legend of shapes takes in a figure of `width` inches."""
-    return -(-len(handles) // _shape_columns(handles, width))
-
-
-def shape_legend(figure: "Figure", handles: Sequence[Line2D], ceiling: float) -> None:
-    """The legend of shapes, its upper edge at `ceiling` (share of the figure's height)."""
-    width = figure.get_size_inches()[0]
-    figure.legend(
-        handles=list(handles),
-        loc="upper left",
-        bbox_to_anchor=(0.05 / width, ceiling),
-        ncols=_shape_columns(handles, width),
-        columnspacing=1.8,
-        handletextpad=0.3,
-        borderaxespad=0.2,
-    )
-
-
-def colour_legend(figure: "Figure", lines: Sequence[LegendLine], ceiling: float) -> None:
-    """The legend of colours that `pack` laid out, its upper edge at `ceiling` (share of the figure's height)."""
-    width, height = figure.get_size_inches()
-    for line in lines:
-        x = (0.15 + line.left) / width
-        y = ceiling - (0.05 + LINE * (line.row + 0.5)) / height
-        if line.colour is not None:
-            figure.add_artist(
-                Line2D([x + 0.045 / width], [y], marker="s", markersize=5.5, color=line.colour, markeredgewidth=0)
-            )
-            x += 0.13 / width
-        weight = "bold" if line.header else "normal"
-        figure.text(x, y, line.text, fontsize=7, va="center_baseline", fontweight=weight)
+    def place(self, figure: "Figure", left: float, top: float) -> None:
+        """See `Block.place`."""
+        width, height = figure.get_size_inches()
+        for line in self.lines:
+            x = (left + line.left) / width
+            y = 1 - (top + _LINE * (line.row + 0.5)) / height
+            if line.color is not None:
+                mark = [x + 0.045 / width], [y]
+                figure.add_artist(Line2D(*mark, marker="s", markersize=5.5, color=line.color, markeredgewidth=0))
+                x += SWATCH / width
+            weight = "bold" if line.header else "normal"
+            figure.text(x, y, line.text, fontsize=7, va="center_baseline", fontweight=weight)
 
 
 def point_kinds(points: pd.DataFrame, named: Sequence[Kind]) -> list[Kind]:
-    """What the colour of each point stands for: its instruction, or its task."""
+    """The meaning of each point's color: its instruction, or its task."""
     found = {(kind.task, kind.instruction): kind for kind in named}
     return [
         found.get((task, instruction)) or found[(task, None)]

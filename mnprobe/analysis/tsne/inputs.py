@@ -40,7 +40,7 @@ Array = NDArray[Any]
 class FeaturePair:
     """u and e of the same episodes, row by row: `episodes` says which (id, task, instruction, partition, success).
 
-    `notes` say in words what was mapped in the labels, and whether the sides were made from other data.
+    `notes` describe label mappings, and whether the sides were extracted from different data.
     """
 
     u: Array
@@ -71,12 +71,12 @@ class FeaturePair:
 
     @property
     def describe_u(self) -> str:
-        """Model, step and whether it was trained, for people."""
+        """Model, step and whether it was trained, as text."""
         return _describe(self.understanding, self.step_u, self.trained_u)
 
     @property
     def describe_e(self) -> str:
-        """Model, step and whether it was trained, for people."""
+        """Model, step and whether it was trained, as text."""
         return _describe(self.execution, self.step_e, self.trained_e)
 
 
@@ -229,7 +229,7 @@ def find_heads(run: RunDir, pair: FeaturePair, table: pd.DataFrame | None = None
     """Saved linear heads that were fitted on the very features of `pair`, or None.
 
     They are found through the column heads_file of results/alignment.csv (all episodes, own probe, true pairs); where
-    several fit, the lowest seed with episodes held out. `table` is that of `heads_table`, read anew when left out.
+    several fit, the lowest seed with episodes held out. `table` is that of `heads_table`, read again if omitted.
     """
     table = heads_table(run) if table is None else table
     if table is None:
@@ -466,7 +466,7 @@ def _models(
             have = f"; there are {', '.join(in_order(known))}" if known else ""
             raise FeatureError(f"{run.path} has no features of training {missing[0]!r} from source {source!r}{have}")
         return [_pair_of(known[name]) for name in wanted]
-    # A training with one side, or one that is not as far as the others, has nothing to set beside.
+    # A training with one side, or with fewer steps than the others, cannot be compared.
     whole = {name: sides for name, sides in known.items() if all(len(models) == 1 for models in sides.values())}
     ends = {name: max(next(iter(sides["execution"].values()))) for name, sides in whole.items()}
     last = max(ends.values(), default=0)

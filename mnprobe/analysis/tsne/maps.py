@@ -10,7 +10,7 @@ import pandas as pd
 
 from mnprobe.analysis.figures.metadata import FigureNote, write_note
 from mnprobe.analysis.figures.style import SavedFigure, save_figure
-from mnprobe.analysis.similarity._arrays import centred, in_range
+from mnprobe.analysis.similarity._arrays import centered, in_range
 from mnprobe.analysis.tables.progress import world_note
 from mnprobe.analysis.tsne.embedding import (
     NEAREST,
@@ -55,7 +55,7 @@ POINTS = TableSchema(
     more=True,
     command="tsne",
 )
-"""results/tsne*.csv: one row per point. Further columns: those of the users' own, source, step, neighbours."""
+"""results/tsne*.csv: one row per point. Further columns: those of the users' own, source, step, neighbors."""
 MAP_QUALITY = TableSchema(
     name="map-quality",
     columns=(
@@ -68,7 +68,7 @@ MAP_QUALITY = TableSchema(
     command="tsne",
 )
 """results/map-quality.csv: one row per map of a series and group of its points."""
-_COLOURS = ("auto", "instruction", "task")
+_COLORS = ("auto", "instruction", "task")
 _NOT_OWN = {*_KEPT, "variation", "prediction", "panel", "side", "model", "source", "step", "fitted", "x", "y"}
 
 
@@ -104,8 +104,8 @@ def tsne_panels(
     """Lay out each input: one panel of z_u with z_e in the shared space, two panels (u and e) in their raw spaces, or
     all three, before and after the linear maps.
 
-    Returns the panels and sentences about where heads came from and what the optimiser warned of. Raw features are
-    standardised; shared ones have length 1. In 'both', held-out points are the same before and after.
+    Returns the panels and sentences about where heads came from and warnings of the optimizer. Raw features are
+    standardized; shared ones have length 1. In 'both', held-out points are the same before and after.
     """
     config = config or TsneConfig()
     panels, notes = [], []
@@ -133,7 +133,7 @@ def draw_tsne(
     space: Space = "shared",
     partition: str | None = None,
     config: TsneConfig | None = None,
-    colour: str = "auto",
+    color: str = "auto",
     command: str | None = None,
 ) -> DrawnTsne:
     """Draw the panels of `inputs` side by side.
@@ -146,18 +146,18 @@ def draw_tsne(
         partition: only these episodes ('held-out': those that saved heads were not fitted on). Where heads must be
             fitted, they are then fitted on the other episodes, if these are enough.
         config: of the t-SNE.
-        colour: 'auto', 'instruction', 'task', or a column of the user's own that all stores have.
-        command: how a person makes this figure again; written beside it.
+        color: 'auto', 'instruction', 'task', or a column of the user's own that all stores have.
+        command: command that draws this figure again; written to the note.
     """
     config = config or TsneConfig()
-    _check_colour(colour, inputs)
+    _check_color(color, inputs)
     panels, notes = tsne_panels(inputs, space=space, partition=partition, config=config)
     worlds = sorted({name for given in inputs for name in given.pair.worlds})
     caption = _caption(space, partition, [*notes, world_note(worlds)])
-    shown = panels if colour in _COLOURS else [_coloured_by(panel, colour) for panel in panels]
-    title = _title(space, "instruction" if colour in _COLOURS else colour)
+    shown = panels if color in _COLORS else [_colored_by(panel, color) for panel in panels]
+    title = _title(space, "instruction" if color in _COLORS else color)
     figure = tsne_figure(
-        shown, config, title=title, caption=caption, colour=colour if colour in _COLOURS else "instruction"
+        shown, config, title=title, caption=caption, color=color if color in _COLORS else "instruction"
     )
     POINTS.write(table, pd.concat([panel_coordinates(panel) for panel in panels]))
     saved = save_figure(figure, stem)
@@ -203,7 +203,7 @@ def shared_for(given: TsneInput, shown: FeaturePair, partition: str | None, seed
 def shared_panel(
     pair: FeaturePair, shared: Shared, title: str, config: TsneConfig, start: np.ndarray | None = None
 ) -> TsnePanel:
-    """One panel of z_u and z_e (in this order); `start` (2 N, 2) is an earlier map of the same points to begin with."""
+    """One panel of z_u and z_e (in this order); `start` (2 N, 2) is an earlier map of the same points to start from."""
     return _panel(
         np.concatenate([shared.z_u, shared.z_e]),
         _shared_points(pair, shared),
@@ -217,9 +217,9 @@ def shared_panel(
 def same_panel(panel: TsnePanel, pair: FeaturePair, shared: Shared, title: str) -> TsnePanel:
     """`panel` as that of another pair with the same features: its coordinates with that pair's names."""
     points = _shared_points(pair, shared)
-    coordinates, neighbours = panel.embedding.coordinates, panel.qualities[0].trust_neighbours
+    coordinates, neighbors = panel.embedding.coordinates, panel.qualities[0].trust_neighbours
     values = np.concatenate([shared.z_u, shared.z_e])
-    qualities = map_qualities(values, coordinates, points, neighbours)
+    qualities = map_qualities(values, coordinates, points, neighbors)
     return replace(panel, title=title, subtitle=_subtitle(pair), points=points, qualities=qualities)
 
 
@@ -244,7 +244,7 @@ def _raw_panels(pair: FeaturePair, title: str, config: TsneConfig, fitted: np.nd
     )
     return [
         _panel(
-            _standardised(values),
+            _standardized(values),
             _points(pair, side, model).assign(fitted=fitted),
             f"{before}{letter} before the heads",
             text,
@@ -284,30 +284,30 @@ def _own_columns(pair: FeaturePair) -> list[str]:
     return [name for name in names if name not in _NOT_OWN and not name.startswith("neighbour_")]
 
 
-def _check_colour(colour: str, inputs: Sequence[TsneInput]) -> None:
-    if colour in _COLOURS:
+def _check_color(color: str, inputs: Sequence[TsneInput]) -> None:
+    if color in _COLORS:
         return
     common = set.intersection(*(set(_own_columns(given.pair)) for given in inputs))
-    if colour not in common:
+    if color not in common:
         own = (
             f"your own columns are {', '.join(sorted(common))}" if common else "the stores have no columns of your own"
         )
-        raise ConfigError(f"colour must be auto, instruction or task, got {colour!r}; {own}")
+        raise ConfigError(f"colour must be auto, instruction or task, got {color!r}; {own}")
 
 
-def _coloured_by(panel: TsnePanel, column: str) -> TsnePanel:
-    """The panel with a user's column in the place of what colours stand for: one colour for each of its values."""
+def _colored_by(panel: TsnePanel, column: str) -> TsnePanel:
+    """The panel colored by a user's column: one color for each of its values."""
     values = [str(value) or "(none)" for value in panel.points[column].tolist()]
     return replace(panel, points=panel.points.assign(task=column, instruction=values))
 
 
-def _standardised(values: np.ndarray) -> np.ndarray:
-    """Columns centred and over their deviation; those that hardly vary are only centred, those that are nothing but
+def _standardized(values: np.ndarray) -> np.ndarray:
+    """Columns centered and over their deviation; those that hardly vary are only centered, those that are nothing but
     the rounding of an offset become 0.
     """
     digits = float(np.finfo(values.dtype).eps) if values.dtype.kind == "f" else 0.0
     exact, _ = in_range(as_matrix(values, "features"), name="features", title="t-SNE", translation=True)
-    middle = centred(exact)
+    middle = centered(exact)
     deviation = np.sqrt((middle**2).mean(axis=0))
     large = deviation > 1e-6 * deviation.max()
     rounded = deviation <= 16 * digits * np.abs(exact.mean(axis=0))
@@ -336,7 +336,7 @@ def panel_facts(panel: TsnePanel) -> dict[str, object]:
         "purity": panel.purity,
         "purity_of": panel.purity_of,
         "purity_chance": panel.quality.purity_chance,
-        "neighbours": made.neighbours,
+        "neighbours": made.neighbors,
         "purity_neighbours": panel.quality.neighbours,
         "qualities": [_facts(quality) for quality in panel.qualities],
         "kl": made.kl,
@@ -360,8 +360,8 @@ _HOW = {
 }
 
 
-def _title(space: Space, colour: str) -> str:
-    return f"t-SNE of {_SPACES[space]}: shape = model, colour = {colour}"
+def _title(space: Space, color: str) -> str:
+    return f"t-SNE of {_SPACES[space]}: shape = model, colour = {color}"
 
 
 def _caption(space: Space, partition: str | None, notes: Sequence[str]) -> str:
@@ -385,7 +385,7 @@ class SeriesMap:
     Attributes:
         training: whose checkpoint it is.
         step: of the execution model.
-        panel: the map; its coordinates have the root mean square distance 1 from their centre.
+        panel: the map; its coordinates have the root mean square distance 1 from their center.
         moved: mean distance of a point from where it was on the map before, in these units; NaN on the first map of
             all.
     """
@@ -400,7 +400,7 @@ class SeriesMap:
 class TsneSeries:
     """All maps, training by training and in the order of steps, of the same points in the same order.
 
-    `notes` says where heads came from and what the optimiser warned of.
+    `notes` says where heads came from and warnings of the optimizer.
     """
 
     maps: tuple[SeriesMap, ...]
@@ -430,10 +430,10 @@ def tsne_series(
 ) -> TsneSeries:
     """Lay out each training's checkpoints (`inputs`: by training, in any order of steps) one after the other.
 
-    Only episodes that all of them have are shown. The first map begins from principal components, that of every later
+    Only episodes that all of them have are shown. The first map starts from principal components, that of every later
     step from the step before, and the first of every later training from the first of all, so that rows can be
     compared as well; where the features are the very same, so is the map. A map is then moved and scaled as a whole,
-    which changes no neighbourhood. `advance` is called after each.
+    which changes no neighborhood. `advance` is called after each.
 
     Raises FeatureError when they share no episode or differ in its instruction, and as `shown_pair` and `embed`.
     """
@@ -540,7 +540,7 @@ def _standing(panel: TsnePanel) -> TsnePanel:
 
 
 def _spread_one(spots: Floats) -> Floats:
-    """Centred, and scaled to the root mean square distance 1 from the centre."""
-    centred = spots - spots.mean(axis=0)
-    spread = float(np.sqrt((centred**2).sum(axis=1).mean()))
-    return np.asarray(centred / spread if spread > 0 else centred)
+    """Centred, and scaled to the root mean square distance 1 from the center."""
+    centered = spots - spots.mean(axis=0)
+    spread = float(np.sqrt((centered**2).sum(axis=1).mean()))
+    return np.asarray(centered / spread if spread > 0 else centered)

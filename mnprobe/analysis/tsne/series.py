@@ -10,24 +10,23 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from mnprobe.analysis.figures.curve import percent_axis, steps_axis
+from mnprobe.analysis.figures.layout import FigureLayout, panel_title
 from mnprobe.analysis.figures.metadata import FigureNote, write_note
 from mnprobe.analysis.figures.style import (
-    GREY,
+    GRAY,
     INK,
     SavedFigure,
     house_style,
-    new_figure,
     quiet_axes,
     save_figure,
     shorten,
-    training_colours,
-    wrap,
+    training_colors,
 )
 from mnprobe.analysis.tables.progress import world_note
 from mnprobe.analysis.tsne.embedding import TsneConfig, quality_lines
-from mnprobe.analysis.tsne.figure import LINE, colour_legend, draw_points, shape_handles, shape_legend, shape_rows
+from mnprobe.analysis.tsne.figure import ColorLegend, draw_points, shape_handles
 from mnprobe.analysis.tsne.inputs import TsneInput
-from mnprobe.analysis.tsne.legend import Kind, kinds, pack
+from mnprobe.analysis.tsne.legend import Kind, kinds
 from mnprobe.analysis.tsne.maps import (
     HELD_OUT,
     MAP_QUALITY,
@@ -60,7 +59,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_PURITY_BOLD = 0.85  # of the room: letters are wider than those that `shorten` measures
 _PANELS = {
     "purity": ("Neighbours of either model", "share with the own instruction"),
     "across": ("Neighbours of the other model", "share with the own instruction"),
@@ -77,8 +75,8 @@ _NAMES = {"held-out": "held-out episodes", "all": "all episodes", "fitted": "epi
 def purity_figure(table: pd.DataFrame, *, title: str, caption: str) -> "Figure":
     """Draw the table of `quality_table`: a panel each for purity, purity across models, and trustworthiness.
 
-    Colour tells the training; held-out points are drawn apart from those that heads were fitted on (all points only
-    where there is no such difference). Chance is the expected purity of neighbours drawn at random from the same ones.
+    Color stands for the training; held-out points are drawn apart from those that heads were fitted on (all points only
+    where no heads were fitted). Chance is the expected purity of neighbors drawn at random from the same ones.
     """
     with house_style():
         return _draw_purity(table, title=title, caption=caption)
@@ -87,50 +85,19 @@ def purity_figure(table: pd.DataFrame, *, title: str, caption: str) -> "Figure":
 def _draw_purity(table: pd.DataFrame, *, title: str, caption: str) -> "Figure":
     groups = [name for name in ("held-out", "fitted") if name in set(table["points"])] or ["all"]
     shown = [name for name in _PANELS if table[name].notna().any()]
-    colours = training_colours(list(dict.fromkeys(table["training"])))
-    size, left, gap = 3.1, 0.75, 0.75
-    width = left + len(shown) * (size + gap) - gap + 0.2
-    foot_lines = wrap(caption, width - 0.3, 7)
-    foot = 0.12 + 0.145 * len(foot_lines)
-    handles = _handles(colours, groups)
-    columns = max(1, int((width - 0.3) // 2.6))
-    legend = 0.12 + 0.19 * -(-len(handles) // columns)
-    top, head, panel, ticks = 0.42, 0.42, 2.3, 0.55
-    height = top + head + panel + ticks + legend + foot
-    figure = new_figure(width, height)
-    figure.text(
-        *(0.15 / width, 1 - 0.12 / height, shorten(title, (width - 0.3) * _PURITY_BOLD, 12)),
-        va="top",
-        fontsize=12,
-        fontweight="bold",
-    )
-    for place, name in enumerate(shown):
-        x = left + place * (size + gap)
-        axes = figure.add_axes((x / width, 1 - (top + head + panel) / height, size / width, panel / height))
-        _panel(axes, table, name, groups, colours)
-    figure.legend(
-        handles=handles,
-        loc="upper left",
-        bbox_to_anchor=(0.05 / width, (foot + legend) / height),
-        ncols=columns,
-        columnspacing=1.6,
-        borderaxespad=0.2,
-    )
-    figure.text(
-        *(0.15 / width, 0.07 / height, "\n".join(foot_lines)),
-        va="bottom",
-        fontsize=7,
-        color=GREY,
-        linespacing=1.3,
-    )
-    return figure
+    colors = training_colors(list(dict.fromkeys(table["training"])))
+    layout = FigureLayout([3.1] * len(shown), [2.3], title=title, caption=caption)
+    for column, name in enumerate(shown):
+        _panel(layout.panel(0, column), table, name, groups, colors)
+    layout.legend(_handles(colors, groups))
+    return layout.finish()
 
 
-def _panel(axes: "Axes", table: pd.DataFrame, name: str, groups: list[str], colours: dict[str, str]) -> None:
-    for training, colour in colours.items():
+def _panel(axes: "Axes", table: pd.DataFrame, name: str, groups: list[str], colors: dict[str, str]) -> None:
+    for training, color in colors.items():
         for group in groups:
             rows = table[(table["training"] == training) & (table["points"] == group)].sort_values("step")
-            axes.plot(rows["step"], rows[name], color=colour, label=f"{training} {group}", **_LINES[group])
+            axes.plot(rows["step"], rows[name], color=color, label=f"{training} {group}", **_LINES[group])
             if f"{name}_chance" in rows:
                 axes.plot(rows["step"], rows[f"{name}_chance"], color=INK, linewidth=1.0, label="_chance")
     quiet_axes(axes)
@@ -139,48 +106,32 @@ def _panel(axes: "Axes", table: pd.DataFrame, name: str, groups: list[str], colo
     else:
         axes.set_xticks([int(table["step"].iloc[0])])
     axes.set_xlabel("training step")
-    title, below = _PANELS[name]
-    axes.set_title(title, loc="left", pad=16)
-    axes.annotate(
-        *(below, (0, 1)),
-        xytext=(0, 5),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        fontsize=7.5,
-        color=GREY,
-    )
+    panel_title(axes, *_PANELS[name], width=3.1)
     if name != "trustworthiness":
         percent_axis(axes, "y")
 
 
-def _handles(colours: dict[str, str], groups: list[str]) -> list[Line2D]:
+def _handles(colors: dict[str, str], groups: list[str]) -> list[Line2D]:
     found = [
-        Line2D([], [], color=colour, marker="o", linestyle="-", label=shorten(training or "this run", 2.0, 8))
-        for training, colour in colours.items()
+        Line2D([], [], color=color, marker="o", linestyle="-", label=shorten(training or "this run", 2.0, 8))
+        for training, color in colors.items()
     ]
     if len(groups) > 1 or groups == ["fitted"]:
-        found += [Line2D([], [], color=GREY, label=_NAMES[group], **_LINES[group]) for group in groups]
+        found += [Line2D([], [], color=GRAY, label=_NAMES[group], **_LINES[group]) for group in groups]
     return [*found, Line2D([], [], color=INK, linewidth=1.0, label="chance")]
 
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-
 MOST_COLUMNS = 7  # steps: of more, evenly spaced ones are drawn
-_SIZE, _GAP, _MARGIN, _LABEL = 2.2, 0.12, 0.15, 0.24  # inches
-_BOLD = 0.85  # of the room: letters are wider than those that `shorten` measures
-_TOP, _HEAD, _BELOW = 0.4, 0.24, 0.56
+_SIZE = 2.2  # inches of a map
 
 
-def series_figure(series: TsneSeries, *, title: str, caption: str, colour: str = "auto") -> "Figure":
-    """Draw the maps of `series`; a training without a checkpoint at some step leaves its place empty.
+def series_figure(series: TsneSeries, *, title: str, caption: str, color: str = "auto") -> "Figure":
+    """Draw the maps of `series`; a training without a checkpoint at some step has an empty panel there.
 
-    The drawn offsets are the coordinates of the maps. `colour` is 'auto', 'instruction' or 'task'.
+    The drawn offsets are the coordinates of the maps. `color` is 'auto', 'instruction' or 'task'.
     """
     with house_style():
-        return _draw(series, title=title, caption=caption, colour=colour)
+        return _draw(series, title=title, caption=caption, color=color)
 
 
 def shown_steps(steps: Sequence[int], most: int = MOST_COLUMNS) -> list[int]:
@@ -194,69 +145,35 @@ def shown_steps(steps: Sequence[int], most: int = MOST_COLUMNS) -> list[int]:
     return [steps[round(place)] for place in np.linspace(0, len(steps) - 1, most)]
 
 
-def _draw(series: TsneSeries, *, title: str, caption: str, colour: str) -> "Figure":
+def _draw(series: TsneSeries, *, title: str, caption: str, color: str) -> "Figure":
     steps, trainings = shown_steps(series.steps), series.trainings
     panels = [item.panel for item in series.maps]
     everything = pd.concat([panel.points for panel in panels])
-    named = kinds(list(zip(everything["task"], everything["instruction"], strict=True)), by=colour)
-    label = _LABEL if any(trainings) else 0.0
-    width = max(2 * _MARGIN + label + len(steps) * (_SIZE + _GAP) - _GAP, 6.6)
-    lines = pack(named, width - 0.3, new_figure(1, 1))
-    legend = LINE * (max((line.row for line in lines), default=0) + 1) + 0.12
-    handles = shape_handles(panels, everything, joined=False, room=2.2 if width <= 9 else 3.2)
-    shapes = 0.16 + 0.2 * shape_rows(handles, width)
-    foot_lines = wrap(caption, width - 0.3, 7)
-    foot = 0.12 + 0.145 * len(foot_lines)
-    height = _TOP + _HEAD + len(trainings) * (_SIZE + _BELOW) + shapes + legend + foot
-    figure = new_figure(width, height)
-    left = _MARGIN / width
-    figure.text(
-        *(left, 1 - 0.12 / height, shorten(title, (width - 0.3) * _BOLD, 12)),
-        ha="left",
-        va="top",
-        fontsize=12,
-        fontweight="bold",
-    )
+    named = kinds(list(zip(everything["task"], everything["instruction"], strict=True)), by=color)
+    layout = FigureLayout([_SIZE] * len(steps), [_SIZE] * len(trainings), title=title, caption=caption, least_width=6.3)
     limits = _limits(series)
     for row, training in enumerate(trainings):
-        upper = _TOP + _HEAD + row * (_SIZE + _BELOW)
         for column, step in enumerate(steps):
-            x = _MARGIN + label + column * (_SIZE + _GAP)
-            place = (x / width, 1 - (upper + _SIZE) / height, _SIZE / width, _SIZE / height)
             item = series.at(training, step)
-            if row == 0:
-                centre = (x + _SIZE / 2) / width
-                figure.text(centre, 1 - (_TOP + _HEAD - 0.07) / height, _step(step), ha="center", fontsize=9.5)
+            axes = layout.panel(row, column)
             if item is None:
-                figure.text(
-                    *(place[0] + place[2] / 2, place[1] + place[3] / 2, "no checkpoint"),
-                    ha="center",
-                    fontsize=8,
-                    color=GREY,
-                )
-                continue
-            _map(figure.add_axes(place), item, named, limits)
-        if training:
-            figure.text(
-                *(left + 0.06 / width, 1 - (upper + _SIZE / 2) / height, shorten(training, _BOLD * _SIZE, 10)),
-                rotation=90,
-                va="center",
-                ha="center",
-                fontsize=10,
-                fontweight="bold",
-            )
-    edge = foot + legend
-    shape_legend(figure, handles, (edge + shapes - 0.02) / height)
-    colour_legend(figure, lines, edge / height)
-    figure.text(
-        *(left, 0.07 / height, "\n".join(foot_lines)),
-        ha="left",
-        va="bottom",
-        fontsize=7,
-        color=GREY,
-        linespacing=1.3,
-    )
-    return figure
+                _no_map(axes)
+            else:
+                _map(axes, item, named, limits)
+            if row == 0:
+                axes.set_title(_step(step), fontsize=9.5)
+            if column == 0 and training:
+                axes.set_ylabel(shorten(training, _SIZE, 10, bold=True), fontsize=10, fontweight="bold")
+    layout.legend(shape_handles(panels, everything, joined=False, width=max(6.3, _SIZE * len(steps))))
+    layout.block(ColorLegend(named))
+    return layout.finish()
+
+
+def _no_map(axes: "Axes") -> None:
+    axes.text(0.5, 0.5, "no checkpoint", ha="center", va="center", fontsize=8, color=GRAY)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[["left", "bottom"]].set_visible(False)
 
 
 def _map(axes: "Axes", item: SeriesMap, named: Sequence[Kind], limits: float) -> None:
@@ -289,7 +206,7 @@ _PURITY = "Neighbourhoods on the maps of t-SNE over training"
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnSeries:
-    """What was written, and the maps that were drawn."""
+    """Files written, and the maps that were drawn."""
 
     figure: SavedFigure
     purity: SavedFigure
@@ -307,7 +224,7 @@ def draw_tsne_series(
     tables: Path,
     partition: str | None = None,
     config: TsneConfig | None = None,
-    colour: str = "auto",
+    color: str = "auto",
     name: str = "tsne",
     command: str | None = None,
     quiet: bool = False,
@@ -321,16 +238,16 @@ def draw_tsne_series(
             for another name) go.
         partition: only these episodes, as for `draw_tsne`.
         config: of the t-SNE.
-        colour: 'auto', 'instruction' or 'task'.
-        name: with which all these begin.
-        command: how a person makes them again; written beside the figures.
+        color: 'auto', 'instruction' or 'task'.
+        name: prefix of all these files.
+        command: command that draws them again; written to the notes.
         quiet: show no progress.
     Raises:
         FeatureError: no checkpoints, or as `tsne_series`.
     """
     config = config or TsneConfig()
-    if colour not in ("auto", "instruction", "task"):
-        raise ConfigError(f"colour must be auto, instruction or task, got {colour!r}")
+    if color not in ("auto", "instruction", "task"):
+        raise ConfigError(f"colour must be auto, instruction or task, got {color!r}")
     count = sum(len(some) for some in inputs.values())
     if not count:
         raise FeatureError("there is no checkpoint to show. `mnprobe extract` makes features of checkpoints")
@@ -343,7 +260,7 @@ def draw_tsne_series(
     command = command or command_line("tsne", series=True, partition=partition)
     stem, chart = folder / f"{name}-series", folder / f"{name}-purity"
     drawn = DrawnSeries(
-        figure=save_figure(series_figure(series, title=_TITLE, caption=_cut(series) + caption, colour=colour), stem),
+        figure=save_figure(series_figure(series, title=_TITLE, caption=_cut(series) + caption, color=color), stem),
         purity=save_figure(purity_figure(quality, title=_PURITY, caption=_purity_caption(series)), chart),
         page=stem.with_name(stem.name + ".html"),
         table=tables / f"{name}-series.csv",
@@ -353,7 +270,7 @@ def draw_tsne_series(
     )
     POINTS.write(drawn.table, coordinates)
     MAP_QUALITY.write(drawn.quality, quality)
-    slider = series_slider(coordinates, quality, colour=colour, note=caption)
+    slider = series_slider(coordinates, quality, color=color, note=caption)
     write_text(drawn.page, slider_page(slider, _TITLE))
     facts: dict[str, object] = {"perplexity_asked": config.perplexity, "seed": config.seed}
     facts |= {"settings": asdict(config), "panels": series_facts(series)}

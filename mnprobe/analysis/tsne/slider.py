@@ -24,7 +24,7 @@ _NOT_IN_SCRIPT = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"
 class Slider:
     """The three parts of a slider, to be put into a page; `style` and `script` are the same for every slider.
 
-    `markup` holds the data (as inert JSON) and the words, and may stand in a page many times.
+    `markup` holds the data (as inert JSON) and the text, and may occur in a page many times.
     """
 
     markup: str
@@ -45,24 +45,24 @@ class Slider:
         )
 
 
-def series_slider(coordinates: pd.DataFrame, quality: pd.DataFrame, *, colour: str = "auto", note: str = "") -> Slider:
+def series_slider(coordinates: pd.DataFrame, quality: pd.DataFrame, *, color: str = "auto", note: str = "") -> Slider:
     """A slider from the tables results/tsne-series.csv and results/map-quality.csv.
 
     Args:
         coordinates: as `series_coordinates` makes it.
         quality: as `quality_table` makes it.
-        colour: 'auto', 'instruction' or 'task'.
-        note: a text to stand below.
+        color: 'auto', 'instruction' or 'task'.
+        note: text below the maps.
     """
     here = files("mnprobe.analysis.tsne")
-    data, cut = _data(coordinates, quality, colour)
-    told = " ".join(part for part in (cut, note) if part)
+    data, cut = _data(coordinates, quality, color)
+    text = " ".join(part for part in (cut, note) if part)
     inert = json.dumps(data, separators=(",", ":")).translate(_NOT_IN_SCRIPT)
     markup = (
         '<div class="mnprobe-tsne-series">\n'
         f'<script type="application/json">{inert}</script>\n'
         "<noscript>Scripts are off: the figure tsne-series shows the same maps side by side.</noscript>\n"
-        f'</div>\n<p class="mnprobe-tsne-note">{escape(_text(told))}</p>\n'
+        f'</div>\n<p class="mnprobe-tsne-note">{escape(_text(text))}</p>\n'
     )
     return Slider(
         markup=markup,
@@ -83,7 +83,7 @@ def slider_page(slider: Slider, title: str) -> str:
     )
 
 
-def _data(coordinates: pd.DataFrame, quality: pd.DataFrame, colour: str) -> tuple[dict[str, Any], str]:
+def _data(coordinates: pd.DataFrame, quality: pd.DataFrame, color: str) -> tuple[dict[str, Any], str]:
     table, cut = _few(coordinates)
     table = table.assign(training=table["training"].fillna(""))
     quality = quality.assign(training=quality["training"].fillna(""))
@@ -91,7 +91,7 @@ def _data(coordinates: pd.DataFrame, quality: pd.DataFrame, colour: str) -> tupl
     maps = dict(list(table.groupby(["training", "step"], sort=False)))
     first = next(iter(maps.values()))
     pairs = list(zip(first["task"].map(_text), first["instruction"].map(_text), strict=True))
-    named = kinds(pairs, by=colour)
+    named = kinds(pairs, by=color)
     place = {(kind.task, kind.instruction): row for row, kind in enumerate(named)}
     furthest = float(table[["x", "y"]].abs().to_numpy().max()) or 1.0
     trainings = [
@@ -109,7 +109,7 @@ def _data(coordinates: pd.DataFrame, quality: pd.DataFrame, colour: str) -> tupl
         "kind": [place.get(pair, place.get((pair[0], None), 0)) for pair in pairs],
     }
     shown = [
-        {"task": kind.task, "colour": kind.colour, "label": kind.instruction if kind.instruction else kind.task}
+        {"task": kind.task, "colour": kind.color, "label": kind.instruction if kind.instruction else kind.task}
         for kind in named
     ]
     return {"steps": steps, "kinds": shown, "points": points, "trainings": trainings}, cut
@@ -139,9 +139,9 @@ def _few(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     points = len(table) // max(1, len(table.groupby(["training", "step"], dropna=False)))
     if points <= MOST_POINTS:
         return table, ""
-    kept = max(1, len(ids) * MOST_POINTS // points)
-    chosen = {ids[round(spot)] for spot in np.linspace(0, len(ids) - 1, kept)}
-    return table[table["id"].isin(chosen)], f"{kept} of {len(ids)} episodes are shown, evenly chosen."
+    count = max(1, len(ids) * MOST_POINTS // points)
+    chosen = {ids[round(spot)] for spot in np.linspace(0, len(ids) - 1, count)}
+    return table[table["id"].isin(chosen)], f"{count} of {len(ids)} episodes are shown, evenly chosen."
 
 
 def _text(value: object) -> str:

@@ -64,7 +64,7 @@ MICRO = TrainConfig(
     policy=OptimiserConfig(kind="adamw", lr=1e-2),
     align=OptimiserConfig(kind="adamw", lr=1e-2),
     augment="shift",
-    colour_noise=False,
+    color_noise=False,
 )
 GRID = {"pairings": ("instruction", "task"), "taus": (0.1, 0.2)}
 JUDGED = {"episodes": 1, "max_steps": 1, "world_options": {"image_size": 24}}
@@ -317,7 +317,7 @@ def test_what_cannot_be_judged_is_refused_before_anything_is_trained(opened, tmp
     assert not (tmp_path / "run" / "ablation").exists()
 
 
-def test_without_held_out_demonstrations_there_is_nothing_to_recognise(write_demo, tmp_path):
+def test_without_held_out_demonstrations_there_is_nothing_to_recognize(write_demo, tmp_path):
     for variation in (0, 1):
         write_demo(tmp_path / "demos", "open_drawer", variation, "train", variation, f"open drawer {variation}", 4)
     with pytest.raises(DataError, match="there are none of test, which are recognised"):

@@ -130,10 +130,10 @@ def test_simultaneous_intervals_by_hand():
     # Agresti and Min with another quantile
     before, after = [0] * 4 + [1] + [0] * 10 + [1] * 5, [1] * 4 + [0] + [0] * 10 + [1] * 5
     pairs = from_pairs(before, after)
-    centre, half = (pairs.low + pairs.high) / 2, (pairs.high - pairs.low) / 2
+    center, half = (pairs.low + pairs.high) / 2, (pairs.high - pairs.low) / 2
     half *= norm.ppf(1 - 0.025 / 8) / norm.ppf(0.975)
     wide = pairs.over(8)
-    assert (wide.low, wide.high) == pytest.approx((centre - half, centre + half))
+    assert (wide.low, wide.high) == pytest.approx((center - half, center + half))
     # each share on the scale of log-odds, then Zou and Donner
     low, high = (0.4, 0.25, 0.55), (0.7, 0.5, 0.85)
     made = from_intervals(low, high, n="", degrees=9).over(5)

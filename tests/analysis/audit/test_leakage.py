@@ -91,12 +91,12 @@ def test_near_copies_are_the_slow_loop():
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 8, 64])
 def test_independent_rows_are_no_copies_at_any_width(width):
     rng = np.random.default_rng(width)
-    centres = rng.standard_normal((20, width))
+    centers = rng.standard_normal((20, width))
     spaces = {
         "noise": lambda n: rng.standard_normal((n, width)),
         "heavy tails": lambda n: rng.standard_cauchy((n, width)),
         "low rank": lambda n: rng.standard_normal((n, min(width, 4))) @ np.ones((min(width, 4), width)),
-        "clusters": lambda n: centres[rng.integers(0, 20, n)] + 1e-3 * rng.standard_normal((n, width)),
+        "clusters": lambda n: centers[rng.integers(0, 20, n)] + 1e-3 * rng.standard_normal((n, width)),
     }
     assert {name: twins(draw(300), draw(100))[1] <= 1 for name, draw in spaces.items()} == dict.fromkeys(spaces, True)
 

@@ -195,7 +195,7 @@ def patches(figure):
 
 
 @pytest.mark.parametrize("index", ["debiased_cka", "procrustes_distance"])
-def test_the_heatmap_greys_what_does_not_pass_its_level(sides, index):
+def test_the_heatmap_grays_what_does_not_pass_its_level(sides, index):
     u, e, labels = sides
     table = compare(u, e, **labels, config=replace(QUICK, index=index)).table
     about = make_index(index).about

@@ -60,7 +60,7 @@ def first_of_ties(cosine, labels):
     return labels[(cosine > cosine.max(axis=1, keepdims=True) - 1e-6).argmax(axis=1)] == labels
 
 
-def own_index_is_favoured(cosine, labels):
+def own_index_is_favored(cosine, labels):
     return labels[(cosine + 0.5 * np.eye(len(labels))).argmax(axis=1)] == labels
 
 
@@ -97,11 +97,11 @@ def partners_at_random(u, e, groups, **options):
     return fit_heads(u, e[order], groups, **options)
 
 
-def standardised_by_the_test_set(heads, u, e):
+def standardized_by_the_test_set(heads, u, e):
     return transform(heads, (u - u.mean(0)) / (u.std(0) + 1e-6), (e - e.mean(0)) / (e.std(0) + 1e-6))
 
 
-def standardised_by_all_rows(pair, config, **options):
+def standardized_by_all_rows(pair, config, **options):
     u, e = ((x - x.mean(0)) / (x.std(0) + 1e-6) for x in (pair.u, pair.e))
     return align(replace(pair, u=u, e=e), config, **options)
 
@@ -151,13 +151,13 @@ BROKEN = [
     ("chance level", {"chance": lambda groups, k=1: k / len(groups)}),
     ("chance level", {"chance": lambda groups, k=1: k / len(set(groups))}),
     ("random features, episodes held out", {"hold_out": test_rows_leak_into_training}),
-    ("random features, episodes held out", {"recall": _recall(own_index_is_favoured)}),
+    ("random features, episodes held out", {"recall": _recall(own_index_is_favored)}),
     ("random features, instructions held out", {"hold_out": test_rows_leak_into_training}),
-    ("random features, instructions held out", {"recall": _recall(own_index_is_favoured)}),
+    ("random features, instructions held out", {"recall": _recall(own_index_is_favored)}),
     ("shuffled pairs, episodes held out", {"hold_out": test_rows_leak_into_training}),
-    ("shuffled pairs, episodes held out", {"recall": _recall(own_index_is_favoured)}),
+    ("shuffled pairs, episodes held out", {"recall": _recall(own_index_is_favored)}),
     ("shuffled pairs, instructions held out", {"hold_out": test_rows_leak_into_training}),
-    ("shuffled pairs, instructions held out", {"recall": _recall(own_index_is_favoured)}),
+    ("shuffled pairs, instructions held out", {"recall": _recall(own_index_is_favored)}),
     ("collapsed embeddings", {"recall": _recall(own_index_wins_ties)}),
     ("collapsed embeddings", {"recall": _recall(ties_are_hits)}),
     ("collapsed embeddings", {"recall": _recall(first_of_ties)}),
@@ -168,8 +168,8 @@ BROKEN = [
     ("id-only features, instructions held out", {"hold_out": test_rows_leak_into_training}),
     ("u against itself, rotated", {"fit": partners_at_random}),
     ("u against itself, rotated", {"recall": _recall(nearest_is_farthest)}),
-    ("test episodes mapped alone", {"transform": standardised_by_the_test_set}),
-    ("heads blind to test episodes", {"align": standardised_by_all_rows}),
+    ("test episodes mapped alone", {"transform": standardized_by_the_test_set}),
+    ("heads blind to test episodes", {"align": standardized_by_all_rows}),
     ("heads blind to test episodes", {"align": a_table_of_train_recall}),
     ("heads blind to test episodes", {"align": chance_in_the_table_is_one_in_n}),
     (

@@ -66,8 +66,8 @@ def test_the_palette_can_be_told_apart_without_red_or_green_cones():
     # Vienot, Brettel and Mollon (1999): deuteranope and protanope projections in linear RGB.
     import numpy as np
 
-    def linear(colour):
-        rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    def linear(color):
+        rgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
         return rgb**2.2
 
     deuteranope = np.array([[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]])

@@ -67,7 +67,7 @@ def run(tmp_path):
     return RunDir.create(tmp_path / "run")
 
 
-def test_points_episodes_and_neighbours_are_those_of_the_table(run, write_pair, many_instructions):
+def test_points_episodes_and_neighbors_are_those_of_the_table(run, write_pair, many_instructions):
     pair = load_pair(*write_pair(run.path, many_instructions[:3], each=4, step=9))
     draw_tsne([TsneInput(pair=pair)], stem=run.figures / "tsne", table=run.results("tsne"), config=QUICK)
     data = _payload(run)
@@ -83,8 +83,8 @@ def test_points_episodes_and_neighbours_are_those_of_the_table(run, write_pair, 
         assert near[:2] == pytest.approx([row["own_cosine"], row["own_rank"]], abs=6e-4)
         assert [data["episodes"][place][0] for place in near[2::2]] == [row[f"neighbour_{k}"] for k in (1, 2, 3)]
         assert near[3::2] == pytest.approx([row[f"cosine_{k}"] for k in (1, 2, 3)], abs=6e-4)
-    colours = data["colours"]["instruction"]
-    assert set(colours) == {f"{task}\n{instruction}" for task, instruction in many_instructions[:3]}
+    colors = data["colours"]["instruction"]
+    assert set(colors) == {f"{task}\n{instruction}" for task, instruction in many_instructions[:3]}
 
 
 def test_checkpoints_of_one_thing_follow_each_other_on_a_slider(run):
@@ -110,7 +110,7 @@ def test_played_episodes_of_two_policies_are_not_one_episode(run):
     assert [one[4] for one in data["episodes"]] == [0, 1]
 
 
-def test_damaged_tables_are_told_and_an_old_one_says_how_to_get_neighbours(run):
+def test_damaged_tables_are_told_and_an_old_one_says_how_to_get_neighbors(run):
     write_table(pd.DataFrame([_points()]), run.results("tsne"))
     write_table(pd.DataFrame([_points(x="left")]), run.results("tsne-bad"))
     write_table(pd.DataFrame({"a": [1]}), run.results("tsne-none"))

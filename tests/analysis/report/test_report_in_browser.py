@@ -328,7 +328,7 @@ def _spot(browser, number, trace=0):
     }})()""")
 
 
-def test_pointing_shows_thumbnail_instruction_outcome_and_neighbours(plot, explored):
+def test_pointing_shows_thumbnail_instruction_outcome_and_neighbors(plot, explored):
     table = _wanted(explored[1])
     for trace, side in ((0, "understanding"), (1, "execution")):
         x, y, _ = _spot(plot, 2, trace)
@@ -441,7 +441,7 @@ def test_everything_can_be_done_with_keys_alone(plot, explored):
     assert table["id"].iloc[4] in _panel(plot)
 
 
-def test_the_slider_goes_over_the_checkpoints_and_raw_features_have_no_neighbours(plot, explored):
+def test_the_slider_goes_over_the_checkpoints_and_raw_features_have_no_neighbors(plot, explored):
     assert plot.run("document.getElementById('x-step-name').textContent") == "step 500"
     _choose(plot, "x-step", "0")
     assert plot.run("document.getElementById('x-step-name').textContent") == "step 0"
@@ -492,7 +492,7 @@ def test_the_plot_fits_wide_and_narrow_screens(plot, explored, width):
     assert plot.run("document.querySelector('#x-plot svg.main-svg').clientWidth") == pytest.approx(box["width"], abs=4)
 
 
-def test_the_switch_of_colours_reaches_page_and_plot(plot):
+def test_the_switch_of_colors_reaches_page_and_plot(plot):
     look = (
         "[getComputedStyle(document.body).backgroundColor, document.getElementById('x-plot').data[0].marker.line.color]"
     )

@@ -197,7 +197,7 @@ def test_directions_that_are_only_the_rounding_of_an_offset_do_not_count(sides):
         assert index.score(1e9 + plane, y) == pytest.approx(index.score(plane, y), abs=1e-4)
 
 
-def test_neighbours_and_cosine_distances_keep_their_digits_far_from_zero(sides):
+def test_neighbors_and_cosine_distances_keep_their_digits_far_from_zero(sides):
     """Cosines of 1e7 + x are 1 to nine digits; their order is that of exact arithmetic."""
     x, y = np.round(sides[0], 3)[:20, :3], sides[1][:20]
     exact = [[Fraction(value).limit_denominator(1000) + 10**7 for value in row] for row in x.tolist()]

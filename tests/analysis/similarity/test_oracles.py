@@ -122,7 +122,7 @@ def test_minibatch_cka_refuses_uneven_batches(sides):
         minibatch_cka([])
 
 
-def slow_neighbours(values, k, groups):
+def slow_neighbors(values, k, groups):
     found = []
     for i, row in enumerate(values):
         cosine = {
@@ -138,7 +138,7 @@ def slow_neighbours(values, k, groups):
 def test_mutual_knn_equals_loops(sides, outside):
     x, y, _, groups = sides
     given = groups if outside else None
-    one, other = slow_neighbours(x, 6, given), slow_neighbours(y, 6, given)
+    one, other = slow_neighbors(x, 6, given), slow_neighbors(y, 6, given)
     expected = np.mean([len(a & b) / 6 for a, b in zip(one, other, strict=True)])
     assert mutual_knn(x, y, k=6, outside=given) == pytest.approx(expected, abs=1e-12)
 
@@ -157,7 +157,7 @@ def test_mutual_knn_shares_a_tied_place():
     assert mutual_knn(x, y, k=1) == pytest.approx((0.5 + 0.5 + 0 + 1 / 3) / 4)
 
 
-def test_mutual_knn_of_all_neighbours_is_one(sides):
+def test_mutual_knn_of_all_neighbors_is_one(sides):
     assert mutual_knn(sides[0], sides[1], k=59) == pytest.approx(1.0)
     with pytest.raises(TooFewSamples, match="one of these 60 rows has 59"):
         mutual_knn(sides[0], sides[1], k=60)
@@ -177,7 +177,7 @@ def test_cknna_equals_loops(sides, outside):
     masks = []
     for side in (x, y):
         mask = np.zeros((60, 60))
-        for i, row in enumerate(slow_neighbours(side, 9, given)):
+        for i, row in enumerate(slow_neighbors(side, 9, given)):
             mask[i, list(row)] = 1
         masks.append(mask)
     both = masks[0] * masks[1]
@@ -186,7 +186,7 @@ def test_cknna_equals_loops(sides, outside):
     assert cknna(x, y, k=9, outside=given) == pytest.approx(cross / math.sqrt(own[0] * own[1]), abs=1e-12)
 
 
-def test_cknna_with_all_neighbours_is_debiased_cka_of_cosines(sides):
+def test_cknna_with_all_neighbors_is_debiased_cka_of_cosines(sides):
     x, y = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in sides[:2])
     k, m = x @ x.T, y @ y.T
     expected = hsic_1(k, m) / math.sqrt(hsic_1(k, k) * hsic_1(m, m))

@@ -5,7 +5,7 @@ import pytest
 
 from mnprobe.analysis.figures.curve import curve_caption, curve_figure
 from mnprobe.analysis.figures.curve_data import curve_data
-from mnprobe.analysis.figures.style import training_colours
+from mnprobe.analysis.figures.style import training_colors
 from mnprobe.analysis.tables.alignment import read_alignment
 from mnprobe.analysis.tables.progress import recognition_progress, success_progress
 from mnprobe.analysis.tsne.embedding import TsneConfig
@@ -19,7 +19,7 @@ TEN += [("turn_tap", "turn left tap"), ("turn_tap", "turn right tap")]
 QUICK = TsneConfig(iterations=60, exaggeration_iterations=40)
 
 
-def test_each_training_has_a_colour_and_each_source_a_panel(one):
+def test_each_training_has_a_color_and_each_source_a_panel(one):
     table = read_alignment(one.results("alignment"))
     data = curve_data(table)
     assert data.compared == ("baseline", "joint")
@@ -29,14 +29,14 @@ def test_each_training_has_a_colour_and_each_source_a_panel(one):
         for source in ("Demonstrations", "The policy's own episodes")
         for holdout in ("episodes", "instructions")
     ]
-    colours = training_colours(data.compared)
+    colors = training_colors(data.compared)
     plain = (table["statistic"] == "mean") & (table["metric"] == "recall@1") & (table["split"] == "all")
     for axes, (source, holdout) in zip(
         figure.axes, [(s, h) for s in ("demos", "rollouts") for h in ("episodes", "instructions")], strict=True
     ):
         drawn = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
         assert len(drawn) == 8  # two trainings, each with shown, blanked, pixels, shuffled
-        for training, colour in colours.items():
+        for training, color in colors.items():
             rows = table[plain & (table["execution"] == f"arp-{training}") & (table["holdout"] == holdout)]
             wanted = {
                 "instruction shown to the policy": (rows["source_e"] == source)
@@ -47,7 +47,7 @@ def test_each_training_has_a_colour_and_each_source_a_panel(one):
                 "control: shuffled pairs": (rows["control"] == "shuffled") & (rows["source_e"] == source),
             }
             for label, chosen in wanted.items():
-                (line,) = [one for one in drawn if one.get_label() == label and one.get_color() == colour]
+                (line,) = [one for one in drawn if one.get_label() == label and one.get_color() == color]
                 np.testing.assert_array_equal(line.get_xydata(), rows.loc[chosen, ["step_e", "value"]].to_numpy(float))
         assert axes.xaxis.get_major_formatter()(0, 0) == "0\nuntrained"
         assert axes.xaxis.get_major_formatter()(1000, 0) != "1000\nuntrained"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
+from mnprobe.analysis.figures.layout import text_collisions
 from mnprobe.analysis.tsne.contact_sheet import contact_sheet, draw_sheets
 from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.data import Camera, FrameData, look_at, open_dataset, pinhole, write_episode
@@ -61,17 +62,25 @@ def _texts(figure):
     return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
 
 
+def _head(figure):
+    """Title and subtitle, each on one line."""
+    return [text.get_text().replace("\n", " ") for text in figure.texts]
+
+
 def test_rows_are_cameras_and_columns_are_key_poses(tmp_path):
     _write(tmp_path, poses=3)
     (episode,) = open_dataset(tmp_path, outcomes="successful")
     figure = contact_sheet(episode)
     keys = episode.keyframes
-    assert [grey for _, _, grey in _shown(figure)] == [0, *keys[:-1]] * 2  # the last has no image in trimmed data
+    assert [gray for _, _, gray in _shown(figure)] == [0, *keys[:-1]] * 2  # the last has no image in trimmed data
     rows = sorted({top for top, _, _ in _shown(figure)})
     assert len(rows) == 2
     texts = _texts(figure)
-    assert texts[0] == "open $it$"
-    assert texts[1] == f"open, variation 3, test episode 0, {len(episode)} frames, {len(keys)} key poses, success"
+    assert figure.texts[0].get_text() == "open $it$"
+    assert (
+        figure.texts[1].get_text()
+        == f"open, variation 3, test episode 0, {len(episode)} frames, {len(keys)} key poses, success"
+    )
     assert {"start", "key pose 1", "front", "wrist", "frame 0, open", f"frame {keys[0]}, closed"} <= set(texts)
     assert f"key pose {len(keys)}" not in texts
 
@@ -80,21 +89,30 @@ def test_a_camera_with_fewer_images_leaves_its_place_empty(tmp_path):
     _write(tmp_path, poses=3, images={"front": "all", "wrist": "keyframes"})
     (episode,) = open_dataset(tmp_path)
     figure = contact_sheet(episode)
-    assert [grey for _, _, grey in _shown(figure)] == [0, *episode.keyframes, 0, *episode.keyframes[:-1]]
+    assert [gray for _, _, gray in _shown(figure)] == [0, *episode.keyframes, 0, *episode.keyframes[:-1]]
     assert len(figure.axes[0].get_lines()) == 1  # the empty frame
     assert f"key pose {len(episode.keyframes)}" in _texts(figure)
+    assert text_collisions(figure) == []
 
 
 def test_many_key_poses_go_on_below(tmp_path):
     _write(tmp_path, poses=20, images="all", cameras=("front",))
     (episode,) = open_dataset(tmp_path)
     shown = _shown(contact_sheet(episode))
-    assert [grey for _, _, grey in shown] == [0, *episode.keyframes]
+    assert [gray for _, _, gray in shown] == [0, *episode.keyframes]
     rows = sorted({top for top, _, _ in shown})
     by_row = [sum(top == row for top, _, _ in shown) for row in rows]
     assert len(rows) == 3
     assert max(by_row) - min(by_row) <= 1
     assert contact_sheet(episode).get_size_inches()[0] < 14
+    assert text_collisions(contact_sheet(episode)) == []
+
+
+def test_long_names_of_cameras_and_instructions_stay_apart(tmp_path):
+    long = "a_very_long_name_without_any_break_" * 3
+    _write(tmp_path, poses=3, instruction=f"{long} " * 3, cameras=("front", long))
+    (episode,) = open_dataset(tmp_path)
+    assert text_collisions(contact_sheet(episode)) == []
 
 
 def test_the_seed_is_told_where_it_is_known_and_a_lost_instruction_is_no_obstacle(tmp_path):
@@ -104,9 +122,9 @@ def test_the_seed_is_told_where_it_is_known_and_a_lost_instruction_is_no_obstacl
     )
     (folder / "variation_descriptions.pkl").unlink()
     (episode,) = open_dataset(tmp_path)
-    texts = _texts(contact_sheet(episode))
-    assert texts[0].replace("\n", " ") == "open (its instruction is missing or damaged)"
-    assert texts[1].replace("\n", " ").startswith("open, variation 3, seed 41, test episode 0")
+    title, facts = _head(contact_sheet(episode))
+    assert title == "open (its instruction is missing or damaged)"
+    assert facts.startswith("open, variation 3, seed 41, test episode 0")
 
 
 def test_one_sheet_of_each_task_the_same_bytes_each_time(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from sklearn.manifold import trustworthiness
 
 from mnprobe.analysis.tsne.embedding import TsneConfig, embed, knn_purity, trust
-from mnprobe.analysis.tsne.maps import _standardised, movement
+from mnprobe.analysis.tsne.maps import _standardized, movement
 from mnprobe.core.errors import ConfigError, ProbeError, TooFewSamples
 
 
@@ -14,9 +14,9 @@ from mnprobe.core.errors import ConfigError, ProbeError, TooFewSamples
 def clusters():
     """Eight planted clusters of twelve points in 20 dimensions, and their labels."""
     generator = np.random.default_rng(3)
-    centres = 8 * generator.standard_normal((8, 20))
+    centers = 8 * generator.standard_normal((8, 20))
     labels = np.repeat(np.arange(8), 12)
-    return centres[labels] + generator.standard_normal((96, 20)), labels
+    return centers[labels] + generator.standard_normal((96, 20)), labels
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_planted_clusters_are_mixed_before_and_apart_after(clusters, layout):
 
 
 def test_trustworthiness_is_that_of_scikit_learn_on_the_unreduced_points(clusters, layout):
-    assert layout.neighbours == 10
+    assert layout.neighbors == 10
     assert layout.trustworthiness == trustworthiness(clusters[0], layout.coordinates, n_neighbors=10)
     assert layout.trustworthiness > 0.9
 
@@ -60,7 +60,7 @@ def test_perplexity_is_cut_for_few_points(clusters, count, effective):
     assert found.perplexity == pytest.approx(effective)
     assert found.coordinates.shape == (count, 2)
     assert np.isfinite(found.coordinates).all()
-    assert found.neighbours < count / 2
+    assert found.neighbors < count / 2
 
 
 def test_every_option_arrives(clusters, monkeypatch):
@@ -90,7 +90,7 @@ def test_every_option_arrives(clusters, monkeypatch):
         "random_state": 11,
         "columns": 4,
     }
-    assert found.neighbours == 6
+    assert found.neighbors == 6
 
 
 def test_a_start_arrives_shrunk_with_fewer_iterations(clusters, monkeypatch):
@@ -248,13 +248,13 @@ def test_trust_and_purity_refuse_what_they_cannot_judge(clusters):
     assert knn_purity(1e9 + spots, clusters[1].astype(float), 5) == knn_purity(spots, clusters[1], 5)
 
 
-def test_raw_features_are_standardised_whatever_one_column_is():
+def test_raw_features_are_standardized_whatever_one_column_is():
     x = np.random.default_rng(0).normal(size=(30, 3))
     plain = (x - x.mean(0)) / x.std(0)
-    np.testing.assert_array_equal(_standardised(x), plain)
+    np.testing.assert_array_equal(_standardized(x), plain)
     for power in (-200, 200):
-        np.testing.assert_allclose(_standardised(x * 10.0**power), plain, atol=1e-12)
-    np.testing.assert_allclose(_standardised(np.c_[x, np.full(30, 1e7)]), np.c_[plain, np.zeros(30)], atol=1e-12)
-    np.testing.assert_allclose(_standardised(1e9 + x), plain, atol=1e-5)
+        np.testing.assert_allclose(_standardized(x * 10.0**power), plain, atol=1e-12)
+    np.testing.assert_allclose(_standardized(np.c_[x, np.full(30, 1e7)]), np.c_[plain, np.zeros(30)], atol=1e-12)
+    np.testing.assert_allclose(_standardized(1e9 + x), plain, atol=1e-5)
     jitter = np.c_[x, 1e7 + np.arange(30) % 2].astype(np.float32)  # one step of float32 up and down
-    np.testing.assert_array_equal(_standardised(jitter)[:, 3], 0)
+    np.testing.assert_array_equal(_standardized(jitter)[:, 3], 0)

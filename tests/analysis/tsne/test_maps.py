@@ -43,17 +43,17 @@ def _offsets(axes, side):
     return points
 
 
-def test_points_drawn_are_the_coordinates_with_the_colour_of_their_instruction(pair):
+def test_points_drawn_are_the_coordinates_with_the_color_of_their_instruction(pair):
     panels, _ = tsne_panels([TsneInput(pair=pair)], config=QUICK)
     (panel,) = panels
     axes = tsne_figure(panels, QUICK, title="t", caption="c").axes[0]
-    named = {(kind.task, kind.instruction): kind.colour for kind in kinds(TEN)}
+    named = {(kind.task, kind.instruction): kind.color for kind in kinds(TEN)}
     for side in ("understanding", "execution"):
         here = (panel.points["side"] == side).to_numpy()
         drawn = _offsets(axes, side)
         np.testing.assert_array_equal(drawn.get_offsets(), panel.embedding.coordinates[here])
         wanted = [named[key] for key in zip(panel.points["task"][here], panel.points["instruction"][here], strict=True)]
-        assert [to_hex(colour).upper() for colour in drawn.get_facecolors()] == [colour.upper() for colour in wanted]
+        assert [to_hex(color).upper() for color in drawn.get_facecolors()] == [color.upper() for color in wanted]
     markers = {side: len(_offsets(axes, side).get_paths()[0].vertices) for side in ("understanding", "execution")}
     assert markers["understanding"] != markers["execution"]
 
@@ -163,7 +163,7 @@ def test_a_partition_by_another_name_is_left_out_of_the_fit_as_well(pair):
     assert notes[0] == "new heads, fitted on 5 other episodes"
 
 
-def test_columns_of_ones_own_can_be_what_colours_stand_for(small, tmp_path):
+def test_columns_of_ones_own_can_be_what_colors_stand_for(small, tmp_path):
     paths = []
     for place, path in enumerate(find_pairs(small, steps=[0])[0]):
         with open_features(path) as file:
@@ -181,7 +181,7 @@ def test_columns_of_ones_own_can_be_what_colours_stand_for(small, tmp_path):
             )
     given = TsneInput(pair=load_pair(*paths))
     assert given.pair.episodes["run"].tolist() == list(range(10))
-    drawn = draw_tsne([given], stem=tmp_path / "s", table=tmp_path / "s.csv", config=QUICK, colour="scene")
+    drawn = draw_tsne([given], stem=tmp_path / "s", table=tmp_path / "s.csv", config=QUICK, color="scene")
     assert read_note(tmp_path / "s").title.endswith("shape = model, colour = scene")
     table = pd.read_csv(tmp_path / "s.csv", keep_default_na=False)
     assert table["scene"].tolist() == ["x", "", "y", "x", "y"] * 4
@@ -189,7 +189,7 @@ def test_columns_of_ones_own_can_be_what_colours_stand_for(small, tmp_path):
     assert table["instruction"].tolist() == given.pair.episodes["instruction"].tolist() * 2
     assert drawn.panels[0].points["task"].nunique() == given.pair.episodes["task"].nunique()
     with pytest.raises(ConfigError, match="got 'operator'; your own columns are run, scene"):
-        draw_tsne([given], stem=tmp_path / "t", table=tmp_path / "t.csv", config=QUICK, colour="operator")
+        draw_tsne([given], stem=tmp_path / "t", table=tmp_path / "t.csv", config=QUICK, color="operator")
 
 
 @pytest.mark.parametrize("column", ["instruction", "task", "partition"])
@@ -396,13 +396,13 @@ def test_a_space_that_is_none_is_refused():
         as_space("neither")
 
 
-def test_colours_of_54_instructions_are_all_different_and_grouped_by_hue(many_instructions):
+def test_colors_of_54_instructions_are_all_different_and_grouped_by_hue(many_instructions):
     named = kinds(many_instructions)
     assert [kind.number for kind in named] == list(range(1, 55))
-    assert len({kind.colour for kind in named}) == 54
+    assert len({kind.color for kind in named}) == 54
 
 
-def test_many_more_instructions_are_coloured_by_task():
+def test_many_more_instructions_are_colored_by_task():
     pairs = [(f"task {i % 18}", f"do {i}") for i in range(249)]
     named = kinds(pairs)
     assert [kind.task for kind in named] == [f"task {i}" for i in range(18)]  # natural order
@@ -413,7 +413,7 @@ def test_many_more_instructions_are_coloured_by_task():
 
 def test_the_legend_holds_every_instruction_once_and_keeps_tasks_whole(many_instructions):
     lines = pack(kinds(many_instructions), 8.3, new_figure(1, 1))
-    numbers = [int(line.text.split()[0]) for line in lines if line.colour]
+    numbers = [int(line.text.split()[0]) for line in lines if line.color]
     assert numbers == list(range(1, 55))
     assert sum(line.header for line in lines) == 18
     column = None

@@ -15,7 +15,7 @@ def _unit(generator, shape):
 
 
 @pytest.mark.parametrize("number", [4, 40, 700])
-def test_neighbours_are_those_of_a_slow_loop(number):
+def test_neighbors_are_those_of_a_slow_loop(number):
     generator = np.random.default_rng(number)
     z_u, z_e = _unit(generator, (number, 6)), _unit(generator, (number, 6))
     ids = [f"episode {i}" for i in range(number)]

@@ -164,7 +164,7 @@ def test_nothing_leaves_the_figures_and_a_missing_checkpoint_is_said(series, tra
         maps += [replace(item, training="b") for item in series.maps[4:6]]
     cut = replace(series, maps=tuple(maps))
     figure = series_figure(cut, title="title " * 30, caption="c " * 200)
-    said = [text.get_text() for text in figure.texts].count("no checkpoint")
+    said = [text.get_text() for axes in figure.axes for text in axes.texts].count("no checkpoint")
     assert said == 2 * (len(trainings) - 1)
     for one in (figure, purity_figure(quality_table(cut), title="title " * 30, caption="c " * 200)):
         one.canvas.draw()

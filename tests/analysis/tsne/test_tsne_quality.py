@@ -7,7 +7,7 @@ from mnprobe.analysis.tsne.embedding import (
     main_quality,
     map_qualities,
     purity_by_chance,
-    purity_of_neighbours,
+    purity_of_neighbors,
     quality_lines,
 )
 
@@ -54,8 +54,8 @@ def test_chance_is_the_mean_of_many_random_maps(given):
     labels = np.where(np.arange(60) < 13, "do 0", labels)  # not balanced
     generator = np.random.default_rng(0)
     maps = [generator.standard_normal((60, 2)) for _ in range(300)]
-    alone = np.mean([purity_of_neighbours(spots, labels, 5) for spots in maps])
-    across = np.mean([purity_of_neighbours(spots, labels, 5, sides) for spots in maps])
+    alone = np.mean([purity_of_neighbors(spots, labels, 5) for spots in maps])
+    across = np.mean([purity_of_neighbors(spots, labels, 5, sides) for spots in maps])
     assert purity_by_chance(labels) == pytest.approx(alone, abs=0.01)
     assert purity_by_chance(labels, sides) == pytest.approx(across, abs=0.01)
 
@@ -70,7 +70,7 @@ def test_a_perfect_map_has_purity_one_within_and_across(given):
     assert (quality.neighbours, quality.across_neighbours) == (5, 3)  # six points of an instruction, three on a side
 
 
-def test_one_side_has_no_neighbours_across_and_few_points_no_group(given):
+def test_one_side_has_no_neighbors_across_and_few_points_no_group(given):
     values, spots, points = given
     alone = points[:30].assign(fitted=np.arange(30) < 27)
     found = map_qualities(values[:30], spots[:30], alone, 10)
