@@ -6,7 +6,7 @@ from .items import Items
 from .losses import info_nce, info_nce_directions
 from .mutual_information import HeldOutBound, held_out_bound, mi_bound
 from .outcome_balance import SETTINGS, balanced_draw, measurable_sides
-from .pairs import Origin, Pair, StoredPair, join_stores, pair_across, pair_arrays, pair_files
+from .pairs import FeaturePair, Origin, StoredPair, join_stores, load_pair, pair_across, pair_arrays
 from .results import COLUMNS, read_alignment, write_alignment
 from .retrieval import DirectionRecall, Recall, chance_recall, paired_ranks, recall_at_k, true_recall_at_k
 from .sampling import Pairing, shuffled_groups
@@ -21,6 +21,7 @@ __all__ = [
     "AlignConfig",
     "AlignmentHeads",
     "DirectionRecall",
+    "FeaturePair",
     "FitConfig",
     "FitResult",
     "HeldOutBound",
@@ -28,7 +29,6 @@ __all__ = [
     "Interval",
     "Items",
     "Origin",
-    "Pair",
     "Pairing",
     "Partition",
     "Recall",
@@ -49,11 +49,11 @@ __all__ = [
     "info_nce_directions",
     "join_stores",
     "load_heads",
+    "load_pair",
     "measurable_sides",
     "mi_bound",
     "pair_across",
     "pair_arrays",
-    "pair_files",
     "paired_ranks",
     "people_table",
     "read_alignment",

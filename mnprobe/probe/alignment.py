@@ -6,7 +6,7 @@ from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from mnprobe.core.progress import progress
 from mnprobe.features import open_features
 from mnprobe.probe.config import AlignConfig
 from mnprobe.probe.outcome_balance import SETTINGS
-from mnprobe.probe.pairs import PIXELS, Pair, StoredPair, pair_across, pair_files
+from mnprobe.probe.pairs import PIXELS, Episodes, FeaturePair, StoredPair, load_pair, pair_across
 from mnprobe.probe.results import ALIGNMENT, IDENTITY, contrast_rows, measured_rows, to_frame, write_alignment
 from mnprobe.probe.runs import Job, NoOutcomes, Record, Unit, fit_key, plan_units, run_jobs
 from mnprobe.probe.scores import hit_scores, hits_name, write_hits
@@ -34,13 +34,13 @@ Keep = Callable[[pd.DataFrame, pd.DataFrame], None]
 class _Work:
     """A unit of one pair, and what its rows have in common."""
 
-    pair: Pair
+    pair: FeaturePair
     unit: Unit
     base: dict[str, Any]
 
 
 def align(
-    pairs: Pair | Sequence[Pair],
+    pairs: FeaturePair | Sequence[FeaturePair],
     config: AlignConfig | None = None,
     *,
     n_jobs: Whole = 1,
@@ -54,7 +54,7 @@ def align(
     """Measure how far u and e of each pair agree: fit T_u and T_e, then bidirectional Recall@k on held-out episodes.
 
     Args:
-        pairs: what to probe, from `pair_arrays` or `pair_files`.
+        pairs: what to probe, from `pair_arrays` or `load_pair`.
         config: all settings; by default those of DESIGN 6: episodes and instructions held out side by side, 5 probe
             seeds, 3 random splits, the control with shuffled pairs.
         n_jobs: processes (joblib, loky); -1 for one per core. The numbers do not depend on it.
@@ -92,7 +92,7 @@ def align(
         if on_rows is not None:
             on_rows(frame)
 
-    chosen = [pairs] if isinstance(pairs, Pair) else list(pairs)
+    chosen = [pairs] if isinstance(pairs, FeaturePair) else list(pairs)
     return align_into(
         keep,
         chosen,
@@ -108,7 +108,7 @@ def align(
 
 def align_into(
     keep: Keep,
-    chosen: Sequence[Pair],
+    chosen: Sequence[FeaturePair],
     config: AlignConfig,
     *,
     n_jobs: int,
@@ -171,7 +171,9 @@ class _Table:
         self.save(now=True)
 
 
-def _all_planned(pairs: Sequence[Pair], config: AlignConfig, heads: Path | None, notes: list[str]) -> list[_Work]:
+def _all_planned(
+    pairs: Sequence[FeaturePair], config: AlignConfig, heads: Path | None, notes: list[str]
+) -> list[_Work]:
     """The work of all pairs; of several, those whose outcomes cannot be compared are left out with a note.
 
     (Demonstrations have no failures, while the policy's own episodes beside them have.)
@@ -198,12 +200,12 @@ def _all_planned(pairs: Sequence[Pair], config: AlignConfig, heads: Path | None,
     return work
 
 
-def _where(pair: Pair) -> str:
+def _where(pair: FeaturePair) -> str:
     u, e = pair.origin_u, pair.origin_e
     return f"{u.model} step {u.step} x {e.model} step {e.step} ({e.source}): "
 
 
-def _planned(pair: Pair, config: AlignConfig, heads: Path | None, notes: list[str]) -> Iterator[_Work]:
+def _planned(pair: FeaturePair, config: AlignConfig, heads: Path | None, notes: list[str]) -> Iterator[_Work]:
     digest = pair.digest()
     u, e = pair.origin_u, pair.origin_e
     notes += pair.items.notes
@@ -242,14 +244,14 @@ def _planned(pair: Pair, config: AlignConfig, heads: Path | None, notes: list[st
         yield _Work(pair, replace(unit, jobs=jobs), base)
 
 
-def _heads_name(pair: Pair, config: AlignConfig, digest: str) -> str:
+def _heads_name(pair: FeaturePair, config: AlignConfig, digest: str) -> str:
     """A file name that says what the heads were fitted on; `{holdout}` is filled in later."""
     parts = f"{pair.origin_u}__{pair.origin_e}__{config.pairing}-{config.fit.heads}"
     safe = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in parts)
     return f"{safe}-{{holdout}}-seed0-{digest[:8]}{config.digest()[:8]}.safetensors"
 
 
-def _fitted_on(pair: Pair, config: AlignConfig, base: dict[str, Any], job: Job) -> dict[str, Any]:
+def _fitted_on(pair: FeaturePair, config: AlignConfig, base: dict[str, Any], job: Job) -> dict[str, Any]:
     return base | {
         "config": config.measurement(),
         "origin_u": asdict(pair.origin_u),
@@ -371,7 +373,7 @@ def align_stores(
     layer_e: str | None = None,
     pool_u: str = "mean",
     pool_e: str = "mean",
-    episodes: Literal["all", "shared"] = "all",
+    episodes: Episodes = "equal",
     n_jobs: int = 1,
     quiet: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -382,19 +384,19 @@ def align_stores(
     Where `table` lies in a run, its run.toml says under [align] with which settings it was measured.
 
     What `table` holds already is kept where settings and features are the same, replaced where they changed, and left
-    alone where it is about something else. See `align` and `pair_files` for the other arguments and the errors.
+    alone where it is about something else. See `align` and `load_pair` for the other arguments and the errors.
 
     Returns the rows of these pairs and settings, and the whole table; the first has `attrs["notes"]`.
     """
     config = config or AlignConfig()
 
     @cache  # demonstrations that fit the heads for rollouts are measured themselves as well
-    def read(path_u: Path, path_e: Path) -> Pair:
-        with open_features(path_u) as file_u, open_features(path_e) as file_e:
+    def read(path_u: Path, path_e: Path) -> FeaturePair:
+        with open_features(path_u) as file_u:
             control = file_u.model == PIXELS
-            return pair_files(
+            return load_pair(
                 file_u,
-                file_e,
+                path_e,
                 layer_u=None if control else layer_u,
                 layer_e=layer_e,
                 pool_u="mean" if control else pool_u,
@@ -402,14 +404,14 @@ def align_stores(
                 episodes=episodes,
             )
 
-    pairs: list[Pair] = []
+    pairs: list[FeaturePair] = []
     for item in stored:
         pair = read(item.u, item.e)
         if item.fit_u is not None and item.fit_e is not None:
             pair = pair_across(read(item.fit_u, item.fit_e), pair)
         pairs.append(pair)
     check_settings(table)
-    record = cache(lambda: record_settings(table, config, pairs, episodes=episodes))
+    record = cache(lambda: record_settings(table, config, pairs, episodes="all" if episodes == "equal" else episodes))
     kept = _Kept(table)
 
     def save(frame: pd.DataFrame, fresh: pd.DataFrame) -> None:
@@ -491,7 +493,7 @@ def _state(path: Path) -> tuple[int, ...]:
     return (found.st_ino, found.st_size, found.st_mtime_ns)
 
 
-def _asked(whole: pd.DataFrame, pairs: Sequence[Pair], config: AlignConfig) -> pd.DataFrame:
+def _asked(whole: pd.DataFrame, pairs: Sequence[FeaturePair], config: AlignConfig) -> pd.DataFrame:
     wanted = {_key(pair) for pair in pairs}
     names = ["understanding", "source_u", "step_u", "layer_u", "pool_u"]
     names += ["execution", "source_e", "step_e", "layer_e", "pool_e", "features_hash", "fit_source"]
@@ -509,7 +511,7 @@ def _asked(whole: pd.DataFrame, pairs: Sequence[Pair], config: AlignConfig) -> p
     return rows
 
 
-def _key(pair: Pair) -> tuple[object, ...]:
+def _key(pair: FeaturePair) -> tuple[object, ...]:
     u, e = pair.origin_u, pair.origin_e
     sides = ((origin.model, origin.source, origin.step, origin.layer, origin.pool) for origin in (u, e))
     return (*next(sides), *next(sides), pair.digest(), pair.fit_source or u.source)

@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from mnprobe.core.arrays import Array
 from mnprobe.core.commands import command_line, command_of
 from mnprobe.core.errors import ConfigError, FeatureError
-from mnprobe.core.labels import Labels, as_partitions, is_missing, one_spelling, same_text, some
+from mnprobe.core.labels import Labels, as_partitions, asked_partition, is_missing, one_spelling, same_text, some
 from mnprobe.features import FeatureFile, open_features
 from mnprobe.probe._arrays import as_features
 from mnprobe.probe.items import Items
@@ -24,15 +25,18 @@ __all__ = [
     "BLANK",
     "PIXELS",
     "ROLLOUTS",
+    "EpisodeJoin",
+    "Episodes",
+    "FeaturePair",
     "Origin",
-    "Pair",
     "StoredPair",
     "agreed_episodes",
-    "alike_ids",
+    "in_partition",
+    "join_episodes",
     "join_stores",
+    "load_pair",
     "pair_across",
     "pair_arrays",
-    "pair_files",
 ]
 
 BLANK = "-blank"
@@ -41,6 +45,8 @@ PIXELS = "pixels"
 """The understanding side that no model made: a control, for which a choice of layer is not meant (DESIGN 6, c)."""
 ROLLOUTS = "rollouts"
 """Source of features from episodes that the policy itself played."""
+Episodes = Literal["equal", "shared"]
+"""How two stores are joined by episode id: "equal" requires the same episodes, "shared" uses those in both."""
 
 
 @dataclass(frozen=True, order=True)
@@ -131,6 +137,86 @@ def join_stores(paths: Sequence[Path], *, fit_on: str | None = None) -> tuple[li
     return stored, notes
 
 
+class EpisodeJoin(NamedTuple):
+    """Episodes of two tables joined by id: rows of each table, the agreed table of episodes, and notes."""
+
+    rows_u: NDArray[np.int64]
+    rows_e: NDArray[np.int64]
+    episodes: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def join_episodes(
+    table_u: pd.DataFrame,
+    table_e: pd.DataFrame,
+    names: Sequence[object],
+    *,
+    data: Sequence[str] = ("", ""),
+    episodes: Episodes = "equal",
+) -> EpisodeJoin:
+    """Join two tables of episodes by id, in the order of the first, and check that they agree (`agreed_episodes`).
+
+    Args:
+        table_u, table_e: tables of `FeatureFile.episodes`.
+        names: names of the two stores for messages, such as their paths.
+        data: `data_fingerprint` of the two.
+        episodes: "equal" raises if the ids differ; "shared" uses the ids in both, with a note that counts the others.
+
+    Raises:
+        FeatureError: the ids differ, or no id is in both; the labels do not agree.
+    """
+    ids_u, ids_e = ([str(name) for name in table["id"]] for table in (table_u, table_e))
+    row_of = {name: row for row, name in enumerate(ids_e)}
+    known = set(ids_u)
+    only_u = [name for name in ids_u if name not in row_of]
+    only_e = [name for name in ids_e if name not in known]
+    shared = [(row, row_of[name]) for row, name in enumerate(ids_u) if name in row_of]
+    alike = _alike_ids(only_u, only_e)
+    hint = f"{alike[0].upper()}{alike[1:]}. " if alike else ""
+    if episodes == "equal" and (only_u or only_e):
+        remedy = (
+            f"Extract both from the same data, or pass --episodes shared to keep the {len(shared)} episodes both have."
+            if shared
+            else "They share none: extract both from the same data."
+        )
+        lines = [
+            f"first episode missing from {side}: {names[0]}" for side, names in (("e", only_u), ("u", only_e)) if names
+        ]
+        raise FeatureError(
+            f"u and e do not cover the same episodes ({len(table_u)} and {len(table_e)}, {len(shared)} in both).\n"
+            f"  u: {names[0]}\n  e: {names[1]}\n  " + "\n  ".join(lines) + f"\n{hint}{remedy}"
+        )
+    if not shared:
+        raise FeatureError(
+            f"{names[0]} and {names[1]} share no episode: the first ids are {ids_u[0]!r} and {ids_e[0]!r}. "
+            f"{alike[:1].upper()}{alike[1:] or 'Extract both from the same data'}"
+        )
+    notes = [f"{names[0]} and {names[1]}: {alike}"] if alike else []
+    if only_u or only_e:
+        notes.append(
+            f"{names[0]} and {names[1]} share {len(shared)} episodes; {len(only_u)} only in the first and "
+            f"{len(only_e)} only in the second are left out"
+        )
+    rows_u, rows_e = np.array(shared, dtype=np.int64).T
+    agreed, more = agreed_episodes(
+        table_u.iloc[rows_u].reset_index(drop=True), table_e.iloc[rows_e].reset_index(drop=True), names, data=data
+    )
+    return EpisodeJoin(rows_u, rows_e, agreed, (*notes, *more))
+
+
+def _alike_ids(ids: Sequence[str], others: Sequence[str]) -> str:
+    """A sentence about ids of one side that differ from an id of the other only in case, blanks or Unicode form.
+
+    '' if there are none.
+    """
+    by_key = {same_text(name): name for name in others}
+    pairs = [(name, by_key[same_text(name)]) for name in ids if same_text(name) in by_key]
+    if not pairs:
+        return ""
+    a, b = map(ascii, pairs[0])
+    return f"{len(pairs)} ids differ only in case, blanks or Unicode form, such as {a} and {b}; write them alike"
+
+
 def agreed_episodes(
     one: pd.DataFrame, other: pd.DataFrame, names: Sequence[object], *, data: Sequence[str] = ("", "")
 ) -> tuple[pd.DataFrame, list[str]]:
@@ -169,22 +255,6 @@ def agreed_episodes(
             "under one id there may be other episodes. Extract both from the same data"
         )
     return agreed, notes
-
-
-def alike_ids(ids: Sequence[str], others: Sequence[str]) -> str:
-    """A sentence about ids that only one side has, and that differ from one of the other side in no more than case,
-    blanks or Unicode form; '' where there are none.
-
-    >>> alike_ids(["Open/0"], ["open/0"])
-    "1 ids differ only in case, blanks or Unicode form, such as 'Open/0' and 'open/0'; write them alike"
-    """
-    known = set(others)
-    by_key = {same_text(name): name for name in others}
-    pairs = [(name, by_key[same_text(name)]) for name in ids if name not in known and same_text(name) in by_key]
-    if not pairs:
-        return ""
-    one, other = map(ascii, pairs[0])
-    return f"{len(pairs)} ids differ only in case, blanks or Unicode form, such as {one} and {other}; write them alike"
 
 
 def _column(table: pd.DataFrame, column: str, name: object, *, partly: bool) -> tuple[NDArray[np.object_], str]:
@@ -310,13 +380,27 @@ class Origin:
     def __str__(self) -> str:
         return f"{self.model}-{self.source}-step{self.step}-{self.layer}-{self.pool.replace(':', '')}"
 
+    @property
+    def title(self) -> str:
+        """Model, step and whether the weights are random, for captions."""
+        return f"{self.model} at step {self.step}{'' if self.trained else ', random weights'}"
+
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
-    """Row i of `u` (N, d_u) and of `e` (N, d_e) belong to episode i of `items`.
+class FeaturePair:
+    """Features of both sides for the same episodes: row i of `u` (N, d_u) and of `e` (N, d_e) is episode i of `items`.
 
-    `fit_source` names the source of the episodes that heads are fitted on where these are others than those tested (see
-    `pair_across`): then the partition "train" holds the ones and "test" the others. '' where both are of one source.
+    Attributes:
+        u: features of the understanding side.
+        e: features of the execution side.
+        items: ids, labels, partitions and outcomes of the episodes, and notes about how they were read and joined.
+        origin_u: model, checkpoint, layer and pooling of `u`.
+        origin_e: the same for `e`.
+        fit_source: source of the episodes that heads are fitted on, if it differs from the source of the tested ones
+            (see `pair_across`); partition "train" then has the former, "test" the latter. '' if both are the same.
+        columns: further columns of the stores' tables of episodes (success, the user's own), one row per episode; None
+            for arrays.
+        worlds: names of the simulated worlds that the episodes come from.
     """
 
     u: NDArray[np.float32]
@@ -325,6 +409,11 @@ class Pair:
     origin_u: Origin
     origin_e: Origin
     fit_source: str = ""
+    columns: pd.DataFrame | None = None
+    worlds: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.items)
 
     @property
     def across(self) -> bool:
@@ -333,8 +422,24 @@ class Pair:
 
     @property
     def is_control(self) -> bool:
-        """Whether a side is there to be compared with: pixels for u, or the instruction blanked for e."""
+        """Whether a side is a control: pixels for u, or the instruction blanked for e."""
         return self.origin_u.model == PIXELS or self.origin_e.source.endswith(BLANK)
+
+    @property
+    def episodes(self) -> pd.DataFrame:
+        """Table of the episodes: id, task, instruction, partition, success and the further columns."""
+        items = self.items
+        labels = {"id": items.ids, "task": items.tasks, "instruction": items.instructions}
+        table = pd.DataFrame(labels | {"partition": items.partitions})
+        if self.columns is None:
+            return table.assign(success=items.success_e)
+        return table.join(self.columns.reset_index(drop=True))
+
+    def take(self, rows: NDArray[Any]) -> "FeaturePair":
+        """The pair with some of its episodes: indices of rows, in the order given, or a mask (N,)."""
+        chosen = np.arange(len(self))[rows]
+        columns = None if self.columns is None else self.columns.iloc[chosen].reset_index(drop=True)
+        return replace(self, u=self.u[chosen], e=self.e[chosen], items=self.items.take(chosen), columns=columns)
 
     def digest(self) -> str:
         """SHA-256 (16 digits) of every number and label: changes when any of them does."""
@@ -361,8 +466,8 @@ def pair_arrays(
     success_e: Labels | None = None,
     understanding: Origin | str = "u",
     execution: Origin | str = "e",
-) -> Pair:
-    """A pair from two arrays and a list of labels, row i of all belonging together.
+) -> FeaturePair:
+    """A pair from two arrays and a list of labels, in which row i of all is the same episode.
 
     Raises FeatureError when shapes, counts or values do not fit.
 
@@ -385,70 +490,102 @@ def pair_arrays(
     )
     if len(items) != len(arrays[0]):
         raise FeatureError(f"{len(arrays[0])} rows of features, but {len(items)} ids")
-    return Pair(u=arrays[0], e=arrays[1], items=items, origin_u=_origin(understanding), origin_e=_origin(execution))
+    return FeaturePair(
+        u=arrays[0], e=arrays[1], items=items, origin_u=_origin(understanding), origin_e=_origin(execution)
+    )
 
 
-def pair_files(
-    file_u: FeatureFile,
-    file_e: FeatureFile,
+def load_pair(
+    u: Path | str | FeatureFile,
+    e: Path | str | FeatureFile,
     *,
+    episodes: Episodes = "equal",
     layer_u: str | None = None,
     layer_e: str | None = None,
     pool_u: str = "mean",
     pool_e: str = "mean",
-    episodes: Literal["all", "shared"] = "all",
-) -> Pair:
-    """Join two feature stores by episode id.
+    partition: str | None = None,
+) -> FeaturePair:
+    """Read two feature stores and join them by episode id, in the order of the understanding side.
 
     Args:
-        file_u: store of the understanding side.
-        file_e: store of the execution side.
-        layer_u: layer to probe; "u" (the paper's) when not given, or the only one there is.
-        layer_e: layer to probe; "e" (the paper's) when not given, or the only one there is.
-        pool_u: pooling of tokens to one vector per episode, as `Layer.pooled` takes it.
+        u: store of the understanding side.
+        e: store of the execution side.
+        episodes: "equal" raises if the stores do not have the same episodes; "shared" uses the episodes in both, and a
+            note in `items.notes` says how many were left out.
+        layer_u: layer to read; by default "u" (the paper's), or the only one there is.
+        layer_e: layer to read; by default "e" (the paper's), or the only one there is.
+        pool_u: pooling of tokens to one vector per episode, as in `Layer.pooled`.
         pool_e: the same for the execution side.
-        episodes: "all" refuses stores that do not cover the same episodes, "shared" keeps those both have.
+        partition: use only the episodes of this partition (`in_partition`).
 
-    Other data under the same ids, and labels that were mapped, are told in `items.notes`.
+    `items.notes` also reports stores that were made from different data, and labels that were mapped. The user's own
+    columns come from the understanding side, and from the execution side where only that has them.
 
     Raises:
-        FeatureError: the episodes differ (with the counts and the first missing id), an instruction, task or partition
-            differs or is missing in some rows (see `agreed_episodes`), a side is the wrong one, or a layer is not
-            there.
+        FeatureError: a store is of the wrong side, the episodes differ or none is shared (with the counts or the first
+            ids), an instruction, task or partition differs or is missing in some rows (see `agreed_episodes`), there is
+            no such layer, or no episode of `partition`.
+        ConfigError: an unknown value of `episodes`.
     """
-    for file, side in ((file_u, "understanding"), (file_e, "execution")):
-        if file.side != side:
-            raise FeatureError(f"{file.path} holds features of the {file.side} side; the {side} side is needed here")
-    if episodes not in ("all", "shared"):
-        raise ConfigError(f"episodes must be 'all' or 'shared', got {episodes!r}")
-    table_u, table_e = file_u.episodes, file_e.episodes
-    rows_u, rows_e, told = _join(file_u, file_e, table_u, table_e, episodes)
-    layer_u, layer_e = _layer(file_u, layer_u, "u"), _layer(file_e, layer_e, "e")
-    table_u, table_e = table_u.iloc[rows_u], table_e.iloc[rows_e]
-    agreed, notes = agreed_episodes(
-        table_u,
-        table_e,
-        (file_u.path, file_e.path),
-        data=[str(file.attrs["data_fingerprint"]) for file in (file_u, file_e)],
-    )
-    items = Items.of(
-        ids=agreed["id"].to_numpy(),
-        instructions=agreed["instruction"].to_numpy(),
-        tasks=agreed["task"].to_numpy(),
-        partitions=agreed["partition"].to_numpy(),
-        success_u=_recognised(agreed),
-        success_e=table_e["success"].to_numpy(),
-    )
-    return Pair(
-        u=file_u.layer(layer_u).pooled(pool_u)[rows_u],
-        e=file_e.layer(layer_e).pooled(pool_e)[rows_e],
-        items=replace(items, notes=(*told, *notes, *items.notes)),
-        origin_u=_file_origin(file_u, layer_u, pool_u),
-        origin_e=_file_origin(file_e, layer_e, pool_e),
-    )
+    if episodes not in get_args(Episodes):
+        raise ConfigError(f"episodes must be 'equal' or 'shared', got {episodes!r}")
+    with ExitStack() as stack:
+        file_u, file_e = (
+            store if isinstance(store, FeatureFile) else stack.enter_context(open_features(Path(store)))
+            for store in (u, e)
+        )
+        for file, side in ((file_u, "understanding"), (file_e, "execution")):
+            if file.side != side:
+                raise FeatureError(
+                    f"{file.path} holds features of the {file.side} side; the {side} side is needed here"
+                )
+        table_e = file_e.episodes
+        joined = join_episodes(
+            file_u.episodes,
+            table_e,
+            (file_u.path, file_e.path),
+            data=[str(file.attrs["data_fingerprint"]) for file in (file_u, file_e)],
+            episodes=episodes,
+        )
+        layer_u, layer_e = _layer(file_u, layer_u, "u"), _layer(file_e, layer_e, "e")
+        table, table_e = joined.episodes, table_e.iloc[joined.rows_e].reset_index(drop=True)
+        items = Items.of(
+            ids=table["id"].to_numpy(),
+            instructions=table["instruction"].to_numpy(),
+            tasks=table["task"].to_numpy(),
+            partitions=table["partition"].to_numpy(),
+            success_u=_recognized(table),
+            success_e=table_e["success"].to_numpy(),
+        )
+        own = [name for name in file_e.extra_columns if name not in table]
+        columns = table.drop(columns=["id", "instruction", "task", "partition"]).join(table_e[own])
+        pair = FeaturePair(
+            u=file_u.layer(layer_u).pooled(pool_u)[joined.rows_u],
+            e=file_e.layer(layer_e).pooled(pool_e)[joined.rows_e],
+            items=replace(items, notes=(*joined.notes, *items.notes)),
+            origin_u=_file_origin(file_u, layer_u, pool_u),
+            origin_e=_file_origin(file_e, layer_e, pool_e),
+            columns=columns,
+            worlds=tuple(sorted({*file_u.worlds, *file_e.worlds})),
+        )
+    return pair if partition is None else in_partition(pair, partition)
 
 
-def pair_across(fit: Pair, test: Pair) -> Pair:
+def in_partition(pair: FeaturePair, partition: str) -> FeaturePair:
+    """The episodes of one partition, which may be given by another name, such as validation.
+
+    Raises FeatureError, with the partitions there are, when it has no episode.
+    """
+    partition = asked_partition(partition)
+    mask = pair.items.partitions == partition
+    if not mask.any():
+        known = ", ".join(repr(name) for name in sorted(set(pair.items.partitions.tolist())))
+        raise FeatureError(f"none of the {len(pair)} shared episodes is in partition {partition!r}; there are {known}")
+    return pair.take(mask)
+
+
+def pair_across(fit: FeaturePair, test: FeaturePair) -> FeaturePair:
     """One pair to fit heads on the training episodes of `fit` and to measure them on all episodes of `test`.
 
     Both are of the same models, layers and poolings; their episodes are others, such as demonstrations and the policy's
@@ -491,6 +628,7 @@ def pair_across(fit: Pair, test: Pair) -> Pair:
         e=np.concatenate([fit.e[rows], test.e]),
         items=replace(items, notes=notes),
         fit_source=source,
+        columns=None,
     )
 
 
@@ -523,39 +661,7 @@ def _layer(file: FeatureFile, asked: str | None, usual: str) -> str:
     )
 
 
-def _join(
-    file_u: FeatureFile,
-    file_e: FeatureFile,
-    table_u: pd.DataFrame,
-    table_e: pd.DataFrame,
-    episodes: Literal["all", "shared"],
-) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
-    place = {str(name): row for row, name in enumerate(table_e["id"])}
-    ids_u = [str(name) for name in table_u["id"]]
-    known = set(ids_u)
-    only_u = [name for name in ids_u if name not in place]
-    only_e = [name for name in place if name not in known]
-    shared = [(row, place[name]) for row, name in enumerate(ids_u) if name in place]
-    alike = alike_ids(only_u, only_e)
-    if (only_u or only_e) and (episodes == "all" or not shared):
-        way = (
-            f"Extract both from the same data, or pass --episodes shared to keep the {len(shared)} episodes both have."
-            if shared
-            else "They share none: extract both from the same data."
-        )
-        way = f"{alike[0].upper()}{alike[1:]}. {way}" if alike else way
-        lines = [
-            f"first episode missing from {side}: {names[0]}" for side, names in (("e", only_u), ("u", only_e)) if names
-        ]
-        raise FeatureError(
-            f"u and e do not cover the same episodes ({len(table_u)} and {len(table_e)}, {len(shared)} in both).\n"
-            f"  u: {file_u.path}\n  e: {file_e.path}\n  " + "\n  ".join(lines) + f"\n{way}"
-        )
-    pairs = np.array(shared, dtype=np.int64).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1], [f"{file_u.path} and {file_e.path}: {alike}"] if alike else []
-
-
-def _recognised(table: pd.DataFrame) -> Sequence[int]:
+def _recognized(table: pd.DataFrame) -> Sequence[int]:
     """1 where the predicted instruction is the true one, 0 where it is another, -1 where there is no prediction.
 
     Instructions are compared as `Items` groups them: case, blanks and Unicode form do not matter.

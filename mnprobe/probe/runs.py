@@ -18,7 +18,7 @@ from mnprobe.probe.heads import AlignmentHeads, principal_components, save_heads
 from mnprobe.probe.items import Items
 from mnprobe.probe.mutual_information import held_out_bound
 from mnprobe.probe.outcome_balance import SETTINGS, Setting, Side, balanced_draw, measurable_sides, shared_training
-from mnprobe.probe.pairs import PIXELS, Pair
+from mnprobe.probe.pairs import PIXELS, FeaturePair
 from mnprobe.probe.retrieval import DirectionRecall, recall_at_k
 from mnprobe.probe.sampling import shuffled_groups
 from mnprobe.probe.splits import Holdout, Partition, has_partitions, hold_out, shared_wordings
@@ -72,7 +72,7 @@ def check_groups(items: Items, rows: NDArray[np.int64], config: AlignConfig, whe
         )
 
 
-def fit_key(pair: Pair, job: Job, config: AlignConfig) -> str:
+def fit_key(pair: FeaturePair, job: Job, config: AlignConfig) -> str:
     """Stands for everything that the heads depend on: jobs of one key, of whichever pairs, need one fit."""
     total = hashlib.sha256()
     for rows in (job.train, job.validation):
@@ -85,7 +85,7 @@ def fit_key(pair: Pair, job: Job, config: AlignConfig) -> str:
     return total.hexdigest()
 
 
-def run_jobs(work: Sequence[tuple[Pair, Job]], config: AlignConfig) -> list[list[Record]]:
+def run_jobs(work: Sequence[tuple[FeaturePair, Job]], config: AlignConfig) -> list[list[Record]]:
     """Fit once for jobs of one `fit_key`, and score each, in one torch thread; the same numbers in any process."""
     with torch_threads(1):
         result = _fit(*work[0], config)
@@ -97,7 +97,7 @@ def run_jobs(work: Sequence[tuple[Pair, Job]], config: AlignConfig) -> list[list
         return found
 
 
-def _fit(pair: Pair, job: Job, config: AlignConfig) -> FitResult:
+def _fit(pair: FeaturePair, job: Job, config: AlignConfig) -> FitResult:
     groups = pair.items.groups(config.pairing)
     labels = groups[job.train]
     labels_e = shuffled_groups(labels, seed=1000 * job.draw + job.seed) if job.control == "shuffled" else labels
@@ -119,7 +119,9 @@ def _fit(pair: Pair, job: Job, config: AlignConfig) -> FitResult:
     return result if few is None else replace(result, heads=widen(result.heads, few))
 
 
-def _score(pair: Pair, job: Job, config: AlignConfig, result: FitResult, split: str, rows: NDArray[np.int64]) -> Record:
+def _score(
+    pair: FeaturePair, job: Job, config: AlignConfig, result: FitResult, split: str, rows: NDArray[np.int64]
+) -> Record:
     groups = pair.items.groups(config.pairing)
     z_u, z_e = _map(result.heads, pair, rows)
     ids = pair.items.ids[rows]
@@ -155,7 +157,7 @@ def _score(pair: Pair, job: Job, config: AlignConfig, result: FitResult, split: 
     )
 
 
-def _map(heads: AlignmentHeads, pair: Pair, rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+def _map(heads: AlignmentHeads, pair: FeaturePair, rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
     with torch.no_grad():
         z_u, z_e = heads(torch.from_numpy(pair.u[rows]), torch.from_numpy(pair.e[rows]))
     return z_u, z_e

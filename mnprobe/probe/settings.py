@@ -9,7 +9,7 @@ from mnprobe.core.commands import run_above
 from mnprobe.core.provenance import canonical_json
 from mnprobe.core.rundir import RunDir
 from mnprobe.probe.config import AlignConfig
-from mnprobe.probe.pairs import Pair
+from mnprobe.probe.pairs import FeaturePair
 
 __all__ = ["SETTINGS_SECTION", "check_settings", "read_settings", "record_settings"]
 
@@ -17,7 +17,7 @@ SETTINGS_SECTION = "align"
 """Section of run.toml: one table of settings for each config_hash of results/alignment.csv."""
 
 
-def record_settings(table: Path, config: AlignConfig, pairs: Sequence[Pair], **asked: object) -> None:
+def record_settings(table: Path, config: AlignConfig, pairs: Sequence[FeaturePair], **asked: object) -> None:
     """Keep under [align.<config_hash>] of the run that `table` lies in what was measured and how.
 
     That is `config.measurement()`, the optimiser with its steps, and in `asked` one entry for each call that was told
@@ -68,7 +68,7 @@ def _settings(config: AlignConfig) -> dict[str, Any]:
     return found
 
 
-def _asked(config: AlignConfig, pairs: Sequence[Pair]) -> dict[str, Any]:
+def _asked(config: AlignConfig, pairs: Sequence[FeaturePair]) -> dict[str, Any]:
     origins = {"u": [pair.origin_u for pair in pairs], "e": [pair.origin_e for pair in pairs]}
     found: dict[str, Any] = {"holdout": config.holdout, "split": config.split, "shuffled": config.shuffled}
     if config.split != "all":

@@ -121,7 +121,7 @@ TAKE_NO_ARRAYS = {
     *("contrast_sentences", "contrast_table", "controls_table", "curve_caption", "curve_data", "curve_figure"),
     *("draw_compare", "draw_controls", "draw_curve", "draw_decomposition", "draw_sheets", "draw_success", "draw_tsne"),
     *("draw_tsne_series", "episode_scores", "execution_table", "find_heads", "find_pairs", "find_rollouts"),
-    *("find_stores", "findings", "format_success", "grid_text", "headline", "leakage_table", "load_pair", "open_study"),
+    *("find_stores", "findings", "format_success", "grid_text", "headline", "leakage_table", "open_study"),
     *("paper_table", "plan_ablation", "read_contrasts", "read_similarity", "recognition_table"),
     *("series_inputs", "shaped_table", "success_table", "tsne_inputs", "tsne_panels", "tsne_series", "verdicts"),
     *("write_contrasts", "write_report", "make_index", "parse_options"),

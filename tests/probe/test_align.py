@@ -26,9 +26,9 @@ from mnprobe.probe import (
     align_stores,
     join_stores,
     load_heads,
+    load_pair,
     pair_across,
     pair_arrays,
-    pair_files,
     people_table,
     read_alignment,
     recall_at_k,
@@ -612,7 +612,7 @@ def test_stores_are_joined_by_id(store):
     path_u = store("understanding", prediction=["do thing 0"] * 64)
     path_e = store("execution", success=[1, 0] * 32)
     with open_features(path_u) as file_u, open_features(path_e) as file_e:
-        pair = pair_files(file_u, file_e)
+        pair = load_pair(file_u, file_e)
     assert pair.items.success_u.tolist() == [1] * 8 + [0] * 56
     assert pair.items.success_e.tolist() == [1, 0] * 32
     assert (pair.origin_u.model, pair.origin_e.layer, pair.origin_e.trained) == ("viclip", "e", False)
@@ -623,13 +623,13 @@ def test_episodes_on_one_side_only_are_refused_or_left_out(store):
     path_u, path_e = store("understanding"), store("execution", keep=slice(0, 60))
     with open_features(path_u) as file_u, open_features(path_e) as file_e:
         with pytest.raises(FeatureError, match=r"\(64 and 60, 60 in both\)[\s\S]*missing from e: t/0/episode60"):
-            pair_files(file_u, file_e)
-        shared = pair_files(file_u, file_e, episodes="shared")
+            load_pair(file_u, file_e)
+        shared = load_pair(file_u, file_e, episodes="shared")
         assert len(shared.items) == len(shared.u) == 60
         with pytest.raises(FeatureError, match="holds features of the execution side"):
-            pair_files(file_e, file_u)
+            load_pair(file_e, file_u)
         with pytest.raises(FeatureError, match=r"blocks.9"):
-            pair_files(file_u, file_e, layer_u="blocks.9", episodes="shared")
+            load_pair(file_u, file_e, layer_u="blocks.9", episodes="shared")
 
 
 def test_other_instructions_are_refused_but_blanked_ones_are_not(store):
@@ -638,15 +638,15 @@ def test_other_instructions_are_refused_but_blanked_ones_are_not(store):
         path_e = store("execution", instruction=[words] * 64)
         with open_features(path_u) as file_u, open_features(path_e) as file_e:
             if fine:
-                assert pair_files(file_u, file_e).items.instructions[0] == "do thing 0"
+                assert load_pair(file_u, file_e).items.instructions[0] == "do thing 0"
             else:
                 with pytest.raises(FeatureError, match=r"64 episodes .* have other instructions"):
-                    pair_files(file_u, file_e)
+                    load_pair(file_u, file_e)
 
 
 def paired(path_u, path_e, **options):
     with open_features(path_u) as file_u, open_features(path_e) as file_e:
-        return pair_files(file_u, file_e, **options)
+        return load_pair(file_u, file_e, **options)
 
 
 @pytest.mark.parametrize("column", ["instruction", "task", "partition"])
@@ -1010,3 +1010,24 @@ def test_a_damaged_run_is_refused_before_anything_is_measured(measured, tmp_path
     with pytest.raises(ConfigError, match="is damaged"):
         measured(tiny(), heads=tmp_path / "heads")
     assert not (tmp_path / "heads").exists()
+
+
+def test_shared_episodes_come_with_a_note_that_counts_those_left_out(store):
+    """Of 64 and 60 episodes 60 are shared: rows by id, equal arrays from files and paths, and one note."""
+    path_u, path_e = store("understanding"), store("execution", keep=slice(0, 60), success=[1, 0] * 32)
+    pair = load_pair(path_u, path_e, episodes="shared")
+    assert pair.items.notes == (
+        f"{path_u} and {path_e} share 60 episodes; 4 only in the first and 0 only in the second are left out",
+    )
+    with open_features(path_u) as file_u, open_features(path_e) as file_e:
+        again = load_pair(file_u, file_e, episodes="shared")
+        assert pair.u.tolist() == file_u.layer("u").pooled()[:60].tolist()
+        assert file_u.layers  # a store that was given open stays open
+    assert pair.digest() == again.digest()
+    assert load_pair(path_u, store("execution")).items.notes == ()
+    rows = pair.take(np.arange(60) % 7 == 0)
+    assert rows.episodes["id"].tolist() == rows.items.ids.tolist() == pair.items.ids[::7].tolist()
+    assert rows.items.success_e.tolist() == ([1, 0] * 30)[::7]
+    assert rows.episodes["success"].tolist() == pair.columns["success"].tolist()[::7]
+    with pytest.raises(FeatureError, match="share no episode: the first ids are 't/0/episode0' and 't/0/episode60'"):
+        load_pair(store("understanding", keep=slice(0, 60)), store("execution", keep=slice(60, 64)), episodes="shared")

@@ -15,7 +15,7 @@ from mnprobe.core.labels import Labels, as_labels, encode_labels, encode_tuples
 from mnprobe.probe.fitting import FitConfig, fit_heads
 from mnprobe.probe.heads import AlignmentHeads
 from mnprobe.probe.items import GroupKind, Items
-from mnprobe.probe.pairs import Pair
+from mnprobe.probe.pairs import FeaturePair
 from mnprobe.probe.retrieval import DirectionRecall, Recall, recall_at_k
 
 __all__ = ["DECOMPOSITION_COLUMNS", "Factors", "decompose", "factors_of", "oracle_recall", "without_means"]
@@ -113,7 +113,7 @@ def without_means(
 
 
 def decompose(
-    pair: Pair,
+    pair: FeaturePair,
     train: Array,
     test: Array,
     *,

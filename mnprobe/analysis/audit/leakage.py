@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mnprobe.core.arrays import Array, as_array, as_matrix, as_positive
 from mnprobe.core.errors import FeatureError
 from mnprobe.core.table import TableSchema
-from mnprobe.probe.pairs import Pair
+from mnprobe.probe.pairs import FeaturePair
 from mnprobe.probe.scores import HitScores
 from mnprobe.probe.splits import KEPT_APART, forbidden_overlap
 
@@ -45,7 +45,7 @@ LEAKAGE = TableSchema(
 """results/leakage.csv."""
 
 
-def leakage_table(scores: Sequence[HitScores], pairs: Sequence[Pair | None]) -> pd.DataFrame:
+def leakage_table(scores: Sequence[HitScores], pairs: Sequence[FeaturePair | None]) -> pd.DataFrame:
     """One row per measurement and split: what training and test share, in the worst of all its partitions.
 
     The partitions are those that the heads were fitted and tested on, as they were recorded, not drawn again.
@@ -169,7 +169,7 @@ def _squares(one: Rows, other: Rows) -> Rows:
     return np.asarray(np.maximum(square, 0.0))
 
 
-def _rows(scores: HitScores, pair: Pair | None) -> list[dict[str, Any]]:
+def _rows(scores: HitScores, pair: FeaturePair | None) -> list[dict[str, Any]]:
     holdout = str(scores.about["holdout"])
     base = {name: scores.about[name] for name in LEAKAGE_COLUMNS if name in scores.about}
     labels = {"episodes": scores.ids, "instructions": scores.instructions, "tasks": scores.tasks}

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from mnprobe.analysis.similarity import Family, Index, balanced_rows, calibrate, column_values, exchange, make_index
 from mnprobe.analysis.similarity._arrays import Rows, memory_told, require_memory
 from mnprobe.analysis.similarity.base import MatrixIndex
-from mnprobe.analysis.tables.progress import worlds_of
 from mnprobe.analysis.tsne.inputs import find_pairs
 from mnprobe.core.arrays import Array, as_array, as_whole
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooLittleMemory
@@ -23,7 +22,7 @@ from mnprobe.core.provenance import canonical_json, config_hash
 from mnprobe.core.rundir import RunDir
 from mnprobe.core.seeds import check_seed
 from mnprobe.features import open_features
-from mnprobe.probe.pairs import agreed_episodes, alike_ids
+from mnprobe.probe.pairs import join_episodes
 
 __all__ = [
     "COLUMNS",
@@ -359,7 +358,7 @@ def compare_inputs(
                     raise FeatureError(f"{path} holds features of the {file.side} side; the {side} side is needed here")
                 tables[path] = file.episodes
                 data[path] = str(file.attrs["data_fingerprint"])
-                worlds |= set(worlds_of(file.attrs))
+                worlds |= set(file.worlds)
     episodes, notes = _common(tables, data, partition)
     ids = episodes["id"].tolist()
     rows = [item for path in stores_u for item in _sets(path, "understanding", ids, grid, layers_u, pool_u)]
@@ -377,22 +376,14 @@ def _siblings(run: RunDir, path: Path) -> list[Path]:
 def _common(
     tables: dict[Path, pd.DataFrame], data: dict[Path, str], partition: str | None
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The episodes that all stores have, in the order of the first; and notes."""
     first = next(iter(tables))
     found = tables[first]
     notes: list[str] = []
     for path, table in tables.items():
-        both = found["id"].isin(table["id"]).to_numpy()
-        alike = alike_ids(found["id"].tolist(), table["id"].tolist())
-        if not both.any():
-            raise FeatureError(
-                f"{first} and {path} share no episode: the first ids are {found['id'].iloc[0]!r} and "
-                f"{table['id'].iloc[0]!r}. {alike[:1].upper()}{alike[1:] or 'Extract both from the same data'}"
-            )
-        notes += [f"{first} and {path}: {alike}"] if alike else []
-        found = found[both].reset_index(drop=True)
-        other = table.set_index("id", drop=False).loc[found["id"]].reset_index(drop=True)
-        found, told = agreed_episodes(found, other, (first, path), data=(data[first], data[path]))
-        notes += told
+        joined = join_episodes(found, table, (first, path), data=(data[first], data[path]), episodes="shared")
+        found = joined.episodes
+        notes += joined.notes
     if partition is not None:
         partition = asked_partition(partition)
         known = sorted(found["partition"].unique())
