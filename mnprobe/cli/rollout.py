@@ -81,7 +81,8 @@ def rollout(
     from mnprobe.analysis.tables.rollouts import SUCCESS, find_rollouts, format_success, success_table
     from mnprobe.core.errors import ConfigError
     from mnprobe.core.job import in_turn
-    from mnprobe.core.rundir import resolve_run, step_name
+    from mnprobe.core.names import step_name
+    from mnprobe.core.rundir import resolve_run
     from mnprobe.features.extractors.base import parse_options
     from mnprobe.features.selection import choose_players
     from mnprobe.worlds.parallel import default_workers

@@ -14,10 +14,11 @@ import numpy as np
 from mnprobe.core.errors import ConfigError, DataError, FeatureError, MnprobeError
 from mnprobe.core.files import sha256_file
 from mnprobe.core.job import JobRecord
+from mnprobe.core.names import step_name
 from mnprobe.core.progress import progress
 from mnprobe.core.provenance import canonical_json, config_hash, versions
 from mnprobe.core.registry import unknown_name
-from mnprobe.core.rundir import RunDir, resolve_run, step_name
+from mnprobe.core.rundir import RunDir, resolve_run
 from mnprobe.core.runtime import Team, join_team, prefetch
 from mnprobe.core.seeds import check_seed
 from mnprobe.data import Dataset, Episode, open_dataset

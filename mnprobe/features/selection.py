@@ -12,8 +12,9 @@ from mnprobe.core.commands import command_line
 from mnprobe.core.errors import CheckpointError, ConfigError
 from mnprobe.core.files import sha256_file
 from mnprobe.core.labels import some
+from mnprobe.core.names import step_of
 from mnprobe.core.registry import unknown_name
-from mnprobe.core.rundir import RunDir, step_of
+from mnprobe.core.rundir import RunDir
 from mnprobe.data import OUTCOMES_FILE
 from mnprobe.features.extractors.base import EXTRACTORS, config_from, stored_layers
 from mnprobe.models.loading import read_metadata

@@ -15,8 +15,9 @@ from torch.optim import Optimizer
 from mnprobe.core.errors import CheckpointError, ConfigError, TrainingError
 from mnprobe.core.files import whole_file, write_text
 from mnprobe.core.job import JobRecord, exclusive
+from mnprobe.core.names import step_name
 from mnprobe.core.provenance import canonical_json, now, versions
-from mnprobe.core.rundir import RunDir, step_name
+from mnprobe.core.rundir import RunDir
 from mnprobe.models.arp import save_arp
 from mnprobe.models.loading import check_finite, read_metadata, save_checkpoint
 from mnprobe.probe.heads import save_heads

@@ -8,7 +8,8 @@ import torch
 
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.files import sha256_file
-from mnprobe.core.rundir import RunDir, step_name
+from mnprobe.core.names import step_name
+from mnprobe.core.rundir import RunDir
 from mnprobe.features import extract, open_features
 from mnprobe.models.arp import ARP, ARPConfig
 from mnprobe.models.loading import save_checkpoint

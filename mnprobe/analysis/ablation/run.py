@@ -14,9 +14,10 @@ from mnprobe.analysis.ablation.grid import Cell
 from mnprobe.analysis.tables.rollouts import ALL_TASKS, Rollouts, success_table
 from mnprobe.core.errors import MnprobeError
 from mnprobe.core.files import write_text
+from mnprobe.core.names import step_name
 from mnprobe.core.proportions import mean_interval
 from mnprobe.core.provenance import config_hash, now
-from mnprobe.core.rundir import RunDir, step_name
+from mnprobe.core.rundir import RunDir
 from mnprobe.data import open_dataset
 from mnprobe.features.recognition.evaluate import recognize
 from mnprobe.training import train

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from mnprobe.analysis.tables.alignment import HOLDOUTS, SPLITS, apply_where, in_order, mean_over_seeds, named, settle
+from mnprobe.analysis.tables.alignment import HOLDOUTS, SPLITS, apply_where, in_order, mean_over_seeds, settle
 from mnprobe.core.commands import option_line
 from mnprobe.core.errors import ProbeError
+from mnprobe.core.names import ModelName
 from mnprobe.core.table import TableSchema
 
 __all__ = ["CURVE", "DIFFERENCE", "OUTCOMES", "CurveData", "curve_data"]
@@ -137,7 +138,7 @@ _POINT = ["holdout", "understanding", "execution", "series", "step"]
 def _without_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     """Add `training` and `training_seed`; models of one training that has several seeds lose them in their names."""
     pairs = rows[["understanding", "execution"]].drop_duplicates()
-    taken = {(u, e): (named(str(u)), named(str(e))) for u, e in pairs.itertuples(index=False)}
+    taken = {(u, e): (ModelName.parse(str(u)), ModelName.parse(str(e))) for u, e in pairs.itertuples(index=False)}
     shared = pd.Series([(u.without_seed, e.without_seed) for u, e in taken.values()]).value_counts()
     places = list(zip(rows["understanding"], rows["execution"], strict=True))
 
@@ -173,7 +174,7 @@ def _series(rows: pd.DataFrame) -> pd.Series:
     """
     base = _main_source(rows)
     names = {base: "main", f"{base}-blank": "blank", "rollouts": "rollouts", "rollouts-blank": "rollouts-blank"}
-    panels = len({named(str(model)).training for model in rows["execution"].unique()} - {""}) > 1
+    panels = len({ModelName.parse(str(model)).training for model in rows["execution"].unique()} - {""}) > 1
 
     def role(row: pd.Series) -> str:
         source = str(names.get(row["source_e"], row["source_e"]))
