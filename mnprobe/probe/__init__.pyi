@@ -6,7 +6,7 @@ from .items import Items
 from .losses import info_nce, info_nce_directions
 from .mutual_information import HeldOutBound, held_out_bound, mi_bound
 from .outcome_balance import SETTINGS, balanced_draw, measurable_sides
-from .pairs import FeaturePair, Origin, StoredPair, join_stores, load_pair, pair_across, pair_arrays
+from .pairs import FeaturePair, StoredPair, join_stores, load_pair, pair_across, pair_arrays
 from .results import COLUMNS, read_alignment, write_alignment
 from .retrieval import DirectionRecall, Recall, chance_recall, paired_ranks, recall_at_k, true_recall_at_k
 from .sampling import Pairing, shuffled_groups
@@ -28,7 +28,6 @@ __all__ = [
     "HitScores",
     "Interval",
     "Items",
-    "Origin",
     "Pairing",
     "Partition",
     "Recall",

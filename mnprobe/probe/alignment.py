@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ import pandas as pd
 from mnprobe.core.arrays import Number, Whole, as_positive, as_whole
 from mnprobe.core.errors import ConfigError, TooFewSamples
 from mnprobe.core.files import update_table
+from mnprobe.core.names import PIXELS, LayerId
 from mnprobe.core.progress import progress
 from mnprobe.features import open_features
 from mnprobe.probe.config import AlignConfig
 from mnprobe.probe.outcome_balance import SETTINGS
-from mnprobe.probe.pairs import PIXELS, Episodes, FeaturePair, StoredPair, load_pair, pair_across
+from mnprobe.probe.pairs import Episodes, FeaturePair, StoredPair, load_pair, pair_across
 from mnprobe.probe.results import ALIGNMENT, IDENTITY, contrast_rows, measured_rows, to_frame, write_alignment
 from mnprobe.probe.runs import Job, NoOutcomes, Record, Unit, fit_key, plan_units, run_jobs
 from mnprobe.probe.scores import hit_scores, hits_name, write_hits
@@ -202,7 +203,7 @@ def _all_planned(
 
 def _where(pair: FeaturePair) -> str:
     u, e = pair.origin_u, pair.origin_e
-    return f"{u.model} step {u.step} x {e.model} step {e.step} ({e.source}): "
+    return f"{u.model} step {u.step} x {e.model} step {e.step} ({e.source_name}): "
 
 
 def _planned(pair: FeaturePair, config: AlignConfig, heads: Path | None, notes: list[str]) -> Iterator[_Work]:
@@ -216,8 +217,8 @@ def _planned(pair: FeaturePair, config: AlignConfig, heads: Path | None, notes: 
         base = {
             "understanding": u.model,
             "execution": e.model,
-            "source_u": u.source,
-            "source_e": e.source,
+            "source_u": u.source_name,
+            "source_e": e.source_name,
             "step_u": u.step,
             "step_e": e.step,
             "trained_u": u.trained,
@@ -233,7 +234,7 @@ def _planned(pair: FeaturePair, config: AlignConfig, heads: Path | None, notes: 
             "holdout": unit.holdout,
             "mode": unit.mode,
             "control": unit.control,
-            "fit_source": pair.fit_source or u.source,
+            "fit_source": pair.fit_source or u.source_name,
             "batch": config.fit.batch,
             "config_hash": config.digest(),
             "features_hash": digest,
@@ -246,7 +247,7 @@ def _planned(pair: FeaturePair, config: AlignConfig, heads: Path | None, notes: 
 
 def _heads_name(pair: FeaturePair, config: AlignConfig, digest: str) -> str:
     """A file name that says what the heads were fitted on; `{holdout}` is filled in later."""
-    parts = f"{pair.origin_u}__{pair.origin_e}__{config.pairing}-{config.fit.heads}"
+    parts = f"{pair.origin_u.file_stem}__{pair.origin_e.file_stem}__{config.pairing}-{config.fit.heads}"
     safe = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in parts)
     return f"{safe}-{{holdout}}-seed0-{digest[:8]}{config.digest()[:8]}.safetensors"
 
@@ -254,13 +255,18 @@ def _heads_name(pair: FeaturePair, config: AlignConfig, digest: str) -> str:
 def _fitted_on(pair: FeaturePair, config: AlignConfig, base: dict[str, Any], job: Job) -> dict[str, Any]:
     return base | {
         "config": config.measurement(),
-        "origin_u": asdict(pair.origin_u),
-        "origin_e": asdict(pair.origin_e),
+        "origin_u": _origin(pair.origin_u),
+        "origin_e": _origin(pair.origin_e),
         "seed": job.seed,
         "draw": job.draw,
         "train_ids": pair.items.ids[job.train].tolist(),
         "test_ids": {name: pair.items.ids[rows].tolist() for name, rows in job.tests.items()},
     }
+
+
+def _origin(layer: LayerId) -> dict[str, Any]:
+    names = ("model", "source_name", "step", "trained", "training", "layer", "pool")
+    return {name.removesuffix("_name"): getattr(layer, name) for name in names}
 
 
 _Task = tuple[tuple[int, int], ...]  # (place of the work, number of its job): one fit serves all of them
@@ -513,5 +519,5 @@ def _asked(whole: pd.DataFrame, pairs: Sequence[FeaturePair], config: AlignConfi
 
 def _key(pair: FeaturePair) -> tuple[object, ...]:
     u, e = pair.origin_u, pair.origin_e
-    sides = ((origin.model, origin.source, origin.step, origin.layer, origin.pool) for origin in (u, e))
-    return (*next(sides), *next(sides), pair.digest(), pair.fit_source or u.source)
+    sides = ((origin.model, origin.source_name, origin.step, origin.layer, origin.pool) for origin in (u, e))
+    return (*next(sides), *next(sides), pair.digest(), pair.fit_source or u.source_name)

@@ -16,56 +16,43 @@ from mnprobe.core.arrays import Array
 from mnprobe.core.commands import command_line, command_of
 from mnprobe.core.errors import ConfigError, FeatureError
 from mnprobe.core.labels import Labels, as_partitions, asked_partition, is_missing, one_spelling, same_text, some
+from mnprobe.core.names import PIXELS, FeatureId, LayerId, Side, Source
 from mnprobe.features import FeatureFile, open_features
 from mnprobe.probe._arrays import as_features
 from mnprobe.probe.items import Items
 from mnprobe.probe.splits import fitted_partition, has_partitions
 
 __all__ = [
-    "BLANK",
-    "PIXELS",
-    "ROLLOUTS",
     "EpisodeJoin",
     "Episodes",
     "FeaturePair",
-    "Origin",
     "StoredPair",
     "agreed_episodes",
     "in_partition",
     "join_episodes",
     "join_stores",
+    "layer_id",
     "load_pair",
     "pair_across",
     "pair_arrays",
 ]
 
-BLANK = "-blank"
-"""Ends the source of features for which the instruction was blanked: the control for e (DESIGN 6, a)."""
-PIXELS = "pixels"
-"""The understanding side that no model made: a control, for which a choice of layer is not meant (DESIGN 6, c)."""
-ROLLOUTS = "rollouts"
-"""Source of features from episodes that the policy itself played."""
 Episodes = Literal["equal", "shared"]
 """How two stores are joined by episode id: "equal" requires the same episodes, "shared" uses those in both."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class _Store:
-    model: str
-    source: str
-    training: str
-    step: int
+    """A feature store on disk: its identity and the fingerprint of its data."""
+
+    id: FeatureId
     path: Path
-    side: str
     data: str
 
     @property
-    def family(self) -> str:
-        return self.source.removesuffix(BLANK)
-
-    @property
-    def blanked(self) -> bool:
-        return self.source != self.family
+    def order(self) -> tuple[Any, ...]:
+        """Key to sort stores by."""
+        return self.id.model, self.id.source_name, self.id.training, self.id.step, self.path
 
 
 @dataclass(frozen=True)
@@ -83,47 +70,47 @@ class StoredPair:
 
 
 def join_stores(paths: Sequence[Path], *, fit_on: str | None = None) -> tuple[list[StoredPair], list[str]]:
-    """Pairs of stores (understanding x execution), and sentences about stores that found no partner.
+    """Pairs of stores (understanding x execution), and sentences about stores without a partner.
 
-    Sources join by family: features of "demos-blank" (instruction blanked) meet those of "demos", likewise for
-    "rollouts". Trainings join with themselves: features of models of different trainings do not meet, while those that
-    belong to no training (pixels, foreign models, a model before any training) meet all. Training steps join one to one
-    where both sides have them; a side with one step (such as pixels, or a model that was not trained here) meets every
-    step of the other. Pixels, the control for u, meet the policy's features as they are and not the blanked ones, the
-    control for e. Rollouts join only when they are the very same episodes. Where both sides have as many checkpoints
-    but at other steps, they are joined in order (first with first, last with last), and a note says so.
+    - Source: features of "demos-blank" (instruction blanked) are paired with those of "demos", likewise for "rollouts".
+      Rollouts are paired only if both stores have the same data. Pixels, the control for u, are paired with the
+      policy's features with instruction, not with the blanked ones, the control for e.
+    - Training: features of models of different trainings are not paired; those without a training (pixels, foreign
+      models, a model before any training) are paired with all.
+    - Step: equal steps are paired; a side with one step (such as pixels, or a model that was not trained here) is
+      paired with every step of the other. If both sides have equally many checkpoints at different steps, they are
+      paired in order (first with first, last with last), with a note.
 
-    With `fit_on` ("demos"), the heads of pairs from another source are to be fitted on that source's stores of the same
-    models, trainings and steps, blanked where they are blanked; a note tells of pairs that have none.
+    With `fit_on` ("demos"), the heads of pairs of another source are fitted on that source's stores of the same models,
+    trainings and steps, blanked if they are blanked; a note names pairs that have none.
 
-    Raises FeatureError when one side is missing altogether or no pair can be made; the message lists what there is.
+    Raises FeatureError when a side is missing or there is no pair; the message lists the stores.
     """
     stores = []
     for path in paths:
         with open_features(path) as file:
-            data = str(file.attrs["data_fingerprint"])
-            stores.append(_Store(file.model, file.source, file.training, file.step, path, file.side, data))
-    for side in ("understanding", "execution"):
-        if not any(store.side == side for store in stores):
+            stores.append(_Store(_feature_id(file), path, str(file.attrs["data_fingerprint"])))
+    for side in Side:
+        if not any(store.id.side == side for store in stores):
             raise FeatureError(
                 f"no features of the {side} side among {len(stores)} stores ({_listed(stores) or 'none at all'}). "
                 f"Make them with `{command_of(paths[0], 'extract') if paths else command_line('extract')}`"
             )
     series = _series(stores)
-    sides_u = [group for group in series if group[0].side == "understanding" and not group[0].blanked]
-    sides_e = [group for group in series if group[0].side == "execution"]
+    series_u = [group for group in series if group[0].id.side == Side.UNDERSTANDING and not group[0].id.blank]
+    series_e = [group for group in series if group[0].id.side == Side.EXECUTION]
     pairs: list[tuple[_Store, _Store]] = []
     notes: list[str] = []
-    for group_e in sides_e:
-        one = group_e[0]
-        partners = [group for group in sides_u if group[0].family == one.family and _together(group[0], one)]
-        partners = [group for group in partners if not (one.blanked and group[0].model == PIXELS)] or partners
+    for group_e in series_e:
+        e = group_e[0].id
+        partners = [group for group in series_u if group[0].id.source == e.source and _same_training(group[0].id, e)]
+        partners = [group for group in partners if not (e.blank and group[0].id.model == PIXELS)] or partners
         if not partners:
-            training = f" of training {one.training!r}" if one.training else ""
-            notes.append(f"{one.model} on {one.source}: no understanding features of source {one.family!r}{training}")
+            training = f" of training {e.training!r}" if e.training else ""
+            notes.append(f"{e.model} on {e.source_name}: no understanding features of source {e.source!r}{training}")
         for group_u in partners:
-            found, note = _by_step(group_u, group_e)
-            pairs += found
+            matches, note = _by_step(group_u, group_e)
+            pairs += matches
             notes += [note] if note else []
     if not pairs:
         raise FeatureError(
@@ -297,39 +284,41 @@ def _refuse_unlike(
 
 
 def _series(stores: Sequence[_Store]) -> list[list[_Store]]:
-    """Stores of one model on one source over its training; one that names no training belongs to the only one named."""
+    """Stores of one model and source over its training; one without a training belongs to the only one of the model."""
     named: dict[tuple[str, str], set[str]] = {}
     for store in stores:
-        named.setdefault((store.model, store.source), set()).update({store.training} - {""})
+        named.setdefault((store.id.model, store.id.source_name), set()).update({store.id.training} - {""})
 
-    def settled(store: _Store) -> _Store:
-        names = named[store.model, store.source]
-        return replace(store, training=next(iter(names))) if not store.training and len(names) == 1 else store
+    def with_training(store: _Store) -> _Store:
+        names = named[store.id.model, store.id.source_name]
+        if store.id.training or len(names) != 1:
+            return store
+        return replace(store, id=replace(store.id, training=next(iter(names))))
 
-    ordered = sorted(map(settled, stores))
-    return [list(group) for _, group in groupby(ordered, key=lambda one: (one.model, one.source, one.training))]
-
-
-def _together(one: _Store, other: _Store) -> bool:
-    return one.training == other.training or not one.training or not other.training
+    ordered = sorted(map(with_training, stores), key=lambda store: store.order)
+    return [list(group) for _, group in groupby(ordered, key=lambda store: store.order[:3])]
 
 
-def _same_episodes(u: _Store, e: _Store) -> bool:
-    """Demonstrations are compared episode by episode later; of rollouts, those of another policy are no partner."""
-    return u.family != ROLLOUTS or not u.data or not e.data or u.data == e.data
+def _same_training(a: FeatureId, b: FeatureId) -> bool:
+    return a.training == b.training or not a.training or not b.training
+
+
+def _same_data(u: _Store, e: _Store) -> bool:
+    """Whether rollouts have the same data; demonstrations are compared by episode later."""
+    return u.id.source != Source.ROLLOUTS or not u.data or not e.data or u.data == e.data
 
 
 def _by_step(group_u: list[_Store], group_e: list[_Store]) -> tuple[list[tuple[_Store, _Store]], str]:
     pairs, note = _joined(group_u, group_e)
-    return [(u, e) for u, e in pairs if _same_episodes(u, e)], note
+    return [(u, e) for u, e in pairs if _same_data(u, e)], note
 
 
 def _joined(group_u: list[_Store], group_e: list[_Store]) -> tuple[list[tuple[_Store, _Store]], str]:
-    name = f"{group_u[0].model} x {group_e[0].model} ({group_e[0].source})"
+    name = f"{group_u[0].id.model} x {group_e[0].id.model} ({group_e[0].id.source_name})"
     if len(group_u) == 1 or len(group_e) == 1:
         return [(u, e) for u in group_u for e in group_e], ""
-    by_step = {store.step: store for store in group_u}
-    equal = [(by_step[e.step], e) for e in group_e if e.step in by_step]
+    by_step = {store.id.step: store for store in group_u}
+    equal = [(by_step[e.id.step], e) for e in group_e if e.id.step in by_step]
     if len(equal) == len(group_u) == len(group_e):
         return equal, ""
     if len(group_u) == len(group_e):
@@ -342,48 +331,31 @@ def _joined(group_u: list[_Store], group_e: list[_Store]) -> tuple[list[tuple[_S
 def _with_fit(
     pair: tuple[_Store, _Store], pairs: Sequence[tuple[_Store, _Store]], fit_on: str, notes: list[str]
 ) -> StoredPair:
-    u, e = pair
-    if e.family == fit_on:
-        return StoredPair(u.path, e.path)
-    for other_u, other_e in pairs:
-        same_u = other_u.model == u.model and (other_u.step == u.step or u.model == PIXELS)
-        same_e = (other_e.model, other_e.step, other_e.blanked) == (e.model, e.step, e.blanked)
-        if other_e.family == fit_on and same_u and same_e and _together(other_u, u) and _together(other_e, e):
-            return StoredPair(u.path, e.path, other_u.path, other_e.path)
+    """The pair with the stores of source `fit_on` that its heads are fitted on; without them, with a note."""
+    u, e = (store.id for store in pair)
+    paths = (pair[0].path, pair[1].path)
+    if e.source == fit_on:
+        return StoredPair(*paths)
+    for store_u, store_e in pairs:
+        fit_u, fit_e = store_u.id, store_e.id
+        same_u = fit_u.model == u.model and (fit_u.step == u.step or u.model == PIXELS)
+        same_e = (fit_e.model, fit_e.step, fit_e.blank) == (e.model, e.step, e.blank)
+        if fit_e.source == fit_on and same_u and same_e and _same_training(fit_u, u) and _same_training(fit_e, e):
+            return StoredPair(*paths, store_u.path, store_e.path)
     notes.append(
-        f"{u.model} step {u.step} x {e.model} step {e.step} ({e.source}): no features of the same models on {fit_on}, "
-        f"so the heads are fitted on {e.source} themselves"
+        f"{u.model} step {u.step} x {e.model} step {e.step} ({e.source_name}): no features of the same models on "
+        f"{fit_on}, so the heads are fitted on {e.source_name} themselves"
     )
-    return StoredPair(u.path, e.path)
+    return StoredPair(*paths)
 
 
 def _steps(group: list[_Store]) -> str:
-    return ", ".join(str(store.step) for store in group)
+    return ", ".join(str(store.id.step) for store in group)
 
 
 def _listed(stores: Sequence[_Store]) -> str:
-    return "; ".join(f"{s.side} {s.model} on {s.source} at step {s.step}" for s in sorted(stores))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """Where one side's features come from; `trained` is False for random weights, `training` names the training."""
-
-    model: str
-    source: str = "demos"
-    step: int = 0
-    trained: bool = True
-    training: str = ""
-    layer: str = ""
-    pool: str = "mean"
-
-    def __str__(self) -> str:
-        return f"{self.model}-{self.source}-step{self.step}-{self.layer}-{self.pool.replace(':', '')}"
-
-    @property
-    def title(self) -> str:
-        """Model, step and whether the weights are random, for captions."""
-        return f"{self.model} at step {self.step}{'' if self.trained else ', random weights'}"
+    ids = [store.id for store in sorted(stores, key=lambda store: store.order)]
+    return "; ".join(f"{id.side} {id.model} on {id.source_name} at step {id.step}" for id in ids)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -406,8 +378,8 @@ class FeaturePair:
     u: NDArray[np.float32]
     e: NDArray[np.float32]
     items: Items
-    origin_u: Origin
-    origin_e: Origin
+    origin_u: LayerId
+    origin_e: LayerId
     fit_source: str = ""
     columns: pd.DataFrame | None = None
     worlds: tuple[str, ...] = ()
@@ -423,7 +395,7 @@ class FeaturePair:
     @property
     def is_control(self) -> bool:
         """Whether a side is a control: pixels for u, or the instruction blanked for e."""
-        return self.origin_u.model == PIXELS or self.origin_e.source.endswith(BLANK)
+        return self.origin_u.model == PIXELS or self.origin_e.blank
 
     @property
     def episodes(self) -> pd.DataFrame:
@@ -464,8 +436,8 @@ def pair_arrays(
     partitions: Labels | None = None,
     success_u: Labels | None = None,
     success_e: Labels | None = None,
-    understanding: Origin | str = "u",
-    execution: Origin | str = "e",
+    understanding: LayerId | str = "u",
+    execution: LayerId | str = "e",
 ) -> FeaturePair:
     """A pair from two arrays and a list of labels, in which row i of all is the same episode.
 
@@ -491,7 +463,11 @@ def pair_arrays(
     if len(items) != len(arrays[0]):
         raise FeatureError(f"{len(arrays[0])} rows of features, but {len(items)} ids")
     return FeaturePair(
-        u=arrays[0], e=arrays[1], items=items, origin_u=_origin(understanding), origin_e=_origin(execution)
+        u=arrays[0],
+        e=arrays[1],
+        items=items,
+        origin_u=_origin(understanding, Side.UNDERSTANDING),
+        origin_e=_origin(execution, Side.EXECUTION),
     )
 
 
@@ -564,8 +540,8 @@ def load_pair(
             u=file_u.layer(layer_u).pooled(pool_u)[joined.rows_u],
             e=file_e.layer(layer_e).pooled(pool_e)[joined.rows_e],
             items=replace(items, notes=(*joined.notes, *items.notes)),
-            origin_u=_file_origin(file_u, layer_u, pool_u),
-            origin_e=_file_origin(file_e, layer_e, pool_e),
+            origin_u=layer_id(file_u, layer_u, pool_u),
+            origin_e=layer_id(file_e, layer_e, pool_e),
             columns=columns,
             worlds=tuple(sorted({*file_u.worlds, *file_e.worlds})),
         )
@@ -598,21 +574,21 @@ def pair_across(fit: FeaturePair, test: FeaturePair) -> FeaturePair:
 
     Source: specs/tabletop.md iv, point 4 (heads fitted on demonstrations, closed-loop episodes tested).
     """
-    for one, other, side in ((fit.origin_u, test.origin_u, "u"), (fit.origin_e, test.origin_e, "e")):
-        names = [(origin.model, origin.layer, origin.pool) for origin in (one, other)]
+    for origins, side in (((fit.origin_u, test.origin_u), "u"), ((fit.origin_e, test.origin_e), "e")):
+        names = [(origin.model, origin.layer, origin.pool) for origin in origins]
         if names[0] != names[1]:
             raise FeatureError(f"heads fitted on {side} of {names[0]} cannot be tested on {names[1]}")
     widths = [(pair.u.shape[1], pair.e.shape[1]) for pair in (fit, test)]
     if widths[0] != widths[1]:
         raise FeatureError(
-            f"{fit.origin_u} and {fit.origin_e} have widths {widths[0]}, those on {test.origin_e.source} {widths[1]}; "
-            "extract both with the same options"
+            f"{fit.origin_u.file_stem} and {fit.origin_e.file_stem} have widths {widths[0]}, those on "
+            f"{test.origin_e.source_name} {widths[1]}; extract both with the same options"
         )
     rows = np.arange(len(fit.items))
     if has_partitions(fit.items):
         rows = rows[fit.items.partitions == fitted_partition(fit.items.partitions)]
     train = fit.items.take(rows)
-    source, own = fit.origin_u.source, test.items
+    source, own = fit.origin_u.source_name, test.items
     items = Items.of(
         ids=[*(f"{source}:{name}" for name in train.ids), *own.ids],
         instructions=np.concatenate([train.instructions, own.instructions]),
@@ -632,32 +608,36 @@ def pair_across(fit: FeaturePair, test: FeaturePair) -> FeaturePair:
     )
 
 
-def _origin(given: Origin | str) -> Origin:
-    return given if isinstance(given, Origin) else Origin(model=given, layer=given)
+def _origin(given: LayerId | str, side: Side) -> LayerId:
+    return given if isinstance(given, LayerId) else LayerId(model=given, side=side, layer=given)
 
 
-def _file_origin(file: FeatureFile, layer: str, pool: str) -> Origin:
-    return Origin(
+def layer_id(file: FeatureFile, layer: str, pool: str) -> LayerId:
+    """Identity of a layer of an open store, with a pooling of its tokens."""
+    return LayerId.of(_feature_id(file), layer=layer, pool=pool)
+
+
+def _feature_id(file: FeatureFile) -> FeatureId:
+    return FeatureId(
         model=file.model,
+        side=Side(file.side),
         source=file.source,
         step=file.step,
-        trained=file.trained,
         training=file.training,
-        layer=layer,
-        pool=pool,
+        trained=file.trained,
     )
 
 
-def _layer(file: FeatureFile, asked: str | None, usual: str) -> str:
-    if asked is not None:
-        return asked
-    if usual in file.layers:
-        return usual
+def _layer(file: FeatureFile, requested: str | None, default: str) -> str:
+    if requested is not None:
+        return requested
+    if default in file.layers:
+        return default
     if len(file.layers) == 1:
         return file.layers[0]
     raise FeatureError(
-        f"{file.path} has no layer {usual!r} but {', '.join(file.layers)}: "
-        f"say which with --layer-{usual} (layer_{usual}=)"
+        f"{file.path} has no layer {default!r} but {', '.join(file.layers)}: "
+        f"say which with --layer-{default} (layer_{default}=)"
     )
 
 

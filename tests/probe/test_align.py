@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
+from mnprobe.core.names import LayerId, Side
 from mnprobe.core.provenance import config_hash
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features, write_features
@@ -20,7 +21,6 @@ from mnprobe.probe import (
     SETTINGS,
     AlignConfig,
     FitConfig,
-    Origin,
     StoredPair,
     align,
     align_stores,
@@ -59,8 +59,8 @@ def pair(planted):
         tasks=[f"task {i // 16}" for i in range(64)],
         success_u=rng.integers(0, 2, 64),
         success_e=rng.integers(0, 2, 64),
-        understanding=Origin(model="viclip", step=5, layer="u"),
-        execution=Origin(model="arp", step=5, layer="e"),
+        understanding=LayerId(model="viclip", side=Side.UNDERSTANDING, step=5, layer="u"),
+        execution=LayerId(model="arp", side=Side.EXECUTION, step=5, layer="e"),
     )
 
 
@@ -304,8 +304,8 @@ def across(planted):
 
     def part(rows, source, **given):
         origins = {
-            "understanding": Origin(model="viclip", source=source, step=5, layer="u"),
-            "execution": Origin(model="arp", source=source, step=5, layer="e"),
+            "understanding": LayerId(model="viclip", side=Side.UNDERSTANDING, source=source, step=5, layer="u"),
+            "execution": LayerId(model="arp", side=Side.EXECUTION, source=source, step=5, layer="e"),
         }
         ids = [f"t/0/episode{i}" for i in range(len(rows))]  # those of demonstrations and rollouts are the same
         return pair_arrays(u[rows], e[rows], np.array(labels)[rows], ids=ids, tasks=tasks[rows], **origins, **given)
@@ -365,7 +365,7 @@ def test_a_pair_across_sources_needs_the_same_models(across, planted):
     with pytest.raises(
         FeatureError, match=r"heads fitted on e of \('arp', 'e', 'mean'\) cannot be tested on \('other'"
     ):
-        pair_across(demos, replace(rollouts, origin_e=Origin(model="other", layer="e")))
+        pair_across(demos, replace(rollouts, origin_e=LayerId(model="other", side=Side.EXECUTION, layer="e")))
     with pytest.raises(FeatureError, match=r"widths \(12, 10\), those on rollouts \(11, 10\)"):
         pair_across(demos, replace(rollouts, u=rollouts.u[:, 1:]))
 
@@ -406,7 +406,7 @@ def test_rollouts_that_all_end_alike_are_one_message(outcome, across):
 def test_pixels_go_through_principal_components_of_training_episodes(planted, tmp_path):
     u, e, labels = planted(instructions=8, per=16, noise=0.2, dims=(12, 10))
     u = np.concatenate([u, 1e-3 * np.random.default_rng(5).normal(size=(128, 60))], axis=1).astype(np.float32)
-    origin = Origin(model="pixels", layer="u")
+    origin = LayerId(model="pixels", side=Side.UNDERSTANDING, layer="u")
     pixels = pair_arrays(u, e, labels, understanding=origin)
     config = tiny(fit=FIT, pixel_components=12, holdout="episodes")
     table = align(pixels, config, heads=tmp_path)
@@ -542,8 +542,15 @@ def test_the_contrast_inside_tasks_gives_every_task_the_same_weight(planted):
 def test_pairs_without_failures_do_not_keep_the_others_from_being_split(planted):
     u, e, labels = planted(instructions=6, per=8)
     success = np.arange(48) % 2
+    arp = LayerId(model="arp", side=Side.EXECUTION, layer="e")
     pairs = [
-        pair_arrays(u, e, labels, success_e=outcome, execution=Origin(model="arp", source=source, layer="e"))
+        pair_arrays(
+            u,
+            e,
+            labels,
+            success_e=outcome,
+            execution=replace(arp, source=source),
+        )
         for source, outcome in (("demos", [1] * 48), ("rollouts", success))
     ]
     config = tiny(split="success", holdout="episodes")

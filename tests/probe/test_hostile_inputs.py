@@ -241,7 +241,6 @@ NO_ARRAYS = {  # results, constants, files and tables; Items and what takes Item
         "HitScores",
         "Interval",
         "Items",
-        "Origin",
     ),
     *("FeaturePair", "Partition", "Recall", "StoredPair", "Validation", "align_stores", "check_no_overlap"),
     *("find_hits", "join_stores", "load_heads", "load_pair", "measurable_sides", "pair_across", "people_table"),

@@ -31,11 +31,11 @@ from mnprobe.analysis.diagnostics.known_answer_checks import (
 from mnprobe.analysis.diagnostics.pipeline import BROKEN, Check, NotPossible, Subject
 from mnprobe.analysis.tsne.inputs import find_pairs
 from mnprobe.core.errors import FeatureError, MnprobeError
+from mnprobe.core.names import PIXELS
 from mnprobe.core.progress import progress
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features
 from mnprobe.probe import FeaturePair, load_pair
-from mnprobe.probe.pairs import PIXELS
 
 __all__ = ["CHECKS", "Examined", "broken", "examine", "sanity_suite"]
 

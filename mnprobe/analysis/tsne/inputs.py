@@ -115,8 +115,8 @@ def find_heads(run: RunDir, pair: FeaturePair, table: pd.DataFrame | None = None
     wanted = {
         "understanding": u.model,
         "execution": e.model,
-        "source_u": u.source,
-        "source_e": e.source,
+        "source_u": u.source_name,
+        "source_e": e.source_name,
         "step_u": u.step,
         "step_e": e.step,
         "layer_u": u.layer,

@@ -26,8 +26,9 @@ from mnprobe.analysis.tsne.inputs import Shared, TsneInput, held_out, shared_spa
 from mnprobe.core.arrays import as_matrix
 from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError, FeatureError
+from mnprobe.core.names import LayerId
 from mnprobe.core.table import TableSchema
-from mnprobe.probe.pairs import FeaturePair, Origin, agreed_episodes, in_partition
+from mnprobe.probe.pairs import FeaturePair, agreed_episodes, in_partition
 
 __all__ = [
     "MAP_QUALITY",
@@ -272,9 +273,9 @@ def _panel(
     )
 
 
-def _points(pair: FeaturePair, side: str, origin: Origin) -> pd.DataFrame:
+def _points(pair: FeaturePair, side: str, origin: LayerId) -> pd.DataFrame:
     table = pair.episodes[[*_KEPT, *_own_columns(pair)]]
-    return table.assign(side=side, model=origin.model, source=origin.source, step=origin.step, fitted=False)
+    return table.assign(side=side, model=origin.model, source=origin.source_name, step=origin.step, fitted=False)
 
 
 def _own_columns(pair: FeaturePair) -> list[str]:

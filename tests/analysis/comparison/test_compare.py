@@ -24,6 +24,7 @@ from mnprobe.analysis.comparison.compare import (
 from mnprobe.analysis.comparison.figure import compare_figure, draw_compare, read_similarity
 from mnprobe.analysis.similarity import balanced_rows, exchange, make_index, similarity_test
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples, TooLittleMemory
+from mnprobe.core.names import LayerId, Side
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features, write_features
 
@@ -40,19 +41,14 @@ def sides():
     u = [
         FeatureSet(
             values=share * latent @ generator.standard_normal((4, 9)) + generator.standard_normal((48, 9)),
-            model="viclip",
-            step=10,
-            layer=layer,
+            origin=LayerId(model="viclip", side=Side.UNDERSTANDING, step=10, layer=layer),
         )
         for layer, share in (("blocks.0", 0.0), ("blocks.1", 0.0), ("u", 2.0))
     ]
     e = [
         FeatureSet(
             values=share * latent @ generator.standard_normal((4, 6)) + generator.standard_normal((48, 6)),
-            model="arp",
-            step=10,
-            layer=layer,
-            trained=False,
+            origin=LayerId(model="arp", side=Side.EXECUTION, step=10, layer=layer, trained=False),
         )
         for layer, share in (("blocks.0", 0.0), ("e", 2.0))
     ]
@@ -455,7 +451,7 @@ def test_the_hash_tells_labels_from_joined_ones(sides):
 
 def test_stores_that_are_too_large_for_an_index_are_told_before_anything_is_computed():
     n = 400_000
-    sets = [FeatureSet(values=np.arange(float(n))[:, None], model="m")]
+    sets = [FeatureSet(values=np.arange(float(n))[:, None], origin=LayerId(model="m", side=Side.UNDERSTANDING))]
     config = replace(QUICK, permute="free", permutations=19)
     with pytest.raises(TooLittleMemory, match=r"debiased CKA of 400000 episodes.*--index minibatch_cka"):
         compare(sets, sets, tasks=[""] * n, instructions=np.arange(n), config=config)

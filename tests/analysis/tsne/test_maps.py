@@ -355,7 +355,7 @@ def test_layers_pools_and_sources_arrive(small, write_pair, tmp_path):
     write_pair(blank.path, TEN, each=2)
     write_pair(blank.path, TEN, each=2, source="demos-blank", seed=5)
     (given,) = tsne_inputs(blank, source="demos-blank")
-    assert (given.pair.origin_u.source, given.pair.origin_e.source) == ("demos", "demos-blank")
+    assert (given.pair.origin_u.source_name, given.pair.origin_e.source_name) == ("demos", "demos-blank")
 
 
 def test_several_models_must_be_chosen_from_and_pixels_only_when_named(write_pair, tmp_path):
