@@ -9,11 +9,21 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Layout", "count_negatives", "tied_positives"]
+__all__ = ["Layout", "count_negatives", "similarity_blocks", "tied_positives"]
 
 _BLOCK_ENTRIES = 1 << 24  # similarities held at once: 64 MiB in float32
 
 Sides = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+def similarity_blocks(
+    queries: Float[Tensor, "n d"], gallery: Float[Tensor, "m d"]
+) -> Iterator[tuple[slice, Float[Tensor, "b m"]]]:
+    """Blocks of rows of the similarity matrix, in order, with their rows; each block is a new tensor."""
+    size = max(1, _BLOCK_ENTRIES // len(gallery))
+    for start in range(0, len(queries), size):
+        rows = slice(start, min(start + size, len(queries)))
+        yield rows, queries[rows] @ gallery.T
 
 
 @dataclass(frozen=True, kw_only=True)

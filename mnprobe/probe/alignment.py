@@ -17,13 +17,12 @@ from mnprobe.core.files import update_table
 from mnprobe.core.names import PIXELS, LayerId
 from mnprobe.core.progress import progress
 from mnprobe.features import open_features
-from mnprobe.probe.config import AlignConfig
+from mnprobe.probe.config import AlignConfig, check_settings, record_settings
 from mnprobe.probe.outcome_balance import SETTINGS
 from mnprobe.probe.pairs import Episodes, FeaturePair, StoredPair, load_pair, pair_across
 from mnprobe.probe.results import ALIGNMENT, IDENTITY, contrast_rows, measured_rows, to_frame, write_alignment
 from mnprobe.probe.runs import Job, NoOutcomes, Record, Unit, fit_key, plan_units, run_jobs
 from mnprobe.probe.scores import hit_scores, hits_name, write_hits
-from mnprobe.probe.settings import check_settings, record_settings
 
 __all__ = ["align", "align_into", "align_stores", "in_order"]
 

@@ -1,17 +1,93 @@
-"""All settings of one alignment measurement."""
+"""Configuration of fits and measurements, and its record in run.toml."""
 
+import json
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mnprobe.core.arrays import Number, Truth, Whole, Wholes, as_wholes, settle
+from mnprobe.core.commands import run_above
 from mnprobe.core.errors import ConfigError
-from mnprobe.core.provenance import config_hash
-from mnprobe.probe.fitting import FitConfig
-from mnprobe.probe.items import GroupKind
+from mnprobe.core.provenance import canonical_json, config_hash
+from mnprobe.core.rundir import RunDir
+from mnprobe.probe.heads import HeadKind
+from mnprobe.probe.losses import Positives
 from mnprobe.probe.outcome_balance import SETTINGS
-from mnprobe.probe.splits import Holdout
+from mnprobe.probe.pairs import FeaturePair
+from mnprobe.probe.splits import GroupKind, Holdout
 
-__all__ = ["AlignConfig", "Control", "Mode"]
+__all__ = [
+    "DEFAULT_STEPS",
+    "SETTINGS_SECTION",
+    "AlignConfig",
+    "Control",
+    "FitConfig",
+    "Mode",
+    "check_settings",
+    "read_settings",
+    "record_settings",
+]
+
+DEFAULT_STEPS = 400
+"""Optimiser steps when neither steps nor epochs are given: enough at lr 1e-4 for some 50 to 2,000 items."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How one pair of heads is fitted; saved beside the heads it produced."""
+
+    dim: Whole = 1024  # width of the shared space (paper)
+    tau: Number = 0.1  # temperature (paper)
+    lr: Number = 1e-4  # Adam's learning rate (paper)
+    weight_decay: Number = 0.0  # Adam's L2 term; the paper gives none
+    steps: Whole | None = None  # optimiser steps; DEFAULT_STEPS when epochs is not given either
+    epochs: Whole | None = None  # or passes over u
+    batch: Whole = 256  # pairs per step; all items when there are fewer. The paper does not give it for the probe
+    positives: Positives = "diagonal"  # equation 2 as printed; the other forms: see info_nce
+    heads: HeadKind = "linear"  # the paper's; "mlp" tests whether linear suffices
+    depth: Whole = 2  # layers of an mlp head
+    standardise: Truth = True  # with training means and deviations
+    early_stop: Truth = False  # stop on the validation loss and keep the best heads
+    patience: Whole = 5  # checks without a better validation loss before stopping
+    check_every: Whole = 20  # steps between checks
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            wholes=("dim", "steps", "epochs", "batch", "depth", "patience", "check_every"),
+            numbers=("tau", "lr", "weight_decay"),
+            truths=("standardise", "early_stop"),
+        )
+        for name in ("dim", "batch", "patience", "check_every", "depth"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        for name in ("tau", "lr"):
+            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
+                raise ConfigError(f"{name} must be a positive number, got {getattr(self, name)!r}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"weight_decay must be >= 0, got {self.weight_decay!r}")
+        if self.batch < 2:
+            raise ConfigError(f"batch must be at least 2: one pair has nothing to contrast with, got {self.batch!r}")
+        if self.steps is not None and self.epochs is not None:
+            raise ConfigError(f"give steps or epochs, not both: steps={self.steps!r}, epochs={self.epochs!r}")
+        for name, value in (("steps", self.steps), ("epochs", self.epochs)):
+            if value is not None and value < 0:
+                raise ConfigError(f"{name} must be >= 0, got {value!r}")
+        if self.positives not in get_args(Positives):
+            raise ConfigError(f"positives must be 'diagonal', 'exclude' or 'multi', got {self.positives!r}")
+        if self.heads not in get_args(HeadKind):
+            raise ConfigError(f"heads must be 'linear' or 'mlp', got {self.heads!r}")
+        if self.heads == "mlp" and self.depth < 2:
+            raise ConfigError(f"an mlp head has at least 2 layers, got depth={self.depth!r}")
+
+    def total_steps(self, items: int) -> int:
+        """Optimiser steps for `items` training rows; an epoch is items // batch steps, and at least one."""
+        if self.epochs is not None:
+            return self.epochs * max(1, items // self.batch)
+        return DEFAULT_STEPS if self.steps is None else self.steps
+
 
 Mode = Literal["own-probe", "shared-probe"]
 Control = Literal["none", "shuffled"]
@@ -81,3 +157,80 @@ class AlignConfig:
     def digest(self) -> str:
         """16 digits that stand for `measurement()`."""
         return config_hash(self.measurement())
+
+
+SETTINGS_SECTION = "align"
+"""Section of run.toml: one table of settings for each config_hash of results/alignment.csv."""
+
+
+def record_settings(table: Path, config: AlignConfig, pairs: Sequence[FeaturePair], **asked: object) -> None:
+    """Keep under [align.<config_hash>] of the run that `table` lies in what was measured and how.
+
+    That is `config.measurement()`, the optimiser with its steps, and in `asked` one entry for each call that was told
+    apart by what it asked for: holdout, split, layers, pools, and whatever else is given here. Nothing is written where
+    `table` lies in no run, or where the run says all of this already. Sections of other settings stay.
+
+    Raises ConfigError when run.toml cannot be read, OSError when it cannot be written.
+    """
+    place = run_above(table)
+    if place is None:
+        return
+    run, key, entry = RunDir(place), config.digest(), _plain(_asked(config, pairs) | asked)
+    if _with(run, key, config, entry) is None:
+        return
+    with run.alone(SETTINGS_SECTION):  # two that align at once keep each other's entries
+        sections = _with(RunDir(place), key, config, entry)  # read again: the other may have written meanwhile
+        if sections is not None:
+            run.record(SETTINGS_SECTION, sections)
+
+
+def check_settings(table: Path) -> None:
+    """Refuse a run.toml that cannot be read (ConfigError) before hours of fits, where `table` lies in a run."""
+    place = run_above(table)
+    if place is not None:
+        read_settings(RunDir(place))
+
+
+def read_settings(run: RunDir) -> dict[str, dict[str, Any]]:
+    """What `record_settings` kept, by config_hash; what has another form is left out."""
+    found = run.config.get(SETTINGS_SECTION)
+    sections = found.items() if isinstance(found, dict) else ()
+    return {str(key): section for key, section in sections if isinstance(section, dict)}
+
+
+def _with(run: RunDir, key: str, config: AlignConfig, entry: Mapping[str, Any]) -> dict[str, Any] | None:
+    """All sections with this one in its place; None where it stands there already."""
+    before = read_settings(run)
+    old = before.get(key, {}).get("asked", [])
+    calls = old if isinstance(old, list) else []
+    section = _settings(config) | {"asked": calls if entry in calls else [*calls, entry]}
+    return None if before.get(key) == section else before | {key: section}
+
+
+def _settings(config: AlignConfig) -> dict[str, Any]:
+    found = _plain(config.measurement()) | {"optimiser": "Adam"}
+    if config.fit.epochs is None:
+        found["optimiser_steps"] = config.fit.total_steps(0)
+    return found
+
+
+def _asked(config: AlignConfig, pairs: Sequence[FeaturePair]) -> dict[str, Any]:
+    origins = {"u": [pair.origin_u for pair in pairs], "e": [pair.origin_e for pair in pairs]}
+    found: dict[str, Any] = {"holdout": config.holdout, "split": config.split, "shuffled": config.shuffled}
+    if config.split != "all":
+        found["modes"] = config.modes
+    for side, some in origins.items():
+        found[f"layers_{side}"] = sorted({origin.layer for origin in some})
+        found[f"pools_{side}"] = sorted({origin.pool for origin in some})
+    return found
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As TOML has it: lists for tuples, nothing for None."""
+    found: dict[str, Any] = json.loads(canonical_json(dict(values)))
+    return _without_none(found)
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in values.items() if value is not None}
+    return {name: _without_none(value) if isinstance(value, dict) else value for name, value in kept.items()}

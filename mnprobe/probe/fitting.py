@@ -9,18 +9,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mnprobe.core.arrays import Array, Number, Truth, Whole, settle
+from mnprobe.core.arrays import Array, Whole
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
 from mnprobe.core.labels import Labels, as_labels, encode_labels
 from mnprobe.core.seeds import check_seed
 from mnprobe.probe._arrays import as_device, as_features, row_factors, torch_threads
-from mnprobe.probe.heads import AlignmentHeads, HeadKind
+from mnprobe.probe.config import FitConfig
+from mnprobe.probe.heads import AlignmentHeads
 from mnprobe.probe.losses import Positives, gram_step, loss_of_pairs, worth_it
 from mnprobe.probe.sampling import Pairing
 
 __all__ = [
-    "DEFAULT_STEPS",
-    "FitConfig",
     "FitResult",
     "Form",
     "StepRecord",
@@ -117,65 +116,6 @@ class _Gram:
 def _with_bias(head: nn.Module) -> nn.Parameter:
     weight, bias = head.get_parameter("weight"), head.get_parameter("bias")
     return nn.Parameter(torch.cat([weight.detach(), bias.detach()[:, None]], dim=1))
-
-
-DEFAULT_STEPS = 400
-"""Optimiser steps when neither steps nor epochs are given: enough at lr 1e-4 for some 50 to 2,000 items."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitConfig:
-    """How one pair of heads is fitted; saved beside the heads it produced."""
-
-    dim: Whole = 1024  # width of the shared space (paper)
-    tau: Number = 0.1  # temperature (paper)
-    lr: Number = 1e-4  # Adam's learning rate (paper)
-    weight_decay: Number = 0.0  # Adam's L2 term; the paper gives none
-    steps: Whole | None = None  # optimiser steps; DEFAULT_STEPS when epochs is not given either
-    epochs: Whole | None = None  # or passes over u
-    batch: Whole = 256  # pairs per step; all items when there are fewer. The paper does not give it for the probe
-    positives: Positives = "diagonal"  # equation 2 as printed; the other forms: see info_nce
-    heads: HeadKind = "linear"  # the paper's; "mlp" tests whether linear suffices
-    depth: Whole = 2  # layers of an mlp head
-    standardise: Truth = True  # with training means and deviations
-    early_stop: Truth = False  # stop on the validation loss and keep the best heads
-    patience: Whole = 5  # checks without a better validation loss before stopping
-    check_every: Whole = 20  # steps between checks
-
-    def __post_init__(self) -> None:
-        settle(
-            self,
-            wholes=("dim", "steps", "epochs", "batch", "depth", "patience", "check_every"),
-            numbers=("tau", "lr", "weight_decay"),
-            truths=("standardise", "early_stop"),
-        )
-        for name in ("dim", "batch", "patience", "check_every", "depth"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)!r}")
-        for name in ("tau", "lr"):
-            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
-                raise ConfigError(f"{name} must be a positive number, got {getattr(self, name)!r}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ConfigError(f"weight_decay must be >= 0, got {self.weight_decay!r}")
-        if self.batch < 2:
-            raise ConfigError(f"batch must be at least 2: one pair has nothing to contrast with, got {self.batch!r}")
-        if self.steps is not None and self.epochs is not None:
-            raise ConfigError(f"give steps or epochs, not both: steps={self.steps!r}, epochs={self.epochs!r}")
-        for name, value in (("steps", self.steps), ("epochs", self.epochs)):
-            if value is not None and value < 0:
-                raise ConfigError(f"{name} must be >= 0, got {value!r}")
-        if self.positives not in get_args(Positives):
-            raise ConfigError(f"positives must be 'diagonal', 'exclude' or 'multi', got {self.positives!r}")
-        if self.heads not in get_args(HeadKind):
-            raise ConfigError(f"heads must be 'linear' or 'mlp', got {self.heads!r}")
-        if self.heads == "mlp" and self.depth < 2:
-            raise ConfigError(f"an mlp head has at least 2 layers, got depth={self.depth!r}")
-
-    def total_steps(self, items: int) -> int:
-        """Optimiser steps for `items` training rows; an epoch is items // batch steps, and at least one."""
-        if self.epochs is not None:
-            return self.epochs * max(1, items // self.batch)
-        return DEFAULT_STEPS if self.steps is None else self.steps
 
 
 class Validation(NamedTuple):

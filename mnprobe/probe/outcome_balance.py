@@ -11,9 +11,9 @@ from mnprobe.core.arrays import Number, Whole, as_share, as_whole
 from mnprobe.core.errors import TooFewSamples
 from mnprobe.core.labels import encode_labels
 from mnprobe.core.seeds import check_seed
-from mnprobe.probe.items import Items
 from mnprobe.probe.splits import (
     Holdout,
+    Items,
     Partition,
     check_no_overlap,
     choose_groups,

@@ -19,8 +19,7 @@ from mnprobe.core.labels import Labels, as_partitions, asked_partition, is_missi
 from mnprobe.core.names import PIXELS, FeatureId, LayerId, Side, Source
 from mnprobe.features import FeatureFile, open_features
 from mnprobe.probe._arrays import as_features
-from mnprobe.probe.items import Items
-from mnprobe.probe.splits import fitted_partition, has_partitions
+from mnprobe.probe.splits import Items, fitted_partition, has_partitions
 
 __all__ = [
     "EpisodeJoin",

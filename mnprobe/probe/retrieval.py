@@ -11,7 +11,7 @@ from mnprobe.core.arrays import Array, Number, Whole, as_number, as_whole, as_wh
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError
 from mnprobe.core.labels import Labels, as_labels, encode_labels
 from mnprobe.probe._arrays import TOLERANCE, unit_sides
-from mnprobe.probe._blocks import Layout, count_negatives, tied_positives
+from mnprobe.probe._blocks import Layout, count_negatives, similarity_blocks, tied_positives
 
 __all__ = [
     "TOLERANCE",
@@ -296,9 +296,6 @@ def checked_tolerance(tolerance: Any) -> float:
     return number
 
 
-_BLOCK_ENTRIES = 1 << 24
-
-
 def true_recall_at_k(
     z_query: Array,
     z_gallery: Array,
@@ -334,10 +331,7 @@ def true_recall_at_k(
     if not bool(able.any()):
         raise ProbeError(f"none of {len(query)} queries has an item of its group in the gallery of {len(gallery)}")
     found = {n: torch.zeros(len(query), dtype=torch.float64) for n in ks}
-    rows = max(1, _BLOCK_ENTRIES // len(gallery))
-    for start in range(0, len(query), rows):
-        part = slice(start, start + rows)
-        similar = query[part] @ gallery.T
+    for part, similar in similarity_blocks(query, gallery):
         same = ids_q[part, None] == ids_g[None, :]
         nearest = similar.topk(max(ks), dim=1).values
         for n in ks:
@@ -370,10 +364,8 @@ def paired_ranks(
     own = (u * e).sum(1)
     everyone = torch.arange(len(u), device=u.device)
     ranks = torch.ones(2, len(u), dtype=torch.float64, device=u.device)
-    rows = max(1, _BLOCK_ENTRIES // len(e))
-    for start in range(0, len(u), rows):
-        part = everyone[start : start + rows]
-        similar = u[part] @ e.T
+    for rows, similar in similarity_blocks(u, e):
+        part = everyone[rows]
         similar[torch.arange(len(part), device=u.device), part] = -torch.inf
         for side, edge, dim in ((0, own[part, None], 1), (1, own[None, :], 0)):
             above = (similar > edge + tolerance).sum(dim)

@@ -16,13 +16,12 @@ from mnprobe.probe._arrays import torch_threads
 from mnprobe.probe.config import AlignConfig, Control, Mode
 from mnprobe.probe.fitting import FitResult, Validation, fit_heads
 from mnprobe.probe.heads import AlignmentHeads, principal_components, save_heads, widen
-from mnprobe.probe.items import Items
 from mnprobe.probe.mutual_information import held_out_bound
 from mnprobe.probe.outcome_balance import SETTINGS, Setting, Side, balanced_draw, measurable_sides, shared_training
 from mnprobe.probe.pairs import FeaturePair
 from mnprobe.probe.retrieval import DirectionRecall, recall_at_k
 from mnprobe.probe.sampling import shuffled_groups
-from mnprobe.probe.splits import Holdout, Partition, has_partitions, hold_out, shared_wordings
+from mnprobe.probe.splits import Holdout, Items, Partition, has_partitions, hold_out, shared_wordings
 
 __all__ = ["DIRECTIONS", "Job", "NoOutcomes", "Record", "Unit", "check_groups", "fit_key", "plan_units", "run_jobs"]
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from mnprobe.core.errors import ProbeError
 from mnprobe.core.files import whole_file
 from mnprobe.core.provenance import canonical_json
-from mnprobe.probe.items import Items
 from mnprobe.probe.runs import Job, Record
+from mnprobe.probe.splits import Items
 
 __all__ = ["HitScores", "described_hits", "find_hits", "hit_scores", "hits_name", "read_hits", "write_hits"]
 

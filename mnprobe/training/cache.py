@@ -19,7 +19,7 @@ from mnprobe.core.files import sync
 from mnprobe.core.job import JobRecord, in_turn
 from mnprobe.core.provenance import canonical_json, config_hash
 
-__all__ = ["Arrays", "Rows", "kept_arrays"]
+__all__ = ["Arrays", "Rows", "cached_arrays"]
 
 Arrays = Mapping[str, NDArray[Any]]
 """Arrays by name, one row per item on their first axis."""
@@ -31,7 +31,7 @@ _SCHEMA = "mnprobe.arrays/1"
 _MANIFEST = "manifest.json"
 
 
-def kept_arrays(
+def cached_arrays(
     cache: Path,
     wanted: Mapping[str, Mapping[str, Any]],
     make: Callable[[Sequence[str]], Iterable[Rows]],

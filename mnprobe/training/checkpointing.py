@@ -21,19 +21,19 @@ from mnprobe.core.rundir import RunDir
 from mnprobe.models.arp import save_arp
 from mnprobe.models.loading import check_finite, read_metadata, save_checkpoint
 from mnprobe.probe.heads import save_heads
-from mnprobe.training.initialization import Start
+from mnprobe.training.initialization import InitialModels
 
 __all__ = [
     "CONFIG_NAME",
     "STATE_NAME",
-    "Keeper",
+    "CheckpointWriter",
     "TrainState",
-    "alone_in",
-    "drop_state",
     "load_state",
+    "remove_state",
     "restore",
     "save_state",
     "training_job",
+    "training_lock",
     "write_record",
 ]
 
@@ -41,6 +41,7 @@ CONFIG_NAME = "config.json"
 STATE_NAME = "state.pt"
 _FORMAT = "mnprobe.training/1"
 _RESULT_NAME = "result.json"
+_KEYS = {"optimizers": "optimisers"}  # fields of `TrainState` that have another name in the file
 
 
 @dataclass(kw_only=True)
@@ -50,8 +51,8 @@ class TrainState:
     Attributes:
         update: number of finished updates.
         model: weights of all parts, under the names of the joint model.
-        optimisers: by optimiser, its `state_dict`.
-        own_updates: number of optimiser steps of each part ("viclip", "arp", "heads").
+        optimizers: by optimizer, its `state_dict`.
+        own_updates: number of optimizer steps of each part ("viclip", "arp", "heads").
         window: sums and counts of the losses since the last logged row.
         latest: the last logged means, by name.
         seconds: time spent in updates and in waiting for data, summed over all resumptions.
@@ -59,7 +60,7 @@ class TrainState:
 
     update: int
     model: Mapping[str, Tensor]
-    optimisers: Mapping[str, dict[str, Any]]
+    optimizers: Mapping[str, dict[str, Any]]
     own_updates: dict[str, int]
     window: dict[str, tuple[float, int]] = field(default_factory=dict)
     latest: dict[str, float] = field(default_factory=dict)
@@ -85,12 +86,13 @@ def write_record(job: JobRecord) -> None:
 
 def save_state(job: JobRecord, state: TrainState) -> None:
     """Write the state atomically, with the hash of the configuration that it belongs to."""
-    content = {"format": _FORMAT, "config_hash": job.digest, **vars(state)}
+    values = {_KEYS.get(name, name): value for name, value in vars(state).items()}
+    content = {"format": _FORMAT, "config_hash": job.digest, **values}
     with whole_file(job.path.with_name(STATE_NAME)) as part:
         torch.save(content, part)
 
 
-def drop_state(folder: Path) -> None:
+def remove_state(folder: Path) -> None:
     """Remove the state of a finished training; it takes most of the space in the folder."""
     (folder / STATE_NAME).unlink(missing_ok=True)
 
@@ -106,37 +108,40 @@ def load_state(job: JobRecord, *, device: str) -> TrainState | None:
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: holds more than numbers, so it is not read; {_anew()}") from error
+        raise CheckpointError(f"{path}: holds more than numbers, so it is not read; {_restart()}") from error
     except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError) as error:
         reason = str(error).split(". ")[0].split("\n")[0]
-        raise CheckpointError(f"{path}: damaged or cut short ({reason}); {_anew()}") from error
+        raise CheckpointError(f"{path}: damaged or cut short ({reason}); {_restart()}") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise CheckpointError(f"{path}: not the state of a training of this version; {_anew()}")
-    job.check_digest(content.get("config_hash"), path, remedy=_anew(), error=CheckpointError)
-    return TrainState(**{name: value for name, value in content.items() if name not in ("format", "config_hash")})
+        raise CheckpointError(f"{path}: not the state of a training of this version; {_restart()}")
+    job.check_digest(content.get("config_hash"), path, remedy=_restart(), error=CheckpointError)
+    values = {str(key): value for key, value in content.items() if key not in ("format", "config_hash")}
+    for name, key in _KEYS.items():
+        values[name] = values.pop(key)
+    return TrainState(**values)
 
 
-def restore(state: TrainState, model: nn.Module, optimisers: Mapping[str, Optimizer], *, folder: Path) -> None:
-    """Restore weights and optimiser states.
+def restore(state: TrainState, model: nn.Module, optimizers: Mapping[str, Optimizer], *, folder: Path) -> None:
+    """Restore weights and optimizer states.
 
     Raises CheckpointError when names or shapes do not fit.
     """
     try:
         model.load_state_dict(dict(state.model), strict=True)
-        for name, optimiser in optimisers.items():
-            optimiser.load_state_dict(state.optimisers[name])
+        for name, optimizer in optimizers.items():
+            optimizer.load_state_dict(state.optimizers[name])
     except (RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{folder / STATE_NAME}: does not fit the models of its own configuration ({error}); {_anew()}"
+            f"{folder / STATE_NAME}: does not fit the models of its own configuration ({error}); {_restart()}"
         ) from error
 
 
-def _anew() -> str:
+def _restart() -> str:
     return "remove it, and the same command trains from the start and writes the same checkpoints again"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Keeper:
+class CheckpointWriter:
     """Write and check the checkpoints and result files of one training.
 
     Attributes:
@@ -150,7 +155,7 @@ class Keeper:
     run: RunDir
     name: str
     folder: Path
-    start: Start
+    start: InitialModels
     job: JobRecord
 
     @property
@@ -266,7 +271,7 @@ class Keeper:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def training_lock(folder: Path) -> Iterator[None]:
     """Lock `folder` for training; it is created if needed, and the lock is freed when the process ends.
 
     Raises ConfigError when another process holds the lock.

@@ -22,8 +22,8 @@ from mnprobe.data.images import DEPTH_STEPS
 from mnprobe.features.inputs import FramesRule, read_clip
 from mnprobe.models.arp import ARPConfig, Batch, Observation, Target
 from mnprobe.models.viclip import ViCLIPConfig, crop_images, preprocess, resize_bilinear
-from mnprobe.probe.items import GroupKind
-from mnprobe.training.cache import Arrays, Rows, kept_arrays
+from mnprobe.probe.splits import GroupKind
+from mnprobe.training.cache import Arrays, Rows, cached_arrays
 
 __all__ = [
     "Language",
@@ -358,7 +358,7 @@ def prepare_inputs(
         readers["clips"] = partial(_read_clip, config=viclip, camera=camera, frames_rule=frames_rule)
         keys["clips"] = clip_key(viclip, camera, frames_rule)
     common = {"dataset": fingerprint, "order": config_hash(ids), "versions": versions("numpy", "pillow")}
-    arrays = kept_arrays(
+    arrays = cached_arrays(
         cache,
         {kind: common | key for kind, key in keys.items()},
         lambda kinds: _read_all(dataset, {kind: readers[kind] for kind in kinds}, workers, quiet),

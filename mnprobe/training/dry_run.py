@@ -12,9 +12,9 @@ from mnprobe.models.arp import ARP, load_arp
 from mnprobe.models.viclip import ViCLIP, load_viclip
 from mnprobe.probe.heads import AlignmentHeads
 from mnprobe.training.config import PRESETS, SOURCES, TrainConfig
-from mnprobe.training.initialization import check_start
+from mnprobe.training.initialization import check_initial_weights
 from mnprobe.training.model import JointModel
-from mnprobe.training.optimizers import OptimiserConfig, rate_at
+from mnprobe.training.optimizers import OptimizerConfig, rate_at
 
 __all__ = ["ScheduleRow", "TrainPlan", "plan_training"]
 
@@ -24,7 +24,7 @@ _PROBED = 2  # samples of the pass that is measured
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleRow:
-    """One checkpoint of the schedule: optimiser steps of each model, and learning rates from then on."""
+    """One checkpoint of the schedule: optimizer steps of each model, and learning rates from then on."""
 
     step: int
     own_updates: dict[str, int]
@@ -38,7 +38,7 @@ class TrainPlan:
     Attributes:
         config: configuration, with sizes taken from initial weights.
         parameters: parameter count of each part: video, text, policy, heads; a frozen text encoder is "text (frozen)".
-        memory: bytes per process, by use: weights, gradients, optimisers, activations (an estimate: tensors that one
+        memory: bytes per process, by use: weights, gradients, optimizers, activations (an estimate: tensors that one
             update stores for its backward pass, without the kernels' workspace).
         schedule: one row per checkpoint.
         sources: source of each number of the paper's preset, and which were changed; empty for other presets.
@@ -108,7 +108,7 @@ def plan_training(
         CheckpointError: a file that cannot be read.
         ConfigError: a file of a side that is not trained.
     """
-    check_start(config, start_viclip, start_arp, None)
+    check_initial_weights(config, start_viclip, start_arp, None)
     if start_viclip is not None:
         config = replace(config, viclip=load_viclip(start_viclip).config)
     if start_arp is not None:
@@ -228,7 +228,7 @@ def _kept(module: nn.Module, work: Callable[[], Any], *, with_matrices: bool) ->
 
 
 def _rows(model: JointModel, config: TrainConfig) -> tuple[ScheduleRow, ...]:
-    parts: dict[str, OptimiserConfig] = {}
+    parts: dict[str, OptimizerConfig] = {}
     if model.viclip is not None:
         parts["viclip"] = config.video
     if model.arp is not None:

@@ -8,16 +8,16 @@ from typing import Any
 
 from mnprobe.core.files import write_text
 
-__all__ = ["METRICS_NAME", "TrainLog", "Window", "read_metrics", "short_losses"]
+__all__ = ["METRICS_NAME", "RunningMeans", "TrainLog", "read_metrics", "short_losses"]
 
 METRICS_NAME = "metrics.csv"
 _FIELDS = ("update", "name", "value")
 
 
-class Window:
+class RunningMeans:
     """Running means since the last logged row; the content is part of the training's state.
 
-    >>> window = Window()
+    >>> window = RunningMeans()
     >>> window.add({"au": 1.0})
     >>> window.add({"au": 3.0, "ee": 2.0})
     >>> window.means()

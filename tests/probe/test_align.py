@@ -35,7 +35,7 @@ from mnprobe.probe import (
     runs,
     write_alignment,
 )
-from mnprobe.probe.settings import read_settings, record_settings
+from mnprobe.probe.config import read_settings, record_settings
 
 FIT = FitConfig(dim=16, steps=40, lr=5e-3)
 TINY = {"fit": FitConfig(dim=4, steps=1), "seeds": 2, "splits": 2, "draws": 2, "bound_draws": 2}

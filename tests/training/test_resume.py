@@ -13,7 +13,7 @@ import torch
 
 from mnprobe.core.errors import CheckpointError, ConfigError
 from mnprobe.core.rundir import RunDir
-from mnprobe.training import OptimiserConfig, read_metrics, train, trainer
+from mnprobe.training import OptimizerConfig, read_metrics, train, trainer
 
 SCRIPT = """
 import json, sys
@@ -67,8 +67,8 @@ def settings(micro):
         updates=12,
         clip_norm=1.0,
         colour_noise=True,
-        video=OptimiserConfig(lr=1e-3, warmup=3, weight_decay=0.1),
-        policy=OptimiserConfig(kind="lamb", lr=1e-2, warmup=3),
+        video=OptimizerConfig(lr=1e-3, warmup=3, weight_decay=0.1),
+        policy=OptimizerConfig(kind="lamb", lr=1e-2, warmup=3),
     )
 
 

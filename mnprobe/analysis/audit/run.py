@@ -23,7 +23,7 @@ from mnprobe.core.progress import progress
 from mnprobe.core.rundir import RunDir
 from mnprobe.core.table import TableSchema
 from mnprobe.features import open_features
-from mnprobe.probe.fitting import FitConfig
+from mnprobe.probe.config import FitConfig
 from mnprobe.probe.heads import AlignmentHeads, load_heads
 from mnprobe.probe.pairs import FeaturePair, StoredPair, join_stores, load_pair, pair_across
 from mnprobe.probe.scores import HitScores, find_hits, read_hits

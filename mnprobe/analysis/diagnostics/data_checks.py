@@ -16,8 +16,7 @@ from mnprobe.analysis.diagnostics.synthetic import identity, noise, with_feature
 from mnprobe.core.errors import TooFewSamples
 from mnprobe.features import open_features, write_features
 from mnprobe.probe import AlignConfig, FeaturePair, FitConfig, hold_out, load_heads
-from mnprobe.probe.items import Items
-from mnprobe.probe.splits import Holdout
+from mnprobe.probe.splits import Holdout, Items
 
 __all__ = [
     "copies_found",

@@ -24,8 +24,7 @@ from mnprobe.probe import (
     load_pair,
     recall_at_k,
 )
-from mnprobe.probe.items import GroupKind
-from mnprobe.probe.splits import Holdout
+from mnprobe.probe.splits import GroupKind, Holdout
 
 __all__ = [
     "BROKEN",

@@ -73,7 +73,7 @@ def test_every_cell_is_what_the_test_of_two_arrays_gives(sides):
     u, e, labels = sides
     table = compare(u, e, **labels, config=QUICK).table
     assert tuple(table.columns) == COLUMNS
-    assert table[["layer_u", "layer_e"]].to_numpy().tolist() == [[a.layer, b.layer] for a in u for b in e]
+    assert table[["layer_u", "layer_e"]].to_numpy().tolist() == [[a.origin.layer, b.origin.layer] for a in u for b in e]
     for place, row in table.iterrows():
         one, other = u[place // 2], e[place % 2]
         found = similarity_test(
@@ -319,16 +319,19 @@ def run(tmp_path):
 
 def test_layers_of_the_last_step_in_natural_order_on_shared_episodes(run):
     found = compare_inputs(*find_stores(run, "layers"))
-    assert [item.layer for item in found.rows] == ["blocks.2", "blocks.10", "u"]
-    assert [(item.layer, item.step) for item in found.columns] == [("e", 10)]
+    assert [item.origin.layer for item in found.rows] == ["blocks.2", "blocks.10", "u"]
+    assert [(item.origin.layer, item.origin.step) for item in found.columns] == [("e", 10)]
     assert len(found.episodes) == 29
     assert {len(item.values) for item in (*found.rows, *found.columns)} == {29}
 
 
 def test_checkpoints_take_every_step_and_the_papers_layer(run):
     found = compare_inputs(*find_stores(run, "checkpoints"), grid="checkpoints", partition="test", pool_u="first")
-    assert [(item.step, item.layer, item.trained) for item in found.rows] == [(0, "u", False), (10, "u", True)]
-    assert [item.step for item in found.columns] == [0, 10]
+    assert [(item.origin.step, item.origin.layer, item.origin.trained) for item in found.rows] == [
+        (0, "u", False),
+        (10, "u", True),
+    ]
+    assert [item.origin.step for item in found.columns] == [0, 10]
     assert set(found.episodes["partition"]) == {"test"}
     assert found.rows[0].pool == "first"
 
