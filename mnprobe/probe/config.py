@@ -31,18 +31,18 @@ __all__ = [
 ]
 
 DEFAULT_STEPS = 400
-"""Optimiser steps when neither steps nor epochs are given: enough at lr 1e-4 for some 50 to 2,000 items."""
+"""Optimizer steps when neither steps nor epochs are given: enough at lr 1e-4 for some 50 to 2,000 items."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig:
-    """How one pair of heads is fitted; saved beside the heads it produced."""
+    """Configuration of the fit of one pair of heads; saved with the heads."""
 
     dim: Whole = 1024  # width of the shared space (paper)
     tau: Number = 0.1  # temperature (paper)
     lr: Number = 1e-4  # Adam's learning rate (paper)
     weight_decay: Number = 0.0  # Adam's L2 term; the paper gives none
-    steps: Whole | None = None  # optimiser steps; DEFAULT_STEPS when epochs is not given either
+    steps: Whole | None = None  # optimizer steps; DEFAULT_STEPS when epochs is not given either
     epochs: Whole | None = None  # or passes over u
     batch: Whole = 256  # pairs per step; all items when there are fewer. The paper does not give it for the probe
     positives: Positives = "diagonal"  # equation 2 as printed; the other forms: see info_nce
@@ -83,7 +83,7 @@ class FitConfig:
             raise ConfigError(f"an mlp head has at least 2 layers, got depth={self.depth!r}")
 
     def total_steps(self, items: int) -> int:
-        """Optimiser steps for `items` training rows; an epoch is items // batch steps, and at least one."""
+        """Optimizer steps for `items` training rows; an epoch is items // batch steps, and at least one."""
         if self.epochs is not None:
             return self.epochs * max(1, items // self.batch)
         return DEFAULT_STEPS if self.steps is None else self.steps
@@ -97,11 +97,11 @@ _REVISION = 4  # raise when a change of code changes what the same settings meas
 
 @dataclass(frozen=True, kw_only=True)
 class AlignConfig:
-    """What is measured and how often; the defaults follow DESIGN 6."""
+    """Configuration of a measurement; the defaults follow DESIGN 6."""
 
     fit: FitConfig = field(default_factory=FitConfig)
-    pairing: GroupKind = "instruction"  # what counts as the same action, in training and in retrieval
-    holdout: str = "both"  # "episodes", "instructions", "tasks", or "both" of the first two side by side
+    pairing: GroupKind = "instruction"  # definition of the same action, in training and in retrieval
+    holdout: str = "both"  # "episodes", "instructions", "tasks", or "both": episodes and instructions
     split: str = "all"  # "all"; "success" for the four settings; or one of these by name
     modes: tuple[Mode, ...] = ("own-probe", "shared-probe")  # for the four settings
     shuffled: Truth = True  # measure the control with shuffled training pairs too
@@ -110,10 +110,10 @@ class AlignConfig:
     shuffled_seeds: Whole = 2  # probe seeds of the control with shuffled training pairs, if that is fewer
     splits: Whole = 3  # random train/test splits, where the dataset's own partition does not decide
     draws: Whole = 20  # balanced draws for the four settings
-    pixel_components: Whole = 32  # principal components that stand for pixels, the control for u; 0 for all pixels
+    pixel_components: Whole = 32  # principal components of pixels, the control for u; 0 for all pixels
     test_share: Number = 0.3  # share held out, where the dataset's own partition does not decide
-    k: Wholes = (1, 5, 10)  # neighbour counts of recall
-    exclude_own: Truth = False  # leave the query's own episode out of the gallery
+    k: Wholes = (1, 5, 10)  # values of k for Recall@k
+    exclude_own: Truth = False  # exclude the query's own episode from the gallery
     bound_draws: Whole = 20  # held-out batches behind the bound on mutual information
 
     def __post_init__(self) -> None:
@@ -150,12 +150,12 @@ class AlignConfig:
         return tuple(name for name in get_args(Holdout) if self.holdout == name) or ("episodes", "instructions")
 
     def measurement(self) -> dict[str, Any]:
-        """The settings that change numbers, as plain values: neither what is held out nor which rows are asked for."""
+        """The settings that change numbers, as plain values; those that only select measurements are left out."""
         left_out = ("holdout", "split", "modes", "shuffled")
         return {name: value for name, value in asdict(self).items() if name not in left_out} | {"revision": _REVISION}
 
     def digest(self) -> str:
-        """16 digits that stand for `measurement()`."""
+        """Hash of `measurement()`, 16 digits."""
         return config_hash(self.measurement())
 
 
@@ -163,43 +163,43 @@ SETTINGS_SECTION = "align"
 """Section of run.toml: one table of settings for each config_hash of results/alignment.csv."""
 
 
-def record_settings(table: Path, config: AlignConfig, pairs: Sequence[FeaturePair], **asked: object) -> None:
-    """Keep under [align.<config_hash>] of the run that `table` lies in what was measured and how.
+def record_settings(table: Path, config: AlignConfig, pairs: Sequence[FeaturePair], **requested: object) -> None:
+    """Record the settings of a measurement under [align.<config_hash>] in the run.toml of the run that has `table`.
 
-    That is `config.measurement()`, the optimiser with its steps, and in `asked` one entry for each call that was told
-    apart by what it asked for: holdout, split, layers, pools, and whatever else is given here. Nothing is written where
-    `table` lies in no run, or where the run says all of this already. Sections of other settings stay.
+    Recorded are `config.measurement()`, the optimizer with its steps, and under "asked" one entry for each different
+    call: holdout, split, layers, pools, and the keywords given here. Nothing is written if `table` is in no run, or if
+    all of this is recorded already. Sections of other settings are not changed.
 
     Raises ConfigError when run.toml cannot be read, OSError when it cannot be written.
     """
-    place = run_above(table)
-    if place is None:
+    folder = run_above(table)
+    if folder is None:
         return
-    run, key, entry = RunDir(place), config.digest(), _plain(_asked(config, pairs) | asked)
+    run, key, entry = RunDir(folder), config.digest(), _plain(_requested(config, pairs) | requested)
     if _with(run, key, config, entry) is None:
         return
-    with run.alone(SETTINGS_SECTION):  # two that align at once keep each other's entries
-        sections = _with(RunDir(place), key, config, entry)  # read again: the other may have written meanwhile
+    with run.alone(SETTINGS_SECTION):  # concurrent processes must not drop each other's entries
+        sections = _with(RunDir(folder), key, config, entry)  # read again: another process may have written
         if sections is not None:
             run.record(SETTINGS_SECTION, sections)
 
 
 def check_settings(table: Path) -> None:
-    """Refuse a run.toml that cannot be read (ConfigError) before hours of fits, where `table` lies in a run."""
-    place = run_above(table)
-    if place is not None:
-        read_settings(RunDir(place))
+    """Raise ConfigError before hours of fits if `table` is in a run whose run.toml cannot be read."""
+    folder = run_above(table)
+    if folder is not None:
+        read_settings(RunDir(folder))
 
 
 def read_settings(run: RunDir) -> dict[str, dict[str, Any]]:
-    """What `record_settings` kept, by config_hash; what has another form is left out."""
-    found = run.config.get(SETTINGS_SECTION)
-    sections = found.items() if isinstance(found, dict) else ()
+    """The settings recorded by `record_settings`, by config_hash; entries of another form are ignored."""
+    recorded = run.config.get(SETTINGS_SECTION)
+    sections = recorded.items() if isinstance(recorded, dict) else ()
     return {str(key): section for key, section in sections if isinstance(section, dict)}
 
 
 def _with(run: RunDir, key: str, config: AlignConfig, entry: Mapping[str, Any]) -> dict[str, Any] | None:
-    """All sections with this one in its place; None where it stands there already."""
+    """All sections, with this one added or replaced; None if it is recorded already."""
     before = read_settings(run)
     old = before.get(key, {}).get("asked", [])
     calls = old if isinstance(old, list) else []
@@ -214,7 +214,7 @@ def _settings(config: AlignConfig) -> dict[str, Any]:
     return found
 
 
-def _asked(config: AlignConfig, pairs: Sequence[FeaturePair]) -> dict[str, Any]:
+def _requested(config: AlignConfig, pairs: Sequence[FeaturePair]) -> dict[str, Any]:
     origins = {"u": [pair.origin_u for pair in pairs], "e": [pair.origin_e for pair in pairs]}
     found: dict[str, Any] = {"holdout": config.holdout, "split": config.split, "shuffled": config.shuffled}
     if config.split != "all":
@@ -226,11 +226,11 @@ def _asked(config: AlignConfig, pairs: Sequence[FeaturePair]) -> dict[str, Any]:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As TOML has it: lists for tuples, nothing for None."""
+    """As in TOML: lists for tuples, and no None."""
     found: dict[str, Any] = json.loads(canonical_json(dict(values)))
     return _without_none(found)
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in values.items() if value is not None}
-    return {name: _without_none(value) if isinstance(value, dict) else value for name, value in kept.items()}
+    known = {name: value for name, value in values.items() if value is not None}
+    return {name: _without_none(value) if isinstance(value, dict) else value for name, value in known.items()}

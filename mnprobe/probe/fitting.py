@@ -34,7 +34,7 @@ Form = Literal["auto", "direct", "gram"]
 
 @runtime_checkable
 class Stepper(Protocol):
-    """Holds heads and their Adam."""
+    """Heads and their Adam optimizer, in one of two equivalent forms."""
 
     def inputs(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """Standardised features of one side in the form that `step` takes."""
@@ -43,7 +43,7 @@ class Stepper(Protocol):
         """Update on one batch of pairs; the loss before the update."""
 
     def settle(self) -> None:
-        """Write the parameters into the heads, where they are not there already."""
+        """Write the parameters into the heads, if they are stored elsewhere."""
 
 
 def stepper_for(
@@ -58,7 +58,7 @@ def stepper_for(
 ) -> Stepper:
     """The Gram form for linear heads where it takes less work (`auto`), else the direct one.
 
-    Raises ConfigError where the Gram form is asked for heads that are not linear.
+    Raises ConfigError if the Gram form is requested for heads that are not linear.
     """
     linear = isinstance(heads.t_u, nn.Linear) and isinstance(heads.t_e, nn.Linear)
     if form == "gram" and not linear:
@@ -98,13 +98,15 @@ class _Gram:
 
     def inputs(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         padded = nn.functional.pad(features, (0, 1), value=1.0)
-        return padded * row_factors(padded)  # the loss knows directions only: huge rows lose their scale, exactly
+        return padded * row_factors(
+            padded
+        )  # the loss depends on directions only: powers of two rescale huge rows exactly
 
     def step(self, u: Float[Tensor, "b du"], e: Float[Tensor, "b de"], groups: Int[Tensor, " b"]) -> float:
-        found = gram_step(self._t_u, self._t_e, u, e, tau=self._tau, groups=groups, positives=self._positives)
-        self._t_u.grad, self._t_e.grad = found.grad_u, found.grad_e
+        result = gram_step(self._t_u, self._t_e, u, e, tau=self._tau, groups=groups, positives=self._positives)
+        self._t_u.grad, self._t_e.grad = result.grad_u, result.grad_e
         self._adam.step()
-        return found.loss.item()
+        return result.loss.item()
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -119,7 +121,7 @@ def _with_bias(head: nn.Module) -> nn.Parameter:
 
 
 class Validation(NamedTuple):
-    """Held-out features and groups that early stopping watches; never the test set."""
+    """Held-out features and groups for early stopping; never the test set."""
 
     u: Array
     e: Array
@@ -169,14 +171,14 @@ def fit_heads(
     threads: Whole = 1,
     form: Form = "auto",
 ) -> FitResult:
-    """Fit T_u and T_e so that observed and executed actions of the same group come to lie together (paper, eq. 4).
+    """Fit T_u and T_e so that observed and executed actions of the same group are close (paper, eq. 4).
 
     Each epoch pairs every u with a random e of its group and goes through the pairs in random order. All batches have
     the same size, as the loss depends on it: a last smaller batch of an epoch is dropped (its items come again in the
     next epoch's order); with fewer items than `config.batch`, one batch holds them all.
 
     The same seed, data and machine give the same heads, byte for byte, for any number of cores, since one torch
-    thread is used unless `threads` says otherwise. No global random state is read or changed.
+    thread is used unless `threads` is given. No global random state is read or changed.
 
     Args:
         u: observed side, one row per item (n, du), numbers of any make that float32 can hold.
@@ -185,14 +187,14 @@ def fit_heads(
         groups_e: the same for each e; `groups_u` when not given.
         config: all settings; the paper's by default.
         seed: initial weights, order and partners.
-        validation: what early stopping watches; needed when config.early_stop, refused otherwise.
+        validation: data for early stopping; required with config.early_stop, an error otherwise.
         device: where to fit.
         threads: torch threads on the CPU while fitting.
         form: how gradients are computed: "direct", by autograd through both mapped sides; "gram", through the heads'
             Gram matrices (linear heads); "auto", the cheaper of both. The steps are the same up to rounding.
 
     Raises:
-        FeatureError: shapes, counts or values are wrong, or float32 would lose what tells the rows apart.
+        FeatureError: shapes, counts or values are wrong, or float32 cannot represent the differences between rows.
         ProbeError: a group is on one side only, or the loss is no longer finite.
         TooFewSamples: fewer than 2 items or than 2 groups.
         ConfigError: `validation` and config.early_stop disagree, or the device does not exist.

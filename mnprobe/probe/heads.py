@@ -116,7 +116,7 @@ class AlignmentHeads(nn.Module):
 
 
 def save_heads(path: Path, heads: AlignmentHeads, fitted_on: Mapping[str, Any] | None = None) -> None:
-    """Write heads as safetensors, whole or not at all; `fitted_on` (plain JSON values) is kept in the metadata."""
+    """Write heads atomically as safetensors, with `fitted_on` (plain JSON values) in the metadata."""
     metadata = {
         "format": _FORMAT,
         "config": canonical_json(heads.config),
@@ -189,7 +189,7 @@ def _linear(width_in: int, width_out: int, generator: torch.Generator) -> nn.Lin
 
 
 def _moments(values: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
-    """Mean and population deviation in float64; deviation 1 where it is nothing but rounding."""
+    """Mean and population deviation in float64; deviation 1 where it is only rounding."""
     exact = values.double()
     mean = exact.mean(0)
     largest = exact.abs().amax(0)

@@ -206,16 +206,16 @@ def _alike_ids(ids: Sequence[str], others: Sequence[str]) -> str:
 def agreed_episodes(
     one: pd.DataFrame, other: pd.DataFrame, names: Sequence[object], *, data: Sequence[str] = ("", "")
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The table of episodes `one`, after a check that `other` says the same of them; and what is worth telling.
+    """Check that two tables of the same episodes agree; return the agreed table, and notes.
 
-    Row i of both is the same episode. Compared are instruction (case, blanks and Unicode form apart), task and
+    Row i of both tables is the same episode. Compared are instruction (case, blanks and Unicode form apart), task and
     partition (read by `mnprobe.core.labels`). A column that is '' in all rows of one store is not given there and taken
-    from the other; a blanked instruction of single episodes may be '' in `other`. Spellings of one instruction become
-    one, with a note.
+    from the other; a blanked instruction of single episodes may be '' in `other`. Different spellings of one
+    instruction become one, with a note.
 
     Args:
         one, other: tables of `FeatureFile.episodes`, with equally many rows.
-        names: what the two stores are called in messages, such as their paths.
+        names: names of the two stores in messages, such as their paths.
         data: `data_fingerprint` of the two; where both have one and they differ, a note names both.
 
     Raises:
@@ -230,9 +230,9 @@ def agreed_episodes(
             labels, note = _column(table, column, name, partly=column == "instruction" and table is other)
             sides.append(labels)
             notes += [note] if note else []
-        _refuse_unlike(column, sides, names, one["id"].tolist())
+        _check_equal(column, sides, names, one["id"].tolist())
         agreed[column] = np.where(sides[0] == "", sides[1], sides[0])
-    _refuse_gaps(agreed["instruction"].to_numpy(), "instruction", names[1], one["id"].tolist())
+    _check_complete(agreed["instruction"].to_numpy(), "instruction", names[1], one["id"].tolist())
     agreed["instruction"], note = one_spelling(agreed["instruction"].tolist(), "instructions")
     notes += [note] if note else []
     if data[0] and data[1] and data[0] != data[1]:
@@ -244,28 +244,28 @@ def agreed_episodes(
 
 
 def _column(table: pd.DataFrame, column: str, name: object, *, partly: bool) -> tuple[NDArray[np.object_], str]:
-    """Labels as text, '' where there are none: in all rows or, unless `partly`, in no row."""
+    """Labels as text, '' if missing: in all rows or in no row, except with `partly`."""
     if column == "partition":
         labels, note = as_partitions(table[column].to_numpy(), len(table), f"{name}: partitions")
         return labels, note
     listed = ["" if is_missing(label) else str(label) for label in table[column].tolist()]
     labels = np.array(listed, dtype=object)
     if not partly:
-        _refuse_gaps(labels, column, name, table["id"].tolist())
+        _check_complete(labels, column, name, table["id"].tolist())
     return labels, ""
 
 
-def _refuse_gaps(labels: NDArray[np.object_], column: str, name: object, ids: Sequence[str]) -> None:
-    gone = np.flatnonzero(labels == "")
-    if 0 < len(gone) < len(labels):
+def _check_complete(labels: NDArray[np.object_], column: str, name: object, ids: Sequence[str]) -> None:
+    missing = np.flatnonzero(labels == "")
+    if 0 < len(missing) < len(labels):
         raise FeatureError(
-            f"{name}: {len(gone)} of {len(labels)} episodes have no {column}, the first is row {gone[0]} "
-            f"({ids[gone[0]]}); they would count as one {column}. Write the store again with their {column}s, or "
+            f"{name}: {len(missing)} of {len(labels)} episodes have no {column}, the first is row {missing[0]} "
+            f"({ids[missing[0]]}); they would count as one {column}. Write the store again with their {column}s, or "
             "without these episodes (and pass --episodes shared)"
         )
 
 
-def _refuse_unlike(
+def _check_equal(
     column: str, sides: Sequence[NDArray[np.object_]], names: Sequence[object], ids: Sequence[str]
 ) -> None:
     key = same_text if column == "instruction" else str
@@ -567,7 +567,7 @@ def pair_across(fit: FeaturePair, test: FeaturePair) -> FeaturePair:
     own closed-loop episodes. Of `fit`, the episodes that its own heads would be fitted on are taken (partition "train";
     "val" where there is no train), or all where it has no partitions. The result has the origins of `test`, and
     `fit_source` names the source of `fit`; splits, chance, intervals and the split by success work as on any pair.
-    Ids of training episodes get that source before them, as both may have the same.
+    Ids of training episodes get that source as a prefix, because both may have the same ids.
 
     Raises FeatureError when the two are not of the same models and layers.
 

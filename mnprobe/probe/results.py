@@ -46,9 +46,9 @@ def measured_rows(
     notes: list[str] = []
     numbers = [_numbers(record, config) for record in records]
     intervals = {
-        (metric, direction): _interval(records, items, metric, place)
+        (metric, direction): _interval(records, items, metric, side)
         for metric in (*(f"recall@{k}" for k in config.k), "adjusted_recall@1")
-        for place, direction in enumerate((*DIRECTIONS, "mean"))
+        for side, direction in enumerate((*DIRECTIONS, "mean"))
     }
     for metric, direction in numbers[0]:
         chances = np.array([entry[metric, direction][1] for entry in numbers])
@@ -91,23 +91,23 @@ def contrast_rows(
     - "success_minus_failure@1": difference of recall@1, in each direction and their mean.
     - "within_task_success_minus_failure@1": the difference inside each task, mean over tasks.
 
-    Differences stand in rows of the success split, with 95 % intervals for which each instruction is left out of both
-    sides at once; 0 takes the place of chance. `n_groups` of the rows inside tasks counts the tasks.
+    Differences are in rows of the success split, with 95 % intervals that leave each instruction out of both sides at
+    once; their chance is 0. `n_groups` of the rows inside tasks counts the tasks.
     """
     sides = [[_stacked(records, side) for side in (0, 1)] for records in (success, failure)]
     rows: list[dict[str, Any]] = []
     common = {"statistic": "mean", "seed": -1, "draw": -1, "heads_file": "", "sd_seeds": _NAN, "sd_draws": _NAN}
     common |= {"n_seeds": len({record.seed for record in success})}
     weights = np.concatenate([_draw_weights(records) for records in (success, failure)]).reshape(2, -1)
-    if not np.array_equal(weights[0], weights[1]):  # equal numbers on both sides, draw by draw, is what they are for
+    if not np.array_equal(weights[0], weights[1]):  # balanced draws have equal numbers on both sides
         raise ProbeError("success and failure were not measured on equally many test episodes")
     clusters = np.tile(items.instructions, len(weights[0]) // len(items))
-    for place, direction in enumerate((*DIRECTIONS, "mean")):
-        chosen = (place,) if place < 2 else (0, 1)
-        one, other = (np.stack([side[k] for k in chosen], axis=1) for side in sides)
-        found = cluster_jackknife_difference(one, other, clusters, weights=weights[0], shares=True)
-        value = float(np.mean([_weighted(values, weights[0]) for values in one.T]))
-        value -= float(np.mean([_weighted(values, weights[0]) for values in other.T]))
+    for index, direction in enumerate((*DIRECTIONS, "mean")):
+        chosen = (index,) if index < 2 else (0, 1)
+        hits_success, hits_failure = (np.stack([side[k] for k in chosen], axis=1) for side in sides)
+        found = cluster_jackknife_difference(hits_success, hits_failure, clusters, weights=weights[0], shares=True)
+        value = float(np.mean([_weighted(values, weights[0]) for values in hits_success.T]))
+        value -= float(np.mean([_weighted(values, weights[0]) for values in hits_failure.T]))
         rows.append(
             bases[0]
             | _mean_counts(success)
@@ -176,8 +176,8 @@ def _adjusted(value: float, chance: float) -> float:
     return (value - chance) / (1 - chance) if chance < 1 else _NAN
 
 
-def _interval(records: Sequence[Record], items: Items, metric: str, place: int) -> Interval:
-    """Cluster jackknife over instructions of all hits, seeds of one draw averaged; place 0 u2e, 1 e2u, 2 both.
+def _interval(records: Sequence[Record], items: Items, metric: str, index: int) -> Interval:
+    """Cluster jackknife over instructions of all hits, seeds of one draw averaged; index 0 u2e, 1 e2u, 2 both.
 
     Items weigh so that every draw weighs the same, as it does in the value itself. Adjusted recall is a share whose
     draws and directions weigh 1 / (1 - chance), stretched from [0, 1] to what it can be; where all have one chance its
@@ -185,7 +185,7 @@ def _interval(records: Sequence[Record], items: Items, metric: str, place: int) 
     """
     adjusted = metric == "adjusted_recall@1"
     k = 1 if adjusted else int(metric.removeprefix("recall@"))
-    chosen = (place,) if place < 2 else (0, 1)
+    chosen = (index,) if index < 2 else (0, 1)
     values = np.stack([_stacked(records, side, k) for side in chosen], axis=1)
     weights = _draw_weights(records)
     clusters = np.tile(items.instructions, len(weights) // len(items))
@@ -202,7 +202,7 @@ def _interval(records: Sequence[Record], items: Items, metric: str, place: int) 
 
 
 def _stacked(records: Sequence[Record], side: int, k: int = 1) -> NDArray[np.float64]:
-    """Hits of every item in every draw, laid end to end, seeds of one draw averaged; NaN where it was no query."""
+    """Hits of every item in every draw, concatenated, seeds of one draw averaged; NaN where it was no query."""
     draws = sorted({record.draw for record in records})
     return np.concatenate(
         [_item_means([record.hits[k][side] for record in records if record.draw == draw]) for draw in draws]
@@ -267,7 +267,7 @@ IDENTITY = (
         "fit_source",
     ),
 )
-"""Columns that say what was measured; rows that agree in all of them are the same measurement."""
+"""Columns that identify a measurement; rows with equal values in all of them are the same measurement."""
 
 COLUMNS = (
     *(name for name in IDENTITY if name != "fit_source"),
@@ -275,10 +275,10 @@ COLUMNS = (
     *("chance", "n_test", "n_groups", "n_gallery", "n_train", "n_train_groups", "n_seeds", "batch"),
     *("heads_file", "config_hash", "features_hash", "fit_source"),
 )
-"""All columns. `batch` is the batch asked for (all of n_train when that is less; log of the smaller of batch and
-n_groups caps mi_bound). `fit_source` says on episodes of which source the heads were fitted: another than `source_u`
-where training episodes of the demonstrations fit heads that rollouts test. `config_hash` stands for all settings of the
-probe, `features_hash` for every number and label of the pair that was probed."""
+"""All columns. `batch` is the requested batch (all of n_train if that is less; log of the smaller of batch and
+n_groups caps mi_bound). `fit_source` is the source of the episodes that the heads were fitted on: it differs from
+`source_u` if heads are fitted on demonstrations and tested on rollouts. `config_hash` is the hash of all settings of
+the probe, `features_hash` that of every number and label of the pair."""
 
 _TEXT = (
     *("understanding", "execution", "source_u", "source_e", "layer_u", "layer_e", "pool_u", "pool_e", "heads"),
@@ -302,7 +302,7 @@ ALIGNMENT = TableSchema(
     defaults={"fit_source": "source_u", "features_hash": ""},  # earlier: heads were fitted on the same source
     command="align",
 )
-"""results/alignment.csv. Numbers are real (NaN where a cell is empty) but those of `_WHOLE`, of which none is empty."""
+"""results/alignment.csv. Numbers are real (NaN in empty cells), except those of `_WHOLE`, which are never empty."""
 
 
 def to_frame(rows: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
@@ -311,7 +311,7 @@ def to_frame(rows: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
 
 
 def write_alignment(path: Path, frame: pd.DataFrame) -> None:
-    """Write the table as CSV, atomically; numbers keep every digit."""
+    """Write the table as CSV, atomically; numbers with all digits."""
     ALIGNMENT.write(path, frame)
 
 
@@ -320,7 +320,7 @@ def read_alignment(path: Path, *, command: str | None = None) -> pd.DataFrame:
 
     Args:
         path: of the file.
-        command: what writes it, for messages; by default `mnprobe align` for the run that it lies in.
+        command: what writes it, for messages; by default `mnprobe align` for its run.
 
     Raises:
         ProbeError: the file is absent, is no CSV table, has no rows, lacks columns, or has a cell that is no number or

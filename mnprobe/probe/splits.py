@@ -24,7 +24,7 @@ from mnprobe.core.labels import (
 from mnprobe.core.seeds import check_seed
 
 __all__ = [
-    "KEPT_APART",
+    "NO_OVERLAP",
     "GroupKind",
     "Holdout",
     "Items",
@@ -48,12 +48,12 @@ class Items:
 
     Attributes:
         ids: episode ids, unique.
-        instructions: what each episode was about, in words.
+        instructions: the instruction of each episode.
         tasks: the task each belongs to.
         partitions: "train", "val", "test", or "" where the dataset has none.
         success_u: 1 where the understanding model recognised the instruction, 0 where not, -1 unknown.
         success_e: 1 where the execution succeeded, 0 where not, -1 unknown.
-        notes: what was mapped when the labels were read, in words.
+        notes: sentences about labels that were mapped.
 
     >>> Items.of(ids=["a", "b"], instructions=["open", "close"]).groups("instruction").tolist()
     ['open', 'close']
@@ -82,7 +82,7 @@ class Items:
 
         Raises FeatureError, naming the column and the first row, for lengths that differ, ids that repeat,
         instructions, tasks or partitions that some rows have and others have not, partitions that are not known, and
-        outcomes that are none.
+        invalid outcomes.
         """
         names = as_labels(ids, None, "ids").astype(str).astype(object)
         n = len(names)
@@ -108,16 +108,16 @@ class Items:
         return len(self.ids)
 
     def take(self, rows: NDArray[np.int64]) -> "Items":
-        """The same for some of the rows, in the order given."""
+        """Some of the rows, in the order given."""
         columns = {field.name: getattr(self, field.name)[rows] for field in fields(self) if field.name != "notes"}
         return Items(**columns, notes=self.notes)
 
     def groups(self, kind: GroupKind) -> NDArray[Any]:
-        """What counts as the same action: the episode, the instruction or the task of each row."""
+        """Groups of equal actions: the episode, the instruction or the task of each row."""
         if kind not in get_args(GroupKind):
             raise ConfigError(f"a group is 'episode', 'instruction' or 'task', got {kind!r}")
         labels = {"episode": self.ids, "instruction": self.instructions, "task": self.tasks}[kind]
-        if len(labels) and not labels[0]:  # `of` takes a label in all rows or in none
+        if len(labels) and not labels[0]:  # `of` requires a label in all rows or in none
             raise FeatureError(
                 f"these {len(labels)} episodes name no {kind}, so that none of them are known to be the same action; "
                 f"give their {kind}s, or let each episode be its own group (--pairing episode, pairing='episode')"
@@ -134,12 +134,12 @@ def _texts(given: Labels | None, n: int, name: str) -> NDArray[Any]:
 
 Holdout = Literal["episodes", "instructions", "tasks"]
 _UNIT: dict[str, GroupKind] = {"episodes": "episode", "instructions": "instruction", "tasks": "task"}
-KEPT_APART = {
+NO_OVERLAP = {
     "episodes": ("episodes",),
     "instructions": ("episodes", "instructions"),
     "tasks": ("episodes", "tasks"),
 }
-"""What training and test sets must not share under each holdout. New tasks may be told in words of known ones."""
+"""What training and test sets must not share under each holdout. New tasks may share instructions with known ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,8 +167,8 @@ def hold_out(
       and there are two, these are used: heads are fitted on train (val if there is no train) and measured on test (val
       if there is no test); else episodes are drawn by seed, `test_share` of every instruction that has at least two.
     - "instructions", "tasks": groups never seen in training, drawn by seed, spread over the tasks. Dataset partitions
-      are kept: training episodes from train, test episodes from test. Holding out tasks keeps tasks apart; a wording
-      that two tasks have in common may be on both sides, and the note says so.
+      are used: training episodes from train, test episodes from test. With tasks held out, an instruction that two
+      tasks have in common may be on both sides, and the note says so.
 
     Args:
         items: the episodes.
@@ -178,7 +178,7 @@ def hold_out(
         validation_share: share of the training set to set aside for early stopping, by the same rule.
 
     Raises:
-        TooFewSamples: there are too few episodes or groups; the message says how many there are and are needed.
+        TooFewSamples: too few episodes or groups; the message has the counts and the minimum.
         ConfigError: a share or a name is impossible.
 
     Source: DESIGN 6; specs/measuring.md, section 5, pitfall 1.
@@ -211,7 +211,7 @@ def forbidden_overlap(
     instructions: NDArray[Any],
     tasks: NDArray[Any],
 ) -> dict[str, list[str]]:
-    """What training and test rows have in common though the holdout keeps it apart (see `KEPT_APART`); {} if nothing.
+    """What training and test rows share although the holdout forbids it (see `NO_OVERLAP`); {} if nothing.
 
     Both the split and the audit of leakage ask here, so that they follow one rule. Labels are compared as they are.
 
@@ -227,15 +227,15 @@ def forbidden_overlap(
     >>> forbidden_overlap("tasks", np.array([0]), np.array([1]), **rows)
     {}
     """
-    if holdout not in KEPT_APART:
-        raise ConfigError(f"holdout must be one of {', '.join(KEPT_APART)}, got {holdout!r}")
+    if holdout not in NO_OVERLAP:
+        raise ConfigError(f"holdout must be one of {', '.join(NO_OVERLAP)}, got {holdout!r}")
     labels = {"episodes": ids, "instructions": instructions, "tasks": tasks}
-    shared = {name: np.intersect1d(labels[name][train], labels[name][test]) for name in KEPT_APART[holdout]}
+    shared = {name: np.intersect1d(labels[name][train], labels[name][test]) for name in NO_OVERLAP[holdout]}
     return {name: [str(label) for label in found] for name, found in shared.items() if len(found)}
 
 
 def shared_wordings(items: Items) -> str:
-    """A sentence about instructions that several tasks have in common; '' where each belongs to one task."""
+    """A sentence about instructions that several tasks have in common; '' if each has one task."""
     owners: dict[str, set[str]] = {}
     for instruction, task in zip(items.instructions.tolist(), items.tasks.tolist(), strict=True):
         owners.setdefault(instruction, set()).add(task)
@@ -249,7 +249,7 @@ def shared_wordings(items: Items) -> str:
 
 
 def check_no_overlap(items: Items, partition: Partition) -> None:
-    """Refuse a partition whose training and test (or validation) rows share what the holdout keeps apart.
+    """Raise ProbeError if training and test (or validation) rows share what the holdout forbids.
 
     Raises ProbeError that names the groups on both sides.
     """
@@ -268,7 +268,7 @@ def has_partitions(items: Items) -> bool:
     """True when every episode names its partition and there are two of train, val and test.
 
     Raises FeatureError for other names, and where some episodes have a partition and others have none: an unknown name
-    must not turn the rule off (`Items.of` has mapped or refused it).
+    must not disable the rule (`Items.of` has mapped it or raised).
     """
     found = set(items.partitions.tolist())
     if found - {*PARTITIONS, ""} or ("" in found and len(found) > 1):
@@ -288,7 +288,7 @@ def fitted_partition(partitions: NDArray[Any]) -> str:
 
 
 def tested_partition(partitions: NDArray[Any]) -> str:
-    """The dataset's partition that heads are measured on: test; val where there is none."""
+    """The dataset's partition that heads are tested on: test, or val without test."""
     return "test" if "test" in partitions else "val"
 
 

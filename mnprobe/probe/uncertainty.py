@@ -21,10 +21,10 @@ __all__ = [
 ]
 
 FEW_CLUSTERS = 8
-"""With fewer clusters an interval says little; it is given with a note."""
+"""With fewer clusters an interval is not reliable; it comes with a note."""
 
 _ROUNDING = 1e-12
-_SHARED = 1e4  # values this many times farther from 0 than from each other are centred before they are summed
+_SHARED = 1e4  # values this many times farther from 0 than from each other are centered before they are summed
 
 
 class Interval(NamedTuple):
@@ -47,10 +47,10 @@ def cluster_jackknife(
     """Interval of a mean from the standard error of leaving out one cluster at a time, with Student's t.
 
     m +- t(E - 1) se, se^2 = (G - 1)/G sum over the G clusters of (m without g - m)^2. E = (sum of weights)^2 / sum of
-    squared weights is how many equal clusters the unequal ones are worth, E = G where all weigh the same; at least 1
+    squared weights is the effective number of equal clusters, E = G where all weigh the same; at least 1
     degree of freedom is left. With `shares` the same on the scale L = log(m / (1 - m)), where se becomes
-    s = se / (m (1 - m)) and the middle L - s^2 (2 m - 1) / 2, as the log-odds of a mean lie too far out on average: the
-    ends then stay inside 0 and 1, and the interval covers better near them (benchmarks/calibration.py,
+    s = se / (m (1 - m)) and the middle L - s^2 (2 m - 1) / 2, because the log-odds of a mean are too extreme on
+    average: the ends then stay inside 0 and 1, and coverage near them is better (benchmarks/calibration.py,
     docs/statistics.md).
 
     Args:
@@ -68,7 +68,7 @@ def cluster_jackknife(
     Raises:
         ConfigError: a level outside (0, 1).
         FeatureError: values, clusters and weights are not of one count, a value is infinite, a weight is negative or
-            no number, a cluster has no name, or `shares` are not from 0 to 1.
+            not a number, a cluster has no name, or `shares` are not from 0 to 1.
 
     Source: Efron and Tibshirani 1993, chapter 11; MacKinnon, Nielsen and Webb 2023 (cluster jackknife, CV3); Kish 1965
     (E); Clopper and Pearson 1934. The middle is the second-order Taylor expansion of log-odds.

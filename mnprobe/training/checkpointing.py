@@ -67,12 +67,12 @@ class TrainState:
     seconds: dict[str, float] = field(default_factory=lambda: {"total": 0.0, "waiting": 0.0})
 
 
-def training_job(folder: Path, asked: Mapping[str, Any], *, name: str) -> JobRecord:
-    """The training `name` in `folder`, by the configuration that is asked for."""
+def training_job(folder: Path, requested: Mapping[str, Any], *, name: str) -> JobRecord:
+    """The training `name` in `folder`, by the requested configuration."""
     return JobRecord(
         path=folder / CONFIG_NAME,
         entry="asked",
-        config=asked,
+        config=requested,
         what=f"training {name!r}",
         remedy=f"give the new one a --name of its own, or remove {folder} and its checkpoints to start again",
         finished=(folder / _RESULT_NAME).is_file,
@@ -191,18 +191,18 @@ class CheckpointWriter:
                 config=viclip.config.to_dict(),
                 step=step,
                 metrics=metrics,
-                trained=self._learnt("viclip", own_updates),
+                trained=self._is_trained("viclip", own_updates),
                 extra=self._extra("viclip", own_updates),
             )
         if arp is not None and self.start.language is not None:
-            spoken = {"language": canonical_json(self.start.language.describe())}
+            language = {"language": canonical_json(self.start.language.describe())}
             save_arp(
                 files["arp"],
                 arp,
                 step=step,
                 metrics=metrics,
-                trained=self._learnt("arp", own_updates),
-                extra=self._extra("arp", own_updates) | spoken,
+                trained=self._is_trained("arp", own_updates),
+                extra=self._extra("arp", own_updates) | language,
             )
         if heads is not None:
             save_heads(self.heads(step), heads, {"training": self.name, "step": step})
@@ -218,11 +218,11 @@ class CheckpointWriter:
     def check_no_foreign_checkpoints(self) -> None:
         """Raise ConfigError when checkpoints exist under this name without a record of a training."""
         for part in self.parts:
-            held = self.run.checkpoints(f"{part}-{self.name}")
-            if held:
+            existing = self.run.checkpoints(f"{part}-{self.name}")
+            if existing:
                 raise ConfigError(
-                    f"{held[0].path.parent} holds {len(held)} checkpoints, but {self.folder} has no record of their "
-                    "training, so they would be overwritten. Give the training another --name, or remove them"
+                    f"{existing[0].path.parent} holds {len(existing)} checkpoints, but {self.folder} has no record of "
+                    "their training, so they would be overwritten. Give the training another --name, or remove them"
                 )
 
     def finish(self, result: Mapping[str, Any]) -> None:
@@ -244,10 +244,10 @@ class CheckpointWriter:
         self._check_digest(content.get("config_hash"), path)
         return content
 
-    def _check_digest(self, found: Any, path: Path) -> None:
-        self.job.check_digest(found, path, remedy=self._way_out(), error=CheckpointError)
+    def _check_digest(self, digest: Any, path: Path) -> None:
+        self.job.check_digest(digest, path, remedy=self._way_out(), error=CheckpointError)
 
-    def _learnt(self, part: str, own_updates: Mapping[str, int]) -> bool:
+    def _is_trained(self, part: str, own_updates: Mapping[str, int]) -> bool:
         return self.start.trained[part] or own_updates.get(part, 0) > 0
 
     def _extra(self, part: str, own_updates: Mapping[str, int]) -> dict[str, str]:

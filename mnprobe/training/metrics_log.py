@@ -55,8 +55,8 @@ class TrainLog:
         from tensorboardX import SummaryWriter  # takes a second to import
 
         self._table = folder / METRICS_NAME
-        kept = [row for row in read_metrics(self._table) if row[0] <= done]
-        write_text(self._table, "".join(_line(row) for row in [_FIELDS, *kept]))
+        rows = [row for row in read_metrics(self._table) if row[0] <= done]
+        write_text(self._table, "".join(_line(row) for row in [_FIELDS, *rows]))
         self._board: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
 
     def write(self, update: int, values: Mapping[str, float]) -> None:

@@ -51,7 +51,7 @@ class TrainResult:
 
     Attributes:
         name: name of the training.
-        status: "trained", or "kept" when an earlier call had finished it.
+        status: "trained", or "kept" if an earlier call had finished it.
         steps: steps of the written checkpoints.
         checkpoints: files of the checkpoints.
         own_updates: number of optimizer steps of each part ("viclip", "arp", "heads").
@@ -217,12 +217,12 @@ class _Trainer:
             quiet = quiet or not team.leads
             with (
                 progress(f"training {writer.name}", config.updates, done=done, quiet=quiet) as advance,
-                closing(self._fed(done)) as fed,
+                closing(self._batches(done)) as batches,
             ):
                 for update in range(done, config.updates):
                     clock = time.perf_counter()
                     if self._works(update):
-                        self._update(update, next(fed), clock)
+                        self._update(update, next(batches), clock)
                     self.seconds["total"] += time.perf_counter() - clock
                     self._after(update + 1, steps, log)
                     advance(note=short_losses(self.latest))
@@ -235,7 +235,7 @@ class _Trainer:
         """Whether this update trains anything: a video model alone skips the updates without understanding."""
         return self.config.trains_arp or self.config.understands(update)
 
-    def _fed(self, done: int) -> Generator[StepInputs]:
+    def _batches(self, done: int) -> Generator[StepInputs]:
         """Yield the inputs of the updates that train something; the next ones are prepared in advance."""
         working = (update for update in range(done, self.config.updates) if self._works(update))
         for _, inputs in prefetch(working, self.loader):
@@ -291,8 +291,8 @@ class _Trainer:
 
     def _after(self, done: int, steps: tuple[int, ...], log: TrainLog | None) -> None:
         """Write what is due after `done` updates: log row, checkpoint, state."""
-        keeps = done in steps
-        if done % self.log_every == 0 or keeps:
+        is_checkpoint = done in steps
+        if done % self.log_every == 0 or is_checkpoint:
             means = self.window.means()
             self.window.clear()
             self.latest |= means
@@ -300,9 +300,9 @@ class _Trainer:
                 log.write(done, means)
         if not self.team.leads:
             return
-        if keeps:
+        if is_checkpoint:
             self.writer.write(done, self.own, self.latest)
-        if keeps or done % self.save_every == 0:
+        if is_checkpoint or done % self.save_every == 0:
             self._save(done)
 
     def _save(self, done: int) -> None:
@@ -318,9 +318,9 @@ class _Trainer:
         save_state(self.writer.job, state)
 
     def _resume(self) -> int | None:
-        """Take up the saved state, if there is one; how many updates it has seen."""
+        """Restore the saved state; return its number of finished updates, None without a state."""
         state = load_state(self.writer.job, device=self.device)
-        self.team.barrier()  # none writes before all have read
+        self.team.barrier()  # no process writes before all have read
         if state is None:
             return None
         optimizers = {name: entry.optimizer for name, entry in self.optimizers.items()}

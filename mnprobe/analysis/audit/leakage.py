@@ -12,7 +12,7 @@ from mnprobe.core.errors import FeatureError
 from mnprobe.core.table import TableSchema
 from mnprobe.probe.pairs import FeaturePair
 from mnprobe.probe.scores import HitScores
-from mnprobe.probe.splits import KEPT_APART, forbidden_overlap
+from mnprobe.probe.splits import NO_OVERLAP, forbidden_overlap
 
 __all__ = ["CLOSE", "LEAKAGE", "LEAKAGE_COLUMNS", "leakage_table", "twins"]
 
@@ -196,7 +196,7 @@ def _rows(scores: HitScores, pair: FeaturePair | None) -> list[dict[str, Any]]:
                 "holdout": holdout,
                 "split": split,
                 "partitions": len(parts),
-                "kept_apart": ", ".join(KEPT_APART[holdout]),
+                "kept_apart": ", ".join(NO_OVERLAP[holdout]),
             }
             | {"n_train": int(parts[0][0].sum()), "n_test": int(parts[0][1].sum())}
             | {f"shared_{name}": count for name, count in shared.items()}
