@@ -180,14 +180,14 @@ def _rounding(sides: list[Tensor], units: list[Tensor], names: tuple[str, str]) 
         equal.append(distance <= 16 * step)
         moved = max(moved, min(32 * step, 2 * step + 4 * distance) if equal[-1] else 2 * step)
     noise = moved * angle + 2e-15
-    for place, name in enumerate(names):
-        if equal[place] or apart[place] >= _NARROW:
+    for axis, name in enumerate(names):
+        if equal[axis] or apart[axis] >= _NARROW:
             continue
-        found = float((similar.amax(place) - similar.amin(place)).median())
-        if found < _ENOUGH * noise:
+        spread = float((similar.amax(axis) - similar.amin(axis)).median())
+        if spread < _ENOUGH * noise:
             raise FeatureError(
-                f"the rows of {name} point in the same direction up to rounding: most lie within {apart[place]:.1e} "
-                f"of their length of each other, and their cosines differ by {found:.1e} where rounding moves them by "
+                f"the rows of {name} point in the same direction up to rounding: most lie within {apart[axis]:.1e} "
+                f"of their length of each other, and their cosines differ by {spread:.1e} where rounding moves them by "
                 f"{noise:.1e}. Subtract what all rows have in common first: {name} - {name}.mean(0)"
             )
     return noise

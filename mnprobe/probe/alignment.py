@@ -210,8 +210,8 @@ def _planned(pair: FeaturePair, config: AlignConfig, heads: Path | None, notes: 
     u, e = pair.origin_u, pair.origin_e
     notes += pair.items.notes
     name = None if heads is None else heads / _heads_name(pair, config, digest)
-    units, found = plan_units(pair.items, config, name, across=pair.across, control=pair.is_control)
-    notes += [_where(pair) + note for note in found]
+    units, unit_notes = plan_units(pair.items, config, name, across=pair.across, control=pair.is_control)
+    notes += [_where(pair) + note for note in unit_notes]
     for unit in units:
         base = {
             "understanding": u.model,
@@ -493,10 +493,10 @@ def _keys(table: pd.DataFrame, columns: Sequence[str]) -> list[_Key]:
 def _state(path: Path) -> tuple[int, ...]:
     """A value that changes whenever the file is written; empty without a file."""
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return ()
-    return (found.st_ino, found.st_size, found.st_mtime_ns)
+    return (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _rows_of_call(table: pd.DataFrame, pairs: Sequence[FeaturePair], config: AlignConfig) -> pd.DataFrame:

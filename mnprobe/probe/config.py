@@ -208,27 +208,27 @@ def _with(run: RunDir, key: str, config: AlignConfig, entry: Mapping[str, Any]) 
 
 
 def _settings(config: AlignConfig) -> dict[str, Any]:
-    found = _plain(config.measurement()) | {"optimiser": "Adam"}
+    settings = _plain(config.measurement()) | {"optimiser": "Adam"}
     if config.fit.epochs is None:
-        found["optimiser_steps"] = config.fit.total_steps(0)
-    return found
+        settings["optimiser_steps"] = config.fit.total_steps(0)
+    return settings
 
 
 def _requested(config: AlignConfig, pairs: Sequence[FeaturePair]) -> dict[str, Any]:
     origins = {"u": [pair.origin_u for pair in pairs], "e": [pair.origin_e for pair in pairs]}
-    found: dict[str, Any] = {"holdout": config.holdout, "split": config.split, "shuffled": config.shuffled}
+    entry: dict[str, Any] = {"holdout": config.holdout, "split": config.split, "shuffled": config.shuffled}
     if config.split != "all":
-        found["modes"] = config.modes
-    for side, some in origins.items():
-        found[f"layers_{side}"] = sorted({origin.layer for origin in some})
-        found[f"pools_{side}"] = sorted({origin.pool for origin in some})
-    return found
+        entry["modes"] = config.modes
+    for side, layer_ids in origins.items():
+        entry[f"layers_{side}"] = sorted({origin.layer for origin in layer_ids})
+        entry[f"pools_{side}"] = sorted({origin.pool for origin in layer_ids})
+    return entry
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """As in TOML: lists for tuples, and no None."""
-    found: dict[str, Any] = json.loads(canonical_json(dict(values)))
-    return _without_none(found)
+    plain: dict[str, Any] = json.loads(canonical_json(dict(values)))
+    return _without_none(plain)
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:

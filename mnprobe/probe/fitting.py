@@ -213,8 +213,8 @@ def fit_heads(
             f"early_stop={config.early_stop} but validation data were {'' if validation else 'not '}given: "
             "early stopping needs them, and nothing else uses them"
         )
-    place = as_device(device)
-    x_u, x_e = as_features(u, "u").to(place), as_features(e, "e").to(place)
+    target = as_device(device)
+    x_u, x_e = as_features(u, "u").to(target), as_features(e, "e").to(target)
     labels_u = as_labels(groups_u, len(x_u), "groups_u")
     labels_e = labels_u if groups_e is None else as_labels(groups_e, len(x_e), "groups_e")
     (codes_u, codes_e), names = encode_labels(labels_u, as_labels(labels_e, len(x_e), "groups_e"))
@@ -224,7 +224,7 @@ def fit_heads(
             f"fitting heads needs at least 2 items of 2 groups, got {len(x_u)} items of {pairing.n_groups} groups"
         )
     with torch_threads(threads):
-        return _fit(x_u, x_e, torch.from_numpy(codes_u).to(place), pairing, config, seed, validation, form)
+        return _fit(x_u, x_e, torch.from_numpy(codes_u).to(target), pairing, config, seed, validation, form)
 
 
 def _fit(
@@ -240,9 +240,9 @@ def _fit(
     generator = torch.Generator().manual_seed(seed)
     heads = AlignmentHeads(u.shape[1], e.shape[1], config.dim, config.heads, config.depth, generator).to(u.device)
     if config.standardise:
-        heads.set_standardisation(u, e)
+        heads.set_standardization(u, e)
     watch = _Watch(heads, validation, config, seed) if validation is not None else None
-    u, e = heads.standardise_u(u), heads.standardise_e(e)
+    u, e = heads.standardize_u(u), heads.standardize_e(e)
     batch = min(config.batch, len(u))
     stepper = stepper_for(
         heads,
@@ -294,9 +294,9 @@ class _Watch:
     """Keeps the heads with the lowest validation loss."""
 
     def __init__(self, heads: AlignmentHeads, validation: Validation, config: FitConfig, seed: int) -> None:
-        place = heads.mean_u.device
-        u = as_features(validation.u, "validation u").to(place)
-        e = as_features(validation.e, "validation e").to(place)
+        device = heads.mean_u.device
+        u = as_features(validation.u, "validation u").to(device)
+        e = as_features(validation.e, "validation e").to(device)
         if (u.shape[1], e.shape[1]) != (heads.config["dim_u"], heads.config["dim_e"]):
             raise FeatureError(
                 f"validation features have widths {u.shape[1]} and {e.shape[1]}, training features "
@@ -313,8 +313,8 @@ class _Watch:
             )
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(u), generator=generator)
-        self._u, self._e = u[order.to(place)], e[pairing.draw(generator)[order].to(place)]
-        self._groups = torch.from_numpy(codes_u)[order].to(place)
+        self._u, self._e = u[order.to(device)], e[pairing.draw(generator)[order].to(device)]
+        self._groups = torch.from_numpy(codes_u)[order].to(device)
         self._config = config
         self.best_loss, self.best_step, self.waited = math.inf, 0, 0
         self.best_state: dict[str, Tensor] | None = None

@@ -73,8 +73,8 @@ def info_nce(
     >>> round(float(info_nce(same, same)), 4) == round(math.log(8), 4)
     True
     """
-    one, other = info_nce_directions(z_u, z_e, tau=tau, groups=groups, positives=positives)
-    return (one + other) / 2
+    loss_u2e, loss_e2u = info_nce_directions(z_u, z_e, tau=tau, groups=groups, positives=positives)
+    return (loss_u2e + loss_e2u) / 2
 
 
 def info_nce_directions(
@@ -132,8 +132,8 @@ def loss_of_pairs(
     positives: Positives = "diagonal",
 ) -> Float[Tensor, ""]:
     """`info_nce` without checks of its inputs, for training: it does not synchronize with the device."""
-    one, other = loss_directions(z_u, z_e, tau=tau, groups=groups, positives=positives)
-    return (one + other) / 2
+    loss_u2e, loss_e2u = loss_directions(z_u, z_e, tau=tau, groups=groups, positives=positives)
+    return (loss_u2e + loss_e2u) / 2
 
 
 def loss_directions(

@@ -105,7 +105,7 @@ def contrast_rows(
     for index, direction in enumerate((*DIRECTIONS, "mean")):
         chosen = (index,) if index < 2 else (0, 1)
         hits_success, hits_failure = (np.stack([side[k] for k in chosen], axis=1) for side in sides)
-        found = cluster_jackknife_difference(hits_success, hits_failure, clusters, weights=weights[0], shares=True)
+        interval = cluster_jackknife_difference(hits_success, hits_failure, clusters, weights=weights[0], shares=True)
         value = float(np.mean([_weighted(values, weights[0]) for values in hits_success.T]))
         value -= float(np.mean([_weighted(values, weights[0]) for values in hits_failure.T]))
         rows.append(
@@ -113,7 +113,7 @@ def contrast_rows(
             | _mean_counts(success)
             | common
             | {"metric": "success_minus_failure@1", "direction": direction, "value": value, "chance": 0.0}
-            | {"ci_low": found.low, "ci_high": found.high}
+            | {"ci_low": interval.low, "ci_high": interval.high}
         )
     return rows + _within_task_rows(success, failure, items, bases, common)
 
@@ -134,15 +134,15 @@ def _within_task_rows(
         raise ProbeError("success and failure were not measured on equally many test episodes of every task")
     weights = np.divide(1.0, counts[0], out=np.zeros(len(names)), where=counts[0] > 0)[codes]
     clusters = np.tile(items.instructions, copies)
-    values = [float(np.mean([_weighted(one, weights) for one in both.T])) for both in columns]
+    values = [float(np.mean([_weighted(column, weights) for column in both.T])) for both in columns]
     intervals = [cluster_jackknife(both, clusters, weights=weights, shares=True) for both in columns]
-    found = cluster_jackknife_difference(columns[0], columns[1], clusters, weights=weights, shares=True)
+    difference = cluster_jackknife_difference(columns[0], columns[1], clusters, weights=weights, shares=True)
     shared = common | {"direction": "mean", "n_groups": int((counts[0] > 0).sum())}
     single, contrast = "within_task_recall@1", "within_task_success_minus_failure@1"
     numbers = (
         (bases[0], success, single, values[0], _NAN, intervals[0]),
         (bases[1], failure, single, values[1], _NAN, intervals[1]),
-        (bases[0], success, contrast, values[0] - values[1], 0.0, found),
+        (bases[0], success, contrast, values[0] - values[1], 0.0, difference),
     )
     return [
         base
@@ -196,9 +196,9 @@ def _interval(records: Sequence[Record], items: Items, metric: str, index: int) 
     if (levels >= 1).any():
         return Interval(_NAN, _NAN, 0, "")
     scale = np.where(np.isnan(values), np.nan, 1 / (1 - levels))
-    width = float(np.mean([_weighted(one, weights) for one in scale.T]))
-    found = cluster_jackknife(values * scale / width, clusters, weights=weights, shares=True)
-    return found._replace(low=1 - width * (1 - found.low), high=1 - width * (1 - found.high))
+    width = float(np.mean([_weighted(column, weights) for column in scale.T]))
+    scaled = cluster_jackknife(values * scale / width, clusters, weights=weights, shares=True)
+    return scaled._replace(low=1 - width * (1 - scaled.low), high=1 - width * (1 - scaled.high))
 
 
 def _stacked(records: Sequence[Record], side: int, k: int = 1) -> NDArray[np.float64]:
@@ -229,8 +229,8 @@ def _item_means(hits: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 
 def _metric_interval(metric: str, direction: str, intervals: dict[tuple[str, str], Interval]) -> tuple[float, float]:
-    found = intervals.get((metric, direction))
-    return (_NAN, _NAN) if found is None else (found.low, found.high)
+    interval = intervals.get((metric, direction))
+    return (_NAN, _NAN) if interval is None else (interval.low, interval.high)
 
 
 def _grand(records: Sequence[Record], values: NDArray[np.float64]) -> float:

@@ -113,11 +113,11 @@ def find_hits(folder: Path, **wanted: Any) -> list[Path]:
 
 def described_hits(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Every file of scores with the description of its measurement, to search for several of them."""
-    found = []
+    described = []
     for path in sorted(folder.glob("*.npz")):
         try:
             with np.load(path, allow_pickle=False) as file:
-                found.append((path, json.loads(str(file["about"]))))
+                described.append((path, json.loads(str(file["about"]))))
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ProbeError(f"{path}: cannot be read as scores of mnprobe ({error}). Remove it") from error
-    return found
+    return described

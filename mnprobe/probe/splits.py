@@ -256,8 +256,8 @@ def check_no_overlap(items: Items, partition: Partition) -> None:
     items.groups(_UNIT[partition.holdout])  # which must be there
     labels = {"ids": items.ids, "instructions": items.instructions, "tasks": items.tasks}
     for name, rows in (("test", partition.test), ("validation", partition.validation)):
-        found = forbidden_overlap(partition.holdout, partition.train, rows, **labels)
-        for kind, both in found.items():
+        overlap = forbidden_overlap(partition.holdout, partition.train, rows, **labels)
+        for kind, both in overlap.items():
             raise ProbeError(
                 f"{len(both)} {kind} are in the training and in the {name} set, which holding out "
                 f"{partition.holdout} forbids: {some(both)}"
@@ -270,13 +270,13 @@ def has_partitions(items: Items) -> bool:
     Raises FeatureError for other names, and where some episodes have a partition and others have none: an unknown name
     must not disable the rule (`Items.of` has mapped it or raised).
     """
-    found = set(items.partitions.tolist())
-    if found - {*PARTITIONS, ""} or ("" in found and len(found) > 1):
+    present = set(items.partitions.tolist())
+    if present - {*PARTITIONS, ""} or ("" in present and len(present) > 1):
         raise FeatureError(
-            f"partitions must be one of {', '.join(PARTITIONS)} in every row, or '' in all, got {some(sorted(found))}; "
-            "make the items with Items.of"
+            f"partitions must be one of {', '.join(PARTITIONS)} in every row, or '' in all, got {some(sorted(present))}"
+            "; make the items with Items.of"
         )
-    return len(found) > 1
+    return len(present) > 1
 
 
 def fitted_partition(partitions: NDArray[Any]) -> str:

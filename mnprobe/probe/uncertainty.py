@@ -110,12 +110,12 @@ def cluster_jackknife_difference(
             columns = _columns(values, name)
             if (columns < -_ROUNDING).any() or (columns > 1 + _ROUNDING).any():
                 raise FeatureError(f"shares=True is for numbers from 0 to 1, but {name} holds others")
-    found = _interval(_difference(one, other, clusters, weights), False, level)
-    if not shares or not found.high - found.low <= _ROUNDING:
-        return found
-    other_way = 1 - ((1 - level) / 2) ** (1 / found.n_clusters)
-    middle = (1 - other_way) * (found.low + found.high) / 2
-    return found._replace(low=max(-1.0, middle - other_way), high=min(1.0, middle + other_way))
+    interval = _interval(_difference(one, other, clusters, weights), False, level)
+    if not shares or not interval.high - interval.low <= _ROUNDING:
+        return interval
+    other_way = 1 - ((1 - level) / 2) ** (1 / interval.n_clusters)
+    middle = (1 - other_way) * (interval.low + interval.high) / 2
+    return interval._replace(low=max(-1.0, middle - other_way), high=min(1.0, middle + other_way))
 
 
 def standard_error(
@@ -175,11 +175,11 @@ def _by_cluster(
     unit = power_near_one(known)
     known = known * unit
     shift = np.zeros(columns.shape[1])
-    for place in range(len(shift)):
-        own = known[present[:, place], place]
+    for column_index in range(len(shift)):
+        own = known[present[:, column_index], column_index]
         largest, apart = np.abs(own).max(initial=0.0), np.ptp(own) if len(own) else 0.0
         if _ROUNDING * largest < apart < largest / _SHARED:
-            shift[place] = own.min()
+            shift[column_index] = own.min()
     known = np.where(present, known - shift, 0.0)
     sums = np.stack([np.bincount(codes, column * weight, len(names)) for column in known.T], axis=1)
     counts = np.stack([np.bincount(codes, here * weight, len(names)) for here in present.T], axis=1)
@@ -239,8 +239,8 @@ def spread(values: Array) -> float:
     >>> spread(np.array([1.0, 3.0]))
     1.4142135623730951
     """
-    found = as_vector(values, "values")
-    if np.isinf(found).any():
-        raise FeatureError(f"values hold infinite numbers, the first at {int(np.isinf(found).argmax())}")
-    unit = power_near_one(found)
-    return float(np.std(found * unit, ddof=1)) / unit if len(found) > 1 else float("nan")
+    numbers = as_vector(values, "values")
+    if np.isinf(numbers).any():
+        raise FeatureError(f"values hold infinite numbers, the first at {int(np.isinf(numbers).argmax())}")
+    unit = power_near_one(numbers)
+    return float(np.std(numbers * unit, ddof=1)) / unit if len(numbers) > 1 else float("nan")
