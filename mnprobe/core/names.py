@@ -25,6 +25,7 @@ __all__ = [
     "ModelName",
     "Side",
     "Source",
+    "as_side",
     "blanked",
     "feature_path",
     "model_of_training",
@@ -53,6 +54,18 @@ class Source(StrEnum):
 
     DEMOS = "demos"
     ROLLOUTS = "rollouts"
+
+
+def as_side(value: object) -> Side:
+    """Side from its name; FeatureError for any other value.
+
+    >>> as_side("execution") is Side.EXECUTION
+    True
+    """
+    for side in Side:
+        if value == side:
+            return side
+    raise FeatureError(f"side must be one of {', '.join(Side)}, got {value!r}")
 
 
 def step_name(step: int) -> str:
@@ -149,7 +162,8 @@ class ModelName:
         >>> ModelName.parse("my-model")
         ModelName(family='my-model', training='', seed=None, blank=False)
         """
-        return cls(**dict(zip(("family", "training", "seed", "blank"), _model_parts(text), strict=True)))
+        family, training, seed, blank = _model_parts(text)
+        return cls(family=family, training=training, seed=seed, blank=blank)
 
     @property
     def without_seed(self) -> str:
@@ -188,9 +202,7 @@ class FeatureId:
     trained: bool = True
 
     def __post_init__(self) -> None:
-        if self.side not in list(Side):
-            raise FeatureError(f"side must be one of {', '.join(Side)}, got {self.side!r}")
-        object.__setattr__(self, "side", Side(self.side))
+        object.__setattr__(self, "side", as_side(self.side))
         if not self.blank and self.source.endswith(BLANK):
             object.__setattr__(self, "blank", True)
             object.__setattr__(self, "source", self.source.removesuffix(BLANK))
@@ -215,7 +227,8 @@ class FeatureId:
             raise FeatureError(f"{text!r} does not identify features; the form is {form}")
         made: dict[str, Any] = dict(zip(("side", "model", "source"), given[:3], strict=True))
         made |= {"step": step, "trained": given[4] == _TRAINED[True], "training": given[5]}
-        parsed = cls(**made, **dict(zip(own, given[6:], strict=True)))
+        made |= dict(zip(own, given[6:], strict=True))
+        parsed = cls(**made)
         if str(parsed) != text:
             raise FeatureError(f"{text!r} does not identify features; the canonical form is {str(parsed)!r}")
         return parsed
@@ -275,12 +288,12 @@ class LayerId(FeatureId):
     @classmethod
     def of(cls, feature: FeatureId, *, layer: str, pool: str = "mean") -> Self:
         """A layer of a feature file."""
-        return cls(**{name: getattr(feature, name) for name in _FEATURE_FIELDS}, layer=layer, pool=pool)
+        return cls(**_feature_fields(feature), layer=layer, pool=pool)
 
     @property
-    def feature(self) -> FeatureId:
+    def id(self) -> FeatureId:
         """Identity of the file."""
-        return FeatureId(**{name: getattr(self, name) for name in _FEATURE_FIELDS})
+        return FeatureId(**_feature_fields(self))
 
     @property
     def file_stem(self) -> str:
@@ -293,6 +306,10 @@ class LayerId(FeatureId):
 
 _FEATURE_FIELDS = tuple(field.name for field in fields(FeatureId))
 _TRAINED = ("untrained", "trained")
+
+
+def _feature_fields(feature: FeatureId) -> dict[str, Any]:
+    return {name: getattr(feature, name) for name in _FEATURE_FIELDS}
 
 
 def _escape(text: str) -> str:

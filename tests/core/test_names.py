@@ -44,7 +44,7 @@ def test_features_survive_their_text(feature):
 @given(st.builds(LayerId, **FEATURES, layer=TEXT, pool=TEXT))
 def test_layers_survive_their_text(layer):
     assert LayerId.parse(str(layer)) == layer
-    assert LayerId.of(layer.feature, layer=layer.layer, pool=layer.pool) == layer
+    assert LayerId.of(layer.id, layer=layer.layer, pool=layer.pool) == layer
     with pytest.raises(FeatureError, match="the form is <side>/<model>/<source>/step_<number>/trained/<training>"):
         FeatureId.parse(str(layer))
 
