@@ -17,6 +17,7 @@ from mnprobe.probe import (
     recall_at_k,
     save_heads,
 )
+from mnprobe.probe.sampling import GroupMembers
 
 QUICK = {"dim": 16, "steps": 30, "lr": 1e-2}
 
@@ -295,3 +296,14 @@ def test_what_cannot_be_fitted_is_refused():
         fit_heads(np.zeros((0, 3), np.float32), x, [])
     with pytest.raises(ProbeError, match=r"the loss became (nan|inf) at step \d+: lower lr"):
         fit_heads(x, x, ["a", "b", "c"], config=FitConfig(dim=4, lr=3e38, steps=9))
+
+
+def test_members_are_sampled_as_the_two_earlier_classes_did():
+    """Values of the classes that this one replaced: with torch's generator in the probe, with NumPy's in training."""
+    groups, wanted = np.array([0, 2, 1, 0, 2, 2, 1, 0]), np.array([0, 0, 1, 2, 2, 2, 1, 0])
+    members = GroupMembers(groups, 3)
+    assert members.sample(wanted, torch.Generator().manual_seed(7)).tolist() == [0, 0, 6, 4, 5, 5, 2, 3]
+    assert members.sample(wanted, np.random.default_rng(7)).tolist() == [7, 3, 6, 5, 4, 5, 6, 0]
+    some = GroupMembers(groups, 4, np.array([1, 3, 4]))
+    assert some.counts.tolist() == [1, 0, 2, 0]
+    assert set(some.sample(np.full(50, 2), np.random.default_rng(0)).tolist()) == {1, 4}
