@@ -1,4 +1,4 @@
-"""Rows of results/alignment.csv: means over seeds, the table, and its printed form."""
+"""Rows of results/alignment.csv: means over seeds, the table, its printed form."""
 
 import math
 from collections.abc import Mapping, Sequence

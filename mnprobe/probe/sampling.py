@@ -1,4 +1,4 @@
-"""Random sampling of training pairs: partners of the same group, and shuffled pairs."""
+"""Random sampling of training pairs: partners of a group, and shuffled pairs."""
 
 from typing import Any
 

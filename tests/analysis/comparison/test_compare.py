@@ -120,7 +120,7 @@ def test_unequal_instructions_are_balanced_and_it_is_said(sides):
 
 def test_cells_without_a_value_say_why_and_leave_the_others(sides):
     u, e, labels = sides
-    u = [*u, replace(u[0], values=np.ones((48, 3)), layer="collapsed")]
+    u = [*u, FeatureSet(values=np.ones((48, 3)), origin=replace(u[0].origin, layer="collapsed"))]
     found = compare(u, e, **labels, config=QUICK)
     lost = found.table[found.table["layer_u"] == "collapsed"]
     assert lost[["value", "p", "p_max"]].isna().all(axis=None)
@@ -177,7 +177,9 @@ def test_the_hash_knows_every_number_and_label(sides):
     other[3, 2] += 1e-9
     assert comparison_hash([replace(u[0], values=other), *u[1:]], e, **labels, config=QUICK) != base
     assert comparison_hash(u, e, tasks=labels["tasks"], instructions=["x"] * 48, config=QUICK) != base
-    assert comparison_hash(u, [replace(e[0], step=11), e[1]], **labels, config=QUICK) != base
+    assert (
+        comparison_hash(u, [replace(e[0], origin=replace(e[0].origin, step=11)), e[1]], **labels, config=QUICK) != base
+    )
     assert comparison_hash(u[:2], e, **labels, config=QUICK) != base
 
 
@@ -213,7 +215,7 @@ def test_the_heatmap_greys_what_does_not_pass_its_level(sides, index):
 
 def test_a_cell_without_a_value_is_a_dash_and_many_cells_carry_no_numbers(sides):
     u, e, labels = sides
-    empty = replace(u[0], values=np.ones((48, 3)), layer="collapsed")
+    empty = FeatureSet(values=np.ones((48, 3)), origin=replace(u[0].origin, layer="collapsed"))
     about = make_index("debiased_cka").about
     table = compare([u[2], empty], e, **labels, config=QUICK).table
     texts = [text.get_text() for text in compare_figure(table, about, title="t", caption="c").axes[0].texts]
@@ -333,7 +335,7 @@ def test_checkpoints_take_every_step_and_the_papers_layer(run):
     ]
     assert [item.origin.step for item in found.columns] == [0, 10]
     assert set(found.episodes["partition"]) == {"test"}
-    assert found.rows[0].pool == "first"
+    assert found.rows[0].origin.pool == "first"
 
 
 @pytest.mark.parametrize("column", ["instruction", "task", "partition"])
