@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from mnprobe.core.errors import CheckpointError, ConfigError, TrainingError
 from mnprobe.core.files import whole_file, write_text
 from mnprobe.core.job import JobRecord, exclusive
-from mnprobe.core.names import step_name
+from mnprobe.core.names import model_of_training, step_name
 from mnprobe.core.provenance import canonical_json, now, versions
 from mnprobe.core.rundir import RunDir
 from mnprobe.models.arp import save_arp
@@ -166,7 +166,7 @@ class CheckpointWriter:
 
     def files(self, step: int) -> tuple[Path, ...]:
         """Checkpoint files of one step."""
-        return tuple(self.run.checkpoint(f"{part}-{self.name}", step) for part in self.parts)
+        return tuple(self.run.checkpoint(model_of_training(part, self.name), step) for part in self.parts)
 
     def heads(self, step: int) -> Path:
         """File of the trained heads of one step."""
@@ -218,7 +218,7 @@ class CheckpointWriter:
     def check_no_foreign_checkpoints(self) -> None:
         """Raise ConfigError when checkpoints exist under this name without a record of a training."""
         for part in self.parts:
-            existing = self.run.checkpoints(f"{part}-{self.name}")
+            existing = self.run.checkpoints(model_of_training(part, self.name))
             if existing:
                 raise ConfigError(
                     f"{existing[0].path.parent} holds {len(existing)} checkpoints, but {self.folder} has no record of "
@@ -259,7 +259,7 @@ class CheckpointWriter:
 
     def _check_finite(self, weights: Mapping[str, Tensor], part: str, step: int) -> None:
         try:
-            check_finite(weights, path=self.run.checkpoint(f"{part}-{self.name}", step))
+            check_finite(weights, path=self.run.checkpoint(model_of_training(part, self.name), step))
         except CheckpointError as error:
             raise TrainingError(
                 f"training {self.name!r} has diverged at step {step}: {error} Nothing was written; checkpoints of "

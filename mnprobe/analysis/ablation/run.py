@@ -14,7 +14,7 @@ from mnprobe.analysis.ablation.grid import Cell
 from mnprobe.analysis.tables.rollouts import ALL_TASKS, Rollouts, success_table
 from mnprobe.core.errors import MnprobeError
 from mnprobe.core.files import write_text
-from mnprobe.core.names import step_name
+from mnprobe.core.names import model_of_training, step_name
 from mnprobe.core.proportions import mean_interval
 from mnprobe.core.provenance import config_hash, now
 from mnprobe.core.rundir import RunDir
@@ -172,7 +172,7 @@ def _measured(cell: Cell, shared: Shared) -> dict[str, Any]:
         language_weights=shared.starts["language_weights"],
     )
     step = trained.steps[-1]
-    viclip, arp = (run.checkpoint(f"{part}-{cell.name}", step) for part in ("viclip", "arp"))
+    viclip, arp = (run.checkpoint(model_of_training(part, cell.name), step) for part in ("viclip", "arp"))
     found = _recognised(cell, shared, viclip, step) | _played(cell, shared, arp, step)
     tau = "" if cell.tau is None else cell.tau
     return {"pairing": cell.pairing or "", "tau": tau, "training": cell.name, "seed": cell.seed} | found

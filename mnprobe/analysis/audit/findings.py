@@ -24,7 +24,7 @@ from mnprobe.analysis.tables.progress import MEASURED_PREDICTIONS, MEASURED_RECO
 from mnprobe.analysis.tables.rollouts import ALL_TASKS, SUCCESS, find_rollouts
 from mnprobe.analysis.tables.run_tables import RunTables
 from mnprobe.core.errors import MnprobeError, ProbeError
-from mnprobe.core.names import PIXELS, ModelName
+from mnprobe.core.names import BLANK, PIXELS, ModelName
 from mnprobe.core.rundir import RunDir
 
 __all__ = ["Comparison", "Conclusion", "Finding", "control_decisions", "findings", "verdicts"]
@@ -186,7 +186,7 @@ def _leaks(table: pd.DataFrame) -> Iterator[Conclusion]:
 def _last_claims(table: pd.DataFrame) -> "pd.Series[bool]":
     """Rows of a claim at its last checkpoint, all test episodes together."""
     last = table.groupby(["understanding", "execution", "source_e"])["step_e"].transform("max")
-    blanked = table["source_e"].str.endswith("-blank")
+    blanked = table["source_e"].str.endswith(BLANK)
     return (table["step_e"] == last) & ~blanked & (table["understanding"] != PIXELS) & (table["split"] == "all")
 
 

@@ -8,14 +8,13 @@ import pandas as pd
 from mnprobe.analysis.tables.alignment import HOLDOUTS, SPLITS, apply_where, in_order, mean_over_seeds, settle
 from mnprobe.core.commands import option_line
 from mnprobe.core.errors import ProbeError
-from mnprobe.core.names import ModelName
+from mnprobe.core.names import BLANK, PIXELS, ModelName
 from mnprobe.core.table import TableSchema
 
 __all__ = ["CURVE", "DIFFERENCE", "OUTCOMES", "CurveData", "curve_data"]
 
 DIFFERENCE = "success_minus_failure@1"  # ends the names of metrics that are differences of recall
 OUTCOMES = "outcomes"  # the four success and failure settings in place of the controls
-PIXELS = "pixels"  # the understanding side that no model made (DESIGN 6, control c)
 
 _COLUMNS = (
     *("holdout", "understanding", "execution", "series", "step", "step_u", "step_e", "value", "ci_low", "ci_high"),
@@ -193,7 +192,7 @@ def _outcome_series(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
     Whether it was recognised is asked of the demonstrations first. Sentences say where another source is drawn.
     """
-    plain = (rows["understanding"] != PIXELS) & (rows["control"] == "none") & ~rows["source_e"].str.endswith("-blank")
+    plain = (rows["understanding"] != PIXELS) & (rows["control"] == "none") & ~rows["source_e"].str.endswith(BLANK)
     rows = rows[plain]
     kept, notes = [], []
     for split, found in rows.groupby("split", sort=False):
@@ -210,7 +209,7 @@ def _outcome_series(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _main_source(rows: pd.DataFrame) -> str:
-    sources = [source for source in rows["source_e"].unique() if not source.endswith("-blank") and source != "rollouts"]
+    sources = [source for source in rows["source_e"].unique() if not source.endswith(BLANK) and source != "rollouts"]
     return "demos" if "demos" in sources or not sources else str(sources[0])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from mnprobe.core.errors import MnprobeError
-from mnprobe.core.names import ModelName, step_name
+from mnprobe.core.names import BLANK, ModelName, step_name
 from mnprobe.core.rundir import RunDir
 from mnprobe.data import Episode, open_dataset
 
@@ -58,7 +58,7 @@ def find_data(run: RunDir, origin: Origin) -> list[Path]:
                 name
                 for name in alike
                 if (ModelName.parse(name).training, ModelName.parse(name).seed) == (training.training, training.seed)
-                and not name.endswith("-blank")
+                and not name.endswith(BLANK)
             ]
         found = [run.rollouts / name / step_name(origin.step) for name in played if name]
         return [folder for folder in found[:1] if folder.is_dir()]
