@@ -27,7 +27,7 @@ from mnprobe.data import Dataset, open_dataset
 from mnprobe.features.inputs import language_encoder_for
 from mnprobe.models.arp import ARPConfig
 from mnprobe.models.viclip import ViCLIPConfig
-from mnprobe.training import Feed, TrainConfig, prepare_inputs, preset, train
+from mnprobe.training import BatchLoader, TrainConfig, prepare_inputs, preset, train
 from mnprobe.worlds.demos import DemosConfig, write_demos
 
 WANTED = 0.10
@@ -74,7 +74,7 @@ def shares(dataset: Dataset, config: TrainConfig, scratch: Path) -> tuple[float,
     result = train(config, dataset, run, device="cpu")
     training = time.process_time() - start
     language = language_encoder_for(arp, weights=None)
-    feed = Feed(inputs, config, viclip=viclip, arp=arp, language=language, device="cpu", team=Team())
+    feed = BatchLoader(inputs, config, viclip=viclip, arp=arp, language=language, device="cpu", team=Team())
     feed(0)  # reads the instructions aloud, once
     start = time.process_time()
     for update in range(config.updates):

@@ -29,7 +29,7 @@ from mnprobe.models.viclip import ViCLIPConfig
 from mnprobe.probe import AlignmentHeads
 from mnprobe.training.config import TrainConfig, preset
 from mnprobe.training.model import JointModel, StepInputs, StepSettings
-from mnprobe.training.optimizers import NamedOptimiser, build_optimisers
+from mnprobe.training.optimizers import NamedOptimizer, build_optimizers
 
 WANTED = 1.15
 TOO_BUSY = 2
@@ -82,7 +82,7 @@ class Trainee:
     def __init__(self, model: JointModel, inputs: StepInputs, config: TrainConfig, device: str) -> None:
         self.model = model.to(device)
         self.inputs = inputs.to(device)
-        self.parts: Sequence[NamedOptimiser] = build_optimisers(self.model, config)
+        self.parts: Sequence[NamedOptimizer] = build_optimizers(self.model, config)
         self.device = device
         self.clip_norm = config.clip_norm
         self.precision = config.precision
@@ -97,9 +97,9 @@ class Trainee:
         torch.autograd.backward(out.total)
         for part in self.parts:
             if self.clip_norm is not None:
-                groups = part.optimiser.param_groups
+                groups = part.optimizer.param_groups
                 torch.nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], self.clip_norm)
-            part.optimiser.step()
+            part.optimizer.step()
         self.wait()
         return time.perf_counter() - start
 

@@ -37,11 +37,9 @@ from .tables.rollouts import Rollouts, find_rollouts, format_success, success_ta
 from .tsne.contact_sheet import contact_sheet, draw_sheets
 from .tsne.embedding import Embedding, Quality, TsneConfig, embed, knn_purity, map_qualities, trust
 from .tsne.inputs import (
-    FeaturePair,
     TsneInput,
     find_heads,
     find_pairs,
-    load_pair,
     series_inputs,
     tsne_inputs,
 )
@@ -63,7 +61,6 @@ __all__ = [
     "DrawnTsne",
     "Embedding",
     "EpisodeScores",
-    "FeaturePair",
     "FeatureSet",
     "Finding",
     "Quality",
@@ -111,7 +108,6 @@ __all__ = [
     "headline",
     "knn_purity",
     "leakage_table",
-    "load_pair",
     "map_qualities",
     "open_study",
     "oracle_recall",

@@ -119,7 +119,7 @@ def align(
         layer_e=layer_e,
         pool_u=pool_u,
         pool_e=pool_e,
-        episodes=episodes,
+        episodes="equal" if episodes == "all" else "shared",
         n_jobs=jobs,
     )
     notes += rows.attrs["notes"]

@@ -108,7 +108,7 @@ def tsne(
         heads=heads,
         **layers,
     )
-    for note in dict.fromkeys(note for given in inputs for note in given.pair.notes):
+    for note in dict.fromkeys(note for given in inputs for note in given.pair.items.notes):
         typer.echo(f"note: {note}", err=True)
     options: dict[str, object] = {"run": rundir.path, "understanding": understanding, "execution": execution}
     options |= {

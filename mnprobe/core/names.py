@@ -249,6 +249,11 @@ class FeatureId:
         return self.name.seed
 
     @property
+    def title(self) -> str:
+        """Model, step and whether the weights are random, for captions."""
+        return f"{self.model} at step {self.step}{'' if self.trained else ', random weights'}"
+
+    @property
     def folder(self) -> str:
         """Folder of the features in a run: the model, or pixels-<training> for pixels of rollouts of a training.
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,16 @@ from mnprobe.features.pooling import BLOCK_ROWS, pool
 from mnprobe.features.schema import Columns, extra_columns
 from mnprobe.features.validation import Contents, read_contents
 
-__all__ = ["FeatureFile", "Layer", "Rows", "describe_features", "format_description", "open_features", "verify"]
+__all__ = [
+    "FeatureFile",
+    "Layer",
+    "Rows",
+    "describe_features",
+    "format_description",
+    "open_features",
+    "verify",
+    "worlds_of",
+]
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -186,6 +195,11 @@ class FeatureFile:
         return pd.DataFrame({name: self.columns[name] for name in order if name in self.columns})
 
     @property
+    def worlds(self) -> tuple[str, ...]:
+        """Names of the simulated worlds of the episodes; () if not recorded, as for RLBench's own demonstrations."""
+        return worlds_of(self.attrs)
+
+    @property
     def extra_columns(self) -> tuple[str, ...]:
         """Names of the episode columns added by the user."""
         return tuple(extra_columns(self.columns))
@@ -204,6 +218,12 @@ class FeatureFile:
         found = self._contents.layers[name]
         where = f"{self.path}:/layers/{name}/values"
         return Layer(name, Rows(found.values, where), found.offsets, found.keyframe, where)
+
+
+def worlds_of(attributes: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the worlds in the attributes of a store; () if not recorded, as for RLBench's own demonstrations."""
+    provenance = attributes["provenance"]
+    return tuple(map(str, provenance.get("worlds", ()))) if isinstance(provenance, Mapping) else ()
 
 
 def open_features(path: Path | str) -> FeatureFile:

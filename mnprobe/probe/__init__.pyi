@@ -1,18 +1,16 @@
 from .alignment import align, align_stores
-from .config import AlignConfig
-from .fitting import FitConfig, FitResult, Validation, fit_heads
+from .config import AlignConfig, FitConfig
+from .fitting import FitResult, Validation, fit_heads
 from .heads import AlignmentHeads, load_heads, save_heads
-from .items import Items
 from .losses import info_nce, info_nce_directions
 from .mutual_information import HeldOutBound, held_out_bound, mi_bound
 from .outcome_balance import SETTINGS, balanced_draw, measurable_sides
-from .pairs import Origin, Pair, StoredPair, join_stores, pair_across, pair_arrays, pair_files
-from .results import COLUMNS, read_alignment, write_alignment
+from .pairs import FeaturePair, StoredPair, join_stores, load_pair, pair_across, pair_arrays
+from .results import COLUMNS, people_table, read_alignment, write_alignment
 from .retrieval import DirectionRecall, Recall, chance_recall, paired_ranks, recall_at_k, true_recall_at_k
 from .sampling import Pairing, shuffled_groups
 from .scores import HitScores, find_hits, read_hits, write_hits
-from .splits import Partition, check_no_overlap, hold_out
-from .summary import people_table
+from .splits import Items, Partition, check_no_overlap, hold_out
 from .uncertainty import Interval, cluster_jackknife, cluster_jackknife_difference, spread, standard_error
 
 __all__ = [
@@ -21,14 +19,13 @@ __all__ = [
     "AlignConfig",
     "AlignmentHeads",
     "DirectionRecall",
+    "FeaturePair",
     "FitConfig",
     "FitResult",
     "HeldOutBound",
     "HitScores",
     "Interval",
     "Items",
-    "Origin",
-    "Pair",
     "Pairing",
     "Partition",
     "Recall",
@@ -49,11 +46,11 @@ __all__ = [
     "info_nce_directions",
     "join_stores",
     "load_heads",
+    "load_pair",
     "measurable_sides",
     "mi_bound",
     "pair_across",
     "pair_arrays",
-    "pair_files",
     "paired_ranks",
     "people_table",
     "read_alignment",

@@ -1,4 +1,4 @@
-"""Private helpers: features as tensors, normalised rows, devices, threads."""
+"""Private helpers: features as tensors, normalized rows, devices, threads."""
 
 import math
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ TOLERANCE = 2e-6
 rows of a side differ by less than 2 % of their length, what counts as tied is smaller in proportion (`unit_sides`)."""
 
 _LARGEST = 1e37  # a float32 holds 3e38; differences and short sums of such numbers must fit too
-_ORDINARY = (1e-6, 1e15)  # rows whose largest entry lies here keep every bit of their squares in float32
-_STEPS = 2e4  # rounding to float32 may move a number by this share of what its column spans
-_SAME = 1e-13  # a float64 column that varies by less of its size holds nothing but rounding
-_NARROW = 0.02  # rows closer together than this have cosines that float32 and TOLERANCE cannot tell apart well
-_ENOUGH = 200.0  # cosines must differ by so many times their rounding
+_ORDINARY = (1e-6, 1e15)  # rows whose largest entry is in this range have exact squares in float32
+_STEPS = 2e4  # rounding to float32 may change a number by 1 / this of its column's range
+_SAME = 1e-13  # a float64 column that varies by less, relative to its size, is rounding
+_NARROW = 0.02  # rows closer than this have cosines that float32 and TOLERANCE hardly distinguish
+_ENOUGH = 200.0  # cosines must differ by at least this many times their rounding
 _SAMPLE = 512
 
 
@@ -43,7 +43,7 @@ def as_rows(values: Array, name: str) -> Tensor:
 
 
 def as_floats(values: Array, name: str) -> Tensor:
-    """Numbers of any make and shape as a detached tensor of float32 or float64."""
+    """Numbers of any type and shape as a detached tensor of float32 or float64."""
     if isinstance(values, Tensor) and values.device.type != "cpu" and not values.is_complex():
         tensor = values.detach()
     else:
@@ -65,8 +65,8 @@ def check_finite_rows(tensor: Tensor, name: str) -> None:
 def as_features(values: Array, name: str) -> Tensor:
     """Float32, contiguous, (n, d) with n, d >= 1, all finite; FeatureError that names `name` otherwise.
 
-    Refuses what float32 cannot hold: numbers beyond 1e37, and columns whose differences would be lost, because they are
-    small beside what all rows have in common (1e9 + x) or smaller than any float32.
+    Raises for what float32 cannot represent: numbers beyond 1e37, and columns whose differences would be lost, because
+    they are small relative to a common offset (1e9 + x) or smaller than any float32.
     """
     exact = as_rows(values, name)
     columns = exact.abs().amax(0)
@@ -78,11 +78,11 @@ def as_features(values: Array, name: str) -> Tensor:
         )
     features = exact.float()
     if exact.dtype == torch.float64:
-        _refuse_lost(exact, features, columns, name)
+        _check_float32(exact, features, columns, name)
     return features
 
 
-def _refuse_lost(exact: Tensor, features: Tensor, columns: Tensor, name: str) -> None:
+def _check_float32(exact: Tensor, features: Tensor, columns: Tensor, name: str) -> None:
     span = exact.amax(0) - exact.amin(0)
     moved = (features.double() - exact).abs().amax(0)
     lost = (span > _SAME * columns) & (moved * _STEPS > span)
@@ -106,15 +106,15 @@ def _refuse_lost(exact: Tensor, features: Tensor, columns: Tensor, name: str) ->
 
 
 def row_factors(rows: Tensor) -> Tensor:
-    """(n, 1): powers of two that bring the largest entry of each row near 1, exactly; 1 for ordinary rows and zeros.
+    """(n, 1): powers of two that scale the largest entry of each row to about 1; 1 for ordinary rows and zeros.
 
     Multiplied by them, rows have squares that neither overflow nor vanish, and directions to the last bit.
     """
     size = rows.detach().abs().amax(-1, keepdim=True)
     ordinary = ((size >= _ORDINARY[0]) & (size <= _ORDINARY[1])) | (size == 0)
-    bits, bias, place = (torch.int32, 127, 23) if rows.dtype == torch.float32 else (torch.int64, 1023, 52)
+    bits, bias, mantissa = (torch.int32, 127, 23) if rows.dtype == torch.float32 else (torch.int64, 1023, 52)
     exponent = torch.frexp(size).exponent.to(bits).clamp(1 - bias, bias - 1)
-    powers = ((bias - exponent) << place).view(rows.dtype)  # 2^-exponent, written down bit by bit: exp2 may round
+    powers = ((bias - exponent) << mantissa).view(rows.dtype)  # 2^-exponent, from its bits: exp2 may round
     return torch.where(ordinary, 1.0, powers)
 
 
@@ -148,26 +148,26 @@ def unit_sides(
     if not any(_closeness(unit) < _NARROW for unit in units):
         return units[0], units[1], tolerance
     exact = [unit_rows(side, torch.float64) for side in sides]
-    noise = _noise(sides, exact, names)
+    noise = _rounding(sides, exact, names)
     return exact[0], exact[1], min(tolerance, noise) if tolerance == TOLERANCE else tolerance
 
 
 def _closeness(unit: Tensor) -> float:
-    """The distance from their common direction within which nine of ten rows lie; rows of zeros aside."""
+    """The 90th percentile of the rows' distances from their mean direction, without rows of zeros."""
     unit = unit[unit.any(dim=1)]
-    centre = unit.sum(0)
-    length = float(centre.norm())
+    center = unit.sum(0)
+    length = float(center.norm())
     if len(unit) < 2 or length < 0.8 * len(unit):
         return 2.0
     if unit.dtype == torch.float64:
-        distances = (unit - centre / length).norm(dim=1)
+        distances = (unit - center / length).norm(dim=1)
     else:
-        distances = (2 - 2 * unit @ (centre / length)).clamp_min(0).sqrt()
+        distances = (2 - 2 * unit @ (center / length)).clamp_min(0).sqrt()
     return float(distances.kthvalue(math.ceil(0.9 * len(unit))).values)
 
 
-def _noise(sides: list[Tensor], units: list[Tensor], names: tuple[str, str]) -> float:
-    """What rounding moves cosines by; refuses sides whose cosines differ by hardly more."""
+def _rounding(sides: list[Tensor], units: list[Tensor], names: tuple[str, str]) -> float:
+    """Rounding error of cosines; raises if the cosines of a side differ by hardly more."""
     apart = [_closeness(unit) for unit in units]
     few = [unit[unit.any(dim=1)][:: -(-len(unit) // _SAMPLE)] for unit in units]
     similar = few[0] @ few[1].T
@@ -180,21 +180,21 @@ def _noise(sides: list[Tensor], units: list[Tensor], names: tuple[str, str]) -> 
         equal.append(distance <= 16 * step)
         moved = max(moved, min(32 * step, 2 * step + 4 * distance) if equal[-1] else 2 * step)
     noise = moved * angle + 2e-15
-    for place, name in enumerate(names):
-        if equal[place] or apart[place] >= _NARROW:
+    for axis, name in enumerate(names):
+        if equal[axis] or apart[axis] >= _NARROW:
             continue
-        found = float((similar.amax(place) - similar.amin(place)).median())
-        if found < _ENOUGH * noise:
+        spread = float((similar.amax(axis) - similar.amin(axis)).median())
+        if spread < _ENOUGH * noise:
             raise FeatureError(
-                f"the rows of {name} point in the same direction up to rounding: most lie within {apart[place]:.1e} "
-                f"of their length of each other, and their cosines differ by {found:.1e} where rounding moves them by "
+                f"the rows of {name} point in the same direction up to rounding: most lie within {apart[axis]:.1e} "
+                f"of their length of each other, and their cosines differ by {spread:.1e} where rounding moves them by "
                 f"{noise:.1e}. Subtract what all rows have in common first: {name} - {name}.mean(0)"
             )
     return noise
 
 
 def as_device(device: str | torch.device) -> torch.device:
-    """The device asked for; ConfigError when this machine has no such device."""
+    """The requested device; ConfigError if this machine does not have it."""
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
@@ -206,7 +206,7 @@ def as_device(device: str | torch.device) -> torch.device:
 
 @contextmanager
 def torch_threads(threads: Whole) -> Iterator[None]:
-    """Run with so many torch threads, then put the old number back: sums do not depend on the machine's cores."""
+    """Use this number of torch threads inside the block, so that sums do not depend on the machine's cores."""
     number = as_whole(threads, "threads", least=1)
     before = torch.get_num_threads()
     torch.set_num_threads(number)

@@ -9,11 +9,21 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Layout", "count_negatives", "tied_positives"]
+__all__ = ["Layout", "count_negatives", "similarity_blocks", "tied_positives"]
 
 _BLOCK_ENTRIES = 1 << 24  # similarities held at once: 64 MiB in float32
 
 Sides = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+def similarity_blocks(
+    queries: Float[Tensor, "n d"], gallery: Float[Tensor, "m d"]
+) -> Iterator[tuple[slice, Float[Tensor, "b m"]]]:
+    """Blocks of rows of the similarity matrix, in order, with their rows; each block is a new tensor."""
+    size = max(1, _BLOCK_ENTRIES // len(gallery))
+    for start in range(0, len(queries), size):
+        rows = slice(start, min(start + size, len(queries)))
+        yield rows, queries[rows] @ gallery.T
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +65,7 @@ class Layout:
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """Similarity of each row's best positive (-inf where it has none) and how many positives tie with it."""
+    """Similarity of each row's best positive (-inf if it has none), and number of positives tied with it."""
 
     best_u: Float[Tensor, " n"]
     best_e: Float[Tensor, " m"]
@@ -65,7 +75,7 @@ class Best:
 
 def tied_positives(u: Float[Tensor, "n d"], e: Float[Tensor, "m d"], layout: Layout, tolerance: float) -> Best:
     """The best positive of every row, from the products inside each group only."""
-    found = Best(
+    best = Best(
         best_u=u.new_full((len(u),), -torch.inf),
         best_e=e.new_full((len(e),), -torch.inf),
         tied_u=torch.zeros(len(u), dtype=torch.int64, device=u.device),
@@ -77,17 +87,17 @@ def tied_positives(u: Float[Tensor, "n d"], e: Float[Tensor, "m d"], layout: Lay
             if layout.own_e is None or layout.own_e[first_u] != first_e:
                 singles.append((first_u, first_e))
             continue
-        _best_of_group(u, e, layout, tolerance, (first_u, end_u, first_e, end_e), found)
-    if singles:  # groups of one pair: all in one vector operation
+        _best_of_group(u, e, layout, tolerance, (first_u, end_u, first_e, end_e), best)
+    if singles:  # groups of one pair each, in one vector operation
         rows_u, rows_e = torch.tensor(singles, device=u.device).T
         for start in range(0, len(singles), 8192):
             part = slice(start, start + 8192)
             value = (u[rows_u[part]] * e[rows_e[part]]).sum(1)
-            found.best_u[rows_u[part]] = value
-            found.best_e[rows_e[part]] = value
-        found.tied_u[rows_u] = 1
-        found.tied_e[rows_e] = 1
-    return found
+            best.best_u[rows_u[part]] = value
+            best.best_e[rows_e[part]] = value
+        best.tied_u[rows_u] = 1
+        best.tied_e[rows_e] = 1
+    return best
 
 
 def _best_of_group(
@@ -96,7 +106,7 @@ def _best_of_group(
     layout: Layout,
     tolerance: float,
     rectangle: tuple[int, int, int, int],
-    found: Best,
+    best: Best,
 ) -> None:
     first_u, end_u, first_e, end_e = rectangle
     step = max(1, _BLOCK_ENTRIES // (end_e - first_e))
@@ -110,24 +120,24 @@ def _best_of_group(
             block[torch.from_numpy(rows), torch.from_numpy(own[rows] - first_e)] = -torch.inf
         return block
 
-    best_e = found.best_e[first_e:end_e]  # views: filled in place
-    tied_e = found.tied_e[first_e:end_e]
+    best_e = best.best_e[first_e:end_e]  # views: filled in place
+    tied_e = best.tied_e[first_e:end_e]
     block = None
     for start, end in chunks:
         block = similarities(start, end)
-        found.best_u[start:end] = block.amax(1)
+        best.best_u[start:end] = block.amax(1)
         torch.maximum(best_e, block.amax(0), out=best_e)
-    for start, end in chunks:  # again, now that the best of every e is known
+    for start, end in chunks:  # second pass, with the best similarity of every e
         if len(chunks) > 1 or block is None:
             block = similarities(start, end)
         finite = torch.isfinite(block)
-        found.tied_u[start:end] = ((block >= found.best_u[start:end, None] - tolerance) & finite).sum(1)
+        best.tied_u[start:end] = ((block >= best.best_u[start:end, None] - tolerance) & finite).sum(1)
         tied_e += ((block >= best_e[None, :] - tolerance) & finite).sum(0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Negatives:
-    """How many items of other groups lie above each row's best positive, and how many tie with it."""
+    """Number of items of other groups above each row's best positive, and number of those tied with it."""
 
     above_u: NDArray[np.int64]
     above_e: NDArray[np.int64]

@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,33 +14,33 @@ import pandas as pd
 from mnprobe.core.arrays import Number, Whole, as_positive, as_whole
 from mnprobe.core.errors import ConfigError, TooFewSamples
 from mnprobe.core.files import update_table
+from mnprobe.core.names import PIXELS, LayerId
 from mnprobe.core.progress import progress
 from mnprobe.features import open_features
-from mnprobe.probe.config import AlignConfig
+from mnprobe.probe.config import AlignConfig, check_settings, record_settings
 from mnprobe.probe.outcome_balance import SETTINGS
-from mnprobe.probe.pairs import PIXELS, Pair, StoredPair, pair_across, pair_files
+from mnprobe.probe.pairs import Episodes, FeaturePair, StoredPair, load_pair, pair_across
 from mnprobe.probe.results import ALIGNMENT, IDENTITY, contrast_rows, measured_rows, to_frame, write_alignment
 from mnprobe.probe.runs import Job, NoOutcomes, Record, Unit, fit_key, plan_units, run_jobs
 from mnprobe.probe.scores import hit_scores, hits_name, write_hits
-from mnprobe.probe.settings import check_settings, record_settings
 
 __all__ = ["align", "align_into", "align_stores", "in_order"]
 
-Keep = Callable[[pd.DataFrame, pd.DataFrame], None]
-"""Saves: given the whole table of this command, and those of its rows that were measured since the last call."""
+Save = Callable[[pd.DataFrame, pd.DataFrame], None]
+"""Callback that saves: gets the table of this command, and its rows that were measured since the last call."""
 
 
 @dataclass(frozen=True)
 class _Work:
-    """A unit of one pair, and what its rows have in common."""
+    """A unit of one pair, and the columns that all its rows share."""
 
-    pair: Pair
+    pair: FeaturePair
     unit: Unit
     base: dict[str, Any]
 
 
 def align(
-    pairs: Pair | Sequence[Pair],
+    pairs: FeaturePair | Sequence[FeaturePair],
     config: AlignConfig | None = None,
     *,
     n_jobs: Whole = 1,
@@ -54,25 +54,25 @@ def align(
     """Measure how far u and e of each pair agree: fit T_u and T_e, then bidirectional Recall@k on held-out episodes.
 
     Args:
-        pairs: what to probe, from `pair_arrays` or `pair_files`.
-        config: all settings; by default those of DESIGN 6: episodes and instructions held out side by side, 5 probe
+        pairs: features to probe, from `pair_arrays` or `load_pair`.
+        config: all settings; by default those of DESIGN 6: episodes and instructions held out, 5 probe
             seeds, 3 random splits, the control with shuffled pairs.
         n_jobs: processes (joblib, loky); -1 for one per core. The numbers do not depend on it.
-        previous: an earlier result. Measurements in it with the same settings and features are kept, others of the same
-            name are replaced, all else stays.
+        previous: an earlier result. Measurements with the same settings and features are not repeated, others of the
+            same identity are replaced, all other rows remain.
         heads: folder for the heads of the first seed and split of each measurement; none are written when not given.
         hits: folder for the score of every test episode (`read_hits`), one file per measurement; none when not given.
-        on_rows: called with the whole table each time a measurement is finished, to save it.
-        every: seconds that pass at least between two such calls; the last one, also of an interrupted run, has all.
+        on_rows: called with the whole table after each measurement, to save it.
+        every: minimum seconds between two such calls; the last call, also of an interrupted run, has all rows.
         quiet: show no progress on standard error.
 
     Returns:
-        A table with the columns of `mnprobe.probe.results.COLUMNS`; `frame.attrs["notes"]` lists in words what was left
-        out and which intervals are not to be relied on.
+        A table with the columns of `mnprobe.probe.results.COLUMNS`; `frame.attrs["notes"]` names what was left out, and
+        intervals that are not reliable.
 
     Raises:
-        TooFewSamples: nothing can be measured, or a holdout asked for by name cannot; says how many there are.
-        ProbeError: success and failure were asked for but outcomes are not known for any pair.
+        TooFewSamples: nothing can be measured, or a holdout requested by name cannot; the message has the counts.
+        ProbeError: success and failure were requested but outcomes are not known for any pair.
         ConfigError: the same pair is given twice, or a number of processes or seconds is impossible.
 
     >>> import numpy as np
@@ -88,13 +88,13 @@ def align(
         raise ConfigError("n_jobs must be a number of processes, or -1 for one per core, got 0")
     every = as_positive(every, "every", zero=True)
 
-    def keep(frame: pd.DataFrame, fresh: pd.DataFrame) -> None:
+    def save(frame: pd.DataFrame, fresh: pd.DataFrame) -> None:
         if on_rows is not None:
             on_rows(frame)
 
-    chosen = [pairs] if isinstance(pairs, Pair) else list(pairs)
+    chosen = [pairs] if isinstance(pairs, FeaturePair) else list(pairs)
     return align_into(
-        keep,
+        save,
         chosen,
         config or AlignConfig(),
         n_jobs=n_jobs,
@@ -107,8 +107,8 @@ def align(
 
 
 def align_into(
-    keep: Keep,
-    chosen: Sequence[Pair],
+    save: Save,
+    chosen: Sequence[FeaturePair],
     config: AlignConfig,
     *,
     n_jobs: int,
@@ -118,27 +118,27 @@ def align_into(
     every: float,
     quiet: bool,
 ) -> pd.DataFrame:
-    """As `align`, for tables that others may change meanwhile: `keep` is told which rows are new."""
+    """As `align`, for tables that other processes may change: `save` also gets the new rows."""
     notes: list[str] = []
     work = _all_planned(chosen, config, heads, notes)
-    _refuse_doubles(work)
+    _check_unique(work)
     frame, todo = _resume(previous, work, hits)
     tasks = _tasks(todo, config)
-    table = _Table(frame, keep, every)
+    table = _Table(frame, save, every)
     with progress("aligning (fits)", len(tasks), quiet=quiet) as advance, closing(table):
         found: list[dict[int, list[Record]]] = [{} for _ in todo]
         for task, results in zip(tasks, _run(todo, tasks, config, n_jobs), strict=True):
             advance()
-            for (place, number), records in zip(task, results, strict=True):
-                found[place][number] = records
-                if len(found[place]) == len(todo[place].unit.jobs):
-                    ordered = [record for number in sorted(found[place]) for record in found[place][number]]
-                    item = todo[place]
+            for (index, number), records in zip(task, results, strict=True):
+                found[index][number] = records
+                if len(found[index]) == len(todo[index].unit.jobs):
+                    ordered = [record for number in sorted(found[index]) for record in found[index][number]]
+                    item = todo[index]
                     table.add(_rows(item, ordered, config, notes))
                     if hits is not None:
                         scores = hit_scores(item.base, item.pair.items, item.unit.jobs, ordered)
                         write_hits(hits / hits_name(item.base, item.unit.splits), scores)
-                    found[place] = {}
+                    found[index] = {}
             table.save()
     frame = table.frame
     frame.attrs["notes"] = list(dict.fromkeys(notes))
@@ -146,11 +146,11 @@ def align_into(
 
 
 class _Table:
-    """The growing table: rows wait until it is time to save, as sorting and writing it costs more than a fit."""
+    """The growing table; rows are collected before saving, because sorting and writing cost more than a fit."""
 
-    def __init__(self, frame: pd.DataFrame, keep: Keep, every: float) -> None:
+    def __init__(self, frame: pd.DataFrame, save: Save, every: float) -> None:
         self.frame = in_order(frame)
-        self._keep = keep
+        self._callback = save
         self._every = every
         self._waiting: list[pd.DataFrame] = []
         self._saved = time.monotonic()
@@ -164,23 +164,25 @@ class _Table:
         fresh = pd.concat(self._waiting, ignore_index=True)
         self._waiting = []
         self.frame = in_order(self.frame, fresh)
-        self._keep(self.frame, fresh)
+        self._callback(self.frame, fresh)
         self._saved = time.monotonic()
 
     def close(self) -> None:
         self.save(now=True)
 
 
-def _all_planned(pairs: Sequence[Pair], config: AlignConfig, heads: Path | None, notes: list[str]) -> list[_Work]:
+def _all_planned(
+    pairs: Sequence[FeaturePair], config: AlignConfig, heads: Path | None, notes: list[str]
+) -> list[_Work]:
     """The work of all pairs; of several, those whose outcomes cannot be compared are left out with a note.
 
-    (Demonstrations have no failures, while the policy's own episodes beside them have.)
+    (Demonstrations have no failures, the policy's own episodes have.)
     """
     work: list[_Work] = []
     refusals: list[NoOutcomes | TooFewSamples] = []
     left_out = 0
     for pair in pairs:
-        if pair.is_control and config.split != "all" and not all(one.is_control for one in pairs):
+        if pair.is_control and config.split != "all" and not all(pair.is_control for pair in pairs):
             left_out += 1
             continue
         try:
@@ -190,32 +192,32 @@ def _all_planned(pairs: Sequence[Pair], config: AlignConfig, heads: Path | None,
                 raise
             refusals.append(type(error)(f"{_where(pair)}left out. {error}"))
     if refusals and not work:
-        told = "\n  ".join(map(str, refusals))
-        raise type(refusals[0])(f"none of {len(refusals)} pairs can be measured:\n  {told}")
+        reasons = "\n  ".join(map(str, refusals))
+        raise type(refusals[0])(f"none of {len(refusals)} pairs can be measured:\n  {reasons}")
     notes += map(str, refusals)
     if left_out:
         notes.append(f"{left_out} control pairs (pixels, instruction blanked) are not split by success")
     return work
 
 
-def _where(pair: Pair) -> str:
+def _where(pair: FeaturePair) -> str:
     u, e = pair.origin_u, pair.origin_e
-    return f"{u.model} step {u.step} x {e.model} step {e.step} ({e.source}): "
+    return f"{u.model} step {u.step} x {e.model} step {e.step} ({e.source_name}): "
 
 
-def _planned(pair: Pair, config: AlignConfig, heads: Path | None, notes: list[str]) -> Iterator[_Work]:
+def _planned(pair: FeaturePair, config: AlignConfig, heads: Path | None, notes: list[str]) -> Iterator[_Work]:
     digest = pair.digest()
     u, e = pair.origin_u, pair.origin_e
     notes += pair.items.notes
     name = None if heads is None else heads / _heads_name(pair, config, digest)
-    units, found = plan_units(pair.items, config, name, across=pair.across, control=pair.is_control)
-    notes += [_where(pair) + note for note in found]
+    units, unit_notes = plan_units(pair.items, config, name, across=pair.across, control=pair.is_control)
+    notes += [_where(pair) + note for note in unit_notes]
     for unit in units:
         base = {
             "understanding": u.model,
             "execution": e.model,
-            "source_u": u.source,
-            "source_e": e.source,
+            "source_u": u.source_name,
+            "source_e": e.source_name,
             "step_u": u.step,
             "step_e": e.step,
             "trained_u": u.trained,
@@ -231,7 +233,7 @@ def _planned(pair: Pair, config: AlignConfig, heads: Path | None, notes: list[st
             "holdout": unit.holdout,
             "mode": unit.mode,
             "control": unit.control,
-            "fit_source": pair.fit_source or u.source,
+            "fit_source": pair.fit_source or u.source_name,
             "batch": config.fit.batch,
             "config_hash": config.digest(),
             "features_hash": digest,
@@ -242,18 +244,18 @@ def _planned(pair: Pair, config: AlignConfig, heads: Path | None, notes: list[st
         yield _Work(pair, replace(unit, jobs=jobs), base)
 
 
-def _heads_name(pair: Pair, config: AlignConfig, digest: str) -> str:
-    """A file name that says what the heads were fitted on; `{holdout}` is filled in later."""
-    parts = f"{pair.origin_u}__{pair.origin_e}__{config.pairing}-{config.fit.heads}"
+def _heads_name(pair: FeaturePair, config: AlignConfig, digest: str) -> str:
+    """File name of heads, from the data they are fitted on; `{holdout}` is filled in later."""
+    parts = f"{pair.origin_u.file_stem}__{pair.origin_e.file_stem}__{config.pairing}-{config.fit.heads}"
     safe = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in parts)
     return f"{safe}-{{holdout}}-seed0-{digest[:8]}{config.digest()[:8]}.safetensors"
 
 
-def _fitted_on(pair: Pair, config: AlignConfig, base: dict[str, Any], job: Job) -> dict[str, Any]:
+def _fitted_on(pair: FeaturePair, config: AlignConfig, base: dict[str, Any], job: Job) -> dict[str, Any]:
     return base | {
         "config": config.measurement(),
-        "origin_u": asdict(pair.origin_u),
-        "origin_e": asdict(pair.origin_e),
+        "origin_u": _origin(pair.origin_u),
+        "origin_e": _origin(pair.origin_e),
         "seed": job.seed,
         "draw": job.draw,
         "train_ids": pair.items.ids[job.train].tolist(),
@@ -261,18 +263,23 @@ def _fitted_on(pair: Pair, config: AlignConfig, base: dict[str, Any], job: Job) 
     }
 
 
-_Task = tuple[tuple[int, int], ...]  # (place of the work, number of its job): one fit serves all of them
+def _origin(layer: LayerId) -> dict[str, Any]:
+    names = ("model", "source_name", "step", "trained", "training", "layer", "pool")
+    return {name.removesuffix("_name"): getattr(layer, name) for name in names}
+
+
+_Task = tuple[tuple[int, int], ...]  # (index of the work, number of its job): one fit for all of them
 
 
 def _tasks(todo: Sequence[_Work], config: AlignConfig) -> list[_Task]:
     """The fits that are needed. Jobs with the same training set, labels and seed share one, also across pairs.
 
-    So heads that demonstrations fit are fitted once for demonstrations and rollouts together.
+    So heads of demonstrations are fitted once for demonstrations and rollouts together.
     """
     shared: dict[str, list[tuple[int, int]]] = {}
-    for place, item in enumerate(todo):
+    for index, item in enumerate(todo):
         for number, job in enumerate(item.unit.jobs):
-            shared.setdefault(fit_key(item.pair, job, config), []).append((place, number))
+            shared.setdefault(fit_key(item.pair, job, config), []).append((index, number))
     return [tuple(jobs) for jobs in shared.values()]
 
 
@@ -280,15 +287,15 @@ def _run(
     todo: Sequence[_Work], tasks: Sequence[_Task], config: AlignConfig, n_jobs: int
 ) -> Iterator[list[list[Record]]]:
     """Records of all tasks in their order, however many processes there are."""
-    work = ([(todo[place].pair, todo[place].unit.jobs[number]) for place, number in task] for task in tasks)
+    work = ([(todo[index].pair, todo[index].unit.jobs[number]) for index, number in task] for task in tasks)
     if n_jobs == 1 or len(tasks) < 2:
-        for one in work:
-            yield run_jobs(one, config)
+        for jobs in work:
+            yield run_jobs(jobs, config)
         return
     from joblib import Parallel, delayed  # only when processes are wanted
 
     parallel = Parallel(n_jobs=n_jobs, backend="loky", return_as="generator")
-    yield from parallel(delayed(run_jobs)(one, config) for one in work)
+    yield from parallel(delayed(run_jobs)(jobs, config) for jobs in work)
 
 
 def _rows(item: _Work, records: Sequence[Record], config: AlignConfig, notes: list[str]) -> pd.DataFrame:
@@ -317,7 +324,7 @@ def _identities(frame: pd.DataFrame, columns: Sequence[str]) -> "pd.Series[Any]"
 def _resume(
     previous: pd.DataFrame | None, work: Sequence[_Work], hits: Path | None
 ) -> tuple[pd.DataFrame, list[_Work]]:
-    """What is kept of an earlier table, and the work that is left."""
+    """The valid rows of an earlier table, and the remaining work."""
     if previous is None or previous.empty:
         return to_frame([]), list(work)
     columns = (*IDENTITY, "config_hash", "features_hash")
@@ -336,7 +343,7 @@ def _resume(
     return previous[~stale].reset_index(drop=True), todo
 
 
-def _refuse_doubles(work: Sequence[_Work]) -> None:
+def _check_unique(work: Sequence[_Work]) -> None:
     seen: set[tuple[Any, ...]] = set()
     for item in work:
         key = (*(item.base[name] for name in IDENTITY if name != "split"), item.unit.splits)
@@ -357,7 +364,7 @@ def in_order(*tables: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values(keys, kind="stable", ignore_index=True)
 
 
-_SAVE_EVERY = 5.0  # seconds; a killed run loses no more than what was measured in them
+_SAVE_EVERY = 5.0  # seconds; a killed run loses at most what was measured in them
 
 
 def align_stores(
@@ -371,30 +378,31 @@ def align_stores(
     layer_e: str | None = None,
     pool_u: str = "mean",
     pool_e: str = "mean",
-    episodes: Literal["all", "shared"] = "all",
+    episodes: Episodes = "equal",
     n_jobs: int = 1,
     quiet: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Measure pairs of feature stores and keep the result in `table` (CSV), which is whole at any moment.
+    """Measure pairs of feature stores and write the result to `table` (CSV), atomically.
 
     It is written every few seconds, and at the end, also when the run is interrupted.
 
-    Where `table` lies in a run, its run.toml says under [align] with which settings it was measured.
+    If `table` is in a run, the settings are recorded in its run.toml under [align].
 
-    What `table` holds already is kept where settings and features are the same, replaced where they changed, and left
-    alone where it is about something else. See `align` and `pair_files` for the other arguments and the errors.
+    Rows in `table` with the same settings and features are not measured again; rows of the same measurement with other
+    settings or features are replaced; all other rows remain. See `align` and `load_pair` for the other
+    arguments and the errors.
 
     Returns the rows of these pairs and settings, and the whole table; the first has `attrs["notes"]`.
     """
     config = config or AlignConfig()
 
     @cache  # demonstrations that fit the heads for rollouts are measured themselves as well
-    def read(path_u: Path, path_e: Path) -> Pair:
-        with open_features(path_u) as file_u, open_features(path_e) as file_e:
+    def read(path_u: Path, path_e: Path) -> FeaturePair:
+        with open_features(path_u) as file_u:
             control = file_u.model == PIXELS
-            return pair_files(
+            return load_pair(
                 file_u,
-                file_e,
+                path_e,
                 layer_u=None if control else layer_u,
                 layer_e=layer_e,
                 pool_u="mean" if control else pool_u,
@@ -402,75 +410,75 @@ def align_stores(
                 episodes=episodes,
             )
 
-    pairs: list[Pair] = []
+    pairs: list[FeaturePair] = []
     for item in stored:
         pair = read(item.u, item.e)
         if item.fit_u is not None and item.fit_e is not None:
             pair = pair_across(read(item.fit_u, item.fit_e), pair)
         pairs.append(pair)
     check_settings(table)
-    record = cache(lambda: record_settings(table, config, pairs, episodes=episodes))
-    kept = _Kept(table)
+    record = cache(lambda: record_settings(table, config, pairs, episodes="all" if episodes == "equal" else episodes))
+    on_disk = _TableOnDisk(table)
 
     def save(frame: pd.DataFrame, fresh: pd.DataFrame) -> None:
         record()
-        kept.save(frame, fresh)
+        on_disk.save(frame, fresh)
 
-    mine = align_into(
+    measured = align_into(
         save,
         pairs,
         config,
         n_jobs=n_jobs,
-        previous=kept.whole,
+        previous=on_disk.table,
         heads=heads,
         hits=hits,
         every=_SAVE_EVERY,
         quiet=quiet,
     )
-    with suppress(OSError):  # all was kept, and a run that cannot be written to need not be
+    with suppress(OSError):  # the rows are saved; a run that cannot be written to is no error
         record()
-    kept.whole.attrs["notes"] = mine.attrs["notes"]
-    return _asked(mine, pairs, config), kept.whole
+    on_disk.table.attrs["notes"] = measured.attrs["notes"]
+    return _rows_of_call(measured, pairs, config), on_disk.table
 
 
-class _Kept:
-    """The table on disk, which other commands may change while this one measures.
+class _TableOnDisk:
+    """The table on disk, which other commands may change during the measurement.
 
-    What they write stays, except rows of the very measurements that this command finishes after them.
+    Their rows are preserved, except those of measurements that this command finishes later.
 
     Attributes:
-        whole: the table, as it was when it was last read or written here.
+        table: the table as last read or written here.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._state = _state(path)  # first, so that what is written meanwhile counts as new
-        self.whole = ALIGNMENT.read_or_empty(path)
-        self._begin: set[_Key] | None = set(_keys(self.whole, _MEASUREMENT))
+        self._state = _state(path)  # before reading, so that later writes are seen as new
+        self.table = ALIGNMENT.read_or_empty(path)
+        self._initial: set[_Key] | None = set(_keys(self.table, _MEASUREMENT))
 
     def save(self, frame: pd.DataFrame, fresh: pd.DataFrame) -> None:
-        """Write the rows in `fresh`; `frame` lacks the rows of the beginning that are no longer valid, which go."""
-        gone: set[_Key] = set()
-        if self._begin is not None:
+        """Write the rows in `fresh`, and remove the initial rows that are not in `frame`, which are no longer valid."""
+        stale: set[_Key] = set()
+        if self._initial is not None:
             stay = set(_keys(frame, _MEASUREMENT)).difference(_keys(fresh, _MEASUREMENT))
-            gone, self._begin = self._begin.difference(stay), None
+            stale, self._initial = self._initial.difference(stay), None
         done = set(_keys(fresh, IDENTITY))
 
         def change(table: pd.DataFrame) -> pd.DataFrame:
             keys = zip(_keys(table, _MEASUREMENT), _keys(table, IDENTITY), strict=True)
-            stays = [measurement not in gone and identity not in done for measurement, identity in keys]
+            stays = [measurement not in stale and identity not in done for measurement, identity in keys]
             return in_order(table[np.array(stays, dtype=bool)], fresh)
 
         def write(path: Path, table: pd.DataFrame) -> None:
             write_alignment(path, table)
             self._state = _state(path)
 
-        self.whole = update_table(self._path, self._read, change, write)
+        self.table = update_table(self._path, self._read, change, write)
 
     def _read(self, path: Path) -> pd.DataFrame:
-        """The table as it is now; read only where another process has written since."""
+        """The current table; read again only if another process has written it."""
         if _state(path) == self._state:
-            return self.whole
+            return self.table
         return ALIGNMENT.read_or_empty(path)
 
 
@@ -483,33 +491,33 @@ def _keys(table: pd.DataFrame, columns: Sequence[str]) -> list[_Key]:
 
 
 def _state(path: Path) -> tuple[int, ...]:
-    """Changes whenever the file is written; empty where there is none."""
+    """A value that changes whenever the file is written; empty without a file."""
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return ()
-    return (found.st_ino, found.st_size, found.st_mtime_ns)
+    return (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def _asked(whole: pd.DataFrame, pairs: Sequence[Pair], config: AlignConfig) -> pd.DataFrame:
+def _rows_of_call(table: pd.DataFrame, pairs: Sequence[FeaturePair], config: AlignConfig) -> pd.DataFrame:
     wanted = {_key(pair) for pair in pairs}
     names = ["understanding", "source_u", "step_u", "layer_u", "pool_u"]
     names += ["execution", "source_e", "step_e", "layer_e", "pool_e", "features_hash", "fit_source"]
-    own = np.array([key in wanted for key in whole[names].itertuples(index=False, name=None)], dtype=bool)
-    rows = whole[own & (whole["config_hash"] == config.digest())]
+    own = np.array([key in wanted for key in table[names].itertuples(index=False, name=None)], dtype=bool)
+    rows = table[own & (table["config_hash"] == config.digest())]
     rows = rows[rows["holdout"].isin(config.holdouts)]
-    asked = SETTINGS if config.split == "success" else (config.split,)
-    rows = rows[rows["split"].isin(asked)]
+    splits = SETTINGS if config.split == "success" else (config.split,)
+    rows = rows[rows["split"].isin(splits)]
     if config.split != "all":
         rows = rows[rows["mode"].isin(config.modes)]
     if not config.shuffled:
         rows = rows[rows["control"] == "none"]
     rows = rows.reset_index(drop=True)
-    rows.attrs["notes"] = whole.attrs["notes"]
+    rows.attrs["notes"] = table.attrs["notes"]
     return rows
 
 
-def _key(pair: Pair) -> tuple[object, ...]:
+def _key(pair: FeaturePair) -> tuple[object, ...]:
     u, e = pair.origin_u, pair.origin_e
-    sides = ((origin.model, origin.source, origin.step, origin.layer, origin.pool) for origin in (u, e))
-    return (*next(sides), *next(sides), pair.digest(), pair.fit_source or u.source)
+    sides = ((origin.model, origin.source_name, origin.step, origin.layer, origin.pool) for origin in (u, e))
+    return (*next(sides), *next(sides), pair.digest(), pair.fit_source or u.source_name)

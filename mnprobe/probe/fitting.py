@@ -9,18 +9,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mnprobe.core.arrays import Array, Number, Truth, Whole, settle
+from mnprobe.core.arrays import Array, Whole
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
 from mnprobe.core.labels import Labels, as_labels, encode_labels
 from mnprobe.core.seeds import check_seed
 from mnprobe.probe._arrays import as_device, as_features, row_factors, torch_threads
-from mnprobe.probe.heads import AlignmentHeads, HeadKind
+from mnprobe.probe.config import FitConfig
+from mnprobe.probe.heads import AlignmentHeads
 from mnprobe.probe.losses import Positives, gram_step, loss_of_pairs, worth_it
 from mnprobe.probe.sampling import Pairing
 
 __all__ = [
-    "DEFAULT_STEPS",
-    "FitConfig",
     "FitResult",
     "Form",
     "StepRecord",
@@ -35,7 +34,7 @@ Form = Literal["auto", "direct", "gram"]
 
 @runtime_checkable
 class Stepper(Protocol):
-    """Holds heads and their Adam."""
+    """Heads and their Adam optimizer, in one of two equivalent forms."""
 
     def inputs(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """Standardised features of one side in the form that `step` takes."""
@@ -44,7 +43,7 @@ class Stepper(Protocol):
         """Update on one batch of pairs; the loss before the update."""
 
     def settle(self) -> None:
-        """Write the parameters into the heads, where they are not there already."""
+        """Write the parameters into the heads, if they are stored elsewhere."""
 
 
 def stepper_for(
@@ -59,7 +58,7 @@ def stepper_for(
 ) -> Stepper:
     """The Gram form for linear heads where it takes less work (`auto`), else the direct one.
 
-    Raises ConfigError where the Gram form is asked for heads that are not linear.
+    Raises ConfigError if the Gram form is requested for heads that are not linear.
     """
     linear = isinstance(heads.t_u, nn.Linear) and isinstance(heads.t_e, nn.Linear)
     if form == "gram" and not linear:
@@ -99,13 +98,15 @@ class _Gram:
 
     def inputs(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         padded = nn.functional.pad(features, (0, 1), value=1.0)
-        return padded * row_factors(padded)  # the loss knows directions only: huge rows lose their scale, exactly
+        return padded * row_factors(
+            padded
+        )  # the loss depends on directions only: powers of two rescale huge rows exactly
 
     def step(self, u: Float[Tensor, "b du"], e: Float[Tensor, "b de"], groups: Int[Tensor, " b"]) -> float:
-        found = gram_step(self._t_u, self._t_e, u, e, tau=self._tau, groups=groups, positives=self._positives)
-        self._t_u.grad, self._t_e.grad = found.grad_u, found.grad_e
+        result = gram_step(self._t_u, self._t_e, u, e, tau=self._tau, groups=groups, positives=self._positives)
+        self._t_u.grad, self._t_e.grad = result.grad_u, result.grad_e
         self._adam.step()
-        return found.loss.item()
+        return result.loss.item()
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -119,67 +120,8 @@ def _with_bias(head: nn.Module) -> nn.Parameter:
     return nn.Parameter(torch.cat([weight.detach(), bias.detach()[:, None]], dim=1))
 
 
-DEFAULT_STEPS = 400
-"""Optimiser steps when neither steps nor epochs are given: enough at lr 1e-4 for some 50 to 2,000 items."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitConfig:
-    """How one pair of heads is fitted; saved beside the heads it produced."""
-
-    dim: Whole = 1024  # width of the shared space (paper)
-    tau: Number = 0.1  # temperature (paper)
-    lr: Number = 1e-4  # Adam's learning rate (paper)
-    weight_decay: Number = 0.0  # Adam's L2 term; the paper gives none
-    steps: Whole | None = None  # optimiser steps; DEFAULT_STEPS when epochs is not given either
-    epochs: Whole | None = None  # or passes over u
-    batch: Whole = 256  # pairs per step; all items when there are fewer. The paper does not give it for the probe
-    positives: Positives = "diagonal"  # equation 2 as printed; the other forms: see info_nce
-    heads: HeadKind = "linear"  # the paper's; "mlp" tests whether linear suffices
-    depth: Whole = 2  # layers of an mlp head
-    standardise: Truth = True  # with training means and deviations
-    early_stop: Truth = False  # stop on the validation loss and keep the best heads
-    patience: Whole = 5  # checks without a better validation loss before stopping
-    check_every: Whole = 20  # steps between checks
-
-    def __post_init__(self) -> None:
-        settle(
-            self,
-            wholes=("dim", "steps", "epochs", "batch", "depth", "patience", "check_every"),
-            numbers=("tau", "lr", "weight_decay"),
-            truths=("standardise", "early_stop"),
-        )
-        for name in ("dim", "batch", "patience", "check_every", "depth"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)!r}")
-        for name in ("tau", "lr"):
-            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
-                raise ConfigError(f"{name} must be a positive number, got {getattr(self, name)!r}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ConfigError(f"weight_decay must be >= 0, got {self.weight_decay!r}")
-        if self.batch < 2:
-            raise ConfigError(f"batch must be at least 2: one pair has nothing to contrast with, got {self.batch!r}")
-        if self.steps is not None and self.epochs is not None:
-            raise ConfigError(f"give steps or epochs, not both: steps={self.steps!r}, epochs={self.epochs!r}")
-        for name, value in (("steps", self.steps), ("epochs", self.epochs)):
-            if value is not None and value < 0:
-                raise ConfigError(f"{name} must be >= 0, got {value!r}")
-        if self.positives not in get_args(Positives):
-            raise ConfigError(f"positives must be 'diagonal', 'exclude' or 'multi', got {self.positives!r}")
-        if self.heads not in get_args(HeadKind):
-            raise ConfigError(f"heads must be 'linear' or 'mlp', got {self.heads!r}")
-        if self.heads == "mlp" and self.depth < 2:
-            raise ConfigError(f"an mlp head has at least 2 layers, got depth={self.depth!r}")
-
-    def total_steps(self, items: int) -> int:
-        """Optimiser steps for `items` training rows; an epoch is items // batch steps, and at least one."""
-        if self.epochs is not None:
-            return self.epochs * max(1, items // self.batch)
-        return DEFAULT_STEPS if self.steps is None else self.steps
-
-
 class Validation(NamedTuple):
-    """Held-out features and groups that early stopping watches; never the test set."""
+    """Held-out features and groups for early stopping; never the test set."""
 
     u: Array
     e: Array
@@ -229,14 +171,14 @@ def fit_heads(
     threads: Whole = 1,
     form: Form = "auto",
 ) -> FitResult:
-    """Fit T_u and T_e so that observed and executed actions of the same group come to lie together (paper, eq. 4).
+    """Fit T_u and T_e so that observed and executed actions of the same group are close (paper, eq. 4).
 
     Each epoch pairs every u with a random e of its group and goes through the pairs in random order. All batches have
     the same size, as the loss depends on it: a last smaller batch of an epoch is dropped (its items come again in the
     next epoch's order); with fewer items than `config.batch`, one batch holds them all.
 
     The same seed, data and machine give the same heads, byte for byte, for any number of cores, since one torch
-    thread is used unless `threads` says otherwise. No global random state is read or changed.
+    thread is used unless `threads` is given. No global random state is read or changed.
 
     Args:
         u: observed side, one row per item (n, du), numbers of any make that float32 can hold.
@@ -245,14 +187,14 @@ def fit_heads(
         groups_e: the same for each e; `groups_u` when not given.
         config: all settings; the paper's by default.
         seed: initial weights, order and partners.
-        validation: what early stopping watches; needed when config.early_stop, refused otherwise.
+        validation: data for early stopping; required with config.early_stop, an error otherwise.
         device: where to fit.
         threads: torch threads on the CPU while fitting.
         form: how gradients are computed: "direct", by autograd through both mapped sides; "gram", through the heads'
             Gram matrices (linear heads); "auto", the cheaper of both. The steps are the same up to rounding.
 
     Raises:
-        FeatureError: shapes, counts or values are wrong, or float32 would lose what tells the rows apart.
+        FeatureError: shapes, counts or values are wrong, or float32 cannot represent the differences between rows.
         ProbeError: a group is on one side only, or the loss is no longer finite.
         TooFewSamples: fewer than 2 items or than 2 groups.
         ConfigError: `validation` and config.early_stop disagree, or the device does not exist.
@@ -271,8 +213,8 @@ def fit_heads(
             f"early_stop={config.early_stop} but validation data were {'' if validation else 'not '}given: "
             "early stopping needs them, and nothing else uses them"
         )
-    place = as_device(device)
-    x_u, x_e = as_features(u, "u").to(place), as_features(e, "e").to(place)
+    target = as_device(device)
+    x_u, x_e = as_features(u, "u").to(target), as_features(e, "e").to(target)
     labels_u = as_labels(groups_u, len(x_u), "groups_u")
     labels_e = labels_u if groups_e is None else as_labels(groups_e, len(x_e), "groups_e")
     (codes_u, codes_e), names = encode_labels(labels_u, as_labels(labels_e, len(x_e), "groups_e"))
@@ -282,7 +224,7 @@ def fit_heads(
             f"fitting heads needs at least 2 items of 2 groups, got {len(x_u)} items of {pairing.n_groups} groups"
         )
     with torch_threads(threads):
-        return _fit(x_u, x_e, torch.from_numpy(codes_u).to(place), pairing, config, seed, validation, form)
+        return _fit(x_u, x_e, torch.from_numpy(codes_u).to(target), pairing, config, seed, validation, form)
 
 
 def _fit(
@@ -298,9 +240,9 @@ def _fit(
     generator = torch.Generator().manual_seed(seed)
     heads = AlignmentHeads(u.shape[1], e.shape[1], config.dim, config.heads, config.depth, generator).to(u.device)
     if config.standardise:
-        heads.set_standardisation(u, e)
+        heads.set_standardization(u, e)
     watch = _Watch(heads, validation, config, seed) if validation is not None else None
-    u, e = heads.standardise_u(u), heads.standardise_e(e)
+    u, e = heads.standardize_u(u), heads.standardize_e(e)
     batch = min(config.batch, len(u))
     stepper = stepper_for(
         heads,
@@ -352,9 +294,9 @@ class _Watch:
     """Keeps the heads with the lowest validation loss."""
 
     def __init__(self, heads: AlignmentHeads, validation: Validation, config: FitConfig, seed: int) -> None:
-        place = heads.mean_u.device
-        u = as_features(validation.u, "validation u").to(place)
-        e = as_features(validation.e, "validation e").to(place)
+        device = heads.mean_u.device
+        u = as_features(validation.u, "validation u").to(device)
+        e = as_features(validation.e, "validation e").to(device)
         if (u.shape[1], e.shape[1]) != (heads.config["dim_u"], heads.config["dim_e"]):
             raise FeatureError(
                 f"validation features have widths {u.shape[1]} and {e.shape[1]}, training features "
@@ -371,8 +313,8 @@ class _Watch:
             )
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(u), generator=generator)
-        self._u, self._e = u[order.to(place)], e[pairing.draw(generator)[order].to(place)]
-        self._groups = torch.from_numpy(codes_u)[order].to(place)
+        self._u, self._e = u[order.to(device)], e[pairing.draw(generator)[order].to(device)]
+        self._groups = torch.from_numpy(codes_u)[order].to(device)
         self._config = config
         self.best_loss, self.best_step, self.waited = math.inf, 0, 0
         self.best_state: dict[str, Tensor] | None = None

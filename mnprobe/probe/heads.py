@@ -28,7 +28,7 @@ _FORMAT = "mnprobe.heads/1"
 class AlignmentHeads(nn.Module):
     """T_u and T_e with the means and standard deviations of what they were fitted on, so that they take raw features.
 
-    A new instance standardises by mean 0 and deviation 1, that is, not at all, until `set_standardisation`.
+    A new instance standardises by mean 0 and deviation 1, that is, not at all, until `set_standardization`.
 
     Args:
         dim_u: width of the observed side's features.
@@ -77,7 +77,7 @@ class AlignmentHeads(nn.Module):
             self.register_buffer(f"mean_{side}", torch.zeros(width))
             self.register_buffer(f"std_{side}", torch.ones(width))
 
-    def set_standardisation(self, u: Array, e: Array) -> None:
+    def set_standardization(self, u: Array, e: Array) -> None:
         """Take means and deviations from training features; a feature that never changes is only centred.
 
         A feature counts as one that never changes where its deviation is at most 1e-6 of its mean, some ten roundings
@@ -88,21 +88,21 @@ class AlignmentHeads(nn.Module):
             getattr(self, f"mean_{side}").copy_(mean)
             getattr(self, f"std_{side}").copy_(std)
 
-    def standardise_u(self, u: Array) -> Float[Tensor, "*n du"]:
+    def standardize_u(self, u: Array) -> Float[Tensor, "*n du"]:
         """Observed features with the training mean taken off, over the training deviation."""
-        return _standardised(u, self.mean_u, self.std_u, "u")
+        return _standardized(u, self.mean_u, self.std_u, "u")
 
-    def standardise_e(self, e: Array) -> Float[Tensor, "*n de"]:
+    def standardize_e(self, e: Array) -> Float[Tensor, "*n de"]:
         """Executed features with the training mean taken off, over the training deviation."""
-        return _standardised(e, self.mean_e, self.std_e, "e")
+        return _standardized(e, self.mean_e, self.std_e, "e")
 
     def map_u(self, u: Array) -> Float[Tensor, "*n dim"]:
         """z_u = T_u(u) of raw features (..., du)."""
-        return torch.as_tensor(self.t_u(self.standardise_u(u)))
+        return torch.as_tensor(self.t_u(self.standardize_u(u)))
 
     def map_e(self, e: Array) -> Float[Tensor, "*n dim"]:
         """z_e = T_e(e) of raw features (..., de)."""
-        return torch.as_tensor(self.t_e(self.standardise_e(e)))
+        return torch.as_tensor(self.t_e(self.standardize_e(e)))
 
     def forward(self, u: Array, e: Array) -> tuple[Float[Tensor, "*n dim"], Float[Tensor, "*m dim"]]:
         """(z_u, z_e) of raw features; the two sides may have different numbers of rows.
@@ -116,7 +116,7 @@ class AlignmentHeads(nn.Module):
 
 
 def save_heads(path: Path, heads: AlignmentHeads, fitted_on: Mapping[str, Any] | None = None) -> None:
-    """Write heads as safetensors, whole or not at all; `fitted_on` (plain JSON values) is kept in the metadata."""
+    """Write heads atomically as safetensors, with `fitted_on` (plain JSON values) in the metadata."""
     metadata = {
         "format": _FORMAT,
         "config": canonical_json(heads.config),
@@ -189,7 +189,7 @@ def _linear(width_in: int, width_out: int, generator: torch.Generator) -> nn.Lin
 
 
 def _moments(values: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
-    """Mean and population deviation in float64; deviation 1 where it is nothing but rounding."""
+    """Mean and population deviation in float64; deviation 1 where it is only rounding."""
     exact = values.double()
     mean = exact.mean(0)
     largest = exact.abs().amax(0)
@@ -200,7 +200,7 @@ def _moments(values: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " d"], Float[T
     return mean.float(), torch.where(constant, 1.0, std).float()
 
 
-def _standardised(values: Array, mean: Tensor, std: Tensor, side: str) -> Tensor:
+def _standardized(values: Array, mean: Tensor, std: Tensor, side: str) -> Tensor:
     """Raw features of any make on the heads' device, standardised; float64 is centred before it is rounded."""
     if isinstance(values, Tensor) and values.is_floating_point():
         x = values.to(mean.device)

@@ -42,7 +42,7 @@ def info_nce(
     groups: Labels | None = None,
     positives: Positives = "diagonal",
 ) -> Float[Tensor, ""]:
-    """Bidirectional InfoNCE between paired rows: row i of `z_u` belongs to row i of `z_e`.
+    """Bidirectional InfoNCE between paired rows: row i of `z_u` and row i of `z_e` are a pair.
 
     S = cos(z_u, z_e) / tau; the loss is the mean of the cross-entropies of the rows of S and of S^T, each with its
     diagonal entry as the target. With repeated actions in a batch the diagonal is not the only true pair:
@@ -73,8 +73,8 @@ def info_nce(
     >>> round(float(info_nce(same, same)), 4) == round(math.log(8), 4)
     True
     """
-    one, other = info_nce_directions(z_u, z_e, tau=tau, groups=groups, positives=positives)
-    return (one + other) / 2
+    loss_u2e, loss_e2u = info_nce_directions(z_u, z_e, tau=tau, groups=groups, positives=positives)
+    return (loss_u2e + loss_e2u) / 2
 
 
 def info_nce_directions(
@@ -131,9 +131,9 @@ def loss_of_pairs(
     groups: Int[Tensor, " b"] | None = None,
     positives: Positives = "diagonal",
 ) -> Float[Tensor, ""]:
-    """`info_nce` of what is known to fit, inside training: nothing is looked at, and no device is waited for."""
-    one, other = loss_directions(z_u, z_e, tau=tau, groups=groups, positives=positives)
-    return (one + other) / 2
+    """`info_nce` without checks of its inputs, for training: it does not synchronize with the device."""
+    loss_u2e, loss_e2u = loss_directions(z_u, z_e, tau=tau, groups=groups, positives=positives)
+    return (loss_u2e + loss_e2u) / 2
 
 
 def loss_directions(
@@ -206,10 +206,10 @@ def gram_step(
 ) -> GramStep:
     """`info_nce` of T_u x_u and T_e x_e, and its gradients, for one batch.
 
-    The last column of x is 1, that of T the bias. Raises ConfigError when positives by group are asked for without
+    The last column of x is 1, that of T the bias. Raises ConfigError when positives by group are requested without
     groups.
 
-    Source: the derivatives of equations 2 and 3 of the paper by hand. Rows of length 0 are not met by random weights.
+    Source: the derivatives of equations 2 and 3 of the paper by hand. Random weights give no rows of length 0.
     """
     cross = t_u.T @ t_e
     unit_u, unit_e = _unit(x_u, t_u.T @ t_u), _unit(x_e, t_e.T @ t_e)

@@ -25,12 +25,12 @@ def mi_bound(loss: Number, batch: Whole) -> float:
     >>> mi_bound(loss=0.0, batch=512)  # its cap
     6.238324625039508
     """
-    size, found = as_whole(batch, "batch"), as_number(loss)
+    size, value = as_whole(batch, "batch"), as_number(loss)
     if size < 1:
         raise ProbeError(f"a batch has at least one pair, got batch={batch!r}")
-    if not math.isfinite(found):
+    if not math.isfinite(value):
         raise ConfigError(f"loss must be a finite number, got {loss!r}")
-    return math.log(size) - found
+    return math.log(size) - value
 
 
 class HeldOutBound(NamedTuple):
@@ -73,7 +73,7 @@ def held_out_bound(
     totals = torch.zeros(2, dtype=torch.float64)
     for _ in range(draws):
         rows_u, rows_e = pairing.draw_one_per_group(size, generator)
-        one, other = info_nce_directions(u[rows_u.to(u.device)], e[rows_e.to(e.device)], tau=tau)
-        totals += torch.tensor([float(one), float(other)], dtype=torch.float64)
+        loss_u, loss_e = info_nce_directions(u[rows_u.to(u.device)], e[rows_e.to(e.device)], tau=tau)
+        totals += torch.tensor([float(loss_u), float(loss_e)], dtype=torch.float64)
     u2e, e2u = (mi_bound(float(total) / draws, size) for total in totals)
     return HeldOutBound(u2e, e2u, (u2e + e2u) / 2, size, math.log(size))

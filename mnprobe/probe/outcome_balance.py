@@ -11,9 +11,9 @@ from mnprobe.core.arrays import Number, Whole, as_share, as_whole
 from mnprobe.core.errors import TooFewSamples
 from mnprobe.core.labels import encode_labels
 from mnprobe.core.seeds import check_seed
-from mnprobe.probe.items import Items
 from mnprobe.probe.splits import (
     Holdout,
+    Items,
     Partition,
     check_no_overlap,
     choose_groups,
@@ -43,7 +43,7 @@ class _Quota:
 
 
 def measurable_sides(items: Items, rows: NDArray[np.int64] | None = None) -> tuple[list[Side], list[str]]:
-    """Sides whose outcomes are known and mixed, and one sentence for each other side that says what is missing.
+    """Sides whose outcomes are known and mixed, and for each other side a sentence about what is missing.
 
     `rows` are the episodes that can be tested on; all when not given.
     """
@@ -82,7 +82,7 @@ def balanced_draw(
     """One random draw: for success and failure of each side, a partition of equal size.
 
     Within a side, success and failure get exactly the same number of training and of test episodes of every
-    instruction, min(successes, failures) at most; so they differ in nothing but the outcome. All settings have the
+    instruction, min(successes, failures) at most; so they differ in the outcome only. All settings have the
     same total numbers (the larger side is thinned at random). Without this the split would measure which tasks are
     hard and which gallery is small.
 
@@ -98,7 +98,7 @@ def balanced_draw(
 
     Raises:
         ConfigError: a seed, draw or share is impossible.
-        TooFewSamples: fewer than NEEDED training or test episodes can be matched; says how many there are.
+        TooFewSamples: fewer than NEEDED training or test episodes can be matched; the message has the counts.
     """
     test_share = as_share(test_share, "test_share")
     rng = np.random.default_rng([check_seed(seed), 2, as_whole(draw, "draw", least=0)])
@@ -110,11 +110,11 @@ def balanced_draw(
     n_train = min(int(quota.train.sum()) for quota in quotas.values())
     drawn: dict[Setting, Partition] = {}
     for side, quota in quotas.items():
-        train = _thin_train(quota, n_train, rng, keep=holdout == "episodes" and not test_only)
+        train = _thin_train(quota, n_train, rng, known=holdout == "episodes" and not test_only)
         outcome = _outcome(items, side)
         for name, value in (("success", 1), ("failure", 0)):
             setting = next(setting for setting in SETTINGS if setting == f"{side}-{name}")
-            rows = _realise(items, codes, np.flatnonzero(outcome == value), train, quota.test, rng)
+            rows = _sample_rows(items, codes, np.flatnonzero(outcome == value), train, quota.test, rng)
             partition = Partition(holdout=holdout, train=rows[0], validation=rows[0][:0], test=rows[1])
             check_no_overlap(items, partition)
             drawn[setting] = partition
@@ -134,7 +134,8 @@ def shared_training(items: Items, holdout: Holdout, drawn: dict[Setting, Partiti
 
 
 def _cells(items: Items, holdout: Holdout) -> NDArray[np.int64]:
-    """Within what success and failure are matched, as numbers: the instruction; with tasks held out that of one task.
+    """Number of the cell of each row, in which success and failure are matched: its instruction, or with tasks held out
+    its instruction and task.
 
     (An instruction that two tasks have in common can be trained on in one of them and tested in the other.)
     """
@@ -233,9 +234,9 @@ def _thin_test(quota: _Quota, total: int, rng: np.random.Generator) -> _Quota:
     return _Quota(train=quota.train, test=_sample(quota.test, total, rng))
 
 
-def _thin_train(quota: _Quota, total: int, rng: np.random.Generator, *, keep: bool) -> _Counts:
-    """Thin the training quota, keeping one episode of every tested instruction where these must be known."""
-    base = np.where(keep & (quota.test > 0), 1, 0)
+def _thin_train(quota: _Quota, total: int, rng: np.random.Generator, *, known: bool) -> _Counts:
+    """Thin the training quota, but not below one episode of every tested instruction if these must be known."""
+    base = np.where(known & (quota.test > 0), 1, 0)
     if base.sum() > total:
         raise TooFewSamples(
             f"{int(base.sum())} tested instructions need a training episode each, but equal sizes leave only {total}"
@@ -249,7 +250,7 @@ def _sample(counts: _Counts, total: int, rng: np.random.Generator) -> _Counts:
     return rng.multivariate_hypergeometric(counts, total).astype(np.int64)
 
 
-def _realise(
+def _sample_rows(
     items: Items,
     codes: NDArray[np.int64],
     rows: NDArray[np.int64],

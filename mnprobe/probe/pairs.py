@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,52 +15,43 @@ from numpy.typing import NDArray
 from mnprobe.core.arrays import Array
 from mnprobe.core.commands import command_line, command_of
 from mnprobe.core.errors import ConfigError, FeatureError
-from mnprobe.core.labels import Labels, as_partitions, is_missing, one_spelling, same_text, some
+from mnprobe.core.labels import Labels, as_partitions, asked_partition, is_missing, one_spelling, same_text, some
+from mnprobe.core.names import PIXELS, FeatureId, LayerId, Side, Source
 from mnprobe.features import FeatureFile, open_features
 from mnprobe.probe._arrays import as_features
-from mnprobe.probe.items import Items
-from mnprobe.probe.splits import fitted_partition, has_partitions
+from mnprobe.probe.splits import Items, fitted_partition, has_partitions
 
 __all__ = [
-    "BLANK",
-    "PIXELS",
-    "ROLLOUTS",
-    "Origin",
-    "Pair",
+    "EpisodeJoin",
+    "Episodes",
+    "FeaturePair",
     "StoredPair",
     "agreed_episodes",
-    "alike_ids",
+    "in_partition",
+    "join_episodes",
     "join_stores",
+    "layer_id",
+    "load_pair",
     "pair_across",
     "pair_arrays",
-    "pair_files",
 ]
 
-BLANK = "-blank"
-"""Ends the source of features for which the instruction was blanked: the control for e (DESIGN 6, a)."""
-PIXELS = "pixels"
-"""The understanding side that no model made: a control, for which a choice of layer is not meant (DESIGN 6, c)."""
-ROLLOUTS = "rollouts"
-"""Source of features from episodes that the policy itself played."""
+Episodes = Literal["equal", "shared"]
+"""How two stores are joined by episode id: "equal" requires the same episodes, "shared" uses those in both."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class _Store:
-    model: str
-    source: str
-    training: str
-    step: int
+    """A feature store on disk: its identity and the fingerprint of its data."""
+
+    id: FeatureId
     path: Path
-    side: str
     data: str
 
     @property
-    def family(self) -> str:
-        return self.source.removesuffix(BLANK)
-
-    @property
-    def blanked(self) -> bool:
-        return self.source != self.family
+    def order(self) -> tuple[Any, ...]:
+        """Key to sort stores by."""
+        return self.id.model, self.id.source_name, self.id.training, self.id.step, self.path
 
 
 @dataclass(frozen=True)
@@ -77,47 +69,47 @@ class StoredPair:
 
 
 def join_stores(paths: Sequence[Path], *, fit_on: str | None = None) -> tuple[list[StoredPair], list[str]]:
-    """Pairs of stores (understanding x execution), and sentences about stores that found no partner.
+    """Pairs of stores (understanding x execution), and sentences about stores without a partner.
 
-    Sources join by family: features of "demos-blank" (instruction blanked) meet those of "demos", likewise for
-    "rollouts". Trainings join with themselves: features of models of different trainings do not meet, while those that
-    belong to no training (pixels, foreign models, a model before any training) meet all. Training steps join one to one
-    where both sides have them; a side with one step (such as pixels, or a model that was not trained here) meets every
-    step of the other. Pixels, the control for u, meet the policy's features as they are and not the blanked ones, the
-    control for e. Rollouts join only when they are the very same episodes. Where both sides have as many checkpoints
-    but at other steps, they are joined in order (first with first, last with last), and a note says so.
+    - Source: features of "demos-blank" (instruction blanked) are paired with those of "demos", likewise for "rollouts".
+      Rollouts are paired only if both stores have the same data. Pixels, the control for u, are paired with the
+      policy's features with instruction, not with the blanked ones, the control for e.
+    - Training: features of models of different trainings are not paired; those without a training (pixels, foreign
+      models, a model before any training) are paired with all.
+    - Step: equal steps are paired; a side with one step (such as pixels, or a model that was not trained here) is
+      paired with every step of the other. If both sides have equally many checkpoints at different steps, they are
+      paired in order (first with first, last with last), with a note.
 
-    With `fit_on` ("demos"), the heads of pairs from another source are to be fitted on that source's stores of the same
-    models, trainings and steps, blanked where they are blanked; a note tells of pairs that have none.
+    With `fit_on` ("demos"), the heads of pairs of another source are fitted on that source's stores of the same models,
+    trainings and steps, blanked if they are blanked; a note names pairs that have none.
 
-    Raises FeatureError when one side is missing altogether or no pair can be made; the message lists what there is.
+    Raises FeatureError when a side is missing or there is no pair; the message lists the stores.
     """
     stores = []
     for path in paths:
         with open_features(path) as file:
-            data = str(file.attrs["data_fingerprint"])
-            stores.append(_Store(file.model, file.source, file.training, file.step, path, file.side, data))
-    for side in ("understanding", "execution"):
-        if not any(store.side == side for store in stores):
+            stores.append(_Store(_feature_id(file), path, str(file.attrs["data_fingerprint"])))
+    for side in Side:
+        if not any(store.id.side == side for store in stores):
             raise FeatureError(
                 f"no features of the {side} side among {len(stores)} stores ({_listed(stores) or 'none at all'}). "
                 f"Make them with `{command_of(paths[0], 'extract') if paths else command_line('extract')}`"
             )
     series = _series(stores)
-    sides_u = [group for group in series if group[0].side == "understanding" and not group[0].blanked]
-    sides_e = [group for group in series if group[0].side == "execution"]
+    series_u = [group for group in series if group[0].id.side == Side.UNDERSTANDING and not group[0].id.blank]
+    series_e = [group for group in series if group[0].id.side == Side.EXECUTION]
     pairs: list[tuple[_Store, _Store]] = []
     notes: list[str] = []
-    for group_e in sides_e:
-        one = group_e[0]
-        partners = [group for group in sides_u if group[0].family == one.family and _together(group[0], one)]
-        partners = [group for group in partners if not (one.blanked and group[0].model == PIXELS)] or partners
+    for group_e in series_e:
+        e = group_e[0].id
+        partners = [group for group in series_u if group[0].id.source == e.source and _same_training(group[0].id, e)]
+        partners = [group for group in partners if not (e.blank and group[0].id.model == PIXELS)] or partners
         if not partners:
-            training = f" of training {one.training!r}" if one.training else ""
-            notes.append(f"{one.model} on {one.source}: no understanding features of source {one.family!r}{training}")
+            training = f" of training {e.training!r}" if e.training else ""
+            notes.append(f"{e.model} on {e.source_name}: no understanding features of source {e.source!r}{training}")
         for group_u in partners:
-            found, note = _by_step(group_u, group_e)
-            pairs += found
+            matches, note = _by_step(group_u, group_e)
+            pairs += matches
             notes += [note] if note else []
     if not pairs:
         raise FeatureError(
@@ -131,19 +123,99 @@ def join_stores(paths: Sequence[Path], *, fit_on: str | None = None) -> tuple[li
     return stored, notes
 
 
+class EpisodeJoin(NamedTuple):
+    """Episodes of two tables joined by id: rows of each table, the agreed table of episodes, and notes."""
+
+    rows_u: NDArray[np.int64]
+    rows_e: NDArray[np.int64]
+    episodes: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def join_episodes(
+    table_u: pd.DataFrame,
+    table_e: pd.DataFrame,
+    names: Sequence[object],
+    *,
+    data: Sequence[str] = ("", ""),
+    episodes: Episodes = "equal",
+) -> EpisodeJoin:
+    """Join two tables of episodes by id, in the order of the first, and check that they agree (`agreed_episodes`).
+
+    Args:
+        table_u, table_e: tables of `FeatureFile.episodes`.
+        names: names of the two stores for messages, such as their paths.
+        data: `data_fingerprint` of the two.
+        episodes: "equal" raises if the ids differ; "shared" uses the ids in both, with a note that counts the others.
+
+    Raises:
+        FeatureError: the ids differ, or no id is in both; the labels do not agree.
+    """
+    ids_u, ids_e = ([str(name) for name in table["id"]] for table in (table_u, table_e))
+    row_of = {name: row for row, name in enumerate(ids_e)}
+    known = set(ids_u)
+    only_u = [name for name in ids_u if name not in row_of]
+    only_e = [name for name in ids_e if name not in known]
+    shared = [(row, row_of[name]) for row, name in enumerate(ids_u) if name in row_of]
+    alike = _alike_ids(only_u, only_e)
+    hint = f"{alike[0].upper()}{alike[1:]}. " if alike else ""
+    if episodes == "equal" and (only_u or only_e):
+        remedy = (
+            f"Extract both from the same data, or pass --episodes shared to keep the {len(shared)} episodes both have."
+            if shared
+            else "They share none: extract both from the same data."
+        )
+        lines = [
+            f"first episode missing from {side}: {names[0]}" for side, names in (("e", only_u), ("u", only_e)) if names
+        ]
+        raise FeatureError(
+            f"u and e do not cover the same episodes ({len(table_u)} and {len(table_e)}, {len(shared)} in both).\n"
+            f"  u: {names[0]}\n  e: {names[1]}\n  " + "\n  ".join(lines) + f"\n{hint}{remedy}"
+        )
+    if not shared:
+        raise FeatureError(
+            f"{names[0]} and {names[1]} share no episode: the first ids are {ids_u[0]!r} and {ids_e[0]!r}. "
+            f"{alike[:1].upper()}{alike[1:] or 'Extract both from the same data'}"
+        )
+    notes = [f"{names[0]} and {names[1]}: {alike}"] if alike else []
+    if only_u or only_e:
+        notes.append(
+            f"{names[0]} and {names[1]} share {len(shared)} episodes; {len(only_u)} only in the first and "
+            f"{len(only_e)} only in the second are left out"
+        )
+    rows_u, rows_e = np.array(shared, dtype=np.int64).T
+    agreed, more = agreed_episodes(
+        table_u.iloc[rows_u].reset_index(drop=True), table_e.iloc[rows_e].reset_index(drop=True), names, data=data
+    )
+    return EpisodeJoin(rows_u, rows_e, agreed, (*notes, *more))
+
+
+def _alike_ids(ids: Sequence[str], others: Sequence[str]) -> str:
+    """A sentence about ids of one side that differ from an id of the other only in case, blanks or Unicode form.
+
+    '' if there are none.
+    """
+    by_key = {same_text(name): name for name in others}
+    pairs = [(name, by_key[same_text(name)]) for name in ids if same_text(name) in by_key]
+    if not pairs:
+        return ""
+    a, b = map(ascii, pairs[0])
+    return f"{len(pairs)} ids differ only in case, blanks or Unicode form, such as {a} and {b}; write them alike"
+
+
 def agreed_episodes(
     one: pd.DataFrame, other: pd.DataFrame, names: Sequence[object], *, data: Sequence[str] = ("", "")
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The table of episodes `one`, after a check that `other` says the same of them; and what is worth telling.
+    """Check that two tables of the same episodes agree; return the agreed table, and notes.
 
-    Row i of both is the same episode. Compared are instruction (case, blanks and Unicode form apart), task and
+    Row i of both tables is the same episode. Compared are instruction (case, blanks and Unicode form apart), task and
     partition (read by `mnprobe.core.labels`). A column that is '' in all rows of one store is not given there and taken
-    from the other; a blanked instruction of single episodes may be '' in `other`. Spellings of one instruction become
-    one, with a note.
+    from the other; a blanked instruction of single episodes may be '' in `other`. Different spellings of one
+    instruction become one, with a note.
 
     Args:
         one, other: tables of `FeatureFile.episodes`, with equally many rows.
-        names: what the two stores are called in messages, such as their paths.
+        names: names of the two stores in messages, such as their paths.
         data: `data_fingerprint` of the two; where both have one and they differ, a note names both.
 
     Raises:
@@ -158,9 +230,9 @@ def agreed_episodes(
             labels, note = _column(table, column, name, partly=column == "instruction" and table is other)
             sides.append(labels)
             notes += [note] if note else []
-        _refuse_unlike(column, sides, names, one["id"].tolist())
+        _check_equal(column, sides, names, one["id"].tolist())
         agreed[column] = np.where(sides[0] == "", sides[1], sides[0])
-    _refuse_gaps(agreed["instruction"].to_numpy(), "instruction", names[1], one["id"].tolist())
+    _check_complete(agreed["instruction"].to_numpy(), "instruction", names[1], one["id"].tolist())
     agreed["instruction"], note = one_spelling(agreed["instruction"].tolist(), "instructions")
     notes += [note] if note else []
     if data[0] and data[1] and data[0] != data[1]:
@@ -171,45 +243,29 @@ def agreed_episodes(
     return agreed, notes
 
 
-def alike_ids(ids: Sequence[str], others: Sequence[str]) -> str:
-    """A sentence about ids that only one side has, and that differ from one of the other side in no more than case,
-    blanks or Unicode form; '' where there are none.
-
-    >>> alike_ids(["Open/0"], ["open/0"])
-    "1 ids differ only in case, blanks or Unicode form, such as 'Open/0' and 'open/0'; write them alike"
-    """
-    known = set(others)
-    by_key = {same_text(name): name for name in others}
-    pairs = [(name, by_key[same_text(name)]) for name in ids if name not in known and same_text(name) in by_key]
-    if not pairs:
-        return ""
-    one, other = map(ascii, pairs[0])
-    return f"{len(pairs)} ids differ only in case, blanks or Unicode form, such as {one} and {other}; write them alike"
-
-
 def _column(table: pd.DataFrame, column: str, name: object, *, partly: bool) -> tuple[NDArray[np.object_], str]:
-    """Labels as text, '' where there are none: in all rows or, unless `partly`, in no row."""
+    """Labels as text, '' if missing: in all rows or in no row, except with `partly`."""
     if column == "partition":
         labels, note = as_partitions(table[column].to_numpy(), len(table), f"{name}: partitions")
         return labels, note
     listed = ["" if is_missing(label) else str(label) for label in table[column].tolist()]
     labels = np.array(listed, dtype=object)
     if not partly:
-        _refuse_gaps(labels, column, name, table["id"].tolist())
+        _check_complete(labels, column, name, table["id"].tolist())
     return labels, ""
 
 
-def _refuse_gaps(labels: NDArray[np.object_], column: str, name: object, ids: Sequence[str]) -> None:
-    gone = np.flatnonzero(labels == "")
-    if 0 < len(gone) < len(labels):
+def _check_complete(labels: NDArray[np.object_], column: str, name: object, ids: Sequence[str]) -> None:
+    missing = np.flatnonzero(labels == "")
+    if 0 < len(missing) < len(labels):
         raise FeatureError(
-            f"{name}: {len(gone)} of {len(labels)} episodes have no {column}, the first is row {gone[0]} "
-            f"({ids[gone[0]]}); they would count as one {column}. Write the store again with their {column}s, or "
+            f"{name}: {len(missing)} of {len(labels)} episodes have no {column}, the first is row {missing[0]} "
+            f"({ids[missing[0]]}); they would count as one {column}. Write the store again with their {column}s, or "
             "without these episodes (and pass --episodes shared)"
         )
 
 
-def _refuse_unlike(
+def _check_equal(
     column: str, sides: Sequence[NDArray[np.object_]], names: Sequence[object], ids: Sequence[str]
 ) -> None:
     key = same_text if column == "instruction" else str
@@ -227,39 +283,41 @@ def _refuse_unlike(
 
 
 def _series(stores: Sequence[_Store]) -> list[list[_Store]]:
-    """Stores of one model on one source over its training; one that names no training belongs to the only one named."""
+    """Stores of one model and source over its training; one without a training belongs to the only one of the model."""
     named: dict[tuple[str, str], set[str]] = {}
     for store in stores:
-        named.setdefault((store.model, store.source), set()).update({store.training} - {""})
+        named.setdefault((store.id.model, store.id.source_name), set()).update({store.id.training} - {""})
 
-    def settled(store: _Store) -> _Store:
-        names = named[store.model, store.source]
-        return replace(store, training=next(iter(names))) if not store.training and len(names) == 1 else store
+    def with_training(store: _Store) -> _Store:
+        names = named[store.id.model, store.id.source_name]
+        if store.id.training or len(names) != 1:
+            return store
+        return replace(store, id=replace(store.id, training=next(iter(names))))
 
-    ordered = sorted(map(settled, stores))
-    return [list(group) for _, group in groupby(ordered, key=lambda one: (one.model, one.source, one.training))]
-
-
-def _together(one: _Store, other: _Store) -> bool:
-    return one.training == other.training or not one.training or not other.training
+    ordered = sorted(map(with_training, stores), key=lambda store: store.order)
+    return [list(group) for _, group in groupby(ordered, key=lambda store: store.order[:3])]
 
 
-def _same_episodes(u: _Store, e: _Store) -> bool:
-    """Demonstrations are compared episode by episode later; of rollouts, those of another policy are no partner."""
-    return u.family != ROLLOUTS or not u.data or not e.data or u.data == e.data
+def _same_training(a: FeatureId, b: FeatureId) -> bool:
+    return a.training == b.training or not a.training or not b.training
+
+
+def _same_data(u: _Store, e: _Store) -> bool:
+    """Whether rollouts have the same data; demonstrations are compared by episode later."""
+    return u.id.source != Source.ROLLOUTS or not u.data or not e.data or u.data == e.data
 
 
 def _by_step(group_u: list[_Store], group_e: list[_Store]) -> tuple[list[tuple[_Store, _Store]], str]:
     pairs, note = _joined(group_u, group_e)
-    return [(u, e) for u, e in pairs if _same_episodes(u, e)], note
+    return [(u, e) for u, e in pairs if _same_data(u, e)], note
 
 
 def _joined(group_u: list[_Store], group_e: list[_Store]) -> tuple[list[tuple[_Store, _Store]], str]:
-    name = f"{group_u[0].model} x {group_e[0].model} ({group_e[0].source})"
+    name = f"{group_u[0].id.model} x {group_e[0].id.model} ({group_e[0].id.source_name})"
     if len(group_u) == 1 or len(group_e) == 1:
         return [(u, e) for u in group_u for e in group_e], ""
-    by_step = {store.step: store for store in group_u}
-    equal = [(by_step[e.step], e) for e in group_e if e.step in by_step]
+    by_step = {store.id.step: store for store in group_u}
+    equal = [(by_step[e.id.step], e) for e in group_e if e.id.step in by_step]
     if len(equal) == len(group_u) == len(group_e):
         return equal, ""
     if len(group_u) == len(group_e):
@@ -272,59 +330,61 @@ def _joined(group_u: list[_Store], group_e: list[_Store]) -> tuple[list[tuple[_S
 def _with_fit(
     pair: tuple[_Store, _Store], pairs: Sequence[tuple[_Store, _Store]], fit_on: str, notes: list[str]
 ) -> StoredPair:
-    u, e = pair
-    if e.family == fit_on:
-        return StoredPair(u.path, e.path)
-    for other_u, other_e in pairs:
-        same_u = other_u.model == u.model and (other_u.step == u.step or u.model == PIXELS)
-        same_e = (other_e.model, other_e.step, other_e.blanked) == (e.model, e.step, e.blanked)
-        if other_e.family == fit_on and same_u and same_e and _together(other_u, u) and _together(other_e, e):
-            return StoredPair(u.path, e.path, other_u.path, other_e.path)
+    """The pair with the stores of source `fit_on` that its heads are fitted on; without them, with a note."""
+    u, e = (store.id for store in pair)
+    paths = (pair[0].path, pair[1].path)
+    if e.source == fit_on:
+        return StoredPair(*paths)
+    for store_u, store_e in pairs:
+        fit_u, fit_e = store_u.id, store_e.id
+        same_u = fit_u.model == u.model and (fit_u.step == u.step or u.model == PIXELS)
+        same_e = (fit_e.model, fit_e.step, fit_e.blank) == (e.model, e.step, e.blank)
+        if fit_e.source == fit_on and same_u and same_e and _same_training(fit_u, u) and _same_training(fit_e, e):
+            return StoredPair(*paths, store_u.path, store_e.path)
     notes.append(
-        f"{u.model} step {u.step} x {e.model} step {e.step} ({e.source}): no features of the same models on {fit_on}, "
-        f"so the heads are fitted on {e.source} themselves"
+        f"{u.model} step {u.step} x {e.model} step {e.step} ({e.source_name}): no features of the same models on "
+        f"{fit_on}, so the heads are fitted on {e.source_name} themselves"
     )
-    return StoredPair(u.path, e.path)
+    return StoredPair(*paths)
 
 
 def _steps(group: list[_Store]) -> str:
-    return ", ".join(str(store.step) for store in group)
+    return ", ".join(str(store.id.step) for store in group)
 
 
 def _listed(stores: Sequence[_Store]) -> str:
-    return "; ".join(f"{s.side} {s.model} on {s.source} at step {s.step}" for s in sorted(stores))
+    ids = [store.id for store in sorted(stores, key=lambda store: store.order)]
+    return "; ".join(f"{id.side} {id.model} on {id.source_name} at step {id.step}" for id in ids)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
-    """Where one side's features come from; `trained` is False for random weights, `training` names the training."""
+class FeaturePair:
+    """Features of both sides for the same episodes: row i of `u` (N, d_u) and of `e` (N, d_e) is episode i of `items`.
 
-    model: str
-    source: str = "demos"
-    step: int = 0
-    trained: bool = True
-    training: str = ""
-    layer: str = ""
-    pool: str = "mean"
-
-    def __str__(self) -> str:
-        return f"{self.model}-{self.source}-step{self.step}-{self.layer}-{self.pool.replace(':', '')}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """Row i of `u` (N, d_u) and of `e` (N, d_e) belong to episode i of `items`.
-
-    `fit_source` names the source of the episodes that heads are fitted on where these are others than those tested (see
-    `pair_across`): then the partition "train" holds the ones and "test" the others. '' where both are of one source.
+    Attributes:
+        u: features of the understanding side.
+        e: features of the execution side.
+        items: ids, labels, partitions and outcomes of the episodes, and notes about how they were read and joined.
+        origin_u: model, checkpoint, layer and pooling of `u`.
+        origin_e: the same for `e`.
+        fit_source: source of the episodes that heads are fitted on, if it differs from the source of the tested ones
+            (see `pair_across`); partition "train" then has the former, "test" the latter. '' if both are the same.
+        columns: further columns of the stores' tables of episodes (success, the user's own), one row per episode; None
+            for arrays.
+        worlds: names of the simulated worlds that the episodes come from.
     """
 
     u: NDArray[np.float32]
     e: NDArray[np.float32]
     items: Items
-    origin_u: Origin
-    origin_e: Origin
+    origin_u: LayerId
+    origin_e: LayerId
     fit_source: str = ""
+    columns: pd.DataFrame | None = None
+    worlds: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.items)
 
     @property
     def across(self) -> bool:
@@ -333,8 +393,24 @@ class Pair:
 
     @property
     def is_control(self) -> bool:
-        """Whether a side is there to be compared with: pixels for u, or the instruction blanked for e."""
-        return self.origin_u.model == PIXELS or self.origin_e.source.endswith(BLANK)
+        """Whether a side is a control: pixels for u, or the instruction blanked for e."""
+        return self.origin_u.model == PIXELS or self.origin_e.blank
+
+    @property
+    def episodes(self) -> pd.DataFrame:
+        """Table of the episodes: id, task, instruction, partition, success and the further columns."""
+        items = self.items
+        labels = {"id": items.ids, "task": items.tasks, "instruction": items.instructions}
+        table = pd.DataFrame(labels | {"partition": items.partitions})
+        if self.columns is None:
+            return table.assign(success=items.success_e)
+        return table.join(self.columns.reset_index(drop=True))
+
+    def take(self, rows: NDArray[Any]) -> "FeaturePair":
+        """The pair with some of its episodes: indices of rows, in the order given, or a mask (N,)."""
+        chosen = np.arange(len(self))[rows]
+        columns = None if self.columns is None else self.columns.iloc[chosen].reset_index(drop=True)
+        return replace(self, u=self.u[chosen], e=self.e[chosen], items=self.items.take(chosen), columns=columns)
 
     def digest(self) -> str:
         """SHA-256 (16 digits) of every number and label: changes when any of them does."""
@@ -359,10 +435,10 @@ def pair_arrays(
     partitions: Labels | None = None,
     success_u: Labels | None = None,
     success_e: Labels | None = None,
-    understanding: Origin | str = "u",
-    execution: Origin | str = "e",
-) -> Pair:
-    """A pair from two arrays and a list of labels, row i of all belonging together.
+    understanding: LayerId | str = "u",
+    execution: LayerId | str = "e",
+) -> FeaturePair:
+    """A pair from two arrays and a list of labels, in which row i of all is the same episode.
 
     Raises FeatureError when shapes, counts or values do not fit.
 
@@ -385,97 +461,133 @@ def pair_arrays(
     )
     if len(items) != len(arrays[0]):
         raise FeatureError(f"{len(arrays[0])} rows of features, but {len(items)} ids")
-    return Pair(u=arrays[0], e=arrays[1], items=items, origin_u=_origin(understanding), origin_e=_origin(execution))
+    return FeaturePair(
+        u=arrays[0],
+        e=arrays[1],
+        items=items,
+        origin_u=_origin(understanding, Side.UNDERSTANDING),
+        origin_e=_origin(execution, Side.EXECUTION),
+    )
 
 
-def pair_files(
-    file_u: FeatureFile,
-    file_e: FeatureFile,
+def load_pair(
+    u: Path | str | FeatureFile,
+    e: Path | str | FeatureFile,
     *,
+    episodes: Episodes = "equal",
     layer_u: str | None = None,
     layer_e: str | None = None,
     pool_u: str = "mean",
     pool_e: str = "mean",
-    episodes: Literal["all", "shared"] = "all",
-) -> Pair:
-    """Join two feature stores by episode id.
+    partition: str | None = None,
+) -> FeaturePair:
+    """Read two feature stores and join them by episode id, in the order of the understanding side.
 
     Args:
-        file_u: store of the understanding side.
-        file_e: store of the execution side.
-        layer_u: layer to probe; "u" (the paper's) when not given, or the only one there is.
-        layer_e: layer to probe; "e" (the paper's) when not given, or the only one there is.
-        pool_u: pooling of tokens to one vector per episode, as `Layer.pooled` takes it.
+        u: store of the understanding side.
+        e: store of the execution side.
+        episodes: "equal" raises if the stores do not have the same episodes; "shared" uses the episodes in both, and a
+            note in `items.notes` says how many were left out.
+        layer_u: layer to read; by default "u" (the paper's), or the only one there is.
+        layer_e: layer to read; by default "e" (the paper's), or the only one there is.
+        pool_u: pooling of tokens to one vector per episode, as in `Layer.pooled`.
         pool_e: the same for the execution side.
-        episodes: "all" refuses stores that do not cover the same episodes, "shared" keeps those both have.
+        partition: use only the episodes of this partition (`in_partition`).
 
-    Other data under the same ids, and labels that were mapped, are told in `items.notes`.
+    `items.notes` also reports stores that were made from different data, and labels that were mapped. The user's own
+    columns come from the understanding side, and from the execution side where only that has them.
 
     Raises:
-        FeatureError: the episodes differ (with the counts and the first missing id), an instruction, task or partition
-            differs or is missing in some rows (see `agreed_episodes`), a side is the wrong one, or a layer is not
-            there.
+        FeatureError: a store is of the wrong side, the episodes differ or none is shared (with the counts or the first
+            ids), an instruction, task or partition differs or is missing in some rows (see `agreed_episodes`), there is
+            no such layer, or no episode of `partition`.
+        ConfigError: an unknown value of `episodes`.
     """
-    for file, side in ((file_u, "understanding"), (file_e, "execution")):
-        if file.side != side:
-            raise FeatureError(f"{file.path} holds features of the {file.side} side; the {side} side is needed here")
-    if episodes not in ("all", "shared"):
-        raise ConfigError(f"episodes must be 'all' or 'shared', got {episodes!r}")
-    table_u, table_e = file_u.episodes, file_e.episodes
-    rows_u, rows_e, told = _join(file_u, file_e, table_u, table_e, episodes)
-    layer_u, layer_e = _layer(file_u, layer_u, "u"), _layer(file_e, layer_e, "e")
-    table_u, table_e = table_u.iloc[rows_u], table_e.iloc[rows_e]
-    agreed, notes = agreed_episodes(
-        table_u,
-        table_e,
-        (file_u.path, file_e.path),
-        data=[str(file.attrs["data_fingerprint"]) for file in (file_u, file_e)],
-    )
-    items = Items.of(
-        ids=agreed["id"].to_numpy(),
-        instructions=agreed["instruction"].to_numpy(),
-        tasks=agreed["task"].to_numpy(),
-        partitions=agreed["partition"].to_numpy(),
-        success_u=_recognised(agreed),
-        success_e=table_e["success"].to_numpy(),
-    )
-    return Pair(
-        u=file_u.layer(layer_u).pooled(pool_u)[rows_u],
-        e=file_e.layer(layer_e).pooled(pool_e)[rows_e],
-        items=replace(items, notes=(*told, *notes, *items.notes)),
-        origin_u=_file_origin(file_u, layer_u, pool_u),
-        origin_e=_file_origin(file_e, layer_e, pool_e),
-    )
+    if episodes not in get_args(Episodes):
+        raise ConfigError(f"episodes must be 'equal' or 'shared', got {episodes!r}")
+    with ExitStack() as stack:
+        file_u, file_e = (
+            store if isinstance(store, FeatureFile) else stack.enter_context(open_features(Path(store)))
+            for store in (u, e)
+        )
+        for file, side in ((file_u, "understanding"), (file_e, "execution")):
+            if file.side != side:
+                raise FeatureError(
+                    f"{file.path} holds features of the {file.side} side; the {side} side is needed here"
+                )
+        table_e = file_e.episodes
+        joined = join_episodes(
+            file_u.episodes,
+            table_e,
+            (file_u.path, file_e.path),
+            data=[str(file.attrs["data_fingerprint"]) for file in (file_u, file_e)],
+            episodes=episodes,
+        )
+        layer_u, layer_e = _layer(file_u, layer_u, "u"), _layer(file_e, layer_e, "e")
+        table, table_e = joined.episodes, table_e.iloc[joined.rows_e].reset_index(drop=True)
+        items = Items.of(
+            ids=table["id"].to_numpy(),
+            instructions=table["instruction"].to_numpy(),
+            tasks=table["task"].to_numpy(),
+            partitions=table["partition"].to_numpy(),
+            success_u=_recognized(table),
+            success_e=table_e["success"].to_numpy(),
+        )
+        own = [name for name in file_e.extra_columns if name not in table]
+        columns = table.drop(columns=["id", "instruction", "task", "partition"]).join(table_e[own])
+        pair = FeaturePair(
+            u=file_u.layer(layer_u).pooled(pool_u)[joined.rows_u],
+            e=file_e.layer(layer_e).pooled(pool_e)[joined.rows_e],
+            items=replace(items, notes=(*joined.notes, *items.notes)),
+            origin_u=layer_id(file_u, layer_u, pool_u),
+            origin_e=layer_id(file_e, layer_e, pool_e),
+            columns=columns,
+            worlds=tuple(sorted({*file_u.worlds, *file_e.worlds})),
+        )
+    return pair if partition is None else in_partition(pair, partition)
 
 
-def pair_across(fit: Pair, test: Pair) -> Pair:
+def in_partition(pair: FeaturePair, partition: str) -> FeaturePair:
+    """The episodes of one partition, which may be given by another name, such as validation.
+
+    Raises FeatureError, with the partitions there are, when it has no episode.
+    """
+    partition = asked_partition(partition)
+    mask = pair.items.partitions == partition
+    if not mask.any():
+        known = ", ".join(repr(name) for name in sorted(set(pair.items.partitions.tolist())))
+        raise FeatureError(f"none of the {len(pair)} shared episodes is in partition {partition!r}; there are {known}")
+    return pair.take(mask)
+
+
+def pair_across(fit: FeaturePair, test: FeaturePair) -> FeaturePair:
     """One pair to fit heads on the training episodes of `fit` and to measure them on all episodes of `test`.
 
     Both are of the same models, layers and poolings; their episodes are others, such as demonstrations and the policy's
     own closed-loop episodes. Of `fit`, the episodes that its own heads would be fitted on are taken (partition "train";
     "val" where there is no train), or all where it has no partitions. The result has the origins of `test`, and
     `fit_source` names the source of `fit`; splits, chance, intervals and the split by success work as on any pair.
-    Ids of training episodes get that source before them, as both may have the same.
+    Ids of training episodes get that source as a prefix, because both may have the same ids.
 
     Raises FeatureError when the two are not of the same models and layers.
 
     Source: specs/tabletop.md iv, point 4 (heads fitted on demonstrations, closed-loop episodes tested).
     """
-    for one, other, side in ((fit.origin_u, test.origin_u, "u"), (fit.origin_e, test.origin_e, "e")):
-        names = [(origin.model, origin.layer, origin.pool) for origin in (one, other)]
+    for origins, side in (((fit.origin_u, test.origin_u), "u"), ((fit.origin_e, test.origin_e), "e")):
+        names = [(origin.model, origin.layer, origin.pool) for origin in origins]
         if names[0] != names[1]:
             raise FeatureError(f"heads fitted on {side} of {names[0]} cannot be tested on {names[1]}")
     widths = [(pair.u.shape[1], pair.e.shape[1]) for pair in (fit, test)]
     if widths[0] != widths[1]:
         raise FeatureError(
-            f"{fit.origin_u} and {fit.origin_e} have widths {widths[0]}, those on {test.origin_e.source} {widths[1]}; "
-            "extract both with the same options"
+            f"{fit.origin_u.file_stem} and {fit.origin_e.file_stem} have widths {widths[0]}, those on "
+            f"{test.origin_e.source_name} {widths[1]}; extract both with the same options"
         )
     rows = np.arange(len(fit.items))
     if has_partitions(fit.items):
         rows = rows[fit.items.partitions == fitted_partition(fit.items.partitions)]
     train = fit.items.take(rows)
-    source, own = fit.origin_u.source, test.items
+    source, own = fit.origin_u.source_name, test.items
     items = Items.of(
         ids=[*(f"{source}:{name}" for name in train.ids), *own.ids],
         instructions=np.concatenate([train.instructions, own.instructions]),
@@ -491,71 +603,44 @@ def pair_across(fit: Pair, test: Pair) -> Pair:
         e=np.concatenate([fit.e[rows], test.e]),
         items=replace(items, notes=notes),
         fit_source=source,
+        columns=None,
     )
 
 
-def _origin(given: Origin | str) -> Origin:
-    return given if isinstance(given, Origin) else Origin(model=given, layer=given)
+def _origin(given: LayerId | str, side: Side) -> LayerId:
+    return given if isinstance(given, LayerId) else LayerId(model=given, side=side, layer=given)
 
 
-def _file_origin(file: FeatureFile, layer: str, pool: str) -> Origin:
-    return Origin(
+def layer_id(file: FeatureFile, layer: str, pool: str) -> LayerId:
+    """Identity of a layer of an open store, with a pooling of its tokens."""
+    return LayerId.of(_feature_id(file), layer=layer, pool=pool)
+
+
+def _feature_id(file: FeatureFile) -> FeatureId:
+    return FeatureId(
         model=file.model,
+        side=Side(file.side),
         source=file.source,
         step=file.step,
-        trained=file.trained,
         training=file.training,
-        layer=layer,
-        pool=pool,
+        trained=file.trained,
     )
 
 
-def _layer(file: FeatureFile, asked: str | None, usual: str) -> str:
-    if asked is not None:
-        return asked
-    if usual in file.layers:
-        return usual
+def _layer(file: FeatureFile, requested: str | None, default: str) -> str:
+    if requested is not None:
+        return requested
+    if default in file.layers:
+        return default
     if len(file.layers) == 1:
         return file.layers[0]
     raise FeatureError(
-        f"{file.path} has no layer {usual!r} but {', '.join(file.layers)}: "
-        f"say which with --layer-{usual} (layer_{usual}=)"
+        f"{file.path} has no layer {default!r} but {', '.join(file.layers)}: "
+        f"say which with --layer-{default} (layer_{default}=)"
     )
 
 
-def _join(
-    file_u: FeatureFile,
-    file_e: FeatureFile,
-    table_u: pd.DataFrame,
-    table_e: pd.DataFrame,
-    episodes: Literal["all", "shared"],
-) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
-    place = {str(name): row for row, name in enumerate(table_e["id"])}
-    ids_u = [str(name) for name in table_u["id"]]
-    known = set(ids_u)
-    only_u = [name for name in ids_u if name not in place]
-    only_e = [name for name in place if name not in known]
-    shared = [(row, place[name]) for row, name in enumerate(ids_u) if name in place]
-    alike = alike_ids(only_u, only_e)
-    if (only_u or only_e) and (episodes == "all" or not shared):
-        way = (
-            f"Extract both from the same data, or pass --episodes shared to keep the {len(shared)} episodes both have."
-            if shared
-            else "They share none: extract both from the same data."
-        )
-        way = f"{alike[0].upper()}{alike[1:]}. {way}" if alike else way
-        lines = [
-            f"first episode missing from {side}: {names[0]}" for side, names in (("e", only_u), ("u", only_e)) if names
-        ]
-        raise FeatureError(
-            f"u and e do not cover the same episodes ({len(table_u)} and {len(table_e)}, {len(shared)} in both).\n"
-            f"  u: {file_u.path}\n  e: {file_e.path}\n  " + "\n  ".join(lines) + f"\n{way}"
-        )
-    pairs = np.array(shared, dtype=np.int64).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1], [f"{file_u.path} and {file_e.path}: {alike}"] if alike else []
-
-
-def _recognised(table: pd.DataFrame) -> Sequence[int]:
+def _recognized(table: pd.DataFrame) -> Sequence[int]:
     """1 where the predicted instruction is the true one, 0 where it is another, -1 where there is no prediction.
 
     Instructions are compared as `Items` groups them: case, blanks and Unicode form do not matter.

@@ -1,5 +1,6 @@
-"""Rows of results/alignment.csv: aggregation over seeds, and the table itself."""
+"""Rows of results/alignment.csv: means over seeds, the table, its printed form."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from mnprobe.core.errors import ProbeError
 from mnprobe.core.labels import encode_labels
 from mnprobe.core.table import TableSchema
 from mnprobe.probe.config import AlignConfig
-from mnprobe.probe.items import Items
 from mnprobe.probe.runs import DIRECTIONS, Record
+from mnprobe.probe.splits import Items
 from mnprobe.probe.uncertainty import Interval, cluster_jackknife, cluster_jackknife_difference, spread
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "TRUTH",
     "contrast_rows",
     "measured_rows",
+    "people_table",
     "read_alignment",
     "to_frame",
     "write_alignment",
@@ -44,9 +46,9 @@ def measured_rows(
     notes: list[str] = []
     numbers = [_numbers(record, config) for record in records]
     intervals = {
-        (metric, direction): _interval(records, items, metric, place)
+        (metric, direction): _interval(records, items, metric, side)
         for metric in (*(f"recall@{k}" for k in config.k), "adjusted_recall@1")
-        for place, direction in enumerate((*DIRECTIONS, "mean"))
+        for side, direction in enumerate((*DIRECTIONS, "mean"))
     }
     for metric, direction in numbers[0]:
         chances = np.array([entry[metric, direction][1] for entry in numbers])
@@ -89,29 +91,29 @@ def contrast_rows(
     - "success_minus_failure@1": difference of recall@1, in each direction and their mean.
     - "within_task_success_minus_failure@1": the difference inside each task, mean over tasks.
 
-    Differences stand in rows of the success split, with 95 % intervals for which each instruction is left out of both
-    sides at once; 0 takes the place of chance. `n_groups` of the rows inside tasks counts the tasks.
+    Differences are in rows of the success split, with 95 % intervals that leave each instruction out of both sides at
+    once; their chance is 0. `n_groups` of the rows inside tasks counts the tasks.
     """
     sides = [[_stacked(records, side) for side in (0, 1)] for records in (success, failure)]
     rows: list[dict[str, Any]] = []
     common = {"statistic": "mean", "seed": -1, "draw": -1, "heads_file": "", "sd_seeds": _NAN, "sd_draws": _NAN}
     common |= {"n_seeds": len({record.seed for record in success})}
     weights = np.concatenate([_draw_weights(records) for records in (success, failure)]).reshape(2, -1)
-    if not np.array_equal(weights[0], weights[1]):  # equal numbers on both sides, draw by draw, is what they are for
+    if not np.array_equal(weights[0], weights[1]):  # balanced draws have equal numbers on both sides
         raise ProbeError("success and failure were not measured on equally many test episodes")
     clusters = np.tile(items.instructions, len(weights[0]) // len(items))
-    for place, direction in enumerate((*DIRECTIONS, "mean")):
-        chosen = (place,) if place < 2 else (0, 1)
-        one, other = (np.stack([side[k] for k in chosen], axis=1) for side in sides)
-        found = cluster_jackknife_difference(one, other, clusters, weights=weights[0], shares=True)
-        value = float(np.mean([_weighted(values, weights[0]) for values in one.T]))
-        value -= float(np.mean([_weighted(values, weights[0]) for values in other.T]))
+    for index, direction in enumerate((*DIRECTIONS, "mean")):
+        chosen = (index,) if index < 2 else (0, 1)
+        hits_success, hits_failure = (np.stack([side[k] for k in chosen], axis=1) for side in sides)
+        interval = cluster_jackknife_difference(hits_success, hits_failure, clusters, weights=weights[0], shares=True)
+        value = float(np.mean([_weighted(values, weights[0]) for values in hits_success.T]))
+        value -= float(np.mean([_weighted(values, weights[0]) for values in hits_failure.T]))
         rows.append(
             bases[0]
             | _mean_counts(success)
             | common
             | {"metric": "success_minus_failure@1", "direction": direction, "value": value, "chance": 0.0}
-            | {"ci_low": found.low, "ci_high": found.high}
+            | {"ci_low": interval.low, "ci_high": interval.high}
         )
     return rows + _within_task_rows(success, failure, items, bases, common)
 
@@ -132,15 +134,15 @@ def _within_task_rows(
         raise ProbeError("success and failure were not measured on equally many test episodes of every task")
     weights = np.divide(1.0, counts[0], out=np.zeros(len(names)), where=counts[0] > 0)[codes]
     clusters = np.tile(items.instructions, copies)
-    values = [float(np.mean([_weighted(one, weights) for one in both.T])) for both in columns]
+    values = [float(np.mean([_weighted(column, weights) for column in both.T])) for both in columns]
     intervals = [cluster_jackknife(both, clusters, weights=weights, shares=True) for both in columns]
-    found = cluster_jackknife_difference(columns[0], columns[1], clusters, weights=weights, shares=True)
+    difference = cluster_jackknife_difference(columns[0], columns[1], clusters, weights=weights, shares=True)
     shared = common | {"direction": "mean", "n_groups": int((counts[0] > 0).sum())}
     single, contrast = "within_task_recall@1", "within_task_success_minus_failure@1"
     numbers = (
         (bases[0], success, single, values[0], _NAN, intervals[0]),
         (bases[1], failure, single, values[1], _NAN, intervals[1]),
-        (bases[0], success, contrast, values[0] - values[1], 0.0, found),
+        (bases[0], success, contrast, values[0] - values[1], 0.0, difference),
     )
     return [
         base
@@ -174,8 +176,8 @@ def _adjusted(value: float, chance: float) -> float:
     return (value - chance) / (1 - chance) if chance < 1 else _NAN
 
 
-def _interval(records: Sequence[Record], items: Items, metric: str, place: int) -> Interval:
-    """Cluster jackknife over instructions of all hits, seeds of one draw averaged; place 0 u2e, 1 e2u, 2 both.
+def _interval(records: Sequence[Record], items: Items, metric: str, index: int) -> Interval:
+    """Cluster jackknife over instructions of all hits, seeds of one draw averaged; index 0 u2e, 1 e2u, 2 both.
 
     Items weigh so that every draw weighs the same, as it does in the value itself. Adjusted recall is a share whose
     draws and directions weigh 1 / (1 - chance), stretched from [0, 1] to what it can be; where all have one chance its
@@ -183,7 +185,7 @@ def _interval(records: Sequence[Record], items: Items, metric: str, place: int) 
     """
     adjusted = metric == "adjusted_recall@1"
     k = 1 if adjusted else int(metric.removeprefix("recall@"))
-    chosen = (place,) if place < 2 else (0, 1)
+    chosen = (index,) if index < 2 else (0, 1)
     values = np.stack([_stacked(records, side, k) for side in chosen], axis=1)
     weights = _draw_weights(records)
     clusters = np.tile(items.instructions, len(weights) // len(items))
@@ -194,13 +196,13 @@ def _interval(records: Sequence[Record], items: Items, metric: str, place: int) 
     if (levels >= 1).any():
         return Interval(_NAN, _NAN, 0, "")
     scale = np.where(np.isnan(values), np.nan, 1 / (1 - levels))
-    width = float(np.mean([_weighted(one, weights) for one in scale.T]))
-    found = cluster_jackknife(values * scale / width, clusters, weights=weights, shares=True)
-    return found._replace(low=1 - width * (1 - found.low), high=1 - width * (1 - found.high))
+    width = float(np.mean([_weighted(column, weights) for column in scale.T]))
+    scaled = cluster_jackknife(values * scale / width, clusters, weights=weights, shares=True)
+    return scaled._replace(low=1 - width * (1 - scaled.low), high=1 - width * (1 - scaled.high))
 
 
 def _stacked(records: Sequence[Record], side: int, k: int = 1) -> NDArray[np.float64]:
-    """Hits of every item in every draw, laid end to end, seeds of one draw averaged; NaN where it was no query."""
+    """Hits of every item in every draw, concatenated, seeds of one draw averaged; NaN where it was no query."""
     draws = sorted({record.draw for record in records})
     return np.concatenate(
         [_item_means([record.hits[k][side] for record in records if record.draw == draw]) for draw in draws]
@@ -227,8 +229,8 @@ def _item_means(hits: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 
 def _metric_interval(metric: str, direction: str, intervals: dict[tuple[str, str], Interval]) -> tuple[float, float]:
-    found = intervals.get((metric, direction))
-    return (_NAN, _NAN) if found is None else (found.low, found.high)
+    interval = intervals.get((metric, direction))
+    return (_NAN, _NAN) if interval is None else (interval.low, interval.high)
 
 
 def _grand(records: Sequence[Record], values: NDArray[np.float64]) -> float:
@@ -265,7 +267,7 @@ IDENTITY = (
         "fit_source",
     ),
 )
-"""Columns that say what was measured; rows that agree in all of them are the same measurement."""
+"""Columns that identify a measurement; rows with equal values in all of them are the same measurement."""
 
 COLUMNS = (
     *(name for name in IDENTITY if name != "fit_source"),
@@ -273,10 +275,10 @@ COLUMNS = (
     *("chance", "n_test", "n_groups", "n_gallery", "n_train", "n_train_groups", "n_seeds", "batch"),
     *("heads_file", "config_hash", "features_hash", "fit_source"),
 )
-"""All columns. `batch` is the batch asked for (all of n_train when that is less; log of the smaller of batch and
-n_groups caps mi_bound). `fit_source` says on episodes of which source the heads were fitted: another than `source_u`
-where training episodes of the demonstrations fit heads that rollouts test. `config_hash` stands for all settings of the
-probe, `features_hash` for every number and label of the pair that was probed."""
+"""All columns. `batch` is the requested batch (all of n_train if that is less; log of the smaller of batch and
+n_groups caps mi_bound). `fit_source` is the source of the episodes that the heads were fitted on: it differs from
+`source_u` if heads are fitted on demonstrations and tested on rollouts. `config_hash` is the hash of all settings of
+the probe, `features_hash` that of every number and label of the pair."""
 
 _TEXT = (
     *("understanding", "execution", "source_u", "source_e", "layer_u", "layer_e", "pool_u", "pool_e", "heads"),
@@ -300,7 +302,7 @@ ALIGNMENT = TableSchema(
     defaults={"fit_source": "source_u", "features_hash": ""},  # earlier: heads were fitted on the same source
     command="align",
 )
-"""results/alignment.csv. Numbers are real (NaN where a cell is empty) but those of `_WHOLE`, of which none is empty."""
+"""results/alignment.csv. Numbers are real (NaN in empty cells), except those of `_WHOLE`, which are never empty."""
 
 
 def to_frame(rows: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
@@ -309,7 +311,7 @@ def to_frame(rows: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
 
 
 def write_alignment(path: Path, frame: pd.DataFrame) -> None:
-    """Write the table as CSV, atomically; numbers keep every digit."""
+    """Write the table as CSV, atomically; numbers with all digits."""
     ALIGNMENT.write(path, frame)
 
 
@@ -318,10 +320,109 @@ def read_alignment(path: Path, *, command: str | None = None) -> pd.DataFrame:
 
     Args:
         path: of the file.
-        command: what writes it, for messages; by default `mnprobe align` for the run that it lies in.
+        command: what writes it, for messages; by default `mnprobe align` for its run.
 
     Raises:
         ProbeError: the file is absent, is no CSV table, has no rows, lacks columns, or has a cell that is no number or
             truth value (naming row and column).
     """
     return ALIGNMENT.read(path, command=command)
+
+
+_HEADER = (
+    "pair",
+    "held out",
+    "split",
+    "control",
+    "R@1",
+    "95 % interval",
+    "chance",
+    "lift",
+    "u->e",
+    "e->u",
+    "n",
+    "groups",
+)
+
+
+_CONTRASTS = {"success_minus_failure@1": "all", "within_task_success_minus_failure@1": "within tasks"}
+
+
+def people_table(frame: pd.DataFrame) -> str:
+    """Recall@1 of every measurement in plain text; R@1 is the mean of both directions, lift is R@1 over chance.
+
+    Models with random weights are marked 'untrained'; values that ties decide are marked with their share. Where
+    success and failure were measured, a second table gives their paired difference, over all episodes and within tasks.
+    """
+    means = frame[(frame["statistic"] == "mean") & (frame["metric"] == "recall@1")]
+    keys = [
+        *("understanding", "step_u", "trained_u", "layer_u", "pool_u", "execution", "step_e", "trained_e"),
+        *("layer_e", "pool_e", "source_e", "holdout", "split", "mode", "control", "heads", "pairing", "loss", "tau"),
+        *("fit_source", "config_hash"),
+    ]
+    ties = frame[(frame["statistic"] == "mean") & (frame["metric"] == "tied_share") & (frame["direction"] == "mean")]
+    tied = {tuple(row[key] for key in keys): float(row["value"]) for _, row in ties.iterrows()}
+    lines: list[tuple[str, ...]] = [_HEADER]
+    for key, rows in means.groupby(keys, sort=False):
+        values = {str(row["direction"]): row for _, row in rows.iterrows()}
+        row = values["mean"]
+        mark = f" ({tied[key]:.0%} ties)" if tied.get(key, 0.0) >= 0.01 else ""
+        split = str(row["split"]) + (" (shared probe)" if row["mode"] == "shared-probe" else "")
+        lines.append(
+            (
+                f"{_side(row, 'u')} x {_side(row, 'e')}",
+                str(row["holdout"]),
+                split,
+                "-" if row["control"] == "none" else str(row["control"]),
+                f"{row['value']:.3f}{mark}",
+                "none" if math.isnan(row["ci_low"]) else f"{row['ci_low']:.3f} to {row['ci_high']:.3f}",
+                f"{row['chance']:.3f}",
+                f"{row['value'] / row['chance']:.1f}x",
+                f"{values['u2e']['value']:.3f}",
+                f"{values['e2u']['value']:.3f}",
+                str(row["n_test"]),
+                str(row["n_groups"]),
+            )
+        )
+    contrasts = _contrasts(frame)
+    return _aligned(lines) + (f"\n\n{_aligned(contrasts)}" if len(contrasts) > 1 else "")
+
+
+def _contrasts(frame: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Success minus failure of each side: over all test episodes, and inside tasks."""
+    lines: list[tuple[str, ...]] = [
+        ("pair", "held out", "success minus failure of", "where", "R@1", "95 % interval", "n")
+    ]
+    for name, where in _CONTRASTS.items():
+        rows = frame[(frame["metric"] == name) & (frame["direction"] == "mean") & (frame["statistic"] == "mean")]
+        for _, row in rows.iterrows():
+            side = str(row["split"]).removesuffix("-success")
+            number = "2 x " + (f"{row['n_test']}" if where == "all" else f"{row['n_test']} in {row['n_groups']} tasks")
+            lines.append(
+                (
+                    f"{_side(row, 'u')} x {_side(row, 'e')}",
+                    str(row["holdout"]),
+                    side + (" (shared probe)" if row["mode"] == "shared-probe" else ""),
+                    where,
+                    f"{row['value']:+.3f}",
+                    "none" if math.isnan(row["ci_low"]) else f"{row['ci_low']:+.3f} to {row['ci_high']:+.3f}",
+                    number,
+                )
+            )
+    return lines
+
+
+def _aligned(lines: list[tuple[str, ...]]) -> str:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def _side(row: "pd.Series[Any]", side: str) -> str:
+    model = row["understanding" if side == "u" else "execution"]
+    source = f" on {row['source_e']}" if side == "e" and row["source_e"] != "demos" else ""
+    if side == "e" and row["fit_source"] != row["source_u"]:
+        source += f", heads from {row['fit_source']}"
+    layer = f" [{row[f'layer_{side}']}]" if row[f"layer_{side}"] != side else ""
+    return f"{model} step {row[f'step_{side}']}{'' if row[f'trained_{side}'] else ' untrained'}{layer}{source}"

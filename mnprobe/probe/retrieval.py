@@ -11,7 +11,7 @@ from mnprobe.core.arrays import Array, Number, Whole, as_number, as_whole, as_wh
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError
 from mnprobe.core.labels import Labels, as_labels, encode_labels
 from mnprobe.probe._arrays import TOLERANCE, unit_sides
-from mnprobe.probe._blocks import Layout, count_negatives, tied_positives
+from mnprobe.probe._blocks import Layout, count_negatives, similarity_blocks, tied_positives
 
 __all__ = [
     "TOLERANCE",
@@ -45,8 +45,8 @@ def chance_recall(
     Args:
         groups_query: group of each query.
         groups_gallery: group of each gallery item; the queries' own groups when not given.
-        k: how many neighbours count, at least 1; more than the gallery holds counts as the whole gallery.
-        exclude_own: leave the query's own episode out of its gallery.
+        k: number of neighbors, at least 1; more than the size of the gallery means the whole gallery.
+        exclude_own: exclude the query's own episode from its gallery.
         ids_query: the id of each query, to find its own item; row numbers when not given.
         ids_gallery: the id of each gallery item; row numbers when not given.
 
@@ -110,9 +110,9 @@ def own_rows(
     row = np.full(len(names), -1)
     row[codes_e] = np.arange(len(codes_e))
     own = row[codes_u]
-    strange = np.flatnonzero((own >= 0) & (groups_e[own] != groups_u))
-    if len(strange):
-        name = names[int(codes_u[strange[0]])]
+    mismatched = np.flatnonzero((own >= 0) & (groups_e[own] != groups_u))
+    if len(mismatched):
+        name = names[int(codes_u[mismatched[0]])]
         raise ProbeError(
             f"episode {name!r} has one group on side {sides[0]} and another on side "
             f"{sides[1]}: its own pair is no positive"
@@ -130,7 +130,7 @@ class DirectionRecall:
         tied: for each such query, whether its best positive ties with items of other groups, so that only chance
             can decide between them.
         chance: for each k, the exact expectation under random ranking.
-        n_gallery: items that each query is ranked against (less its own one, when that is left out).
+        n_gallery: number of items that each query is ranked against (without its own, if that is excluded).
     """
 
     hits: dict[int, NDArray[np.float64]]
@@ -184,22 +184,22 @@ def recall_at_k(
     tolerance: Number = TOLERANCE,
     block: Whole | None = None,
 ) -> Recall:
-    """Recall@k (hit rate) of cosine retrieval u to e and e to u: is one of the k nearest of the query's group?
+    """Recall@k (hit rate) of cosine retrieval u to e and e to u: whether one of the k nearest is of the query's group.
 
-    Candidates whose similarity lies within `tolerance` of the query's best positive are tied with it, and the expected
+    Candidates whose similarity is within `tolerance` of the query's best positive are tied with it, and the expected
     hit over random orders of the tied ones is taken: with a items of other groups above, q positives and t others tied,
     1 - C(t, k - a) / C(q + t, k - a). For k = 1 this is |M & P| / |M|, M the set of nearest items, P the positives.
     The value does not depend on the order of the items.
 
-    Both directions come from one product, in blocks: memory is a few blocks beside the normalised features.
+    Both directions come from one product, in blocks: memory is a few blocks and the normalized features.
 
     Args:
-        z_u: observed actions in the shared space (n, d), at any scale; a row of zeros is as near to all.
+        z_u: observed actions in the shared space (n, d), at any scale; a row of zeros is equally near to all.
         z_e: executed actions in the shared space (m, d).
         groups_u: group of each u (instruction, episode or task).
         groups_e: group of each e; `groups_u` when not given (then both sides need equally many rows).
-        k: neighbour counts to report, one or several.
-        exclude_own: leave the query's own episode out of its gallery.
+        k: values of k to report, one or several.
+        exclude_own: exclude the query's own episode from its gallery.
         ids_u: episode of each u, to know its own; row numbers when not given.
         ids_e: episode of each e; row numbers when not given.
         tolerance: largest difference of cosine similarities that counts as a tie; 0 for exact equality.
@@ -237,7 +237,7 @@ def recall_at_k(
         ("e", labels_e, labels_u, (ids_e, ids_u)),
     ):
         order = layout.order_u if side == "u" else layout.order_e
-        restore = np.argsort(order.numpy())  # from sorted rows back to the caller's
+        restore = np.argsort(order.numpy())  # from sorted rows to the caller's order
         tied_same = (positives.tied_u if side == "u" else positives.tied_e).cpu().numpy()[restore]
         above = (negatives.above_u if side == "u" else negatives.above_e)[restore]
         tied_other = (negatives.tied_u if side == "u" else negatives.tied_e)[restore]
@@ -267,13 +267,13 @@ def recall_at_k(
 def expected_hit(
     above: NDArray[np.int64], tied_same: NDArray[np.int64], tied_other: NDArray[np.int64], k: int
 ) -> NDArray[np.float64]:
-    """Chance that a random order of the tied items puts a positive among the first k.
+    """Probability that a random order of the tied items has a positive among the first k.
 
     Args:
         above: items of other groups that are nearer than the best positive.
         tied_same: positives tied with the best one (itself included, so at least 1).
         tied_other: items of other groups tied with it.
-        k: neighbour count.
+        k: number of neighbors.
 
     >>> import numpy as np
     >>> expected_hit(np.array([0, 0, 1]), np.array([1, 2, 1]), np.array([0, 1, 1]), 1)
@@ -281,7 +281,7 @@ def expected_hit(
     """
     left = k - above
     miss = np.ones(len(above))
-    for drawn in range(min(k, int(tied_other.max(initial=0)) + 1)):  # beyond, a miss is impossible already
+    for drawn in range(min(k, int(tied_other.max(initial=0)) + 1)):  # beyond, the probability of a miss is 0
         others = np.maximum(tied_other - drawn, 0)
         step = others / np.maximum(tied_same + others, 1)
         miss = np.where(drawn < left, miss * step, miss)
@@ -294,9 +294,6 @@ def checked_tolerance(tolerance: Any) -> float:
     if not 0 <= number < np.inf:
         raise ConfigError(f"tolerance must be >= 0, got {tolerance!r}")
     return number
-
-
-_BLOCK_ENTRIES = 1 << 24
 
 
 def true_recall_at_k(
@@ -333,11 +330,8 @@ def true_recall_at_k(
     able = positives > 0
     if not bool(able.any()):
         raise ProbeError(f"none of {len(query)} queries has an item of its group in the gallery of {len(gallery)}")
-    found = {n: torch.zeros(len(query), dtype=torch.float64) for n in ks}
-    rows = max(1, _BLOCK_ENTRIES // len(gallery))
-    for start in range(0, len(query), rows):
-        part = slice(start, start + rows)
-        similar = query[part] @ gallery.T
+    shares = {n: torch.zeros(len(query), dtype=torch.float64) for n in ks}
+    for part, similar in similarity_blocks(query, gallery):
         same = ids_q[part, None] == ids_g[None, :]
         nearest = similar.topk(max(ks), dim=1).values
         for n in ks:
@@ -345,8 +339,8 @@ def true_recall_at_k(
             above = similar > edge + tolerance
             tied = (similar >= edge - tolerance) & ~above
             share = (n - above.sum(1)) / tied.sum(1).double()
-            found[n][part] = ((above & same).sum(1) + share * (tied & same).sum(1)).double().cpu()
-    return {n: float((found[n][able] / positives[able]).mean()) for n in ks}
+            shares[n][part] = ((above & same).sum(1) + share * (tied & same).sum(1)).double().cpu()
+    return {n: float((shares[n][able] / positives[able]).mean()) for n in ks}
 
 
 def paired_ranks(
@@ -357,7 +351,7 @@ def paired_ranks(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Rank (1 = nearest) of row i's own partner, u to e and e to u; ties share their mean rank.
 
-    Only row i counts as right, so items that share an instruction punish each other. Source: specs/measuring.md, 3.
+    Only row i counts as correct, so items of one instruction lower each other's rank. Source: specs/measuring.md, 3.
 
     Raises FeatureError for shapes or values that do not fit, ConfigError for an impossible tolerance.
 
@@ -370,10 +364,8 @@ def paired_ranks(
     own = (u * e).sum(1)
     everyone = torch.arange(len(u), device=u.device)
     ranks = torch.ones(2, len(u), dtype=torch.float64, device=u.device)
-    rows = max(1, _BLOCK_ENTRIES // len(e))
-    for start in range(0, len(u), rows):
-        part = everyone[start : start + rows]
-        similar = u[part] @ e.T
+    for rows, similar in similarity_blocks(u, e):
+        part = everyone[rows]
         similar[torch.arange(len(part), device=u.device), part] = -torch.inf
         for side, edge, dim in ((0, own[part, None], 1), (1, own[None, :], 0)):
             above = (similar > edge + tolerance).sum(dim)

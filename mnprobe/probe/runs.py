@@ -1,4 +1,4 @@
-"""Probe runs: the fits that a measurement consists of, and carrying one out."""
+"""Probe runs: planning, fitting and scoring the jobs of a measurement."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -11,17 +11,17 @@ import torch
 from numpy.typing import NDArray
 
 from mnprobe.core.errors import ProbeError, TooFewSamples
+from mnprobe.core.names import PIXELS
 from mnprobe.probe._arrays import torch_threads
 from mnprobe.probe.config import AlignConfig, Control, Mode
 from mnprobe.probe.fitting import FitResult, Validation, fit_heads
 from mnprobe.probe.heads import AlignmentHeads, principal_components, save_heads, widen
-from mnprobe.probe.items import Items
 from mnprobe.probe.mutual_information import held_out_bound
 from mnprobe.probe.outcome_balance import SETTINGS, Setting, Side, balanced_draw, measurable_sides, shared_training
-from mnprobe.probe.pairs import PIXELS, Pair
+from mnprobe.probe.pairs import FeaturePair
 from mnprobe.probe.retrieval import DirectionRecall, recall_at_k
 from mnprobe.probe.sampling import shuffled_groups
-from mnprobe.probe.splits import Holdout, Partition, has_partitions, hold_out, shared_wordings
+from mnprobe.probe.splits import Holdout, Items, Partition, has_partitions, hold_out, shared_wordings
 
 __all__ = ["DIRECTIONS", "Job", "NoOutcomes", "Record", "Unit", "check_groups", "fit_key", "plan_units", "run_jobs"]
 
@@ -44,7 +44,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What one job measured on one test set; every list holds u2e and e2u."""
+    """Result of one job on one test set; every list has u2e and e2u."""
 
     split: str
     seed: int
@@ -63,7 +63,7 @@ class Record:
 
 
 def check_groups(items: Items, rows: NDArray[np.int64], config: AlignConfig, where: str) -> None:
-    """Retrieval among one group is always right: refuse test and training sets of fewer than two groups."""
+    """Raise TooFewSamples for rows of fewer than two groups: retrieval among one group is always right."""
     groups = np.unique(items.groups(config.pairing)[rows])
     if len(groups) < 2:
         raise TooFewSamples(
@@ -72,41 +72,41 @@ def check_groups(items: Items, rows: NDArray[np.int64], config: AlignConfig, whe
         )
 
 
-def fit_key(pair: Pair, job: Job, config: AlignConfig) -> str:
-    """Stands for everything that the heads depend on: jobs of one key, of whichever pairs, need one fit."""
+def fit_key(pair: FeaturePair, job: Job, config: AlignConfig) -> str:
+    """Hash of all data that the heads depend on: jobs with equal keys, of any pairs, share one fit."""
     total = hashlib.sha256()
     for rows in (job.train, job.validation):
         for array in (pair.u[rows], pair.e[rows]):
             total.update(repr((array.shape, array.dtype.str)).encode())
             total.update(np.ascontiguousarray(array).data)
         total.update("\0".join(map(str, pair.items.groups(config.pairing)[rows])).encode())
-    draw = job.draw if job.control == "shuffled" else -1  # decides how pairs are shuffled, and nothing else
+    draw = job.draw if job.control == "shuffled" else -1  # only the shuffling depends on the draw
     total.update(repr((job.control, job.seed, draw, pair.origin_u.model == PIXELS)).encode())
     return total.hexdigest()
 
 
-def run_jobs(work: Sequence[tuple[Pair, Job]], config: AlignConfig) -> list[list[Record]]:
+def run_jobs(work: Sequence[tuple[FeaturePair, Job]], config: AlignConfig) -> list[list[Record]]:
     """Fit once for jobs of one `fit_key`, and score each, in one torch thread; the same numbers in any process."""
     with torch_threads(1):
         result = _fit(*work[0], config)
-        found = []
+        records = []
         for pair, job in work:
             if job.heads_file is not None:
                 save_heads(job.heads_file, result.heads, job.fitted_on)
-            found.append([_score(pair, job, config, result, split, rows) for split, rows in job.tests.items()])
-        return found
+            records.append([_score(pair, job, config, result, split, rows) for split, rows in job.tests.items()])
+        return records
 
 
-def _fit(pair: Pair, job: Job, config: AlignConfig) -> FitResult:
+def _fit(pair: FeaturePair, job: Job, config: AlignConfig) -> FitResult:
     groups = pair.items.groups(config.pairing)
     labels = groups[job.train]
     labels_e = shuffled_groups(labels, seed=1000 * job.draw + job.seed) if job.control == "shuffled" else labels
     held = job.validation
     u, u_held = (torch.from_numpy(pair.u[rows]) for rows in (job.train, held))
-    few = None
+    components = None
     if pair.origin_u.model == PIXELS and 0 < config.pixel_components < u.shape[1]:
-        few = principal_components(u, config.pixel_components)  # of raw pixels, training episodes only
-        u, u_held = few.of(u), few.of(u_held)
+        components = principal_components(u, config.pixel_components)  # of raw pixels, training episodes only
+        u, u_held = components.of(u), components.of(u_held)
     result = fit_heads(
         u,
         pair.e[job.train],
@@ -116,14 +116,16 @@ def _fit(pair: Pair, job: Job, config: AlignConfig) -> FitResult:
         seed=job.seed,
         validation=Validation(u_held, pair.e[held], groups[held], groups[held]) if config.fit.early_stop else None,
     )
-    return result if few is None else replace(result, heads=widen(result.heads, few))
+    return result if components is None else replace(result, heads=widen(result.heads, components))
 
 
-def _score(pair: Pair, job: Job, config: AlignConfig, result: FitResult, split: str, rows: NDArray[np.int64]) -> Record:
+def _score(
+    pair: FeaturePair, job: Job, config: AlignConfig, result: FitResult, split: str, rows: NDArray[np.int64]
+) -> Record:
     groups = pair.items.groups(config.pairing)
     z_u, z_e = _map(result.heads, pair, rows)
     ids = pair.items.ids[rows]
-    found = recall_at_k(
+    retrieval = recall_at_k(
         z_u, z_e, groups[rows], groups[rows], k=config.k, exclude_own=config.exclude_own, ids_u=ids, ids_e=ids
     )
     bound = held_out_bound(
@@ -136,7 +138,7 @@ def _score(pair: Pair, job: Job, config: AlignConfig, result: FitResult, split: 
         draws=config.bound_draws,
         seed=job.seed,
     )
-    sides = (found.u2e, found.e2u)
+    sides = (retrieval.u2e, retrieval.e2u)
     return Record(
         split=split,
         seed=job.seed,
@@ -145,30 +147,30 @@ def _score(pair: Pair, job: Job, config: AlignConfig, result: FitResult, split: 
         chance={k: [side.chance[k] for side in sides] for k in config.k},
         tied=[side.tied_share for side in sides],
         bound=[bound.u2e, bound.e2u],
-        hits={k: [_spread_out(side, k, rows, len(pair.items)) for side in sides] for k in config.k},
+        hits={k: [_per_episode(side, k, rows, len(pair.items)) for side in sides] for k in config.k},
         n_test=len(rows),
         n_groups=len(np.unique(groups[rows])),
-        n_gallery=found.u2e.n_gallery,
+        n_gallery=retrieval.u2e.n_gallery,
         n_train=len(job.train),
         n_train_groups=len(np.unique(groups[job.train])),
         ended=result.ended,
     )
 
 
-def _map(heads: AlignmentHeads, pair: Pair, rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+def _map(heads: AlignmentHeads, pair: FeaturePair, rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
     with torch.no_grad():
         z_u, z_e = heads(torch.from_numpy(pair.u[rows]), torch.from_numpy(pair.e[rows]))
     return z_u, z_e
 
 
-def _spread_out(side: DirectionRecall, k: int, rows: NDArray[np.int64], total: int) -> NDArray[np.float64]:
+def _per_episode(side: DirectionRecall, k: int, rows: NDArray[np.int64], total: int) -> NDArray[np.float64]:
     values = np.full(total, np.nan)
     values[rows[side.queries]] = side.hits[k]
     return values
 
 
 class NoOutcomes(ProbeError):
-    """Success and failure were asked for, but outcomes are not known or all alike."""
+    """Success and failure were requested, but outcomes are unknown or all equal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,16 +187,16 @@ class Unit:
 def plan_units(
     items: Items, config: AlignConfig, heads_file: Path | None, *, across: bool = False, control: bool = False
 ) -> tuple[list[Unit], list[str]]:
-    """All units for one pair, and sentences about what is left out and why.
+    """All units for one pair, and notes about what is left out and why.
 
     With `across`, training and test episodes are of two sources (see `pair_across`). A pair that is itself a `control`
     takes at most `config.control_seeds` probe seeds and has no control with shuffled pairs.
 
     Seeds and draws are crossed at one point only: every probe seed with the first draw, every further draw with the
-    first seed; their spreads can be told apart at the price of seeds + draws - 1 fits. A holdout that the data cannot
-    give is left out with a note under the default "both"; asked for by name it is an error.
+    first seed. This separates their spreads with seeds + draws - 1 fits. With the default "both", a holdout that the
+    data do not allow is left out with a note; if requested by name, it is an error.
 
-    Raises TooFewSamples and ProbeError when nothing that was asked for can be measured.
+    Raises TooFewSamples and ProbeError when nothing that was requested can be measured.
     """
     if control:
         config = replace(config, seeds=min(config.seeds, config.control_seeds), shuffled=False)
@@ -216,11 +218,11 @@ def plan_units(
     if not units:
         reasons = "\n  ".join(str(error) for error in failures)
         raise TooFewSamples(f"nothing can be measured:\n  {reasons}")
-    notes += _lonely_notes(items, config, units)
+    notes += _single_episode_notes(items, config, units)
     return units, list(dict.fromkeys(notes))
 
 
-def _lonely_notes(items: Items, config: AlignConfig, units: Sequence[Unit]) -> list[str]:
+def _single_episode_notes(items: Items, config: AlignConfig, units: Sequence[Unit]) -> list[str]:
     """A sentence for each holdout whose groups have one tested episode each: then only the own episode can be found."""
     if config.pairing == "episode":
         return []
@@ -261,18 +263,18 @@ def _plain_units(
 
 
 def _shuffled(unit: Unit, config: AlignConfig) -> Unit:
-    """Fits on shuffled pairs on the very test sets of the true ones, so that the two can be compared; fewer seeds."""
-    kept = [job for job in unit.jobs if job.seed < config.shuffled_seeds]
-    jobs = tuple(replace(job, control="shuffled", heads_file=None) for job in kept)
+    """Fits on shuffled pairs, with the test sets of the true pairs and fewer seeds, to compare the two."""
+    repeated = [job for job in unit.jobs if job.seed < config.shuffled_seeds]
+    jobs = tuple(replace(job, control="shuffled", heads_file=None) for job in repeated)
     return replace(unit, control="shuffled", jobs=jobs)
 
 
 def _partition(items: Items, config: AlignConfig, holdout: Holdout, draw: int) -> Partition:
     share = 0.2 if config.fit.early_stop else 0.0
-    found = hold_out(items, holdout, seed=draw, test_share=config.test_share, validation_share=share)
-    check_groups(items, found.train, config, f"training set with {holdout} held out")
-    check_groups(items, found.test, config, f"test set with {holdout} held out")
-    return found
+    partition = hold_out(items, holdout, seed=draw, test_share=config.test_share, validation_share=share)
+    check_groups(items, partition.train, config, f"training set with {holdout} held out")
+    check_groups(items, partition.test, config, f"test set with {holdout} held out")
+    return partition
 
 
 def _outcome_units(items: Items, config: AlignConfig, holdout: Holdout, notes: list[str], across: bool) -> list[Unit]:
@@ -335,7 +337,7 @@ def _mode_units(
     unit = Unit(holdout=holdout, splits=tuple(wanted), mode=mode, control="none", jobs=tuple(jobs))
     if not config.shuffled or mode != "own-probe":
         return [unit]
-    first = replace(unit, jobs=tuple(job for job in jobs if job.draw == 0))  # whether something leaks, not how much
+    first = replace(unit, jobs=tuple(job for job in jobs if job.draw == 0))  # the first draw is enough to detect a leak
     return [unit, _shuffled(first, config)]
 
 

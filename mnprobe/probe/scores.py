@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from mnprobe.core.errors import ProbeError
 from mnprobe.core.files import whole_file
 from mnprobe.core.provenance import canonical_json
-from mnprobe.probe.items import Items
 from mnprobe.probe.runs import Job, Record
+from mnprobe.probe.splits import Items
 
 __all__ = ["HitScores", "described_hits", "find_hits", "hit_scores", "hits_name", "read_hits", "write_hits"]
 
@@ -51,12 +51,12 @@ class HitScores:
 
 
 def hit_scores(about: Mapping[str, Any], items: Items, jobs: Sequence[Job], records: Sequence[Record]) -> HitScores:
-    """Collect what `run_job` gave for the jobs of one unit, in their order."""
+    """Collect the results of `run_jobs` for the jobs of one unit, in their order."""
     rows = [(job, rows) for job in jobs for rows in job.tests.values()]
     marks = np.zeros((2, len(records), len(items)), dtype=np.bool_)
-    for place, (job, tested) in enumerate(rows):
-        marks[0, place, job.train] = True
-        marks[1, place, tested] = True
+    for record, (job, tested) in enumerate(rows):
+        marks[0, record, job.train] = True
+        marks[1, record, tested] = True
     return HitScores(
         about=dict(about),
         splits=np.array([record.split for record in records], dtype=np.str_),
@@ -73,7 +73,7 @@ def hit_scores(about: Mapping[str, Any], items: Items, jobs: Sequence[Job], reco
 
 
 def hits_name(about: Mapping[str, Any], splits: Sequence[str]) -> str:
-    """The file name of a measurement: what it was, and sixteen digits that stand for settings and features."""
+    """File name of a measurement: its names, and sixteen digits of the hashes of features and settings."""
     parts = [str(about[f"{name}_u" if name != "model" else "understanding"]) for name in ("model", "source", "step")]
     parts += [str(about[f"{name}_e" if name != "model" else "execution"]) for name in ("model", "source", "step")]
     parts += [str(about[name]) for name in ("layer_u", "pool_u", "layer_e", "pool_e", "heads", "holdout", "mode")]
@@ -83,7 +83,7 @@ def hits_name(about: Mapping[str, Any], splits: Sequence[str]) -> str:
 
 
 def write_hits(path: Path, scores: HitScores) -> None:
-    """Write as compressed arrays, whole or not at all; the same scores give the same bytes."""
+    """Write compressed arrays atomically; the same scores give the same bytes."""
     arrays: dict[str, Any] = {name: np.asarray(getattr(scores, name), dtype=np.str_) for name in (*_TEXT, "splits")}
     arrays |= {name: getattr(scores, name) for name in _NUMBERS}
     about = canonical_json({"format": _FORMAT} | dict(scores.about))
@@ -92,7 +92,7 @@ def write_hits(path: Path, scores: HitScores) -> None:
 
 
 def read_hits(path: Path) -> HitScores:
-    """Read what `write_hits` wrote; ProbeError when the file holds something else."""
+    """Read a file of `write_hits`; ProbeError for any other file."""
     try:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
@@ -112,12 +112,12 @@ def find_hits(folder: Path, **wanted: Any) -> list[Path]:
 
 
 def described_hits(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Every file of scores with the description of its measurement, for those who look for many of them."""
-    found = []
+    """Every file of scores with the description of its measurement, to search for several of them."""
+    described = []
     for path in sorted(folder.glob("*.npz")):
         try:
             with np.load(path, allow_pickle=False) as file:
-                found.append((path, json.loads(str(file["about"]))))
+                described.append((path, json.loads(str(file["about"]))))
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ProbeError(f"{path}: cannot be read as scores of mnprobe ({error}). Remove it") from error
-    return found
+    return described

@@ -1,6 +1,7 @@
-"""Train and test splits: held-out episodes, instructions or tasks (DESIGN 6)."""
+"""Episodes of a probe with their labels, and train and test splits (DESIGN 6)."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -8,13 +9,25 @@ from numpy.typing import NDArray
 
 from mnprobe.core.arrays import Number, Whole, as_number
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
-from mnprobe.core.labels import PARTITIONS, encode_labels, some
+from mnprobe.core.labels import (
+    PARTITIONS,
+    Labels,
+    as_labels,
+    as_outcomes,
+    as_partitions,
+    encode_labels,
+    is_missing,
+    label_list,
+    one_spelling,
+    some,
+)
 from mnprobe.core.seeds import check_seed
-from mnprobe.probe.items import GroupKind, Items
 
 __all__ = [
-    "KEPT_APART",
+    "NO_OVERLAP",
+    "GroupKind",
     "Holdout",
+    "Items",
     "Partition",
     "check_no_overlap",
     "choose_groups",
@@ -26,14 +39,107 @@ __all__ = [
     "tested_partition",
 ]
 
+GroupKind = Literal["episode", "instruction", "task"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Items:
+    """Labels of N paired episodes; row i describes row i of u and of e.
+
+    Attributes:
+        ids: episode ids, unique.
+        instructions: the instruction of each episode.
+        tasks: the task each belongs to.
+        partitions: "train", "val", "test", or "" where the dataset has none.
+        success_u: 1 where the understanding model recognised the instruction, 0 where not, -1 unknown.
+        success_e: 1 where the execution succeeded, 0 where not, -1 unknown.
+        notes: sentences about labels that were mapped.
+
+    >>> Items.of(ids=["a", "b"], instructions=["open", "close"]).groups("instruction").tolist()
+    ['open', 'close']
+    """
+
+    ids: NDArray[Any]
+    instructions: NDArray[Any]
+    tasks: NDArray[Any]
+    partitions: NDArray[Any]
+    success_u: NDArray[np.int8]
+    success_e: NDArray[np.int8]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        ids: Labels,
+        instructions: Labels | None = None,
+        tasks: Labels | None = None,
+        partitions: Labels | None = None,
+        success_u: Labels | None = None,
+        success_e: Labels | None = None,
+    ) -> "Items":
+        """Check and convert, by the rules of `mnprobe.core.labels`; labels that are not given are '', outcomes -1.
+
+        Raises FeatureError, naming the column and the first row, for lengths that differ, ids that repeat,
+        instructions, tasks or partitions that some rows have and others have not, partitions that are not known, and
+        invalid outcomes.
+        """
+        names = as_labels(ids, None, "ids").astype(str).astype(object)
+        n = len(names)
+        counts = Counter(names.tolist())
+        if len(counts) < n:
+            raise FeatureError(f"episode ids must be unique; {some([x for x, k in counts.items() if k > 1])} repeat")
+        words, remark = one_spelling(_texts(instructions, n, "instructions").tolist(), "instructions")
+        parts, mapped = (np.full(n, "", object), "") if partitions is None else as_partitions(partitions, n)
+        outcomes = {
+            name: np.full(n, -1, np.int8) if given is None else as_outcomes(given, n, name, names)
+            for name, given in (("success_u", success_u), ("success_e", success_e))
+        }
+        return cls(
+            ids=names,
+            instructions=words,
+            tasks=_texts(tasks, n, "tasks"),
+            partitions=parts,
+            **outcomes,
+            notes=tuple(note for note in (remark, mapped) if note),
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: NDArray[np.int64]) -> "Items":
+        """Some of the rows, in the order given."""
+        columns = {field.name: getattr(self, field.name)[rows] for field in fields(self) if field.name != "notes"}
+        return Items(**columns, notes=self.notes)
+
+    def groups(self, kind: GroupKind) -> NDArray[Any]:
+        """Groups of equal actions: the episode, the instruction or the task of each row."""
+        if kind not in get_args(GroupKind):
+            raise ConfigError(f"a group is 'episode', 'instruction' or 'task', got {kind!r}")
+        labels = {"episode": self.ids, "instruction": self.instructions, "task": self.tasks}[kind]
+        if len(labels) and not labels[0]:  # `of` requires a label in all rows or in none
+            raise FeatureError(
+                f"these {len(labels)} episodes name no {kind}, so that none of them are known to be the same action; "
+                f"give their {kind}s, or let each episode be its own group (--pairing episode, pairing='episode')"
+            )
+        return labels
+
+
+def _texts(given: Labels | None, n: int, name: str) -> NDArray[Any]:
+    """Labels as text, '' in all rows where there are none at all."""
+    if given is None or all(is_missing(value) for value in label_list(given, n, name)):
+        return np.full(n, "", object)
+    return np.array([str(label) for label in as_labels(given, n, name)], dtype=object)
+
+
 Holdout = Literal["episodes", "instructions", "tasks"]
 _UNIT: dict[str, GroupKind] = {"episodes": "episode", "instructions": "instruction", "tasks": "task"}
-KEPT_APART = {
+NO_OVERLAP = {
     "episodes": ("episodes",),
     "instructions": ("episodes", "instructions"),
     "tasks": ("episodes", "tasks"),
 }
-"""What training and test sets must not share under each holdout. New tasks may be told in words of known ones."""
+"""What training and test sets must not share under each holdout. New tasks may share instructions with known ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +167,8 @@ def hold_out(
       and there are two, these are used: heads are fitted on train (val if there is no train) and measured on test (val
       if there is no test); else episodes are drawn by seed, `test_share` of every instruction that has at least two.
     - "instructions", "tasks": groups never seen in training, drawn by seed, spread over the tasks. Dataset partitions
-      are kept: training episodes from train, test episodes from test. Holding out tasks keeps tasks apart; a wording
-      that two tasks have in common may be on both sides, and the note says so.
+      are used: training episodes from train, test episodes from test. With tasks held out, an instruction that two
+      tasks have in common may be on both sides, and the note says so.
 
     Args:
         items: the episodes.
@@ -72,7 +178,7 @@ def hold_out(
         validation_share: share of the training set to set aside for early stopping, by the same rule.
 
     Raises:
-        TooFewSamples: there are too few episodes or groups; the message says how many there are and are needed.
+        TooFewSamples: too few episodes or groups; the message has the counts and the minimum.
         ConfigError: a share or a name is impossible.
 
     Source: DESIGN 6; specs/measuring.md, section 5, pitfall 1.
@@ -105,7 +211,7 @@ def forbidden_overlap(
     instructions: NDArray[Any],
     tasks: NDArray[Any],
 ) -> dict[str, list[str]]:
-    """What training and test rows have in common though the holdout keeps it apart (see `KEPT_APART`); {} if nothing.
+    """What training and test rows share although the holdout forbids it (see `NO_OVERLAP`); {} if nothing.
 
     Both the split and the audit of leakage ask here, so that they follow one rule. Labels are compared as they are.
 
@@ -121,15 +227,15 @@ def forbidden_overlap(
     >>> forbidden_overlap("tasks", np.array([0]), np.array([1]), **rows)
     {}
     """
-    if holdout not in KEPT_APART:
-        raise ConfigError(f"holdout must be one of {', '.join(KEPT_APART)}, got {holdout!r}")
+    if holdout not in NO_OVERLAP:
+        raise ConfigError(f"holdout must be one of {', '.join(NO_OVERLAP)}, got {holdout!r}")
     labels = {"episodes": ids, "instructions": instructions, "tasks": tasks}
-    shared = {name: np.intersect1d(labels[name][train], labels[name][test]) for name in KEPT_APART[holdout]}
+    shared = {name: np.intersect1d(labels[name][train], labels[name][test]) for name in NO_OVERLAP[holdout]}
     return {name: [str(label) for label in found] for name, found in shared.items() if len(found)}
 
 
 def shared_wordings(items: Items) -> str:
-    """A sentence about instructions that several tasks have in common; '' where each belongs to one task."""
+    """A sentence about instructions that several tasks have in common; '' if each has one task."""
     owners: dict[str, set[str]] = {}
     for instruction, task in zip(items.instructions.tolist(), items.tasks.tolist(), strict=True):
         owners.setdefault(instruction, set()).add(task)
@@ -143,15 +249,15 @@ def shared_wordings(items: Items) -> str:
 
 
 def check_no_overlap(items: Items, partition: Partition) -> None:
-    """Refuse a partition whose training and test (or validation) rows share what the holdout keeps apart.
+    """Raise ProbeError if training and test (or validation) rows share what the holdout forbids.
 
     Raises ProbeError that names the groups on both sides.
     """
     items.groups(_UNIT[partition.holdout])  # which must be there
     labels = {"ids": items.ids, "instructions": items.instructions, "tasks": items.tasks}
     for name, rows in (("test", partition.test), ("validation", partition.validation)):
-        found = forbidden_overlap(partition.holdout, partition.train, rows, **labels)
-        for kind, both in found.items():
+        overlap = forbidden_overlap(partition.holdout, partition.train, rows, **labels)
+        for kind, both in overlap.items():
             raise ProbeError(
                 f"{len(both)} {kind} are in the training and in the {name} set, which holding out "
                 f"{partition.holdout} forbids: {some(both)}"
@@ -162,15 +268,15 @@ def has_partitions(items: Items) -> bool:
     """True when every episode names its partition and there are two of train, val and test.
 
     Raises FeatureError for other names, and where some episodes have a partition and others have none: an unknown name
-    must not turn the rule off (`Items.of` has mapped or refused it).
+    must not disable the rule (`Items.of` has mapped it or raised).
     """
-    found = set(items.partitions.tolist())
-    if found - {*PARTITIONS, ""} or ("" in found and len(found) > 1):
+    present = set(items.partitions.tolist())
+    if present - {*PARTITIONS, ""} or ("" in present and len(present) > 1):
         raise FeatureError(
-            f"partitions must be one of {', '.join(PARTITIONS)} in every row, or '' in all, got {some(sorted(found))}; "
-            "make the items with Items.of"
+            f"partitions must be one of {', '.join(PARTITIONS)} in every row, or '' in all, got {some(sorted(present))}"
+            "; make the items with Items.of"
         )
-    return len(found) > 1
+    return len(present) > 1
 
 
 def fitted_partition(partitions: NDArray[Any]) -> str:
@@ -182,7 +288,7 @@ def fitted_partition(partitions: NDArray[Any]) -> str:
 
 
 def tested_partition(partitions: NDArray[Any]) -> str:
-    """The dataset's partition that heads are measured on: test; val where there is none."""
+    """The dataset's partition that heads are tested on: test, or val without test."""
     return "test" if "test" in partitions else "val"
 
 

@@ -21,10 +21,10 @@ __all__ = [
 ]
 
 FEW_CLUSTERS = 8
-"""With fewer clusters an interval says little; it is given with a note."""
+"""With fewer clusters an interval is not reliable; it comes with a note."""
 
 _ROUNDING = 1e-12
-_SHARED = 1e4  # values this many times farther from 0 than from each other are centred before they are summed
+_SHARED = 1e4  # values this many times farther from 0 than from each other are centered before they are summed
 
 
 class Interval(NamedTuple):
@@ -47,10 +47,10 @@ def cluster_jackknife(
     """Interval of a mean from the standard error of leaving out one cluster at a time, with Student's t.
 
     m +- t(E - 1) se, se^2 = (G - 1)/G sum over the G clusters of (m without g - m)^2. E = (sum of weights)^2 / sum of
-    squared weights is how many equal clusters the unequal ones are worth, E = G where all weigh the same; at least 1
+    squared weights is the effective number of equal clusters, E = G where all weigh the same; at least 1
     degree of freedom is left. With `shares` the same on the scale L = log(m / (1 - m)), where se becomes
-    s = se / (m (1 - m)) and the middle L - s^2 (2 m - 1) / 2, as the log-odds of a mean lie too far out on average: the
-    ends then stay inside 0 and 1, and the interval covers better near them (benchmarks/calibration.py,
+    s = se / (m (1 - m)) and the middle L - s^2 (2 m - 1) / 2, because the log-odds of a mean are too extreme on
+    average: the ends then stay inside 0 and 1, and coverage near them is better (benchmarks/calibration.py,
     docs/statistics.md).
 
     Args:
@@ -68,7 +68,7 @@ def cluster_jackknife(
     Raises:
         ConfigError: a level outside (0, 1).
         FeatureError: values, clusters and weights are not of one count, a value is infinite, a weight is negative or
-            no number, a cluster has no name, or `shares` are not from 0 to 1.
+            not a number, a cluster has no name, or `shares` are not from 0 to 1.
 
     Source: Efron and Tibshirani 1993, chapter 11; MacKinnon, Nielsen and Webb 2023 (cluster jackknife, CV3); Kish 1965
     (E); Clopper and Pearson 1934. The middle is the second-order Taylor expansion of log-odds.
@@ -110,12 +110,12 @@ def cluster_jackknife_difference(
             columns = _columns(values, name)
             if (columns < -_ROUNDING).any() or (columns > 1 + _ROUNDING).any():
                 raise FeatureError(f"shares=True is for numbers from 0 to 1, but {name} holds others")
-    found = _interval(_difference(one, other, clusters, weights), False, level)
-    if not shares or not found.high - found.low <= _ROUNDING:
-        return found
-    other_way = 1 - ((1 - level) / 2) ** (1 / found.n_clusters)
-    middle = (1 - other_way) * (found.low + found.high) / 2
-    return found._replace(low=max(-1.0, middle - other_way), high=min(1.0, middle + other_way))
+    interval = _interval(_difference(one, other, clusters, weights), False, level)
+    if not shares or not interval.high - interval.low <= _ROUNDING:
+        return interval
+    other_way = 1 - ((1 - level) / 2) ** (1 / interval.n_clusters)
+    middle = (1 - other_way) * (interval.low + interval.high) / 2
+    return interval._replace(low=max(-1.0, middle - other_way), high=min(1.0, middle + other_way))
 
 
 def standard_error(
@@ -175,11 +175,11 @@ def _by_cluster(
     unit = power_near_one(known)
     known = known * unit
     shift = np.zeros(columns.shape[1])
-    for place in range(len(shift)):
-        own = known[present[:, place], place]
+    for column_index in range(len(shift)):
+        own = known[present[:, column_index], column_index]
         largest, apart = np.abs(own).max(initial=0.0), np.ptp(own) if len(own) else 0.0
         if _ROUNDING * largest < apart < largest / _SHARED:
-            shift[place] = own.min()
+            shift[column_index] = own.min()
     known = np.where(present, known - shift, 0.0)
     sums = np.stack([np.bincount(codes, column * weight, len(names)) for column in known.T], axis=1)
     counts = np.stack([np.bincount(codes, here * weight, len(names)) for here in present.T], axis=1)
@@ -239,8 +239,8 @@ def spread(values: Array) -> float:
     >>> spread(np.array([1.0, 3.0]))
     1.4142135623730951
     """
-    found = as_vector(values, "values")
-    if np.isinf(found).any():
-        raise FeatureError(f"values hold infinite numbers, the first at {int(np.isinf(found).argmax())}")
-    unit = power_near_one(found)
-    return float(np.std(found * unit, ddof=1)) / unit if len(found) > 1 else float("nan")
+    numbers = as_vector(values, "values")
+    if np.isinf(numbers).any():
+        raise FeatureError(f"values hold infinite numbers, the first at {int(np.isinf(numbers).argmax())}")
+    unit = power_near_one(numbers)
+    return float(np.std(numbers * unit, ddof=1)) / unit if len(numbers) > 1 else float("nan")

@@ -11,34 +11,34 @@ from mnprobe.training.model import (
     gather_with_gradient,
     mean_over_team,
 )
-from mnprobe.training.optimizers import NamedOptimiser, OptimiserConfig, build_optimisers, rate_at
-from mnprobe.training.sampler import Draw, Draws, Feed, draw_noise, part
+from mnprobe.training.optimizers import NamedOptimizer, OptimizerConfig, build_optimizers, rate_at
+from mnprobe.training.sampler import BatchLoader, BatchRows, BatchSampler, sample_noise, shard
 from mnprobe.training.trainer import TrainResult, train
 
 __all__ = [
     "PRESETS",
     "SOURCES",
-    "Draw",
-    "Draws",
-    "Feed",
+    "BatchLoader",
+    "BatchRows",
+    "BatchSampler",
     "JointModel",
     "Language",
-    "NamedOptimiser",
-    "OptimiserConfig",
+    "NamedOptimizer",
+    "OptimizerConfig",
     "StepInputs",
     "StepOutput",
     "StepSettings",
     "TrainConfig",
     "TrainResult",
     "TrainingInputs",
-    "build_optimisers",
-    "draw_noise",
+    "build_optimizers",
     "gather_with_gradient",
     "mean_over_team",
-    "part",
     "prepare_inputs",
     "preset",
     "rate_at",
     "read_metrics",
+    "sample_noise",
+    "shard",
     "train",
 ]

@@ -19,7 +19,7 @@ from mnprobe.core.files import sync
 from mnprobe.core.job import JobRecord, in_turn
 from mnprobe.core.provenance import canonical_json, config_hash
 
-__all__ = ["Arrays", "Rows", "kept_arrays"]
+__all__ = ["Arrays", "Rows", "cached_arrays"]
 
 Arrays = Mapping[str, NDArray[Any]]
 """Arrays by name, one row per item on their first axis."""
@@ -31,7 +31,7 @@ _SCHEMA = "mnprobe.arrays/1"
 _MANIFEST = "manifest.json"
 
 
-def kept_arrays(
+def cached_arrays(
     cache: Path,
     wanted: Mapping[str, Mapping[str, Any]],
     make: Callable[[Sequence[str]], Iterable[Rows]],
@@ -59,19 +59,19 @@ def kept_arrays(
     keys = {kind: {"schema": _SCHEMA, "kind": kind, **key} for kind, key in wanted.items()}
     folders = {kind: cache / f"{kind}-{config_hash(key)}" for kind, key in keys.items()}
 
-    def found() -> dict[str, Arrays]:
+    def cached() -> dict[str, Arrays]:
         arrays = {kind: _read(folder, keys[kind]) for kind, folder in folders.items()}
         return {kind: there for kind, there in arrays.items() if there is not None}
 
-    missing = sorted(set(wanted).difference(found()))  # sorted, to avoid a deadlock between processes
+    missing = sorted(set(wanted).difference(cached()))  # sorted, to avoid a deadlock between processes
     if missing:
         cache.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as held:
+        with ExitStack() as locks:
             for kind in missing:
-                held.enter_context(_alone(folders[kind], note))
-            if still := sorted(set(wanted).difference(found())):  # and not written by another process in the meantime
+                locks.enter_context(_lock(folders[kind], note))
+            if still := sorted(set(wanted).difference(cached())):  # and not written by another process in the meantime
                 _make({kind: folders[kind] for kind in still}, keys, make, note)
-    arrays = found()
+    arrays = cached()
     if lost := sorted(set(wanted).difference(arrays)):
         raise DataError(
             f"{folders[lost[0]]}: not as it was written a moment ago; is another program at work in this folder?"
@@ -130,7 +130,7 @@ def _file_of(name: str) -> str:
     return f"{name}.npy"
 
 
-def _alone(folder: Path, note: Callable[[str], None] | None) -> AbstractContextManager[None]:
+def _lock(folder: Path, note: Callable[[str], None] | None) -> AbstractContextManager[None]:
     """Lock `folder` for writing; wait while another process holds the lock. The lock is freed when its process ends."""
 
     def waiting(who: str) -> None:

@@ -21,19 +21,19 @@ from mnprobe.core.rundir import RunDir
 from mnprobe.models.arp import save_arp
 from mnprobe.models.loading import check_finite, read_metadata, save_checkpoint
 from mnprobe.probe.heads import save_heads
-from mnprobe.training.initialization import Start
+from mnprobe.training.initialization import InitialModels
 
 __all__ = [
     "CONFIG_NAME",
     "STATE_NAME",
-    "Keeper",
+    "CheckpointWriter",
     "TrainState",
-    "alone_in",
-    "drop_state",
     "load_state",
+    "remove_state",
     "restore",
     "save_state",
     "training_job",
+    "training_lock",
     "write_record",
 ]
 
@@ -41,6 +41,7 @@ CONFIG_NAME = "config.json"
 STATE_NAME = "state.pt"
 _FORMAT = "mnprobe.training/1"
 _RESULT_NAME = "result.json"
+_KEYS = {"optimizers": "optimisers"}  # fields of `TrainState` that have another name in the file
 
 
 @dataclass(kw_only=True)
@@ -50,8 +51,8 @@ class TrainState:
     Attributes:
         update: number of finished updates.
         model: weights of all parts, under the names of the joint model.
-        optimisers: by optimiser, its `state_dict`.
-        own_updates: number of optimiser steps of each part ("viclip", "arp", "heads").
+        optimizers: by optimizer, its `state_dict`.
+        own_updates: number of optimizer steps of each part ("viclip", "arp", "heads").
         window: sums and counts of the losses since the last logged row.
         latest: the last logged means, by name.
         seconds: time spent in updates and in waiting for data, summed over all resumptions.
@@ -59,19 +60,19 @@ class TrainState:
 
     update: int
     model: Mapping[str, Tensor]
-    optimisers: Mapping[str, dict[str, Any]]
+    optimizers: Mapping[str, dict[str, Any]]
     own_updates: dict[str, int]
     window: dict[str, tuple[float, int]] = field(default_factory=dict)
     latest: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: {"total": 0.0, "waiting": 0.0})
 
 
-def training_job(folder: Path, asked: Mapping[str, Any], *, name: str) -> JobRecord:
-    """The training `name` in `folder`, by the configuration that is asked for."""
+def training_job(folder: Path, requested: Mapping[str, Any], *, name: str) -> JobRecord:
+    """The training `name` in `folder`, by the requested configuration."""
     return JobRecord(
         path=folder / CONFIG_NAME,
         entry="asked",
-        config=asked,
+        config=requested,
         what=f"training {name!r}",
         remedy=f"give the new one a --name of its own, or remove {folder} and its checkpoints to start again",
         finished=(folder / _RESULT_NAME).is_file,
@@ -85,12 +86,13 @@ def write_record(job: JobRecord) -> None:
 
 def save_state(job: JobRecord, state: TrainState) -> None:
     """Write the state atomically, with the hash of the configuration that it belongs to."""
-    content = {"format": _FORMAT, "config_hash": job.digest, **vars(state)}
+    values = {_KEYS.get(name, name): value for name, value in vars(state).items()}
+    content = {"format": _FORMAT, "config_hash": job.digest, **values}
     with whole_file(job.path.with_name(STATE_NAME)) as part:
         torch.save(content, part)
 
 
-def drop_state(folder: Path) -> None:
+def remove_state(folder: Path) -> None:
     """Remove the state of a finished training; it takes most of the space in the folder."""
     (folder / STATE_NAME).unlink(missing_ok=True)
 
@@ -106,37 +108,40 @@ def load_state(job: JobRecord, *, device: str) -> TrainState | None:
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: holds more than numbers, so it is not read; {_anew()}") from error
+        raise CheckpointError(f"{path}: holds more than numbers, so it is not read; {_restart()}") from error
     except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError) as error:
         reason = str(error).split(". ")[0].split("\n")[0]
-        raise CheckpointError(f"{path}: damaged or cut short ({reason}); {_anew()}") from error
+        raise CheckpointError(f"{path}: damaged or cut short ({reason}); {_restart()}") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise CheckpointError(f"{path}: not the state of a training of this version; {_anew()}")
-    job.check_digest(content.get("config_hash"), path, remedy=_anew(), error=CheckpointError)
-    return TrainState(**{name: value for name, value in content.items() if name not in ("format", "config_hash")})
+        raise CheckpointError(f"{path}: not the state of a training of this version; {_restart()}")
+    job.check_digest(content.get("config_hash"), path, remedy=_restart(), error=CheckpointError)
+    values = {str(key): value for key, value in content.items() if key not in ("format", "config_hash")}
+    for name, key in _KEYS.items():
+        values[name] = values.pop(key)
+    return TrainState(**values)
 
 
-def restore(state: TrainState, model: nn.Module, optimisers: Mapping[str, Optimizer], *, folder: Path) -> None:
-    """Restore weights and optimiser states.
+def restore(state: TrainState, model: nn.Module, optimizers: Mapping[str, Optimizer], *, folder: Path) -> None:
+    """Restore weights and optimizer states.
 
     Raises CheckpointError when names or shapes do not fit.
     """
     try:
         model.load_state_dict(dict(state.model), strict=True)
-        for name, optimiser in optimisers.items():
-            optimiser.load_state_dict(state.optimisers[name])
+        for name, optimizer in optimizers.items():
+            optimizer.load_state_dict(state.optimizers[name])
     except (RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{folder / STATE_NAME}: does not fit the models of its own configuration ({error}); {_anew()}"
+            f"{folder / STATE_NAME}: does not fit the models of its own configuration ({error}); {_restart()}"
         ) from error
 
 
-def _anew() -> str:
+def _restart() -> str:
     return "remove it, and the same command trains from the start and writes the same checkpoints again"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Keeper:
+class CheckpointWriter:
     """Write and check the checkpoints and result files of one training.
 
     Attributes:
@@ -150,7 +155,7 @@ class Keeper:
     run: RunDir
     name: str
     folder: Path
-    start: Start
+    start: InitialModels
     job: JobRecord
 
     @property
@@ -186,18 +191,18 @@ class Keeper:
                 config=viclip.config.to_dict(),
                 step=step,
                 metrics=metrics,
-                trained=self._learnt("viclip", own_updates),
+                trained=self._is_trained("viclip", own_updates),
                 extra=self._extra("viclip", own_updates),
             )
         if arp is not None and self.start.language is not None:
-            spoken = {"language": canonical_json(self.start.language.describe())}
+            language = {"language": canonical_json(self.start.language.describe())}
             save_arp(
                 files["arp"],
                 arp,
                 step=step,
                 metrics=metrics,
-                trained=self._learnt("arp", own_updates),
-                extra=self._extra("arp", own_updates) | spoken,
+                trained=self._is_trained("arp", own_updates),
+                extra=self._extra("arp", own_updates) | language,
             )
         if heads is not None:
             save_heads(self.heads(step), heads, {"training": self.name, "step": step})
@@ -213,11 +218,11 @@ class Keeper:
     def check_no_foreign_checkpoints(self) -> None:
         """Raise ConfigError when checkpoints exist under this name without a record of a training."""
         for part in self.parts:
-            held = self.run.checkpoints(model_of_training(part, self.name))
-            if held:
+            existing = self.run.checkpoints(model_of_training(part, self.name))
+            if existing:
                 raise ConfigError(
-                    f"{held[0].path.parent} holds {len(held)} checkpoints, but {self.folder} has no record of their "
-                    "training, so they would be overwritten. Give the training another --name, or remove them"
+                    f"{existing[0].path.parent} holds {len(existing)} checkpoints, but {self.folder} has no record of "
+                    "their training, so they would be overwritten. Give the training another --name, or remove them"
                 )
 
     def finish(self, result: Mapping[str, Any]) -> None:
@@ -239,10 +244,10 @@ class Keeper:
         self._check_digest(content.get("config_hash"), path)
         return content
 
-    def _check_digest(self, found: Any, path: Path) -> None:
-        self.job.check_digest(found, path, remedy=self._way_out(), error=CheckpointError)
+    def _check_digest(self, digest: Any, path: Path) -> None:
+        self.job.check_digest(digest, path, remedy=self._way_out(), error=CheckpointError)
 
-    def _learnt(self, part: str, own_updates: Mapping[str, int]) -> bool:
+    def _is_trained(self, part: str, own_updates: Mapping[str, int]) -> bool:
         return self.start.trained[part] or own_updates.get(part, 0) > 0
 
     def _extra(self, part: str, own_updates: Mapping[str, int]) -> dict[str, str]:
@@ -266,7 +271,7 @@ class Keeper:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def training_lock(folder: Path) -> Iterator[None]:
     """Lock `folder` for training; it is created if needed, and the lock is freed when the process ends.
 
     Raises ConfigError when another process holds the lock.

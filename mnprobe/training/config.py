@@ -15,9 +15,9 @@ from mnprobe.models.arp import ARPConfig
 from mnprobe.models.untrained import PRESETS as SIZES
 from mnprobe.models.viclip import ViCLIPConfig
 from mnprobe.probe.heads import HeadKind
-from mnprobe.probe.items import GroupKind
 from mnprobe.probe.losses import Positives
-from mnprobe.training.optimizers import OptimiserConfig
+from mnprobe.probe.splits import GroupKind
+from mnprobe.training.optimizers import OptimizerConfig
 
 __all__ = ["PRESETS", "SOURCES", "Augment", "Precision", "Sides", "TrainConfig", "preset"]
 
@@ -46,7 +46,7 @@ _OF_ALIGNMENT = ("align", "heads", "head_depth", "dim", "tau", "positives")
 class TrainConfig:
     """Configuration of a training: L = L_AU + lambda_EE L_EE + lambda_align L_align (paper, equation 5).
 
-    An update is a step of the joint optimiser. Every update trains the policy; a share of them (`understanding_share`)
+    An update is a step of the joint optimizer. Every update trains the policy; a share of them (`understanding_share`)
     also trains the video model and the alignment. When one side is trained alone, updates are counted in the same way:
     the model then equals that of a baseline (lambda_align 0) with the same seed, and steps correspond.
 
@@ -82,10 +82,10 @@ class TrainConfig:
     """Temperature of L_AU; not trained."""
     text_share: Number = 0.05
     """Learning rate of the text encoder relative to that of the video encoder."""
-    video: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(kind="adamw", lr=1e-5))
-    policy: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(kind="adamw", lr=1e-3))
-    align: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(kind="adam", lr=1e-4))
-    """Optimiser of the two heads."""
+    video: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(kind="adamw", lr=1e-5))
+    policy: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(kind="adamw", lr=1e-3))
+    align: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(kind="adam", lr=1e-4))
+    """Optimizer of the two heads."""
     augment: Augment = "se3"
     """Augmentation: se3 translates and rotates the scene; shift only translates it; none disables it. Noise on the zoom
     centre and on the input rotation tokens is set by the policy's own configuration."""
@@ -196,13 +196,13 @@ class TrainConfig:
     def with_updates(self, updates: int) -> "TrainConfig":
         """Return the configuration with another number of updates; warm-ups are scaled with it.
 
-        >>> config = TrainConfig(updates=300, policy=OptimiserConfig(kind="adamw", lr=1e-3, warmup=15))
+        >>> config = TrainConfig(updates=300, policy=OptimizerConfig(kind="adamw", lr=1e-3, warmup=15))
         >>> config.with_updates(100).policy.warmup
         5
         """
         _whole("updates", updates)
 
-        def scaled(part: OptimiserConfig) -> OptimiserConfig:
+        def scaled(part: OptimizerConfig) -> OptimizerConfig:
             return replace(part, warmup=round(part.warmup * updates / self.updates))
 
         parts = scaled(self.video), scaled(self.policy), scaled(self.align)
@@ -236,7 +236,7 @@ class TrainConfig:
             settings["arp"] = ARPConfig.from_dict(settings["arp"])
         for name in ("video", "policy", "align"):
             if isinstance(settings.get(name), Mapping):
-                settings[name] = _optimiser(name, settings[name])
+                settings[name] = _optimizer(name, settings[name])
         if isinstance(settings.get("checkpoints"), list):
             settings["checkpoints"] = tuple(float(share) for share in settings["checkpoints"])
         return cls(**settings)
@@ -340,13 +340,13 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
-def _optimiser(name: str, values: Mapping[str, Any]) -> OptimiserConfig:
-    known = [entry.name for entry in fields(OptimiserConfig)]
+def _optimizer(name: str, values: Mapping[str, Any]) -> OptimizerConfig:
+    known = [entry.name for entry in fields(OptimizerConfig)]
     for entry in values:
         if entry not in known:
             raise unknown_name(f"option of the optimiser {name!r}:", entry, known)
     settings: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
-    return OptimiserConfig(**settings)
+    return OptimizerConfig(**settings)
 
 
 _TABLETOP = (-0.1, -0.3, 0.7, 0.5, 0.3, 1.3)  # metres; workspace of the tabletop world: a cube of 60 cm
@@ -360,9 +360,9 @@ _TINY = TrainConfig(
     understanding_share=0.2,
     temperature=0.05,
     text_share=1.0,
-    video=OptimiserConfig(kind="adamw", lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05, warmup=50, floor=0.02),
-    policy=OptimiserConfig(kind="adamw", lr=3e-3, weight_decay=1e-4, warmup=50, floor=0.02),
-    align=OptimiserConfig(kind="adamw", lr=1e-3, weight_decay=0.0, warmup=50, floor=0.02),
+    video=OptimizerConfig(kind="adamw", lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05, warmup=50, floor=0.02),
+    policy=OptimizerConfig(kind="adamw", lr=3e-3, weight_decay=1e-4, warmup=50, floor=0.02),
+    align=OptimizerConfig(kind="adamw", lr=1e-3, weight_decay=0.0, warmup=50, floor=0.02),
     clip_norm=1.0,
     augment="none",
     colour_noise=False,
@@ -387,10 +387,10 @@ PRESETS: Mapping[str, TrainConfig] = {
         dim=1024,
         temperature=0.05,
         text_share=0.05,
-        video=OptimiserConfig(
+        video=OptimizerConfig(
             kind="adamw", lr=1e-5, betas=(0.9, 0.98), weight_decay=0.2, warmup=2000, schedule="cosine", floor=0.01
         ),
-        policy=OptimiserConfig(
+        policy=OptimizerConfig(
             kind="lamb",
             lr=1.25e-5 * 192,
             rule="capped",
@@ -400,7 +400,7 @@ PRESETS: Mapping[str, TrainConfig] = {
             schedule="cosine",
             floor=0.01,
         ),
-        align=OptimiserConfig(kind="adam", lr=1e-4, weight_decay=0.0, warmup=0, schedule="constant"),
+        align=OptimizerConfig(kind="adam", lr=1e-4, weight_decay=0.0, warmup=0, schedule="constant"),
         clip_norm=None,
         augment="se3",
         colour_noise=True,

@@ -22,8 +22,8 @@ from mnprobe.data.images import DEPTH_STEPS
 from mnprobe.features.inputs import FramesRule, read_clip
 from mnprobe.models.arp import ARPConfig, Batch, Observation, Target
 from mnprobe.models.viclip import ViCLIPConfig, crop_images, preprocess, resize_bilinear
-from mnprobe.probe.items import GroupKind
-from mnprobe.training.cache import Arrays, Rows, kept_arrays
+from mnprobe.probe.splits import GroupKind
+from mnprobe.training.cache import Arrays, Rows, cached_arrays
 
 __all__ = [
     "Language",
@@ -158,15 +158,15 @@ def codes_to_points(
     v = torch.arange(0, stride * height, stride, dtype=torch.float64, device=codes.device)
     x = (u - intrinsics[:, 0, 2, None]) / intrinsics[:, 0, 0, None]  # (b, w)
     y = (v - intrinsics[:, 1, 2, None]) / intrinsics[:, 1, 1, None]  # (b, h)
-    rotation, centre = extrinsics[:, :3, :3], extrinsics[:, :3, 3, None, None]
+    rotation, center = extrinsics[:, :3, :3], extrinsics[:, :3, 3, None, None]
     across = (rotation[:, :, 0, None] * x[:, None])[:, :, None, :]  # (b, 3, 1, w)
     down = (rotation[:, :, 1, None] * y[:, None] + rotation[:, :, 2, None])[..., None]  # (b, 3, h, 1)
     points = torch.empty(len(codes), 3, height, width, device=codes.device)
     pixels = _PIXELS_AT_ONCE if codes.device.type == "cpu" else len(codes) * height * width
     images = max(1, pixels // (height * width))
-    for some in (slice(start, start + images) for start in range(0, len(codes), images)):
-        depth = codes[some].double().div_(DEPTH_STEPS).mul_(span[some]).add_(near[some])
-        points[some] = (across[some] + down[some]).mul_(depth[:, None]).add_(centre[some])
+    for block in (slice(start, start + images) for start in range(0, len(codes), images)):
+        depth = codes[block].double().div_(DEPTH_STEPS).mul_(span[block]).add_(near[block])
+        points[block] = (across[block] + down[block]).mul_(depth[:, None]).add_(center[block])
     return points
 
 
@@ -358,7 +358,7 @@ def prepare_inputs(
         readers["clips"] = partial(_read_clip, config=viclip, camera=camera, frames_rule=frames_rule)
         keys["clips"] = clip_key(viclip, camera, frames_rule)
     common = {"dataset": fingerprint, "order": config_hash(ids), "versions": versions("numpy", "pillow")}
-    arrays = kept_arrays(
+    arrays = cached_arrays(
         cache,
         {kind: common | key for kind, key in keys.items()},
         lambda kinds: _read_all(dataset, {kind: readers[kind] for kind in kinds}, workers, quiet),

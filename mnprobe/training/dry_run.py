@@ -12,9 +12,9 @@ from mnprobe.models.arp import ARP, load_arp
 from mnprobe.models.viclip import ViCLIP, load_viclip
 from mnprobe.probe.heads import AlignmentHeads
 from mnprobe.training.config import PRESETS, SOURCES, TrainConfig
-from mnprobe.training.initialization import check_start
+from mnprobe.training.initialization import check_initial_weights
 from mnprobe.training.model import JointModel
-from mnprobe.training.optimizers import OptimiserConfig, rate_at
+from mnprobe.training.optimizers import OptimizerConfig, rate_at
 
 __all__ = ["ScheduleRow", "TrainPlan", "plan_training"]
 
@@ -24,7 +24,7 @@ _PROBED = 2  # samples of the pass that is measured
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleRow:
-    """One checkpoint of the schedule: optimiser steps of each model, and learning rates from then on."""
+    """One checkpoint of the schedule: optimizer steps of each model, and learning rates from then on."""
 
     step: int
     own_updates: dict[str, int]
@@ -38,7 +38,7 @@ class TrainPlan:
     Attributes:
         config: configuration, with sizes taken from initial weights.
         parameters: parameter count of each part: video, text, policy, heads; a frozen text encoder is "text (frozen)".
-        memory: bytes per process, by use: weights, gradients, optimisers, activations (an estimate: tensors that one
+        memory: bytes per process, by use: weights, gradients, optimizers, activations (an estimate: tensors that one
             update stores for its backward pass, without the kernels' workspace).
         schedule: one row per checkpoint.
         sources: source of each number of the paper's preset, and which were changed; empty for other presets.
@@ -108,7 +108,7 @@ def plan_training(
         CheckpointError: a file that cannot be read.
         ConfigError: a file of a side that is not trained.
     """
-    check_start(config, start_viclip, start_arp, None)
+    check_initial_weights(config, start_viclip, start_arp, None)
     if start_viclip is not None:
         config = replace(config, viclip=load_viclip(start_viclip).config)
     if start_arp is not None:
@@ -153,25 +153,25 @@ def _memory(model: JointModel, config: TrainConfig, device: str, processes: int)
     frozen = _count(model.viclip.text_encoder) if model.viclip is not None and config.text_share == 0 else 0
     trained = every - frozen
     share = 0.5 if config.precision == "bf16" else 1.0  # of the bytes of float32
-    kept = 0.0
+    stored = 0.0
     if model.viclip is not None:
-        by_clip = share * _kept_by_clip(model.viclip)
+        by_clip = share * _stored_by_clip(model.viclip)
         if config.recompute:  # all tensors of one block at a time; of the other blocks only the inputs, in float32
             sizes = model.viclip.config
             by_clip = by_clip / sizes.layers + sizes.layers * _FLOAT * (sizes.tokens + 1) * sizes.width
-        kept += by_clip * config.clips_drawn / processes
+        stored += by_clip * config.clips_drawn / processes
     if model.arp is not None:
         on_gpu = device.startswith("cuda")
-        kept += share * _kept_by_step(model.arp, with_matrices=not on_gpu) * config.batch / processes
+        stored += share * _stored_by_step(model.arp, with_matrices=not on_gpu) * config.batch / processes
     return {
         "weights": _FLOAT * every,
         "gradients": _FLOAT * trained * (2 if processes > 1 else 1),  # with DDP's buckets
         "optimisers": 2 * _FLOAT * trained,  # two running means, for each of the three kinds
-        "activations": round(kept),
+        "activations": round(stored),
     }
 
 
-def _kept_by_clip(viclip: ViCLIP) -> float:
+def _stored_by_clip(viclip: ViCLIP) -> float:
     """Bytes stored for the backward pass by a clip and, at most, its text."""
     config, text = viclip.config, viclip.text_encoder
     clips = torch.empty(_PROBED, config.frames, 3, config.image_size, config.image_size, device="meta")
@@ -180,10 +180,12 @@ def _kept_by_clip(viclip: ViCLIP) -> float:
     def work() -> list[Tensor]:
         return [viclip.vision_encoder(clips), text.ln_final(text.transformer(words, causal=True))]
 
-    return _kept(viclip, work, with_matrices=False) / _PROBED  # no dropout: attention keeps no matrix anywhere
+    return (
+        _stored_bytes(viclip, work, with_matrices=False) / _PROBED
+    )  # no dropout: attention stores no matrix on any device
 
 
-def _kept_by_step(arp: ARP, *, with_matrices: bool) -> float:
+def _stored_by_step(arp: ARP, *, with_matrices: bool) -> float:
     """Bytes stored for the backward pass by a key-to-key step; rendering stores none."""
     config = arp.config
     side = config.image_size
@@ -195,15 +197,15 @@ def _kept_by_step(arp: ARP, *, with_matrices: bool) -> float:
 
     def work() -> list[Any]:
         tensors: list[Any] = []
-        for stage, sight in enumerate((arp.mvt1, arp.mvt2)):
-            states, heatmaps = arp.policy.screen(stage, sight(views, state, language).flatten(0, 1))
+        for stage, transformer in enumerate((arp.mvt1, arp.mvt2)):
+            states, heatmaps = arp.policy.screen(stage, transformer(views, state, language).flatten(0, 1))
             tensors += [states, heatmaps.flatten(1).log_softmax(1)]
         return [*tensors, arp.policy.teach(values, prompts)]
 
-    return _kept(arp, work, with_matrices=with_matrices and config.dropout > 0) / _PROBED
+    return _stored_bytes(arp, work, with_matrices=with_matrices and config.dropout > 0) / _PROBED
 
 
-def _kept(module: nn.Module, work: Callable[[], Any], *, with_matrices: bool) -> int:
+def _stored_bytes(module: nn.Module, work: Callable[[], Any], *, with_matrices: bool) -> int:
     """Bytes of the tensors stored for the backward pass, each storage once, without weights.
 
     Meta tensors use the plain formula of attention, which stores matrices of tokens by tokens. Fused kernels, which do
@@ -211,14 +213,14 @@ def _kept(module: nn.Module, work: Callable[[], Any], *, with_matrices: bool) ->
     """
     own = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
     sizes: dict[int, int] = {}
-    held: list[Tensor] = []  # the address of a freed storage could be reused
+    alive: list[Tensor] = []  # the address of a freed storage could be reused
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         matrix = tensor.ndim >= 3 and tensor.shape[-1] == tensor.shape[-2]
         if storage._cdata not in own and (with_matrices or not matrix):
             sizes[storage._cdata] = storage.nbytes()
-            held.append(tensor)
+            alive.append(tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -228,7 +230,7 @@ def _kept(module: nn.Module, work: Callable[[], Any], *, with_matrices: bool) ->
 
 
 def _rows(model: JointModel, config: TrainConfig) -> tuple[ScheduleRow, ...]:
-    parts: dict[str, OptimiserConfig] = {}
+    parts: dict[str, OptimizerConfig] = {}
     if model.viclip is not None:
         parts["viclip"] = config.video
     if model.arp is not None:

@@ -23,7 +23,7 @@ from mnprobe.probe.heads import AlignmentHeads
 from mnprobe.training.config import TrainConfig
 from mnprobe.training.model import JointModel
 
-__all__ = ["Start", "check_start", "recompute_blocks", "start_from"]
+__all__ = ["InitialModels", "check_initial_weights", "initial_models", "recompute_blocks"]
 
 
 def recompute_blocks(viclip: ViCLIP) -> None:
@@ -50,7 +50,7 @@ def _twice(forward: Callable[..., Tensor], x: Tensor, **options: Any) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Start:
+class InitialModels:
     """The models at step 0.
 
     Attributes:
@@ -68,7 +68,7 @@ class Start:
     trained: dict[str, bool]
 
 
-def check_start(config: TrainConfig, viclip: Path | None, arp: Path | None, language: Path | None) -> None:
+def check_initial_weights(config: TrainConfig, viclip: Path | None, arp: Path | None, language: Path | None) -> None:
     """Raise ConfigError when weights of a side are given that is not trained."""
     for side, path, option, used in (
         ("execution", viclip, "--viclip", config.trains_viclip),
@@ -79,13 +79,13 @@ def check_start(config: TrainConfig, viclip: Path | None, arp: Path | None, lang
             raise ConfigError(f"{option} {path}: only the {side} side is trained, which does not use it; leave it out")
 
 
-def start_from(
+def initial_models(
     config: TrainConfig,
     *,
     viclip: Path | None = None,
     arp: Path | None = None,
     language_weights: Path | None = None,
-) -> Start:
+) -> InitialModels:
     """Build the models of a training; sizes come from weights files where given, else from `config`.
 
     Random initial weights come from the seed, with a separate stream per model: a model that is trained alone starts
@@ -95,7 +95,7 @@ def start_from(
         CheckpointError: a missing, damaged or foreign file, or a language encoder that does not fit the policy.
         ConfigError: a file of a side that is not trained.
     """
-    check_start(config, viclip, arp, language_weights)
+    check_initial_weights(config, viclip, arp, language_weights)
     origin: dict[str, Any] = {}
     trained: dict[str, bool] = {}
     video = policy = language = heads = None
@@ -104,7 +104,7 @@ def start_from(
         video = load_viclip(viclip) if viclip is not None else untrained_viclip(config.viclip_config(), drawn)
         origin["viclip"], trained["viclip"] = _origin(viclip)
         with torch.no_grad():
-            video.temp.fill_(config.temperature)  # the encoder of the training; no optimiser updates it
+            video.temp.fill_(config.temperature)  # the encoder of the training; no optimizer updates it
         config = replace(config, viclip=video.config)
     if config.trains_arp:
         drawn = derived_seed(config.seed, "arp")
@@ -127,7 +127,7 @@ def start_from(
     if video is not None and config.recompute:
         recompute_blocks(video)
     model = JointModel(viclip=video, arp=policy, heads=heads).train()
-    return Start(config=config, model=model, language=language, origin=origin, trained=trained)
+    return InitialModels(config=config, model=model, language=language, origin=origin, trained=trained)
 
 
 def _origin(path: Path | None) -> tuple[str, bool]:

@@ -8,16 +8,16 @@ from typing import Any
 
 from mnprobe.core.files import write_text
 
-__all__ = ["METRICS_NAME", "TrainLog", "Window", "read_metrics", "short_losses"]
+__all__ = ["METRICS_NAME", "RunningMeans", "TrainLog", "read_metrics", "short_losses"]
 
 METRICS_NAME = "metrics.csv"
 _FIELDS = ("update", "name", "value")
 
 
-class Window:
+class RunningMeans:
     """Running means since the last logged row; the content is part of the training's state.
 
-    >>> window = Window()
+    >>> window = RunningMeans()
     >>> window.add({"au": 1.0})
     >>> window.add({"au": 3.0, "ee": 2.0})
     >>> window.means()
@@ -55,8 +55,8 @@ class TrainLog:
         from tensorboardX import SummaryWriter  # takes a second to import
 
         self._table = folder / METRICS_NAME
-        kept = [row for row in read_metrics(self._table) if row[0] <= done]
-        write_text(self._table, "".join(_line(row) for row in [_FIELDS, *kept]))
+        rows = [row for row in read_metrics(self._table) if row[0] <= done]
+        write_text(self._table, "".join(_line(row) for row in [_FIELDS, *rows]))
         self._board: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
 
     def write(self, update: int, values: Mapping[str, float]) -> None:

@@ -13,7 +13,7 @@ from mnprobe.models.arp import Lamb, learning_rate
 from mnprobe.models.arp.optim import LambRule
 from mnprobe.training.model import JointModel
 
-__all__ = ["NamedOptimiser", "OptimiserConfig", "OptimiserSettings", "build_optimisers", "rate_at"]
+__all__ = ["NamedOptimizer", "OptimizerConfig", "OptimizerSettings", "build_optimizers", "rate_at"]
 
 Kind = Literal["adamw", "adam", "lamb"]
 Schedule = Literal["cosine", "constant"]
@@ -22,8 +22,8 @@ _VIDEO_EMBEDDINGS = ("class_embedding", "positional_embedding", "temporal_positi
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimiserConfig:
-    """Optimiser and learning-rate schedule of one model.
+class OptimizerConfig:
+    """Optimizer and learning-rate schedule of one model.
 
     Raises:
         ConfigError: an unknown name, or a number out of range.
@@ -63,22 +63,22 @@ class OptimiserConfig:
 
 
 @runtime_checkable
-class OptimiserSettings(Protocol):
-    """The part of a training configuration that `build_optimisers` uses."""
+class OptimizerSettings(Protocol):
+    """The part of a training configuration that `build_optimizers` uses."""
 
     @property
-    def video(self) -> OptimiserConfig:
-        """Optimiser of ViCLIP."""
+    def video(self) -> OptimizerConfig:
+        """Optimizer of ViCLIP."""
         ...
 
     @property
-    def policy(self) -> OptimiserConfig:
-        """Optimiser of ARP."""
+    def policy(self) -> OptimizerConfig:
+        """Optimizer of ARP."""
         ...
 
     @property
-    def align(self) -> OptimiserConfig:
-        """Optimiser of the alignment heads."""
+    def align(self) -> OptimizerConfig:
+        """Optimizer of the alignment heads."""
         ...
 
     @property
@@ -88,28 +88,28 @@ class OptimiserSettings(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class NamedOptimiser:
-    """The optimiser of one part of the joint model.
+class NamedOptimizer:
+    """The optimizer of one part of the joint model.
 
     Attributes:
         name: "viclip", "arp" or "heads".
-        optimiser: each parameter group has a "name" and a "share", its factor on the part's learning rate.
+        optimizer: each parameter group has a "name" and a "share", its factor on the part's learning rate.
         config: its configuration.
     """
 
     name: str
-    optimiser: Optimizer
-    config: OptimiserConfig
+    optimizer: Optimizer
+    config: OptimizerConfig
 
     def set_rate(self, update: int, updates: int) -> float:
         """Set the learning rate of every group for an update (from 0) of `updates`; return the rate of share 1."""
         rate = rate_at(self.config, update, updates)
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
         return rate
 
 
-def rate_at(config: OptimiserConfig, update: int, updates: int) -> float:
+def rate_at(config: OptimizerConfig, update: int, updates: int) -> float:
     """Learning rate at `update` (from 0) of `updates`: linear warm-up, then cosine or constant.
 
     The cosine is `models.arp.learning_rate`. For "lamb" it runs as in ARP's released training: its period is the number
@@ -118,7 +118,7 @@ def rate_at(config: OptimiserConfig, update: int, updates: int) -> float:
 
     Source: specs/arp.md section 9.
 
-    >>> config = OptimiserConfig(lr=1.0, warmup=10)
+    >>> config = OptimizerConfig(lr=1.0, warmup=10)
     >>> rate_at(config, 0, 100), rate_at(config, 10, 100), round(rate_at(config, 100, 100), 4)
     (0.1, 1.0, 0.01)
     """
@@ -129,8 +129,8 @@ def rate_at(config: OptimiserConfig, update: int, updates: int) -> float:
     return learning_rate(update, peak=config.lr, warmup=config.warmup, period=max(period, 1), floor=floor)
 
 
-def build_optimisers(model: JointModel, config: OptimiserSettings) -> list[NamedOptimiser]:
-    """Build the optimisers of the parts of `model`, in the order viclip, arp, heads.
+def build_optimizers(model: JointModel, config: OptimizerSettings) -> list[NamedOptimizer]:
+    """Build the optimizers of the parts of `model`, in the order viclip, arp, heads.
 
     The video model has up to four groups: video and text encoder, each with and without weight decay (`no_decay`). Its
     `temp` is in no group, because the temperature is fixed. The policy and the heads have one group each.
@@ -145,18 +145,18 @@ def build_optimisers(model: JointModel, config: OptimiserSettings) -> list[Named
     share = config.text_share
     if not (share >= 0 and math.isfinite(share)):
         raise ConfigError(f"text_share must be a number from 0, got {share!r}")
-    optimisers: list[NamedOptimiser] = []
+    optimizers: list[NamedOptimizer] = []
     if model.viclip is not None:
         model.viclip.text_encoder.requires_grad_(share > 0)
         groups = _groups("video", model.viclip.vision_encoder, 1.0, config.video.weight_decay)
         if share > 0:
             groups += _groups("text", model.viclip.text_encoder, share, config.video.weight_decay)
-        optimisers.append(_named("viclip", groups, config.video))
+        optimizers.append(_named("viclip", groups, config.video))
     for name, part, settings in (("arp", model.arp, config.policy), ("heads", model.heads, config.align)):
         if part is not None:
             group = {"name": name, "share": 1.0, "params": list(part.parameters())}
-            optimisers.append(_named(name, [group], settings))
-    return optimisers
+            optimizers.append(_named(name, [group], settings))
+    return optimizers
 
 
 def _groups(name: str, encoder: nn.Module, share: float, decay: float) -> list[dict[str, Any]]:
@@ -172,12 +172,12 @@ def _groups(name: str, encoder: nn.Module, share: float, decay: float) -> list[d
     ]
 
 
-def _named(name: str, groups: list[dict[str, Any]], config: OptimiserConfig) -> NamedOptimiser:
+def _named(name: str, groups: list[dict[str, Any]], config: OptimizerConfig) -> NamedOptimizer:
     options: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
     if config.kind == "lamb":
-        optimiser: Optimizer = Lamb(groups, rule=config.rule, **options)
+        optimizer: Optimizer = Lamb(groups, rule=config.rule, **options)
     else:
-        optimiser = (AdamW if config.kind == "adamw" else Adam)(groups, fused=True, **options)
-    for group in optimiser.param_groups:
+        optimizer = (AdamW if config.kind == "adamw" else Adam)(groups, fused=True, **options)
+    for group in optimizer.param_groups:
         group["lr"] = config.lr * group["share"]
-    return NamedOptimiser(name=name, optimiser=optimiser, config=config)
+    return NamedOptimizer(name=name, optimizer=optimizer, config=config)

@@ -14,16 +14,17 @@ from mnprobe.models.arp import ARPConfig, SE3Draws, TrainNoise
 from mnprobe.models.arp.augment import draw_colour_noise, draw_rotation_shift, draw_se3, draw_zoom_noise
 from mnprobe.models.clip import END
 from mnprobe.models.viclip import Tokenizer, ViCLIPConfig
-from mnprobe.probe.items import GroupKind
+from mnprobe.probe.sampling import GroupMembers
+from mnprobe.probe.splits import GroupKind
 from mnprobe.training.config import Augment, TrainConfig
 from mnprobe.training.dataset import Language, TrainingInputs
 from mnprobe.training.model import StepInputs, StepSettings
 
-__all__ = ["Draw", "Draws", "Feed", "draw_noise", "part"]
+__all__ = ["BatchLoader", "BatchRows", "BatchSampler", "sample_noise", "shard"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Draw:
+class BatchRows:
     """The sampled rows of one update.
 
     Attributes:
@@ -39,7 +40,7 @@ class Draw:
     positions: NDArray[np.int64]
 
 
-class Draws:
+class BatchSampler:
     """Sampler of a training. It has no state between updates, so a stopped training resumes exactly.
 
     A step is sampled by uniform task, then uniform episode of that task, then uniform step of that episode
@@ -72,36 +73,36 @@ class Draws:
         if clips:
             _check_several_groups(inputs, self.groups, pairing)
         tasks = np.unique(inputs.tasks, return_inverse=True)[1].astype(np.int64)
-        steps = _Members(inputs.transition_episode, len(inputs.ids))
+        steps = GroupMembers(inputs.transition_episode, len(inputs.ids))
         drawable = np.flatnonzero(steps.counts)
         self._steps = steps
-        self._of_task = _Members(tasks, int(tasks.max()) + 1, drawable)
+        self._of_task = GroupMembers(tasks, int(tasks.max()) + 1, drawable)
         self._tasks = np.flatnonzero(self._of_task.counts)
-        self._of_group = _Members(self.groups, int(self.groups.max()) + 1)
+        self._of_group = GroupMembers(self.groups, int(self.groups.max()) + 1)
         self._episode_of = inputs.transition_episode
 
-    def at(self, update: int, understanding: bool) -> Draw:
+    def at(self, update: int, understanding: bool) -> BatchRows:
         """Sample update number `update` (from 0), with clips if it is an understanding update."""
         rng = self._generator(update, "transitions")
-        transitions = self._steps.pick(self._episodes(self.batch, rng), rng)
+        transitions = self._steps.sample(self._episodes(self.batch, rng), rng)
         clips, pairs = np.empty(0, dtype=np.int64), 0
         if understanding and self.clips:
             pairs = min(self.batch, self.clips)
             wanted = self.groups[self._episode_of[transitions[:pairs]]]
-            partners = self._of_group.pick(wanted, self._generator(update, "partners"))
+            partners = self._of_group.sample(wanted, self._generator(update, "partners"))
             more = self._episodes(self.clips - pairs, self._generator(update, "clips"))
             clips = np.concatenate([partners, more])
-        return Draw(transitions=transitions, clips=clips, pairs=pairs, positions=np.arange(self.batch))
+        return BatchRows(transitions=transitions, clips=clips, pairs=pairs, positions=np.arange(self.batch))
 
     def _generator(self, update: int, use: str) -> np.random.Generator:
         return np.random.default_rng(derived_seed(self.seed, update, use))
 
     def _episodes(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Sample uniform tasks, then a uniform episode of each."""
-        return self._of_task.pick(self._tasks[rng.integers(0, len(self._tasks), count)], rng)
+        return self._of_task.sample(self._tasks[rng.integers(0, len(self._tasks), count)], rng)
 
 
-def part(draw: Draw, rank: int, size: int) -> Draw:
+def shard(batch: BatchRows, rank: int, size: int) -> BatchRows:
     """Return the shard of process `rank` of `size`: an equal slice of pairs, other steps and other clips.
 
     Pairs stay together and come first; the shards of all processes together are the whole batch.
@@ -110,41 +111,26 @@ def part(draw: Draw, rank: int, size: int) -> Draw:
     """
     if not 0 <= rank < size:
         raise ConfigError(f"there is no process {rank} of {size}")
-    rest = {"pairs": draw.pairs, "steps": len(draw.transitions), "clips": len(draw.clips)}
-    for what, count in rest.items():
+    counts = {"pairs": batch.pairs, "steps": len(batch.transitions), "clips": len(batch.clips)}
+    for what, count in counts.items():
         if count % size:
             raise ConfigError(
                 f"{count} {what} of an update cannot be shared equally by {size} processes; "
                 f"choose batch and clips that are multiples of {size}"
             )
-    steps = _share(len(draw.transitions), draw.pairs, rank, size)
-    clips = _share(len(draw.clips), draw.pairs, rank, size)
-    return Draw(
-        transitions=draw.transitions[steps],
-        clips=draw.clips[clips],
-        pairs=draw.pairs // size,
-        positions=draw.positions[steps],
+    steps = _share(len(batch.transitions), batch.pairs, rank, size)
+    clips = _share(len(batch.clips), batch.pairs, rank, size)
+    return BatchRows(
+        transitions=batch.transitions[steps],
+        clips=batch.clips[clips],
+        pairs=batch.pairs // size,
+        positions=batch.positions[steps],
     )
 
 
 def _share(count: int, pairs: int, rank: int, size: int) -> NDArray[np.int64]:
-    places = np.arange(count)
-    return np.concatenate([np.split(piece, size)[rank] for piece in np.split(places, [pairs])])
-
-
-class _Members:
-    """Members of all groups in one array, so that random members of many groups are a vector operation."""
-
-    def __init__(self, groups: NDArray[np.int64], count: int, members: NDArray[np.int64] | None = None) -> None:
-        chosen = np.arange(len(groups)) if members is None else members
-        self._members = chosen[np.argsort(groups[chosen], kind="stable")]
-        self.counts: NDArray[np.int64] = np.bincount(groups[chosen], minlength=count).astype(np.int64)
-        self._starts = np.cumsum(self.counts) - self.counts
-
-    def pick(self, groups: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        """Sample a uniform member of each of these groups, which must not be empty."""
-        picked: NDArray[np.int64] = self._members[self._starts[groups] + rng.integers(0, self.counts[groups])]
-        return picked
+    rows = np.arange(count)
+    return np.concatenate([np.split(piece, size)[rank] for piece in np.split(rows, [pairs])])
 
 
 def _check_several_groups(inputs: TrainingInputs, groups: NDArray[np.int64], pairing: str) -> None:
@@ -157,7 +143,7 @@ def _check_several_groups(inputs: TrainingInputs, groups: NDArray[np.int64], pai
             )
 
 
-def draw_noise(
+def sample_noise(
     config: ARPConfig,
     *,
     rows: NDArray[np.int64],
@@ -183,30 +169,33 @@ def draw_noise(
         update: index of the update, from 0.
     """
 
-    def source(name: str) -> torch.Generator:
+    def generator(name: str) -> torch.Generator:
         return torch.Generator().manual_seed(derived_seed(seed, update, "noise", name))
 
     se3 = None
     if augment != "none":
-        se3 = draw_se3(batch, source("se3"))
+        se3 = draw_se3(batch, generator("se3"))
         if augment == "shift":
             still = torch.zeros_like(se3.yaw)
             se3 = SE3Draws(trans=se3.trans, roll=still, pitch=still, yaw=still)
-    wanted = torch.from_numpy(rows)
+    indices = torch.from_numpy(rows)
 
-    def cut(values: Tensor) -> Tensor:
-        return values[wanted]
+    def select(values: Tensor) -> Tensor:
+        return values[indices]
 
     shifts, chances = config.rotation_shifts, config.rotation_shift_probabilities
+    colours = None
+    if colour:
+        colours = select(draw_colour_noise((batch, points, 3), generator("colour"), config.colour_noise))
     return TrainNoise(
-        waypoint_noise_unit=cut(draw_zoom_noise(batch, source("zoom"))),
-        rot_token_shift=cut(draw_rotation_shift(batch, source("rotation"), shifts, chances)),
-        colour=cut(draw_colour_noise((batch, points, 3), source("colour"), config.colour_noise)) if colour else None,
-        se3=None if se3 is None else SE3Draws(*(cut(part) for part in se3)),
+        waypoint_noise_unit=select(draw_zoom_noise(batch, generator("zoom"))),
+        rot_token_shift=select(draw_rotation_shift(batch, generator("rotation"), shifts, chances)),
+        colour=colours,
+        se3=None if se3 is None else SE3Draws(*(select(part) for part in se3)),
     )
 
 
-class Feed:
+class BatchLoader:
     """Data loader: makes the inputs of any update on `device`, as a pure function of seed and update index.
 
     Args:
@@ -220,7 +209,7 @@ class Feed:
 
     Raises:
         ConfigError: the batch is not divisible by the number of processes, or the text encoder lacks CLIP's vocabulary.
-        DataError: the data have no negatives, see `Draws`.
+        DataError: the data have no negatives, see `BatchSampler`.
     """
 
     def __init__(
@@ -235,9 +224,9 @@ class Feed:
         team: Team,
     ) -> None:
         clips = config.clips_drawn if viclip is not None else 0
-        draws = Draws(inputs, batch=config.batch, clips=clips, pairing=config.pairing, seed=config.seed)
-        part(draws.at(0, understanding=clips > 0), team.rank, team.size)  # raise now, not at the first update
-        self._inputs, self._draws, self._config = inputs, draws, config
+        sampler = BatchSampler(inputs, batch=config.batch, clips=clips, pairing=config.pairing, seed=config.seed)
+        shard(sampler.at(0, understanding=clips > 0), team.rank, team.size)  # raise now, not at the first update
+        self._inputs, self._sampler, self._config = inputs, sampler, config
         self._viclip, self._arp, self._language = viclip, arp, language
         self._device, self._team = device, team
         self._tokens = None if viclip is None else _tokens(inputs.texts, viclip)
@@ -246,7 +235,7 @@ class Feed:
         """Sample this process's shard of update number `update`, from 0."""
         config = self._config
         understanding = self._viclip is not None and config.understands(update)
-        draw = part(self._draws.at(update, understanding), self._team.rank, self._team.size)
+        rows = shard(self._sampler.at(update, understanding), self._team.rank, self._team.size)
         inputs = StepInputs(
             settings=StepSettings(
                 understanding=understanding,
@@ -257,18 +246,18 @@ class Feed:
                 positives=config.positives,
             )
         )
-        given: dict[str, object] = {}
+        parts: dict[str, object] = {}
         if understanding:
-            given |= self._clips(draw.clips)
-            given["generator"] = torch.Generator(self._device).manual_seed(
+            parts |= self._clips(rows.clips)
+            parts["generator"] = torch.Generator(self._device).manual_seed(
                 derived_seed(config.seed, update, "depth", self._team.rank)
             )
         if self._arp is not None and self._language is not None:
-            batch = self._inputs.policy_batch(draw.transitions, self._language, device=self._device)
-            given["batch"] = batch
-            given["noise"] = draw_noise(
+            batch = self._inputs.policy_batch(rows.transitions, self._language, device=self._device)
+            parts["batch"] = batch
+            parts["noise"] = sample_noise(
                 self._arp,
-                rows=draw.positions,
+                rows=rows.positions,
                 batch=config.batch,
                 points=sum(batch.observation.rgb[camera][0, 0].numel() for camera in self._arp.cameras),
                 augment=config.augment,
@@ -277,9 +266,9 @@ class Feed:
                 update=update,
             )
             if understanding:
-                episodes = self._inputs.transition_episode[draw.transitions[: draw.pairs]]
-                given["pair_groups"] = torch.from_numpy(self._draws.groups[episodes])
-        return StepInputs(**(vars(inputs) | given)).to(self._device)
+                episodes = self._inputs.transition_episode[rows.transitions[: rows.pairs]]
+                parts["pair_groups"] = torch.from_numpy(self._sampler.groups[episodes])
+        return StepInputs(**(vars(inputs) | parts)).to(self._device)
 
     def _clips(self, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> dict[str, Tensor]:
         numbers = self._inputs.instruction_of[rows]
@@ -294,7 +283,7 @@ class Feed:
 
 
 def _tokens(texts: tuple[str, ...], config: ViCLIPConfig) -> Tensor:
-    """Tokenise all instructions, as recognition does."""
+    """Tokenize all instructions, as recognition does."""
     if config.vocabulary <= END:
         raise ConfigError(
             f"the text encoder knows {config.vocabulary} tokens, CLIP's tokenizer gives ids up to {END}: instructions "

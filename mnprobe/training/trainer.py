@@ -21,23 +21,23 @@ from mnprobe.core.runtime import Team, autocast, join_team, prefetch, resolve_de
 from mnprobe.core.seeds import derived_seed
 from mnprobe.data import Dataset
 from mnprobe.training.checkpointing import (
-    Keeper,
+    CheckpointWriter,
     TrainState,
-    alone_in,
-    drop_state,
     load_state,
+    remove_state,
     restore,
     save_state,
     training_job,
+    training_lock,
     write_record,
 )
 from mnprobe.training.config import TrainConfig
 from mnprobe.training.dataset import TrainingInputs, prepare_inputs
-from mnprobe.training.initialization import Start, start_from
-from mnprobe.training.metrics_log import TrainLog, Window, short_losses
+from mnprobe.training.initialization import InitialModels, initial_models
+from mnprobe.training.metrics_log import RunningMeans, TrainLog, short_losses
 from mnprobe.training.model import StepInputs
-from mnprobe.training.optimizers import NamedOptimiser, build_optimisers
-from mnprobe.training.sampler import Feed
+from mnprobe.training.optimizers import NamedOptimizer, build_optimizers
+from mnprobe.training.sampler import BatchLoader
 
 __all__ = ["TrainResult", "train"]
 
@@ -52,10 +52,10 @@ class TrainResult:
 
     Attributes:
         name: name of the training.
-        status: "trained", or "kept" when an earlier call had finished it.
+        status: "trained", or "kept" if an earlier call had finished it.
         steps: steps of the written checkpoints.
         checkpoints: files of the checkpoints.
-        own_updates: number of optimiser steps of each part ("viclip", "arp", "heads").
+        own_updates: number of optimizer steps of each part ("viclip", "arp", "heads").
         metrics: last means of losses (nats) and gradient norms.
         seconds: time spent in updates, including waiting for data.
         waiting: share of that time spent waiting for data.
@@ -129,50 +129,59 @@ def train(
     joined = join_team(accelerators=True) if team is None else nullcontext(team)
     with joined as processes:
         resolved = resolve_device(device, local=processes.local)
-        start = start_from(config, viclip=start_viclip, arp=start_arp, language_weights=language_weights)
+        start = initial_models(config, viclip=start_viclip, arp=start_arp, language_weights=language_weights)
         log = note if note is not None and processes.leads else _silent
         folder = run.path / "training" / called
-        asked = {
+        requested = {
             "training": start.config.measurement(),
             "start": start.origin,
             "data": {"fingerprint": dataset.fingerprint(), "episodes": len(dataset)},
         }
-        keeper = Keeper(run=run, name=called, folder=folder, start=start, job=training_job(folder, asked, name=called))
-        with alone_in(folder) if processes.leads else nullcontext():
-            status = keeper.job.check()
+        writer = CheckpointWriter(
+            run=run, name=called, folder=folder, start=start, job=training_job(folder, requested, name=called)
+        )
+        with training_lock(folder) if processes.leads else nullcontext():
+            status = writer.job.check()
             if status == "missing":
-                keeper.check_no_foreign_checkpoints()
-            done = keeper.finished() if status == "done" else None
+                writer.check_no_foreign_checkpoints()
+            done = writer.finished() if status == "done" else None
             if done is not None:
-                keeper.check(start.config.checkpoint_steps())
-                return _result(keeper, "kept", done)
-            _remark(start, log)
+                writer.check(start.config.checkpoint_steps())
+                return _result(writer, "kept", done)
+            _warn(start, log)
             inputs = _prepare(
-                start, dataset, cache or run.path / "cache", workers=workers, team=processes, quiet=quiet, say=log
+                start, dataset, cache or run.path / "cache", workers=workers, team=processes, quiet=quiet, note=log
             )
-            training = _Trainer(keeper, inputs, resolved, processes, log_every=log_every, save_every=save_every)
+            training = _Trainer(writer, inputs, resolved, processes, log_every=log_every, save_every=save_every)
             processes.barrier()  # all processes have read the folder before anything is written
             if processes.leads:
                 if status == "missing":
-                    write_record(keeper.job)
-                run.record(f"train-{called}", _recorded(start, dataset, asked, processes, resolved))
-            return training.run(quiet=quiet, say=log)
+                    write_record(writer.job)
+                run.record(f"train-{called}", _run_record(start, dataset, requested, processes, resolved))
+            return training.run(quiet=quiet, note=log)
 
 
 class _Trainer:
-    """The trainer: models on their device, optimisers and state."""
+    """The trainer: models on their device, optimizers and state."""
 
     def __init__(
-        self, keeper: Keeper, inputs: TrainingInputs, device: str, team: Team, *, log_every: int, save_every: int
+        self,
+        writer: CheckpointWriter,
+        inputs: TrainingInputs,
+        device: str,
+        team: Team,
+        *,
+        log_every: int,
+        save_every: int,
     ) -> None:
-        start = keeper.start
-        self.keeper, self.team, self.device = keeper, team, device
+        start = writer.start
+        self.writer, self.team, self.device = writer, team, device
         self.config = start.config
         self.log_every, self.save_every = log_every, save_every
         self.model = start.model.to(device)
-        self.optimisers = {entry.name: entry for entry in build_optimisers(self.model, self.config)}
+        self.optimizers = {entry.name: entry for entry in build_optimizers(self.model, self.config)}
         viclip, arp, language = self.model.viclip, self.model.arp, start.language
-        self.feed = Feed(
+        self.loader = BatchLoader(
             inputs,
             self.config,
             viclip=None if viclip is None else viclip.config,
@@ -187,34 +196,34 @@ class _Trainer:
             self.joint = DistributedDataParallel(
                 self.model, device_ids=where, find_unused_parameters=True, broadcast_buffers=False
             )
-        self.window, self.latest = Window(), dict[str, float]()
-        self.own = dict.fromkeys(self.optimisers, 0)
+        self.window, self.latest = RunningMeans(), dict[str, float]()
+        self.own = dict.fromkeys(self.optimizers, 0)
         self.seconds = {"total": 0.0, "waiting": 0.0}
 
-    def run(self, *, quiet: bool, say: Callable[[str], None]) -> TrainResult:
+    def run(self, *, quiet: bool, note: Callable[[str], None]) -> TrainResult:
         """Run the remaining updates, from the last saved state or from the start."""
-        config, keeper, team = self.config, self.keeper, self.team
+        config, writer, team = self.config, self.writer, self.team
         done = self._resume()
         steps = config.checkpoint_steps()
         if done is None:
             done = 0
             if team.leads:
-                keeper.write(0, self.own, {})
+                writer.write(0, self.own, {})
                 self._save(0)
         else:
-            keeper.check([step for step in steps if step <= done])
-            say(f"training {keeper.name!r}: going on after update {done} of {config.updates}")
-        log = TrainLog(keeper.folder, done=done) if team.leads else None
+            writer.check([step for step in steps if step <= done])
+            note(f"training {writer.name!r}: going on after update {done} of {config.updates}")
+        log = TrainLog(writer.folder, done=done) if team.leads else None
         try:
             quiet = quiet or not team.leads
             with (
-                progress(f"training {keeper.name}", config.updates, done=done, quiet=quiet) as advance,
-                closing(self._fed(done)) as fed,
+                progress(f"training {writer.name}", config.updates, done=done, quiet=quiet) as advance,
+                closing(self._batches(done)) as batches,
             ):
                 for update in range(done, config.updates):
                     clock = time.perf_counter()
                     if self._works(update):
-                        self._update(update, next(fed), clock)
+                        self._update(update, next(batches), clock)
                     self.seconds["total"] += time.perf_counter() - clock
                     self._after(update + 1, steps, log)
                     advance(note=short_losses(self.latest))
@@ -227,23 +236,23 @@ class _Trainer:
         """Whether this update trains anything: a video model alone skips the updates without understanding."""
         return self.config.trains_arp or self.config.understands(update)
 
-    def _fed(self, done: int) -> Generator[StepInputs]:
+    def _batches(self, done: int) -> Generator[StepInputs]:
         """Yield the inputs of the updates that train something; the next ones are prepared in advance."""
         working = (update for update in range(done, self.config.updates) if self._works(update))
-        for _, inputs in prefetch(working, self.feed):
+        for _, inputs in prefetch(working, self.loader):
             yield inputs
 
     def _update(self, update: int, inputs: StepInputs, clock: float) -> None:
         config = self.config
         self.seconds["waiting"] += time.perf_counter() - clock
         parts = self._parts(update)
-        rates = {name: self.optimisers[name].set_rate(update, config.updates) for name in parts}
+        rates = {name: self.optimizers[name].set_rate(update, config.updates) for name in parts}
         with _dropout(derived_seed(config.seed, update, "dropout", self.team.rank), self.device):
             with autocast(self.device, config.precision):
                 out = self.joint(inputs)
             out.total.backward()
         names = list(out.losses)
-        weights = {name: _weights(self.optimisers[name]) for name in parts}
+        weights = {name: _weights(self.optimizers[name]) for name in parts}
         norms = [nn.utils.get_total_norm([w.grad for w in held if w.grad is not None]) for held in weights.values()]
         means = torch.stack([*(value.detach().float() for value in out.losses.values()), *norms]).tolist()
         values = dict(zip([*names, *(f"norm/{name}" for name in parts)], means, strict=True))
@@ -251,7 +260,7 @@ class _Trainer:
         for (name, held), norm in zip(weights.items(), norms, strict=True):
             if config.clip_norm is not None:
                 nn.utils.clip_grads_with_norm_(held, config.clip_norm, norm)
-            self.optimisers[name].optimiser.step()
+            self.optimizers[name].optimizer.step()
             self.own[name] += 1
         self.model.zero_grad(set_to_none=True)
         self.window.add(values | {f"rate/{name}": rate for name, rate in rates.items()})
@@ -259,8 +268,8 @@ class _Trainer:
     def _parts(self, update: int) -> list[str]:
         """Parts that this update trains."""
         if self.config.understands(update):
-            return list(self.optimisers)
-        return [name for name in self.optimisers if name == "arp"]
+            return list(self.optimizers)
+        return [name for name in self.optimizers if name == "arp"]
 
     def _check_finite(self, update: int, values: Mapping[str, float]) -> None:
         broken = [name for name, value in values.items() if not math.isfinite(value)]
@@ -276,15 +285,15 @@ class _Trainer:
             what = f"the gradient of {part} is {values[broken[0]]} ({_first_broken(getattr(self.model, part))})"
         written = [step for step in self.config.checkpoint_steps() if step <= update]
         raise TrainingError(
-            f"training {self.keeper.name!r} broke at update {update} of {self.config.updates}: {what} (losses: {text})."
-            f" The update was not made; the last good checkpoint is {self.keeper.files(written[-1])[0]}. Lower the "
+            f"training {self.writer.name!r} broke at update {update} of {self.config.updates}: {what} (losses: {text})."
+            f" The update was not made; the last good checkpoint is {self.writer.files(written[-1])[0]}. Lower the "
             "learning rate, clip gradients (--clip-norm) or compute in float32, under another --name"
         )
 
     def _after(self, done: int, steps: tuple[int, ...], log: TrainLog | None) -> None:
         """Write what is due after `done` updates: log row, checkpoint, state."""
-        keeps = done in steps
-        if done % self.log_every == 0 or keeps:
+        is_checkpoint = done in steps
+        if done % self.log_every == 0 or is_checkpoint:
             means = self.window.means()
             self.window.clear()
             self.latest |= means
@@ -292,33 +301,33 @@ class _Trainer:
                 log.write(done, means)
         if not self.team.leads:
             return
-        if keeps:
-            self.keeper.write(done, self.own, self.latest)
-        if keeps or done % self.save_every == 0:
+        if is_checkpoint:
+            self.writer.write(done, self.own, self.latest)
+        if is_checkpoint or done % self.save_every == 0:
             self._save(done)
 
     def _save(self, done: int) -> None:
         state = TrainState(
             update=done,
             model=self.model.state_dict(),
-            optimisers={name: entry.optimiser.state_dict() for name, entry in self.optimisers.items()},
+            optimizers={name: entry.optimizer.state_dict() for name, entry in self.optimizers.items()},
             own_updates=self.own,
             window=self.window.sums,
             latest=self.latest,
             seconds=self.seconds,
         )
-        save_state(self.keeper.job, state)
+        save_state(self.writer.job, state)
 
     def _resume(self) -> int | None:
-        """Take up the saved state, if there is one; how many updates it has seen."""
-        state = load_state(self.keeper.job, device=self.device)
-        self.team.barrier()  # none writes before all have read
+        """Restore the saved state; return its number of finished updates, None without a state."""
+        state = load_state(self.writer.job, device=self.device)
+        self.team.barrier()  # no process writes before all have read
         if state is None:
             return None
-        optimisers = {name: entry.optimiser for name, entry in self.optimisers.items()}
-        restore(state, self.model, optimisers, folder=self.keeper.folder)
+        optimizers = {name: entry.optimizer for name, entry in self.optimizers.items()}
+        restore(state, self.model, optimizers, folder=self.writer.folder)
         self.own, self.seconds, self.latest = dict(state.own_updates), dict(state.seconds), dict(state.latest)
-        self.window = Window(state.window)
+        self.window = RunningMeans(state.window)
         return state.update
 
     def _finish(self) -> TrainResult:
@@ -331,29 +340,36 @@ class _Trainer:
             "waiting": self.seconds["waiting"] / total if total else 0.0,
         }
         if self.team.leads:
-            self.keeper.finish(result)
-            drop_state(self.keeper.folder)
+            self.writer.finish(result)
+            remove_state(self.writer.folder)
         self.team.barrier()
-        return _result(self.keeper, "trained", result)
+        return _result(self.writer, "trained", result)
 
 
-def _result(keeper: Keeper, status: Literal["trained", "kept"], result: Mapping[str, Any]) -> TrainResult:
-    steps = keeper.start.config.checkpoint_steps()
+def _result(writer: CheckpointWriter, status: Literal["trained", "kept"], result: Mapping[str, Any]) -> TrainResult:
+    steps = writer.start.config.checkpoint_steps()
     return TrainResult(
-        name=keeper.name,
+        name=writer.name,
         status=status,
         steps=steps,
-        checkpoints=tuple(path for step in steps for path in keeper.files(step)),
+        checkpoints=tuple(path for step in steps for path in writer.files(step)),
         own_updates=dict(result["own_updates"]),
         metrics=dict(result["metrics"]),
         seconds=float(result["seconds"]),
         waiting=float(result["waiting"]),
-        folder=keeper.folder,
+        folder=writer.folder,
     )
 
 
 def _prepare(
-    start: Start, dataset: Dataset, cache: Path, *, workers: int, team: Team, quiet: bool, say: Callable[[str], None]
+    start: InitialModels,
+    dataset: Dataset,
+    cache: Path,
+    *,
+    workers: int,
+    team: Team,
+    quiet: bool,
+    note: Callable[[str], None],
 ) -> TrainingInputs:
     config, model = start.config, start.model
     return prepare_inputs(
@@ -365,20 +381,22 @@ def _prepare(
         frames_rule=config.frames_rule,
         workers=workers,
         quiet=quiet or not team.leads,
-        note=say,
+        note=note,
     )
 
 
-def _recorded(start: Start, dataset: Dataset, asked: Mapping[str, Any], team: Team, device: str) -> dict[str, Any]:
+def _run_record(
+    start: InitialModels, dataset: Dataset, requested: Mapping[str, Any], team: Team, device: str
+) -> dict[str, Any]:
     """Drop None values for run.toml, because TOML has no null."""
     return {
         "data": [str(path) for path in dataset.paths],
-        "fingerprint": asked["data"]["fingerprint"],
+        "fingerprint": requested["data"]["fingerprint"],
         "episodes": len(dataset),
         "start": start.origin,
         "device": device,
         "processes": team.size,
-        "config": _without_none(asked["training"]),
+        "config": _without_none(requested["training"]),
     }
 
 
@@ -390,15 +408,15 @@ def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _remark(start: Start, say: Callable[[str], None]) -> None:
+def _warn(start: InitialModels, note: Callable[[str], None]) -> None:
     arp, policy = start.model.arp, start.config.policy
     if arp is not None and arp.zero_gates() and (policy.kind, policy.rule) == ("lamb", "capped"):
-        say(
+        note(
             "the policy starts with modulation layers of zero, which LAMB by the rule 'capped' never moves: its "
             "conditioned blocks will stay blind. From scratch take --set policy.rule=uncorrected, or AdamW"
         )
     if start.language is not None and not start.language.describe()["trained"]:
-        say("the policy's language tokens come from random weights: they tell instructions apart, and mean nothing")
+        note("the policy's language tokens come from random weights: they tell instructions apart, and mean nothing")
 
 
 def _checked_name(name: str) -> str:
@@ -419,8 +437,8 @@ def _dropout(seed: int, device: str) -> Iterator[None]:
         yield
 
 
-def _weights(entry: NamedOptimiser) -> list[Tensor]:
-    return [weight for group in entry.optimiser.param_groups for weight in group["params"]]
+def _weights(entry: NamedOptimizer) -> list[Tensor]:
+    return [weight for group in entry.optimizer.param_groups for weight in group["params"]]
 
 
 def _first_broken(module: nn.Module) -> str:

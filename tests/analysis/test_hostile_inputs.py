@@ -20,6 +20,7 @@ from mnprobe.analysis.comparison.compare import CompareConfig, FeatureSet, compa
 from mnprobe.analysis.similarity import INDICES, make_index
 from mnprobe.analysis.tsne.embedding import TsneConfig, embed, knn_purity, map_qualities, nearest_across, trust
 from mnprobe.core.errors import ConfigError, FeatureError, MnprobeError, ProbeError
+from mnprobe.core.names import LayerId, Side
 from mnprobe.probe import FitConfig, pair_arrays
 
 N, GROUPS = 24, np.repeat(np.arange(8), 3)
@@ -73,7 +74,9 @@ def _tested(x):
 
 
 def _compared(x):
-    sets = [FeatureSet(values=x, model="m")], [FeatureSet(values=partner(features(n=len(x))), model="n")]
+    names = LayerId(model="m", side=Side.UNDERSTANDING), LayerId(model="n", side=Side.EXECUTION)
+    values = x, partner(features(n=len(x)))
+    sets = [[FeatureSet(values=side, origin=name)] for side, name in zip(values, names, strict=True)]
     config = CompareConfig(index="cka", permute="free", permutations=np.int64(19))
     found = compare(*sets, tasks=[""] * len(x), instructions=GROUPS[: len(x)], config=config)
     return found.table[["value", "p", "null_mean"]].to_numpy()[0]
@@ -121,7 +124,7 @@ TAKE_NO_ARRAYS = {
     *("contrast_sentences", "contrast_table", "controls_table", "curve_caption", "curve_data", "curve_figure"),
     *("draw_compare", "draw_controls", "draw_curve", "draw_decomposition", "draw_sheets", "draw_success", "draw_tsne"),
     *("draw_tsne_series", "episode_scores", "execution_table", "find_heads", "find_pairs", "find_rollouts"),
-    *("find_stores", "findings", "format_success", "grid_text", "headline", "leakage_table", "load_pair", "open_study"),
+    *("find_stores", "findings", "format_success", "grid_text", "headline", "leakage_table", "open_study"),
     *("paper_table", "plan_ablation", "read_contrasts", "read_similarity", "recognition_table"),
     *("series_inputs", "shaped_table", "success_table", "tsne_inputs", "tsne_panels", "tsne_series", "verdicts"),
     *("write_contrasts", "write_report", "make_index", "parse_options"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
+from mnprobe.core.names import LayerId, Side
 from mnprobe.core.provenance import config_hash
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features, write_features
@@ -20,22 +21,21 @@ from mnprobe.probe import (
     SETTINGS,
     AlignConfig,
     FitConfig,
-    Origin,
     StoredPair,
     align,
     align_stores,
     join_stores,
     load_heads,
+    load_pair,
     pair_across,
     pair_arrays,
-    pair_files,
     people_table,
     read_alignment,
     recall_at_k,
     runs,
     write_alignment,
 )
-from mnprobe.probe.settings import read_settings, record_settings
+from mnprobe.probe.config import read_settings, record_settings
 
 FIT = FitConfig(dim=16, steps=40, lr=5e-3)
 TINY = {"fit": FitConfig(dim=4, steps=1), "seeds": 2, "splits": 2, "draws": 2, "bound_draws": 2}
@@ -59,8 +59,8 @@ def pair(planted):
         tasks=[f"task {i // 16}" for i in range(64)],
         success_u=rng.integers(0, 2, 64),
         success_e=rng.integers(0, 2, 64),
-        understanding=Origin(model="viclip", step=5, layer="u"),
-        execution=Origin(model="arp", step=5, layer="e"),
+        understanding=LayerId(model="viclip", side=Side.UNDERSTANDING, step=5, layer="u"),
+        execution=LayerId(model="arp", side=Side.EXECUTION, step=5, layer="e"),
     )
 
 
@@ -304,8 +304,8 @@ def across(planted):
 
     def part(rows, source, **given):
         origins = {
-            "understanding": Origin(model="viclip", source=source, step=5, layer="u"),
-            "execution": Origin(model="arp", source=source, step=5, layer="e"),
+            "understanding": LayerId(model="viclip", side=Side.UNDERSTANDING, source=source, step=5, layer="u"),
+            "execution": LayerId(model="arp", side=Side.EXECUTION, source=source, step=5, layer="e"),
         }
         ids = [f"t/0/episode{i}" for i in range(len(rows))]  # those of demonstrations and rollouts are the same
         return pair_arrays(u[rows], e[rows], np.array(labels)[rows], ids=ids, tasks=tasks[rows], **origins, **given)
@@ -365,7 +365,7 @@ def test_a_pair_across_sources_needs_the_same_models(across, planted):
     with pytest.raises(
         FeatureError, match=r"heads fitted on e of \('arp', 'e', 'mean'\) cannot be tested on \('other'"
     ):
-        pair_across(demos, replace(rollouts, origin_e=Origin(model="other", layer="e")))
+        pair_across(demos, replace(rollouts, origin_e=LayerId(model="other", side=Side.EXECUTION, layer="e")))
     with pytest.raises(FeatureError, match=r"widths \(12, 10\), those on rollouts \(11, 10\)"):
         pair_across(demos, replace(rollouts, u=rollouts.u[:, 1:]))
 
@@ -406,7 +406,7 @@ def test_rollouts_that_all_end_alike_are_one_message(outcome, across):
 def test_pixels_go_through_principal_components_of_training_episodes(planted, tmp_path):
     u, e, labels = planted(instructions=8, per=16, noise=0.2, dims=(12, 10))
     u = np.concatenate([u, 1e-3 * np.random.default_rng(5).normal(size=(128, 60))], axis=1).astype(np.float32)
-    origin = Origin(model="pixels", layer="u")
+    origin = LayerId(model="pixels", side=Side.UNDERSTANDING, layer="u")
     pixels = pair_arrays(u, e, labels, understanding=origin)
     config = tiny(fit=FIT, pixel_components=12, holdout="episodes")
     table = align(pixels, config, heads=tmp_path)
@@ -542,8 +542,15 @@ def test_the_contrast_inside_tasks_gives_every_task_the_same_weight(planted):
 def test_pairs_without_failures_do_not_keep_the_others_from_being_split(planted):
     u, e, labels = planted(instructions=6, per=8)
     success = np.arange(48) % 2
+    arp = LayerId(model="arp", side=Side.EXECUTION, layer="e")
     pairs = [
-        pair_arrays(u, e, labels, success_e=outcome, execution=Origin(model="arp", source=source, layer="e"))
+        pair_arrays(
+            u,
+            e,
+            labels,
+            success_e=outcome,
+            execution=replace(arp, source=source),
+        )
         for source, outcome in (("demos", [1] * 48), ("rollouts", success))
     ]
     config = tiny(split="success", holdout="episodes")
@@ -612,7 +619,7 @@ def test_stores_are_joined_by_id(store):
     path_u = store("understanding", prediction=["do thing 0"] * 64)
     path_e = store("execution", success=[1, 0] * 32)
     with open_features(path_u) as file_u, open_features(path_e) as file_e:
-        pair = pair_files(file_u, file_e)
+        pair = load_pair(file_u, file_e)
     assert pair.items.success_u.tolist() == [1] * 8 + [0] * 56
     assert pair.items.success_e.tolist() == [1, 0] * 32
     assert (pair.origin_u.model, pair.origin_e.layer, pair.origin_e.trained) == ("viclip", "e", False)
@@ -623,13 +630,13 @@ def test_episodes_on_one_side_only_are_refused_or_left_out(store):
     path_u, path_e = store("understanding"), store("execution", keep=slice(0, 60))
     with open_features(path_u) as file_u, open_features(path_e) as file_e:
         with pytest.raises(FeatureError, match=r"\(64 and 60, 60 in both\)[\s\S]*missing from e: t/0/episode60"):
-            pair_files(file_u, file_e)
-        shared = pair_files(file_u, file_e, episodes="shared")
+            load_pair(file_u, file_e)
+        shared = load_pair(file_u, file_e, episodes="shared")
         assert len(shared.items) == len(shared.u) == 60
         with pytest.raises(FeatureError, match="holds features of the execution side"):
-            pair_files(file_e, file_u)
+            load_pair(file_e, file_u)
         with pytest.raises(FeatureError, match=r"blocks.9"):
-            pair_files(file_u, file_e, layer_u="blocks.9", episodes="shared")
+            load_pair(file_u, file_e, layer_u="blocks.9", episodes="shared")
 
 
 def test_other_instructions_are_refused_but_blanked_ones_are_not(store):
@@ -638,15 +645,15 @@ def test_other_instructions_are_refused_but_blanked_ones_are_not(store):
         path_e = store("execution", instruction=[words] * 64)
         with open_features(path_u) as file_u, open_features(path_e) as file_e:
             if fine:
-                assert pair_files(file_u, file_e).items.instructions[0] == "do thing 0"
+                assert load_pair(file_u, file_e).items.instructions[0] == "do thing 0"
             else:
                 with pytest.raises(FeatureError, match=r"64 episodes .* have other instructions"):
-                    pair_files(file_u, file_e)
+                    load_pair(file_u, file_e)
 
 
 def paired(path_u, path_e, **options):
     with open_features(path_u) as file_u, open_features(path_e) as file_e:
-        return pair_files(file_u, file_e, **options)
+        return load_pair(file_u, file_e, **options)
 
 
 @pytest.mark.parametrize("column", ["instruction", "task", "partition"])
@@ -1010,3 +1017,24 @@ def test_a_damaged_run_is_refused_before_anything_is_measured(measured, tmp_path
     with pytest.raises(ConfigError, match="is damaged"):
         measured(tiny(), heads=tmp_path / "heads")
     assert not (tmp_path / "heads").exists()
+
+
+def test_shared_episodes_come_with_a_note_that_counts_those_left_out(store):
+    """Of 64 and 60 episodes 60 are shared: rows by id, equal arrays from files and paths, and one note."""
+    path_u, path_e = store("understanding"), store("execution", keep=slice(0, 60), success=[1, 0] * 32)
+    pair = load_pair(path_u, path_e, episodes="shared")
+    assert pair.items.notes == (
+        f"{path_u} and {path_e} share 60 episodes; 4 only in the first and 0 only in the second are left out",
+    )
+    with open_features(path_u) as file_u, open_features(path_e) as file_e:
+        again = load_pair(file_u, file_e, episodes="shared")
+        assert pair.u.tolist() == file_u.layer("u").pooled()[:60].tolist()
+        assert file_u.layers  # a store that was given open stays open
+    assert pair.digest() == again.digest()
+    assert load_pair(path_u, store("execution")).items.notes == ()
+    rows = pair.take(np.arange(60) % 7 == 0)
+    assert rows.episodes["id"].tolist() == rows.items.ids.tolist() == pair.items.ids[::7].tolist()
+    assert rows.items.success_e.tolist() == ([1, 0] * 30)[::7]
+    assert rows.episodes["success"].tolist() == pair.columns["success"].tolist()[::7]
+    with pytest.raises(FeatureError, match="share no episode: the first ids are 't/0/episode0' and 't/0/episode60'"):
+        load_pair(store("understanding", keep=slice(0, 60)), store("execution", keep=slice(60, 64)), episodes="shared")

@@ -17,6 +17,7 @@ from mnprobe.probe import (
     recall_at_k,
     save_heads,
 )
+from mnprobe.probe.sampling import GroupMembers
 
 QUICK = {"dim": 16, "steps": 30, "lr": 1e-2}
 
@@ -36,7 +37,7 @@ def score(heads, u, e, labels):
 def test_linear_heads_are_one_linear_layer_after_standardising(generator):
     heads = AlignmentHeads(3, 5, dim=4, generator=generator)
     u, e = torch.randn(6, 3, generator=generator), 3 + 2 * torch.randn(7, 5, generator=generator)
-    heads.set_standardisation(u, e)
+    heads.set_standardization(u, e)
     z_u, z_e = heads(u, e)
     assert isinstance(heads.t_e, nn.Linear)
     expected = (e - e.mean(0)) / e.std(0, correction=0) @ heads.t_e.weight.T + heads.t_e.bias
@@ -47,8 +48,8 @@ def test_linear_heads_are_one_linear_layer_after_standardising(generator):
 def test_features_that_never_change_are_only_centred():
     heads = AlignmentHeads(2, 2, dim=2)
     values = torch.tensor([[1e4, 1.0], [1e4, 3.0]])
-    heads.set_standardisation(values, values)
-    assert heads.standardise_u(values).tolist() == [[0.0, -1.0], [0.0, 1.0]]
+    heads.set_standardization(values, values)
+    assert heads.standardize_u(values).tolist() == [[0.0, -1.0], [0.0, 1.0]]
 
 
 def test_initial_weights_come_from_the_generator_alone():
@@ -72,7 +73,7 @@ def test_mlp_heads_have_their_depth(depth):
 def test_saved_heads_map_raw_features_as_before(kind, tmp_path, generator):
     heads = AlignmentHeads(3, 5, dim=4, kind=kind, generator=generator)
     u, e = torch.randn(6, 3, generator=generator), torch.randn(6, 5, generator=generator)
-    heads.set_standardisation(u, e)
+    heads.set_standardization(u, e)
     save_heads(tmp_path / "h.safetensors", heads, {"u": "viclip", "steps": 3})
     loaded = load_heads(tmp_path / "h.safetensors")
     assert loaded.fitted_on == {"u": "viclip", "steps": 3}
@@ -200,7 +201,7 @@ def test_last_partial_batches_are_dropped(items, batch, epochs, used, steps, rng
 def test_the_first_loss_is_the_loss_of_the_initial_heads(rng):
     x = rng.normal(size=(6, 3)).astype(np.float32)
     start = AlignmentHeads(3, 3, dim=4, generator=torch.Generator().manual_seed(5))
-    start.set_standardisation(torch.from_numpy(x), torch.from_numpy(x))
+    start.set_standardization(torch.from_numpy(x), torch.from_numpy(x))
     z_u, z_e = start(torch.from_numpy(x), torch.from_numpy(x))  # own groups: the partner is the item itself
     result = fit_heads(x, x, np.arange(6), config=FitConfig(dim=4, steps=1, tau=0.5), seed=5)
     assert result.history[0].loss == pytest.approx(info_nce(z_u, z_e, tau=0.5).item(), rel=1e-5)
@@ -295,3 +296,14 @@ def test_what_cannot_be_fitted_is_refused():
         fit_heads(np.zeros((0, 3), np.float32), x, [])
     with pytest.raises(ProbeError, match=r"the loss became (nan|inf) at step \d+: lower lr"):
         fit_heads(x, x, ["a", "b", "c"], config=FitConfig(dim=4, lr=3e38, steps=9))
+
+
+def test_members_are_sampled_as_the_two_earlier_classes_did():
+    """Values of the classes that this one replaced: with torch's generator in the probe, with NumPy's in training."""
+    groups, wanted = np.array([0, 2, 1, 0, 2, 2, 1, 0]), np.array([0, 0, 1, 2, 2, 2, 1, 0])
+    members = GroupMembers(groups, 3)
+    assert members.sample(wanted, torch.Generator().manual_seed(7)).tolist() == [0, 0, 6, 4, 5, 5, 2, 3]
+    assert members.sample(wanted, np.random.default_rng(7)).tolist() == [7, 3, 6, 5, 4, 5, 6, 0]
+    some = GroupMembers(groups, 4, np.array([1, 3, 4]))
+    assert some.counts.tolist() == [1, 0, 2, 0]
+    assert set(some.sample(np.full(50, 2), np.random.default_rng(0)).tolist()) == {1, 4}

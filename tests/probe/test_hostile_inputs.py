@@ -38,7 +38,7 @@ from mnprobe.probe import (
     true_recall_at_k,
 )
 from mnprobe.training.config import TrainConfig
-from mnprobe.training.optimizers import OptimiserConfig
+from mnprobe.training.optimizers import OptimizerConfig
 
 LONG = np.longdouble
 GROUPS = [0, 1, 2, 0, 1, 2, 3, 3, 1, 0]
@@ -241,10 +241,9 @@ NO_ARRAYS = {  # results, constants, files and tables; Items and what takes Item
         "HitScores",
         "Interval",
         "Items",
-        "Origin",
     ),
-    *("Pair", "Partition", "Recall", "StoredPair", "Validation", "align_stores", "check_no_overlap", "find_hits"),
-    *("join_stores", "load_heads", "measurable_sides", "pair_across", "pair_files", "people_table"),
+    *("FeaturePair", "Partition", "Recall", "StoredPair", "Validation", "align_stores", "check_no_overlap"),
+    *("find_hits", "join_stores", "load_heads", "load_pair", "measurable_sides", "pair_across", "people_table"),
     *("read_alignment", "read_hits", "save_heads", "write_alignment", "write_hits"),
 }
 
@@ -649,7 +648,7 @@ def test_what_is_no_whole_number_is_refused(wrong, normal):
         lambda: balanced_draw(pair_arrays(u, e, GROUPS).items, "episodes", sides=["execution"], seed=wrong),
         lambda: balanced_draw(pair_arrays(u, e, GROUPS).items, "episodes", sides=["execution"], draw=wrong),
         lambda: align(pair_arrays(u, e, GROUPS), AlignConfig(fit=FIT), n_jobs=[wrong] if wrong == -1 else wrong),
-        lambda: OptimiserConfig(warmup=wrong),
+        lambda: OptimizerConfig(warmup=wrong),
     ]
     names = ("dim", "batch", "patience", "check_every", "depth")
     calls += [lambda name=name: FitConfig(**{name: wrong}) for name in names]
@@ -676,7 +675,7 @@ def test_what_is_no_number_is_refused(wrong, normal):
         lambda: AlignConfig(test_share=wrong),
         *(lambda name=name: FitConfig(**{name: wrong}) for name in ("tau", "lr", "weight_decay")),
         *(lambda name=name: TrainConfig(**{name: wrong}) for name in ("tau", "temperature", "lambda_ee")),
-        *(lambda name=name: OptimiserConfig(**{name: wrong}) for name in ("lr", "weight_decay", "floor")),
+        *(lambda name=name: OptimizerConfig(**{name: wrong}) for name in ("lr", "weight_decay", "floor")),
     ]
     for place, call in enumerate(calls):
         with pytest.raises(ConfigError):

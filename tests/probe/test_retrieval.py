@@ -224,7 +224,7 @@ def test_true_recall_equals_the_loops(rng):
 
 
 def test_paired_ranks_equal_sorting_and_share_ties(rng, monkeypatch):
-    monkeypatch.setattr("mnprobe.probe.retrieval._BLOCK_ENTRIES", 30)
+    monkeypatch.setattr("mnprobe.probe._blocks._BLOCK_ENTRIES", 30)
     z_u, z_e = rng.normal(size=(2, 10, 4)).astype(np.float32)
     sims = (z_u / np.linalg.norm(z_u, axis=1, keepdims=True)) @ (z_e / np.linalg.norm(z_e, axis=1, keepdims=True)).T
     forth, back = paired_ranks(z_u, z_e)

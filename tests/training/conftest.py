@@ -13,7 +13,7 @@ from mnprobe.models.viclip import ViCLIP, ViCLIPConfig
 from mnprobe.probe import AlignmentHeads
 from mnprobe.training.config import TrainConfig
 from mnprobe.training.model import JointModel, StepInputs, StepSettings
-from mnprobe.training.optimizers import OptimiserConfig
+from mnprobe.training.optimizers import OptimizerConfig
 from mnprobe.worlds.demos import DemosConfig, write_demos
 
 
@@ -216,9 +216,9 @@ def micro():
             "understanding_share": 0.5,
             "dim": 8,
             "text_share": 1.0,
-            "video": OptimiserConfig(kind="adamw", lr=1e-3, warmup=2),
-            "policy": OptimiserConfig(kind="adamw", lr=1e-3, warmup=2),
-            "align": OptimiserConfig(kind="adamw", lr=1e-3),
+            "video": OptimizerConfig(kind="adamw", lr=1e-3, warmup=2),
+            "policy": OptimizerConfig(kind="adamw", lr=1e-3, warmup=2),
+            "align": OptimizerConfig(kind="adamw", lr=1e-3),
             "augment": "shift",
             "colour_noise": False,
             "checkpoints": (0.0, 0.5, 1.0),

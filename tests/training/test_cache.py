@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mnprobe.core.errors import DataError
-from mnprobe.training.cache import kept_arrays
+from mnprobe.training.cache import cached_arrays
 
 
 def _pieces(kinds, *, scale=1.0):
@@ -39,8 +39,8 @@ def _visible(cache):
 
 
 def test_what_was_made_is_found_again(tmp_path):
-    made = kept_arrays(tmp_path / "cache", WANTED, _pieces)
-    found = kept_arrays(tmp_path / "cache", WANTED, _never)
+    made = cached_arrays(tmp_path / "cache", WANTED, _pieces)
+    found = cached_arrays(tmp_path / "cache", WANTED, _never)
     for arrays in (made, found):
         assert isinstance(arrays["steps"]["x"], np.memmap)
         assert not arrays["steps"]["x"].flags.writeable
@@ -57,16 +57,16 @@ def test_only_the_missing_kind_is_made(tmp_path):
         asked.append(list(kinds))
         return _pieces(kinds)
 
-    kept_arrays(tmp_path, {"steps": WANTED["steps"]}, make)
-    kept_arrays(tmp_path, WANTED, make)
-    kept_arrays(tmp_path, {**WANTED, "clips": {"b": [2, 4]}}, make)
+    cached_arrays(tmp_path, {"steps": WANTED["steps"]}, make)
+    cached_arrays(tmp_path, WANTED, make)
+    cached_arrays(tmp_path, {**WANTED, "clips": {"b": [2, 4]}}, make)
     assert asked == [["steps"], ["clips"], ["clips"]]
     assert [name.split("-")[0] for name in _visible(tmp_path)] == ["clips", "clips", "steps"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "grown", "lost", "manifest", "no manifest", "outside", "other type"])
 def test_damaged_arrays_are_made_again(tmp_path, damage):
-    kept_arrays(tmp_path, WANTED, _pieces)
+    cached_arrays(tmp_path, WANTED, _pieces)
     (folder,) = tmp_path.glob("steps-*")
     file, manifest = folder / "x.npy", folder / "manifest.json"
     if damage == "cut":
@@ -84,7 +84,7 @@ def test_damaged_arrays_are_made_again(tmp_path, damage):
     else:
         np.save(file, np.zeros((5, 4), dtype=np.int64))  # of the same length
     told = []
-    again = kept_arrays(tmp_path, WANTED, _pieces, note=told.append)
+    again = cached_arrays(tmp_path, WANTED, _pieces, note=told.append)
     np.testing.assert_array_equal(again["steps"]["x"][:, 0], np.arange(5))
     assert told == [f"{folder} is damaged; it is made again"]
     assert len(_visible(tmp_path)) == 2
@@ -97,13 +97,13 @@ def test_rows_of_another_size_are_refused(tmp_path, wrong):
         yield "a/0/episode1", {"steps": {"x": wrong}}
 
     with pytest.raises(DataError, match=r"a/0/episode1: its x .* a/0/episode0 .* one size only"):
-        kept_arrays(tmp_path, {"steps": {}}, pieces)
+        cached_arrays(tmp_path, {"steps": {}}, pieces)
     assert _visible(tmp_path) == []
 
 
 def test_nothing_to_keep_is_refused(tmp_path):
     with pytest.raises(DataError, match="nothing to prepare"):
-        kept_arrays(tmp_path, {"steps": {}}, lambda kinds: [])
+        cached_arrays(tmp_path, {"steps": {}}, lambda kinds: [])
 
 
 def test_a_killed_process_leaves_nothing_that_is_taken_for_whole(tmp_path):
@@ -116,12 +116,12 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_whole(tmp_path):
         child = os.fork()
     if child == 0:
         try:
-            kept_arrays(tmp_path, WANTED, deadly)
+            cached_arrays(tmp_path, WANTED, deadly)
         finally:
             os._exit(1)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     assert {Path(name).suffix for name in _visible(tmp_path)} == {".part"}
-    found = kept_arrays(tmp_path, WANTED, _pieces)
+    found = cached_arrays(tmp_path, WANTED, _pieces)
     assert found["steps"]["x"].shape == (5, 4)
     assert [name.split("-")[0] for name in _visible(tmp_path)] == ["clips", "steps"]
 
@@ -135,7 +135,7 @@ def test_a_full_disk_is_told_with_the_file_and_leaves_nothing(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         with pytest.raises(OSError, match=r"too large.*x\.npy"):
-            kept_arrays(tmp_path, {"steps": {}}, large)
+            cached_arrays(tmp_path, {"steps": {}}, large)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert _visible(tmp_path) == []
@@ -153,10 +153,10 @@ def test_who_comes_second_waits_and_takes_what_is_there(tmp_path):
         told.append(note)
         go_on.set()
 
-    first = threading.Thread(target=lambda: results.update(kept_arrays(tmp_path, WANTED, slow)))
+    first = threading.Thread(target=lambda: results.update(cached_arrays(tmp_path, WANTED, slow)))
     first.start()
     assert begun.wait(30)
-    found = kept_arrays(tmp_path, WANTED, _never, note=second)
+    found = cached_arrays(tmp_path, WANTED, _never, note=second)
     first.join()
     assert len(told) == 1
     assert "another process prepares" in told[0]
@@ -165,8 +165,8 @@ def test_who_comes_second_waits_and_takes_what_is_there(tmp_path):
 
 def test_a_damaged_folder_in_use_can_be_replaced(tmp_path):
     """Whoever has mapped the old files keeps them."""
-    old = kept_arrays(tmp_path, WANTED, _pieces)["steps"]["x"]
+    old = cached_arrays(tmp_path, WANTED, _pieces)["steps"]["x"]
     (folder,) = tmp_path.glob("steps-*")
     (folder / "manifest.json").unlink()
-    new = kept_arrays(tmp_path, WANTED, lambda kinds: _pieces(kinds, scale=2.0))["steps"]["x"]
+    new = cached_arrays(tmp_path, WANTED, lambda kinds: _pieces(kinds, scale=2.0))["steps"]["x"]
     np.testing.assert_array_equal(2 * old, new)

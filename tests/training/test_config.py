@@ -11,7 +11,7 @@ import pytest
 from mnprobe.core.errors import ConfigError
 from mnprobe.models.arp import ARPConfig
 from mnprobe.models.viclip import ViCLIPConfig
-from mnprobe.training import PRESETS, SOURCES, OptimiserConfig, TrainConfig, preset
+from mnprobe.training import PRESETS, SOURCES, OptimizerConfig, TrainConfig, preset
 
 BAD = [
     ({"lambda_ee": -1.0}, "lambda_ee must be a number of at least 0, got -1.0"),
@@ -104,9 +104,9 @@ def test_every_setting_that_counts_changes_the_digest():
         "dim": 8,
         "temperature": 0.1,
         "text_share": 0.5,
-        "video": OptimiserConfig(lr=1.0),
-        "policy": OptimiserConfig(lr=1.0),
-        "align": OptimiserConfig(lr=1.0),
+        "video": OptimizerConfig(lr=1.0),
+        "policy": OptimizerConfig(lr=1.0),
+        "align": OptimizerConfig(lr=1.0),
         "augment": "none",
         "colour_noise": False,
         "camera": "wrist",

@@ -11,7 +11,7 @@ from mnprobe.data import open_dataset
 from mnprobe.models.arp import ARPConfig
 from mnprobe.models.viclip import ViCLIPConfig
 from mnprobe.training.dataset import prepare_inputs
-from mnprobe.training.sampler import Draws
+from mnprobe.training.sampler import BatchSampler
 
 VICLIP = ViCLIPConfig(image_size=32, frames=4, width=24, heads=2)
 ARP = ARPConfig(image_size=56, language_length=16, language_width=64)
@@ -118,7 +118,7 @@ def test_processes_that_help_give_the_same_bytes(micro_dataset, cache, tmp_path)
 
 def test_the_prepared_set_feeds_an_update(micro_dataset, cache):
     inputs = _prepare(micro_dataset, cache)
-    draw = Draws(inputs, batch=6, clips=8, pairing="instruction", seed=0).at(0, True)
+    draw = BatchSampler(inputs, batch=6, clips=8, pairing="instruction", seed=0).at(0, True)
     batch = inputs.policy_batch(draw.transitions, lambda texts: torch.zeros(len(texts), 16, 64))
     assert len(batch) == 6
     assert inputs.clips(draw.clips).shape == (8, 4, 3, 32, 32)

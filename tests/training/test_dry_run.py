@@ -8,14 +8,14 @@ import torch
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.runtime import Team
 from mnprobe.models.untrained import write_untrained
-from mnprobe.training import Feed, prepare_inputs, preset
+from mnprobe.training import BatchLoader, prepare_inputs, preset
 from mnprobe.training.dry_run import plan_training
-from mnprobe.training.initialization import start_from
+from mnprobe.training.initialization import initial_models
 
 
 def test_parameters_are_those_of_the_models(micro):
     plan = plan_training(micro())
-    model = start_from(micro()).model
+    model = initial_models(micro()).model
     counts = {
         "video": model.viclip.vision_encoder,
         "text": model.viclip.text_encoder,
@@ -37,7 +37,7 @@ def test_published_sizes():
 @pytest.mark.parametrize("changes", [{}, {"sides": "understanding", "lambda_align": 0.0}, {"clips": 8}])
 def test_activations_are_about_what_a_real_pass_keeps(micro, micro_dataset, tmp_path, changes):
     config = micro(understanding_share=1.0, **changes)
-    start = start_from(config)
+    start = initial_models(config)
     model = start.model
     inputs = prepare_inputs(
         micro_dataset,
@@ -46,7 +46,7 @@ def test_activations_are_about_what_a_real_pass_keeps(micro, micro_dataset, tmp_
         cache=tmp_path,
         quiet=True,
     )
-    feed = Feed(
+    feed = BatchLoader(
         inputs,
         config,
         viclip=config.viclip_config(),

@@ -1,4 +1,4 @@
-"""Draws of a training: their distribution, their laws, and what they refuse."""
+"""BatchSampler of a training: their distribution, their laws, and what they refuse."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from scipy import stats
 
 from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.training.dataset import TrainingInputs
-from mnprobe.training.sampler import Draws, part
+from mnprobe.training.sampler import BatchSampler, shard
 
 # Unequal on purpose: task -> instruction -> steps of each of its episodes.
 PLAN = {
@@ -37,7 +37,7 @@ def inputs():
 
 
 def _draws(inputs, **changes):
-    return Draws(inputs, **({"batch": 8, "clips": 8, "pairing": "instruction", "seed": 3} | changes))
+    return BatchSampler(inputs, **({"batch": 8, "clips": 8, "pairing": "instruction", "seed": 3} | changes))
 
 
 def _fits(observed, expected):
@@ -136,7 +136,7 @@ def test_only_understanding_updates_have_clips(inputs):
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_parts_of_all_processes_are_the_whole(inputs, clips, size):
     whole = _draws(inputs, batch=12, clips=clips).at(1, True)
-    parts = [part(whole, rank, size) for rank in range(size)]
+    parts = [shard(whole, rank, size) for rank in range(size)]
     for name in ("transitions", "clips", "positions"):
         together = np.concatenate([getattr(piece, name) for piece in parts])
         np.testing.assert_array_equal(np.sort(together), np.sort(getattr(whole, name)))
@@ -160,12 +160,12 @@ def test_parts_of_all_processes_are_the_whole(inputs, clips, size):
 def test_what_cannot_be_shared_equally_is_refused(inputs, batch, clips, what):
     draw = _draws(inputs, batch=batch, clips=clips).at(0, True)
     with pytest.raises(ConfigError, match=f"{what} of an update cannot be shared equally by 2 processes.*multiples"):
-        part(draw, 0, 2)
+        shard(draw, 0, 2)
 
 
 def test_a_process_that_is_not_there_is_refused(inputs):
     with pytest.raises(ConfigError, match="no process 2 of 2"):
-        part(_draws(inputs).at(0, True), 2, 2)
+        shard(_draws(inputs).at(0, True), 2, 2)
 
 
 @pytest.mark.parametrize(

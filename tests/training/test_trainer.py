@@ -13,8 +13,8 @@ from mnprobe.models.arp import load_arp
 from mnprobe.models.loading import read_metadata, read_state_dict
 from mnprobe.models.viclip import load_viclip
 from mnprobe.probe import load_heads
-from mnprobe.training import OptimiserConfig, read_metrics, train
-from mnprobe.training.checkpointing import alone_in
+from mnprobe.training import OptimizerConfig, read_metrics, train
+from mnprobe.training.checkpointing import training_lock
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +130,9 @@ CHANGES = {
     "heads": ("mlp", ("viclip", "arp")),
     "dim": (9, ("viclip", "arp")),
     "temperature": (0.5, ("viclip",)),
-    "video": (OptimiserConfig(lr=2e-3), ("viclip",)),
-    "policy": (OptimiserConfig(kind="lamb", lr=1e-3), ("arp",)),
-    "align": (OptimiserConfig(lr=2e-1), ("viclip",)),
+    "video": (OptimizerConfig(lr=2e-3), ("viclip",)),
+    "policy": (OptimizerConfig(kind="lamb", lr=1e-3), ("arp",)),
+    "align": (OptimizerConfig(lr=2e-1), ("viclip",)),
     "augment": ("se3", ("arp",)),
     "colour_noise": (True, ("arp",)),
     "camera": ("wrist", ("viclip",)),
@@ -205,7 +205,7 @@ def test_files_of_a_side_that_rests_are_refused(home, micro, micro_dataset, join
 
 
 def test_a_loss_that_is_no_number_stops_the_training_and_keeps_what_was_good(home, micro, micro_dataset):
-    config = micro(updates=20, policy=OptimiserConfig(lr=1e30), checkpoints=1)
+    config = micro(updates=20, policy=OptimizerConfig(lr=1e30), checkpoints=1)
     with pytest.raises(TrainingError, match=r"broke at update (\d+) of 20: (loss|the gradient)") as caught:
         train(config, micro_dataset, home, name="ruined", device="cpu")
     message = str(caught.value)
@@ -248,7 +248,10 @@ def test_checkpoints_that_no_training_here_wrote_are_not_overwritten(tmp_path, m
 
 
 def test_two_processes_do_not_train_into_one_folder(home, micro, micro_dataset):
-    with alone_in(home.path / "training" / "busy"), pytest.raises(ConfigError, match="another process is training"):
+    with (
+        training_lock(home.path / "training" / "busy"),
+        pytest.raises(ConfigError, match="another process is training"),
+    ):
         train(micro(), micro_dataset, home, name="busy", device="cpu")
 
 
@@ -278,7 +281,7 @@ def test_data_that_do_not_fit_are_refused_before_anything_is_written(tmp_path, m
 
 def test_lamb_that_cannot_move_the_gates_is_told(home, micro, micro_dataset):
     notes = []
-    policy = OptimiserConfig(kind="lamb", rule="capped", lr=1e-3)
+    policy = OptimizerConfig(kind="lamb", rule="capped", lr=1e-3)
     config = micro(sides="execution", lambda_align=0.0, updates=1, policy=policy)
     train(config, micro_dataset, home, name="capped", device="cpu", note=notes.append)
     assert any("modulation layers of zero" in note for note in notes)

@@ -7,7 +7,7 @@ from typing import get_args
 
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.registry import unknown_name
-from mnprobe.probe.items import GroupKind
+from mnprobe.probe.splits import GroupKind
 from mnprobe.training import TrainConfig
 
 __all__ = ["BASELINE", "PAIRINGS", "TAUS", "Cell", "ablation_cells"]

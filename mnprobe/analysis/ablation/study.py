@@ -24,7 +24,7 @@ from mnprobe.core.runtime import resolve_device
 from mnprobe.data import Dataset, open_dataset
 from mnprobe.features.recognition.tables import PREDICTIONS, RECOGNITION
 from mnprobe.training import TrainConfig, prepare_inputs, read_metrics
-from mnprobe.training.initialization import Start, start_from
+from mnprobe.training.initialization import InitialModels, initial_models
 from mnprobe.worlds import make_world
 from mnprobe.worlds.parallel import default_workers
 
@@ -111,7 +111,7 @@ def open_study(
     _check_world(evaluation)
     starts = {"start_viclip": start_viclip, "start_arp": start_arp, "language_weights": language_weights}
     joint = next(cell.config for cell in cells if cell.tau is not None)
-    start = start_from(joint, viclip=start_viclip, arp=start_arp, language_weights=language_weights)
+    start = initial_models(joint, viclip=start_viclip, arp=start_arp, language_weights=language_weights)
     asked = {
         "study": _study_of(start, trained, evaluation),
         "evaluation": evaluation.to_dict() | {"data": held_out.fingerprint()},
@@ -168,7 +168,7 @@ def _check_world(evaluation: Evaluation) -> None:
         world.close()
 
 
-def _study_of(start: Start, dataset: Dataset, evaluation: Evaluation) -> dict[str, Any]:
+def _study_of(start: InitialModels, dataset: Dataset, evaluation: Evaluation) -> dict[str, Any]:
     """What is the same for every cell and must not change while it is under way."""
     base = {name: value for name, value in start.config.measurement().items() if name not in ("pairing", "tau", "seed")}
     data = {"fingerprint": dataset.fingerprint(), "episodes": len(dataset)}

@@ -11,8 +11,8 @@ from mnprobe.analysis.figures.curve_data import curve_data
 from mnprobe.analysis.statistics import PairedContrast, cluster_jackknife, holm, paired_contrast
 from mnprobe.analysis.tables.episode_scores import EpisodeScores, episode_scores
 from mnprobe.core.errors import ProbeError
+from mnprobe.core.names import PIXELS
 from mnprobe.core.table import TableSchema
-from mnprobe.probe.pairs import PIXELS
 from mnprobe.probe.scores import described_hits, read_hits
 
 __all__ = ["CONTROLS", "CONTROL_COLUMNS", "PAIRED", "RISING", "controls_table", "score_difference"]

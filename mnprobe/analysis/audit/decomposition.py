@@ -12,11 +12,12 @@ from mnprobe.analysis.statistics import cluster_jackknife
 from mnprobe.core.arrays import Array, as_array, as_whole
 from mnprobe.core.errors import FeatureError, ProbeError, TooFewSamples
 from mnprobe.core.labels import Labels, as_labels, encode_labels, encode_tuples
-from mnprobe.probe.fitting import FitConfig, fit_heads
+from mnprobe.probe.config import FitConfig
+from mnprobe.probe.fitting import fit_heads
 from mnprobe.probe.heads import AlignmentHeads
-from mnprobe.probe.items import GroupKind, Items
-from mnprobe.probe.pairs import Pair
+from mnprobe.probe.pairs import FeaturePair
 from mnprobe.probe.retrieval import DirectionRecall, Recall, recall_at_k
+from mnprobe.probe.splits import GroupKind, Items
 
 __all__ = ["DECOMPOSITION_COLUMNS", "Factors", "decompose", "factors_of", "oracle_recall", "without_means"]
 
@@ -113,7 +114,7 @@ def without_means(
 
 
 def decompose(
-    pair: Pair,
+    pair: FeaturePair,
     train: Array,
     test: Array,
     *,

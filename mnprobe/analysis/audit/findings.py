@@ -24,9 +24,8 @@ from mnprobe.analysis.tables.progress import MEASURED_PREDICTIONS, MEASURED_RECO
 from mnprobe.analysis.tables.rollouts import ALL_TASKS, SUCCESS, find_rollouts
 from mnprobe.analysis.tables.run_tables import RunTables
 from mnprobe.core.errors import MnprobeError, ProbeError
-from mnprobe.core.names import BLANK, ModelName
+from mnprobe.core.names import BLANK, PIXELS, ModelName
 from mnprobe.core.rundir import RunDir
-from mnprobe.probe.pairs import PIXELS
 
 __all__ = ["Comparison", "Conclusion", "Finding", "control_decisions", "findings", "verdicts"]
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from mnprobe.core.arrays import Array, as_array, as_matrix, as_positive
 from mnprobe.core.errors import FeatureError
 from mnprobe.core.table import TableSchema
-from mnprobe.probe.pairs import Pair
+from mnprobe.probe.pairs import FeaturePair
 from mnprobe.probe.scores import HitScores
-from mnprobe.probe.splits import KEPT_APART, forbidden_overlap
+from mnprobe.probe.splits import NO_OVERLAP, forbidden_overlap
 
 __all__ = ["CLOSE", "LEAKAGE", "LEAKAGE_COLUMNS", "leakage_table", "twins"]
 
@@ -45,7 +45,7 @@ LEAKAGE = TableSchema(
 """results/leakage.csv."""
 
 
-def leakage_table(scores: Sequence[HitScores], pairs: Sequence[Pair | None]) -> pd.DataFrame:
+def leakage_table(scores: Sequence[HitScores], pairs: Sequence[FeaturePair | None]) -> pd.DataFrame:
     """One row per measurement and split: what training and test share, in the worst of all its partitions.
 
     The partitions are those that the heads were fitted and tested on, as they were recorded, not drawn again.
@@ -169,7 +169,7 @@ def _squares(one: Rows, other: Rows) -> Rows:
     return np.asarray(np.maximum(square, 0.0))
 
 
-def _rows(scores: HitScores, pair: Pair | None) -> list[dict[str, Any]]:
+def _rows(scores: HitScores, pair: FeaturePair | None) -> list[dict[str, Any]]:
     holdout = str(scores.about["holdout"])
     base = {name: scores.about[name] for name in LEAKAGE_COLUMNS if name in scores.about}
     labels = {"episodes": scores.ids, "instructions": scores.instructions, "tasks": scores.tasks}
@@ -196,7 +196,7 @@ def _rows(scores: HitScores, pair: Pair | None) -> list[dict[str, Any]]:
                 "holdout": holdout,
                 "split": split,
                 "partitions": len(parts),
-                "kept_apart": ", ".join(KEPT_APART[holdout]),
+                "kept_apart": ", ".join(NO_OVERLAP[holdout]),
             }
             | {"n_train": int(parts[0][0].sum()), "n_test": int(parts[0][1].sum())}
             | {f"shared_{name}": count for name, count in shared.items()}

@@ -23,9 +23,9 @@ from mnprobe.core.progress import progress
 from mnprobe.core.rundir import RunDir
 from mnprobe.core.table import TableSchema
 from mnprobe.features import open_features
-from mnprobe.probe.fitting import FitConfig
+from mnprobe.probe.config import FitConfig
 from mnprobe.probe.heads import AlignmentHeads, load_heads
-from mnprobe.probe.pairs import Pair, StoredPair, join_stores, pair_across, pair_files
+from mnprobe.probe.pairs import FeaturePair, StoredPair, join_stores, load_pair, pair_across
 from mnprobe.probe.scores import HitScores, find_hits, read_hits
 
 __all__ = ["DECOMPOSITION", "Audit", "audit_run"]
@@ -122,7 +122,7 @@ def audit_run(
     )
 
 
-def _pairs(run: RunDir, kept: Sequence[HitScores], notes: list[str]) -> list[Pair | None]:
+def _pairs(run: RunDir, kept: Sequence[HitScores], notes: list[str]) -> list[FeaturePair | None]:
     """The features behind kept scores, if they are still in the run as they were, joined as `mnprobe align` does."""
     paths = [piece.path for piece in run.feature_files()]
     stored: dict[tuple[object, ...], list[StoredPair]] = {}
@@ -138,19 +138,18 @@ def _pairs(run: RunDir, kept: Sequence[HitScores], notes: list[str]) -> list[Pai
         stored.setdefault((*named[one.u], *named[one.e]), []).extend([one, alone] if one != alone else [alone])
 
     @cache
-    def read(u: Path, e: Path, layers: tuple[str, str, str, str]) -> Pair:
-        with open_features(u) as file_u, open_features(e) as file_e:
-            names = dict(zip(("layer_u", "layer_e", "pool_u", "pool_e"), layers, strict=True))
-            return pair_files(file_u, file_e, episodes="shared", **names)
+    def read(u: Path, e: Path, layers: tuple[str, str, str, str]) -> FeaturePair:
+        names = dict(zip(("layer_u", "layer_e", "pool_u", "pool_e"), layers, strict=True))
+        return load_pair(u, e, episodes="shared", **names)
 
     @cache
-    def whole(one: StoredPair, layers: tuple[str, str, str, str]) -> Pair:
+    def whole(one: StoredPair, layers: tuple[str, str, str, str]) -> FeaturePair:
         pair = read(one.u, one.e, layers)
         if one.fit_u is None or one.fit_e is None:
             return pair
         return pair_across(read(one.fit_u, one.fit_e, layers), pair)
 
-    found: list[Pair | None] = []
+    found: list[FeaturePair | None] = []
     for scores in kept:
         about = scores.about
         key = tuple(about[f"{name}_{side}"] if name else about[model] for model, side in _SIDES for name in _ORIGIN)
@@ -183,7 +182,7 @@ def _decomposition(
     run: RunDir,
     table: pd.DataFrame,
     kept: list[HitScores],
-    pairs: list[Pair | None],
+    pairs: list[FeaturePair | None],
     seeds: int,
     notes: list[str],
     *,

@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from mnprobe.analysis.similarity import Family, Index, balanced_rows, calibrate, column_values, exchange, make_index
 from mnprobe.analysis.similarity._arrays import Rows, memory_told, require_memory
 from mnprobe.analysis.similarity.base import MatrixIndex
-from mnprobe.analysis.tables.progress import worlds_of
 from mnprobe.analysis.tsne.inputs import find_pairs
 from mnprobe.core.arrays import Array, as_array, as_whole
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooLittleMemory
 from mnprobe.core.labels import Labels, as_labels, asked_partition, label_list
+from mnprobe.core.names import LayerId
 from mnprobe.core.progress import progress
 from mnprobe.core.provenance import canonical_json, config_hash
 from mnprobe.core.rundir import RunDir
 from mnprobe.core.seeds import check_seed
 from mnprobe.features import open_features
-from mnprobe.probe.pairs import agreed_episodes, alike_ids
+from mnprobe.probe.pairs import join_episodes, layer_id
 
 __all__ = [
     "COLUMNS",
@@ -50,21 +50,16 @@ _REVISION = 2  # raise when a change of code changes what the same settings meas
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSet:
-    """One vector per episode (N, D) of one layer of one checkpoint, and where it comes from."""
+    """One vector per episode (N, D) of one layer of one checkpoint, and its identity."""
 
     values: Array
-    model: str
-    source: str = "demos"
-    step: int = 0
-    trained: bool = True
-    layer: str = ""
-    pool: str = "mean"
+    origin: LayerId
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", as_array(self.values, str(self)))
 
     def __str__(self) -> str:
-        return f"{self.model} step {self.step}, layer {self.layer}"
+        return f"{self.origin.model} step {self.origin.step}, layer {self.origin.layer}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +169,8 @@ def comparison_hash(
     named = [[str(name) for name in label_list(labels, None, "labels")] for labels in (tasks, instructions)]
     total = hashlib.sha256(canonical_json(named).encode("utf-8", "surrogatepass"))
     for given in (*rows, *columns):
-        total.update(repr((str(given), given.source, given.pool, given.values.shape, given.values.dtype.str)).encode())
+        origin, values = given.origin, given.values
+        total.update(repr((str(given), origin.source_name, origin.pool, values.shape, values.dtype.str)).encode())
         total.update(np.ascontiguousarray(given.values).data)
     settings = {name: getattr(config, name) for name in ("index", "permute", "permutations", "seed", "grid")}
     index = make_index(config.index, config.options)
@@ -258,11 +254,10 @@ def _table(
     cells = []
     for r, u in enumerate(rows):
         for c, e in enumerate(columns):
-            names = {"understanding": u.model, "execution": e.model}
-            for side, given in (("u", u), ("e", e)):
-                names |= {
-                    f"{name}_{side}": getattr(given, name) for name in ("source", "step", "trained", "layer", "pool")
-                }
+            names: dict[str, Any] = {"understanding": u.origin.model, "execution": e.origin.model}
+            for side, origin in (("u", u.origin), ("e", e.origin)):
+                names[f"source_{side}"] = origin.source_name
+                names |= {f"{name}_{side}": getattr(origin, name) for name in ("step", "trained", "layer", "pool")}
             numbers = {
                 name: float(getattr(family, name)[r, c])
                 for name in ("value", "null_mean", "null_sd", "null_95", "p", "p_max")
@@ -359,7 +354,7 @@ def compare_inputs(
                     raise FeatureError(f"{path} holds features of the {file.side} side; the {side} side is needed here")
                 tables[path] = file.episodes
                 data[path] = str(file.attrs["data_fingerprint"])
-                worlds |= set(worlds_of(file.attrs))
+                worlds |= set(file.worlds)
     episodes, notes = _common(tables, data, partition)
     ids = episodes["id"].tolist()
     rows = [item for path in stores_u for item in _sets(path, "understanding", ids, grid, layers_u, pool_u)]
@@ -377,22 +372,14 @@ def _siblings(run: RunDir, path: Path) -> list[Path]:
 def _common(
     tables: dict[Path, pd.DataFrame], data: dict[Path, str], partition: str | None
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The episodes that all stores have, in the order of the first; and notes."""
     first = next(iter(tables))
     found = tables[first]
     notes: list[str] = []
     for path, table in tables.items():
-        both = found["id"].isin(table["id"]).to_numpy()
-        alike = alike_ids(found["id"].tolist(), table["id"].tolist())
-        if not both.any():
-            raise FeatureError(
-                f"{first} and {path} share no episode: the first ids are {found['id'].iloc[0]!r} and "
-                f"{table['id'].iloc[0]!r}. {alike[:1].upper()}{alike[1:] or 'Extract both from the same data'}"
-            )
-        notes += [f"{first} and {path}: {alike}"] if alike else []
-        found = found[both].reset_index(drop=True)
-        other = table.set_index("id", drop=False).loc[found["id"]].reset_index(drop=True)
-        found, told = agreed_episodes(found, other, (first, path), data=(data[first], data[path]))
-        notes += told
+        joined = join_episodes(found, table, (first, path), data=(data[first], data[path]), episodes="shared")
+        found = joined.episodes
+        notes += joined.notes
     if partition is not None:
         partition = asked_partition(partition)
         known = sorted(found["partition"].unique())
@@ -414,15 +401,7 @@ def _sets(path: Path, side: str, ids: Sequence[str], grid: str, layers: Sequence
         place = {str(name): row for row, name in enumerate(file.episodes["id"])}
         rows = np.array([place[name] for name in ids], dtype=np.int64)
         return [
-            FeatureSet(
-                values=file.layer(name).pooled(pool)[rows],
-                model=file.model,
-                source=file.source,
-                step=file.step,
-                trained=file.trained,
-                layer=name,
-                pool=pool,
-            )
+            FeatureSet(values=file.layer(name).pooled(pool)[rows], origin=layer_id(file, name, pool))
             for name in sorted(layers, key=_natural)
         ]
 

@@ -15,9 +15,8 @@ from mnprobe.analysis.diagnostics.reference import slow_chance
 from mnprobe.analysis.diagnostics.synthetic import identity, noise, with_features
 from mnprobe.core.errors import TooFewSamples
 from mnprobe.features import open_features, write_features
-from mnprobe.probe import AlignConfig, FitConfig, Pair, hold_out, load_heads
-from mnprobe.probe.items import Items
-from mnprobe.probe.splits import Holdout
+from mnprobe.probe import AlignConfig, FeaturePair, FitConfig, hold_out, load_heads
+from mnprobe.probe.splits import Holdout, Items
 
 __all__ = [
     "copies_found",
@@ -117,7 +116,7 @@ def heads_blind_to_test(subject: Subject) -> Check:
 _LEAK = f"{BROKEN}. Test episodes reach the fit, as when features are standardised by test statistics"
 
 
-def _aligned(subject: Subject, pair: Pair) -> tuple[pd.DataFrame, dict[str, Tensor]]:
+def _aligned(subject: Subject, pair: FeaturePair) -> tuple[pd.DataFrame, dict[str, Tensor]]:
     config = AlignConfig(fit=PLANTED_FIT, holdout="episodes", shuffled=False, seeds=1, splits=1, k=(1,), bound_draws=1)
     with tempfile.TemporaryDirectory(prefix="mnprobe-doctor-") as folder:
         table = subject.pipeline.align(pair, config, heads=Path(folder))
@@ -283,7 +282,7 @@ def untrained_beside(subject: Subject, holdout: Holdout) -> Check:
     )
 
 
-def _mean(subject: Subject, pair: Pair, holdout: Holdout) -> tuple[float, float]:
+def _mean(subject: Subject, pair: FeaturePair, holdout: Holdout) -> tuple[float, float]:
     found = [measure(subject.pipeline, pair, holdout, seed, fit=FitConfig()) for seed in range(min(subject.seeds, 3))]
     return float(np.mean([one.value for one in found])), float(np.mean([one.chance for one in found]))
 

@@ -1,7 +1,7 @@
 """The pipeline under test: its replaceable parts, a check's result, a subject."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -15,17 +15,16 @@ from mnprobe.core.labels import encode_tuples
 from mnprobe.core.seeds import derived_seed
 from mnprobe.probe import (
     AlignmentHeads,
+    FeaturePair,
     FitConfig,
-    Pair,
     align,
     chance_recall,
     fit_heads,
     hold_out,
-    pair_files,
+    load_pair,
     recall_at_k,
 )
-from mnprobe.probe.items import GroupKind
-from mnprobe.probe.splits import Holdout
+from mnprobe.probe.splits import GroupKind, Holdout
 
 __all__ = [
     "BROKEN",
@@ -62,7 +61,7 @@ class Pipeline:
     demand that a check fails; a user can put his own there.
     """
 
-    join: Callable[..., Any] = pair_files
+    join: Callable[..., Any] = load_pair
     hold_out: Callable[..., Any] = hold_out
     fit: Callable[..., Any] = fit_heads
     transform: Callable[..., Any] = transform
@@ -128,9 +127,9 @@ class Subject:
     `untrained` holds the features that the same models gave before any training, for the same episodes, if known.
     """
 
-    pair: Pair
+    pair: FeaturePair
     seeds: int = 5
-    untrained: Pair | None = None
+    untrained: FeaturePair | None = None
     pipeline: Pipeline = field(default_factory=Pipeline)
     permutations: int = PERMUTATIONS
 
@@ -156,7 +155,7 @@ class Subject:
                 )
 
 
-def sampled(pair: Pair, most: int = MOST) -> Pair:
+def sampled(pair: FeaturePair, most: int = MOST) -> FeaturePair:
     """At most `most` episodes, as many of each instruction as of any other; of at most most / 8 instructions."""
     if len(pair.items) <= most:
         return pair
@@ -167,7 +166,7 @@ def sampled(pair: Pair, most: int = MOST) -> Pair:
     strata = encode_tuples(pair.items.partitions[allowed], pair.items.instructions[allowed])
     rank = _ranks(strata, generator)
     rows = np.sort(allowed[np.argsort(rank, kind="stable")[:most]])
-    return replace(pair, u=pair.u[rows], e=pair.e[rows], items=pair.items.take(rows))
+    return pair.take(rows)
 
 
 def _ranks(strata: NDArray[Any], generator: np.random.Generator) -> NDArray[np.float64]:
@@ -207,7 +206,7 @@ class Measured:
 
 def measure(
     pipeline: Pipeline,
-    pair: Pair,
+    pair: FeaturePair,
     holdout: Holdout,
     seed: int,
     *,

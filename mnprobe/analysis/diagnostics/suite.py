@@ -31,11 +31,11 @@ from mnprobe.analysis.diagnostics.known_answer_checks import (
 from mnprobe.analysis.diagnostics.pipeline import BROKEN, Check, NotPossible, Subject
 from mnprobe.analysis.tsne.inputs import find_pairs
 from mnprobe.core.errors import FeatureError, MnprobeError
+from mnprobe.core.names import PIXELS
 from mnprobe.core.progress import progress
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features
-from mnprobe.probe import Pair, pair_files
-from mnprobe.probe.pairs import PIXELS
+from mnprobe.probe import FeaturePair, load_pair
 
 __all__ = ["CHECKS", "Examined", "broken", "examine", "sanity_suite"]
 
@@ -114,8 +114,8 @@ def _run(name: str, check: Callable[[Subject], Check], subject: Subject) -> Chec
 class Examined:
     """The pair to examine, the same models before training where there are such features, and notes."""
 
-    pair: Pair
-    untrained: Pair | None
+    pair: FeaturePair
+    untrained: FeaturePair | None
     notes: tuple[str, ...] = ()
 
 
@@ -167,6 +167,5 @@ def _models(run: RunDir) -> dict[str, list[str]]:
     return {side: sorted(names, key=lambda name: (name.startswith(PIXELS), name)) for side, names in found.items()}
 
 
-def _read(path_u: Path, path_e: Path, options: dict[str, str | None]) -> Pair:
-    with open_features(path_u) as file_u, open_features(path_e) as file_e:
-        return pair_files(file_u, file_e, episodes="shared", **options)  # type: ignore[arg-type]  # pools are never None
+def _read(path_u: Path, path_e: Path, options: dict[str, str | None]) -> FeaturePair:
+    return load_pair(path_u, path_e, episodes="shared", **options)  # type: ignore[arg-type]  # pools are never None

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mnprobe.probe import Pair
+from mnprobe.probe import FeaturePair
 
 __all__ = ["WIDTH", "apart", "dealt", "identity", "noise", "rotation", "twin_of", "whitened", "with_features"]
 
@@ -13,23 +13,23 @@ WIDTH = 64
 """Numbers per episode of planted features."""
 
 
-def with_features(pair: Pair, u: NDArray[np.floating], e: NDArray[np.floating]) -> Pair:
+def with_features(pair: FeaturePair, u: NDArray[np.floating], e: NDArray[np.floating]) -> FeaturePair:
     """The same episodes with other features."""
     return replace(pair, u=np.ascontiguousarray(u, np.float32), e=np.ascontiguousarray(e, np.float32))
 
 
-def noise(pair: Pair, rng: np.random.Generator) -> Pair:
+def noise(pair: FeaturePair, rng: np.random.Generator) -> FeaturePair:
     """Independent normal numbers on both sides: nothing to find."""
     u, e = rng.standard_normal((2, len(pair.items), WIDTH))
     return with_features(pair, u, e)
 
 
-def dealt(pair: Pair, rng: np.random.Generator) -> Pair:
+def dealt(pair: FeaturePair, rng: np.random.Generator) -> FeaturePair:
     """The user's features, but each e is given to a random other episode: each side as it is, nothing shared."""
     return with_features(pair, pair.u, pair.e[rng.permutation(len(pair.items))])
 
 
-def identity(pair: Pair, rng: np.random.Generator, *, one_hot: bool = False) -> Pair:
+def identity(pair: FeaturePair, rng: np.random.Generator, *, one_hot: bool = False) -> FeaturePair:
     """Features that carry the instruction's identity and nothing else, by unrelated codes on the two sides.
 
     A random code of `WIDTH` numbers per instruction, or one place of its own per instruction (in another order on the
@@ -59,7 +59,7 @@ def whitened(values: NDArray[np.floating], components: int) -> NDArray[np.float6
     return np.asarray(u[:, :rank] * np.sqrt(len(rows)))
 
 
-def twin_of(pair: Pair, rng: np.random.Generator, components: int) -> Pair:
+def twin_of(pair: FeaturePair, rng: np.random.Generator, components: int) -> FeaturePair:
     """The user's u (whitened) on one side, the same under a random rotation on the other: all there is to find."""
     u = whitened(pair.u, components)
     return with_features(pair, u, u @ rotation(u.shape[1], rng))

@@ -26,7 +26,7 @@ from mnprobe.analysis.report.summary import (
     summary,
 )
 from mnprobe.analysis.tables.paper import TABLES, grid_of, shaped_table
-from mnprobe.analysis.tables.progress import world_note, worlds_of
+from mnprobe.analysis.tables.progress import world_note
 from mnprobe.analysis.tables.run_tables import RunTables
 from mnprobe.core.commands import command_line
 from mnprobe.core.errors import FeatureError, MnprobeError
@@ -36,6 +36,7 @@ from mnprobe.core.provenance import config_hash, now, versions
 from mnprobe.core.rundir import RunDir
 from mnprobe.core.table import UNREADABLE
 from mnprobe.features import open_features
+from mnprobe.features.store import worlds_of
 
 __all__ = ["ReportData", "gather"]
 

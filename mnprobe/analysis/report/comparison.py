@@ -26,7 +26,7 @@ from mnprobe.core.files import write_text
 from mnprobe.core.names import ModelName
 from mnprobe.core.provenance import now
 from mnprobe.core.rundir import RunDir
-from mnprobe.probe.settings import SETTINGS_SECTION
+from mnprobe.probe.config import SETTINGS_SECTION
 
 __all__ = [
     "KeyRow",

@@ -19,7 +19,7 @@ from mnprobe.core.commands import command_line
 from mnprobe.core.errors import MnprobeError
 from mnprobe.core.rundir import RunDir
 from mnprobe.core.table import UNREADABLE
-from mnprobe.probe.settings import read_settings
+from mnprobe.probe.config import read_settings
 
 __all__ = [
     "CONDENSED",

@@ -1,9 +1,8 @@
 """Recognition and success over training steps, by training and world."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -22,7 +21,6 @@ __all__ = [
     "settled_recognition",
     "success_progress",
     "world_note",
-    "worlds_of",
     *("ABLATION", "MEASURED_PREDICTIONS", "MEASURED_RECOGNITION"),
     *("read_ablation", "read_predictions", "read_recognition", "read_success"),
 ]
@@ -147,19 +145,13 @@ def _progress(rows: pd.DataFrame, families: Iterable[str], *, title: str) -> Pro
     return Progress(title=title, points=points, trainings=single)
 
 
-def worlds_of(attributes: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the worlds that a feature file's episodes say they were played in (RLBench's own demos do not say)."""
-    provenance = attributes["provenance"]
-    return tuple(map(str, provenance.get("worlds", ()))) if isinstance(provenance, Mapping) else ()
-
-
 def played_in(paths: Iterable[Path]) -> tuple[str, ...]:
     """The same for all episodes of several feature files; one that cannot be read says nothing here."""
     found: set[str] = set()
     for path in paths:
         try:
             with open_features(path) as file:
-                found |= set(worlds_of(file.attrs))
+                found |= set(file.worlds)
         except FeatureError:
             continue  # whoever needs its numbers reports it
     return tuple(sorted(found))

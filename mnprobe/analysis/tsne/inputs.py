@@ -1,6 +1,6 @@
 """Inputs of a t-SNE: pairs of feature files and their shared space."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,14 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mnprobe.analysis.tables.alignment import in_order, read_alignment
-from mnprobe.analysis.tables.progress import worlds_of
 from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
-from mnprobe.core.labels import asked_partition
 from mnprobe.core.names import ModelName
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features
-from mnprobe.probe.pairs import agreed_episodes, alike_ids, join_stores
+from mnprobe.probe.pairs import FeaturePair, join_stores, load_pair
 
 __all__ = [
     "TsneInput",
@@ -26,7 +24,7 @@ __all__ = [
     "series_inputs",
     "shared_space",
     "tsne_inputs",
-    *("FeaturePair", "Shared", "find_heads", "find_pairs", "heads_table", "held_out", "in_partition", "load_pair"),
+    *("Shared", "find_heads", "find_pairs", "heads_table", "held_out"),
 ]
 
 if TYPE_CHECKING:
@@ -34,50 +32,6 @@ if TYPE_CHECKING:
 
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeaturePair:
-    """u and e of the same episodes, row by row: `episodes` says which (id, task, instruction, partition, success).
-
-    `notes` describe label mappings, and whether the sides were extracted from different data.
-    """
-
-    u: Array
-    e: Array
-    episodes: pd.DataFrame
-    understanding: str
-    execution: str
-    source_u: str
-    source_e: str
-    step_u: int
-    step_e: int
-    trained_u: bool
-    trained_e: bool
-    layer_u: str
-    layer_e: str
-    pool_u: str
-    pool_e: str
-    worlds: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.episodes)
-
-    def rows(self, keep: Array) -> "FeaturePair":
-        """The same pair with only the episodes for which `keep` (N,) is True."""
-        episodes = self.episodes[keep].reset_index(drop=True)
-        return replace(self, u=self.u[keep], e=self.e[keep], episodes=episodes)
-
-    @property
-    def describe_u(self) -> str:
-        """Model, step and whether it was trained, as text."""
-        return _describe(self.understanding, self.step_u, self.trained_u)
-
-    @property
-    def describe_e(self) -> str:
-        """Model, step and whether it was trained, as text."""
-        return _describe(self.execution, self.step_e, self.trained_e)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,83 +94,6 @@ def find_pairs(
     return found
 
 
-def load_pair(
-    path_u: Path,
-    path_e: Path,
-    *,
-    layer_u: str = "u",
-    layer_e: str = "e",
-    pool_u: str = "mean",
-    pool_e: str = "mean",
-    partition: str | None = None,
-) -> FeaturePair:
-    """Read both sides of the episodes that both files have, in the order of the understanding side.
-
-    Columns of the user's own come from the understanding side, and from the execution side where only it has them.
-
-    Raises FeatureError when the files are not one of each side, share no episode, do not agree in their labels (see
-    `agreed_episodes`), or have none of `partition`.
-    """
-    with open_features(path_u) as file_u, open_features(path_e) as file_e:
-        for file, side in ((file_u, "understanding"), (file_e, "execution")):
-            if file.side != side:
-                raise FeatureError(
-                    f"{file.path} holds features of the {file.side} side; the {side} side is needed here"
-                )
-        table_u, table_e = file_u.episodes, file_e.episodes
-        place = pd.Series(np.arange(len(table_e)), index=table_e["id"])
-        rows_u = np.flatnonzero(table_u["id"].isin(place.index).to_numpy())
-        alike = alike_ids(table_u["id"].tolist(), table_e["id"].tolist())
-        if not len(rows_u):
-            raise FeatureError(
-                f"{path_u} and {path_e} share no episode: the first ids are {table_u['id'].iloc[0]!r} and "
-                f"{table_e['id'].iloc[0]!r}. {alike[:1].upper()}{alike[1:] or 'Extract both from the same data'}"
-            )
-        rows_e = place[table_u["id"].iloc[rows_u]].to_numpy()
-        table_u, table_e = (table.iloc[rows] for table, rows in ((table_u, rows_u), (table_e, rows_e)))
-        episodes, notes = agreed_episodes(
-            table_u.reset_index(drop=True),
-            table_e.reset_index(drop=True),
-            (path_u, path_e),
-            data=[str(file.attrs["data_fingerprint"]) for file in (file_u, file_e)],
-        )
-        for name in file_e.extra_columns:
-            if name not in episodes:
-                episodes[name] = table_e[name].to_numpy()
-        pair = FeaturePair(
-            u=file_u.layer(layer_u).pooled(pool_u)[rows_u],
-            e=file_e.layer(layer_e).pooled(pool_e)[rows_e],
-            episodes=episodes,
-            understanding=file_u.model,
-            execution=file_e.model,
-            source_u=file_u.source,
-            source_e=file_e.source,
-            step_u=file_u.step,
-            step_e=file_e.step,
-            trained_u=file_u.trained,
-            trained_e=file_e.trained,
-            layer_u=layer_u,
-            layer_e=layer_e,
-            pool_u=pool_u,
-            pool_e=pool_e,
-            worlds=tuple(sorted({*worlds_of(file_u.attrs), *worlds_of(file_e.attrs)})),
-            notes=(*([f"{path_u} and {path_e}: {alike}"] if alike else []), *notes),
-        )
-    return pair if partition is None else in_partition(pair, partition)
-
-
-def in_partition(pair: FeaturePair, partition: str) -> FeaturePair:
-    """Only the episodes of one partition (also by another name, such as validation); FeatureError, with those there
-    are, when it has none.
-    """
-    partition = asked_partition(partition)
-    keep = (pair.episodes["partition"] == partition).to_numpy()
-    if not keep.any():
-        known = ", ".join(repr(name) for name in sorted(pair.episodes["partition"].unique()))
-        raise FeatureError(f"none of the {len(pair)} shared episodes is in partition {partition!r}; there are {known}")
-    return pair.rows(keep)
-
-
 def heads_table(run: RunDir) -> pd.DataFrame | None:
     """The rows of results/alignment.csv that name saved heads, for several calls of `find_heads`; None without it."""
     if not run.results("alignment").is_file():
@@ -234,17 +111,18 @@ def find_heads(run: RunDir, pair: FeaturePair, table: pd.DataFrame | None = None
     table = heads_table(run) if table is None else table
     if table is None:
         return None
+    u, e = pair.origin_u, pair.origin_e
     wanted = {
-        "understanding": pair.understanding,
-        "execution": pair.execution,
-        "source_u": pair.source_u,
-        "source_e": pair.source_e,
-        "step_u": pair.step_u,
-        "step_e": pair.step_e,
-        "layer_u": pair.layer_u,
-        "layer_e": pair.layer_e,
-        "pool_u": pair.pool_u,
-        "pool_e": pair.pool_e,
+        "understanding": u.model,
+        "execution": e.model,
+        "source_u": u.source_name,
+        "source_e": e.source_name,
+        "step_u": u.step,
+        "step_e": e.step,
+        "layer_u": u.layer,
+        "layer_e": e.layer,
+        "pool_u": u.pool,
+        "pool_e": e.pool,
         "control": "none",
         "split": "all",
         "heads": "linear",
@@ -274,27 +152,32 @@ def shared_space(pair: FeaturePair, *, heads: Path | None, fit_on: FeaturePair |
         from mnprobe.probe.fitting import fit_heads
 
         train = fit_on or pair
-        if train.episodes["instruction"].nunique() < 2:
+        if len(set(train.items.instructions.tolist())) < 2:
             raise TooFewSamples(
                 f"heads cannot be fitted: {len(train)} episodes of one instruction, two instructions are needed. "
                 "Choose --space raw, or another --partition"
             )
-        fitted = fit_heads(train.u, train.e, train.episodes["instruction"].tolist(), seed=seed).heads
-        ids = set(train.episodes["id"])
+        fitted = fit_heads(train.u, train.e, train.items.instructions.tolist(), seed=seed).heads
+        ids = set(train.items.ids.tolist())
         origin = f"new heads, {_counted(pair, ids)}"
     with torch.no_grad():
         u, e = (torch.from_numpy(np.ascontiguousarray(side)) for side in (pair.u, pair.e))
         z_u, z_e = (torch.nn.functional.normalize(z, dim=1).numpy() for z in fitted(u, e))
-    return Shared(z_u=z_u, z_e=z_e, origin=origin, fitted=pair.episodes["id"].isin(ids).to_numpy())
+    return Shared(z_u=z_u, z_e=z_e, origin=origin, fitted=_is_in(pair, ids))
 
 
 def held_out(pair: FeaturePair, heads: Path) -> FeaturePair:
     """Only the episodes that saved heads were not fitted on; FeatureError when there are none."""
     _, ids = _saved(heads, pair)
-    keep = ~pair.episodes["id"].isin(ids).to_numpy()
-    if not keep.any():
+    mask = ~_is_in(pair, ids)
+    if not mask.any():
         raise FeatureError(f"{heads} were fitted on all of these {len(pair)} episodes: none is held out")
-    return pair.rows(keep)
+    return pair.take(mask)
+
+
+def _is_in(pair: FeaturePair, ids: Collection[str]) -> NDArray[np.bool_]:
+    """(N,) whether each episode's id is one of `ids`."""
+    return np.array([name in ids for name in pair.items.ids], dtype=bool)
 
 
 def _saved(path: Path, pair: FeaturePair) -> tuple["AlignmentHeads", set[str]]:
@@ -310,7 +193,7 @@ def _saved(path: Path, pair: FeaturePair) -> tuple["AlignmentHeads", set[str]]:
 
 def _counted(pair: FeaturePair, ids: set[str]) -> str:
     """How many of the episodes shown the heads were fitted on, and what that means."""
-    known = int(pair.episodes["id"].isin(ids).sum())
+    known = int(_is_in(pair, ids).sum())
     if known == 0:
         return f"fitted on {len(ids)} other episodes" if ids else "fitted on episodes that they do not name"
     if known == len(pair):
@@ -348,10 +231,6 @@ def _inside(run: RunDir, name: str) -> Path | None:
     return None
 
 
-def _describe(model: str, step: int, trained: bool) -> str:
-    return f"{model} at step {step}{'' if trained else ', random weights'}"
-
-
 FEWEST_STEPS = 3  # of one training: fewer need no series
 
 
@@ -380,6 +259,7 @@ def tsne_inputs(
     Raises ConfigError when these are mixed or `steps`, `compare` and `trainings` go with files, FeatureError as
     `find_pairs` and `load_pair`.
     """
+    layers = {"layer_u": layer_u, "layer_e": layer_e, "pool_u": pool_u, "pool_e": pool_e}
     files_u, files_e = feature_paths(understanding), feature_paths(execution)
     if len(files_u) != len(files_e):
         raise ConfigError(
@@ -404,7 +284,7 @@ def tsne_inputs(
     tables = {} if heads else {place: heads_table(place) for place, _ in places}  # they can be large: read once
     found = []
     for place, (path_u, path_e) in places:
-        pair = load_pair(path_u, path_e, layer_u=layer_u, layer_e=layer_e, pool_u=pool_u, pool_e=pool_e)
+        pair = load_pair(path_u, path_e, episodes="shared", **layers)
         title = "" if len(places) == 1 else _title(pair, place.name if compare else "", files=bool(files_u))
         fitting = heads if heads or tables[place] is None else find_heads(place, pair, tables[place])
         found.append(TsneInput(pair=pair, heads=fitting, title=title))
@@ -429,6 +309,7 @@ def series_inputs(
 
     `steps` cuts them down. The name is empty where the run knows no trainings. Raises as `tsne_inputs`.
     """
+    layers = {"layer_u": layer_u, "layer_e": layer_e, "pool_u": pool_u, "pool_e": pool_e}
     models = [(understanding, execution)] if understanding or execution else _models(run, trainings, source, ())
     paths = []
     for u, e in models:
@@ -440,9 +321,9 @@ def series_inputs(
     table = None if heads else heads_table(run)
     series: dict[str, list[TsneInput]] = {}
     for name, (path_u, path_e) in paths:
-        pair = load_pair(path_u, path_e, layer_u=layer_u, layer_e=layer_e, pool_u=pool_u, pool_e=pool_e)
+        pair = load_pair(path_u, path_e, episodes="shared", **layers)
         fitting = heads if heads or table is None else find_heads(run, pair, table)
-        series.setdefault(name, []).append(TsneInput(pair=pair, heads=fitting, title=f"step {pair.step_e}"))
+        series.setdefault(name, []).append(TsneInput(pair=pair, heads=fitting, title=f"step {pair.origin_e.step}"))
     return series
 
 
@@ -498,19 +379,20 @@ def _pair_of(sides: dict[str, dict[str, set[int]]]) -> tuple[str | None, str | N
 
 def _same_episodes(inputs: Sequence[TsneInput]) -> list[TsneInput]:
     """The inputs with only those episodes that all have, where they are of several trainings of one run."""
-    if len({ModelName.parse(given.pair.execution).training for given in inputs}) < 2:
+    if len({ModelName.parse(given.pair.origin_e.model).training for given in inputs}) < 2:
         return list(inputs)
-    common = set.intersection(*(set(given.pair.episodes["id"]) for given in inputs))
+    common = set.intersection(*(set(given.pair.items.ids.tolist()) for given in inputs))
     if not common:
         raise FeatureError("the trainings to set side by side share no episode. Extract all from the same data")
-    return [replace(given, pair=given.pair.rows(given.pair.episodes["id"].isin(common).to_numpy())) for given in inputs]
+    return [replace(given, pair=given.pair.take(_is_in(given.pair, common))) for given in inputs]
 
 
 def _title(pair: FeaturePair, run: str, *, files: bool) -> str:
-    steps = f"step {pair.step_e}" if pair.step_u == pair.step_e else f"steps {pair.step_u} and {pair.step_e}"
+    u, e = pair.origin_u, pair.origin_e
+    steps = f"step {e.step}" if u.step == e.step else f"steps {u.step} and {e.step}"
     if files:
-        return f"{pair.understanding} and {pair.execution}, {steps}"
-    model = ModelName.parse(pair.execution)
+        return f"{u.model} and {e.model}, {steps}"
+    model = ModelName.parse(e.model)
     training = model.training if model.seed is None else f"{model.training}-seed{model.seed}"
     return ", ".join(part for part in (run, training, steps) if part)
 

@@ -22,12 +22,13 @@ from mnprobe.analysis.tsne.embedding import (
     nearest_across,
 )
 from mnprobe.analysis.tsne.figure import TsnePanel, quality_line, tsne_figure
-from mnprobe.analysis.tsne.inputs import FeaturePair, Shared, TsneInput, held_out, in_partition, shared_space
+from mnprobe.analysis.tsne.inputs import Shared, TsneInput, held_out, shared_space
 from mnprobe.core.arrays import as_matrix
 from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError, FeatureError
+from mnprobe.core.names import LayerId
 from mnprobe.core.table import TableSchema
-from mnprobe.probe.pairs import agreed_episodes
+from mnprobe.probe.pairs import FeaturePair, agreed_episodes, in_partition
 
 __all__ = [
     "MAP_QUALITY",
@@ -194,9 +195,8 @@ def shared_for(given: TsneInput, shown: FeaturePair, partition: str | None, seed
     """z_u and z_e of the episodes shown, by the saved heads of `given` or new ones fitted on the other episodes."""
     others = None
     if given.heads is None and partition is not None:
-        shown_ids = shown.episodes["id"]
-        rest = given.pair.rows(~given.pair.episodes["id"].isin(shown_ids).to_numpy())
-        others = rest if rest.episodes["instruction"].nunique() > 1 else None
+        rest = given.pair.take(~given.pair.episodes["id"].isin(shown.episodes["id"]).to_numpy())
+        others = rest if len(set(rest.items.instructions.tolist())) > 1 else None
     return shared_space(shown, heads=given.heads, fit_on=others, seed=seed)
 
 
@@ -225,32 +225,33 @@ def same_panel(panel: TsnePanel, pair: FeaturePair, shared: Shared, title: str) 
 
 def _shared_points(pair: FeaturePair, shared: Shared) -> pd.DataFrame:
     points = pd.concat(
-        [_points(pair, "understanding", pair.understanding), _points(pair, "execution", pair.execution)],
+        [_points(pair, "understanding", pair.origin_u), _points(pair, "execution", pair.origin_e)],
         ignore_index=True,
     )
-    across = nearest_across(shared.z_u, shared.z_e, pair.episodes["id"].tolist())
+    across = nearest_across(shared.z_u, shared.z_e, pair.items.ids.tolist())
     return points.assign(fitted=np.tile(shared.fitted, 2)).join(pd.concat(list(across), ignore_index=True))
 
 
 def _subtitle(pair: FeaturePair) -> str:
-    return f"{pair.describe_u} ({pair.layer_u}); {pair.describe_e} ({pair.layer_e})"
+    u, e = pair.origin_u, pair.origin_e
+    return f"{u.title} ({u.layer}); {e.title} ({e.layer})"
 
 
 def _raw_panels(pair: FeaturePair, title: str, config: TsneConfig, fitted: np.ndarray) -> list[TsnePanel]:
     before = f"{title}: " if title else ""
     sides = (
-        ("u", "understanding", pair.u, pair.understanding, f"{pair.describe_u} ({pair.layer_u}, {pair.pool_u})"),
-        ("e", "execution", pair.e, pair.execution, f"{pair.describe_e} ({pair.layer_e}, {pair.pool_e})"),
+        ("u", "understanding", pair.u, pair.origin_u),
+        ("e", "execution", pair.e, pair.origin_e),
     )
     return [
         _panel(
             _standardized(values),
-            _points(pair, side, model).assign(fitted=fitted),
+            _points(pair, side, origin).assign(fitted=fitted),
             f"{before}{letter} before the heads",
-            text,
+            f"{origin.title} ({origin.layer}, {origin.pool})",
             config,
         )
-        for letter, side, values, model, text in sides
+        for letter, side, values, origin in sides
     ]
 
 
@@ -272,10 +273,9 @@ def _panel(
     )
 
 
-def _points(pair: FeaturePair, side: str, model: str) -> pd.DataFrame:
-    source, step = (pair.source_u, pair.step_u) if side == "understanding" else (pair.source_e, pair.step_e)
-    kept = pair.episodes[[*_KEPT, *_own_columns(pair)]]
-    return kept.assign(side=side, model=model, source=source, step=step, fitted=False)
+def _points(pair: FeaturePair, side: str, origin: LayerId) -> pd.DataFrame:
+    table = pair.episodes[[*_KEPT, *_own_columns(pair)]]
+    return table.assign(side=side, model=origin.model, source=origin.source_name, step=origin.step, fitted=False)
 
 
 def _own_columns(pair: FeaturePair) -> list[str]:
@@ -438,7 +438,7 @@ def tsne_series(
     Raises FeatureError when they share no episode or differ in its instruction, and as `shown_pair` and `embed`.
     """
     config = config or TsneConfig()
-    given = {name: sorted(some, key=lambda item: item.pair.step_e) for name, some in inputs.items()}
+    given = {name: sorted(some, key=lambda item: item.pair.origin_e.step) for name, some in inputs.items()}
     shown = _common({name: [shown_pair(item, partition) for item in some] for name, some in given.items()})
     maps: list[SeriesMap] = []
     notes: list[str] = []
@@ -447,10 +447,10 @@ def tsne_series(
         before = first
         for item, pair in zip(some, shown[name], strict=True):
             shared = shared_for(item, pair, partition, config.seed)
-            title = f"{name}, step {pair.step_e}".removeprefix(", ")
+            title = f"{name}, step {pair.origin_e.step}".removeprefix(", ")
             laid = _laid(pair, shared, title, config, before)
             moved = float("nan") if before is None else movement(before.spots, laid.spots)
-            maps.append(SeriesMap(training=name, step=pair.step_e, panel=laid.panel, moved=moved))
+            maps.append(SeriesMap(training=name, step=pair.origin_e.step, panel=laid.panel, moved=moved))
             notes += [shared.origin, *laid.panel.embedding.notes]
             first = first or laid
             before = laid
@@ -524,14 +524,14 @@ def _common(pairs: Mapping[str, list[FeaturePair]]) -> dict[str, list[FeaturePai
     cut = {name: [_in_order_of(ids, pair) for pair in some] for name, some in pairs.items()}
     whole = _in_order_of(ids, everyone[0])
     for pair in (pair for some in cut.values() for pair in some):
-        agreed_episodes(whole.episodes, pair.episodes, ["one checkpoint", pair.describe_e])
+        agreed_episodes(whole.episodes, pair.episodes, ["one checkpoint", pair.origin_e.title])
     return cut
 
 
 def _in_order_of(ids: "pd.Series[str]", pair: FeaturePair) -> FeaturePair:
-    place = pd.Series(np.arange(len(pair)), index=pair.episodes["id"])
-    rows = place[ids].to_numpy()
-    return replace(pair, u=pair.u[rows], e=pair.e[rows], episodes=pair.episodes.iloc[rows].reset_index(drop=True))
+    row_of = pd.Series(np.arange(len(pair)), index=pair.episodes["id"])
+    rows = row_of[ids].to_numpy()
+    return pair.take(rows)
 
 
 def _standing(panel: TsnePanel) -> TsnePanel:

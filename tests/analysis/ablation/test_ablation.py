@@ -22,7 +22,7 @@ from mnprobe.features.recognition.tables import RECOGNITION
 from mnprobe.models.arp import ARPConfig
 from mnprobe.models.loading import read_metadata
 from mnprobe.models.viclip import ViCLIPConfig
-from mnprobe.training import OptimiserConfig, TrainConfig
+from mnprobe.training import OptimizerConfig, TrainConfig
 from mnprobe.worlds.demos import DemosConfig, write_demos
 
 TASKS = ("open_drawer", "slide_block_to_color_target")
@@ -60,9 +60,9 @@ MICRO = TrainConfig(
     understanding_share=0.5,
     dim=8,
     text_share=1.0,
-    video=OptimiserConfig(kind="adamw", lr=1e-2),
-    policy=OptimiserConfig(kind="adamw", lr=1e-2),
-    align=OptimiserConfig(kind="adamw", lr=1e-2),
+    video=OptimizerConfig(kind="adamw", lr=1e-2),
+    policy=OptimizerConfig(kind="adamw", lr=1e-2),
+    align=OptimizerConfig(kind="adamw", lr=1e-2),
     augment="shift",
     color_noise=False,
 )
@@ -295,7 +295,7 @@ def test_an_ablation_begun_otherwise_is_not_mixed_with(finished, opened):
         ConfigError, match=r"ablation was made with another configuration \(played\.max_steps was 1, now 2\)"
     ):
         opened(study.run.path, study.cells, max_steps=2)
-    other = ablation_cells(replace(MICRO, video=OptimiserConfig(lr=0.5)), **GRID)
+    other = ablation_cells(replace(MICRO, video=OptimizerConfig(lr=0.5)), **GRID)
     with pytest.raises(
         ConfigError, match=r"ablation was made with another configuration \(.*training\.video\.lr was 0\.01, now 0\.5"
     ):

@@ -24,6 +24,7 @@ from mnprobe.analysis.comparison.compare import (
 from mnprobe.analysis.comparison.figure import compare_figure, draw_compare, read_similarity
 from mnprobe.analysis.similarity import balanced_rows, exchange, make_index, similarity_test
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples, TooLittleMemory
+from mnprobe.core.names import LayerId, Side
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features, write_features
 
@@ -40,19 +41,14 @@ def sides():
     u = [
         FeatureSet(
             values=share * latent @ generator.standard_normal((4, 9)) + generator.standard_normal((48, 9)),
-            model="viclip",
-            step=10,
-            layer=layer,
+            origin=LayerId(model="viclip", side=Side.UNDERSTANDING, step=10, layer=layer),
         )
         for layer, share in (("blocks.0", 0.0), ("blocks.1", 0.0), ("u", 2.0))
     ]
     e = [
         FeatureSet(
             values=share * latent @ generator.standard_normal((4, 6)) + generator.standard_normal((48, 6)),
-            model="arp",
-            step=10,
-            layer=layer,
-            trained=False,
+            origin=LayerId(model="arp", side=Side.EXECUTION, step=10, layer=layer, trained=False),
         )
         for layer, share in (("blocks.0", 0.0), ("e", 2.0))
     ]
@@ -77,7 +73,7 @@ def test_every_cell_is_what_the_test_of_two_arrays_gives(sides):
     u, e, labels = sides
     table = compare(u, e, **labels, config=QUICK).table
     assert tuple(table.columns) == COLUMNS
-    assert table[["layer_u", "layer_e"]].to_numpy().tolist() == [[a.layer, b.layer] for a in u for b in e]
+    assert table[["layer_u", "layer_e"]].to_numpy().tolist() == [[a.origin.layer, b.origin.layer] for a in u for b in e]
     for place, row in table.iterrows():
         one, other = u[place // 2], e[place % 2]
         found = similarity_test(
@@ -124,7 +120,7 @@ def test_unequal_instructions_are_balanced_and_it_is_said(sides):
 
 def test_cells_without_a_value_say_why_and_leave_the_others(sides):
     u, e, labels = sides
-    u = [*u, replace(u[0], values=np.ones((48, 3)), layer="collapsed")]
+    u = [*u, FeatureSet(values=np.ones((48, 3)), origin=replace(u[0].origin, layer="collapsed"))]
     found = compare(u, e, **labels, config=QUICK)
     lost = found.table[found.table["layer_u"] == "collapsed"]
     assert lost[["value", "p", "p_max"]].isna().all(axis=None)
@@ -181,7 +177,9 @@ def test_the_hash_knows_every_number_and_label(sides):
     other[3, 2] += 1e-9
     assert comparison_hash([replace(u[0], values=other), *u[1:]], e, **labels, config=QUICK) != base
     assert comparison_hash(u, e, tasks=labels["tasks"], instructions=["x"] * 48, config=QUICK) != base
-    assert comparison_hash(u, [replace(e[0], step=11), e[1]], **labels, config=QUICK) != base
+    assert (
+        comparison_hash(u, [replace(e[0], origin=replace(e[0].origin, step=11)), e[1]], **labels, config=QUICK) != base
+    )
     assert comparison_hash(u[:2], e, **labels, config=QUICK) != base
 
 
@@ -217,7 +215,7 @@ def test_the_heatmap_grays_what_does_not_pass_its_level(sides, index):
 
 def test_a_cell_without_a_value_is_a_dash_and_many_cells_carry_no_numbers(sides):
     u, e, labels = sides
-    empty = replace(u[0], values=np.ones((48, 3)), layer="collapsed")
+    empty = FeatureSet(values=np.ones((48, 3)), origin=replace(u[0].origin, layer="collapsed"))
     about = make_index("debiased_cka").about
     table = compare([u[2], empty], e, **labels, config=QUICK).table
     texts = [text.get_text() for text in compare_figure(table, about, title="t", caption="c").axes[0].texts]
@@ -323,18 +321,21 @@ def run(tmp_path):
 
 def test_layers_of_the_last_step_in_natural_order_on_shared_episodes(run):
     found = compare_inputs(*find_stores(run, "layers"))
-    assert [item.layer for item in found.rows] == ["blocks.2", "blocks.10", "u"]
-    assert [(item.layer, item.step) for item in found.columns] == [("e", 10)]
+    assert [item.origin.layer for item in found.rows] == ["blocks.2", "blocks.10", "u"]
+    assert [(item.origin.layer, item.origin.step) for item in found.columns] == [("e", 10)]
     assert len(found.episodes) == 29
     assert {len(item.values) for item in (*found.rows, *found.columns)} == {29}
 
 
 def test_checkpoints_take_every_step_and_the_papers_layer(run):
     found = compare_inputs(*find_stores(run, "checkpoints"), grid="checkpoints", partition="test", pool_u="first")
-    assert [(item.step, item.layer, item.trained) for item in found.rows] == [(0, "u", False), (10, "u", True)]
-    assert [item.step for item in found.columns] == [0, 10]
+    assert [(item.origin.step, item.origin.layer, item.origin.trained) for item in found.rows] == [
+        (0, "u", False),
+        (10, "u", True),
+    ]
+    assert [item.origin.step for item in found.columns] == [0, 10]
     assert set(found.episodes["partition"]) == {"test"}
-    assert found.rows[0].pool == "first"
+    assert found.rows[0].origin.pool == "first"
 
 
 @pytest.mark.parametrize("column", ["instruction", "task", "partition"])
@@ -455,7 +456,7 @@ def test_the_hash_tells_labels_from_joined_ones(sides):
 
 def test_stores_that_are_too_large_for_an_index_are_told_before_anything_is_computed():
     n = 400_000
-    sets = [FeatureSet(values=np.arange(float(n))[:, None], model="m")]
+    sets = [FeatureSet(values=np.arange(float(n))[:, None], origin=LayerId(model="m", side=Side.UNDERSTANDING))]
     config = replace(QUICK, permute="free", permutations=19)
     with pytest.raises(TooLittleMemory, match=r"debiased CKA of 400000 episodes.*--index minibatch_cka"):
         compare(sets, sets, tasks=[""] * n, instructions=np.arange(n), config=config)

@@ -13,7 +13,7 @@ from mnprobe.analysis.diagnostics.pipeline import transform
 from mnprobe.analysis.diagnostics.reference import Null
 from mnprobe.analysis.similarity import make_index, similarity_test
 from mnprobe.core.errors import ProbeError, TooFewSamples
-from mnprobe.probe import align, fit_heads, hold_out, pair_files, recall_at_k
+from mnprobe.probe import align, fit_heads, hold_out, load_pair, recall_at_k
 
 REPORTED = [
     "copies in your features",
@@ -116,7 +116,7 @@ def chance_in_the_table_is_one_in_n(pair, config, **options):
 
 
 def rows_joined_by_place(file_u, file_e, **options):
-    found = pair_files(file_u, file_e, **options)
+    found = load_pair(file_u, file_e, **options)
     return replace(found, e=file_e.layer("e").pooled("mean"))
 
 

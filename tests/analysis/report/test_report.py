@@ -13,10 +13,10 @@ from mnprobe.analysis.report import gather, write_report
 from mnprobe.analysis.report.summary import caveats, headlines, last_points
 from mnprobe.analysis.tables.alignment import read_alignment, write_table
 from mnprobe.analysis.tsne.embedding import TsneConfig
-from mnprobe.analysis.tsne.inputs import load_pair
 from mnprobe.analysis.tsne.maps import TsneInput, draw_tsne
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.rundir import RunDir
+from mnprobe.probe import load_pair
 
 EVIL = '<script>hacked=1</script><img src=x onerror="hacked=1">'
 EVIL_NAME = "\"onload='hacked=1' <b>&amp; {{ 7*7 }}"

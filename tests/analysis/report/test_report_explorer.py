@@ -16,9 +16,9 @@ from mnprobe.analysis.report.explorer import as_json, explorer, plotly_library
 from mnprobe.analysis.report.thumbnails import Origin, draw_thumbnails, find_data
 from mnprobe.analysis.tables.alignment import write_table
 from mnprobe.analysis.tsne.embedding import TsneConfig
-from mnprobe.analysis.tsne.inputs import load_pair
 from mnprobe.analysis.tsne.maps import TsneInput, draw_tsne
 from mnprobe.core.rundir import RunDir
+from mnprobe.probe import load_pair
 
 QUICK = TsneConfig(iterations=5, exaggeration_iterations=5)
 EVIL = "</script><script>hacked=1</script><!--<script>&\u2028"

@@ -17,9 +17,9 @@ from mnprobe.analysis.figures.curve import draw_curve
 from mnprobe.analysis.report import write_report
 from mnprobe.analysis.tables.alignment import write_table
 from mnprobe.analysis.tsne.embedding import TsneConfig
-from mnprobe.analysis.tsne.inputs import load_pair
 from mnprobe.analysis.tsne.maps import TsneInput, draw_tsne
 from mnprobe.core.rundir import RunDir
+from mnprobe.probe import load_pair
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 FLAGS += [

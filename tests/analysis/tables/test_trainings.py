@@ -151,7 +151,7 @@ def mirrored(write_pair, tmp_path_factory):
 def test_baseline_stands_beside_joint_with_the_same_episodes(mirrored, tmp_path):
     inputs = tsne_inputs(mirrored)
     assert [given.title for given in inputs] == ["baseline, step 100", "joint, step 100"]
-    assert [given.pair.execution for given in inputs] == ["arp-baseline", "arp-joint"]
+    assert [given.pair.origin_e.model for given in inputs] == ["arp-baseline", "arp-joint"]
     assert inputs[0].pair.episodes["id"].tolist() == inputs[1].pair.episodes["id"].tolist()
     assert len(inputs[0].pair) == 16
     drawn = draw_tsne(inputs, stem=tmp_path / "tsne", table=tmp_path / "tsne.csv", config=QUICK)
@@ -191,5 +191,5 @@ def test_the_first_seed_stands_for_its_training(write_pair, tmp_path):
     for name in ("baseline-seed2", "baseline-seed1", "joint-seed2", "joint-seed1"):
         write_pair(run.path, TEN, each=2, step=9, understanding=f"viclip-{name}", execution=f"arp-{name}")
     inputs = tsne_inputs(run)
-    assert [given.pair.execution for given in inputs] == ["arp-baseline-seed1", "arp-joint-seed1"]
+    assert [given.pair.origin_e.model for given in inputs] == ["arp-baseline-seed1", "arp-joint-seed1"]
     assert [given.title for given in inputs] == ["baseline-seed1, step 9", "joint-seed1, step 9"]

@@ -11,12 +11,13 @@ from mnprobe.analysis.figures.style import new_figure
 from mnprobe.analysis.tables.alignment import write_table
 from mnprobe.analysis.tsne.embedding import TsneConfig
 from mnprobe.analysis.tsne.figure import quality_line, tsne_figure
-from mnprobe.analysis.tsne.inputs import find_heads, find_pairs, load_pair, shared_space, tsne_inputs
+from mnprobe.analysis.tsne.inputs import find_heads, find_pairs, shared_space, tsne_inputs
 from mnprobe.analysis.tsne.legend import kinds, pack
 from mnprobe.analysis.tsne.maps import TsneInput, _panel, as_space, draw_tsne, tsne_panels
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features, write_features
+from mnprobe.probe import load_pair
 
 TEN = [("open_drawer", f"open the {place} drawer") for place in ("bottom", "middle", "top")]
 TEN += [("reach_target", "reach the red target"), ("reach_target", "reach the $x_1$ <b> & 'blue' target")]
@@ -214,7 +215,7 @@ def test_sides_that_disagree_are_refused_and_other_data_noted(small, tmp_path, c
             side="understanding",
             data_fingerprint="a",
         )
-    (note,) = load_pair(own, blank).notes
+    (note,) = load_pair(own, blank).items.notes
     assert "were made from other data (fingerprints a and ffffffffffff)" in note
 
 
@@ -313,7 +314,7 @@ def test_episodes_are_joined_by_id_in_any_order(write_pair, tmp_path):
     path = write_features(
         tmp_path / "e.h5", model="arp", side="execution", episodes={"id": order}, layers={"e": values}
     )
-    given = load_pair(u, path)
+    given = load_pair(u, path, episodes="shared")
     assert given.episodes["id"].tolist() == ids[2:]
     assert given.e[:, 0].tolist() == [float(i) for i in range(2, 10)]
 
@@ -322,7 +323,7 @@ def test_files_that_share_no_episode_are_refused(write_pair, tmp_path):
     u, _ = write_pair(tmp_path / "a", TEN[:2])
     _, e = write_pair(tmp_path / "b", TEN[3:])
     with pytest.raises(FeatureError, match="share no episode: the first ids are 'open_drawer/0/episode0'"):
-        load_pair(u, e)
+        load_pair(u, e, episodes="shared")
 
 
 def test_two_files_of_one_side_are_refused(write_pair, tmp_path):
@@ -332,14 +333,14 @@ def test_two_files_of_one_side_are_refused(write_pair, tmp_path):
 
 
 def test_the_last_checkpoint_is_shown_unless_steps_are_named(small):
-    assert [given.pair.step_e for given in tsne_inputs(small)] == [100]
+    assert [given.pair.origin_e.step for given in tsne_inputs(small)] == [100]
     both = tsne_inputs(small, steps=[0, 100])
-    assert [(given.pair.step_u, given.pair.step_e, given.title) for given in both] == [
+    assert [(given.pair.origin_u.step, given.pair.origin_e.step, given.title) for given in both] == [
         (0, 0, "step 0"),
         (100, 100, "step 100"),
     ]
-    assert both[0].pair.describe_u == "viclip at step 0, random weights"
-    assert both[1].pair.describe_e == "arp at step 100"
+    assert both[0].pair.origin_u.title == "viclip at step 0, random weights"
+    assert both[1].pair.origin_e.title == "arp at step 100"
     with pytest.raises(FeatureError, match=r"no execution features at step 7 \(demos\); it has 0, 100"):
         tsne_inputs(small, steps=[7])
 
@@ -347,26 +348,26 @@ def test_the_last_checkpoint_is_shown_unless_steps_are_named(small):
 def test_layers_pools_and_sources_arrive(small, write_pair, tmp_path):
     (given,) = tsne_inputs(small, layer_u="other", pool_u="first", pool_e="last")
     assert given.pair.u.shape == (10, 5)
-    assert (given.pair.layer_u, given.pair.pool_u, given.pair.pool_e) == ("other", "first", "last")
+    assert (given.pair.origin_u.layer, given.pair.origin_u.pool, given.pair.origin_e.pool) == ("other", "first", "last")
     with pytest.raises(FeatureError, match=r"from source 'rollouts'; there are .*`mnprobe extract --run"):
         tsne_inputs(small, source="rollouts")
     blank = RunDir.create(tmp_path / "blank")
     write_pair(blank.path, TEN, each=2)
     write_pair(blank.path, TEN, each=2, source="demos-blank", seed=5)
     (given,) = tsne_inputs(blank, source="demos-blank")
-    assert (given.pair.source_u, given.pair.source_e) == ("demos", "demos-blank")
+    assert (given.pair.origin_u.source_name, given.pair.origin_e.source_name) == ("demos", "demos-blank")
 
 
 def test_several_models_must_be_chosen_from_and_pixels_only_when_named(write_pair, tmp_path):
     run = RunDir.create(tmp_path / "run")
     write_pair(run.path, TEN, each=2)
     write_pair(run.path, TEN, each=2, understanding="pixels")
-    assert tsne_inputs(run)[0].pair.understanding == "viclip"
-    assert tsne_inputs(run, understanding=["pixels"])[0].pair.understanding == "pixels"
+    assert tsne_inputs(run)[0].pair.origin_u.model == "viclip"
+    assert tsne_inputs(run, understanding=["pixels"])[0].pair.origin_u.model == "pixels"
     write_pair(run.path, TEN, each=2, execution="arp_plus")
     with pytest.raises(FeatureError, match=r"of several models: arp, arp_plus\. Choose one with --execution"):
         tsne_inputs(run)
-    assert tsne_inputs(run, execution=["arp_plus"])[0].pair.execution == "arp_plus"
+    assert tsne_inputs(run, execution=["arp_plus"])[0].pair.origin_e.model == "arp_plus"
 
 
 def test_feature_files_and_runs_can_stand_side_by_side(small, write_pair, tmp_path):

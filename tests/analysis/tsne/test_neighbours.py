@@ -3,8 +3,9 @@ import pandas as pd
 import pytest
 
 from mnprobe.analysis.tsne.embedding import TsneConfig, nearest_across
-from mnprobe.analysis.tsne.inputs import load_pair, shared_space
+from mnprobe.analysis.tsne.inputs import shared_space
 from mnprobe.analysis.tsne.maps import TsneInput, draw_tsne
+from mnprobe.probe import load_pair
 
 QUICK = TsneConfig(iterations=5, exaggeration_iterations=5)
 

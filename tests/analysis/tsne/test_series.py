@@ -197,21 +197,18 @@ def test_only_episodes_that_all_checkpoints_have_are_shown(run):
     inputs = series_inputs(run, heads=run.path / "h.safetensors", steps=[0, 10])
     given = inputs["joint"][1]
     order = np.argsort(given.pair.episodes["id"].to_numpy())[::-1].copy()[2:]
-    other = replace(
-        given.pair,
-        u=given.pair.u[order],
-        e=given.pair.e[order],
-        episodes=given.pair.episodes.iloc[order].reset_index(drop=True),
-    )
+    other = given.pair.take(order)
     mixed = inputs | {"joint": [inputs["joint"][0], replace(given, pair=other)]}
     found = tsne_series(mixed, config=QUICK)
     assert {len(item.panel.points) for item in found.maps} == {44}
     assert len({tuple(item.panel.points["id"]) for item in found.maps}) == 1
-    alone = other.rows((other.episodes["id"] == other.episodes["id"][0]).to_numpy())
-    strange = replace(alone, episodes=alone.episodes.assign(id="nobody"))
+    alone = other.take((other.episodes["id"] == other.episodes["id"][0]).to_numpy())
+    strange = replace(alone, items=replace(alone.items, ids=np.array(["nobody"], dtype=object)))
     with pytest.raises(FeatureError, match="the checkpoints to show share no episode"):
         tsne_series({"": [inputs["joint"][0], replace(given, pair=strange)]}, config=QUICK)
-    renamed = replace(given.pair, episodes=given.pair.episodes.assign(instruction="something else"))
+    renamed = replace(
+        given.pair, items=replace(given.pair.items, instructions=np.full(len(given.pair), "something else"))
+    )
     with pytest.raises(FeatureError, match=r"'open 0' in one checkpoint and 'something else' in arp-joint at step 10"):
         tsne_series({"": [inputs["joint"][0], replace(given, pair=renamed)]}, config=QUICK)
 
@@ -225,21 +222,21 @@ def test_partitions_arrive(run):
 
 def test_checkpoints_are_found_by_training_and_cut_to_steps(run, write_pair, tmp_path):
     found = series_inputs(run)
-    assert {name: [given.pair.step_e for given in some] for name, some in found.items()} == {
+    assert {name: [given.pair.origin_e.step for given in some] for name, some in found.items()} == {
         "baseline": list(STEPS),
         "joint": list(STEPS),
     }
     assert list(series_inputs(run, trainings=["joint"], steps=[20, 0])) == ["joint"]
     only = series_inputs(run, understanding="viclip-joint", execution="arp-joint", steps=[20, 0])
-    assert [given.pair.step_e for given in only["joint"]] == [0, 20]
+    assert [given.pair.origin_e.step for given in only["joint"]] == [0, 20]
     with pytest.raises(FeatureError, match="no execution features at step 7"):
         series_inputs(run, steps=[7])
     plain = RunDir.create(tmp_path / "plain")
     for step in (0, 5):
         write_pair(plain.path, PAIRS, each=2, step=step)
     shutil.copy(plain.features("arp", "demos", 5), tmp_path / "keep.h5")
-    assert [given.pair.step_e for given in series_inputs(plain)[""]] == [0, 5]
-    assert [given.pair.step_e for given in tsne_inputs(plain)] == [5]
+    assert [given.pair.origin_e.step for given in series_inputs(plain)[""]] == [0, 5]
+    assert [given.pair.origin_e.step for given in tsne_inputs(plain)] == [5]
 
 
 def test_steps_are_thinned_evenly():

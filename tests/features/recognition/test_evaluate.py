@@ -36,7 +36,7 @@ from mnprobe.features.text_ranking import (
 )
 from mnprobe.models.loading import save_checkpoint
 from mnprobe.models.viclip import ViCLIP, ViCLIPConfig, zero_shot
-from mnprobe.probe import pair_files
+from mnprobe.probe import load_pair
 
 EPISODES = [  # task, variation, partition, number, instruction, frames
     ("open_drawer", 0, "train", 0, "open the bottom drawer", 9),
@@ -189,7 +189,7 @@ def test_an_episode_told_as_another_is_not_counted_as_not_recognised(write_demo,
     count = found.attrs["provenance"]["counts"].get("episodes_whose_instruction_is_one_text_with_another", 0)
     assert sum(unknown) == count
     assert not any(unknown[2:])
-    recognised = pair_files(found, open_features(_execution(path, found))).items.success_u
+    recognised = load_pair(found, open_features(_execution(path, found))).items.success_u
     assert [value == -1 for value in recognised] == unknown
     found.close()
 
@@ -375,7 +375,7 @@ def test_labels_agree_with_what_align_reads(run):
         with open_features(u) as file:
             e = extract(run=run, models=["arp"], out=run.path / "e.h5", overwrite=True)[0].path
             with open_features(e) as other:
-                items = pair_files(file, other).items
+                items = load_pair(file, other).items
         predicted = done.predictions[done.predictions["step"] == step].set_index("id")
         assert items.success_u.tolist() == [int(predicted.loc[name, "correct"]) for name in items.ids]
     fresh = recognize(run=run, partitions=["all"], out=run.path / "fresh")
