@@ -5,6 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from mnprobe.core.table import text_table
+
 __all__ = ["people_table"]
 
 _HEADER = (
@@ -21,8 +23,7 @@ _HEADER = (
     "n",
     "groups",
 )
-
-
+_CONTRAST_HEADER = ("pair", "held out", "success minus failure of", "where", "R@1", "95 % interval", "n")
 _CONTRASTS = {"success_minus_failure@1": "all", "within_task_success_minus_failure@1": "within tasks"}
 
 
@@ -40,7 +41,7 @@ def people_table(frame: pd.DataFrame) -> str:
     ]
     ties = frame[(frame["statistic"] == "mean") & (frame["metric"] == "tied_share") & (frame["direction"] == "mean")]
     tied = {tuple(row[key] for key in keys): float(row["value"]) for _, row in ties.iterrows()}
-    lines: list[tuple[str, ...]] = [_HEADER]
+    lines: list[tuple[str, ...]] = []
     for key, rows in means.groupby(keys, sort=False):
         values = {str(row["direction"]): row for _, row in rows.iterrows()}
         row = values["mean"]
@@ -63,14 +64,12 @@ def people_table(frame: pd.DataFrame) -> str:
             )
         )
     contrasts = _contrasts(frame)
-    return _aligned(lines) + (f"\n\n{_aligned(contrasts)}" if len(contrasts) > 1 else "")
+    return text_table(_HEADER, lines) + (f"\n\n{text_table(_CONTRAST_HEADER, contrasts)}" if contrasts else "")
 
 
 def _contrasts(frame: pd.DataFrame) -> list[tuple[str, ...]]:
     """Success minus failure of each side: over all test episodes, and inside tasks."""
-    lines: list[tuple[str, ...]] = [
-        ("pair", "held out", "success minus failure of", "where", "R@1", "95 % interval", "n")
-    ]
+    lines: list[tuple[str, ...]] = []
     for name, where in _CONTRASTS.items():
         rows = frame[(frame["metric"] == name) & (frame["direction"] == "mean") & (frame["statistic"] == "mean")]
         for _, row in rows.iterrows():
@@ -88,13 +87,6 @@ def _contrasts(frame: pd.DataFrame) -> list[tuple[str, ...]]:
                 )
             )
     return lines
-
-
-def _aligned(lines: list[tuple[str, ...]]) -> str:
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
 
 
 def _side(row: "pd.Series[Any]", side: str) -> str:

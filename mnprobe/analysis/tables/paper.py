@@ -23,7 +23,7 @@ from mnprobe.analysis.tables.rollouts import ALL_TASKS, SUCCESS
 from mnprobe.analysis.tables.run_tables import RunTables
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.rundir import RunDir
-from mnprobe.core.table import TableSchema
+from mnprobe.core.table import TableSchema, text_table
 from mnprobe.data import TASKS
 from mnprobe.features.text_ranking import ALL_EPISODES
 
@@ -323,17 +323,7 @@ def grid_of(table: ShapedTable) -> Grid:
 def grid_text(table: ShapedTable) -> str:
     """`table` for a terminal: title, heads, rows, notes."""
     grid = grid_of(table)
-    cells = [list(grid.columns), *map(list, grid.rows)]
-    widths = [max(len(row[place]) for row in cells) for place in range(len(grid.columns))]
-    upper, place = [], 0
-    for name, span in grid.groups:
-        room = sum(widths[place : place + span]) + 3 * (span - 1)
-        widths[place + span - 1] += max(0, len(name) - room)  # a head that is longer than what stands under it
-        upper.append(name.ljust(max(room, len(name))))
-        place += span
-    lines = ["   ".join(upper)]
-    lines += ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
-    return "\n".join([table.title, *(line.rstrip() for line in lines), *table.notes])
+    return "\n".join([table.title, text_table(grid.columns, grid.rows, gap=3, groups=grid.groups), *table.notes])
 
 
 def _by_task(frame: pd.DataFrame) -> Grid:
