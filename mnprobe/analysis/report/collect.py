@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mnprobe.analysis.audit.findings import findings
+from mnprobe.analysis.audit.findings import audited, findings
 from mnprobe.analysis.figures.metadata import read_note
 from mnprobe.analysis.report.data import Episodes, Figure, Headline, Missing, Model, ReportData, Shaped, Table
 from mnprobe.analysis.report.explorer import explorer
@@ -134,7 +134,7 @@ def _measured(tables: RunTables, problems: list[str]) -> _Measured:
     except MnprobeError as error:
         problems.append(f"No headline: {error}")
         return (), (), (), probe
-    return headlines(data.points), summary(data.points), caveats(data.points, table, data.notes), probe
+    return headlines(data.points), summary(data.points), caveats(data.points, table, data.notes, audited(tables)), probe
 
 
 def _shaped(tables: RunTables, number: int, problems: list[str]) -> Shaped:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mnprobe.analysis.audit.effects import MARGIN, decide_rows, missed
+from mnprobe.analysis.audit.effects import MARGIN, decide_rows
+from mnprobe.analysis.audit.finding_text import missed
 from mnprobe.analysis.statistics import OutcomeContrast, benjamini_hochberg, cluster_jackknife, holm, outcome_contrast
 from mnprobe.analysis.tables.episode_scores import EpisodeScores, current_hits, episode_scores
 from mnprobe.core.commands import command_of
