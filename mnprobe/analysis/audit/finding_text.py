@@ -278,6 +278,35 @@ def _known(finding: "Finding") -> str:
     return f"{text}." if finding.conclusion == "carries over" else f"{text}, but not further than the task does."
 
 
+def _contrast(finding: "Finding") -> str:
+    facts, row, inside = finding.facts, finding.facts["row"], finding.facts["inside"]
+    where = (
+        f"{finding.understanding} with {finding.execution} ({facts['source_e']}, step {row['step_e']}; "
+        f"{finding.holdout} held out; {facts['side']}, {facts['mode'].replace('-', ' ')})"
+    )
+    if finding.conclusion == "untested":
+        return f"{where}: success and failure cannot be compared: {row['note']}."
+    size = _contrast_size(row)
+    if finding.conclusion == "none":
+        return f"{where}: success and failure align alike, within {100 * MARGIN:g} points: {size}."
+    if finding.conclusion == "undecided":
+        seen = missed(float(row["seen"]))
+        return f"{where}: no difference between success and failure is shown: {size}{f'; {seen}' if seen else ''}."
+    text = f"{where}: successes align {finding.conclusion} than failures: {size}"
+    if inside is None or not np.isfinite(inside["low"]):
+        return f"{text}; within tasks it could not be tested."
+    if inside["decision"] == finding.conclusion:
+        return f"{text}; within tasks too: {_contrast_size(inside)}."
+    return f"{text}; within tasks it is not shown: {_contrast_size(inside)}; which tasks are hard may explain it."
+
+
+def _contrast_size(row: "pd.Series[Any]") -> str:
+    """Difference, the interval that decides, and p."""
+    among = f" over {row['comparisons']} comparisons" if row["comparisons"] > 1 else ""
+    text = f"{100 * row['difference']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f}{among})"
+    return text + (f", p {row['p_holm']:.2g}" if np.isfinite(row["p_holm"]) else "")
+
+
 _SENTENCES: Mapping[str, "Callable[[Finding], str]"] = {
     "leak": _leak,
     "shuffled": _shuffled,
@@ -288,6 +317,7 @@ _SENTENCES: Mapping[str, "Callable[[Finding], str]"] = {
     "task": _task,
     "rollouts": _rollouts,
     "known instructions": _known,
+    "success contrast": _contrast,
 }
 
 

@@ -144,7 +144,7 @@ _DECIDING = (
 
 
 def control_decisions(controls: pd.DataFrame) -> pd.DataFrame:
-    """What `decide` makes of each difference of results/controls.csv: DECISION_COLUMNS, row by row.
+    """Decide each difference of results/controls.csv: DECISION_COLUMNS, row by row.
 
     One pair of models under one holdout is one question: where its score comes from. Its leading comparisons, up to
     six, are those that a sentence rests on: the rise of the claim, the claim with the instruction blanked and the rise
@@ -163,7 +163,7 @@ def control_decisions(controls: pd.DataFrame) -> pd.DataFrame:
 def verdicts(
     controls: pd.DataFrame, leakage: pd.DataFrame | None = None, decomposition: pd.DataFrame | None = None
 ) -> tuple[Finding, ...]:
-    """Conclusions from results/controls.csv (and leakage.csv, decomposition.csv beside it), alarms first.
+    """Conclusions from results/controls.csv (and leakage.csv, decomposition.csv), alarms first.
 
     The rules, for every pair and holdout. `more`, `less`, `none`, `undecided` are those of `decide`, of differences as
     in `control_decisions`, of levels on their own 95 % interval against a fixed number.
@@ -171,8 +171,8 @@ def verdicts(
     - leak: a row of the leakage table says "overlap" (broken); or, of a claim at its last checkpoint, "near-duplicates"
       (an alarm where they are more than 5 % of the test episodes). At step 0 and with the instruction blanked a policy
       may well be blind to what differs, so that its features repeat; pixels are no claim.
-    - shuffled: the interval of shuffled pairs lies above chance (broken), or not (sound).
-    - chance: the claim's interval lies above chance (above), below it (below), or holds it (not shown).
+    - shuffled: the interval of shuffled pairs is above chance (broken), or not (sound).
+    - chance: the claim's interval is above chance (above), below it (below), or includes it (not shown).
     - rise: last checkpoint minus first of the claim: more (rises), less (falls), none (flat), undecided (not shown).
     - instruction: why the claim is as high as it is. Needs the claim, step 0 and the blanked control; else "untested".
         - the claim rises, the blanked score does not (none or less): "rise explained" by the instruction. Where the
@@ -188,7 +188,7 @@ def verdicts(
     - task: the claim's interval against what knowing the task alone would score (oracle): above it (beyond task), or
       not (task suffices).
     - known instructions: above chance on new episodes but not on new instructions (known only), or on both: the claim
-      on new instructions lies above what the task alone would score (carries over), or not (the task carries over).
+      on new instructions is above what the task alone would score (carries over), or not (the task carries over).
     """
     found: list[Finding] = []
     if leakage is not None:
@@ -262,7 +262,7 @@ def _last_claims(table: pd.DataFrame) -> "pd.Series[bool]":
 
 
 def against_chance(row: "pd.Series[Any]") -> str:
-    """Where the interval of a level is: "above" chance, "below", "not shown" (it holds chance); "unknown" without."""
+    """Place of a level's interval: "above" chance, "below", "not shown" (it includes chance); "unknown" without one."""
     if not (np.isfinite(row["ci_low"]) and np.isfinite(row["chance"])):
         return "unknown"
     decision = decide_level(row["ci_low"], row["ci_high"], row["chance"])
@@ -308,7 +308,7 @@ def _instruction(panel: _Panel) -> Iterator[Finding]:
         absent = missing or ["blank" if blank is None else "step-0"]
         yield panel.finding("instruction", "untested", missing=absent)
         return
-    levels = {"claim": claim, "start": start, "blank": blank}
+    levels: dict[str, Any] = {"claim": claim, "start": start, "blank": blank}
     if rise == "more":
         blanked = panel.row("blank", "rise")
         if blanked is None or blank_rise == "unknown":
@@ -392,10 +392,10 @@ def findings(run: RunDir | RunTables, problems: list[str] | None = None) -> tupl
 
     What cannot be read is added to `problems` and its question left open.
     """
-    told: list[str] = [] if problems is None else problems
+    noted: list[str] = [] if problems is None else problems
     tables = RunTables.load(run)
-    table = _attempt(lambda: tables.alignment, told)
-    data = _attempt(lambda: curve_data(table) if table is not None else None, told)
+    table = _attempt(lambda: tables.alignment, noted)
+    data = _attempt(lambda: curve_data(table) if table is not None else None, noted)
     makers: tuple[Callable[[], Finding], ...] = (
         lambda: _rise(data, tables),
         lambda: _success(table),
@@ -405,7 +405,7 @@ def findings(run: RunDir | RunTables, problems: list[str] | None = None) -> tupl
     )
     made = []
     for maker in makers:
-        found = _attempt(maker, told)
+        found = _attempt(maker, noted)
         if found is not None:
             made.append(found)
     return tuple(made)
@@ -458,8 +458,8 @@ def audited(tables: RunTables) -> pd.DataFrame | None:
         return None
     if controls is None:
         return None
-    controls = controls.join(control_decisions(controls))
-    return controls[np.isfinite(controls["low"]) & np.isfinite(controls["high"])]
+    found: pd.DataFrame = controls.join(control_decisions(controls)).dropna(subset=["low", "high"])
+    return found
 
 
 def audited_row(differences: pd.DataFrame | None, point: pd.Series, kind: str) -> "pd.Series[Any] | None":
@@ -577,7 +577,7 @@ def _execution(tables: RunTables) -> Finding:
 
 
 def _helped(topic: str, table: pd.DataFrame, paired: pd.DataFrame | None, what: str) -> Finding:
-    """Baseline against joint at the last step that both have: one row, and the instruction blanked beside it."""
+    """Baseline against joint at the last step that both have: one row, and one with the instruction blanked."""
     taken = [named(str(model)) for model in table["model"]]
     table = table.assign(
         training=[one.training for one in taken],
@@ -585,8 +585,8 @@ def _helped(topic: str, table: pd.DataFrame, paired: pd.DataFrame | None, what: 
         blank=[one.blank for one in taken],
     )
     rows, fewest = [], SEEDS
-    for blank, told in table.groupby("blank", sort=True):
-        sides = [told[told["training"] == name] for name in ("baseline", "joint")]
+    for blank, group in table.groupby("blank", sort=True):
+        sides = [group[group["training"] == name] for name in ("baseline", "joint")]
         steps = set(sides[0]["step"]) & set(sides[1]["step"])
         if not steps:
             continue

@@ -73,7 +73,7 @@ def audit_run(
 
     Args:
         run: with results/alignment.csv, the kept scores (results/hits) and the feature stores.
-        seeds: heads fitted anew for each factor that is taken out.
+        seeds: heads refitted for each factor that is removed.
         resamples: of each test.
         decomposed: fit and write the decomposition of the last checkpoint too.
         note: one more sentence for the captions, no full stop.

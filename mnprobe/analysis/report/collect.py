@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-MOST_ROWS = 2000  # of one table; the file beside the report has them all
+MOST_ROWS = 2000  # of one table; the file in results has them all
 MOST_CELLS = 12_000  # of one table: a wide one is cut sooner
 FEWEST_ROWS = 100  # of any table
 _WEBP_EDGE = 16383  # pixels: what the format can hold
@@ -67,7 +67,7 @@ def gather(run: RunDir | RunTables, *, explore: bool = True) -> ReportData:
     headline, sentences, doubts, probe = _measured(tables, problems)
     answers = findings(tables, problems)
     shaped = tuple(_shaped(tables, number, problems) for number in TABLES)
-    judged = judgements(tables, problems)
+    judgement = judgements(tables, problems)
     compared = contrasts(tables, problems)
     points = explorer(tables, problems) if explore else None
     cut = {name: table for name in CONDENSED if (table := condensed(tables, name)) is not None}
@@ -94,7 +94,7 @@ def gather(run: RunDir | RunTables, *, explore: bool = True) -> ReportData:
         headline=headline,
         summary=sentences,
         caveats=doubts,
-        judgements=judged,
+        judgements=judgement,
         contrasts=compared,
         condensed=cut,
         explorer=points,
@@ -343,7 +343,7 @@ def _flat(value: object) -> str:
 
 
 def _short(cell: str) -> str:
-    """Long decimal fractions to six digits, everything else as it stands."""
+    """Long decimal fractions to six digits, everything else unchanged."""
     if len(cell) > 8 and "." in cell:
         try:
             return f"{float(cell):.6g}"

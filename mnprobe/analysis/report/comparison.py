@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as DrawnFigure
 
 
-_COLOURS = tuple(PALETTE[name] for name in ("blue", "vermillion", "green", "purple", "orange", "sky", "black"))
+_COLORS = tuple(PALETTE[name] for name in ("blue", "vermillion", "green", "purple", "orange", "sky", "black"))
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = "os^Dv"
 _LINE = 0.17  # inches of a legend line
@@ -83,7 +83,7 @@ def side_curves(run: RunDir | RunTables, label: str, problems: list[str]) -> lis
 
 
 def side_figure(curves: Sequence[SideCurve]) -> "DrawnFigure":
-    """One panel per holdout; runs differ in colour and marker, trainings in their dashes."""
+    """One panel per holdout; runs differ in color and marker, trainings in their dashes."""
     holdouts = list(dict.fromkeys(curve.holdout for curve in curves))
     runs = list(dict.fromkeys(curve.run for curve in curves))
     trainings = list(dict.fromkeys(curve.training for curve in curves))
@@ -102,17 +102,17 @@ def side_figure(curves: Sequence[SideCurve]) -> "DrawnFigure":
             axes.set_title(f"{HOLDOUTS.get(holdout, holdout)} held out", loc="left", fontsize=9)
             for curve in (one for one in curves if one.holdout == holdout):
                 number, kind = runs.index(curve.run), trainings.index(curve.training)
-                colour = _COLOURS[number % len(_COLOURS)]
+                color = _COLORS[number % len(_COLORS)]
                 steps = curve.points["step"].to_numpy(dtype=float)
                 low, high, value, chance = (
                     100 * curve.points[name].to_numpy(dtype=float) for name in ("ci_low", "ci_high", "value", "chance")
                 )
-                axes.fill_between(steps, low, high, color=colour, alpha=0.13, linewidth=0)
+                axes.fill_between(steps, low, high, color=color, alpha=0.13, linewidth=0)
                 (line,) = axes.plot(
-                    steps, value, _DASHES[kind % len(_DASHES)], color=colour, linewidth=1.6,
+                    steps, value, _DASHES[kind % len(_DASHES)], color=color, linewidth=1.6,
                     marker=_MARKERS[number % len(_MARKERS)], markersize=4,
                 )  # fmt: skip
-                axes.plot(steps, chance, ":", color=colour, linewidth=1.2, zorder=1)
+                axes.plot(steps, chance, ":", color=color, linewidth=1.2, zorder=1)
                 lines[curve.run, curve.training] = line
             axes.set_ylim(0, 100)
             axes.set_xlabel("training step", fontsize=8)
@@ -133,7 +133,7 @@ def _first(text: str, width: float) -> str:
     return (lines[0] + ("..." if len(lines) > 1 else "")).replace("$", r"\$")
 
 
-_LONG = 90  # letters of a setting's value; longer ones are cut and told apart by a hash
+_LONG = 90  # letters of a setting's value; longer ones are cut and identified by a hash
 _SKIPPED = ("run.created", "extract.asked")
 
 
@@ -203,7 +203,7 @@ def set_side_by_side(runs: Sequence[RunDir]) -> SideBySide:
 
 
 def write_side_by_side(runs: Sequence[RunDir], path: Path | None = None) -> tuple[Path, SideBySide]:
-    """Write the page of several runs to `path` (report-compare.html in the first run), whole or not at all."""
+    """Write the page of several runs to `path` (report-compare.html in the first run), atomically."""
     found = set_side_by_side(runs)
     target = path or runs[0].path / "report-compare.html"
     write_text(target, render_page("side_by_side.html", policy=policy(), found=found))

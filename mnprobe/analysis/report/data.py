@@ -46,7 +46,7 @@ class Figure:
 class Headline:
     """One line of the first table: a value with all that is needed to judge it (shares from 0 to 1).
 
-    Lines of one `place` stand in one table.
+    Lines of one `place` are shown in one table.
     """
 
     what: str
@@ -144,7 +144,7 @@ class Judgement:
 
 @dataclass(frozen=True, kw_only=True)
 class Explorer:
-    """The interactive t-SNE: `payload` is JSON that may stand in a script element, `sheet` its thumbnails (WebP)."""
+    """The interactive t-SNE: `payload` is JSON that is safe in a script element, `sheet` its thumbnails (WebP)."""
 
     payload: str
     sheet: str = ""

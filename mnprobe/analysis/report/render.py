@@ -85,7 +85,7 @@ GLOSSARY = (
         "instructions are",
     ),
     ("n, groups, gallery", "test episodes, groups among them, and items that each query is ranked against"),
-    ("seeds", "how often the heads were fitted anew from other random starts; sd is the spread this makes"),
+    ("seeds", "how often the heads were refitted from other random starts; sd is the spread this makes"),
     ("step", "optimiser steps of the model that was checkpointed; step 0 has random weights"),
     (
         "mutual-information bound",
@@ -185,14 +185,14 @@ def _unbroken(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenReport:
-    """Where the report lies, and what it says."""
+    """Path and content of a report."""
 
     path: Path
     data: ReportData
 
 
 def write_report(run: RunDir, path: Path | None = None) -> WrittenReport:
-    """Write the report of `run` to `path` (report.html in the run), whole or not at all.
+    """Write the report of `run` to `path` (report.html in the run), atomically.
 
     Everything is inside: style, figures, tables. Parts that the run does not have are named with the command that
     makes them. Raises ConfigError when run.toml cannot be read.

@@ -70,7 +70,7 @@ def headlines(points: pd.DataFrame) -> tuple[Headline, ...]:
 
 
 def summary(points: pd.DataFrame) -> tuple[str, ...]:
-    """What was measured, in sentences for people who were not there."""
+    """The claims in sentences, for readers without context."""
     sentences = []
     for _, row in points[points["series"] == "main"].iterrows():
         interval = _interval(row)
@@ -89,7 +89,7 @@ def summary(points: pd.DataFrame) -> tuple[str, ...]:
 def caveats(
     points: pd.DataFrame, table: pd.DataFrame, notes: Sequence[str] = (), differences: pd.DataFrame | None = None
 ) -> tuple[str, ...]:
-    """What weakens the numbers of this very run; empty when nothing does.
+    """Limits of the numbers of this run; empty where there are none.
 
     Args:
         points, notes: of `last_points`.
@@ -164,18 +164,18 @@ def _rivals(claim: pd.Series, points: pd.DataFrame, differences: pd.DataFrame | 
         decisions.append(_above(claim, control, len(controls)) if paired is None else str(paired["decision"]))
     higher = np.array([decision in ("less", "none") for decision in decisions], dtype=bool)
     meets = np.array([decision == "undecided" for decision in decisions], dtype=bool)
-    told = []
+    sentences = []
     if higher.any():
-        told.append(
+        sentences.append(
             f"A control scores as high (holdout {claim['holdout']}): {_listed(controls[higher])}; the claim "
             f"{100 * claim['value']:.1f} %. What the control has is enough for this score."
         )
     if meets.any():
-        told.append(
+        sentences.append(
             f"Not told apart from a control at this sample size (holdout {claim['holdout']}): the claim "
             f"{100 * claim['value']:.1f} % ({_range(claim)}), {_listed(controls[meets], intervals=True)}."
         )
-    return told
+    return sentences
 
 
 def _above(claim: pd.Series, control: pd.Series, comparisons: int) -> str:
@@ -247,8 +247,8 @@ def _verdict(row: pd.Series) -> str:
 def _against_chance(row: pd.Series) -> str:
     if not np.isfinite(row["chance"]):
         return "its chance level is not known"
-    told = {"above chance": "the interval lies above it", "below chance": "the interval lies below it"}
-    rest = told.get(_verdict(row), "the interval includes it")
+    words = {"above chance": "the interval lies above it", "below chance": "the interval lies below it"}
+    rest = words.get(_verdict(row), "the interval includes it")
     return f"chance is {100 * row['chance']:.1f} %" + (f", and {rest}" if np.isfinite(row["ci_low"]) else "")
 
 

@@ -1,4 +1,4 @@
-"""Private helpers: studentised block means, and weights of matched blocks."""
+"""Private helpers: studentized block means, and weights of matched blocks."""
 
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ def block_sums(values: NDArray[Any], codes: NDArray[np.int64], blocks: int) -> N
     return np.bincount(codes, values.astype(np.float64), blocks).astype(np.float64)
 
 
-def studentised(sums: NDArray[np.float64], weights: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+def studentized(sums: NDArray[np.float64], weights: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
     """|mean| over its delete-one-block standard error, for rows of block sums (..., blocks) and weights (blocks,).
 
     Errors below 1e-9 of `scale`, the size of the values, count as that much: where all blocks agree, larger means still

@@ -124,7 +124,7 @@ def outcome_contrast(
         high=interval.high,
         error=error,
         p_within=within.p,
-        p_blocks=flip_sums(sums, mass, studentise=True, resamples=10 * resamples, seed=seed).p,
+        p_blocks=flip_sums(sums, mass, studentize=True, resamples=10 * resamples, seed=seed).p,
         detectable=detectable_of(found.values, error, effective_blocks(mass)),
         note=interval.note,
         n_one=int(found.labels.sum()),

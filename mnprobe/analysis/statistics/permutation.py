@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mnprobe.analysis.statistics._blocks import block_sums, matched, share_as_large, studentised
+from mnprobe.analysis.statistics._blocks import block_sums, matched, share_as_large, studentized
 from mnprobe.core.arrays import Array, as_vector, as_weights, as_whole, power_near_one
 from mnprobe.core.errors import ConfigError, ProbeError
 from mnprobe.core.labels import Labels, as_labels, encode_labels
@@ -31,7 +31,7 @@ def permutation_test(
     blocks: Labels,
     *,
     weights: Array | None = None,
-    studentise: bool = True,
+    studentize: bool = True,
     resamples: int = 1999,
     seed: int = 0,
 ) -> Test:
@@ -47,7 +47,7 @@ def permutation_test(
         labels: True for one set (successes), False for the other.
         blocks: the instruction of each item. Blocks with one label only are left out: they say nothing.
         weights: of each item; within each block both labels must weigh the same (see `match_weights`, the default).
-        studentise: divide by the standard error; False for the plain difference.
+        studentize: divide by the standard error; False for the plain difference.
         resamples: K, permutations.
         seed: of the permutations.
 
@@ -56,10 +56,10 @@ def permutation_test(
         FeatureError: values that are not finite, labels that are no outcome, weights below 0.
         ConfigError: resamples or seed are impossible.
 
-    Source: Good 2005, chapter 3; studentised: Janssen 1997, Chung and Romano 2013 (Annals of Statistics 41).
+    Source: Good 2005, chapter 3; studentized: Janssen 1997, Chung and Romano 2013 (Annals of Statistics 41).
 
     >>> hit, blocks = np.array([1.0, 1, 0, 0] * 3), np.repeat(["a", "b", "c"], 4)
-    >>> permutation_test(hit, np.array([True, True, False, False] * 3), blocks, studentise=False, resamples=199).value
+    >>> permutation_test(hit, np.array([True, True, False, False] * 3), blocks, studentize=False, resamples=199).value
     1.0
     """
     if as_whole(resamples, "resamples") < 1:
@@ -83,7 +83,7 @@ def permutation_test(
 
     def statistic(rows: NDArray[np.float64]) -> NDArray[np.float64]:
         sums = np.add.reduceat(rows * signed, starts, axis=-1)
-        return studentised(sums, mass, scale) if studentise else np.abs(sums.sum(-1) / mass.sum())
+        return studentized(sums, mass, scale) if studentize else np.abs(sums.sum(-1) / mass.sum())
 
     drawn = []
     for start in range(0, resamples, max(1, _CELLS // len(score))):
@@ -99,7 +99,7 @@ def flip_test(
     blocks: Labels,
     *,
     weights: Array | None = None,
-    studentise: bool = True,
+    studentize: bool = True,
     resamples: int = 1999,
     seed: int = 0,
 ) -> Test:
@@ -114,7 +114,7 @@ def flip_test(
             items of two sets see `outcome_contrast`.
         blocks: the instruction of each item.
         weights: of each item in the mean; equal when not given.
-        studentise: divide by the standard error of leaving out one block; False for the plain mean.
+        studentize: divide by the standard error of leaving out one block; False for the plain mean.
         resamples: K, random signs for all blocks.
         seed: of the signs.
 
@@ -135,7 +135,7 @@ def flip_test(
     test = flip_sums(
         block_sums(found * unit * mass, codes, len(names)),
         block_sums(mass, codes, len(names)),
-        studentise=studentise,
+        studentize=studentize,
         resamples=as_whole(resamples, "resamples"),
         seed=check_seed(seed),
     )
@@ -143,7 +143,7 @@ def flip_test(
 
 
 def flip_sums(
-    sums: NDArray[np.float64], weights: NDArray[np.float64], *, studentise: bool, resamples: int, seed: int
+    sums: NDArray[np.float64], weights: NDArray[np.float64], *, studentize: bool, resamples: int, seed: int
 ) -> Test:
     """`flip_test` on the weighted sum of the differences of each block and its weight."""
     used = weights > 0
@@ -153,6 +153,6 @@ def flip_sums(
     signs = 2.0 * np.random.default_rng([seed, 12]).integers(0, 2, size=(resamples, len(sums))) - 1.0
     both = np.concatenate([sums[None], signs * sums])
     scale = float(np.abs(sums).sum() / weights.sum())
-    statistic = studentised(both, weights, scale) if studentise else np.abs(both.sum(-1) / weights.sum())
+    statistic = studentized(both, weights, scale) if studentize else np.abs(both.sum(-1) / weights.sum())
     p = share_as_large(float(statistic[0]), statistic[1:])
     return Test(p, float(sums.sum() / weights.sum()), resamples, len(sums))

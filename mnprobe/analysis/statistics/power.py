@@ -15,7 +15,7 @@ from mnprobe.core.labels import Labels, as_labels, encode_labels
 __all__ = ["detectable_difference", "detectable_of", "effective_blocks", "expected_error", "power_at"]
 
 _ROUNDING = 1e-12
-_FARTHEST = 9.0  # a normal variable lies within in all but 2e-19 of the cases
+_FARTHEST = 9.0  # standard deviations: a normal variable exceeds them in 2e-19 of the cases
 
 
 def detectable_difference(error: float, n_blocks: float, *, power: float = 0.8, level: float = 0.05) -> float:
@@ -47,7 +47,7 @@ def detectable_difference(error: float, n_blocks: float, *, power: float = 0.8, 
 
 
 def detectable_of(values: NDArray[np.float64], error: float, n_blocks: float) -> float:
-    """`detectable_difference` where what counts as rounding is judged by the size of the values themselves."""
+    """`detectable_difference` with a rounding threshold relative to the size of the values."""
     largest = float(np.abs(values).max(initial=0.0))
     unit = 1.0 if largest == 0 or 1e-3 <= largest <= 1e6 else 2.0 ** math.frexp(largest)[1]
     return detectable_difference(error / unit, n_blocks) * unit

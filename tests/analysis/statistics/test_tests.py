@@ -34,7 +34,7 @@ def test_one_block_pair_is_scipys_independent_test(rng):
     blocks = np.array(["a"] * 9 + ["b"] * 2)  # the second block is constant and adds nothing
     both = np.r_[values, 0.5, 0.5]
     found = permutation_test(
-        both, np.r_[labels, True, False], blocks, studentise=False, resamples=20000, seed=1,
+        both, np.r_[labels, True, False], blocks, studentize=False, resamples=20000, seed=1,
         weights=np.r_[np.where(labels, 5 / 4, 1.0), 1e-9, 1e-9],
     )  # fmt: skip
     assert found.p == pytest.approx(scipys, abs=0.012)
@@ -51,18 +51,18 @@ def test_exchange_within_blocks_is_every_arrangement(rng):
     for orders in itertools.product(itertools.permutations(range(3)), repeat=3):
         rows = np.concatenate([np.array(order) + 3 * k for k, order in enumerate(orders)])
         arranged.append(abs(signed @ values[rows]) >= observed - 1e-12)
-    found = permutation_test(values, labels, blocks, studentise=False, resamples=20000)
+    found = permutation_test(values, labels, blocks, studentize=False, resamples=20000)
     assert found.p == pytest.approx(np.mean(arranged), abs=0.012)
     assert found.value == pytest.approx(signed @ values / 3)
 
 
-@pytest.mark.parametrize("studentise", [True, False])
-def test_flips_are_all_signs(rng, studentise):
+@pytest.mark.parametrize("studentize", [True, False])
+def test_flips_are_all_signs(rng, studentize):
     values, blocks = rng.random(10) - 0.3, list("aabbccddee")
     sums = values.reshape(5, 2).sum(1)
 
     def statistic(d):
-        if not studentise:
+        if not studentize:
             return abs(d.sum())
         without = [(d.sum() - one) / 8 for one in d]
         error = np.sqrt(4 / 5 * sum((one - d.sum() / 10) ** 2 for one in without))
@@ -70,7 +70,7 @@ def test_flips_are_all_signs(rng, studentise):
 
     every = [statistic(sums * np.array(signs)) for signs in itertools.product([1, -1], repeat=5)]
     exact = np.mean(np.array(every) >= statistic(sums) - 1e-9)
-    found = flip_test(values, blocks, studentise=studentise, resamples=20000)
+    found = flip_test(values, blocks, studentize=studentize, resamples=20000)
     assert found.p == pytest.approx(exact, abs=0.012)
     assert found.n_blocks == 5
 
