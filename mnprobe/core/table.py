@@ -1,4 +1,4 @@
-"""Tables: typed CSV files (schemas, atomic writing, exact reading, replacing rows), aligned text."""
+"""Tables: typed CSV files, and aligned text for a terminal."""
 
 import csv
 import io

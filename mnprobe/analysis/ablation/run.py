@@ -54,7 +54,7 @@ class Evaluation:
         return RolloutPlan(tasks=self.tasks, episodes=self.episodes)
 
     def rollout_config(self, **player: Any) -> RolloutConfig:
-        """Models and scenes of the rollouts; `player` identifies the policy. Raises ConfigError for invalid settings."""
+        """Models and scenes of the rollouts; `player` identifies the policy. ConfigError for invalid settings."""
         return RolloutConfig(world=self.world, world_options=self.world_options, max_steps=self.max_steps, **player)
 
     def to_dict(self) -> dict[str, Any]:
