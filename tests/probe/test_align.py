@@ -29,10 +29,10 @@ from mnprobe.probe import (
     load_pair,
     pair_across,
     pair_arrays,
-    people_table,
     read_alignment,
     recall_at_k,
     runs,
+    summary_table,
     write_alignment,
 )
 from mnprobe.probe.config import read_settings, record_settings
@@ -138,7 +138,7 @@ def test_constant_features_score_chance_by_ties(planted):
         found = mean_of(table, holdout)
         assert found["value"] == pytest.approx(found["chance"])
         assert mean_of(table, holdout, "tied_share")["value"] == 1.0
-    assert "(100% ties)" in people_table(table)
+    assert "(100% ties)" in summary_table(table)
 
 
 # the table ---------------------------------------------------------------------------------------------------------
@@ -342,7 +342,7 @@ def test_heads_of_demonstrations_are_measured_on_rollouts(across, tmp_path):
     rows = table[(table["seed"] == 0) & (table["holdout"] == "episodes") & (table["metric"] == "recall@1")]
     rows = rows[(rows["direction"] == "u2e") & (rows["control"] == "none")]
     assert recall_at_k(z_u, z_e, rollouts.items.instructions).u2e.recall(1) == pytest.approx(rows["value"].item())
-    assert "arp step 5 on rollouts, heads from demos" in people_table(table)
+    assert "arp step 5 on rollouts, heads from demos" in summary_table(table)
 
 
 def test_one_fit_serves_demonstrations_and_rollouts(across, monkeypatch):
@@ -508,7 +508,7 @@ def test_planted_failures_align_less(planted):
         more = mean_of(table, "episodes", metric, split="execution-success")
         assert more["value"] == pytest.approx(good["value"] - bad["value"], abs=0.05)
     assert mean_of(table, "episodes", "success_minus_failure@1", split="execution-success")["ci_low"] > 0
-    header, everywhere, inside = people_table(table).split("\n\n")[1].splitlines()
+    header, everywhere, inside = summary_table(table).split("\n\n")[1].splitlines()
     assert "success minus failure of" in header
     assert f"all           {good['value'] - bad['value']:+.3f}" in everywhere
     assert inside.endswith("2 x 18 in 1 tasks")
@@ -858,7 +858,7 @@ def test_stores_are_measured_into_a_table_that_is_kept(store, tmp_path):
     second, whole = align_stores([pixels], tiny(), **given)
     assert set(second["understanding"]) == {"pixels"}
     assert len(whole) == len(first) + len(second)
-    text = people_table(whole)
+    text = summary_table(whole)
     assert "viclip step 0 untrained" in text
     assert "[blocks.1]" in text
 
