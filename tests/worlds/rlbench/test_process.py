@@ -64,7 +64,7 @@ FEW_PARTS = """
 from mnprobe.cli.main import main
 from mnprobe.core import environment
 environment.NEEDED = ()  # whether each package can be imported takes seconds to try
-environment.OPTIONAL = [part for part in environment.OPTIONAL if part.name == "av"]
+environment.OPTIONAL = [part for part in environment.OPTIONAL if part.package == "av"]
 """
 
 
