@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from types import ModuleType
 
@@ -76,6 +77,36 @@ def test_imports_inside_analysis_point_one_way():
                 below = ANALYSIS_FLOORS[other[0]] < ANALYSIS_FLOORS[own[0]]
                 wrong |= set() if below else {f"{path.relative_to(PACKAGE)} imports {name}"}
     assert not wrong, "\n".join(sorted(wrong))
+
+
+def _imports_at_run_time(path):
+    """Names of mnprobe's modules that a file imports, inside functions too, but not for type checkers alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typed = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    typing_only = {id(inner) for node in typed for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in typing_only:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_files_of_a_package_import_only_from_files_below_their_own():
+    """Each package has an order of its files, lowest first, in which every import points down."""
+    paths = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+    graph = {
+        name: {
+            other
+            for other in _imports_at_run_time(path)
+            if other in paths and other != name and other.split(".")[1] == name.split(".")[1]
+        }
+        for name, path in paths.items()
+        if not name.endswith("__init__")
+    }
+    assert sum(map(len, graph.values())) > 300
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"these files import each other in a circle: {' -> '.join(error.args[1])}")
 
 
 def test_lazy_faces_import_nothing_heavy():
