@@ -572,7 +572,7 @@ def extract(
             played = played_choices(home, models, say)
             parts: list[tuple[Any, list[ModelChoice]]] = [(one.folder, list(one.choices)) for one in played]
         else:
-            chosen = choose_models(home, models, checkpoints, name=name, step=step)
+            chosen = choose_models(home, models, checkpoints, name=name, step=step, options=given)
             parts = [(data if data is not None else _demos(home), chosen)]
         everything = _understanding([choice for _, choices in parts for choice in choices], given, say)
         parts = [(folder, [choice for choice in choices if choice in everything]) for folder, choices in parts]
@@ -918,7 +918,7 @@ def _asked(
         "checkpoint_sha256": header.checkpoint_sha256,
         "preset": spec.preset,
         "config": None if spec.config is None else dict(spec.config),
-        "seed": spec.seed if choice.checkpoint is None else None,
+        "seed": spec.seed if choice.checkpoint is None or choice.checkpoint.drawn else None,
         "layers": list(spec.layers),
         "options": options,
         "precision": spec.precision,

@@ -45,7 +45,7 @@ class CheckpointInfo:
 
     `kind` is "viclip", "arp", or None for unknown models. `step_told` is False if neither the file nor the user gives
     the training step; `step` is then 0. `training` is the name of the training that wrote the file (our metadata
-    entry), "" if it records none.
+    entry), "" if it records none. `drawn`: only the configuration is read, weights are drawn from the seed.
     """
 
     path: Path
@@ -55,6 +55,7 @@ class CheckpointInfo:
     sha256: str
     step_told: bool = True
     training: str = ""
+    drawn: bool = False
 
 
 def step_in_name(path: Path) -> int | None:
@@ -143,17 +144,20 @@ def choose_models(
     *,
     name: str | None = None,
     step: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> list[ModelChoice]:
     """Choose models and checkpoints by names and files.
 
     Without names and files: all checkpoints of the run. The model of a given file is detected from its weights. A name
     without a file means the run's checkpoints of that model: those in a folder of that name, and, if the name is an
     extractor's ("viclip", "arp"), all weights of that kind in any folder ("arp-joint"). If there are none, random
-    weights of that extractor.
+    weights of that extractor. `KIND:TEXT` means the model that the extractor KIND finds by TEXT with its `options`, the
+    same as KIND alone with TEXT as the file.
 
     Raises ConfigError for unknown names, a file that matches no named model, or two choices with the same store.
     """
-    if not models and not checkpoints:
+    models, checkpoints, choices = _found_by_text(models, checkpoints, step, options or {})
+    if not choices and not models and not checkpoints:
         choices = _models_of_run(run, None)
         if not choices:
             where = f"run {run.path} has no checkpoints" if run else "there is no run"
@@ -162,7 +166,7 @@ def choose_models(
             )
     else:
         files = [inspect_checkpoint(path, step=step) for path in checkpoints]
-        choices = _of_files(files, models)
+        choices += _of_files(files, models)
         for model in dict.fromkeys(models):
             if not any(model == choice.kind for choice in choices):
                 choices += _models_of_run(run, model) or [_random(model, run, step)]
@@ -183,6 +187,54 @@ def choose_models(
                 f"{_model_file(choice)}. Extract them apart, with --step or --name"
             )
     return choices
+
+
+def _found_by_text(
+    models: Sequence[str], checkpoints: Sequence[Path], step: int | None, options: Mapping[str, Any]
+) -> tuple[Sequence[str], Sequence[Path], list[ModelChoice]]:
+    """Return the choices of `KIND:TEXT`, and the models and files that are none.
+
+    One KIND that finds its models by a text, together with files, takes the names of these as texts.
+    """
+    texts: list[tuple[str, str]] = []
+    rest: list[str] = []
+    known = EXTRACTORS.names()
+    for model in dict.fromkeys(models):
+        kind, sign, text = model.partition(":")
+        if kind not in known or (not sign and not _finds(kind)):
+            rest.append(model)
+            continue
+        if sign and not _finds(kind):
+            raise ConfigError(f"--model {model}: {kind} reads files; write --model {kind} --checkpoint {text}")
+        if not sign and len(set(models)) == 1 and checkpoints:
+            texts += [(kind, str(path)) for path in checkpoints]
+            checkpoints = ()
+        elif not text:
+            raise ConfigError(
+                f"--model {model}: say which model, as --model {kind}:FOLDER, or --model {kind} --checkpoint FOLDER "
+                "with no other model"
+            )
+        else:
+            texts.append((kind, text))
+    choices = []
+    for kind, text in texts:
+        found = EXTRACTORS.load(kind).find_weights(text, options)
+        told = step if step is not None else found.step
+        info = CheckpointInfo(
+            path=found.path,
+            kind=kind,
+            step=told or 0,
+            trained=found.trained,
+            sha256=found.sha256,
+            drawn=not found.trained,
+        )
+        choices.append(ModelChoice(kind=kind, name=found.name, step=told or 0, checkpoint=info))
+    return rest, checkpoints, choices
+
+
+def _finds(kind: str) -> bool:
+    """Whether an extractor finds its models by a text."""
+    return hasattr(EXTRACTORS.load(kind), "find_weights")
 
 
 def layers_for(

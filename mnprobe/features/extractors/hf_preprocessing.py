@@ -86,7 +86,7 @@ def processor_kind(fields: Mapping[str, Any]) -> str | None:
     return None if name is None else _SUFFIX.sub("", str(name))
 
 
-def default_fields(kind: str, image_size: int | None, **further: Any) -> dict[str, Any]:
+def default_fields(kind: str, image_size: int | None) -> dict[str, Any]:
     """Fields of the JSON that the official processor `kind` would write for pictures of `image_size` pixels a side.
 
     >>> default_fields("VideoMAE", 112)["size"], default_fields("Vivit", 112)["size"]
@@ -101,7 +101,7 @@ def default_fields(kind: str, image_size: int | None, **further: Any) -> dict[st
             if "shortest_edge" in fields["size"]
             else {"height": image_size, "width": image_size}
         )
-    return fields | further
+    return fields
 
 
 @dataclass(frozen=True, kw_only=True)
