@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 LayerInfo: TypeAlias = dict[str, str]
-"""Origin of a layer: "class" and "module" (dotted path, "" for the whole model), optionally "member"."""
+"""Origin of a layer: "class" and "module" (dotted path, "" for the whole model), optionally "member", "meaning"."""
 
 EXTRACTORS = Registry("extractor", "mnprobe.extractors")
 EXTRACTORS.add("viclip", "mnprobe.features.extractors.viclip:ViCLIPExtractor")

@@ -143,7 +143,7 @@ class HFExtractor:
         """Class of the model, and what each layer is of it."""
         name = class_name(self.model.module)
         return {
-            layer: {"class": name, "module": "", "member": f": {self.model.meaning(layer, str(self._over_frames))}"}
+            layer: {"class": name, "module": "", "meaning": self.model.meaning(layer, str(self._over_frames))}
             for layer in self.layers
         }
 

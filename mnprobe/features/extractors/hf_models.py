@@ -36,7 +36,7 @@ _STEP_FOLDER = re.compile(r"checkpoint-(\d+)")  # what the Trainer of transforme
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _PROCESSORS = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
 _UNUSED = re.compile(r"(text_model|text_projection|predictor|prompts_\w+|logit_scale|logit_bias|classifier)\b.*")
-_POOLERS = re.compile(r"(.*\.)?(pooler|head)\..*")
+_POOLERS = re.compile(r"(vision_model\.|video_model\.)?(pooler|head)\..*")
 _CLASS_TOKENS = ("cls_token", "class_embedding", "class_token")
 _FAILURES = (
     *(OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError, AssertionError),
@@ -602,12 +602,13 @@ def _load(folder: ModelFolder, *, random: bool, seed: int) -> tuple[Any, list[st
                 output_loading_info=True,
                 use_safetensors=".safetensors" in folder.weights[0].name,
                 weights_only=True,
-                **({"local_files_only": True} if classifier else local),
+                **local,
             )
         except _FAILURES as error:
             raise CheckpointError(f"{path}: its weights cannot be loaded ({_first_line(error)})") from error
     missing = sorted(map(str, found["missing_keys"]))
-    lost = [name for name in missing if not _UNUSED.fullmatch(name) and not _POOLERS.fullmatch(name)]
+    spare = _UNUSED if folder.model_type in FAMILIES else None  # parts that no layer of these families comes from
+    lost = [name for name in missing if not (spare and spare.fullmatch(name)) and not _POOLERS.fullmatch(name)]
     if lost:
         raise CheckpointError(
             f"{path}: the files lack {len(lost)} weights of {type(model).__name__}: {some(lost)}. They would be random "

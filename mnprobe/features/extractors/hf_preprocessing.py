@@ -248,7 +248,7 @@ class _Reader:
         return self._pixels(key, self.fields.get(key))
 
     def factor(self) -> float:
-        value = self.fields.get("rescale_factor")
+        value: Any = self.fields.get("rescale_factor")
         if not _is_number(value) or value <= 0:
             raise self._wrong("rescale_factor", "a number above 0")
         return float(value)

@@ -1,5 +1,7 @@
 import json
 import shutil
+import socket
+import sys
 import warnings
 
 import numpy as np
@@ -16,6 +18,7 @@ from mnprobe.features import extract, open_features
 from mnprobe.features.extractors import hf_models
 from mnprobe.features.extractors.hf_preprocessing import Preprocessing, default_fields, processor_kind
 from mnprobe.features.inputs import read_clip
+from mnprobe.features.store import describe_features, format_description
 
 TOWER = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEXT = TOWER | {"vocab_size": 20, "max_position_embeddings": 8, "bos_token_id": 0, "eos_token_id": 2}
@@ -266,6 +269,8 @@ def test_the_record_says_what_was_taken(demos, folders, tmp_path):
     assert described["recommended"].startswith("pooled: ")
     assert described["architecture"].endswith("SiglipModel")
     assert attributes["provenance"]["layers"]["u"]["class"].endswith("SiglipModel")
+    text = format_description(describe_features(tmp_path / "x.h5"))
+    assert "SiglipModel: pooler_output of get_image_features, of each frame, mean over frames" in text
 
 
 def test_frames_of_a_model_of_pictures_are_averaged_or_concatenated(demos, folders, tmp_path):
@@ -398,6 +403,10 @@ def test_missing_and_senseless_weights_are_refused(demos, folders, copy, tmp_pat
     save_file(lacking, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"lack \d+ weights of VideoMAEModel: 'encoder.layer.1.attention"):
         _extract(demos, folder, tmp_path)
+    fewer = {name: value[:8] if "layer.1.layernorm" in name else value for name, value in weights.items()}
+    save_file(fewer, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"weights cannot be loaded.*mismatch"):
+        _extract(demos, folder, tmp_path)
     name = next(iter(weights))
     save_file(weights | {name: weights[name] * np.nan}, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="NaN or infinite"):
@@ -449,9 +458,14 @@ def test_the_folder_of_a_trainer_tells_the_step(demos, copy, tmp_path):
 
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
-    """An empty cache of the Hub, without network."""
+    """An empty cache of the Hub; whoever tries the network fails."""
     from huggingface_hub import constants
 
+    def refuse(*_):
+        raise AssertionError("the network was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
 
@@ -515,8 +529,6 @@ def test_several_models_of_one_command(demos, folders, tmp_path):
 
 
 def test_without_transformers_one_message_names_the_extra(demos, folders, tmp_path, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ConfigError, match=r'pip install "mnprobe\[hf\]"'):
         _extract(demos, folders / "videomae", tmp_path)
