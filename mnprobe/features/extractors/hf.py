@@ -1,4 +1,4 @@
-"""Extractor of models of transformers (understanding side): `--model hf:FOLDER` or `hf:OWNER/NAME`."""
+"""Extractor of models of transformers (understanding side)."""
 
 import re
 from collections.abc import Mapping, Sequence

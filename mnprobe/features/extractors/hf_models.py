@@ -1,4 +1,4 @@
-"""Models of transformers: their folders, their families, and what each family gives as features.
+"""Models of transformers: folders, families and the features of each family.
 
 Nothing is ever downloaded and no code of a checkpoint ever runs: a name on the Hub is looked up in the local cache
 only, and everything is read from the folder found there.
@@ -6,6 +6,7 @@ only, and everything is read from the folder found there.
 
 import hashlib
 import importlib
+import importlib.util
 import json
 import pickle
 import re
@@ -35,7 +36,8 @@ _REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _STEP_FOLDER = re.compile(r"checkpoint-(\d+)")  # what the Trainer of transformers writes
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _PROCESSORS = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
-_UNUSED = re.compile(r"(text_model|text_projection|predictor|prompts_\w+|logit_scale|logit_bias|classifier)\b.*")
+_TEXT = ("text_model", "text_projection")
+_UNUSED = re.compile(rf"(vjepa2\.)?({'|'.join(_TEXT)}|predictor|prompts_\w+|logit_scale|logit_bias|classifier)\b.*")
 _POOLERS = re.compile(r"(vision_model\.|video_model\.)?(pooler|head)\..*")
 _CLASS_TOKENS = ("cls_token", "class_embedding", "class_token")
 _FAILURES = (
@@ -188,7 +190,22 @@ def transformers_module() -> Any:
     numbers = tuple(int(number) for number in re.findall(r"\d+", str(found))[:2])
     if numbers and numbers < _OLDEST:
         raise ConfigError(f"--model hf needs transformers 5.4 or later, found {found}: {_INSTALL}")
+    _check_torchvision()
     return module
+
+
+def _check_torchvision() -> None:
+    """Refuse a torchvision that does not go with torch: transformers then imports none of its models."""
+    if importlib.util.find_spec("torchvision") is None:
+        return
+    try:
+        importlib.import_module("torchvision")
+    except _FAILURES as error:
+        raise ConfigError(
+            f"--model hf: torchvision is installed, but does not go with this torch ({_first_line(error)}), so that "
+            "transformers can import no model. mnprobe needs no torchvision: `pip uninstall torchvision`, or install "
+            "the one that was built for this torch"
+        ) from error
 
 
 # ---- folders -------------------------------------------------------------------------------------------------------
@@ -373,9 +390,12 @@ class TransformersModel:
     ) -> None:
         self.folder = folder
         self.module, missing = _load(folder, random=random, seed=seed)
+        self.is_known = folder.model_type in FAMILIES
+        for name in _TEXT if self.is_known else ():  # no layer comes from the half of the texts, often the larger one
+            if getattr(self.module, name, None) is not None:
+                setattr(self.module, name, None)
         self.module.eval().to(dtype=dtype)
         self.module.requires_grad_(False)
-        self.is_known = folder.model_type in FAMILIES
         self.family = FAMILIES.get(folder.model_type) or _guessed_family(folder, self.module)
         self.vision = getattr(self.module.config, "vision_config", None) or self.module.config
         self.frames = _frames(folder.model_type, self.family, self.vision, frames)

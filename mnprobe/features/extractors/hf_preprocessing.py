@@ -1,4 +1,4 @@
-"""Preprocessing of frames as the processors of transformers do it, from their JSON, with torch alone.
+"""Preprocessing of frames as by the processors of transformers, with torch alone.
 
 The official processors of videos need torchvision, whose builds must match that of torch; this module needs neither
 torchvision nor transformers. Values are within one grey level (before normalisation) of the official processors with

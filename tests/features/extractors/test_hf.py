@@ -448,9 +448,9 @@ def test_the_pooler_of_a_v_jepa_2_classifier_is_a_layer(demos, tmp_path):
 
 
 def test_the_folder_of_a_trainer_tells_the_step(demos, copy, tmp_path):
-    copy("videomae", to="mine/checkpoint-500")
-    _, _, done = _extract(demos, tmp_path / "mine" / "checkpoint-500", tmp_path)
-    assert (done.model, done.step) == ("mine", 500)
+    folders = [copy("videomae", to=f"mine/checkpoint-{step}") for step in (500, 1000)]
+    done = extract(demos, models=["hf"], checkpoints=folders, out=tmp_path / "out")
+    assert [(one.model, one.step, one.trained) for one in done] == [("mine", 500, True), ("mine", 1000, True)]
 
 
 # ---- names on the Hub ----------------------------------------------------------------------------------------------
@@ -531,6 +531,16 @@ def test_several_models_of_one_command(demos, folders, tmp_path):
 def test_without_transformers_one_message_names_the_extra(demos, folders, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ConfigError, match=r'pip install "mnprobe\[hf\]"'):
+        _extract(demos, folders / "videomae", tmp_path)
+
+
+def test_a_torchvision_of_another_torch_is_told(demos, folders, tmp_path, monkeypatch):
+    (tmp_path / "torchvision").mkdir()
+    text = 'raise RuntimeError("operator torchvision::nms does not exist")'
+    (tmp_path / "torchvision" / "__init__.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    with pytest.raises(ConfigError, match=r"nms does not exist.*pip uninstall torchvision"):
         _extract(demos, folders / "videomae", tmp_path)
 
 
