@@ -1,6 +1,5 @@
 """The run directory: its layout, configuration and discovery."""
 
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,33 +14,12 @@ from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.files import write_text
 from mnprobe.core.job import in_turn
+from mnprobe.core.names import feature_path, step_name, step_of
 from mnprobe.core.provenance import now, versions
 
-__all__ = ["CONFIG_NAME", "Piece", "RunDir", "resolve_run", "step_name", "step_of"]
+__all__ = ["CONFIG_NAME", "Piece", "RunDir", "resolve_run"]
 
 CONFIG_NAME = "run.toml"
-_STEP = re.compile(r"step_(\d{8,})")
-
-
-def step_name(step: int) -> str:
-    """File name of a checkpoint without extension; steps are optimiser steps of the model.
-
-    >>> step_name(1000)
-    'step_00001000'
-    """
-    if step < 0:
-        raise ConfigError(f"step must be >= 0, got {step}")
-    return f"step_{step:08d}"
-
-
-def step_of(name: str) -> int | None:
-    """Step in a file or folder name, or None.
-
-    >>> step_of("step_00001000.h5"), step_of("notes.txt")
-    (1000, None)
-    """
-    match = _STEP.match(name)
-    return int(match.group(1)) if match else None
 
 
 @dataclass(frozen=True, order=True)
@@ -138,7 +116,7 @@ class RunDir:
 
     def features(self, model: str, source: str, step: int) -> Path:
         """Path of the features of `model` on `source` at `step`."""
-        return self.path / "features" / model / source / f"{step_name(step)}.h5"
+        return self.path / "features" / feature_path(model, source, step)
 
     @property
     def demos(self) -> Path:

@@ -27,13 +27,14 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Self
 
 import numpy as np
 
 from mnprobe.core.arrays import as_whole
 from mnprobe.core.errors import ConfigError, FeatureError
 from mnprobe.core.labels import as_outcome, as_partitions, is_missing, label_list
+from mnprobe.core.names import FeatureId, as_side
 from mnprobe.core.provenance import canonical_json, now, versions
 
 __all__ = [
@@ -44,11 +45,9 @@ __all__ = [
     "NUMBER_COLUMNS",
     "SCHEMA",
     "SCHEMA_WITH_COLUMNS",
-    "SIDES",
     "TEXT_COLUMNS",
     "Columns",
     "Header",
-    "Side",
     "check_column_name",
     "check_columns",
     "check_layer_name",
@@ -65,8 +64,6 @@ MAGIC = b"\x89HDF\r\n\x1a\n"  # signature of HDF5 files
 LIBVER = ("v110", "v110")  # the first file format with checksums of its structure, readable since HDF5 1.10
 CHUNK_ROWS = 256
 DTYPES = ("float32", "float16")
-Side = Literal["understanding", "execution"]
-SIDES: tuple[Side, ...] = ("understanding", "execution")
 TEXT_COLUMNS = ("id", "task", "instruction", "partition", "prediction")
 NUMBER_COLUMNS: dict[str, np.dtype[Any]] = {"variation": np.dtype("<i8"), "success": np.dtype("i1")}
 _LAYER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -127,7 +124,7 @@ class Header:
     """
 
     model: str
-    side: Side
+    side: str
     source: str = "demos"
     step: int = 0
     trained: bool = True
@@ -138,8 +135,7 @@ class Header:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.side not in SIDES:
-            raise FeatureError(f"side must be one of {', '.join(SIDES)}, got {self.side!r}")
+        object.__setattr__(self, "side", as_side(self.side))
         try:
             object.__setattr__(self, "step", as_whole(self.step, "step"))  # also numpy's integers, and 5.0
         except ConfigError as error:
@@ -158,6 +154,24 @@ class Header:
         if not self.training.isprintable():
             raise FeatureError(f"training must be a plain name or '', got {self.training!r}")
 
+    @classmethod
+    def of(cls, feature: FeatureId, **others: Any) -> Self:
+        """Header of the features with an identity; `others` are the other fields."""
+        identity = {name: getattr(feature, name) for name in ("model", "side", "step", "trained", "training")}
+        return cls(**identity, source=feature.source_name, **others)
+
+    @property
+    def id(self) -> FeatureId:
+        """Identity of the features."""
+        return FeatureId(
+            model=self.model,
+            side=as_side(self.side),
+            source=self.source,
+            step=self.step,
+            training=self.training,
+            trained=self.trained,
+        )
+
     def attributes(self, schema: str = SCHEMA) -> dict[str, str | int | bool]:
         """Return the attributes to write: schema, identity, JSON texts, versions and the current time.
 
@@ -167,7 +181,7 @@ class Header:
         return {
             "schema": schema,
             "model": self.model,
-            "side": self.side,
+            "side": str(self.side),
             "source": self.source,
             "step": self.step,
             "trained": self.trained,

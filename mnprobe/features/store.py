@@ -12,9 +12,10 @@ import numpy as np
 from mnprobe.core.commands import command_of
 from mnprobe.core.errors import FeatureError
 from mnprobe.core.labels import same_text
+from mnprobe.core.names import FeatureId, Side
 from mnprobe.core.registry import unknown_name
 from mnprobe.features.pooling import BLOCK_ROWS, pool
-from mnprobe.features.schema import Columns, Side, extra_columns
+from mnprobe.features.schema import Columns, extra_columns
 from mnprobe.features.validation import Contents, read_contents
 
 __all__ = ["FeatureFile", "Layer", "Rows", "describe_features", "format_description", "open_features", "verify"]
@@ -129,6 +130,18 @@ class FeatureFile:
         return self._contents.attributes | parsed
 
     @property
+    def id(self) -> FeatureId:
+        """Identity of the features."""
+        return FeatureId(
+            model=self.model,
+            side=self.side,
+            source=self.source,
+            step=self.step,
+            training=self.training,
+            trained=self.trained,
+        )
+
+    @property
     def model(self) -> str:
         """Name of the model."""
         return str(self._contents.attributes["model"])
@@ -136,8 +149,7 @@ class FeatureFile:
     @property
     def side(self) -> Side:
         """ "understanding" or "execution"."""
-        side: Side = self._contents.attributes["side"]
-        return side
+        return Side(self._contents.attributes["side"])
 
     @property
     def source(self) -> str:

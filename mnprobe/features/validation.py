@@ -10,13 +10,13 @@ import numpy as np
 
 from mnprobe.core.commands import command_of
 from mnprobe.core.errors import FeatureError
+from mnprobe.core.names import Side
 from mnprobe.features.schema import (
     DTYPES,
     MAGIC,
     NUMBER_COLUMNS,
     SCHEMA,
     SCHEMA_WITH_COLUMNS,
-    SIDES,
     TEXT_COLUMNS,
     Columns,
     check_column_name,
@@ -123,10 +123,8 @@ class _Reader:
         extra = set(self.file.attrs) - set(attributes)
         if extra:
             raise FeatureError(f"{self.path}: unknown attributes {', '.join(sorted(extra))}")
-        if attributes["side"] not in SIDES:
-            raise FeatureError(
-                f"{self.path}: attribute side must be {' or '.join(SIDES)}, found {attributes['side']!r}"
-            )
+        if attributes["side"] not in list(Side):
+            raise FeatureError(f"{self.path}: attribute side must be {' or '.join(Side)}, found {attributes['side']!r}")
         if attributes["step"] < 0:
             raise FeatureError(f"{self.path}: attribute step must be >= 0, found {attributes['step']}")
         for name in ("model_config", "provenance"):

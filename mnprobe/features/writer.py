@@ -95,7 +95,7 @@ class FeatureWriter:
         self._columns = self._table(self._columns | {name: values})
 
     def _table(self, episodes: Any) -> Columns:
-        return make_columns(episodes, where=str(self.path), blank=self.header.source.endswith("-blank"))
+        return make_columns(episodes, where=str(self.path), blank=self.header.id.blank)
 
     def _finish(self) -> None:
         if not self._layers:

@@ -15,8 +15,9 @@ from torch.optim import Optimizer
 from mnprobe.core.errors import CheckpointError, ConfigError, TrainingError
 from mnprobe.core.files import whole_file, write_text
 from mnprobe.core.job import JobRecord, exclusive
+from mnprobe.core.names import model_of_training, step_name
 from mnprobe.core.provenance import canonical_json, now, versions
-from mnprobe.core.rundir import RunDir, step_name
+from mnprobe.core.rundir import RunDir
 from mnprobe.models.arp import save_arp
 from mnprobe.models.loading import check_finite, read_metadata, save_checkpoint
 from mnprobe.probe.heads import save_heads
@@ -160,7 +161,7 @@ class Keeper:
 
     def files(self, step: int) -> tuple[Path, ...]:
         """Checkpoint files of one step."""
-        return tuple(self.run.checkpoint(f"{part}-{self.name}", step) for part in self.parts)
+        return tuple(self.run.checkpoint(model_of_training(part, self.name), step) for part in self.parts)
 
     def heads(self, step: int) -> Path:
         """File of the trained heads of one step."""
@@ -212,7 +213,7 @@ class Keeper:
     def check_no_foreign_checkpoints(self) -> None:
         """Raise ConfigError when checkpoints exist under this name without a record of a training."""
         for part in self.parts:
-            held = self.run.checkpoints(f"{part}-{self.name}")
+            held = self.run.checkpoints(model_of_training(part, self.name))
             if held:
                 raise ConfigError(
                     f"{held[0].path.parent} holds {len(held)} checkpoints, but {self.folder} has no record of their "
@@ -253,7 +254,7 @@ class Keeper:
 
     def _check_finite(self, weights: Mapping[str, Tensor], part: str, step: int) -> None:
         try:
-            check_finite(weights, path=self.run.checkpoint(f"{part}-{self.name}", step))
+            check_finite(weights, path=self.run.checkpoint(model_of_training(part, self.name), step))
         except CheckpointError as error:
             raise TrainingError(
                 f"training {self.name!r} has diverged at step {step}: {error} Nothing was written; checkpoints of "

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mnprobe.core.errors import ConfigError, TrainingError
+from mnprobe.core.names import BLANK
 from mnprobe.core.progress import progress
 from mnprobe.core.rundir import RunDir
 from mnprobe.core.runtime import Team, autocast, join_team, prefetch, resolve_device
@@ -401,7 +402,7 @@ def _remark(start: Start, say: Callable[[str], None]) -> None:
 
 
 def _checked_name(name: str) -> str:
-    if not _NAME.fullmatch(name) or name.endswith("-blank"):
+    if not _NAME.fullmatch(name) or name.endswith(BLANK):
         raise ConfigError(
             f"--name {name!r}: a training is named by letters, digits, '.', '_' and '-', beginning with a letter or "
             "digit, and does not end in '-blank', which marks features without an instruction"

@@ -3,7 +3,8 @@ import os
 import pytest
 
 from mnprobe.core.errors import ConfigError
-from mnprobe.core.rundir import RunDir, resolve_run, step_name, step_of
+from mnprobe.core.names import step_name, step_of
+from mnprobe.core.rundir import RunDir, resolve_run
 
 
 def test_pieces_are_found_sorted_by_number_and_unfinished_ones_are_not(tmp_path):

@@ -8,7 +8,8 @@ import torch
 
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.files import sha256_file
-from mnprobe.core.rundir import RunDir, step_name
+from mnprobe.core.names import step_name
+from mnprobe.core.rundir import RunDir
 from mnprobe.features import extract, open_features
 from mnprobe.models.arp import ARP, ARPConfig
 from mnprobe.models.loading import save_checkpoint
@@ -56,7 +57,8 @@ def run(tmp_path, write_demo):
 
 def stored(entries):
     return [
-        (entry.path.parent.parent.name, entry.source, entry.step, entry.training, entry.status) for entry in entries
+        (entry.path.parent.parent.name, entry.id.source_name, entry.id.step, entry.id.training, entry.status)
+        for entry in entries
     ]
 
 
@@ -106,7 +108,7 @@ def test_names_choose_and_other_policies_are_left_out(run):
     run.home.checkpoint("viclip-joint", 8).unlink()
     remarks.clear()
     done = extract(run=run.home, source="rollouts", models=["arp-joint", "viclip-joint"], note=remarks.append)
-    assert [entry.model for entry in done] == ["arp-joint"]
+    assert [entry.id.model for entry in done] == ["arp-joint"]
     assert any("arp-joint step 8: no ViCLIP checkpoint of training 'joint' at this step" in text for text in remarks)
 
 
@@ -126,7 +128,7 @@ def test_what_cannot_be_meant_is_refused(arguments, text, run):
 def test_a_kind_means_all_models_of_it_however_they_are_called(run, write_demo):
     write_demo(run.home.demos, "t", 0, "train", 0, "do it", 9)
     done = extract(run=run.home, models=["arp"], options={"blank_instruction": True})
-    assert [(entry.model, entry.step, entry.trained) for entry in done] == [
+    assert [(entry.id.model, entry.id.step, entry.id.trained) for entry in done] == [
         ("arp-baseline", 0, False),
         ("arp-baseline", 8, True),
         ("arp-joint", 0, False),

@@ -14,7 +14,7 @@ from mnprobe.features.extractors.arp import ARPExtractor
 from mnprobe.features.extractors.base import ExtractorSpec
 from mnprobe.features.inputs import arrays_of_frame, arrays_of_frame_data
 from mnprobe.features.policy import ARPPlayer
-from mnprobe.features.selection import PlayerChoice, choose_players
+from mnprobe.features.selection import CheckpointQuery, select_checkpoints
 from mnprobe.models.arp import save_arp
 from mnprobe.models.untrained import untrained_arp, write_untrained
 from mnprobe.worlds import Situation, make_world
@@ -167,34 +167,39 @@ def _run(path, **steps):
     return run
 
 
+def _choose(run, policy, files=(), **query):
+    return select_checkpoints(run, CheckpointQuery(purpose="play", policy=policy, files=files, **query))
+
+
 def test_the_runs_policies(tmp_path):
     run = _run(tmp_path / "run", arp=[0, 20], other=[7], viclip=[0])
-    assert [(c.name, c.step) for c in choose_players(run, "arp", ())] == [("arp", 0), ("arp", 20), ("other", 7)]
-    blank = choose_players(run, "arp", (), blank=True)
+    assert [(c.name, c.step) for c in _choose(run, "arp")] == [("arp", 0), ("arp", 20), ("other", 7)]
+    blank = _choose(run, "arp", options={"blank_instruction": True})
     assert [c.name for c in blank] == ["arp-blank", "arp-blank", "other-blank"]
-    assert [(c.name, c.step) for c in choose_players(run, "arp", (), models=["other"])] == [("other", 7)]
+    assert [(c.name, c.step) for c in _choose(run, "arp", models=["other"])] == [("other", 7)]
     with pytest.raises(ConfigError, match="unknown ARP model of the run 'others'"):
-        choose_players(run, "arp", (), models=["others"])
+        _choose(run, "arp", models=["others"])
     with pytest.raises(ConfigError, match="--model chooses among the run's ARP checkpoints"):
-        choose_players(run, "expert", (), models=["other"])
+        _choose(run, "expert", models=["other"])
     path = run.checkpoint("arp", 20)
-    assert choose_players(run, "arp", [path], name="mine") == [PlayerChoice(name="mine", step=20, checkpoint=path)]
-    assert choose_players(run, "expert", ()) == [PlayerChoice(name="expert")]
-    assert choose_players(None, "my.module:make", [tmp_path / "step_00000005.pt"]) == [
-        PlayerChoice(name="make", step=5, checkpoint=tmp_path / "step_00000005.pt")
-    ]
+    (mine,) = _choose(run, "arp", [path], name="mine")
+    assert (str(mine.id), mine.path) == ("execution/mine/rollouts/step_00000020/trained/", path)
+    (expert,) = _choose(run, "expert")
+    assert (str(expert.id), expert.path) == ("execution/expert/rollouts/step_00000000/untrained/", None)
+    (own,) = _choose(None, "my.module:make", [tmp_path / "step_00000005.pt"])
+    assert (own.name, own.step, own.path) == ("make", 5, tmp_path / "step_00000005.pt")
 
 
 def test_choices_that_are_none(tmp_path):
     run = _run(tmp_path / "run", viclip=[0])
     path = run.checkpoint("viclip", 0)
     with pytest.raises(ConfigError, match="weights of viclip; --policy arp needs ARP's"):
-        choose_players(run, "arp", [path])
+        _choose(run, "arp", [path])
     with pytest.raises(ConfigError, match="has no checkpoints of ARP"):
-        choose_players(run, "arp", ())
+        _choose(run, "arp")
     with pytest.raises(ConfigError, match="and there is no run"):
-        choose_players(None, "arp", ())
+        _choose(None, "arp")
     with pytest.raises(ConfigError, match=r"'../x' cannot name a folder"):
-        choose_players(None, "expert", (), name="../x")
+        _choose(None, "expert", name="../x")
     with pytest.raises(ConfigError, match="two checkpoints would be step 0 of 'make'"):
-        choose_players(None, "m:make", [tmp_path / "a", tmp_path / "b"])
+        _choose(None, "m:make", [tmp_path / "a", tmp_path / "b"])

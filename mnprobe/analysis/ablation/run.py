@@ -14,10 +14,12 @@ from mnprobe.analysis.ablation.grid import Cell
 from mnprobe.analysis.tables.rollouts import ALL_TASKS, Rollouts, success_table
 from mnprobe.core.errors import MnprobeError
 from mnprobe.core.files import write_text
+from mnprobe.core.names import model_of_training, step_name
 from mnprobe.core.proportions import mean_interval
 from mnprobe.core.provenance import config_hash, now
-from mnprobe.core.rundir import RunDir, step_name
+from mnprobe.core.rundir import RunDir
 from mnprobe.data import open_dataset
+from mnprobe.features.recognition.config import RecognitionConfig
 from mnprobe.features.recognition.evaluate import recognize
 from mnprobe.training import train
 from mnprobe.worlds.environment import MAX_STEPS
@@ -170,7 +172,7 @@ def _measured(cell: Cell, shared: Shared) -> dict[str, Any]:
         language_weights=shared.starts["language_weights"],
     )
     step = trained.steps[-1]
-    viclip, arp = (run.checkpoint(f"{part}-{cell.name}", step) for part in ("viclip", "arp"))
+    viclip, arp = (run.checkpoint(model_of_training(part, cell.name), step) for part in ("viclip", "arp"))
     found = _recognised(cell, shared, viclip, step) | _played(cell, shared, arp, step)
     tau = "" if cell.tau is None else cell.tau
     return {"pairing": cell.pairing or "", "tau": tau, "training": cell.name, "seed": cell.seed} | found
@@ -180,15 +182,17 @@ def _recognised(cell: Cell, shared: Shared, checkpoint: Path, step: int) -> dict
     """Top-1 among all instructions of the dataset, as a mean over tasks."""
     found = recognize(
         shared.data,
+        RecognitionConfig(
+            checkpoints=(checkpoint,),
+            name=f"viclip-{cell.name}",
+            step=step,
+            partitions=(shared.evaluation.partition,),
+            instructions=shared.instructions,
+            camera=cell.config.camera,
+            frames_rule=cell.config.frames_rule,
+            device=shared.device,
+        ),
         out=shared.home(cell),
-        checkpoints=(checkpoint,),
-        name=f"viclip-{cell.name}",
-        step=step,
-        partitions=(shared.evaluation.partition,),
-        instructions=shared.instructions,
-        camera=cell.config.camera,
-        frames_rule=cell.config.frames_rule,
-        device=shared.device,
     ).rows
     rows = found[found["task"].isin(shared.evaluation.tasks)]
     return _told("understanding", float(rows["top1"].mean()), rows["correct"].tolist(), rows["n"].tolist())

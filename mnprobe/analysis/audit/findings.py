@@ -19,11 +19,12 @@ from mnprobe.analysis.audit.effects import (
     over_trainings,
 )
 from mnprobe.analysis.figures.curve_data import DIFFERENCE, OUTCOMES, CurveData, curve_data
-from mnprobe.analysis.tables.alignment import HOLDOUTS, named
+from mnprobe.analysis.tables.alignment import HOLDOUTS
 from mnprobe.analysis.tables.progress import MEASURED_PREDICTIONS, MEASURED_RECOGNITION, settled_recognition
 from mnprobe.analysis.tables.rollouts import ALL_TASKS, SUCCESS, find_rollouts
 from mnprobe.analysis.tables.run_tables import RunTables
 from mnprobe.core.errors import MnprobeError, ProbeError
+from mnprobe.core.names import BLANK, ModelName
 from mnprobe.core.rundir import RunDir
 from mnprobe.probe.pairs import PIXELS
 
@@ -186,7 +187,7 @@ def _leaks(table: pd.DataFrame) -> Iterator[Conclusion]:
 def _last_claims(table: pd.DataFrame) -> "pd.Series[bool]":
     """Rows of a claim at its last checkpoint, all test episodes together."""
     last = table.groupby(["understanding", "execution", "source_e"])["step_e"].transform("max")
-    blanked = table["source_e"].str.endswith("-blank")
+    blanked = table["source_e"].str.endswith(BLANK)
     return (table["step_e"] == last) & ~blanked & (table["understanding"] != PIXELS) & (table["split"] == "all")
 
 
@@ -662,7 +663,7 @@ def _execution(tables: RunTables) -> Finding:
 
 def _helped(question: str, table: pd.DataFrame, paired: pd.DataFrame | None, what: str) -> Finding:
     """Baseline against joint at the last step that both have: one row, and the instruction blanked beside it."""
-    taken = [named(str(model)) for model in table["model"]]
+    taken = [ModelName.parse(str(model)) for model in table["model"]]
     table = table.assign(
         training=[one.training for one in taken],
         seed=[one.seed or 0 for one in taken],

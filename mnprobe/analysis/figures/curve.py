@@ -33,9 +33,10 @@ from mnprobe.analysis.figures.style import (
     training_look,
     wrap,
 )
-from mnprobe.analysis.tables.alignment import HOLDOUTS, named, read_alignment
+from mnprobe.analysis.tables.alignment import HOLDOUTS, read_alignment
 from mnprobe.analysis.tables.progress import Progress, recognition_progress, success_progress
 from mnprobe.core.commands import command_line
+from mnprobe.core.names import ModelName
 
 __all__ = [
     "DrawnCurve",
@@ -399,7 +400,7 @@ def _rows(data: CurveData) -> list[_Row]:
         return [_Row((pair,), "", f"{pair[0]} with {pair[1]}" if len(pairs) > 1 else "") for pair in pairs]
     families: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for u, e in pairs:
-        families.setdefault((named(u).family, named(e).family), []).append((u, e))
+        families.setdefault((ModelName.parse(u).family, ModelName.parse(e).family), []).append((u, e))
     rows = []
     for (u, e), members in families.items():
         here = [pair in members for pair in zip(data.points["understanding"], data.points["execution"], strict=True)]
@@ -679,7 +680,8 @@ def draw_curve(
 def _progress(data: CurveData, recognition: Path | None, success: Path | None) -> list[Progress]:
     """What the models of the curve reach in their own tasks, where these tables are there."""
     families = [
-        {named(str(model)).family for model in data.points[side].unique()} for side in ("understanding", "execution")
+        {ModelName.parse(str(model)).family for model in data.points[side].unique()}
+        for side in ("understanding", "execution")
     ]
     random = data.points[~data.points["trained_e"].astype(bool)]
     untrained = set(zip(random["training"], random["step_e"], strict=True))

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from mnprobe.analysis.tables.alignment import HOLDOUTS, SPLITS, apply_where, in_order, mean_over_seeds, named, settle
+from mnprobe.analysis.tables.alignment import HOLDOUTS, SPLITS, apply_where, in_order, mean_over_seeds, settle
 from mnprobe.core.commands import option_line
 from mnprobe.core.errors import ProbeError
+from mnprobe.core.names import BLANK, PIXELS, ModelName
 from mnprobe.core.table import TableSchema
 
 __all__ = ["CURVE", "DIFFERENCE", "OUTCOMES", "CurveData", "curve_data"]
 
 DIFFERENCE = "success_minus_failure@1"  # ends the names of metrics that are differences of recall
 OUTCOMES = "outcomes"  # the four success and failure settings in place of the controls
-PIXELS = "pixels"  # the understanding side that no model made (DESIGN 6, control c)
 
 _COLUMNS = (
     *("holdout", "understanding", "execution", "series", "step", "step_u", "step_e", "value", "ci_low", "ci_high"),
@@ -137,7 +137,7 @@ _POINT = ["holdout", "understanding", "execution", "series", "step"]
 def _without_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     """Add `training` and `training_seed`; models of one training that has several seeds lose them in their names."""
     pairs = rows[["understanding", "execution"]].drop_duplicates()
-    taken = {(u, e): (named(str(u)), named(str(e))) for u, e in pairs.itertuples(index=False)}
+    taken = {(u, e): (ModelName.parse(str(u)), ModelName.parse(str(e))) for u, e in pairs.itertuples(index=False)}
     shared = pd.Series([(u.without_seed, e.without_seed) for u, e in taken.values()]).value_counts()
     places = list(zip(rows["understanding"], rows["execution"], strict=True))
 
@@ -173,7 +173,7 @@ def _series(rows: pd.DataFrame) -> pd.Series:
     """
     base = _main_source(rows)
     names = {base: "main", f"{base}-blank": "blank", "rollouts": "rollouts", "rollouts-blank": "rollouts-blank"}
-    panels = len({named(str(model)).training for model in rows["execution"].unique()} - {""}) > 1
+    panels = len({ModelName.parse(str(model)).training for model in rows["execution"].unique()} - {""}) > 1
 
     def role(row: pd.Series) -> str:
         source = str(names.get(row["source_e"], row["source_e"]))
@@ -192,7 +192,7 @@ def _outcome_series(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
     Whether it was recognised is asked of the demonstrations first. Sentences say where another source is drawn.
     """
-    plain = (rows["understanding"] != PIXELS) & (rows["control"] == "none") & ~rows["source_e"].str.endswith("-blank")
+    plain = (rows["understanding"] != PIXELS) & (rows["control"] == "none") & ~rows["source_e"].str.endswith(BLANK)
     rows = rows[plain]
     kept, notes = [], []
     for split, found in rows.groupby("split", sort=False):
@@ -209,7 +209,7 @@ def _outcome_series(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _main_source(rows: pd.DataFrame) -> str:
-    sources = [source for source in rows["source_e"].unique() if not source.endswith("-blank") and source != "rollouts"]
+    sources = [source for source in rows["source_e"].unique() if not source.endswith(BLANK) and source != "rollouts"]
     return "demos" if "demos" in sources or not sources else str(sources[0])
 
 

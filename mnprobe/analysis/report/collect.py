@@ -31,6 +31,7 @@ from mnprobe.analysis.tables.run_tables import RunTables
 from mnprobe.core.commands import command_line
 from mnprobe.core.errors import FeatureError, MnprobeError
 from mnprobe.core.files import sha256_file
+from mnprobe.core.names import PIXELS, Side
 from mnprobe.core.provenance import config_hash, now, versions
 from mnprobe.core.rundir import RunDir
 from mnprobe.core.table import UNREADABLE
@@ -153,7 +154,7 @@ def _features(run: RunDir, problems: list[str]) -> tuple[tuple[Model, ...], list
     for piece in run.feature_files():
         try:
             with open_features(piece.path) as file:
-                attributes, table = file.attrs, file.episodes
+                identity, attributes, table = file.id, file.attrs, file.episodes
                 shapes = [f"{name} ({file.layer(name).dim})" for name in file.layers]
         except FeatureError as error:
             problems.append(f"A feature file cannot be read: {error}")
@@ -163,11 +164,7 @@ def _features(run: RunDir, problems: list[str]) -> tuple[tuple[Model, ...], list
         made = f"mnprobe {attributes['mnprobe_version']}, torch {attributes['torch_version']}"
         models.append(
             Model(
-                model=str(attributes["model"]),
-                side=str(attributes["side"]),
-                source=str(attributes["source"]),
-                step=int(attributes["step"]),
-                trained=bool(attributes["trained"]),
+                id=identity,
                 episodes=len(table),
                 layers=", ".join(shapes),
                 checkpoint=str(attributes["checkpoint_sha256"]),
@@ -281,15 +278,15 @@ def _table(path: Path, tables: RunTables) -> Table:
 
 def _missing(run: RunDir, models: tuple[Model, ...], figures: tuple[Figure, ...]) -> tuple[Missing, ...]:
     drawn = {figure.name.partition("-")[0] for figure in figures if figure.image}
-    sides = {(model.side, model.source) for model in models if model.model != "pixels"}
+    sides = {(model.id.side, model.id.blank) for model in models if model.id.model != PIXELS}
     found = []
     for side in ("understanding", "execution"):
         if not any(name == side for name, _ in sides):
             found.append(Missing(what=f"features of the {side} side", command=command_line("extract", run=run.path)))
-    if any(name == "execution" for name, _ in sides) and not any(source.endswith("-blank") for _, source in sides):
+    if any(name == Side.EXECUTION for name, _ in sides) and not any(blank for _, blank in sides):
         command = command_line("extract", run=run.path, model="arp", blank_instruction=True)
         found.append(Missing(what="features with the instruction blanked (control a)", command=command))
-    if models and not any(model.model == "pixels" for model in models):
+    if models and not any(model.id.model == PIXELS for model in models):
         command = command_line("extract", run=run.path, model="pixels")
         found.append(Missing(what="pixel features (control c)", command=command))
     for what, command in (
@@ -307,7 +304,9 @@ def _missing(run: RunDir, models: tuple[Model, ...], figures: tuple[Figure, ...]
 def _last_pair(command: str, models: tuple[Model, ...]) -> dict[str, str]:
     """The models to name for `mnprobe compare` where the run has several of a side: those trained last."""
     sides = {
-        side: sorted({model.model for model in models if model.side == side and not model.model.startswith("pixels")})
+        side: sorted(
+            {model.id.model for model in models if model.id.side == side and not model.id.model.startswith(PIXELS)}
+        )
         for side in ("understanding", "execution")
     }
     if command != "compare" or all(len(names) < 2 for names in sides.values()) or not all(sides.values()):

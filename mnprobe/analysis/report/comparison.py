@@ -17,11 +17,12 @@ from mnprobe.analysis.report.collect import gather
 from mnprobe.analysis.report.data import Figure, Headline, ReportData
 from mnprobe.analysis.report.explorer import policy
 from mnprobe.analysis.report.render import render_page
-from mnprobe.analysis.tables.alignment import HOLDOUTS, named
+from mnprobe.analysis.tables.alignment import HOLDOUTS
 from mnprobe.analysis.tables.run_tables import RunTables
 from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError, MnprobeError
 from mnprobe.core.files import write_text
+from mnprobe.core.names import ModelName
 from mnprobe.core.provenance import now
 from mnprobe.core.rundir import RunDir
 from mnprobe.probe.settings import SETTINGS_SECTION
@@ -274,7 +275,7 @@ def _rows(sides: Sequence[Side]) -> tuple[KeyRow, ...]:
 def _keyed(lines: Sequence[Headline]) -> dict[tuple[str, str, str], Headline]:
     """Lines by (holdout, training, what); by the models' names where a run has several pairs of one training."""
     models = {line.pair: line.pair.partition(" and ")[2].partition(" ")[0] for line in lines}
-    trainings = {pair: named(model).training or "" for pair, model in models.items()}
+    trainings = {pair: ModelName.parse(model).training or "" for pair, model in models.items()}
     known = list(trainings.values())
     names = {pair: name if known.count(name) == 1 else pair for pair, name in trainings.items()}
     return {(line.holdout, names[line.pair], line.what): line for line in lines}
@@ -292,7 +293,7 @@ def _verdicts(sides: Sequence[Side]) -> tuple[tuple[str, tuple[str, ...]], ...]:
     for side in sides:
         table: dict[str, str] = {}
         for found in side.data.judgements:
-            training = named(found.pair.partition(" and ")[2]).training or found.pair
+            training = ModelName.parse(found.pair.partition(" and ")[2]).training or found.pair
             place = "both holdouts" if found.holdout == "both" else f"{found.holdout} held out"
             table.setdefault(f"{training}, {place}", " ".join([*found.alarms, found.sentence]))
         tables.append(table)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from mnprobe.analysis.audit.findings import Finding
 from mnprobe.analysis.tables.paper import Grid
 from mnprobe.core.commands import command_line
+from mnprobe.core.names import FeatureId
 
 __all__ = [
     *("Episodes", "Explorer", "Figure", "Headline", "Judgement", "Missing", "Model", "ReportData", "Shaped", "Table")
@@ -93,13 +94,9 @@ class Episodes:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Who made one feature file; `config` and `provenance` are JSON to unfold."""
+    """Identity and origin of one feature file; `config` and `provenance` are JSON to unfold."""
 
-    model: str
-    side: str
-    source: str
-    step: int
-    trained: bool
+    id: FeatureId
     episodes: int
     layers: str
     checkpoint: str

@@ -22,6 +22,7 @@ from mnprobe.analysis.tsne.embedding import NEAREST
 from mnprobe.analysis.tsne.legend import kinds
 from mnprobe.core.commands import command_line, command_of
 from mnprobe.core.errors import MnprobeError
+from mnprobe.core.names import BLANK
 from mnprobe.core.rundir import RunDir
 from mnprobe.core.table import UNREADABLE, Cells
 
@@ -106,7 +107,7 @@ def _picture(table: str, title: str, rows: pd.DataFrame) -> _Picture:
     step = int(told) if told.isdigit() else (int(match[2] or match[1]) if match else None)
     source = str(first.get("source", "demos")) or "demos"
     played = source.startswith("rollouts")
-    origin = Origin(source.removesuffix("-blank"), str(first["model"]), step or 0) if played else Origin("demos")
+    origin = Origin(source.removesuffix(BLANK), str(first["model"]), step or 0) if played else Origin("demos")
     return _Picture(table=table, title=title, rows=rows.reset_index(drop=True), origin=origin, step=step)
 
 

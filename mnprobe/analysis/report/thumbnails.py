@@ -9,9 +9,9 @@ from typing import Any
 
 from PIL import Image
 
-from mnprobe.analysis.tables.alignment import named
 from mnprobe.core.errors import MnprobeError
-from mnprobe.core.rundir import RunDir, step_name
+from mnprobe.core.names import BLANK, ModelName, step_name
+from mnprobe.core.rundir import RunDir
 from mnprobe.data import Episode, open_dataset
 
 __all__ = ["MOST_THUMBNAILS", "Origin", "Sheet", "draw_thumbnails", "find_data"]
@@ -50,15 +50,15 @@ class Sheet:
 def find_data(run: RunDir, origin: Origin) -> list[Path]:
     """Folders that may still hold the episodes of `origin`: those of the run, then those that run.toml names."""
     if origin.source.startswith("rollouts"):
-        training = named(origin.model)
+        training = ModelName.parse(origin.model)
         played = [origin.model] if (run.rollouts / origin.model).is_dir() else []
         if not played and run.rollouts.is_dir() and training.training:
             alike = [folder.name for folder in sorted(run.rollouts.iterdir()) if folder.is_dir()]
             played = [
                 name
                 for name in alike
-                if (named(name).training, named(name).seed) == (training.training, training.seed)
-                and not name.endswith("-blank")
+                if (ModelName.parse(name).training, ModelName.parse(name).seed) == (training.training, training.seed)
+                and not name.endswith(BLANK)
             ]
         found = [run.rollouts / name / step_name(origin.step) for name in played if name]
         return [folder for folder in found[:1] if folder.is_dir()]

@@ -1,9 +1,7 @@
 """Views of results/alignment.csv: filters, trainings, means over seeds."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -18,12 +16,10 @@ __all__ = [
     "ALIGNMENT_COLUMNS",
     "HOLDOUTS",
     "SPLITS",
-    "Named",
     "apply_where",
     "headline",
     "in_order",
     "mean_over_seeds",
-    "named",
     "parse_where",
     "read_alignment",
     "settle",
@@ -167,49 +163,7 @@ def _listed(column: pd.Series) -> str:
     return ", ".join(sorted({_cell(value) for value in column}))
 
 
-_BLANK = "-blank"
-_OURS = re.compile(r"(?P<family>viclip|arp)(?:-(?P<training>(?!seed\d+$).+?))?(?:-seed(?P<seed>\d+))?")
 _FIRST = ("baseline", "joint")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Named:
-    """A model's name, taken apart.
-
-    `family` says what kind of model it is, `training` which training (empty for a model that no training named),
-    `seed` the number after "-seed" (None where there is none), `blank` whether it was told no instruction.
-    """
-
-    family: str
-    training: str
-    seed: int | None
-    blank: bool
-
-    @property
-    def without_seed(self) -> str:
-        """The name that all seeds of a training share."""
-        return "-".join(part for part in (self.family, self.training) if part) + (_BLANK if self.blank else "")
-
-
-def named(model: str) -> Named:
-    """Take apart the name of a model; only ViCLIP and ARP are trained here, any other name is its own family.
-
-    >>> named("arp-joint-seed1-blank")
-    Named(family='arp', training='joint', seed=1, blank=True)
-    >>> named("my-model")
-    Named(family='my-model', training='', seed=None, blank=False)
-    """
-    blank = model.endswith(_BLANK)
-    found = _OURS.fullmatch(model.removesuffix(_BLANK))
-    if found is None:
-        return Named(family=model, training="", seed=None, blank=False)
-    seed = found["seed"]
-    return Named(
-        family=found["family"],
-        training=found["training"] or "",
-        seed=None if seed is None else int(seed),
-        blank=blank,
-    )
 
 
 def in_order(trainings: Iterable[str]) -> list[str]:

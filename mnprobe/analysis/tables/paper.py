@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mnprobe.analysis.tables.alignment import in_order, mean_over_seeds, named
+from mnprobe.analysis.tables.alignment import in_order, mean_over_seeds
 from mnprobe.analysis.tables.progress import (
     ABLATION,
     MEASURED_RECOGNITION,
@@ -22,6 +22,7 @@ from mnprobe.analysis.tables.progress import (
 from mnprobe.analysis.tables.rollouts import ALL_TASKS, SUCCESS
 from mnprobe.analysis.tables.run_tables import RunTables
 from mnprobe.core.errors import ConfigError
+from mnprobe.core.names import ModelName
 from mnprobe.core.rundir import RunDir
 from mnprobe.core.table import TableSchema
 from mnprobe.data import TASKS
@@ -189,9 +190,9 @@ def execution_table(source: Path | pd.DataFrame) -> ShapedTable:
     `read_success` gives. Raises ProbeError as `read_success`.
     """
     table = read_success(source) if isinstance(source, Path) else source
-    told = table[[not named(str(model)).blank for model in table["model"]]]
+    told = table[[not ModelName.parse(str(model)).blank for model in table["model"]]]
     told = told if len(told) else table
-    starts = ["step 0" if step == 0 and named(str(model)).training else "" for model, step in _pairs(told)]
+    starts = ["step 0" if step == 0 and ModelName.parse(str(model)).training else "" for model, step in _pairs(told)]
     return ShapedTable(
         number=2,
         title="Table 2. Embodied execution, closed-loop success %",
@@ -239,7 +240,7 @@ def _pairs(table: pd.DataFrame) -> Iterable[tuple[object, int]]:
 
 def _ours(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of the start and of the last step of each training, seeds averaged, one row per column and task."""
-    taken = [named(str(model)) for model in table["model"]]
+    taken = [ModelName.parse(str(model)) for model in table["model"]]
     table = table.assign(
         kind=[one.without_seed for one in taken],
         training=[one.training or one.without_seed for one in taken],

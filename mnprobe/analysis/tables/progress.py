@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from mnprobe.analysis.tables.alignment import mean_over_seeds, named
+from mnprobe.analysis.tables.alignment import mean_over_seeds
 from mnprobe.analysis.tables.rollouts import ALL_TASKS, SUCCESS
 from mnprobe.core.errors import FeatureError, ProbeError
+from mnprobe.core.names import ModelName
 from mnprobe.core.table import TableSchema
 from mnprobe.features import open_features
 from mnprobe.features.recognition.tables import PREDICTIONS, RECOGNITION
@@ -125,14 +126,14 @@ def success_progress(
         return None
     table = read_success(path)
     rows = table[(table["task"] == ALL_TASKS) & (table["world"] == table["world"].iloc[0])]
-    places = zip((named(str(model)).training for model in rows["model"]), rows["step"], strict=True)
+    places = zip((ModelName.parse(str(model)).training for model in rows["model"]), rows["step"], strict=True)
     rows = rows.assign(chance=float("nan"), trained=[place not in untrained for place in places])
     return _progress(rows, families, title=f"Success, mean over tasks ({table['world'].iloc[0]})")
 
 
 def _progress(rows: pd.DataFrame, families: Iterable[str], *, title: str) -> Progress | None:
     wanted = set(families)
-    taken = [named(str(model)) for model in rows["model"]]
+    taken = [ModelName.parse(str(model)) for model in rows["model"]]
     rows = rows.assign(
         training=[one.training for one in taken],
         training_seed=[one.seed or 0 for one in taken],

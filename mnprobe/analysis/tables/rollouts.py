@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from mnprobe.core.errors import ProbeError
+from mnprobe.core.names import step_of
 from mnprobe.core.proportions import mean_interval, wilson_interval
-from mnprobe.core.rundir import step_of
 from mnprobe.core.table import TableSchema
 from mnprobe.data import OUTCOMES_FILE
 from mnprobe.worlds.outcomes import Outcome, read_played

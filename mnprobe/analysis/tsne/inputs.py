@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mnprobe.analysis.tables.alignment import in_order, named, read_alignment
+from mnprobe.analysis.tables.alignment import in_order, read_alignment
 from mnprobe.analysis.tables.progress import worlds_of
 from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
 from mnprobe.core.labels import asked_partition
+from mnprobe.core.names import ModelName
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features
 from mnprobe.probe.pairs import agreed_episodes, alike_ids, join_stores
@@ -432,7 +433,7 @@ def series_inputs(
     paths = []
     for u, e in models:
         (found,) = find_pairs(run, understanding=u, execution=e, source=source)
-        partner = named(found[1].parent.parent.name)
+        partner = ModelName.parse(found[1].parent.parent.name)
         name = partner.training if partner.seed is None else f"{partner.training}-seed{partner.seed}"
         wanted = sorted(set(steps)) or _paired(run, *found)
         paths += [(name, pair) for pair in find_pairs(run, understanding=u, execution=e, source=source, steps=wanted)]
@@ -451,7 +452,7 @@ def _models(
     """Models (u, e) of each training to show; (None, None) where a run knows no trainings, or only one pair."""
     known: dict[str, dict[str, dict[str, set[int]]]] = {}
     for piece in run.feature_files():
-        model = named(piece.model)
+        model = ModelName.parse(piece.model)
         if model.training and piece.source in (source, source.removesuffix("-blank")):
             with open_features(piece.path) as file:
                 side, own = file.side, file.source == source or file.side == "understanding"
@@ -486,8 +487,8 @@ def _paired(run: RunDir, path_u: Path, path_e: Path) -> list[int]:
 
 def _first(ends: dict[str, int], training: str, last: int) -> str | None:
     """The first seed of a training that is there at step `last`."""
-    here = [name for name, end in ends.items() if end == last and named(f"arp-{name}").training == training]
-    return min(here, key=lambda name: named(f"arp-{name}").seed or 0, default=None)
+    here = [name for name, end in ends.items() if end == last and ModelName.parse(f"arp-{name}").training == training]
+    return min(here, key=lambda name: ModelName.parse(f"arp-{name}").seed or 0, default=None)
 
 
 def _pair_of(sides: dict[str, dict[str, set[int]]]) -> tuple[str | None, str | None]:
@@ -497,7 +498,7 @@ def _pair_of(sides: dict[str, dict[str, set[int]]]) -> tuple[str | None, str | N
 
 def _same_episodes(inputs: Sequence[TsneInput]) -> list[TsneInput]:
     """The inputs with only those episodes that all have, where they are of several trainings of one run."""
-    if len({named(given.pair.execution).training for given in inputs}) < 2:
+    if len({ModelName.parse(given.pair.execution).training for given in inputs}) < 2:
         return list(inputs)
     common = set.intersection(*(set(given.pair.episodes["id"]) for given in inputs))
     if not common:
@@ -509,7 +510,7 @@ def _title(pair: FeaturePair, run: str, *, files: bool) -> str:
     steps = f"step {pair.step_e}" if pair.step_u == pair.step_e else f"steps {pair.step_u} and {pair.step_e}"
     if files:
         return f"{pair.understanding} and {pair.execution}, {steps}"
-    model = named(pair.execution)
+    model = ModelName.parse(pair.execution)
     training = model.training if model.seed is None else f"{model.training}-seed{model.seed}"
     return ", ".join(part for part in (run, training, steps) if part)
 

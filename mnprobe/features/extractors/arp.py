@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mnprobe.core.errors import DataError
+from mnprobe.core.names import Side
 from mnprobe.core.registry import unknown_name
 from mnprobe.core.runtime import autocast
 from mnprobe.core.seeds import check_seed
@@ -25,7 +26,6 @@ from mnprobe.features.extractors.base import (
     one_of,
 )
 from mnprobe.features.inputs import ARPInputs, arrays_of_frame, language_encoder_for
-from mnprobe.features.schema import Side
 from mnprobe.models.arp import ARP, ARPConfig, FrameArrays, Target, load_arp
 from mnprobe.models.clip import LanguageEncoder
 from mnprobe.models.untrained import PRESETS, untrained_arp
@@ -64,7 +64,7 @@ class ARPExtractor:
 
     kind: ClassVar[str] = "arp"
     revision: ClassVar[int] = 1
-    side: ClassVar[Side | None] = "execution"
+    side: ClassVar[Side | None] = Side.EXECUTION
     default_layers: ClassVar[tuple[str, ...]] = ("e",)
     option_defaults: ClassVar[Mapping[str, Any]] = {
         "decoding": "greedy",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mnprobe.core.errors import ConfigError
+from mnprobe.core.names import Side
 from mnprobe.core.provenance import versions
 from mnprobe.core.runtime import autocast
 from mnprobe.data import Episode
@@ -27,7 +28,6 @@ from mnprobe.features.extractors.base import (
 from mnprobe.features.extractors.hf_models import ModelFolder, TransformersModel, find_folder, transformers_module
 from mnprobe.features.extractors.hf_preprocessing import Preprocessing, default_fields
 from mnprobe.features.inputs import read_clip
-from mnprobe.features.schema import Side
 
 __all__ = ["HFExtractor", "PreparedFrames"]
 
@@ -59,7 +59,7 @@ class HFExtractor:
 
     kind: ClassVar[str] = "hf"
     revision: ClassVar[int] = 1
-    side: ClassVar[Side | None] = "understanding"
+    side: ClassVar[Side | None] = Side.UNDERSTANDING
     default_layers: ClassVar[tuple[str, ...]] = ("u",)
     option_defaults: ClassVar[Mapping[str, Any]] = {
         "camera": "front",

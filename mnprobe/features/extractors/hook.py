@@ -40,6 +40,7 @@ from torch import Tensor, nn
 
 from mnprobe.core.arrays import as_whole
 from mnprobe.core.errors import ConfigError, FeatureError
+from mnprobe.core.names import Side
 from mnprobe.core.registry import import_object, unknown_name
 from mnprobe.core.runtime import autocast
 from mnprobe.data import Episode
@@ -52,7 +53,6 @@ from mnprobe.features.extractors.base import (
     one_of,
     stored_layers,
 )
-from mnprobe.features.schema import SIDES, Side
 
 __all__ = ["HookExtractor", "HookInputs", "HookTarget"]
 
@@ -124,7 +124,7 @@ class HookExtractor:
 
     def __init__(self, target: HookTarget, spec: ExtractorSpec) -> None:
         self.target = target
-        one_of("side", spec.options["side"], SIDES)
+        one_of("side", spec.options["side"], list(Side))
         names = stored_layers(type(self), spec.layers or self.default_layers)
         self._taps = [_tap(name, stored, target.module) for name, stored in names.items()]
         self._optional = {stored for name, stored in names.items() if name in spec.optional}

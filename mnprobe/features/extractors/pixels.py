@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mnprobe.core.errors import ConfigError
+from mnprobe.core.names import Side
 from mnprobe.data import Episode
 from mnprobe.features.extractors.base import EpisodeFeatures, ExtractorSpec, Tokens, positive_int
 from mnprobe.features.inputs import Clip, read_clip
-from mnprobe.features.schema import Side
 
 __all__ = ["PixelExtractor", "area_average"]
 
@@ -44,7 +44,7 @@ class PixelExtractor:
 
     kind: ClassVar[str] = "pixels"
     revision: ClassVar[int] = 2
-    side: ClassVar[Side | None] = "understanding"
+    side: ClassVar[Side | None] = Side.UNDERSTANDING
     default_layers: ClassVar[tuple[str, ...]] = ("u",)
     option_defaults: ClassVar[Mapping[str, Any]] = {"camera": "front", "frames_rule": "middle", "frames": 8, "size": 8}
     sizes: ClassVar[tuple[str, ...]] = ()

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mnprobe.core.names import Side
 from mnprobe.core.registry import unknown_name
 from mnprobe.core.runtime import autocast
 from mnprobe.data import Episode
@@ -23,7 +24,6 @@ from mnprobe.features.extractors.base import (
     one_of,
 )
 from mnprobe.features.inputs import read_clip
-from mnprobe.features.schema import Side
 from mnprobe.features.text_ranking import alike_texts, best_texts, encode_texts, own_numbers, reads_text, told_texts
 from mnprobe.models.untrained import PRESETS, untrained_viclip
 from mnprobe.models.viclip import ViCLIP, ViCLIPConfig, load_viclip, preprocess
@@ -54,7 +54,7 @@ class ViCLIPExtractor:
 
     kind: ClassVar[str] = "viclip"
     revision: ClassVar[int] = 2
-    side: ClassVar[Side | None] = "understanding"
+    side: ClassVar[Side | None] = Side.UNDERSTANDING
     default_layers: ClassVar[tuple[str, ...]] = ("u",)
     option_defaults: ClassVar[Mapping[str, Any]] = {"camera": "front", "frames_rule": "middle"}
     sizes: ClassVar[tuple[str, ...]] = PRESETS["viclip"]

@@ -6,7 +6,7 @@ import pytest
 from mnprobe.analysis.figures.curve import curve_caption, curve_figure
 from mnprobe.analysis.figures.curve_data import curve_data
 from mnprobe.analysis.figures.style import training_colours
-from mnprobe.analysis.tables.alignment import named, read_alignment
+from mnprobe.analysis.tables.alignment import read_alignment
 from mnprobe.analysis.tables.progress import recognition_progress, success_progress
 from mnprobe.analysis.tsne.embedding import TsneConfig
 from mnprobe.analysis.tsne.inputs import tsne_inputs
@@ -17,22 +17,6 @@ from mnprobe.core.rundir import RunDir
 TEN = [("open_drawer", f"open the {place} drawer") for place in ("bottom", "middle", "top")]
 TEN += [("turn_tap", "turn left tap"), ("turn_tap", "turn right tap")]
 QUICK = TsneConfig(iterations=60, exaggeration_iterations=40)
-
-
-@pytest.mark.parametrize(
-    ("model", "parts"),
-    [
-        ("viclip", ("viclip", "", None, False)),
-        ("arp-blank", ("arp", "", None, True)),
-        ("arp-seed3", ("arp", "", 3, False)),
-        ("arp-joint-0.02-seed12-blank", ("arp", "joint-0.02", 12, True)),
-        ("arp_plus", ("arp_plus", "", None, False)),
-        ("sim-clip-seed1", ("sim-clip-seed1", "", None, False)),
-    ],
-)
-def test_names_come_apart(model, parts):
-    found = named(model)
-    assert (found.family, found.training, found.seed, found.blank) == parts
 
 
 def test_each_training_has_a_colour_and_each_source_a_panel(one):

@@ -223,7 +223,13 @@ def test_every_layer_equals_plain_transformers(demos, folders, tmp_path, name):
     for layer, values in found.items():
         np.testing.assert_allclose(values, expected[layer], rtol=0, atol=1e-6 * max(1, np.abs(expected[layer]).max()))
         assert values.std(axis=0).min() > 0, f"{layer} is the same for all episodes"
-    assert (done.model, done.kind, done.side, done.step, done.trained) == (name, "hf", "understanding", 0, True)
+    assert (done.id.model, done.kind, done.id.side, done.id.step, done.id.trained) == (
+        name,
+        "hf",
+        "understanding",
+        0,
+        True,
+    )
     described = attributes["model_config"]
     assert described["model_type"] == name
     assert described["transformers"] == transformers.__version__
@@ -254,6 +260,19 @@ def test_the_command_line_takes_the_folder_after_the_colon_or_as_checkpoint(demo
     for layer, values in stores[0][0].items():
         np.testing.assert_array_equal(values, stores[1][0][layer])
     assert stores[0][1]["checkpoint_sha256"] == stores[1][1]["checkpoint_sha256"]
+
+
+def test_the_number_of_frames_on_the_command_line(demos, folders, tmp_path):
+    common = ["extract", "--data", demos, "--out", tmp_path / "x.h5", "--frames", 2]
+    hf = ["--model", f"hf:{folders / 'dinov3_vit'}"]
+    result = CliRunner().invoke(app, list(map(str, [*common, *hf])))
+    assert result.exit_code == 0, result.output
+    assert _stored(tmp_path / "x.h5")[1]["model_config"]["frames"] == 2
+    twice = [*common, *hf, "--option", "frames=2"]
+    hook = [*common, "--model", "hook", "--factory", "some:factory", "--side", "execution"]
+    for wrong, message in ((twice, "are the same; leave one out"), (hook, "unknown option for hook: 'frames'")):
+        with pytest.raises(ConfigError, match=message):
+            CliRunner().invoke(app, list(map(str, wrong)), catch_exceptions=False)
 
 
 def test_the_record_says_what_was_taken(demos, folders, tmp_path):
@@ -310,12 +329,12 @@ def test_random_weights_come_from_the_seed(demos, folders, copy, tmp_path):
     (folder / "model.safetensors").unlink()  # only a configuration
     said = []
     bare, attributes, done = _extract(demos, folder, tmp_path / "a", seed=3, note=said.append)
-    assert (done.model, done.trained, done.step) == ("copy-untrained", False, 0)
+    assert (done.id.model, done.id.trained, done.id.step) == ("copy-untrained", False, 0)
     assert attributes["provenance"]["asked"]["seed"] == 3
     assert any("random weights from seed 3, not trained" in text for text in said)
     asked, _, other = _extract(demos, folders / "videomae", tmp_path / "b", seed=3, options={"weights": "random"})
     np.testing.assert_array_equal(asked["u"], bare["u"])
-    assert other.model == "videomae-untrained"
+    assert other.id.model == "videomae-untrained"
     another, _, _ = _extract(demos, folder, tmp_path / "c", seed=4)
     assert np.abs(another["u"] - bare["u"]).max() > 0.1
     with torch.random.fork_rng():
@@ -450,7 +469,7 @@ def test_the_pooler_of_a_v_jepa_2_classifier_is_a_layer(demos, tmp_path):
 def test_the_folder_of_a_trainer_tells_the_step(demos, copy, tmp_path):
     folders = [copy("videomae", to=f"mine/checkpoint-{step}") for step in (500, 1000)]
     done = extract(demos, models=["hf"], checkpoints=folders, out=tmp_path / "out")
-    assert [(one.model, one.step, one.trained) for one in done] == [("mine", 500, True), ("mine", 1000, True)]
+    assert [(one.id.model, one.id.step, one.id.trained) for one in done] == [("mine", 500, True), ("mine", 1000, True)]
 
 
 # ---- names on the Hub ----------------------------------------------------------------------------------------------
@@ -478,7 +497,7 @@ def test_a_name_in_the_cache_is_found(demos, folders, cache, tmp_path):
     (place / "refs" / "main").write_text(commit)
     for number, name in enumerate(("someone/tiny-mae", f"someone/tiny-mae@{commit}")):
         _, attributes, done = _extract(demos, name, tmp_path / str(number))
-        assert done.model == "tiny-mae"
+        assert done.id.model == "tiny-mae"
         described = attributes["model_config"]
         assert (described["source"], described["revision"]) == ("someone/tiny-mae", commit)
     (place / "snapshots" / commit / "model.safetensors").unlink()  # as after an interrupted download
@@ -521,7 +540,7 @@ def test_several_models_of_one_command(demos, folders, tmp_path):
         layers=["videomae=mean", "siglip=pooled"],
         out=tmp_path,
     )
-    assert {entry.model: entry.layers for entry in done} == {
+    assert {entry.id.model: entry.layers for entry in done} == {
         "videomae": ("mean",),
         "siglip": ("pooled",),
         "pixels": ("u",),
