@@ -26,7 +26,7 @@ ANALYSIS_FLOORS = {"statistics": 0, "similarity": 0, "tables": 1, "figures": 2, 
 ANALYSIS_FLOORS |= {"comparison": 4, "audit": 4, "ablation": 4, "diagnostics": 5, "report": 6}
 ANALYSIS_FLOORS |= {"audit.effects": 2}  # the rule behind every conclusion, also that of `success`
 """The same inside `mnprobe.analysis`, by folder."""
-HEAVY = {"torch", "matplotlib", "mujoco", "pandas", "scipy", "sklearn", "h5py", "openTSNE"}
+HEAVY = {"torch", "matplotlib", "mujoco", "pandas", "scipy", "sklearn", "h5py", "openTSNE", "transformers"}
 
 
 def _imports(path):

@@ -62,6 +62,9 @@ NEEDED = tuple(Part(name, _MODULES.get(name, name), "needed", "pip install mnpro
 
 OPTIONAL = (
     Part("av", "av", "natural videos (recognize --videos)", "pip install 'mnprobe[video]'"),
+    Part(
+        "transformers", "transformers", "models of transformers (extract --model hf:...)", "pip install 'mnprobe[hf]'"
+    ),
     Part("tensorboard", "tensorboard", "to look at training curves", "pip install tensorboard"),
     Part("pytest", "pytest", "the tests", "pip install 'mnprobe[dev]'"),
     Part("hypothesis", "hypothesis", "the tests", "pip install 'mnprobe[dev]'"),

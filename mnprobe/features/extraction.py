@@ -958,7 +958,7 @@ def _asked(
         "checkpoint_sha256": header.checkpoint_sha256,
         "preset": spec.preset,
         "config": None if spec.config is None else dict(spec.config),
-        "seed": spec.seed if choice.checkpoint is None else None,
+        "seed": spec.seed if choice.checkpoint is None or choice.checkpoint.drawn else None,
         "layers": list(spec.layers),
         "options": options,
         "precision": spec.precision,
