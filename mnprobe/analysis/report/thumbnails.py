@@ -10,9 +10,9 @@ from typing import Any
 from PIL import Image
 
 from mnprobe.analysis.tables.alignment import named
-from mnprobe.core.errors import MnprobeError
+from mnprobe.core.errors import DataError, MnprobeError
 from mnprobe.core.rundir import RunDir, step_name
-from mnprobe.data import Episode, open_dataset
+from mnprobe.data import Episode, RLBenchEpisode, find_camera, open_dataset
 
 __all__ = ["MOST_THUMBNAILS", "Origin", "Sheet", "draw_thumbnails", "find_data"]
 
@@ -115,7 +115,7 @@ def _pictures(folder: Path, wanted: Mapping[str, str], edge: int) -> Iterable[tu
     except (MnprobeError, OSError):
         return []  # a thumbnail is a help, not a result
     for episode in dataset:
-        if episode.task not in tasks:
+        if isinstance(episode, RLBenchEpisode) and episode.task not in tasks:
             continue
         try:
             if wanted.get(episode.id) == episode.instruction and (picture := _picture(episode, edge)) is not None:
@@ -130,13 +130,16 @@ def _picture(episode: Episode, edge: int) -> Image.Image | None:
     cameras = episode.cameras
     if not cameras:
         return None
-    camera = _CAMERA if _CAMERA in cameras else cameras[0]
+    try:
+        camera = find_camera(cameras, _CAMERA)
+    except DataError:
+        camera = cameras[0]
     frames = episode.frames_on_disk(camera)
     if not frames:
         return None
     both = Image.new("RGB", (2 * edge, edge))
     for place, frame in enumerate((frames[(len(frames) - 1) // 2], frames[-1])):
-        pixels: Any = episode.files.read(camera, "rgb", frame)
+        pixels: Any = episode.image(camera, frame)
         both.paste(
             Image.fromarray(pixels).resize((edge, edge), Image.Resampling.BOX, reducing_gap=None), (place * edge, 0)
         )
