@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
@@ -33,6 +34,7 @@ __all__ = [
     "find_camera",
     "inside",
     "natural_key",
+    "need_packages",
     "require",
     "sketch_file",
 ]
@@ -40,6 +42,7 @@ __all__ = [
 DECISIONS = 8
 """Default number of decisions of an episode without keyframes."""
 
+_PACKAGES = {"av": "PyAV", "pyarrow": "pyarrow"}
 _LARGEST_IMAGE = 2**26  # pixels
 _SUFFIXES = ("_rgb", "_image", "_img", "_color", "_colour")  # endings of cameras that only say that they are images
 
@@ -378,6 +381,16 @@ def inside(root: Path, relative: str, where: str) -> Path:
             f"{full} leads out of the dataset {root}, to {real}; it was not followed. Copy the file into the dataset"
         )
     return full
+
+
+def need_packages(what: str, *names: str) -> None:
+    """Raise ConfigError with the command that installs them when packages that read `what` are missing."""
+    missing = [name for name in names if not find_spec(name)]
+    if missing:
+        raise ConfigError(
+            f"{what} are read with {_listed([_PACKAGES[name] for name in names])}; missing: {_listed(missing)}. "
+            'pip install "mnprobe[data]"'
+        )
 
 
 def sketch_file(path: Path) -> list[Any] | None:

@@ -1,4 +1,6 @@
-"""HDF5 files of robomimic, MimicGen, LIBERO and RoboCasa: one file a task, one group `data/demo_<N>` an episode.
+"""HDF5 files of robomimic, MimicGen, LIBERO and RoboCasa.
+
+One file is a task, one group `data/demo_<N>` an episode.
 
 Layouts: robomimic `docs/datasets/overview.md` and `robomimic/utils/file_utils.py`; LIBERO `scripts/create_dataset.py`
 and `libero/libero/benchmark/__init__.py`. Files are untrusted: links and data outside the file are refused.

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mnprobe.core.errors import ConfigError, DataError
+from mnprobe.core.errors import DataError
 from mnprobe.core.labels import partition_of, some
 from mnprobe.data.episode import (
     Opened,
@@ -31,6 +31,7 @@ from mnprobe.data.episode import (
     check_image_size,
     check_text,
     inside,
+    need_packages,
     sketch_file,
 )
 from mnprobe.data.videos import read_numbered
@@ -59,6 +60,7 @@ def open_lerobot(path: Path, options: ReadingOptions) -> Opened:
 
     Raises DataError naming the file: missing, damaged, of another version, without episodes, or contradicting another.
     """
+    need_packages("LeRobot datasets", "pyarrow", "av")
     return _Folder(path).opened(options)
 
 
@@ -551,13 +553,10 @@ class _Folder:
 @contextmanager
 def _parquet(path: Path) -> Iterator[Any]:
     """pyarrow.parquet, with its errors about `path` as DataError."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ConfigError(
-            'LeRobot datasets are read with pyarrow and PyAV, which are not installed: pip install "mnprobe[data]"'
-        ) from None
+    need_packages("LeRobot datasets", "pyarrow")
+    import pyarrow
+    import pyarrow.parquet
+
     if not path.is_file():
         reason = "is no regular file" if path.exists() else "there is no such file, though the dataset names it"
         raise DataError(f"{path}: {reason}. {_PATIENT}")

@@ -1,4 +1,4 @@
-"""Videos beside a table: a CSV file with one row an episode names the video files next to it.
+"""Videos beside a table, a CSV file with one row an episode.
 
 episodes.csv: id,video,instruction[,task,success,partition,start,end]
 """
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mnprobe.core.errors import DataError
 from mnprobe.core.labels import as_outcome, has_control_characters, partition_of, same_text, some
-from mnprobe.data.episode import Opened, ReadingOptions, RecordedEpisode, inside, sketch_file
+from mnprobe.data.episode import Opened, ReadingOptions, RecordedEpisode, inside, need_packages, sketch_file
 from mnprobe.data.videos import SUFFIXES, FrameList, list_frames, read_listed
 
 __all__ = ["VideoEpisode", "open_videos"]
@@ -37,6 +37,7 @@ def open_videos(path: Path, options: ReadingOptions) -> Opened:
     Raises DataError naming file and line: a missing column, an id given twice, no such video, a path out of the folder,
     an outcome, partition or time that cannot be read, or a table without rows.
     """
+    need_packages("videos", "av")
     table = path / TABLE_FILE if path.is_dir() else path
     root = table.parent
     opened = Opened(format="videos")
