@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mnprobe.cli import options as opt
+from mnprobe.cli.console import print_note, print_run
+
 if TYPE_CHECKING:
     from mnprobe.analysis.ablation.study import Ablation, AblationPlan
 
@@ -13,7 +16,7 @@ __all__ = ["ablate"]
 
 
 def ablate(
-    run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
+    run: opt.RunOption = None,
     data: Annotated[
         list[Path] | None,
         typer.Option(help="Demonstrations with partitions train and test (repeatable); by default the run's."),
@@ -33,31 +36,27 @@ def ablate(
     ] = None,
     viclip: Annotated[Path | None, typer.Option(help="Initial weights of the video models.")] = None,
     arp: Annotated[Path | None, typer.Option(help="Initial weights of the policies.")] = None,
-    language_weights: Annotated[
-        Path | None, typer.Option(help="CLIP RN50 weights for ARP's language tokens; default random, seed 0.")
-    ] = None,
+    language_weights: opt.LanguageWeightsOption = None,
     task: Annotated[
         list[str] | None,
         typer.Option("--task", "--tasks", help="Train and judge only this task (repeatable); default all."),
     ] = None,
-    instructions: Annotated[
-        Path | None, typer.Option(help="CSV (task,variation,instruction) in place of the dataset's instructions.")
-    ] = None,
+    instructions: opt.InstructionsOption = None,
     episodes: Annotated[int, typer.Option(help="Rollout episodes per task and cell, in the same new scenes.")] = 25,
     world: Annotated[str, typer.Option(help="World of the rollouts: tabletop, rlbench, or a plugin's.")] = "tabletop",
-    world_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the world (repeatable).")] = None,
-    max_steps: Annotated[int, typer.Option(help="Number of key poses after which an episode fails, at most 25.")] = 25,
+    world_option: opt.WorldOption = None,
+    max_steps: opt.MaxStepsOption = 25,
     jobs: Annotated[
         int | None,
         typer.Option(help="Number of parallel cells, one thread each; default one per processor, one on a GPU."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto",
-    save_every: Annotated[int, typer.Option(help="Updates between two saved states for resumption.")] = 500,
+    device: opt.DeviceOption = "auto",
+    save_every: opt.SaveEveryOption = 500,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the cells, the remaining work and the time; write nothing.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress and no messages.")] = False,
+    as_json: opt.JsonOption = False,
+    quiet: opt.QuietOption = False,
 ) -> None:
     """Train each pairing with each temperature, and a baseline; measure recognition and success (Table 3).
 
@@ -81,8 +80,7 @@ def ablate(
     base = changed(base, over_updates(base, updates) | settings)
     cells = ablation_cells(base, pairings=pairing or PAIRINGS, taus=tau or TAUS, seeds=seeds)
     run_dir = resolve_run(run)
-    if not quiet:
-        typer.echo(f"run: {run_dir.path}", err=as_json)
+    print_run(run_dir, quiet=quiet, as_json=as_json)
     study = open_study(
         run_dir,
         cells,
@@ -102,8 +100,7 @@ def ablate(
     if dry_run:
         _print_plan(plan_ablation(study, jobs=jobs), as_json)
         return
-    remark = None if quiet else lambda text: typer.echo(text, err=True)
-    _print_result(run_ablation(study, jobs=jobs, quiet=quiet, note=remark), as_json)
+    _print_result(run_ablation(study, jobs=jobs, quiet=quiet, note=print_note(quiet)), as_json)
 
 
 def _print_plan(plan: "AblationPlan", as_json: bool) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mnprobe.cli import options as opt
 from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError, FeatureError
 from mnprobe.core.rundir import Piece, resolve_run
@@ -18,13 +19,12 @@ __all__ = ["align"]
 _SPLITS = "all; success for the four settings of success and failure; or one setting, such as execution-failure."
 _HOLDOUTS = "Held-out unit: episodes (new ones of known instructions), instructions, tasks, or both."
 _FIT_ON = "Data for heads of rollouts: demos of the same models if there are any (auto), own episodes, or demos."
-_LOSSES = "Eq. 2 as printed (diagonal); same group removed from the denominator (exclude), or positive (multi)."
 
 
 def align(
-    run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
-    u: Annotated[Path | None, typer.Option("--u", help="One feature store of the understanding side.")] = None,
-    e: Annotated[Path | None, typer.Option("--e", help="One feature store of the execution side.")] = None,
+    run: opt.RunOption = None,
+    u: opt.UnderstandingStoreOption = None,
+    e: opt.ExecutionStoreOption = None,
     split: Annotated[str, typer.Option(help=_SPLITS)] = "all",
     holdout: Annotated[str, typer.Option(help=_HOLDOUTS)] = "both",
     mode: Annotated[str, typer.Option(help="With --split success: own-probe, shared-probe or both.")] = "both",
@@ -32,24 +32,20 @@ def align(
         list[str] | None, typer.Option(help="Only this source of the run, such as rollouts (repeatable).")
     ] = None,
     step: Annotated[list[int] | None, typer.Option(help="Only stores of this step of the policy (repeatable).")] = None,
-    pairing: Annotated[
-        Literal["episode", "instruction", "task"], typer.Option(help="Definition of the same action.")
-    ] = "instruction",
-    loss: Annotated[Literal["diagonal", "exclude", "multi"], typer.Option(help=_LOSSES)] = "diagonal",
-    heads: Annotated[
-        Literal["linear", "mlp"], typer.Option(help="Type of T_u and T_e: linear as in the paper, or mlp.")
-    ] = ("linear"),
+    pairing: opt.PairingOption[Literal["episode", "instruction", "task"]] = "instruction",
+    loss: opt.PositivesOption[Literal["diagonal", "exclude", "multi"]] = "diagonal",
+    heads: opt.HeadsOption[Literal["linear", "mlp"]] = "linear",
     tau: Annotated[float, typer.Option(help="Temperature of the loss.")] = 0.1,
-    dim: Annotated[int, typer.Option(help="Width of the shared space.")] = 1024,
+    dim: opt.DimOption[int] = 1024,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps per fit; default 400.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training episodes, in place of steps.")] = None,
     batch: Annotated[int, typer.Option(help="Pairs per step; all if there are fewer.")] = 256,
     lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = 1e-4,
     early_stop: Annotated[bool, typer.Option("--early-stop", help="Stop on a part of the training episodes.")] = False,
-    layer_u: Annotated[str | None, typer.Option(help="Layer of the understanding side; default u.")] = None,
-    layer_e: Annotated[str | None, typer.Option(help="Layer of the execution side; default e.")] = None,
-    pool_u: Annotated[str, typer.Option(help="Pooling: mean, first, last, max, token:<k> or concat.")] = "mean",
-    pool_e: Annotated[str, typer.Option(help="Pooling: mean, first, last, max, token:<k> or concat.")] = "mean",
+    layer_u: opt.LayerUOption[str | None] = None,
+    layer_e: opt.LayerEOption[str | None] = None,
+    pool_u: opt.PoolOption = "mean",
+    pool_e: opt.PoolOption = "mean",
     fit_on: Annotated[Literal["auto", "own", "demos"], typer.Option(help=_FIT_ON)] = "auto",
     episodes: Annotated[
         Literal["all", "shared"],
@@ -64,11 +60,9 @@ def align(
         int, typer.Option(help="Principal components of the pixel control; 0 for all pixels.")
     ] = 32,
     shuffled: Annotated[bool, typer.Option(help="Also measure the control with shuffled pairs.")] = True,
-    jobs: Annotated[
-        int, typer.Option(help="Number of processes; -1 for one per core. Results do not depend on it.")
-    ] = -1,
+    jobs: opt.ProcessesOption = -1,
     out: Annotated[Path | None, typer.Option(help="Output table; default results/alignment.csv of the run.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: opt.JsonOption = False,
 ) -> None:
     """Fit two heads on frozen features and measure Recall@1 both ways on held-out episodes, with chance and controls.
 
@@ -80,30 +74,9 @@ def align(
     """
     from mnprobe.probe import AlignConfig, FitConfig, StoredPair, align_stores, join_stores, people_table
 
-    config = AlignConfig(
-        fit=FitConfig(
-            dim=dim,
-            tau=tau,
-            lr=lr,
-            steps=steps,
-            epochs=epochs,
-            batch=batch,
-            positives=loss,
-            heads=heads,
-            early_stop=early_stop,
-        ),
-        pairing=pairing,
-        holdout=holdout,
-        split=split,
-        modes=_modes(mode),
-        pixel_components=pixel_components,
-        shuffled=shuffled,
-        seeds=seeds,
-        splits=splits,
-        draws=draws,
-        k=_counts(k),
-        exclude_own=exclude_own,
-    )
+    fit = FitConfig(**opt.given_fields(FitConfig, locals()), positives=loss)
+    settings = opt.given_fields(AlignConfig, locals()) | {"fit": fit, "modes": _modes(mode), "k": _counts(k)}
+    config = AlignConfig(**settings)
     notes: list[str] = []
     if u is not None and e is not None:
         inside_run = run is not None and out is None

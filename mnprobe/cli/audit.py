@@ -2,24 +2,24 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mnprobe.cli import options as opt
 from mnprobe.core.rundir import resolve_run
 
 __all__ = ["audit"]
 
 
 def audit(
-    run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
+    run: opt.RunOption = None,
     seeds: Annotated[int, typer.Option(help="Heads refitted for each factor that is removed.")] = 3,
-    resamples: Annotated[int, typer.Option(help="Number of permutations per test.")] = 1999,
+    resamples: opt.ResamplesOption = 1999,
     decomposition: Annotated[
         bool, typer.Option(help="Decompose the last score by task, instruction and variation.")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: opt.JsonOption = False,
 ) -> None:
     """Check the results of `mnprobe align`: leakage, controls, decomposition, and conclusions in words.
 

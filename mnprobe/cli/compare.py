@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
+from mnprobe.cli import options as opt
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.rundir import resolve_run
 
 __all__ = ["compare"]
+
+_Model: TypeAlias = Annotated[str | None, typer.Option(help="Model of the run, if it has several.")]
 
 _PERMUTE = (
     "Units that the null permutes: instructions (as blocks), instructions-within-task, within-task, "
@@ -18,22 +21,22 @@ _PERMUTE = (
 
 
 def compare(
-    run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
-    u: Annotated[Path | None, typer.Option("--u", help="One feature store of the understanding side.")] = None,
-    e: Annotated[Path | None, typer.Option("--e", help="One feature store of the execution side.")] = None,
+    run: opt.RunOption = None,
+    u: opt.UnderstandingStoreOption = None,
+    e: opt.ExecutionStoreOption = None,
     index: Annotated[
         list[str] | None,
         typer.Option(help="Similarity index (repeatable), one heatmap each; default debiased_cka, mutual_knn."),
     ] = None,
     grid: Annotated[str, typer.Option(help="layers: all layers of one checkpoint; checkpoints: all steps.")] = "layers",
-    understanding: Annotated[str | None, typer.Option(help="Model of the run, if it has several.")] = None,
-    execution: Annotated[str | None, typer.Option(help="Model of the run, if it has several.")] = None,
-    source: Annotated[str, typer.Option(help="Source of the features: demos, demos-blank, rollouts.")] = "demos",
+    understanding: _Model = None,
+    execution: _Model = None,
+    source: opt.FeatureSourceOption = "demos",
     step: Annotated[int | None, typer.Option(help="Checkpoint of the execution model; default the last.")] = None,
     layer_u: Annotated[list[str] | None, typer.Option(help="Layer of the understanding side (repeatable).")] = None,
     layer_e: Annotated[list[str] | None, typer.Option(help="Layer of the execution side (repeatable).")] = None,
-    pool_u: Annotated[str, typer.Option(help="Pooling: mean, first, last, max, token:<k> or concat.")] = "mean",
-    pool_e: Annotated[str, typer.Option(help="Pooling: mean, first, last, max, token:<k> or concat.")] = "mean",
+    pool_u: opt.PoolOption = "mean",
+    pool_e: opt.PoolOption = "mean",
     partition: Annotated[str | None, typer.Option(help="Only these episodes: train, val or test.")] = None,
     permute: Annotated[str, typer.Option(help=_PERMUTE)] = "instructions",
     permutations: Annotated[
@@ -49,12 +52,10 @@ def compare(
         list[str] | None, typer.Option(help="Parameter name=value of the one index given (repeatable).")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the permutations.")] = 0,
-    jobs: Annotated[
-        int, typer.Option(help="Number of processes; -1 for one per core. Results do not depend on it.")
-    ] = 1,
+    jobs: opt.ProcessesOption = 1,
     out: Annotated[Path | None, typer.Option(help="Folder of table and figures; default those of the run.")] = None,
     list_indices: Annotated[bool, typer.Option("--list", help="List the indices with their definitions.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: opt.JsonOption = False,
 ) -> None:
     """Compare layers or checkpoints of both models by similarity indices, which need no training.
 

@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
+from mnprobe.cli import options as opt
 from mnprobe.core.rundir import resolve_run
 
 __all__ = ["curve"]
 
 
 def curve(
-    run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
+    run: opt.RunOption = None,
     alignment: Annotated[
         Path | None, typer.Option(help="Table of `mnprobe align`; default results/alignment.csv of the run.")
     ] = None,
@@ -28,10 +29,8 @@ def curve(
         typer.Option(help="Filter column=value, if the table holds several configurations (repeatable)."),
     ] = None,
     log_steps: Annotated[bool, typer.Option("--log-steps", help="Use a logarithmic step axis.")] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Figure path without extension; default in the run's figures.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    out: opt.FigureOption = None,
+    as_json: opt.JsonOption = False,
 ) -> None:
     """Draw Recall@1 over training checkpoints, with chance, 95 % intervals and every control that was measured.
 

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from mnprobe.cli import options as opt
+
 __all__ = ["demo"]
 
 
@@ -18,12 +20,8 @@ def demo(
         Literal["quick", "full"],
         typer.Option(help="Without --data: quick (minutes on two cores) or full (all tasks, three seeds; hours)."),
     ] = "quick",
-    instructions: Annotated[
-        Path | None, typer.Option(help="CSV (task,variation,instruction) in place of the dataset's instructions.")
-    ] = None,
-    outcomes: Annotated[
-        str | None, typer.Option(help="CSV (id,success), or the word 'successful' when all episodes are successes.")
-    ] = None,
+    instructions: opt.InstructionsOption = None,
+    outcomes: opt.OutcomesOption = None,
     task: Annotated[
         list[str] | None, typer.Option(help="Without --data: only this task (repeatable); default the preset's.")
     ] = None,
@@ -43,7 +41,7 @@ def demo(
         int | None,
         typer.Option(help="Number of parallel commands, where possible; default one per processor, at most 2."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto",
+    device: opt.DeviceOption = "auto",
 ) -> None:
     """Run a complete study: train baseline and joint, roll out, extract u and e, probe them, write the report.
 

@@ -6,6 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from mnprobe.cli import options as opt
+from mnprobe.cli.console import print_note, print_run
+
 __all__ = ["demos"]
 
 
@@ -15,9 +18,10 @@ def demos(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write to this folder instead of a run's demos.")] = None,
     world: Annotated[str, typer.Option(help="World with a scripted expert: tabletop, or a plugin's.")] = "tabletop",
-    task: Annotated[list[str] | None, typer.Option(help="Only this task (repeatable); default all.")] = None,
-    variation: Annotated[
-        list[int] | None, typer.Option(help="Only this variation of each task (repeatable); default all.")
+    tasks: opt.TaskOption = None,
+    variations: Annotated[
+        list[int] | None,
+        typer.Option("--variation", help="Only this variation of each task (repeatable); default all."),
     ] = None,
     max_variations: Annotated[
         int | None, typer.Option(help="Maximum number of variations per task; default all.")
@@ -26,11 +30,9 @@ def demos(
     val: Annotated[int, typer.Option(help="Validation demonstrations per variation.")] = 0,
     test: Annotated[int, typer.Option(help="Test demonstrations per variation.")] = 5,
     seed: Annotated[int, typer.Option(help="First seed of train; val begins 1000000 later, test 2000000.")] = 0,
-    renderer: Annotated[
-        str | None, typer.Option(help="Renderer: rays (no graphics library; default), gl, or auto (gl if it works).")
-    ] = None,
-    image_size: Annotated[int | None, typer.Option(help="Width and height of images; default 128.")] = None,
-    option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for a plugin's world (repeatable).")] = None,
+    renderer: opt.RendererOption = None,
+    image_size: opt.ImageSizeOption = None,
+    option: opt.WorldOption = None,
     workers: Annotated[
         int | None, typer.Option(help="Number of single-threaded processes; default one per processor.")
     ] = None,
@@ -43,8 +45,8 @@ def demos(
     episode: Annotated[
         list[str] | None, typer.Option(help="With --sheet: the episode of this id (repeatable).")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress and no messages.")] = False,
+    as_json: opt.JsonOption = False,
+    quiet: opt.QuietOption = False,
 ) -> None:
     """Generate scripted demonstrations in an embedded world; write them in RLBench's format with outcomes.
 
@@ -66,37 +68,27 @@ def demos(
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers must be 1 or more, got {workers}")
     if data:
-        _draw(data, out or resolve_run(run).figures / "sheets", task, episode, as_json, {})
+        _draw(data, out or resolve_run(run).figures / "sheets", tasks, episode, as_json, {})
         return
-    options = parse_options(option or [])
-    options |= {
+    world_options = parse_options(option or [])
+    world_options |= {
         name: value for name, value in (("renderer", renderer), ("image_size", image_size)) if value is not None
     }
-    config = DemosConfig(
-        world=world,
-        options=options,
-        tasks=tuple(task or ()),
-        variations=tuple(variation or ()),
-        max_variations=max_variations,
-        train=train,
-        val=val,
-        test=test,
-        seed=seed,
-        video_frames=video_frames,
-    )
+    config = DemosConfig(**opt.given_fields(DemosConfig, locals()), options=world_options)
     run_dir = RunDir.create(run) if run is not None else resolve_run(None) if out is None else None
-    if run_dir is not None and not quiet:
-        typer.echo(f"run: {run_dir.path}", err=as_json)
+    print_run(run_dir, quiet=quiet, as_json=as_json)
     written = write_demos(
         run_dir.demos if run_dir is not None else out or Path(),
         config,
         workers=default_workers() if workers is None else workers,
         quiet=quiet,
-        note=None if quiet else lambda text: typer.echo(text, err=True),
+        note=print_note(quiet),
     )
     if run_dir is not None:
         settings = {name: value for name, value in vars(config).items() if name != "options"}
-        run_dir.record("demos", {key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()} | options)
+        run_dir.record(
+            "demos", {key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()} | world_options
+        )
     facts = written.to_dict()
     if not as_json:
         numbers = ", ".join(f"{number} {name}" for name, number in written.partitions.items())
@@ -105,7 +97,7 @@ def demos(
             typer.echo(f"{name}: the expert failed on {len(seeds)} seeds, replaced: {', '.join(map(str, seeds))}")
     if sheet:
         sheets = written.folder / "sheets" if run_dir is None else run_dir.figures / "sheets"
-        _draw([written.folder], sheets, task, episode, as_json, facts)
+        _draw([written.folder], sheets, tasks, episode, as_json, facts)
     elif as_json:
         typer.echo(json.dumps(facts))
 

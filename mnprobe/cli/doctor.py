@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mnprobe.cli import options as opt
 from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.rundir import resolve_run
@@ -29,14 +30,14 @@ def doctor(
         None
     ),
     e: Annotated[Path | None, typer.Option("--e", help="Store of the execution side to examine, with --u.")] = None,
-    layer_u: Annotated[str | None, typer.Option(help="Layer of the understanding side; default u.")] = None,
-    layer_e: Annotated[str | None, typer.Option(help="Layer of the execution side; default e.")] = None,
-    pool_u: Annotated[str, typer.Option(help="Pooling: mean, first, last, max, token:<k> or concat.")] = "mean",
-    pool_e: Annotated[str, typer.Option(help="Pooling: mean, first, last, max, token:<k> or concat.")] = "mean",
+    layer_u: opt.LayerUOption[str | None] = None,
+    layer_e: opt.LayerEOption[str | None] = None,
+    pool_u: opt.PoolOption = "mean",
+    pool_e: opt.PoolOption = "mean",
     quick: Annotated[
         bool, typer.Option("--quick", help="Use two seeds per synthetic measurement instead of five.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, for bug reports.")] = False,
+    as_json: opt.JsonOption = False,
 ) -> None:
     """Check the installation; with --run, or --u and --e, also check the pipeline on your own episodes.
 

@@ -2,98 +2,64 @@
 
 import json
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
+
+from mnprobe.cli import options as opt
+from mnprobe.cli.console import leads, print_note, print_run
 
 __all__ = ["extract"]
 
 
-class Dtype(StrEnum):
-    """Number types of stored values."""
-
-    float32 = "float32"
-    float16 = "float16"
-
-
-class Precision(StrEnum):
-    """Numerical precision of the model."""
-
-    float32 = "float32"
-    bf16 = "bf16"
-
-
-class FramesRule(StrEnum):
-    """Rules for choosing frames."""
-
-    middle = "middle"
-    strided = "strided"
-
-
-class Decoding(StrEnum):
-    """Source of the policy's earlier tokens."""
-
-    greedy = "greedy"
-    teacher = "teacher"
-
-
-class Side(StrEnum):
-    """Side of a hooked model."""
-
-    understanding = "understanding"
-    execution = "execution"
-
-
 def extract(
-    run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
+    run: opt.RunOption = None,
     data: Annotated[
         list[Path] | None,
         typer.Option(help="Folder of demonstrations (repeatable); by default the run's demos, or its rollouts."),
     ] = None,
-    model: Annotated[
+    models: Annotated[
         list[str] | None,
-        typer.Option(help="viclip, arp, pixels, hook, a plugin, or a model of the run (repeatable)."),
+        typer.Option("--model", help="viclip, arp, pixels, hook, a plugin, or a model of the run (repeatable)."),
     ] = None,
-    checkpoint: Annotated[
-        list[Path] | None, typer.Option(help="Weights file (repeatable); the model is detected from the file.")
+    checkpoints: Annotated[
+        list[Path] | None,
+        typer.Option("--checkpoint", help="Weights file (repeatable); the model is detected from the file."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Model name under which the features are stored.")] = None,
     step: Annotated[int | None, typer.Option(help="Training step, where the file does not tell it.")] = None,
     preset: Annotated[
         str | None, typer.Option(help="Size of random weights: tiny, b16, l14 (viclip); tiny, arp, arp_plus (arp).")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="JSON file with the model's sizes, if the weights do not contain them.")
+    model_config: Annotated[
+        Path | None,
+        typer.Option("--config", help="JSON file with the model's sizes, if the weights do not contain them."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
+    seed: opt.SeedOption = 0,
     source: Annotated[
         str,
         typer.Option(help="Name of the data. rollouts without --data: each checkpoint on its own episodes."),
     ] = "demos",
-    partition: Annotated[list[str] | None, typer.Option(help="train, val or test (repeatable).")] = None,
-    task: Annotated[list[str] | None, typer.Option(help="Only this task (repeatable).")] = None,
+    partitions: Annotated[
+        list[str] | None, typer.Option("--partition", help="train, val or test (repeatable).")
+    ] = None,
+    tasks: opt.TaskOption = None,
     limit: Annotated[int | None, typer.Option(help="Maximum number of episodes.")] = None,
-    instructions: Annotated[
-        Path | None, typer.Option(help="CSV (task,variation,instruction) in place of the dataset's instructions.")
-    ] = None,
-    outcomes: Annotated[
-        str | None, typer.Option(help="CSV (id,success), or the word 'successful' when all episodes are successes.")
-    ] = None,
-    layer: Annotated[
+    instructions: opt.InstructionsOption = None,
+    outcomes: opt.OutcomesOption = None,
+    layers: Annotated[
         list[str] | None,
         typer.Option(
+            "--layer",
             help="u, cls, e, norm, screen, blocks.<i>, a pattern such as 'blocks.*', or model=layer (repeatable); "
-            "default u and e. For --model hook: a submodule, output, or one member of what it gives: output[0]."
+            "default u and e. For --model hook: a submodule, output, or one member of what it gives: output[0].",
         ),
     ] = None,
-    camera: Annotated[str | None, typer.Option(help="Camera of understanding models; default front.")] = None,
-    frames_rule: Annotated[
-        FramesRule | None, typer.Option(help="Frames of a clip: middles of equal parts (default), or every k-th.")
-    ] = None,
+    camera: opt.CameraOption = None,
+    frames_rule: opt.FramesRuleOption[Literal["middle", "strided"] | None] = None,
     decoding: Annotated[
-        Decoding | None,
+        Literal["greedy", "teacher"] | None,
         typer.Option(help="Earlier tokens of ARP: its own (greedy, default) or the true ones (teacher)."),
     ] = None,
     blank_instruction: Annotated[
@@ -102,30 +68,28 @@ def extract(
             "--blank-instruction", help="Control: give the policy no instruction; '-blank' is added to the source."
         ),
     ] = False,
-    language_weights: Annotated[
-        Path | None, typer.Option(help="CLIP RN50 weights for ARP's language tokens; default random, seed 0.")
-    ] = None,
+    language_weights: opt.LanguageWeightsOption = None,
     factory: Annotated[str | None, typer.Option(help="For --model hook: package.module:factory.")] = None,
-    side: Annotated[Side | None, typer.Option(help="For --model hook: side of the model.")] = None,
+    side: Annotated[
+        Literal["understanding", "execution"] | None, typer.Option(help="For --model hook: side of the model.")
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(help="KEY=VALUE for a plugin, or an argument of the hook's factory (repeatable)."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto",
+    device: opt.DeviceOption = "auto",
     batch_size: Annotated[int, typer.Option(help="Episodes per forward pass and per resumable piece.")] = 8,
-    dtype: Annotated[Dtype, typer.Option(help="Stored type.")] = Dtype.float32,
-    precision: Annotated[Precision, typer.Option(help="bf16 = mixed precision in the model.")] = Precision.float32,
+    dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Stored type.")] = "float32",
+    precision: opt.PrecisionOption[Literal["float32", "bf16"]] = "float32",
     out: Annotated[
         Path | None, typer.Option(help="Output folder, or one file ending in .h5, instead of a run.")
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace existing stores of another configuration.")
-    ] = False,
+    overwrite: opt.OverwriteOption = False,
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Skip episodes with damaged files, and list them.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress and no messages.")] = False,
+    as_json: opt.JsonOption = False,
+    quiet: opt.QuietOption = False,
 ) -> None:
     """Extract frozen features of models on demonstrations to HDF5; an interrupted command resumes when run again.
 
@@ -136,63 +100,26 @@ def extract(
 
     Example: mnprobe extract --data path/to/rlbench --model viclip --model arp --out features
     """
-    from mnprobe.core.errors import ConfigError
     from mnprobe.core.rundir import resolve_run
+    from mnprobe.features.extraction import ExtractConfig
     from mnprobe.features.extraction import extract as run_extract
-    from mnprobe.features.extractors.base import parse_options
 
-    leads = _leads()
-
-    def remark(text: str) -> None:
-        if leads and not quiet:
-            typer.echo(text, err=True)
-
+    given = opt.given_fields(ExtractConfig, locals())
     run_dir = None if run is None and out is not None else resolve_run(run)
-    if run_dir is not None and leads and not quiet:
-        typer.echo(f"run: {run_dir.path}", err=as_json)
-    options: dict[str, object] = {
+    print_run(run_dir, quiet=quiet, as_json=as_json)
+    own: dict[str, Any] = {
         "camera": camera,
-        "frames_rule": frames_rule.value if frames_rule else None,
-        "decoding": decoding.value if decoding else None,
-        "blank_instruction": True if blank_instruction else None,
-        "language_weights": str(language_weights) if language_weights else None,
+        "frames_rule": frames_rule,
+        "decoding": decoding,
+        "blank_instruction": blank_instruction or None,
+        "language_weights": None if language_weights is None else str(language_weights),
         "factory": factory,
-        "side": side.value if side else None,
+        "side": side,
     }
-    extra = parse_options(option or [])
-    for key in () if factory else extra:
-        if key in options:
-            raise ConfigError(f"--option {key}: is an option of its own; write --{key.replace('_', '-')}")
-    options |= ({"arguments": extra} if extra else {}) if factory else extra
-    done = run_extract(
-        data or None,
-        run=run_dir,
-        out=out,
-        models=model or (),
-        checkpoints=checkpoint or (),
-        name=name,
-        step=step,
-        preset=preset,
-        config=config,
-        seed=seed,
-        source=source,
-        partitions=partition or None,
-        tasks=task or None,
-        limit=limit,
-        instructions=instructions,
-        outcomes=outcomes,
-        layers=layer or (),
-        options=options,
-        device=device,
-        batch_size=batch_size,
-        dtype=dtype.value,
-        precision=precision.value,
-        overwrite=overwrite,
-        skip_broken=skip_broken,
-        quiet=quiet,
-        note=remark,
-    )
-    if not leads:
+    config = ExtractConfig(**given, options=_extractor_options(own, option or []))
+    note = print_note(quiet)
+    done = run_extract(data or None, config, run=run_dir, out=out, overwrite=overwrite, quiet=quiet, note=note)
+    if not leads():
         return
     if as_json:
         typer.echo(json.dumps([asdict(entry) | {"path": str(entry.path)} for entry in done], indent=2))
@@ -204,8 +131,15 @@ def extract(
         typer.echo(f"{entry.status} {entry.path}: {entry.episodes} episodes, {', '.join(entry.layers)}{state}")
 
 
-def _leads() -> bool:
-    """Whether this process prints; under torchrun only process 0 does."""
-    import os
+def _extractor_options(own: dict[str, Any], pairs: list[str]) -> dict[str, Any]:
+    """Join the options of extractors: those with an option of their own, and the pairs of `--option`."""
+    from mnprobe.core.errors import ConfigError
+    from mnprobe.features.extractors.base import parse_options
 
-    return os.environ.get("RANK", "0") == "0"
+    extra = parse_options(pairs)
+    if own["factory"]:
+        return own | ({"arguments": extra} if extra else {})
+    for key in extra:
+        if key in own:
+            raise ConfigError(f"--option {key}: is an option of its own; write --{key.replace('_', '-')}")
+    return own | extra

@@ -1,37 +1,22 @@
 """`mnprobe init`: a run directory with step-0 checkpoints of both models."""
 
 import json
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from mnprobe.cli import options as opt
 
 __all__ = ["init"]
 
 
-class ViCLIPSize(StrEnum):
-    """Sizes of the video model."""
-
-    tiny = "tiny"
-    b16 = "b16"
-    l14 = "l14"
-
-
-class ARPSize(StrEnum):
-    """Sizes of the policy."""
-
-    tiny = "tiny"
-    arp = "arp"
-    arp_plus = "arp_plus"
-
-
 def init(
     run: Annotated[Path, typer.Option(help="Run directory to create.")],
-    viclip: Annotated[ViCLIPSize, typer.Option(help="Size of ViCLIP.")] = ViCLIPSize.tiny,
-    arp: Annotated[ARPSize, typer.Option(help="Size of ARP.")] = ARPSize.tiny,
-    seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    viclip: Annotated[Literal["tiny", "b16", "l14"], typer.Option(help="Size of ViCLIP.")] = "tiny",
+    arp: Annotated[Literal["tiny", "arp", "arp_plus"], typer.Option(help="Size of ARP.")] = "tiny",
+    seed: opt.SeedOption = 0,
+    as_json: opt.JsonOption = False,
 ) -> None:
     """Create a run with step-0 checkpoints of both models: random weights, the control that every claim needs.
 
@@ -47,7 +32,7 @@ def init(
 
     check_seed(seed, name="--seed")
     run_dir = RunDir.create(run)
-    wanted = {"viclip": viclip.value, "arp": arp.value}
+    wanted = {"viclip": str(viclip), "arp": str(arp)}
     made: dict[str, dict[str, str]] = {}
     for model, size in wanted.items():
         path = run_dir.checkpoint(model, 0)

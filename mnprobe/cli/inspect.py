@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
+from mnprobe.cli import options as opt
+
 __all__ = ["inspect"]
 
 
 def inspect(
     files: Annotated[list[Path], typer.Argument(help="Feature stores (.h5).")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: opt.JsonOption = False,
 ) -> None:
     """Validate feature stores completely and print their contents; exit code 2 if a store is damaged.
 

@@ -2,43 +2,46 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
+
+from mnprobe.cli import options as opt
+from mnprobe.cli.console import leads, print_note, print_run
 
 __all__ = ["recognize"]
 
 
 def recognize(
-    run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
+    run: opt.RunOption = None,
     data: Annotated[
         list[Path] | None,
         typer.Option(help="Folder of demonstrations or rollouts (repeatable); by default the run's demos."),
     ] = None,
-    model: Annotated[
-        list[str] | None, typer.Option(help="Video model of the run (repeatable); by default all.")
+    models: Annotated[
+        list[str] | None, typer.Option("--model", help="Video model of the run (repeatable); by default all.")
     ] = None,
-    checkpoint: Annotated[
-        list[Path] | None, typer.Option(help="Weights file of a ViCLIP, ours or as published (repeatable).")
+    checkpoints: Annotated[
+        list[Path] | None,
+        typer.Option("--checkpoint", help="Weights file of a ViCLIP, ours or as published (repeatable)."),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Use random weights of this size: tiny, b16, l14.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
+    seed: opt.SeedOption = 0,
     name: Annotated[str | None, typer.Option(help="Name of the model in the tables.")] = None,
     step: Annotated[
         int | None,
         typer.Option(help="Only this step of the run; or the step of a weights file that does not record one."),
     ] = None,
     source: Annotated[str | None, typer.Option(help="Name of the data in the tables: demos, rollouts, ...")] = None,
-    partition: Annotated[
-        list[str] | None, typer.Option(help="train, val, test (repeatable) or all; by default test where there is one.")
+    partitions: Annotated[
+        list[str] | None,
+        typer.Option("--partition", help="train, val, test (repeatable) or all; by default test where there is one."),
     ] = None,
     candidates: Annotated[
         Path | None, typer.Option(help="File of candidate texts, one per line; by default the dataset's instructions.")
     ] = None,
-    instructions: Annotated[
-        Path | None, typer.Option(help="CSV (task,variation,instruction) in place of the dataset's instructions.")
-    ] = None,
-    camera: Annotated[str | None, typer.Option(help="Camera of the clips; by default front.")] = None,
+    instructions: opt.InstructionsOption = None,
+    camera: opt.CameraOption = None,
     videos: Annotated[
         Path | None,
         typer.Option(help="Forgetting check: class-named folders of video files, compared over training steps."),
@@ -47,20 +50,15 @@ def recognize(
         str | None, typer.Option(help="With --videos: text template of a class; by default 'a video of {}'.")
     ] = None,
     skip_broken: Annotated[
-        bool, typer.Option("--skip-broken", help="With --videos: skip and count unreadable files.")
+        bool, typer.Option("--skip-broken", help="Skip episodes or videos with damaged files, and list them.")
     ] = False,
-    frames_rule: Annotated[
-        Literal["middle", "strided"],
-        typer.Option(help="Rule for choosing frames; strided is that of the published code."),
-    ] = "middle",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto",
+    frames_rule: opt.FramesRuleOption[Literal["middle", "strided"]] = "middle",
+    device: opt.DeviceOption = "auto",
     batch_size: Annotated[int, typer.Option(help="Clips per forward pass and per resumable piece.")] = 8,
-    precision: Annotated[
-        Literal["float32", "bf16"], typer.Option(help="bf16 = mixed precision in the model.")
-    ] = "float32",
+    precision: opt.PrecisionOption[Literal["float32", "bf16"]] = "float32",
     out: Annotated[Path | None, typer.Option(help="Output folder of the tables instead of the run's results.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress and no messages.")] = False,
+    as_json: opt.JsonOption = False,
+    quiet: opt.QuietOption = False,
 ) -> None:
     """Measure action recognition per task among all instructions of the dataset, for every checkpoint (Table 1).
 
@@ -72,82 +70,35 @@ def recognize(
     """
     from mnprobe.core.errors import ConfigError
     from mnprobe.core.rundir import resolve_run
+    from mnprobe.features.recognition.config import RecognitionConfig
+    from mnprobe.features.recognition.evaluate import check_forgetting
+    from mnprobe.features.recognition.evaluate import recognize as run_recognize
+    from mnprobe.features.recognition.tables import format_forgetting, format_recognition
 
-    leads = _leads()
-
-    def remark(text: str) -> None:
-        if leads and not quiet:
-            typer.echo(text, err=True)
-
+    config = RecognitionConfig(**opt.given_fields(RecognitionConfig, locals()))
     run_dir = None if run is None and out is not None else resolve_run(run)
-    if run_dir is not None and leads and not quiet:
-        typer.echo(f"run: {run_dir.path}", err=as_json)
-    shared: dict[str, Any] = {
-        "run": run_dir,
-        "out": out,
-        "models": model or (),
-        "checkpoints": checkpoint or (),
-        "name": name,
-        "step": step,
-        "preset": preset,
-        "seed": seed,
-        "frames_rule": frames_rule,
-        "device": device,
-        "batch_size": batch_size,
-        "precision": precision,
-        "quiet": quiet,
-        "note": remark,
-    }
-    document: dict[str, Any]
+    print_run(run_dir, quiet=quiet, as_json=as_json)
+    note = print_note(quiet)
     if videos is None:
-        for option, given in (("--template", template is not None), ("--skip-broken", skip_broken)):
-            if given:
-                raise ConfigError(f"{option}: belongs to the forgetting check; say which videos with --videos FOLDER")
-        from mnprobe.features.recognition.evaluate import recognize as run_recognize
-        from mnprobe.features.recognition.tables import format_recognition
-
-        result = run_recognize(
-            data or None,
-            source=source,
-            partitions=partition or (),
-            candidates=candidates,
-            instructions=instructions,
-            camera=camera or "front",
-            **shared,
-        )
-        text, tables = format_recognition(result.rows), [result.table, result.predictions_table]
-        rows, document = result.rows, {}
+        done = run_recognize(data or None, config, run=run_dir, out=out, quiet=quiet, note=note)
+        text = format_recognition(done.rows)
+    elif data:
+        raise ConfigError("--data: is about episodes, --videos about natural videos; leave one out")
     else:
-        episodes = {
-            "--data": data,
-            "--source": source,
-            "--partition": partition,
-            "--candidates": candidates,
-            "--instructions": instructions,
-            "--camera": camera,
-        }
-        for option, value in episodes.items():
-            if value:
-                raise ConfigError(f"{option}: is about episodes, --videos about natural videos; leave one out")
-        from mnprobe.features.recognition.evaluate import TEMPLATE, check_forgetting
-        from mnprobe.features.recognition.tables import format_forgetting
-
-        requested = TEMPLATE if template is None else template
-        kept = check_forgetting(videos, template=requested, skip_broken=skip_broken, **shared)
-        text, tables = format_forgetting(kept.rows), [kept.table, kept.predictions_table]
-        rows, document = kept.rows, {"broken": list(kept.broken)}
-    if not leads:
+        done = check_forgetting(videos, config, run=run_dir, out=out, quiet=quiet, note=note)
+        text = format_forgetting(done.rows)
+    tables = [done.table, done.predictions_table]
+    if not leads():
         return
     if as_json:
-        written = {"tables": [str(table) for table in tables], "rows": json.loads(rows.to_json(orient="records"))}
-        typer.echo(json.dumps(written | document, indent=2))
+        document = {
+            "tables": [str(table) for table in tables],
+            "rows": json.loads(done.rows.to_json(orient="records")),
+            "broken": list(done.broken),
+        }
+        typer.echo(json.dumps(document, indent=2))
         return
     typer.echo(text)
+    for message in () if videos is not None else done.broken:
+        typer.echo(f"left out {message}")
     typer.echo(f"wrote {' and '.join(map(str, tables))}")
-
-
-def _leads() -> bool:
-    """Whether this process prints; under torchrun only process 0 does."""
-    import os
-
-    return os.environ.get("RANK", "0") == "0"

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from mnprobe.cli import options as opt
 from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.rundir import resolve_run
@@ -14,7 +15,7 @@ __all__ = ["report"]
 
 
 def report(
-    run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
+    run: opt.RunOption = None,
     compare: Annotated[
         list[Path] | None,
         typer.Option(help="Compare several runs: --compare A B C, or --run A --compare B."),
@@ -24,7 +25,7 @@ def report(
         Path | None,
         typer.Option(help="Output file; default report.html (report-compare.html) in the (first) run."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: opt.JsonOption = False,
 ) -> None:
     """Write one self-contained HTML file: the verdict in plain words, scores with chance and controls, every figure,
     the paper's Tables 1 to 3 filled with ours, an interactive t-SNE, data, models, every number.

@@ -6,11 +6,14 @@ from typing import Annotated
 
 import typer
 
+from mnprobe.cli import options as opt
+from mnprobe.cli.console import print_run
+
 __all__ = ["rollout"]
 
 
 def rollout(
-    run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
+    run: opt.RunOption = None,
     world: Annotated[str, typer.Option(help="World: tabletop (embedded), rlbench (live), or a plugin's.")] = "tabletop",
     policy: Annotated[
         str,
@@ -26,15 +29,19 @@ def rollout(
         list[str] | None, typer.Option(help="Only this ARP of the run, such as arp-joint (repeatable).")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Model name under which the episodes are stored.")] = None,
-    task: Annotated[list[str] | None, typer.Option(help="Only this task (repeatable); default all.")] = None,
-    variation: Annotated[
-        list[int] | None, typer.Option(help="Only this variation of each task (repeatable); default all, in rotation.")
+    tasks: opt.TaskOption = None,
+    variations: Annotated[
+        list[int] | None,
+        typer.Option("--variation", help="Only this variation of each task (repeatable); default all, in rotation."),
     ] = None,
     episodes: Annotated[
         int | None, typer.Option(help="Episodes per task and evaluation; default 25, or all --from-demos.")
     ] = None,
-    repeat: Annotated[
-        int, typer.Option(help="Number of evaluations; each on new scenes, or with --from-demos on the same scenes.")
+    repeats: Annotated[
+        int,
+        typer.Option(
+            "--repeat", help="Number of evaluations; each on new scenes, or with --from-demos on the same scenes."
+        ),
     ] = 1,
     seed: Annotated[
         int, typer.Option(help="Seed of the first scene; the default differs from the seeds of demonstrations.")
@@ -49,26 +56,22 @@ def rollout(
         bool,
         typer.Option("--blank-instruction", help="Control: give ARP no instruction; '-blank' is added to its name."),
     ] = False,
-    language_weights: Annotated[
-        Path | None, typer.Option(help="CLIP RN50 weights for ARP's language tokens; default random, seed 0.")
-    ] = None,
+    language_weights: opt.LanguageWeightsOption = None,
     policy_option: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE for the policy, such as device=cuda (repeatable).")
     ] = None,
-    max_steps: Annotated[int, typer.Option(help="Number of key poses after which an episode fails, at most 25.")] = 25,
+    max_steps: opt.MaxStepsOption = 25,
     workers: Annotated[
         int | None,
         typer.Option(help="Number of single-threaded processes; default one per processor; 0: use this process."),
     ] = None,
-    renderer: Annotated[
-        str | None, typer.Option(help="Renderer of tabletop: rays (no graphics library; default), gl, or auto.")
-    ] = None,
-    image_size: Annotated[int | None, typer.Option(help="Width and height of images; default 128.")] = None,
-    option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the world (repeatable).")] = None,
+    renderer: opt.RendererOption = None,
+    image_size: opt.ImageSizeOption = None,
+    option: opt.WorldOption = None,
     film: Annotated[int, typer.Option(help="Number of episodes per task of which to make a GIF.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Output folder instead of the run's rollouts.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress and no messages.")] = False,
+    as_json: opt.JsonOption = False,
+    quiet: opt.QuietOption = False,
 ) -> None:
     """Roll out a policy in a world; write episodes with outcomes like demonstrations; tabulate success per task.
 
@@ -94,11 +97,7 @@ def rollout(
     if partition is not None and from_demos is None:
         raise ConfigError("--partition is a part of --from-demos; give that as well")
     plan = RolloutPlan(
-        tasks=tuple(task or ()),
-        variations=tuple(variation or ()),
-        episodes=episodes,
-        seed=seed,
-        repeats=repeat,
+        **opt.given_fields(RolloutPlan, locals()),
         demos=None if from_demos is None else open_demos(from_demos, partition),
     )
     world_options = parse_options(option or []) | _given(renderer=renderer, image_size=image_size)
@@ -108,8 +107,7 @@ def rollout(
     )
     run_dir = None if out is not None else resolve_run(run)
     root = run_dir.rollouts if run_dir is not None else out or Path()
-    if run_dir is not None and not quiet:
-        typer.echo(f"run: {run_dir.path}", err=as_json)
+    print_run(run_dir, quiet=quiet, as_json=as_json)
     played = []
     for player in choose_players(
         run_dir, policy, checkpoint or (), name=name, models=model or (), blank=blank_instruction
@@ -144,7 +142,7 @@ def rollout(
             "episodes": episodes,
             "from_demos": from_demos,
         }
-        lists = {"tasks": list(task or ()), "variations": list(variation or ())}
+        lists = {"tasks": list(plan.tasks), "variations": list(plan.variations)}
         run_dir.record("rollout", {key: str(v) if isinstance(v, Path) else v for key, v in settings.items()} | lists)
     mine = {(player.name, player.step) for player, _ in played}
     table = success_table(entry for entry in matches if (entry.model, entry.step) in mine)

@@ -1,27 +1,25 @@
 """`mnprobe success`: success against failure, with tests, intervals and power."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mnprobe.cli import options as opt
 from mnprobe.core.rundir import resolve_run
 
 __all__ = ["success"]
 
 
 def success(
-    run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
+    run: opt.RunOption = None,
     source: Annotated[
         str | None,
         typer.Option(help="Source of the episodes; default rollouts if the policy has both outcomes there, else all."),
     ] = None,
-    resamples: Annotated[int, typer.Option(help="Number of permutations per test.")] = 1999,
-    out: Annotated[
-        Path | None, typer.Option(help="Figure path without extension; default in the run's figures.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    resamples: opt.ResamplesOption = 1999,
+    out: opt.FigureOption = None,
+    as_json: opt.JsonOption = False,
 ) -> None:
     """Contrast the four settings of `mnprobe align --split success`: differences, 95 % intervals, corrected p, power.
 

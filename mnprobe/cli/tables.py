@@ -1,11 +1,11 @@
 """`mnprobe tables`: results of a run in the format of the paper's tables."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mnprobe.cli import options as opt
 from mnprobe.core.commands import command_line
 from mnprobe.core.rundir import resolve_run
 
@@ -13,12 +13,12 @@ __all__ = ["tables"]
 
 
 def tables(
-    run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
+    run: opt.RunOption = None,
     number: Annotated[
         list[int] | None,
         typer.Option(help="1 recognition, 2 execution, 3 ablation (repeatable); default all that exist."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: opt.JsonOption = False,
 ) -> None:
     """Print recognition and success per task, and the ablation, in the format of the paper's Tables 1 to 3.
 

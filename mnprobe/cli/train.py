@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mnprobe.cli import options as opt
+from mnprobe.cli.console import leads, print_note, print_run
+
 if TYPE_CHECKING:
     from mnprobe.data import Dataset
     from mnprobe.training import TrainConfig, TrainResult
@@ -14,7 +17,7 @@ __all__ = ["train"]
 
 
 def train(
-    run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
+    run: opt.RunOption = None,
     data: Annotated[
         list[Path] | None, typer.Option(help="Folder of demonstrations (repeatable); by default the run's demos.")
     ] = None,
@@ -34,19 +37,12 @@ def train(
     ] = None,
     lambda_ee: Annotated[float | None, typer.Option(help="Weight of the policy's loss.")] = None,
     lambda_align: Annotated[float | None, typer.Option(help="Weight of the alignment loss; 0 is the baseline.")] = None,
-    pairing: Annotated[
-        Literal["episode", "instruction", "task"] | None, typer.Option(help="Definition of the same action.")
-    ] = None,
-    positives: Annotated[
-        Literal["diagonal", "exclude", "multi"] | None,
-        typer.Option(help="Eq. 2 as printed (diagonal); same group removed from the denominator, or positive."),
-    ] = None,
+    pairing: opt.PairingOption[Literal["episode", "instruction", "task"] | None] = None,
+    positives: opt.PositivesOption[Literal["diagonal", "exclude", "multi"] | None] = None,
     tau: Annotated[float | None, typer.Option(help="Temperature of the alignment.")] = None,
-    heads: Annotated[
-        Literal["linear", "mlp"] | None, typer.Option(help="Type of T_u and T_e: linear as in the paper, or mlp.")
-    ] = None,
+    heads: opt.HeadsOption[Literal["linear", "mlp"] | None] = None,
     head_depth: Annotated[int | None, typer.Option(help="Number of layers of mlp heads.")] = None,
-    dim: Annotated[int | None, typer.Option(help="Width of the shared space.")] = None,
+    dim: opt.DimOption[int | None] = None,
     temperature: Annotated[float | None, typer.Option(help="Temperature of the video-text loss; not trained.")] = None,
     video_lr: Annotated[float | None, typer.Option(help="Peak learning rate of the video encoder.")] = None,
     text_share: Annotated[
@@ -63,10 +59,8 @@ def train(
         typer.Option(help="Augmentation of scenes: translate and rotate, translate, or none."),
     ] = None,
     colour_noise: Annotated[bool | None, typer.Option(help="Add noise to the policy's colours.")] = None,
-    camera: Annotated[str | None, typer.Option(help="Camera of the clips.")] = None,
-    precision: Annotated[
-        Literal["float32", "bf16"] | None, typer.Option(help="bf16 = mixed precision in both models.")
-    ] = None,
+    camera: opt.CameraOption = None,
+    precision: opt.PrecisionOption[Literal["float32", "bf16"] | None] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Updates between two checkpoints.")] = None,
     checkpoint_at: Annotated[
         str | None, typer.Option(help="Or checkpoints at these shares of the updates, such as 0,0.1,0.5,1.")
@@ -83,25 +77,21 @@ def train(
     arp_size: Annotated[
         str | None, typer.Option(help="Size of a new policy: tiny, arp, arp_plus, or a JSON file of sizes.")
     ] = None,
-    language_weights: Annotated[
-        Path | None, typer.Option(help="CLIP RN50 weights for ARP's language tokens; default random, seed 0.")
-    ] = None,
+    language_weights: opt.LanguageWeightsOption = None,
     partition: Annotated[
         list[str] | None, typer.Option(help="Default train, or all where the data have no partitions (repeatable).")
     ] = None,
-    task: Annotated[list[str] | None, typer.Option(help="Only this task (repeatable).")] = None,
-    instructions: Annotated[
-        Path | None, typer.Option(help="CSV (task,variation,instruction) in place of the dataset's instructions.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto",
+    task: opt.TaskOption = None,
+    instructions: opt.InstructionsOption = None,
+    device: opt.DeviceOption = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads per process; 1 makes weights reproducible.")] = None,
-    save_every: Annotated[int, typer.Option(help="Updates between two saved states for resumption.")] = 500,
+    save_every: opt.SaveEveryOption = 500,
     log_every: Annotated[int, typer.Option(help="Updates between two rows of the metrics table.")] = 10,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print sizes, memory, schedule and sources; write nothing.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress and no messages.")] = False,
+    as_json: opt.JsonOption = False,
+    quiet: opt.QuietOption = False,
 ) -> None:
     """Train ViCLIP and ARP jointly: L = L_AU + lambda_EE L_EE + lambda_align L_align. Run it again to resume.
 
@@ -113,50 +103,30 @@ def train(
     """
     from mnprobe.core.errors import ConfigError
     from mnprobe.core.rundir import RunDir, resolve_run
+    from mnprobe.training import TrainConfig
     from mnprobe.training import preset as preset_named
     from mnprobe.training import train as run_training
 
     if threads is not None and threads < 1:
         raise ConfigError(f"--threads must be at least 1, got {threads}")
-    given: dict[str, Any] = {
-        "seed": seed,
-        "batch": batch,
-        "clips": clips,
-        "understanding_share": understanding_share,
-        "lambda_ee": lambda_ee,
-        "lambda_align": lambda_align,
-        "pairing": pairing,
-        "positives": positives,
-        "tau": tau,
-        "heads": heads,
-        "head_depth": head_depth,
-        "dim": dim,
-        "temperature": temperature,
-        "text_share": text_share,
+    given = opt.given_fields(TrainConfig, locals()) | {
         "video.lr": video_lr,
         "policy.lr": policy_lr,
         "align.lr": heads_lr,
-        "clip_norm": clip_norm,
-        "augment": augment,
-        "colour_noise": colour_noise,
-        "camera": camera,
-        "precision": precision,
         "checkpoints": _checkpoints(checkpoint_every, checkpoint_at),
         "viclip": _size("viclip", viclip_size, viclip),
         "arp": _size("arp", arp_size, arp),
     }
-    explicit = {key: value for key, value in given.items() if value is not None}
-    config = _config(preset_named(preset), only, updates, explicit, option or [])
-    leads = _leads()
+    given = {key: value for key, value in given.items() if value is not None and key != "updates"}
+    config = _config(preset_named(preset), only, updates, given, option or [])
     if dry_run:
         run_dir = None if run is None else resolve_run(run)
     else:
         run_dir = RunDir.create(run) if run is not None and data else resolve_run(run)
-    if run_dir is not None and leads and not quiet:
-        typer.echo(f"run: {run_dir.path}", err=as_json)
+    print_run(run_dir, quiet=quiet, as_json=as_json)
     folders = data or ([run_dir.demos] if run_dir is not None and run_dir.demos.is_dir() else None)
     if dry_run:
-        if leads:
+        if leads():
             episodes = None if folders is None else _dataset(folders, partition, task, instructions)
             _print_plan(config, episodes, device, viclip, arp, preset, as_json)
         return
@@ -168,8 +138,8 @@ def train(
 
         torch.set_num_threads(threads)
     dataset = _dataset(folders, partition, task, instructions)
-    for text in () if quiet or not leads else dataset.notes:
-        typer.echo(text, err=True)
+    for text in dataset.notes:
+        print_note(quiet)(text)
     result = run_training(
         config,
         dataset,
@@ -182,9 +152,9 @@ def train(
         save_every=save_every,
         log_every=log_every,
         quiet=quiet,
-        note=None if quiet else lambda text: typer.echo(text, err=True),
+        note=print_note(quiet),
     )
-    if leads:
+    if leads():
         _print_result(result, as_json)
 
 
@@ -314,10 +284,3 @@ def _print_result(result: "TrainResult", as_json: bool) -> None:
         f"{result.name}: {losses}; {result.seconds:.0f} s in updates, "
         f"{100 * result.waiting:.1f} % of them waiting for data; losses in {result.folder / 'metrics.csv'}"
     )
-
-
-def _leads() -> bool:
-    """Whether this process prints; under torchrun only process 0 does."""
-    import os
-
-    return os.environ.get("RANK", "0") == "0"

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from mnprobe.cli import options as opt
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.rundir import resolve_run
 
@@ -13,7 +14,7 @@ __all__ = ["tsne"]
 
 
 def tsne(
-    run: Annotated[Path | None, typer.Option(help="Run directory; by default the newest under ./runs.")] = None,
+    run: opt.RunOption = None,
     understanding: Annotated[
         list[str] | None,
         typer.Option(help="Model of the run, or a feature file; several files give several panels."),
@@ -22,7 +23,7 @@ def tsne(
         list[str] | None,
         typer.Option(help="Model of the run, or a feature file; as many files as for the other side."),
     ] = None,
-    source: Annotated[str, typer.Option(help="Source of the features: demos, demos-blank, rollouts.")] = "demos",
+    source: opt.FeatureSourceOption = "demos",
     step: Annotated[
         list[int] | None, typer.Option(help="Checkpoint of the execution model; several give panels. Default the last.")
     ] = None,
@@ -39,12 +40,10 @@ def tsne(
     partition: Annotated[
         str | None, typer.Option(help="Only these episodes: test, or held-out (not used to fit saved heads).")
     ] = None,
-    layer_u: Annotated[str, typer.Option(help="Layer of the understanding side.")] = "u",
-    layer_e: Annotated[str, typer.Option(help="Layer of the execution side.")] = "e",
-    pool_u: Annotated[
-        str, typer.Option(help="Pooling per episode: mean, first, last, max, token:<k>, concat.")
-    ] = "mean",
-    pool_e: Annotated[str, typer.Option(help="The same for the execution side.")] = "mean",
+    layer_u: opt.LayerUOption[str] = "u",
+    layer_e: opt.LayerEOption[str] = "e",
+    pool_u: opt.PoolOption = "mean",
+    pool_e: opt.PoolOption = "mean",
     heads: Annotated[
         Path | None, typer.Option(help="Saved heads; default matching heads of `mnprobe align`, else new ones.")
     ] = None,
@@ -64,10 +63,8 @@ def tsne(
     colour: Annotated[
         str, typer.Option(help="Colouring: auto, instruction, task, or a column of your own in the stores.")
     ] = "auto",
-    out: Annotated[
-        Path | None, typer.Option(help="Figure path without extension; default in the run's figures.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    out: opt.FigureOption = None,
+    as_json: opt.JsonOption = False,
 ) -> None:
     """Draw features of both models by t-SNE: shape = model, colour = instruction, with trustworthiness on the figure.
 
@@ -87,9 +84,7 @@ def tsne(
     from mnprobe.analysis.tsne.series import DrawnSeries, draw_tsne_series, series_facts
     from mnprobe.core.commands import command_line
 
-    config = TsneConfig(
-        perplexity=perplexity, iterations=iterations, seed=seed, jobs=jobs, warm_iterations=max(1, iterations // 2)
-    )
+    config = TsneConfig(**opt.given_fields(TsneConfig, locals()), warm_iterations=max(1, iterations // 2))
     wanted_space = as_space(space)
     rundir = resolve_run(run)
     of_one_run = not (compare or feature_paths(understanding or []) or feature_paths(execution or []))

@@ -10,6 +10,7 @@ import math
 import operator
 from collections.abc import Iterable
 from dataclasses import fields
+from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -237,15 +238,21 @@ def as_share(value: Any, name: str) -> float:
 
 
 def settle(
-    settings: Any, *, wholes: Iterable[str] = (), numbers: Iterable[str] = (), truths: Iterable[str] = ()
+    settings: Any,
+    *,
+    wholes: Iterable[str] = (),
+    numbers: Iterable[str] = (),
+    truths: Iterable[str] = (),
+    lists: Iterable[str] = (),
 ) -> None:
-    """Convert fields of a frozen dataclass to Python integers, floats and booleans; a default None is unchanged.
+    """Convert fields of a frozen dataclass to Python integers, floats and booleans, and one or several texts or paths
+    to a tuple; a default None is unchanged.
 
     Equal settings then have equal JSON, whatever their input types. Call it in a dataclass's `__post_init__`, before
     range checks.
 
     Raises:
-        ConfigError: naming the field, for invalid integers, booleans and numbers.
+        ConfigError: naming the field, for invalid integers, booleans, numbers and lists.
     """
     optional = {entry.name for entry in fields(settings) if entry.default is None}
     for name in wholes:
@@ -264,6 +271,13 @@ def settle(
         if not isinstance(value, bool | np.bool_):
             raise ConfigError(f"{name} must be True or False, got {value!r}")
         object.__setattr__(settings, name, bool(value))
+    for name in lists:
+        value = getattr(settings, name)
+        if value is not None or name not in optional:
+            entries = [value] if isinstance(value, str | PathLike) else value
+            if not isinstance(entries, Iterable) or not all(isinstance(entry, str | PathLike) for entry in entries):
+                raise ConfigError(f"{name} must be a list of names, got {_short(value)}")
+            object.__setattr__(settings, name, tuple(entries))
 
 
 def _whole(value: Any) -> int | None:

@@ -2,12 +2,19 @@
 
 import difflib
 import importlib
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from importlib.metadata import entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mnprobe.core.errors import ConfigError
 
-__all__ = ["Registry", "import_object", "unknown_name"]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["Registry", "config_with", "import_object", "unknown_name"]
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 _SHOWN = 60  # names listed before "and N more"
 
@@ -22,6 +29,22 @@ def unknown_name(kind: str, name: str, known: list[str]) -> ConfigError:
     hint = f" Did you mean {near[0]!r}?" if near else ""
     more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
     return ConfigError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(sorted(known)[:_SHOWN])}{more}")
+
+
+def config_with(kind: type[Config], config: Config | None, settings: Mapping[str, Any]) -> Config:
+    """Return `config`, or the default one if it is None, with single fields replaced by `settings`.
+
+    Raises ConfigError for a configuration of another class, and for an unknown field, with the nearest one.
+    """
+    if config is not None and not isinstance(config, kind):
+        raise ConfigError(
+            f"config must be of {kind.__name__}, got {type(config).__name__}; give single settings by their own names"
+        )
+    known = [entry.name for entry in fields(kind)]
+    for name in settings:
+        if name not in known:
+            raise unknown_name(f"setting of {kind.__name__}:", name, known)
+    return kind(**settings) if config is None else replace(config, **settings)
 
 
 def import_object(target: str, *, kind: str = "object") -> Any:

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from mnprobe.features.extraction import Extracted, extract
+from mnprobe.features.extraction import ExtractConfig, Extracted, extract
 from mnprobe.features.extractors.base import EXTRACTORS, EpisodeFeatures, Extractor, ExtractorSpec, Tokens
 from mnprobe.features.schema import Header
 from mnprobe.features.store import FeatureFile, Layer, describe_features, open_features, verify
@@ -11,6 +11,7 @@ from mnprobe.features.writer import FeatureWriter, write_features
 __all__ = [
     "EXTRACTORS",
     "EpisodeFeatures",
+    "ExtractConfig",
     "Extracted",
     "Extractor",
     "ExtractorSpec",
@@ -20,6 +21,7 @@ __all__ = [
     "HookInputs",
     "HookTarget",
     "Layer",
+    "RecognitionConfig",
     "Tokens",
     "check_forgetting",
     "describe_features",
@@ -34,6 +36,7 @@ __all__ = [
 _WITH_TORCH = {
     "HookInputs": "mnprobe.features.extractors.hook",
     "HookTarget": "mnprobe.features.extractors.hook",
+    "RecognitionConfig": "mnprobe.features.recognition.config",
     "check_forgetting": "mnprobe.features.recognition.evaluate",
     "recognize": "mnprobe.features.recognition.evaluate",
 }

@@ -11,14 +11,15 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from mnprobe.core.arrays import Truth, Whole, settle
 from mnprobe.core.errors import ConfigError, DataError, FeatureError, MnprobeError
 from mnprobe.core.files import sha256_file
 from mnprobe.core.job import JobRecord
 from mnprobe.core.progress import progress
 from mnprobe.core.provenance import canonical_json, config_hash, versions
-from mnprobe.core.registry import unknown_name
+from mnprobe.core.registry import config_with, unknown_name
 from mnprobe.core.rundir import RunDir, resolve_run, step_name
-from mnprobe.core.runtime import Team, join_team, prefetch
+from mnprobe.core.runtime import Team, join_team, prefetch, resolve_device
 from mnprobe.core.seeds import check_seed
 from mnprobe.data import Dataset, Episode, open_dataset
 from mnprobe.features.extractors.base import (
@@ -27,6 +28,8 @@ from mnprobe.features.extractors.base import (
     Extractor,
     ExtractorSpec,
     LayerInfo,
+    check_computation,
+    check_one_size,
     complete_options,
     stored_layers,
 )
@@ -38,7 +41,16 @@ from mnprobe.features.store import open_features, verify
 from mnprobe.features.writer import FeatureWriter
 from mnprobe.worlds.record import read_situation
 
-__all__ = ["ROLLOUTS", "Extracted", "Job", "check_target", "extract", "run_job"]
+__all__ = [
+    "ROLLOUTS",
+    "ExtractConfig",
+    "Extracted",
+    "Job",
+    "check_target",
+    "extract",
+    "readable_episodes",
+    "run_job",
+]
 
 Status = Literal["written", "kept"]
 Note = Callable[[str], None]
@@ -467,6 +479,83 @@ _READERS_FOR_CUDA = 8
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """Configuration of an extraction: the models, their layers, the episodes, and the computation.
+
+    Raises: ConfigError when a value is out of range or two values contradict each other. What depends on the models,
+    the data or the machine is checked by `extract`.
+    """
+
+    models: Sequence[str] = ()
+    """Names of extractors, or of models in the run; see `choose_models`. Empty, without checkpoints: all of the run."""
+    checkpoints: Sequence[Path] = ()
+    """Weights files; the model is detected from the file."""
+    name: str | None = None
+    """Model name under which the features are stored."""
+    step: Whole | None = None
+    """Training step of the checkpoint, if the file does not record it."""
+    preset: str | None = None
+    """Size of models with random weights; None means "tiny"."""
+    model_config: Path | Mapping[str, Any] | None = None
+    """Configuration of one model (a mapping, or a JSON file), for weights whose file does not contain it, or for random
+    weights without preset."""
+    seed: Whole = 0
+    """Seed of random weights."""
+    source: str = "demos"
+    """Name of the data within the run, such as "demos" or "rollouts"."""
+    partitions: Sequence[str] | None = None
+    """Select these partitions; see `mnprobe.data.open_dataset`, also for the next ones."""
+    tasks: Sequence[str] | None = None
+    """Select these tasks."""
+    limit: Whole | None = None
+    """Maximum number of episodes."""
+    instructions: Path | str | Mapping[str, str | Sequence[str]] | None = None
+    """Instructions in place of the dataset's."""
+    outcomes: Path | str | None = None
+    """Outcomes of the episodes."""
+    layers: Sequence[str] = ()
+    """Plain names, patterns such as "blocks.*", or `model=layer`; see `layers_for`; empty means the defaults."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of extractors: camera, frames_rule, decoding, blank_instruction, language_weights, ... None means the
+    default."""
+    device: str = "auto"
+    """ "auto", "cpu", "cuda", "cuda:<number>"."""
+    batch_size: Whole = 8
+    """Episodes per forward pass (ARP: key-to-key steps per pass) and per resumable piece."""
+    dtype: str = "float32"
+    """Stored type, "float32" or "float16"."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """ "bf16" for mixed precision in the model."""
+    skip_broken: Truth = False
+    """Skip episodes whose files are missing or damaged (DataError); ids and reasons are reported and recorded in the
+    store's provenance."""
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            wholes=("step", "limit", "batch_size"),
+            truths=("skip_broken",),
+            lists=("models", "checkpoints", "partitions", "tasks", "layers"),
+        )
+        options: Any = {} if self.options is None else self.options
+        if not isinstance(options, Mapping):
+            raise ConfigError(f"options must be a mapping of names to values, got {type(options).__name__}")
+        object.__setattr__(self, "options", {name: value for name, value in options.items() if value is not None})
+        sizes: Any = self.model_config
+        if sizes is not None and not isinstance(sizes, Mapping | Path):
+            if not isinstance(sizes, str):
+                raise ConfigError(f"model_config must be a mapping or a JSON file, got {type(sizes).__name__}")
+            object.__setattr__(self, "model_config", Path(sizes))
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"--dtype must be {' or '.join(DTYPES)}, got {self.dtype!r}")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"--limit must be at least 1, got {self.limit}")
+        object.__setattr__(self, "seed", check_seed(self.seed, name="--seed"))
+        check_computation(self.batch_size, self.precision)
+        check_one_size(self.preset, self.model_config)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Extracted:
     """One finished store. `status` is "written", or "kept" when it existed before.
 
@@ -489,32 +578,14 @@ class Extracted:
 
 def extract(
     data: Path | str | Sequence[Path | str] | None = None,
+    config: ExtractConfig | None = None,
     *,
     run: RunDir | Path | None = None,
     out: Path | None = None,
-    models: Sequence[str] = (),
-    checkpoints: Sequence[Path] = (),
-    name: str | None = None,
-    step: int | None = None,
-    preset: str | None = None,
-    config: Path | Mapping[str, Any] | None = None,
-    seed: int = 0,
-    source: str = "demos",
-    partitions: Sequence[str] | None = None,
-    tasks: Sequence[str] | None = None,
-    limit: int | None = None,
-    instructions: Path | Mapping[str, str | Sequence[str]] | None = None,
-    outcomes: Path | str | None = None,
-    layers: Sequence[str] = (),
-    options: Mapping[str, Any] | None = None,
-    device: str = "auto",
-    batch_size: int = 8,
-    dtype: str = "float32",
-    precision: Literal["float32", "bf16"] = "float32",
     overwrite: bool = False,
-    skip_broken: bool = False,
     quiet: bool = True,
     note: Callable[[str], None] | None = None,
+    **settings: Any,
 ) -> list[Extracted]:
     """Extract frozen features into one store per model and checkpoint; valid existing stores are reused.
 
@@ -525,167 +596,151 @@ def extract(
         data: folders of demonstrations; by default the run's `demos`. With the source "rollouts", by default every
             folder of the run's `rollouts` that one of its ARP checkpoints played: each is extracted by that checkpoint
             and by the ViCLIP checkpoint of the same training and step (see `played_choices`).
+        config: what to extract, and how; the defaults if None.
         run: run directory; default the newest under ./runs, unless `out` is given.
         out: output path instead of a run: a file ending in .h5 for a single store, or a folder for
             `<model>/<source>/step_<number>.h5`.
-        models: names of extractors, or of models in the run; see `choose_models`.
-        checkpoints: weights files; the model is detected from the file.
-        name: model name under which the features are stored.
-        step: training step of the checkpoint, if the file does not record it.
-        preset: size of models with random weights ("tiny" by default); `seed` is their seed.
-        config: configuration of one model (a mapping, or a JSON file), for weights whose file does not contain it, or
-            for random weights without preset.
-        source: name of the data within the run, such as "demos" or "rollouts".
-        partitions, tasks, instructions, outcomes: see `mnprobe.data.open_dataset`.
-        limit: maximum number of episodes.
-        layers: plain names, patterns such as "blocks.*", or `model=layer`; see `layers_for`.
-        options: options of extractors: camera, frames_rule, decoding, blank_instruction, language_weights, ...
-        device: "auto", "cpu", "cuda", "cuda:<number>".
-        batch_size: episodes per forward pass (ARP: key-to-key steps per pass) and per resumable piece.
-        dtype: stored type, "float32" or "float16".
-        precision: "float32", or "bf16" for mixed precision in the model.
         overwrite: replace existing stores of another configuration.
-        skip_broken: skip episodes whose files are missing or damaged (DataError); ids and reasons are reported and
-            recorded in the store's provenance.
         quiet: show no progress.
         note: called with messages for the user.
+        settings: single fields of `ExtractConfig` by name, in place of those of `config`, such as `models=["viclip"]`.
     Returns: one entry per store, in order of work.
     Raises: ConfigError, DataError, CheckpointError, FeatureError.
     """
-    from mnprobe.core.runtime import resolve_device
-
-    if dtype not in DTYPES:
-        raise ConfigError(f"--dtype must be {' or '.join(DTYPES)}, got {dtype!r}")
-    if limit is not None and limit < 1:
-        raise ConfigError(f"--limit must be at least 1, got {limit}")
-    check_seed(seed, name="--seed")
+    config = config_with(ExtractConfig, config, settings)
     say = note or (lambda text: None)
     home = run if isinstance(run, RunDir) else None if run is None and out is not None else resolve_run(run)
-    given = {key: value for key, value in (options or {}).items() if value is not None}
     with join_team() as team:
-        if data is None and source == ROLLOUTS and home is not None:
-            if checkpoints or name is not None or step is not None:
-                raise ConfigError(
-                    "--source rollouts without --data takes the run's own checkpoints, each on the episodes that it "
-                    "played; give --data as well to use --checkpoint, --name or --step"
-                )
-            played = played_choices(home, models, say)
-            parts: list[tuple[Any, list[ModelChoice]]] = [(one.folder, list(one.choices)) for one in played]
-        else:
-            chosen = choose_models(home, models, checkpoints, name=name, step=step)
-            parts = [(data if data is not None else _demos(home), chosen)]
-        everything = _understanding([choice for _, choices in parts for choice in choices], given, say)
-        parts = [(folder, [choice for choice in choices if choice in everything]) for folder, choices in parts]
-        parts = [part for part in parts if part[1]]
+        parts = _choose_parts(data, home, config, say)
+        everything = [choice for _, choices in parts for choice in choices]
         for choice in everything:
             if choice.checkpoint is not None and not choice.checkpoint.step_told:
                 remark = "tells no training step, so it counts as step 0; --step or --name says more"
                 say(f"{choice.checkpoint.path}: {remark}")
-        sizes = _sizes(everything, preset, config)
+        sizes = _model_config(everything, config)
         cache: dict[str, Any] = {}  # for a single model only; several would all stay in memory
         known = partial(
-            _known_layers,
-            options=given,
-            preset=preset,
-            seed=seed,
-            config=sizes,
-            cache=cache if len(everything) == 1 else None,
-            found={},
+            _known_layers, config=config, sizes=sizes, cache=cache if len(everything) == 1 else None, found={}
         )
-        layers_of = [[layers_for(choice, layers, everything, known, say) for choice in choices] for _, choices in parts]
+        layers_of = [
+            [layers_for(choice, config.layers, everything, known, say) for choice in choices] for _, choices in parts
+        ]
         if out is not None and out.suffix == ".h5" and len(everything) > 1:
             raise ConfigError(f"--out {out}: one file, but {len(everything)} stores are to be made; name a folder")
         done: list[Extracted] = []
         asked: list[str] = []
-        for number, ((folder, choices), chosen_layers) in enumerate(zip(parts, layers_of, strict=True), start=1):
+        for number, ((folder, choices), layers) in enumerate(zip(parts, layers_of, strict=True), start=1):
             if len(parts) > 1:
                 say(f"{folder} ({number} of {len(parts)})")
-            dataset = open_dataset(
-                folder, partitions=partitions, tasks=tasks, instructions=instructions, outcomes=outcomes
-            )
-            for text in dataset.notes:
-                say(text)
-            dataset = dataset[:limit] if limit else dataset
-            dataset, broken = _sound(dataset, say) if skip_broken else (dataset, {})
-            for remark in dataset.instruction_notes():
-                say(remark)
-            maker = _ExtractionContext(
-                home=home,
+            dataset, broken = _open_episodes(folder, config, say)
+            context = _ExtractionContext(
+                config=config,
+                run=home,
                 out=out,
                 dataset=dataset,
                 columns=_columns(dataset, say),
                 fingerprint=dataset.fingerprint(),
-                source=source,
-                options=given,
-                seed=seed,
-                preset=preset,
-                config=sizes,
-                device=resolve_device(device, local=team.local),
-                batch_size=batch_size,
-                dtype=dtype,
-                precision=precision,
+                sizes=sizes,
+                device=resolve_device(config.device, local=team.local),
                 overwrite=overwrite,
-                skip_broken=skip_broken,
                 broken=broken,
                 cache=cache,
                 say=say,
             )
-            jobs = [maker.job(choice, found) for choice, found in zip(choices, chosen_layers, strict=True)]
+            jobs = [context.job(choice, chosen) for choice, chosen in zip(choices, layers, strict=True)]
             for job in jobs:
                 check_target(job)
             asked += [canonical_json(dict(job.asked)) for job in jobs]
             _record(home, out, team, asked, [folder for folder, _ in parts[:number]])
             for choice, job in zip(choices, jobs, strict=True):
                 status = run_job(job, team, quiet=quiet, note=say if team.leads else None)
-                header = job.header
-                names, skipped = _stored(job, stored_layers(EXTRACTORS.load(choice.kind), job.asked["layers"]))
-                done.append(
-                    Extracted(
-                        path=job.target,
-                        model=header.model,
-                        kind=choice.kind,
-                        side=header.side,
-                        source=header.source,
-                        step=header.step,
-                        trained=header.trained,
-                        training=header.training,
-                        layers=names,
-                        episodes=len(dataset) + len(broken) - skipped,
-                        status=status,
-                        skipped=skipped,
-                    )
-                )
+                done.append(_extracted(choice, job, status))
     return done
+
+
+def _choose_parts(
+    data: Any, run: RunDir | None, config: ExtractConfig, say: Note
+) -> list[tuple[Any, list[ModelChoice]]]:
+    """Return folders of episodes and the models to extract from each."""
+    if data is None and config.source == ROLLOUTS and run is not None:
+        if config.checkpoints or config.name is not None or config.step is not None:
+            raise ConfigError(
+                "--source rollouts without --data takes the run's own checkpoints, each on the episodes that it "
+                "played; give --data as well to use --checkpoint, --name or --step"
+            )
+        played = played_choices(run, config.models, say)
+        parts: list[tuple[Any, list[ModelChoice]]] = [(one.folder, list(one.choices)) for one in played]
+    else:
+        chosen = choose_models(run, config.models, config.checkpoints, name=config.name, step=config.step)
+        parts = [(data if data is not None else _demos(run), chosen)]
+    everything = _understanding([choice for _, choices in parts for choice in choices], config.options, say)
+    parts = [(folder, [choice for choice in choices if choice in everything]) for folder, choices in parts]
+    return [part for part in parts if part[1]]
+
+
+def _open_episodes(folder: Any, config: ExtractConfig, say: Note) -> tuple[Dataset, dict[str, str]]:
+    """Return the episodes, and the reasons of the broken ones that are skipped."""
+    dataset = open_dataset(
+        folder,
+        partitions=config.partitions,
+        tasks=config.tasks,
+        instructions=config.instructions,
+        outcomes=config.outcomes,
+    )
+    for text in dataset.notes:
+        say(text)
+    dataset = dataset[: config.limit] if config.limit else dataset
+    dataset, broken = readable_episodes(dataset, say) if config.skip_broken else (dataset, {})
+    for remark in dataset.instruction_notes():
+        say(remark)
+    return dataset, broken
+
+
+def _extracted(choice: ModelChoice, job: Job, status: Status) -> Extracted:
+    """Describe the finished store of a job: its layers in the requested order, and its counts of episodes."""
+    layers = stored_layers(EXTRACTORS.load(choice.kind), job.asked["layers"])
+    with open_features(job.target) as file:
+        skipped = len(file.attrs["provenance"].get("skipped", []))
+        names = tuple(name for name in layers.values() if name in file.layers)
+    header = job.header
+    return Extracted(
+        path=job.target,
+        model=header.model,
+        kind=choice.kind,
+        side=header.side,
+        source=header.source,
+        step=header.step,
+        trained=header.trained,
+        training=header.training,
+        layers=names,
+        episodes=len(job.episodes) + len(job.broken) - skipped,
+        status=status,
+        skipped=skipped,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _ExtractionContext:
-    """Settings that all jobs of one command share."""
+    """Configuration and data that all jobs of one folder of episodes share."""
 
-    home: RunDir | None
+    config: ExtractConfig
+    run: RunDir | None
     out: Path | None
     dataset: Dataset
     columns: Columns
     fingerprint: str
-    source: str
-    options: Mapping[str, Any]
-    seed: int
-    preset: str | None
-    config: Mapping[str, Any] | None
+    sizes: Mapping[str, Any] | None
     device: str
-    batch_size: int
-    dtype: str
-    precision: Literal["float32", "bf16"]
     overwrite: bool
-    skip_broken: bool
     broken: Mapping[str, str]
     cache: dict[str, Any]
-    say: Callable[[str], None]
+    say: Note
 
     def job(self, choice: ModelChoice, layers: Mapping[str, bool]) -> Job:
         """Build the job of one model at one checkpoint."""
+        config = self.config
         extractor = EXTRACTORS.load(choice.kind)
-        spec = self._spec(choice, layers, complete_options(self.options, extractor.option_defaults))
+        spec = self._spec(choice, layers, complete_options(config.options, extractor.option_defaults))
         side = extractor.side or spec.options.get("side")
         if side is None:
             raise ConfigError(
@@ -694,7 +749,7 @@ class _ExtractionContext:
         header = Header(
             model=choice.name,
             side=side,
-            source=f"{self.source}-blank" if spec.options.get("blank_instruction") else self.source,
+            source=f"{config.source}-blank" if spec.options.get("blank_instruction") else config.source,
             step=choice.step,
             trained=choice.trained,
             training=choice.training,
@@ -703,19 +758,19 @@ class _ExtractionContext:
         )
         if choice.checkpoint is None and extractor.sizes:
             size = "the given size" if spec.preset is None else f"size {spec.preset!r}"
-            self.say(f"{choice.name}: random weights of {size} from seed {self.seed}, not trained")
+            self.say(f"{choice.name}: random weights of {size} from seed {config.seed}, not trained")
         return Job(
-            target=_target(self.home, self.out, choice, header.source),
+            target=_target(self.run, self.out, choice, header.source),
             header=header,
             episodes=self.dataset,
             columns=self.columns,
-            asked=_asked(header, choice, spec, self.columns, self.dtype, self.skip_broken),
+            asked=_asked(header, choice, spec, self.columns, config),
             ran=_ran(spec),
             build=partial(extractor.build, spec),
-            dtype=self.dtype,
-            batch_size=self.batch_size,
+            dtype=config.dtype,
+            batch_size=config.batch_size,
             overwrite=self.overwrite,
-            skip_broken=self.skip_broken,
+            skip_broken=config.skip_broken,
             broken=self.broken,
             threads=min(_READERS_FOR_CUDA, os.cpu_count() or 1) if self.device.startswith("cuda") else 1,
         )
@@ -725,14 +780,14 @@ class _ExtractionContext:
 
         return ExtractorSpec(
             checkpoint=choice.checkpoint.path if choice.checkpoint else None,
-            preset=_drawn_preset(choice, self.preset, self.config),
-            config=self.config,
-            seed=self.seed,
+            preset=_drawn_preset(choice, self.config, self.sizes),
+            config=self.sizes,
+            seed=self.config.seed,
             layers=tuple(layers),
             optional=frozenset(name for name, by_pattern in layers.items() if by_pattern),
             device=self.device,
-            precision=self.precision,
-            batch_size=self.batch_size,
+            precision=self.config.precision,
+            batch_size=self.config.batch_size,
             candidates=distinct_texts(self.columns["instruction"].tolist()),
             options=options,
             say=lambda text: self.say(f"{choice.name}: {text}"),
@@ -740,19 +795,17 @@ class _ExtractionContext:
         )
 
 
-def _drawn_preset(choice: ModelChoice, preset: str | None, config: Mapping[str, Any] | None) -> str | None:
+def _drawn_preset(choice: ModelChoice, config: ExtractConfig, sizes: Mapping[str, Any] | None) -> str | None:
     """Return the preset of random weights, unless another setting gives the size."""
-    drawn = choice.checkpoint is None and EXTRACTORS.load(choice.kind).sizes and config is None
-    return (preset or _DEFAULT_PRESET) if drawn else None
+    drawn = choice.checkpoint is None and EXTRACTORS.load(choice.kind).sizes and sizes is None
+    return (config.preset or _DEFAULT_PRESET) if drawn else None
 
 
 def _known_layers(
     choice: ModelChoice,
     *,
-    options: Mapping[str, Any],
-    preset: str | None,
-    seed: int,
-    config: Mapping[str, Any] | None,
+    config: ExtractConfig,
+    sizes: Mapping[str, Any] | None,
     cache: dict[str, Any] | None,
     found: dict[int, Sequence[str]],
 ) -> Sequence[str]:
@@ -761,10 +814,10 @@ def _known_layers(
     if id(choice) not in found:
         spec = ExtractorSpec(
             checkpoint=choice.checkpoint.path if choice.checkpoint else None,
-            preset=_drawn_preset(choice, preset, config),
-            config=config,
-            seed=seed,
-            options=complete_options(options, extractor.option_defaults),
+            preset=_drawn_preset(choice, config, sizes),
+            config=sizes,
+            seed=config.seed,
+            options=complete_options(config.options, extractor.option_defaults),
             cache={} if cache is None else cache,
         )
         listed = extractor.layers_of(spec) if hasattr(extractor, "layers_of") else extractor.default_layers
@@ -772,7 +825,7 @@ def _known_layers(
     return found[id(choice)]
 
 
-def _sound(dataset: Dataset, say: Callable[[str], None]) -> tuple[Dataset, dict[str, str]]:
+def readable_episodes(dataset: Dataset, say: Callable[[str], None]) -> tuple[Dataset, dict[str, str]]:
     """Return the episodes whose labels and sizes are readable, and reasons of the others by id (or folder)."""
     sound, broken = [], {}
     for i, episode in enumerate(dataset):
@@ -794,13 +847,6 @@ def _sound(dataset: Dataset, say: Callable[[str], None]) -> tuple[Dataset, dict[
     return (Dataset(sound, dataset.paths) if broken else dataset), broken
 
 
-def _stored(job: Job, layers: Mapping[str, str]) -> tuple[tuple[str, ...], int]:
-    """Return the layers of the finished store, in the requested order, and the number of skipped episodes."""
-    with open_features(job.target) as file:
-        skipped = file.attrs["provenance"].get("skipped", [])
-        return tuple(name for name in layers.values() if name in file.layers), len(skipped)
-
-
 def _understanding(
     choices: list[ModelChoice], given: Mapping[str, Any], say: Callable[[str], None]
 ) -> list[ModelChoice]:
@@ -818,29 +864,26 @@ def _understanding(
     return [choice for choice in choices if "blank_instruction" in known[choice.kind]]
 
 
-def _sizes(
-    choices: Sequence[ModelChoice], preset: str | None, config: Path | Mapping[str, Any] | None
-) -> Mapping[str, Any] | None:
-    """Check that preset or configuration applies to a model; return the configuration."""
-    if preset is not None:
-        _check_preset(choices, preset)
-    if config is None:
+def _model_config(choices: Sequence[ModelChoice], config: ExtractConfig) -> Mapping[str, Any] | None:
+    """Check that preset or model configuration applies to a model; return the model configuration."""
+    if config.preset is not None:
+        _check_preset(choices, config.preset)
+    given = config.model_config
+    if given is None:
         return None
     kinds = {choice.kind for choice in choices}
-    if preset is not None:
-        raise ConfigError(f"--preset {preset} and --config both give the size; leave one out")
     if len(kinds) != 1 or not EXTRACTORS.load(next(iter(kinds))).sizes:
         raise ConfigError(f"--config is of one model that has sizes, but chosen are {', '.join(sorted(kinds))}")
-    if isinstance(config, Mapping):
-        return config
+    if isinstance(given, Mapping):
+        return given
     try:
-        found = json.loads(config.read_text(encoding="utf-8"))
+        found = json.loads(given.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"--config {config}: cannot be read ({error.strerror or error})") from error
+        raise ConfigError(f"--config {given}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:
-        raise ConfigError(f"--config {config}: cannot be read as JSON ({error})") from error
+        raise ConfigError(f"--config {given}: cannot be read as JSON ({error})") from error
     if not isinstance(found, dict):
-        raise ConfigError(f"--config {config}: must be a JSON object of fields, got {type(found).__name__}")
+        raise ConfigError(f"--config {given}: must be a JSON object of fields, got {type(found).__name__}")
     return found
 
 
@@ -893,7 +936,7 @@ def _target(run: RunDir | None, out: Path | None, choice: ModelChoice, source: s
 
 
 def _asked(
-    header: Header, choice: ModelChoice, spec: ExtractorSpec, columns: Columns, dtype: str, skip_broken: bool
+    header: Header, choice: ModelChoice, spec: ExtractorSpec, columns: Columns, config: ExtractConfig
 ) -> dict[str, Any]:
     """Return the requested configuration, which decides the meaning of the values, as JSON."""
     options = dict(spec.options)
@@ -922,11 +965,11 @@ def _asked(
         "layers": list(spec.layers),
         "options": options,
         "precision": spec.precision,
-        "dtype": dtype,
+        "dtype": config.dtype,
         "data_fingerprint": header.data_fingerprint,
         "episodes": len(columns["id"]),
         "episodes_hash": config_hash(table),
-        **({"skip_broken": True} if skip_broken else {}),
+        **({"skip_broken": True} if config.skip_broken else {}),
     }
 
 

@@ -1,6 +1,7 @@
 """Every option of `mnprobe recognize` arrives: in its tables, or in what is printed."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -137,6 +138,24 @@ def test_given_files_and_random_weights_are_recognised_with(home, call):
     assert one["rows"][0]["config_hash"] != other["rows"][0]["config_hash"]
 
 
+def test_broken_episodes_are_left_out_and_listed(home, call, tmp_path, capsys):
+    shutil.copytree(home.demos, tmp_path / "data")
+    for image in (tmp_path / "data").rglob("episode2/front_rgb/*.png"):
+        image.write_bytes(image.read_bytes()[:60])
+    arguments = ("--data", tmp_path / "data", "--step", 7)
+    code, err = call(*arguments)
+    assert code == 2
+    assert "truncated PNG" in err
+    found, err = call(*arguments, "--skip-broken")
+    (message,) = found["broken"]
+    assert message.startswith("reach/0/test-episode2: ")
+    assert f"left out {message}" in err
+    assert [row["n"] for row in found["rows"] if row["task"] == "all episodes"] == [1]
+    with pytest.raises(SystemExit, match="0"):
+        main(["recognize", f"--run={home.path}", f"--out={tmp_path / 'new'}", *map(str, arguments), "--skip-broken"])
+    assert f"\nleft out {message}\nwrote " in capsys.readouterr().out
+
+
 def test_natural_videos_are_checked_for_forgetting(home, call, tmp_path, capsys):
     av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'mnprobe[video]'")
     for label, colour in {"red_light": (200, 30, 30), "blue_light": (30, 30, 200)}.items():
@@ -170,7 +189,6 @@ def test_natural_videos_are_checked_for_forgetting(home, call, tmp_path, capsys)
     ("arguments", "message"),
     [
         (["--template", "{}"], "--template: belongs to the forgetting check"),
-        (["--skip-broken"], "--skip-broken: belongs to the forgetting check"),
         (["--videos", "x", "--camera", "wrist"], "--camera: is about episodes"),
         (["--videos", "x", "--partition", "test"], "--partition: is about episodes"),
         (["--videos", "absent"], "absent: there is no such folder"),

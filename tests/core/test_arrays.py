@@ -1,8 +1,10 @@
 """Arrays and whole numbers of every make, and those that are none."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -218,6 +220,24 @@ def test_settings_become_pythons_own():
     for wrong in ({"count": None}, {"count": 1.5}, {"count": True}, {"rate": "1"}, {"rate": None}, {"on": 1}):
         with pytest.raises(ConfigError, match=f"{next(iter(wrong))} must be"):
             _Settings(**wrong)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    names: Sequence[str] = ()
+    files: Sequence[Path] | None = None
+
+    def __post_init__(self) -> None:
+        settle(self, lists=("names", "files"))
+
+
+def test_one_or_several_names_become_a_tuple():
+    assert _Chosen() == _Chosen((), None)
+    assert _Chosen("viclip", Path("a")) == _Chosen(["viclip"], [Path("a")]) == _Chosen(("viclip",), (Path("a"),))
+    assert _Chosen(["a"]).names == ("a",)
+    for wrong in (None, 3, [1], ["a", None]):
+        with pytest.raises(ConfigError, match="names must be a list of names, got "):
+            _Chosen(wrong)
 
 
 def test_a_single_number_is_no_row_of_numbers():

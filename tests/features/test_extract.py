@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import types
+from pathlib import Path
 from typing import ClassVar
 
 import h5py
@@ -15,7 +16,16 @@ import torch
 from mnprobe.core.errors import CheckpointError, ConfigError, DataError, FeatureError
 from mnprobe.core.rundir import RunDir
 from mnprobe.core.runtime import join_team
-from mnprobe.features import EXTRACTORS, EpisodeFeatures, Tokens, extract, extraction, open_features, verify
+from mnprobe.features import (
+    EXTRACTORS,
+    EpisodeFeatures,
+    ExtractConfig,
+    Tokens,
+    extract,
+    extraction,
+    open_features,
+    verify,
+)
 from mnprobe.features.extractors.pixels import PixelExtractor
 from mnprobe.features.selection import inspect_checkpoint
 from mnprobe.features.shards import Shard, ShardFolder
@@ -36,6 +46,86 @@ def viclip_checkpoint(tmp_path_factory):
 def _values(path, layer="u"):
     with open_features(path) as file:
         return file.layer(layer).values[:]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dtype": "int8"}, "--dtype must be float32 or float16, got 'int8'"),
+        ({"precision": "int8"}, "precision must be 'float32' or 'bf16', got 'int8'"),
+        ({"batch_size": 0}, "batch size must be >= 1, got 0"),
+        ({"batch_size": 1.5}, "batch_size must be a whole number, got 1.5"),
+        ({"limit": 0}, "--limit must be at least 1, got 0"),
+        ({"limit": True}, "limit must be a whole number, got True"),
+        ({"step": "x"}, "step must be a whole number, got 'x'"),
+        ({"seed": -1}, "--seed must be a whole number from 0 to 9223372036854775807, got -1"),
+        ({"seed": None}, "--seed must be a whole number"),
+        ({"skip_broken": "yes"}, "skip_broken must be True or False, got 'yes'"),
+        ({"models": None}, "models must be a list of names, got None"),
+        ({"layers": [3]}, "layers must be a list of names, got "),
+        ({"options": ["camera"]}, "options must be a mapping of names to values, got list"),
+        ({"model_config": 3}, "model_config must be a mapping or a JSON file, got int"),
+        ({"preset": "tiny", "model_config": {}}, "--preset tiny and --config both give the size; leave one out"),
+    ],
+)
+def test_a_configuration_refuses_what_cannot_be(settings, message):
+    with pytest.raises(ConfigError) as error:
+        ExtractConfig(**settings)
+    assert str(error.value).startswith(message)
+
+
+def test_equal_settings_make_equal_configurations():
+    ours = ExtractConfig(models=["pixels"], layers="u", batch_size=np.int64(4), seed=np.uint8(3), options=None)
+    assert ours == ExtractConfig(models=("pixels",), layers=["u"], batch_size=4.0, seed=3, options={"camera": None})
+    assert (ours.models, ours.layers, ours.options) == (("pixels",), ("u",), {})
+    assert [type(value) for value in (ours.batch_size, ours.seed)] == [int, int]
+    assert ExtractConfig(model_config="x.json") == ExtractConfig(model_config=Path("x.json"))
+
+
+def test_a_configuration_and_single_settings_extract_the_same(demos, tmp_path):
+    config = ExtractConfig(models=["pixels"], tasks=["reach_target"], options={"size": 4}, limit=1)
+    (first,) = extract(demos, config, out=tmp_path / "x.h5")
+    (again,) = extract(
+        demos, out=tmp_path / "x.h5", models=["pixels"], tasks=["reach_target"], options={"size": 4}, limit=1
+    )
+    assert (first.status, again.status) == ("written", "kept")
+    with pytest.raises(FeatureError, match="dtype was 'float32', now 'float16'"):
+        extract(demos, config, out=tmp_path / "x.h5", dtype="float16")
+    with pytest.raises(ConfigError, match=r"unknown setting of ExtractConfig: 'modles'. Did you mean 'models'\?"):
+        extract(demos, out=tmp_path / "x.h5", modles=["pixels"])
+    with pytest.raises(ConfigError, match="config must be of ExtractConfig, got dict"):
+        extract(demos, config={"heads": 1}, out=tmp_path / "x.h5")
+
+
+def test_what_is_recorded_of_the_configuration(demos, tmp_path):
+    """The record decides whether a store is reused: other names or values would throw existing ones away."""
+    config = ExtractConfig(models="pixels", options={"size": 4}, skip_broken=True, dtype="float16", limit=2, seed=5)
+    (entry,) = extract(demos, config, out=tmp_path / "x.h5")
+    with open_features(entry.path) as file:
+        provenance = file.attrs["provenance"]
+        fingerprint = file.attrs["data_fingerprint"]
+    assert provenance["asked"] == {
+        "extractor": "pixels",
+        "revision": 1,
+        "model": "pixels",
+        "side": "understanding",
+        "source": "demos",
+        "step": 0,
+        "trained": False,
+        "checkpoint_sha256": "",
+        "preset": None,
+        "config": None,
+        "seed": 5,
+        "layers": ["u"],
+        "options": {"camera": "front", "frames_rule": "middle", "frames": 8, "size": 4},
+        "precision": "float32",
+        "dtype": "float16",
+        "data_fingerprint": fingerprint,
+        "episodes": 2,
+        "episodes_hash": provenance["asked"]["episodes_hash"],
+        "skip_broken": True,
+    }
+    assert provenance["ran"]["batch_size"] == 8
 
 
 def test_random_models_are_extracted_and_say_that_they_are_untrained(demos, tmp_path):

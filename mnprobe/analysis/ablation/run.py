@@ -18,6 +18,7 @@ from mnprobe.core.proportions import mean_interval
 from mnprobe.core.provenance import config_hash, now
 from mnprobe.core.rundir import RunDir, step_name
 from mnprobe.data import open_dataset
+from mnprobe.features.recognition.config import RecognitionConfig
 from mnprobe.features.recognition.evaluate import recognize
 from mnprobe.training import train
 from mnprobe.worlds.environment import MAX_STEPS
@@ -180,15 +181,17 @@ def _recognised(cell: Cell, shared: Shared, checkpoint: Path, step: int) -> dict
     """Top-1 among all instructions of the dataset, as a mean over tasks."""
     found = recognize(
         shared.data,
+        RecognitionConfig(
+            checkpoints=(checkpoint,),
+            name=f"viclip-{cell.name}",
+            step=step,
+            partitions=(shared.evaluation.partition,),
+            instructions=shared.instructions,
+            camera=cell.config.camera,
+            frames_rule=cell.config.frames_rule,
+            device=shared.device,
+        ),
         out=shared.home(cell),
-        checkpoints=(checkpoint,),
-        name=f"viclip-{cell.name}",
-        step=step,
-        partitions=(shared.evaluation.partition,),
-        instructions=shared.instructions,
-        camera=cell.config.camera,
-        frames_rule=cell.config.frames_rule,
-        device=shared.device,
     ).rows
     rows = found[found["task"].isin(shared.evaluation.tasks)]
     return _told("understanding", float(rows["top1"].mean()), rows["correct"].tolist(), rows["n"].tolist())

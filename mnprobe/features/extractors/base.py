@@ -20,6 +20,8 @@ __all__ = [
     "ExtractorSpec",
     "LayerInfo",
     "Tokens",
+    "check_computation",
+    "check_one_size",
     "class_name",
     "complete_options",
     "config_from",
@@ -88,10 +90,21 @@ class ExtractorSpec:
     cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ConfigError(f"batch size must be >= 1, got {self.batch_size}")
-        if self.precision not in ("float32", "bf16"):
-            raise ConfigError(f"precision must be 'float32' or 'bf16', got {self.precision!r}")
+        check_computation(self.batch_size, self.precision)
+
+
+def check_computation(batch_size: int, precision: str) -> None:
+    """Raise ConfigError for a batch size below 1, and for an unknown precision."""
+    if batch_size < 1:
+        raise ConfigError(f"batch size must be >= 1, got {batch_size}")
+    if precision not in ("float32", "bf16"):
+        raise ConfigError(f"precision must be 'float32' or 'bf16', got {precision!r}")
+
+
+def check_one_size(preset: str | None, model_config: object) -> None:
+    """Raise ConfigError when a preset and a model configuration both give the size of a model."""
+    if preset is not None and model_config is not None:
+        raise ConfigError(f"--preset {preset} and --config both give the size; leave one out")
 
 
 class Extractor(Protocol):

@@ -25,6 +25,7 @@ __all__ = [
     "format_recognition",
     "prediction_rows",
     "recognition_rows",
+    "video_prediction_rows",
 ]
 
 if TYPE_CHECKING:
@@ -74,6 +75,25 @@ def prediction_rows(
             "margin": float(ranking.margin[i]),
         }
         for i in range(len(ranking.rank))
+    ]
+
+
+def video_prediction_rows(
+    head: Mapping[str, Any], names: Sequence[str], labels: Sequence[str], classes: Sequence[str], ranking: Ranking
+) -> list[dict[str, Any]]:
+    """Build one row per video, with its name and class; `classes` are the candidates, in the order of the ranking."""
+    own = {name: head[name] for name in ("model", "step", "videos", "settings_hash", "config_hash")}
+    return [
+        own
+        | {
+            "name": name,
+            "label": label,
+            "prediction": classes[int(ranking.best[i])],
+            "correct": int(ranking.correct[i]),
+            "rank": int(ranking.rank[i]),
+            "margin": float(ranking.margin[i]),
+        }
+        for i, (name, label) in enumerate(zip(names, labels, strict=True))
     ]
 
 

@@ -1,5 +1,6 @@
 """Recognition by one rule: ranks against slow loops, planted models, tables, stores that are reused, what is kept."""
 
+import shutil
 import subprocess
 import sys
 
@@ -14,8 +15,11 @@ from mnprobe.core.table import TableSchema
 from mnprobe.data import open_dataset
 from mnprobe.features import ExtractorSpec, extract, open_features, write_features
 from mnprobe.features.extractors.viclip import ViCLIPExtractor
-from mnprobe.features.recognition.evaluate import read_candidates, recognize
+from mnprobe.features.recognition.config import RecognitionConfig
+from mnprobe.features.recognition.episodes import Episodes, read_candidates
+from mnprobe.features.recognition.evaluate import recognize
 from mnprobe.features.recognition.tables import PREDICTIONS, RECOGNITION, format_recognition, recognition_rows
+from mnprobe.features.recognition.videos import Features
 from mnprobe.features.text_ranking import (
     ALL_EPISODES,
     ALL_TASKS,
@@ -393,7 +397,7 @@ def test_zero_shot_is_a_trained_model_at_its_first_step(run, tmp_path):
     torch.save({"model": ViCLIP(SMALL, generator=torch.Generator().manual_seed(2)).state_dict()}, published)
     done = recognize(run=run, models=["viclip-ours"])
     assert set(done.rows["zero_shot"]) == set(done.rows["trained"]) == {True}
-    foreign = recognize(run=run, checkpoints=[published], name="official", config=SMALL.to_dict())
+    foreign = recognize(run=run, checkpoints=[published], name="official", model_config=SMALL.to_dict())
     assert set(foreign.rows["zero_shot"]) == {True}
     assert set(foreign.rows["model"]) == {"official"}
     random = recognize(run=run, preset="tiny", seed=1)
@@ -412,7 +416,8 @@ def test_a_planted_model_is_right_wherever_it_is_planted(run, monkeypatch):
     assert ranking.correct.all()
     import mnprobe.features.recognition.evaluate as job
 
-    monkeypatch.setattr(job._RecognitionRun, "_stored", lambda self, model: planted[own])
+    features = Features(index=np.arange(len(own)), u=planted[own])
+    monkeypatch.setattr(Episodes, "stored", lambda self, model: features)
     monkeypatch.setattr(job, "encode_texts", lambda *given, **more: planted)
     done = recognize(run=run, models=["viclip-joint"], step=100)
     rows = done.rows.set_index("task")
@@ -472,6 +477,119 @@ def test_what_cannot_be_is_refused_in_one_message(run, asked, message):
     save_checkpoint(arp, {"w": torch.zeros(1)}, model="arp", config={}, step=0)
     with pytest.raises(ConfigError, match=message):
         recognize(run=run, **asked)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"frames_rule": "all"}, "unknown value for option 'frames_rule': 'all'"),
+        ({"batch_size": 0}, "batch size must be >= 1, got 0"),
+        ({"precision": "int8"}, "precision must be 'float32' or 'bf16', got 'int8'"),
+        ({"template": "a video"}, "--template 'a video': must hold {} once"),
+        ({"seed": -1}, "--seed must be a whole number from 0"),
+        ({"step": 0.5}, "step must be a whole number, got 0.5"),
+        ({"models": 3}, "models must be a list of names, got 3"),
+        ({"skip_broken": 1}, "skip_broken must be True or False, got 1"),
+        ({"model_config": "x.json"}, "model_config must be a mapping of the fields of ViCLIP, got str"),
+        ({"preset": "tiny", "model_config": {}}, "--preset tiny and --config both give the size"),
+    ],
+)
+def test_a_configuration_refuses_what_cannot_be(settings, message):
+    with pytest.raises(ConfigError) as error:
+        RecognitionConfig(**settings)
+    assert str(error.value).startswith(message)
+
+
+def test_a_configuration_is_as_good_as_single_settings(extracted):
+    config = RecognitionConfig(models="viclip-joint", step=100, partitions="all")
+    first = recognize(config=config, run=extracted, out=extracted.path / "config")
+    again = recognize(run=extracted, out=extracted.path / "config", models=["viclip-joint"], partitions=["all"])
+    assert (set(first.status.values()), set(again.status.values())) == ({"store"}, {"kept"})
+    assert again.rows.equals(first.rows)
+    with pytest.raises(ConfigError, match="--template: belongs to the forgetting check"):
+        recognize(config=config, run=extracted, template="{}")
+    with pytest.raises(ConfigError, match=r"unknown setting of RecognitionConfig: 'partition'. Did you mean 'partitio"):
+        recognize(config=config, run=extracted, partition="all")
+
+
+# Broken episodes
+
+
+def truncate(folder):
+    for image in folder.rglob("front_rgb/*.png"):
+        image.write_bytes(image.read_bytes()[:60])
+
+
+@pytest.fixture
+def damaged(tmp_path, played, run):
+    """The run with a test episode whose images are truncated, and one whose labels cannot be read."""
+    run.demos.unlink()
+    shutil.copytree(played, run.demos)
+    truncate(next(run.demos.rglob("test/reach_target/**/episode0")))
+    return run
+
+
+BROKEN = "reach_target/4/test-episode0"
+
+
+def test_a_broken_episode_stops_the_recognition_with_its_reason(damaged):
+    with pytest.raises(DataError, match="truncated PNG"):
+        recognize(run=damaged, step=100)
+    assert not damaged.results("recognition").exists()
+
+
+def test_broken_episodes_are_left_out_on_request_and_listed(damaged, run, played, tmp_path):
+    expected = recognize(played, run=run, out=tmp_path / "sound", step=100)
+    remarks = []
+    done = recognize(run=damaged, step=100, skip_broken=True, note=remarks.append)
+    assert done.status == {("viclip-joint", 100): "computed"}
+    (message,) = done.broken
+    assert message.startswith(f"{BROKEN}: ")
+    assert "truncated PNG" in message
+    assert [text for text in remarks if text.startswith(f"left out {BROKEN}: ") and "truncated PNG" in text]
+    left = expected.predictions[expected.predictions["id"] != BROKEN].reset_index(drop=True)
+    assert len(left) == 3
+    same = ["id", "instruction", "prediction", "correct", "rank"]
+    assert done.predictions[same].equals(left[same])
+    np.testing.assert_allclose(done.predictions["margin"], left["margin"], atol=1e-6)
+    rows = done.rows.set_index("task")
+    assert rows.loc[ALL_EPISODES, "n"] == 3
+    assert rows.loc[ALL_EPISODES, "correct"] == left["correct"].sum()
+    assert rows.loc["reach_target", "n"] == 1
+    assert set(rows["candidates"]) == {4}  # its instruction can be read, and stays a candidate
+
+    again = recognize(run=damaged, step=100, skip_broken=True)
+    assert again.status == {("viclip-joint", 100): "kept"}
+    assert again.rows.equals(done.rows)
+    assert again.broken == (f"{BROKEN}: left out when these results were computed",)
+    with pytest.raises(DataError, match="truncated PNG"):  # what skipped is not taken for a whole result
+        recognize(run=damaged, step=100)
+
+
+def test_episodes_with_broken_labels_are_left_out_too(damaged):
+    next(damaged.demos.rglob("test/open_drawer/**/episode1/variation_descriptions.pkl")).write_bytes(b"no pickle")
+    with pytest.raises(DataError, match="variation_descriptions"):
+        recognize(run=damaged, step=100)
+    done = recognize(run=damaged, step=100, skip_broken=True)
+    assert sorted(message.partition(": ")[0] for message in done.broken) == ["open_drawer/1/test-episode1", BROKEN]
+    assert done.predictions["id"].tolist() == ["open_drawer/0/test-episode0", "reach_target/3/test-episode1"]
+    assert set(done.rows["candidates"]) == {3}  # nobody knows what its instruction was
+    shutil.rmtree(next(damaged.demos.rglob("test/reach_target/**/episode1/front_rgb")))
+    for folder in damaged.demos.rglob("test/open_drawer/**/episode*"):
+        truncate(folder)
+    with pytest.raises(DataError, match="all 4 episodes are broken"):
+        recognize(run=damaged, step=100, skip_broken=True)
+
+
+def test_a_store_that_left_out_the_same_episodes_is_read(damaged, monkeypatch):
+    expected = recognize(run=damaged, step=100, skip_broken=True, out=damaged.path / "apart")
+    extract(run=damaged, skip_broken=True)
+    monkeypatch.setattr(ViCLIPExtractor, "compute", lambda *given: pytest.fail("computed again"))
+    done = recognize(run=damaged, step=100, skip_broken=True)
+    assert set(done.status.values()) == {"store"}
+    assert done.broken == expected.broken
+    same = [name for name in COLUMNS if name != "created"]
+    assert done.rows[same].equals(expected.rows[same])
 
 
 def test_a_model_that_cannot_read_recognises_nothing(tmp_path, played):

@@ -201,6 +201,11 @@ def test_rows_compare_class_by_class():
         ({"batch_size": 0}, "batch size must be >= 1"),
         ({"frames_rule": "all"}, "unknown value for option 'frames_rule'"),
         ({"out": None}, "needs a run"),
+        ({"camera": "front"}, "--camera: is about episodes"),
+        ({"source": "demos"}, "--source: is about episodes"),
+        ({"partitions": ["test"]}, "--partition: is about episodes"),
+        ({"candidates": ["a", "b"]}, "--candidates: is about episodes"),
+        ({"instructions": {"a/0": "b"}}, "--instructions: is about episodes"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path, videos, weights, asked, message):
