@@ -133,7 +133,7 @@ def write_video(path: Path, codec: str, keys: int) -> None:
     low = rng.integers(0, 255, (LONG * LENGTH // 10 + 2, 8, 8, 3)).astype(np.float64)
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(path, "w") as container:
-        stream = container.add_stream(codec, rate=FPS)
+        stream: Any = container.add_stream(codec, rate=FPS)
         stream.width = stream.height = SIZE
         stream.pix_fmt = "yuv420p"
         stream.gop_size = keys

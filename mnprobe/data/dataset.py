@@ -48,6 +48,7 @@ class Dataset(Sequence[Episode]):
         kind: the format, as in `--data KIND:PATH`.
         format: the format in words, with its version.
         broken: id or file -> reason of what could not be read, with `skip_broken`.
+        facts: how the dataset is read, as JSON for records: format, and how images are turned; {} for RLBench's.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Dataset(Sequence[Episode]):
         kind: DatasetKind = "rlbench",
         format: str = _RLBENCH,
         broken: Mapping[str, str] | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         self._episodes = tuple(episodes)
         self.paths: tuple[Path, ...] = tuple(paths)
@@ -66,6 +68,7 @@ class Dataset(Sequence[Episode]):
         self.kind: DatasetKind = kind
         self.format = format
         self.broken: Mapping[str, str] = dict(broken or {})
+        self.facts: Mapping[str, Any] = dict(facts or {})
 
     def __len__(self) -> int:
         return len(self._episodes)
@@ -84,7 +87,15 @@ class Dataset(Sequence[Episode]):
 
     def having(self, episodes: Iterable[Episode]) -> "Dataset":
         """Return the same dataset with some of its episodes."""
-        return Dataset(episodes, self.paths, self.notes, kind=self.kind, format=self.format, broken=self.broken)
+        return Dataset(
+            episodes,
+            self.paths,
+            self.notes,
+            kind=self.kind,
+            format=self.format,
+            broken=self.broken,
+            facts=self.facts,
+        )
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -102,9 +113,11 @@ class Dataset(Sequence[Episode]):
 
         The cameras are those of the first episode. Raises DataError listing them when none fits.
         """
+        if self.kind == "rlbench":  # images of a single episode may be missing or damaged
+            with suppress(DataError):
+                return find_camera(self._episodes[0].cameras, asked or default) if asked else default
+            return asked or default
         first = self._episodes[0]
-        if self.kind == "rlbench" and asked is None:
-            return default
         if asked is None and len(first.cameras) == 1:
             return first.cameras[0]
         return find_camera(first.cameras, asked or default, first.where)
@@ -237,7 +250,10 @@ def open_dataset(
     if strict:
         for episode in found:
             _check_complete(episode)
-    return Dataset(found, folders, opened.notes, kind=kind, format=opened.format, broken=opened.broken)
+    facts: dict[str, Any] = {} if kind == "rlbench" else {"format": opened.format}
+    if opened.flips:
+        facts["flip"] = ", ".join(opened.flips)
+    return Dataset(found, folders, opened.notes, kind=kind, format=opened.format, broken=opened.broken, facts=facts)
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -280,6 +296,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "paths": [str(path) for path in dataset.paths],
         "kind": dataset.kind,
         "format": dataset.format,
+        "flip": dataset.facts.get("flip"),
         "episodes": len(dataset),
         "frames": sum(lengths),
         "shortest": min(lengths, default=None),
@@ -329,6 +346,8 @@ def _open(kind: DatasetKind, folders: Sequence[Path], options: ReadingOptions) -
         return Opened(format=_RLBENCH, episodes=list(episodes), notes=list(notes))
     parts = [_reader(kind)(folder, options) for folder in dict.fromkeys(folders)]
     joined = Opened(format=" and ".join(dict.fromkeys(part.format for part in parts)))
+    flips = dict.fromkeys(flip for part in parts for flip in part.flips)
+    joined.flips = list(flips)
     for part in parts:
         joined.episodes += part.episodes
         joined.notes += [text for text in part.notes if text not in joined.notes]
@@ -389,6 +408,12 @@ def _recognize(given: Sequence[str]) -> tuple[DatasetKind, list[Path]]:
         named = ", ".join(f"{text} ({kind})" for kind, text in kinds.items())
         raise ConfigError(f"datasets of several kinds cannot be opened together: {named}; name one of them")
     return next(iter(kinds)), folders
+
+
+def path_of(text: str) -> Path:
+    """The path in `KIND:PATH`, or the text itself as a path."""
+    prefix, colon, rest = text.partition(":")
+    return Path(rest if colon and rest and prefix in _PREFIXES else text)
 
 
 def recognize(path: Path) -> DatasetKind:

@@ -436,9 +436,18 @@ class ReadingOptions:
 
 @dataclass(kw_only=True)
 class Opened:
-    """What a reader found: `format` in words, `broken` the reasons of what could not be read, by id or file."""
+    """What a reader found.
+
+    Attributes:
+        format: in words, with its version.
+        episodes: in natural order.
+        notes: messages for the user.
+        broken: id or file -> reason of what could not be read.
+        flips: how images are turned, in the order of the files.
+    """
 
     format: str
     episodes: list[Any] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
+    flips: list[str] = field(default_factory=list)

@@ -79,6 +79,7 @@ def open_hdf5(path: Path, options: ReadingOptions) -> Opened:
             continue
         makers[source.maker] = None
         opened.notes += source.notes
+        opened.flips += [source.flip] if source.images and source.flip not in opened.flips else []
     opened.format = f"HDF5 ({', '.join(makers) or 'robomimic'})"
     return opened
 

@@ -13,6 +13,7 @@ from mnprobe.analysis.tables.alignment import named
 from mnprobe.core.errors import DataError, MnprobeError
 from mnprobe.core.rundir import RunDir, step_name
 from mnprobe.data import Episode, RLBenchEpisode, find_camera, open_dataset
+from mnprobe.data.dataset import path_of
 
 __all__ = ["MOST_THUMBNAILS", "Origin", "Sheet", "draw_thumbnails", "find_data"]
 
@@ -67,8 +68,8 @@ def find_data(run: RunDir, origin: Origin) -> list[Path]:
         named_here = section.get("data") if isinstance(section, dict) else None
         if isinstance(named_here, list):
             folders += [Path(name) for name in named_here if isinstance(name, str)]
-    unique = dict.fromkeys(folder for folder in folders if folder.is_dir())
-    return [folder for folder in unique if not folder.resolve().is_relative_to(run.rollouts.resolve())]
+    unique = dict.fromkeys(folder for folder in folders if path_of(str(folder)).exists())
+    return [folder for folder in unique if not path_of(str(folder)).resolve().is_relative_to(run.rollouts.resolve())]
 
 
 def draw_thumbnails(run: RunDir, wanted: Sequence[tuple[Origin, str, str]]) -> Sheet:
