@@ -315,8 +315,9 @@ class RecordedEpisode:
         return {}
 
     def frames_on_disk(self, camera: str) -> tuple[int, ...]:
-        """All frames, if there is such a camera, else none."""
-        return tuple(range(len(self))) if camera in self.cameras else ()
+        """All frames; DataError if there is no such camera."""
+        find_camera(self.cameras, camera, self.where)
+        return tuple(range(len(self)))
 
     def image(self, camera: str, index: int) -> NDArray[np.uint8]:
         """Image of one frame; see `Episode.image`."""

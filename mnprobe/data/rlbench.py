@@ -271,10 +271,14 @@ class RLBenchEpisode:
 
     @property
     def state(self) -> Signals | None:
-        """Pose of the gripper, its opening, and the angles of the joints."""
-        joints = self.joint_positions
-        values = np.concatenate([self.gripper_pose, self.gripper_open[:, None], joints], axis=1)
-        return Signals(values, (*_POSE, "gripper_open", *(f"joint_{number}" for number in range(joints.shape[1]))))
+        """Pose of the gripper, its opening and the angles of the joints: those that the file has; None without any."""
+        parts, names = [], []
+        for field, columns in (("gripper_pose", _POSE), ("gripper_open", ("gripper_open",)), ("joint_positions", ())):
+            if field in self._low_dim.values:
+                part = self._low_dim.field(field)
+                parts.append(part.reshape(len(self), -1))
+                names += columns or [f"joint_{number}" for number in range(part.shape[1])]
+        return Signals(np.concatenate(parts, axis=1), tuple(names)) if parts else None
 
     @property
     def action(self) -> Signals | None:

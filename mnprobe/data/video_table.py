@@ -116,7 +116,9 @@ class VideoEpisode(RecordedEpisode):
         first = int(np.searchsorted(times, start - _TOLERANCE))
         last = int(np.searchsorted(times, end - _TOLERANCE))
         if first >= last or (math.isfinite(end) and end > times[-1] + 1):
-            raise DataError(f"{self.where}: goes from {start:g} to {end:g} s, but the video takes {times[-1]:g} s")
+            to = f"to {end:g} s" if math.isfinite(end) else "s to the end"
+            to = f"{start:g} {to}"
+            raise DataError(f"{self.where}: goes from {to}, but the video takes {times[-1]:g} s")
         return first, times[first:last]
 
     def _read(self, camera: str, indices: Sequence[int]) -> NDArray[np.uint8]:
