@@ -1,4 +1,4 @@
-"""What every episode has, whatever format it comes from, and names of cameras."""
+"""The episode protocol, names of cameras, and rules that readers share."""
 
 import hashlib
 import json
