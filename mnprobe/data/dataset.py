@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
+import h5py
 import numpy as np
 
 from mnprobe.core.errors import ConfigError, DataError
@@ -458,13 +459,24 @@ def _holds_hdf5(folder: Path, deeper: int) -> bool:
                     break
                 if entry.name.startswith("."):
                     continue
-                if entry.name.lower().endswith(_HDF5) and _is_hdf5(Path(entry.path)):
+                if entry.name.lower().endswith(_HDF5) and _is_demonstrations(Path(entry.path)):
                     return True
                 if deeper and entry.is_dir(follow_symlinks=False):
                     below.append(Path(entry.path))
     except OSError:
         return False  # reported by the reader
     return any(_holds_hdf5(one, deeper - 1) for one in below)
+
+
+def _is_demonstrations(path: Path) -> bool:
+    """Whether a file is HDF5 with the group of demonstrations, or damaged; a store of features is not."""
+    if not _is_hdf5(path):
+        return False
+    try:
+        with h5py.File(path, "r") as file:
+            return "data" in file
+    except OSError:
+        return True  # the reader says what is wrong
 
 
 def _is_hdf5(path: Path) -> bool:

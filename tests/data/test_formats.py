@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import av
+import h5py
 import numpy as np
 import pytest
 
@@ -199,6 +200,13 @@ def test_an_unknown_folder_says_what_was_looked_for(tmp_path):
         open_dataset(tmp_path)
     with pytest.raises(DataError, match=r"notes\.txt is a file; .*\.hdf5.*\.csv"):
         open_dataset(tmp_path / "notes.txt")
+
+
+def test_stores_of_features_do_not_hide_the_demonstrations_beside_them(write, tmp_path):
+    write()
+    with h5py.File(tmp_path / "u.h5", "w") as file:
+        file.create_group("layers")
+    assert open_dataset(tmp_path).kind == "rlbench"
 
 
 def test_a_folder_of_or_in_a_lerobot_dataset_names_the_dataset():
