@@ -74,8 +74,8 @@ def align(
     """
     from mnprobe.probe import AlignConfig, FitConfig, StoredPair, align_stores, join_stores, people_table
 
-    fit = FitConfig(**opt.given_fields(FitConfig, locals()), positives=loss)
-    settings = opt.given_fields(AlignConfig, locals()) | {"fit": fit, "modes": _modes(mode), "k": _counts(k)}
+    fit = FitConfig(**opt.select_fields(FitConfig, locals()), positives=loss)
+    settings = opt.select_fields(AlignConfig, locals()) | {"fit": fit, "modes": _modes(mode), "k": _counts(k)}
     config = AlignConfig(**settings)
     notes: list[str] = []
     if u is not None and e is not None:

@@ -74,7 +74,7 @@ def demos(
     world_options |= {
         name: value for name, value in (("renderer", renderer), ("image_size", image_size)) if value is not None
     }
-    config = DemosConfig(**opt.given_fields(DemosConfig, locals()), options=world_options)
+    config = DemosConfig(**opt.select_fields(DemosConfig, locals()), options=world_options)
     run_dir = RunDir.create(run) if run is not None else resolve_run(None) if out is None else None
     print_run(run_dir, quiet=quiet, as_json=as_json)
     written = write_demos(

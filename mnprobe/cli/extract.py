@@ -117,7 +117,7 @@ def extract(
     from mnprobe.features.extraction import ExtractConfig
     from mnprobe.features.extraction import extract as run_extract
 
-    given = opt.given_fields(ExtractConfig, locals())
+    given = opt.select_fields(ExtractConfig, locals())
     run_dir = None if run is None and out is not None else resolve_run(run)
     print_run(run_dir, quiet=quiet, as_json=as_json)
     own: dict[str, Any] = {

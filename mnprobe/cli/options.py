@@ -39,7 +39,7 @@ __all__ = [
     "TaskOption",
     "UnderstandingStoreOption",
     "WorldOption",
-    "given_fields",
+    "select_fields",
 ]
 
 T = TypeVar("T")
@@ -144,14 +144,14 @@ JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one J
 QuietOption: TypeAlias = Annotated[bool, typer.Option("--quiet", help="Show no progress and no messages.")]
 
 
-def given_fields(config: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+def select_fields(config: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Select the options of a command that have the name of a field of a configuration class.
 
     Options that were not given (None, or an empty list) are left out: the class has their defaults. Lists become
     tuples.
 
     >>> from mnprobe.core.runtime import Team
-    >>> given_fields(Team, {"rank": 1, "size": None, "quiet": True})
+    >>> select_fields(Team, {"rank": 1, "size": None, "quiet": True})
     {'rank': 1}
     """
     names = [entry.name for entry in fields(config)]

@@ -75,7 +75,7 @@ def recognize(
     from mnprobe.features.recognition.evaluate import recognize as run_recognize
     from mnprobe.features.recognition.tables import format_forgetting, format_recognition
 
-    config = RecognitionConfig(**opt.given_fields(RecognitionConfig, locals()))
+    config = RecognitionConfig(**opt.select_fields(RecognitionConfig, locals()))
     run_dir = None if run is None and out is not None else resolve_run(run)
     print_run(run_dir, quiet=quiet, as_json=as_json)
     note = print_note(quiet)

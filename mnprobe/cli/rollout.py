@@ -97,7 +97,7 @@ def rollout(
     if partition is not None and from_demos is None:
         raise ConfigError("--partition is a part of --from-demos; give that as well")
     plan = RolloutPlan(
-        **opt.given_fields(RolloutPlan, locals()),
+        **opt.select_fields(RolloutPlan, locals()),
         demos=None if from_demos is None else open_demos(from_demos, partition),
     )
     world_options = parse_options(option or []) | _given(renderer=renderer, image_size=image_size)

@@ -109,7 +109,7 @@ def train(
 
     if threads is not None and threads < 1:
         raise ConfigError(f"--threads must be at least 1, got {threads}")
-    given = opt.given_fields(TrainConfig, locals()) | {
+    given = opt.select_fields(TrainConfig, locals()) | {
         "video.lr": video_lr,
         "policy.lr": policy_lr,
         "align.lr": heads_lr,

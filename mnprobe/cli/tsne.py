@@ -84,7 +84,7 @@ def tsne(
     from mnprobe.analysis.tsne.series import DrawnSeries, draw_tsne_series, series_facts
     from mnprobe.core.commands import command_line
 
-    config = TsneConfig(**opt.given_fields(TsneConfig, locals()), warm_iterations=max(1, iterations // 2))
+    config = TsneConfig(**opt.select_fields(TsneConfig, locals()), warm_iterations=max(1, iterations // 2))
     wanted_space = as_space(space)
     rundir = resolve_run(run)
     of_one_run = not (compare or feature_paths(understanding or []) or feature_paths(execution or []))

@@ -12,7 +12,7 @@ from mnprobe.core.errors import ConfigError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["Registry", "config_with", "import_object", "unknown_name"]
+__all__ = ["Registry", "import_object", "merge_settings", "unknown_name"]
 
 Config = TypeVar("Config", bound="DataclassInstance")
 
@@ -31,7 +31,7 @@ def unknown_name(kind: str, name: str, known: list[str]) -> ConfigError:
     return ConfigError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(sorted(known)[:_SHOWN])}{more}")
 
 
-def config_with(kind: type[Config], config: Config | None, settings: Mapping[str, Any]) -> Config:
+def merge_settings(kind: type[Config], config: Config | None, settings: Mapping[str, Any]) -> Config:
     """Return `config`, or the default one if it is None, with single fields replaced by `settings`.
 
     Raises ConfigError for a configuration of another class, and for an unknown field, with the nearest one.

@@ -17,7 +17,7 @@ from mnprobe.core.files import sha256_file
 from mnprobe.core.job import JobRecord
 from mnprobe.core.progress import progress
 from mnprobe.core.provenance import canonical_json, config_hash, versions
-from mnprobe.core.registry import config_with, unknown_name
+from mnprobe.core.registry import merge_settings, unknown_name
 from mnprobe.core.rundir import RunDir, resolve_run, step_name
 from mnprobe.core.runtime import Team, join_team, prefetch, resolve_device
 from mnprobe.core.seeds import check_seed
@@ -50,8 +50,8 @@ __all__ = [
     "Job",
     "check_target",
     "extract",
-    "readable_episodes",
     "run_job",
+    "separate_broken",
 ]
 
 Status = Literal["written", "kept"]
@@ -615,7 +615,7 @@ def extract(
     Returns: one entry per store, in order of work.
     Raises: ConfigError, DataError, CheckpointError, FeatureError.
     """
-    config = config_with(ExtractConfig, config, settings)
+    config = merge_settings(ExtractConfig, config, settings)
     say = note or (lambda text: None)
     home = run if isinstance(run, RunDir) else None if run is None and out is not None else resolve_run(run)
     with join_team() as team:
@@ -702,7 +702,7 @@ def _open_episodes(folder: Any, config: ExtractConfig, say: Note) -> tuple[Datas
     for text in dataset.notes:
         say(text)
     dataset = dataset[: config.limit] if config.limit else dataset
-    dataset, broken = readable_episodes(dataset, say) if config.skip_broken else (dataset, {})
+    dataset, broken = separate_broken(dataset, say) if config.skip_broken else (dataset, {})
     for remark in dataset.instruction_notes():
         say(remark)
     return dataset, broken
@@ -847,7 +847,7 @@ def _known_layers(
     return found[id(choice)]
 
 
-def readable_episodes(dataset: Dataset, say: Callable[[str], None]) -> tuple[Dataset, dict[str, str]]:
+def separate_broken(dataset: Dataset, say: Callable[[str], None]) -> tuple[Dataset, dict[str, str]]:
     """Return the episodes whose labels and sizes are readable, and reasons of the others by id (or folder)."""
     sound: list[Episode] = []
     broken = dict(dataset.broken)

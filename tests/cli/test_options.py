@@ -95,4 +95,4 @@ def names_of(command):
 
 def test_options_that_were_not_given_are_left_to_the_configuration():
     given = {"models": ["viclip"], "step": 0, "name": None, "tasks": [], "skip_broken": False, "out": Path("x")}
-    assert options.given_fields(ExtractConfig, given) == {"models": ("viclip",), "step": 0, "skip_broken": False}
+    assert options.select_fields(ExtractConfig, given) == {"models": ("viclip",), "step": 0, "skip_broken": False}

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import pytest
 
 from mnprobe.core.errors import ConfigError
-from mnprobe.core.registry import Registry, config_with, import_object, unknown_name
+from mnprobe.core.registry import Registry, import_object, merge_settings, unknown_name
 
 
 def test_a_name_is_imported_only_when_it_is_asked_for():
@@ -48,12 +48,12 @@ class _Config:
 
 
 def test_a_configuration_takes_single_settings():
-    assert config_with(_Config, None, {}) == _Config()
-    assert config_with(_Config, None, {"size": 2}) == _Config(2)
-    assert config_with(_Config, _Config(3, "b"), {"size": 2}) == _Config(2, "b")
+    assert merge_settings(_Config, None, {}) == _Config()
+    assert merge_settings(_Config, None, {"size": 2}) == _Config(2)
+    assert merge_settings(_Config, _Config(3, "b"), {"size": 2}) == _Config(2, "b")
     given = _Config(3)
-    assert config_with(_Config, given, {}) == given
+    assert merge_settings(_Config, given, {}) == given
     with pytest.raises(ConfigError, match=r"unknown setting of _Config: 'sise'. Did you mean 'size'\?"):
-        config_with(_Config, given, {"sise": 2})
+        merge_settings(_Config, given, {"sise": 2})
     with pytest.raises(ConfigError, match="config must be of _Config, got dict; give single settings by their own"):
-        config_with(_Config, {"size": 2}, {})
+        merge_settings(_Config, {"size": 2}, {})

@@ -106,7 +106,7 @@ def test_what_is_recorded_of_the_configuration(demos, tmp_path):
         fingerprint = file.attrs["data_fingerprint"]
     assert provenance["asked"] == {
         "extractor": "pixels",
-        "revision": 1,
+        "revision": 2,
         "model": "pixels",
         "side": "understanding",
         "source": "demos",

@@ -1,4 +1,4 @@
-"""RecognitionConfig: all settings of an action recognition, and of the forgetting check."""
+"""RecognitionConfig: settings of action recognition and of the forgetting check."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

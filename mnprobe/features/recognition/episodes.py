@@ -13,7 +13,7 @@ from mnprobe.core.labels import asked_partition
 from mnprobe.core.provenance import config_hash
 from mnprobe.core.rundir import RunDir
 from mnprobe.data import Dataset, open_dataset
-from mnprobe.features.extraction import ExtractConfig, extract, readable_episodes
+from mnprobe.features.extraction import ExtractConfig, extract, separate_broken
 from mnprobe.features.extractors.viclip import ViCLIPExtractor
 from mnprobe.features.recognition.config import RecognitionConfig
 from mnprobe.features.recognition.tables import PREDICTIONS, RECOGNITION, prediction_rows, recognition_rows
@@ -75,7 +75,7 @@ class Episodes:
         whole = open_dataset(folder, instructions=config.instructions, skip_broken=config.skip_broken)
         for text in whole.notes:
             say(text)
-        whole, broken = readable_episodes(whole, say) if config.skip_broken else (whole, {})
+        whole, broken = separate_broken(whole, say) if config.skip_broken else (whole, {})
         seen, partition = _seen(folder, whole, config)
         for remark in whole.instruction_notes():
             say(remark)

@@ -11,7 +11,7 @@ import numpy as np
 
 from mnprobe.core.errors import CheckpointError, ConfigError
 from mnprobe.core.provenance import config_hash, now
-from mnprobe.core.registry import config_with
+from mnprobe.core.registry import merge_settings
 from mnprobe.core.rundir import RunDir
 from mnprobe.core.runtime import Team, join_team, resolve_device
 from mnprobe.core.table import TableSchema
@@ -76,7 +76,7 @@ def recognize(
     Raises: ConfigError, DataError, CheckpointError, FeatureError; finished results remain.
     Source: the paper, section 4.2 and Table 1; specs/viclip.md, section 10.
     """
-    config = config_with(RecognitionConfig, config, settings)
+    config = merge_settings(RecognitionConfig, config, settings)
     config.check_for_episodes()
     if run is None and out is None:
         raise ConfigError("recognition needs a run (--run) or a folder for its tables (--out)")
@@ -116,7 +116,7 @@ def check_forgetting(
         config, run, out, quiet, note, settings: see `recognize`.
     Raises: ConfigError, DataError (naming the file), CheckpointError; finished results remain.
     """
-    config = config_with(RecognitionConfig, config, settings)
+    config = merge_settings(RecognitionConfig, config, settings)
     config.check_for_videos()
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ConfigError("the forgetting check runs in one process; start it without torchrun")

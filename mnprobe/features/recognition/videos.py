@@ -1,4 +1,4 @@
-"""Natural videos to recognise among class names: their features, rows, and comparison over steps."""
+"""Natural videos among class names: features, rows, and comparison over steps."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
