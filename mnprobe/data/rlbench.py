@@ -272,7 +272,8 @@ class RLBenchEpisode:
     @property
     def state(self) -> Signals | None:
         """Pose of the gripper, its opening and the angles of the joints: those that the file has; None without any."""
-        parts, names = [], []
+        parts: list[NDArray[np.float64]] = []
+        names: list[str] = []
         for field, columns in (("gripper_pose", _POSE), ("gripper_open", ("gripper_open",)), ("joint_positions", ())):
             if field in self._low_dim.values:
                 part = self._low_dim.field(field)
