@@ -238,6 +238,7 @@ def test_demonstrations_are_read_without_torch():
 CSV_ELSEWHERE = {
     "data/instructions.py": "a file that users write",
     "data/outcomes.py": "a file that users write",
+    "data/video_table.py": "a file that users write",
     "worlds/outcomes.py": "the same file, as one may write it",
     "training/metrics_log.py": "grows by lines, and its last one may be half",
     "analysis/tables/paper.py": "numbers printed in the paper, part of the package",

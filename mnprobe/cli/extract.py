@@ -16,7 +16,10 @@ def extract(
     run: opt.RunOption = None,
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of demonstrations (repeatable); by default the run's demos, or its rollouts."),
+        typer.Option(
+            help="Dataset, or KIND:PATH with lerobot, hdf5, videos, rlbench (repeatable); by default the run's demos, "
+            "or its rollouts."
+        ),
     ] = None,
     models: Annotated[
         list[str] | None,
@@ -48,9 +51,19 @@ def extract(
         list[str] | None, typer.Option("--partition", help="train, val or test (repeatable).")
     ] = None,
     tasks: opt.TaskOption = None,
+    episodes: Annotated[
+        list[str] | None, typer.Option("--episodes", help="Positions such as 0:50, or ids (repeatable); default all.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Maximum number of episodes.")] = None,
     instructions: opt.InstructionsOption = None,
     outcomes: opt.OutcomesOption = None,
+    decisions: Annotated[
+        int | None, typer.Option(help="Evenly spaced decisions of an episode without keyframes; default 8.")
+    ] = None,
+    flip: Annotated[
+        Literal["auto", "none", "vertical", "rotate180"],
+        typer.Option(help="Images of HDF5 files: turned over where the file says so (auto), or always."),
+    ] = "auto",
     layers: Annotated[
         list[str] | None,
         typer.Option(

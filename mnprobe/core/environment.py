@@ -61,6 +61,7 @@ NEEDED = tuple(Part(name, _MODULES.get(name, name), "needed", "pip install mnpro
 """Required packages, as declared by mnprobe's metadata."""
 
 OPTIONAL = (
+    Part("pyarrow", "pyarrow", "LeRobot datasets (--data lerobot:FOLDER)", "pip install 'mnprobe[data]'"),
     Part("av", "av", "natural videos (recognize --videos)", "pip install 'mnprobe[video]'"),
     Part(
         "transformers", "transformers", "models of transformers (extract --model hf:...)", "pip install 'mnprobe[hf]'"
