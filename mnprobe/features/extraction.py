@@ -24,6 +24,8 @@ from mnprobe.core.rundir import RunDir, resolve_run
 from mnprobe.core.runtime import Team, join_team, prefetch, resolve_device
 from mnprobe.core.seeds import check_seed
 from mnprobe.data import Dataset, Episode, open_dataset
+from mnprobe.data.dataset import Flip
+from mnprobe.data.episode import DECISIONS
 from mnprobe.features.extractors.base import (
     EXTRACTORS,
     EpisodeFeatures,
@@ -394,7 +396,7 @@ class _Run:
     def _check(self, extractor: Extractor, batch: Sequence[Episode], results: list[EpisodeFeatures]) -> list[str]:
         job = self._job
         half = job.asked.get("precision") == "bf16" or bool(getattr(extractor, "half_precision", False))
-        others = [] if len(batch) > 1 else [one for one in job.episodes[:2] if one.folder != batch[0].folder]
+        others = [] if len(batch) > 1 else [one for one in job.episodes[:2] if one.where != batch[0].where]
         return check_rows(
             extractor,
             batch,
@@ -506,12 +508,18 @@ class ExtractConfig:
     """Select these partitions; see `mnprobe.data.open_dataset`, also for the next ones."""
     tasks: Sequence[str] | None = None
     """Select these tasks."""
+    episodes: Sequence[str] | None = None
+    """Select these: ranges of positions such as "0:50", ids or unique endings of ids."""
     limit: Whole | None = None
     """Maximum number of episodes."""
     instructions: Path | str | Mapping[str, str | Sequence[str]] | None = None
     """Instructions in place of the dataset's."""
     outcomes: Path | str | None = None
     """Outcomes of the episodes."""
+    decisions: Whole | None = None
+    """Number of evenly spaced decisions of an episode without keyframes."""
+    flip: Flip = "auto"
+    """How images of HDF5 files are turned upright."""
     layers: Sequence[str] = ()
     """Plain names, patterns such as "blocks.*", or `model=layer`; see `layers_for`; empty means the defaults."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -532,9 +540,9 @@ class ExtractConfig:
     def __post_init__(self) -> None:
         settle(
             self,
-            wholes=("step", "limit", "batch_size"),
+            wholes=("step", "limit", "decisions", "batch_size"),
             truths=("skip_broken",),
-            lists=("models", "checkpoints", "partitions", "tasks", "layers"),
+            lists=("models", "checkpoints", "partitions", "tasks", "episodes", "layers"),
         )
         options: Any = {} if self.options is None else self.options
         if not isinstance(options, Mapping):
@@ -701,8 +709,12 @@ def _open_episodes(folder: Any, config: ExtractConfig, say: Note) -> tuple[Datas
         folder,
         partitions=config.partitions,
         tasks=config.tasks,
+        episodes=config.episodes,
         instructions=config.instructions,
         outcomes=config.outcomes,
+        flip=config.flip,
+        skip_broken=config.skip_broken,
+        decisions=DECISIONS if config.decisions is None else config.decisions,
     )
     for text in dataset.notes:
         say(text)
@@ -751,7 +763,10 @@ class _ExtractionContext:
         """Build the job of one model at one checkpoint."""
         config = self.config
         extractor = EXTRACTORS.load(choice.kind)
-        spec = self._spec(choice, complete_options(config.options, extractor.option_defaults))
+        options = complete_options(config.options, extractor.option_defaults)
+        if isinstance(options.get("camera"), str):
+            options["camera"] = self.dataset.camera(config.options.get("camera"), default=options["camera"])
+        spec = self._spec(choice, options)
         header = Header.of(choice.id, checkpoint_sha256=choice.sha256, data_fingerprint=self.fingerprint)
         if choice.checkpoint is None and extractor.sizes:
             size = "the given size" if spec.preset is None else f"size {spec.preset!r}"
@@ -761,7 +776,7 @@ class _ExtractionContext:
             header=header,
             episodes=self.dataset,
             columns=self.columns,
-            asked=_asked(header, choice, spec, self.columns, config),
+            asked=_asked(header, choice, spec, self.columns, config) | self._data_facts(),
             ran=_ran(spec),
             build=partial(extractor.build, spec),
             dtype=config.dtype,
@@ -771,6 +786,13 @@ class _ExtractionContext:
             broken=self.broken,
             threads=min(_READERS_FOR_CUDA, os.cpu_count() or 1) if self.device.startswith("cuda") else 1,
         )
+
+    def _data_facts(self) -> dict[str, Any]:
+        """What was asked of a dataset that is not in RLBench's format, such as how its images are turned."""
+        facts = dict(self.dataset.facts)
+        if facts and self.config.decisions is not None:
+            facts["decisions"] = self.config.decisions
+        return {"dataset": facts} if facts else {}
 
     def _spec(self, choice: CheckpointChoice, options: Mapping[str, Any]) -> ExtractorSpec:
         from mnprobe.features.text_ranking import distinct_texts  # imports torch
@@ -824,7 +846,10 @@ def _known_layers(
 
 def separate_broken(dataset: Dataset, say: Callable[[str], None]) -> tuple[Dataset, dict[str, str]]:
     """Return the episodes whose labels and sizes are readable, and reasons of the others by id (or folder)."""
-    sound, broken = [], {}
+    sound: list[Episode] = []
+    broken = dict(dataset.broken)
+    for name, reason in broken.items():
+        say(f"left out {name}: {reason}")
     for i, episode in enumerate(dataset):
         try:
             _columns(dataset[i : i + 1], say)
@@ -841,7 +866,7 @@ def separate_broken(dataset: Dataset, say: Callable[[str], None]) -> tuple[Datas
     if not sound:
         name, reason = next(iter(broken.items()))
         raise DataError(f"all {len(broken)} episodes are broken; the first is {name}: {reason}")
-    return (Dataset(sound, dataset.paths) if broken else dataset), broken
+    return (dataset.having(sound) if broken else dataset), broken
 
 
 def _understanding(
@@ -958,7 +983,7 @@ def _asked(
         "checkpoint_sha256": header.checkpoint_sha256,
         "preset": spec.preset,
         "config": None if spec.config is None else dict(spec.config),
-        "seed": spec.seed if choice.checkpoint is None else None,
+        "seed": spec.seed if choice.checkpoint is None or choice.checkpoint.drawn else None,
         "layers": list(spec.layers),
         "options": options,
         "precision": spec.precision,
