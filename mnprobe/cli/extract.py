@@ -124,12 +124,15 @@ def extract(
 
     Example: mnprobe extract --data path/to/rlbench --model viclip --model arp --out features
     """
-    from mnprobe.core.rundir import resolve_run
+    from mnprobe.core.rundir import RunDir, resolve_run
     from mnprobe.features.extraction import ExtractConfig
     from mnprobe.features.extraction import extract as run_extract
 
     given = opt.select_fields(ExtractConfig, locals())
-    run_dir = None if run is None and out is not None else resolve_run(run)
+    if run is not None and not run.exists() and out is None and data and (models or checkpoints):
+        run_dir: RunDir | None = RunDir(run)  # made when the first store is written
+    else:
+        run_dir = None if run is None and out is not None else resolve_run(run)
     print_run(run_dir, quiet=quiet, as_json=as_json)
     own: dict[str, Any] = {
         "camera": camera,

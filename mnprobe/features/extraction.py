@@ -1004,4 +1004,4 @@ def _record(run: RunDir | None, out: Path | None, team: Team, asked: Sequence[st
     if run is None or out is not None or not team.leads:
         return
     paths = [path for one in folders for path in ([one] if isinstance(one, str | os.PathLike) else one)]
-    run.record("extract", {"data": [str(path) for path in paths], "asked": list(asked)})
+    RunDir.create(run.path).record("extract", {"data": [str(path) for path in paths], "asked": list(asked)})
