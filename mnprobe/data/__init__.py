@@ -1,7 +1,7 @@
 """Demonstrations and rollouts: reading, validation, writing; without torch."""
 
 from mnprobe.data.camera import Camera, depth_to_points, look_at, pinhole, points_to_pixels
-from mnprobe.data.dataset import Dataset, describe, open_dataset
+from mnprobe.data.dataset import Dataset, describe, open_dataset, write_episode_table
 from mnprobe.data.episode import Episode, Signals, find_camera, require
 from mnprobe.data.frame import Frame
 from mnprobe.data.images import code_to_depth, depth_to_code, read_png, rgb_to_code, rgb_to_mask
@@ -46,4 +46,5 @@ __all__ = [
     "slots",
     "task_named",
     "write_episode",
+    "write_episode_table",
 ]

@@ -1,6 +1,8 @@
 """Opening datasets of any format as one sequence of episodes."""
 
+import csv
 import hashlib
+import io
 import json
 import os
 import re
@@ -15,6 +17,7 @@ import h5py
 import numpy as np
 
 from mnprobe.core.errors import ConfigError, DataError
+from mnprobe.core.files import write_text
 from mnprobe.core.labels import asked_partition, same_text, some
 from mnprobe.core.registry import unknown_name
 from mnprobe.data.episode import DECISIONS, Episode, Opened, ReadingOptions, check_decisions, find_camera
@@ -23,7 +26,7 @@ from mnprobe.data.layout import PARTITIONS
 from mnprobe.data.outcomes import OUTCOMES_FILE, read_outcomes
 from mnprobe.data.rlbench import RLBenchEpisode, check_complete, check_partition_names, open_rlbench
 
-__all__ = ["Dataset", "DatasetKind", "Flip", "describe", "open_dataset"]
+__all__ = ["Dataset", "DatasetKind", "Flip", "describe", "is_dataset", "open_dataset", "write_episode_table"]
 
 DatasetKind = Literal["rlbench", "lerobot", "hdf5", "videos"]
 Flip = Literal["auto", "none", "vertical", "rotate180"]
@@ -321,6 +324,34 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def write_episode_table(dataset: Dataset, path: Path) -> None:
+    """Write id, instruction, task, variation, partition and success of every episode as CSV, atomically.
+
+    It is the table that `mnprobe import --episodes` reads: whoever computes features elsewhere takes the ids from it.
+    Missing instructions are left empty.
+    """
+    text = io.StringIO(newline="")
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("id", "instruction", "task", "variation", "partition", "success"))
+    for episode in dataset:
+        words = ""
+        with suppress(DataError):
+            words = episode.instruction
+        rows.writerow((episode.id, words, episode.task, episode.variation, episode.partition, episode.success))
+    write_text(path, text.getvalue())
+
+
+def is_dataset(given: Path | str) -> bool:
+    """Whether `KIND:PATH` or a path is meant as a dataset: a folder, a table of videos, a file of demonstrations."""
+    text = str(given)
+    if text.partition(":")[0] in _PREFIXES and ":" in text and not Path(text).exists():
+        return True
+    path = Path(text)
+    if path.is_dir() or path.suffix.lower() in (".csv", ".hdf5"):
+        return True
+    return _is_hdf5(path) and _is_demonstrations(path, damaged=False)
+
+
 def _signal_names(episode: Episode, name: str) -> list[str] | None:
     signals = getattr(episode, name)
     return None if signals is None else list(signals.names)
@@ -468,15 +499,15 @@ def _holds_hdf5(folder: Path, deeper: int) -> bool:
     return any(_holds_hdf5(one, deeper - 1) for one in below)
 
 
-def _is_demonstrations(path: Path) -> bool:
-    """Whether a file is HDF5 with the group of demonstrations, or damaged; a store of features is not."""
+def _is_demonstrations(path: Path, *, damaged: bool = True) -> bool:
+    """Whether a file is HDF5 with the group of demonstrations, or, if `damaged`, cannot be opened."""
     if not _is_hdf5(path):
         return False
     try:
         with h5py.File(path, "r") as file:
             return "data" in file
     except OSError:
-        return True  # the reader says what is wrong
+        return damaged  # the reader says what is wrong
 
 
 def _is_hdf5(path: Path) -> bool:
