@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -45,10 +45,14 @@ from mnprobe.features.store import open_features, verify
 from mnprobe.features.writer import FeatureWriter
 from mnprobe.worlds.record import read_situation
 
+if TYPE_CHECKING:
+    from mnprobe.features.extractors.hook import HookTarget  # imports torch
+
 __all__ = [
     "ExtractConfig",
     "Extracted",
     "Job",
+    "ModuleExtraction",
     "check_target",
     "extract",
     "run_job",
@@ -678,6 +682,66 @@ def extract(
     return done
 
 
+class ModuleExtraction:
+    """Extraction from modules in memory, into the stores that `extract` writes for `--model hook`.
+
+    Args:
+        data: a folder of demonstrations or several, opened as `extract` opens them; or opened episodes.
+        config: selection of episodes, layers, source and computation; its options are those of the hook extractor. What
+            names models, weights or a device is not used.
+        run: run directory to write to.
+        note: called with messages for the user.
+    Raises: ConfigError, DataError.
+    """
+
+    def __init__(
+        self,
+        data: Path | str | Sequence[Path | str] | Sequence[Episode],
+        config: ExtractConfig,
+        *,
+        run: RunDir,
+        note: Note | None = None,
+    ) -> None:
+        say = note or (lambda text: None)
+        dataset, broken = _open_episodes(data, config, say)
+        self._context = _ExtractionContext(
+            config=config,
+            run=run,
+            out=None,
+            dataset=dataset,
+            columns=_columns(dataset, say),
+            fingerprint=dataset.fingerprint(),
+            sizes=None,
+            device="cpu",
+            overwrite=False,
+            broken=broken,
+            cache={},
+            say=say,
+        )
+
+    def write(
+        self, target: "HookTarget", feature: FeatureId, *, weights: str, device: str, overwrite: bool = False
+    ) -> Extracted:
+        """Write the store of one module, in this process alone; a store of the same configuration is kept.
+
+        Args:
+            target: the module, and the function that makes its inputs.
+            feature: identity of the features.
+            weights: identity of the weights, in place of the checksum of a file.
+            device: device of the inputs.
+            overwrite: replace a store of another configuration.
+        Raises: ConfigError, DataError, FeatureError.
+        """
+        context = replace(self._context, device=device, overwrite=overwrite, cache={"target": target})
+        choice = CheckpointChoice(id=feature, kind="hook")
+        known = partial(_known_layers, config=context.config, sizes=None, cache=context.cache, found={})
+        choice = replace(choice, layers=layers_for(choice, context.config.layers, [choice], known, context.say))
+        job = context.job(choice)
+        asked = {**job.asked, "checkpoint_sha256": weights, "seed": None}
+        job = replace(job, header=replace(job.header, checkpoint_sha256=weights), asked=asked)
+        return _extracted(choice, job, run_job(job, Team(), quiet=True, note=context.say))
+
+
 def _choose_parts(
     data: Any, run: RunDir | None, config: ExtractConfig, say: Note
 ) -> list[tuple[Any, list[CheckpointChoice]]]:
@@ -704,8 +768,8 @@ def _choose_parts(
 
 
 def _open_episodes(folder: Any, config: ExtractConfig, say: Note) -> tuple[Dataset, dict[str, str]]:
-    """Return the episodes, and the reasons of the broken ones that are skipped."""
-    dataset = open_dataset(
+    """Return the episodes, and the reasons of the broken ones that are skipped; `folder` may be opened episodes."""
+    dataset = _opened(folder, config) or open_dataset(
         folder,
         partitions=config.partitions,
         tasks=config.tasks,
@@ -723,6 +787,16 @@ def _open_episodes(folder: Any, config: ExtractConfig, say: Note) -> tuple[Datas
     for remark in dataset.instruction_notes():
         say(remark)
     return dataset, broken
+
+
+def _opened(data: Any, config: ExtractConfig) -> Dataset | None:
+    """Return `data` as a dataset if it is episodes, and None if it is folders."""
+    if isinstance(data, str | os.PathLike) or all(isinstance(one, str | os.PathLike) for one in data):
+        return None
+    for name in ("partitions", "tasks", "instructions", "outcomes"):
+        if getattr(config, name) is not None:
+            raise ConfigError(f"{name}: is for folders; give it to open_dataset, which opened these episodes")
+    return data if isinstance(data, Dataset) else Dataset(data, ())
 
 
 def _extracted(choice: CheckpointChoice, job: Job, status: Status) -> Extracted:
