@@ -13,7 +13,7 @@ __all__ = ["extract"]
 
 
 def extract(
-    run: opt.RunOption = None,
+    run: opt.NewRunOption = None,
     data: Annotated[
         list[Path] | None,
         typer.Option(
@@ -119,6 +119,8 @@ def extract(
 
     With --source rollouts it uses all rollouts of the run's ARP checkpoints: each folder with the checkpoint that
     played it and the ViCLIP checkpoint of the same training and step; --model pixels adds the pixel control.
+
+    A run that is not there is made if --data and --model or --checkpoint say what goes into it.
 
     Under torchrun the processes share the work: torchrun --nproc-per-node 2 -m mnprobe extract ...
 

@@ -32,10 +32,7 @@ def import_(
     source: Annotated[str, typer.Option(help="Name of the data, as in the stores of the other side.")] = "demos",
     trained: Annotated[bool, typer.Option("--trained/--untrained", help="Whether the weights are trained.")] = True,
     training: Annotated[str, typer.Option(help="Name of the training, such as joint.")] = "",
-    run: Annotated[
-        Path | None,
-        typer.Option(help="Run to add the store to, made if it is not there; by default the newest under ./runs."),
-    ] = None,
+    run: opt.NewRunOption = None,
     out: Annotated[
         Path | None, typer.Option(help="Output folder, or one file ending in .h5, instead of a run.")
     ] = None,

@@ -25,6 +25,7 @@ def inspect(
     Exit code 2 if a dataset cannot be opened or a store is damaged.
 
     Example: mnprobe inspect path/to/dataset
+
     Example: mnprobe inspect runs/first/features/viclip/demos/step_00000000.h5
     """
     from mnprobe.core.errors import ConfigError

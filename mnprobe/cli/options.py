@@ -23,6 +23,7 @@ __all__ = [
     "LayerEOption",
     "LayerUOption",
     "MaxStepsOption",
+    "NewRunOption",
     "OutcomesOption",
     "OverwriteOption",
     "PairingOption",
@@ -47,6 +48,10 @@ T = TypeVar("T")
 # The run and its data
 RunOption: TypeAlias = Annotated[
     Path | None, typer.Option("--run", help="Run directory; by default the newest under ./runs.")
+]
+NewRunOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--run", help="Run directory, made if it is not there; by default the newest under ./runs."),
 ]
 InstructionsOption: TypeAlias = Annotated[
     Path | None,

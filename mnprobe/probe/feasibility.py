@@ -4,15 +4,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mnprobe.core.commands import command_line
 from mnprobe.core.errors import DataError, MnprobeError, TooFewSamples
-from mnprobe.data import Dataset, describe, find_camera
+from mnprobe.data import describe, find_camera
 from mnprobe.probe.outcome_balance import balanced_draw, measurable_sides
 from mnprobe.probe.splits import Holdout, Items, check_pairing, has_partitions, hold_out, unnamed_tasks
 
 __all__ = ["Feasibility", "feasible_measurements", "format_inspection", "inspect_dataset"]
+
+if TYPE_CHECKING:
+    from mnprobe.data import Dataset
+else:
+    Dataset = Any  # a check of its type at run time would read the episodes
 
 _SHOWN = 12  # texts, tasks or notes before "and N more"
 _TRIES = 3  # draws of held-out groups; as many as `mnprobe align` makes

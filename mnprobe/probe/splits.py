@@ -257,9 +257,9 @@ def check_pairing(items: Items, pairing: GroupKind) -> None:
     groups = items.groups(pairing)
     if len(groups) and (groups == groups[0]).all() and pairing != "episode":
         raise TooFewSamples(
-            f"nothing can be measured: all {len(groups)} episodes have the same {pairing}, {str(groups[0])!r}: every episode would count as a "
-            f"hit, so that recall by {pairing} says nothing. --pairing episode (pairing='episode') asks whether the "
-            "episode itself is found"
+            f"nothing can be measured: all {len(groups)} episodes have the same {pairing}, {str(groups[0])!r}: every "
+            f"episode would count as a hit, so that recall by {pairing} says nothing. --pairing episode "
+            "(pairing='episode') asks whether the episode itself is found"
         )
 
 
