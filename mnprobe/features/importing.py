@@ -588,6 +588,10 @@ def _read_npz(path: Path) -> dict[str, Any]:
                 name = entry.filename.removesuffix(".npy")
                 mapped = _mapped(path, entry)
                 found[name] = arrays[name] if mapped is None else mapped
+                if mapped is not None:
+                    with archive.open(entry) as content:  # reading to the end verifies the checksum
+                        while content.read(2**22):
+                            pass
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, struct.error) as error:
         raise FeatureError(f"{path}: cannot be read as an archive of numpy ({error})") from error
     return found
@@ -619,23 +623,20 @@ def _read_torch(path: Path) -> dict[str, Any]:
     import torch
 
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         text = " ".join(str(error).split())[:200]
         raise FeatureError(
             f"{path}: cannot be read as tensors ({text}). Only tensors, lists and mappings of them are read "
             "(torch.load with weights_only=True); save them so, or as .npz"
         ) from error
-    return _of_torch(found, path)
-
-
-def _of_torch(found: Any, path: Path) -> dict[str, Any]:
     if isinstance(found, Mapping):
-        return {str(name): _tensor(values, f"{path}: {name!r}") for name, values in found.items()}
-    return {"": _tensor(found, str(path))}
+        return {str(name): _of_torch(values, f"{path}: {name!r}", alone=False) for name, values in found.items()}
+    return {"": _of_torch(found, str(path))}
 
 
-def _tensor(values: Any, where: str) -> Any:
+def _of_torch(values: Any, where: str, *, alone: bool = True) -> Any:
+    """Arrays of a tensor or a list of tensors; other entries of a mapping become an array that is left out."""
     import torch
 
     if isinstance(values, torch.Tensor):
@@ -648,6 +649,8 @@ def _tensor(values: Any, where: str) -> Any:
             return pieces
         if all(isinstance(one, str | int) for one in values):
             return np.array(list(values), dtype=object)
+    if not alone:
+        return np.array(None, dtype=object)
     raise FeatureError(
         f"{where}: is a {type(values).__name__}, no tensor; what is read are a tensor, a mapping of tensors, or a "
         "list of the tokens (m, D) of each episode"
@@ -660,7 +663,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     try:
-        file = safe_open(path, framework="pt")
+        file: Any = safe_open(path, framework="pt")
         for name in file.keys():  # noqa: SIM118 (no mapping)
             part = file.get_slice(name)
             shape = tuple(part.get_shape())

@@ -288,6 +288,25 @@ def test_large_arrays_are_read_from_disk_in_blocks(tmp_path):
     done = import_features(tmp_path / "f.npz", episodes=episodes, side="execution", name="m", out=tmp_path / "e.h5")
     with open_features(done.path) as store:
         assert np.array_equal(store.layer("e").values[:], values)
+    damaged = bytearray((tmp_path / "f.npz").read_bytes())
+    damaged[1_000_000] ^= 1
+    (tmp_path / "f.npz").write_bytes(damaged)
+    with pytest.raises(FeatureError, match=r"cannot be read as an archive of numpy .*CRC"):
+        import_features(tmp_path / "f.npz", episodes=episodes, side="execution", name="m", out=tmp_path / "f.h5")
+
+
+def test_what_else_a_file_of_torch_holds_is_left_out(tmp_path):
+    torch.save({"hidden": torch.from_numpy(VALUES), "epoch": 3, "loss": torch.ones(4)}, tmp_path / "f.pt")
+    notes = []
+    settings = {"episodes": EPISODES, "side": "execution", "name": "m", "out": tmp_path / "e.h5", "note": notes.append}
+    assert import_features(tmp_path / "f.pt", **settings).layers == {"e": (COUNT, 3)}
+    assert [note.partition(": ")[2] for note in notes] == [
+        "array 'epoch' is left out: it holds values of type object",
+        "array 'loss' is left out: it has shape (4,)",
+    ]
+    torch.save([{"a": 1}], tmp_path / "g.pt")
+    with pytest.raises(FeatureError, match="is a list, no tensor"):
+        import_features(tmp_path / "g.pt", **settings)
 
 
 @pytest.mark.parametrize(

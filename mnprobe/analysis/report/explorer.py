@@ -183,7 +183,7 @@ def _own_columns(
 
 def _colors_of(name: str, values: list[str]) -> dict[str, str]:
     """Colour of each value of a column; episodes without one have the value ''."""
-    return {kind.instruction: kind.color for kind in kinds([(name, value) for value in values], by="instruction")}
+    return {str(kind.instruction): kind.color for kind in kinds([(name, value) for value in values], by="instruction")}
 
 
 def _view(
