@@ -13,7 +13,7 @@ __all__ = ["extract"]
 
 
 def extract(
-    run: opt.NewRunOption = None,
+    run: opt.RunOption = None,
     data: Annotated[
         list[Path] | None,
         typer.Option(
@@ -103,11 +103,9 @@ def extract(
     ] = None,
     device: opt.DeviceOption = "auto",
     batch_size: Annotated[int, typer.Option(help="Episodes per forward pass and per resumable piece.")] = 8,
-    dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Stored type.")] = "float32",
+    dtype: opt.StoredTypeOption[Literal["float32", "float16"]] = "float32",
     precision: opt.PrecisionOption[Literal["float32", "bf16"]] = "float32",
-    out: Annotated[
-        Path | None, typer.Option(help="Output folder, or one file ending in .h5, instead of a run.")
-    ] = None,
+    out: opt.OutputOption = None,
     overwrite: opt.OverwriteOption = False,
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Skip episodes with damaged files, and list them.")

@@ -1,4 +1,4 @@
-"""`mnprobe import`: features that were computed elsewhere become a feature store."""
+"""`mnprobe import`: features that were computed elsewhere, as a feature store."""
 
 import json
 from pathlib import Path
@@ -32,11 +32,9 @@ def import_(
     source: Annotated[str, typer.Option(help="Name of the data, as in the stores of the other side.")] = "demos",
     trained: Annotated[bool, typer.Option("--trained/--untrained", help="Whether the weights are trained.")] = True,
     training: Annotated[str, typer.Option(help="Name of the training, such as joint.")] = "",
-    run: opt.NewRunOption = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Output folder, or one file ending in .h5, instead of a run.")
-    ] = None,
-    dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Stored type.")] = "float32",
+    run: opt.RunOption = None,
+    out: opt.OutputOption = None,
+    dtype: opt.StoredTypeOption[Literal["float32", "float16"]] = "float32",
     skip_missing: Annotated[
         bool,
         typer.Option(
@@ -51,7 +49,8 @@ def import_(
     """Turn features that another program computed into a feature store: for models that live in another environment.
 
     Row i of the arrays is row i of the table, unless the file has ids of its own. Several arrays are several layers;
-    arrays (episodes, tokens, width) keep their tokens. Further columns of the table are kept.
+    arrays (episodes, tokens, width) keep their tokens. Further columns of the table are kept. A run that is not
+    there is made.
 
     Example: mnprobe import features.npz --episodes episodes.csv --side execution --name openvla --run runs/libero
     """

@@ -1,4 +1,4 @@
-"""`mnprobe inspect`: what datasets and feature stores hold, and what can be measured with them."""
+"""`mnprobe inspect`: contents of datasets and feature stores."""
 
 import json
 from pathlib import Path

@@ -23,8 +23,8 @@ __all__ = [
     "LayerEOption",
     "LayerUOption",
     "MaxStepsOption",
-    "NewRunOption",
     "OutcomesOption",
+    "OutputOption",
     "OverwriteOption",
     "PairingOption",
     "PoolOption",
@@ -37,6 +37,7 @@ __all__ = [
     "RunOption",
     "SaveEveryOption",
     "SeedOption",
+    "StoredTypeOption",
     "TaskOption",
     "UnderstandingStoreOption",
     "WorldOption",
@@ -48,10 +49,6 @@ T = TypeVar("T")
 # The run and its data
 RunOption: TypeAlias = Annotated[
     Path | None, typer.Option("--run", help="Run directory; by default the newest under ./runs.")
-]
-NewRunOption: TypeAlias = Annotated[
-    Path | None,
-    typer.Option("--run", help="Run directory, made if it is not there; by default the newest under ./runs."),
 ]
 InstructionsOption: TypeAlias = Annotated[
     Path | None,
@@ -139,6 +136,10 @@ ImageSizeOption: TypeAlias = Annotated[
 ]
 
 # Output
+OutputOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--out", help="Output folder, or one file ending in .h5, instead of a run.")
+]
+StoredTypeOption: TypeAlias = Annotated[T, typer.Option("--dtype", help="Stored type.")]
 FigureOption: TypeAlias = Annotated[
     Path | None, typer.Option("--out", help="Figure path without extension; default in the run's figures.")
 ]

@@ -1,8 +1,6 @@
 """Opening datasets of any format as one sequence of episodes."""
 
-import csv
 import hashlib
-import io
 import json
 import os
 import re
@@ -17,9 +15,9 @@ import h5py
 import numpy as np
 
 from mnprobe.core.errors import ConfigError, DataError
-from mnprobe.core.files import write_text
 from mnprobe.core.labels import asked_partition, same_text, some
 from mnprobe.core.registry import unknown_name
+from mnprobe.core.table import write_table
 from mnprobe.data.episode import DECISIONS, Episode, Opened, ReadingOptions, check_decisions, find_camera
 from mnprobe.data.instructions import Overrides, read_overrides
 from mnprobe.data.layout import PARTITIONS
@@ -330,15 +328,16 @@ def write_episode_table(dataset: Dataset, path: Path) -> None:
     It is the table that `mnprobe import --episodes` reads: whoever computes features elsewhere takes the ids from it.
     Missing instructions are left empty.
     """
-    text = io.StringIO(newline="")
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(("id", "instruction", "task", "variation", "partition", "success"))
+    import pandas as pd  # opening a dataset does not need it
+
+    rows = []
     for episode in dataset:
         words = ""
         with suppress(DataError):
             words = episode.instruction
-        rows.writerow((episode.id, words, episode.task, episode.variation, episode.partition, episode.success))
-    write_text(path, text.getvalue())
+        rows.append((episode.id, words, episode.task, episode.variation, episode.partition, episode.success))
+    names = ["id", "instruction", "task", "variation", "partition", "success"]
+    write_table(pd.DataFrame(rows, columns=pd.Index(names)), path)
 
 
 def is_dataset(given: Path | str) -> bool:

@@ -1,6 +1,5 @@
-"""Importing features that were computed elsewhere: arrays in files, and a table of their episodes."""
+"""Import of features that were computed elsewhere, with a table of episodes."""
 
-import csv
 import json
 import re
 import struct
@@ -700,7 +699,8 @@ def _parquet(path: Path) -> dict[str, Any]:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            table = file.read()
     except (OSError, pyarrow.ArrowException) as error:
         text = " ".join(str(error).split())[:200]
         raise FeatureError(f"{path}: cannot be read as a parquet file ({text})") from error
@@ -754,10 +754,10 @@ def _read_csv(path: Path, count: int, remarks: list[str]) -> dict[str, Any]:
     than episodes.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file, strict=True) if row]
-    except (OSError, ValueError, csv.Error) as error:
+        cells = read_cells(path)
+    except UNREADABLE as error:
         raise FeatureError(f"{path}: cannot be read as CSV ({error})") from error
+    rows = [row for row in (list(cells.header), *cells.rows) if row]
     if not rows:
         raise FeatureError(f"{path}: holds nothing")
     counted = rows[0] == [str(place) for place in range(len(rows[0]))]
@@ -771,12 +771,12 @@ def _read_csv(path: Path, count: int, remarks: list[str]) -> dict[str, Any]:
     for place, name in enumerate(header):
         if name and name not in _ID_NAMES:
             continue
-        cells = [row[place].strip() for row in rows]
+        labels = [row[place].strip() for row in rows]
         left_out.add(place)
-        if not name and cells == [str(number) for number in range(len(rows))]:
+        if not name and labels == [str(number) for number in range(len(rows))]:
             remarks.append(f"{path}: the column without a name numbers the rows and is left out")
-        elif "id" not in found and (name or not all(map(_is_number, cells))):
-            found["id"] = np.array(cells, dtype=object)
+        elif "id" not in found and (name or not all(map(_is_number, labels))):
+            found["id"] = np.array(labels, dtype=object)
         else:
             raise FeatureError(f"{path}: a column has no name and does not number the rows; give it a name")
     places = [place for place in range(len(header)) if place not in left_out]

@@ -1,4 +1,4 @@
-"""Feasible measurements of a dataset: which ones its episodes allow, and the next command."""
+"""Feasible measurements of a dataset, by its episodes and labels."""
 
 from collections import Counter
 from collections.abc import Sequence
