@@ -47,7 +47,7 @@ RECORDER = TableSchema(
     error=FeatureError,
 )
 """results/recorder.csv: what each record cost. `seconds` of the record, `training_seconds` since the record before (or
-since the recorder was made), `share` of all seconds so far that went into records."""
+since the recorder was made), `share` of all seconds so far that went into records and alignments."""
 
 _OWN_SETTINGS = {"models", "checkpoints", "step", "preset", "model_config", "seed", "options", "device"}
 
@@ -147,8 +147,8 @@ class FeatureRecorder:
         self.run = run if isinstance(run, RunDir) else RunDir(Path(run))
         if _leads():
             self._extraction  # noqa: B018 - opens the episodes now: what is wrong with them is raised here
-        self._spent = 0.0
-        self._made = self._idle = time.perf_counter()
+        self._spent = self._trained = self._reported = 0.0  # seconds
+        self._end = time.perf_counter()
 
     @cached_property
     def _extraction(self) -> ModuleExtraction:
@@ -268,6 +268,8 @@ class FeatureRecorder:
         return type("RecordFeatures", (base,), methods)()
 
     def _attempt(self, kind: str, step: int, work: Callable[[], Result]) -> Result | None:
+        start = time.perf_counter()
+        self._trained += start - self._end
         try:
             result = work()
         except Exception as error:
@@ -277,6 +279,9 @@ class FeatureRecorder:
             text = f"step {step} of {self.feature.model!r}: {kind} failed, and the training goes on. "
             warnings.warn(text + self.failures[step], stacklevel=3)
             return None
+        finally:
+            self._end = time.perf_counter()
+            self._spent += self._end - start
         self._worked.add(kind)
         return result
 
@@ -284,26 +289,26 @@ class FeatureRecorder:
         start = time.perf_counter()
         module = _bare(model)
         feature = replace(self.feature, step=step, trained=self._pretrained or step > 0)
-        try:
-            with _unchanged(module) as device:
-                done = self._extraction.write(
-                    self._target(module=module),
-                    feature,
-                    weights=_weights_digest(module),
-                    device=device,
-                    overwrite=self._overwrite,
-                )
-            self._last = step
-        finally:
-            end = time.perf_counter()
-            self._spent += end - start
-            trained, self._idle = start - self._idle, end
+        with _unchanged(module) as device:
+            done = self._extraction.write(
+                self._target(module=module),
+                feature,
+                weights=_weights_digest(module),
+                device=device,
+                overwrite=self._overwrite,
+            )
+        self._last = step
         if done.status == "written":
-            row = {"model": feature.model, "source": feature.source_name, "step": step, "episodes": done.episodes}
-            row |= {"seconds": end - start, "training_seconds": trained, "share": self._spent / (end - self._made)}
-            fresh = RECORDER.frame([row])
-            RECORDER.update(self.run.results(RECORDER.stem), lambda table: RECORDER.replace_rows(table, fresh))
+            self._write_cost(done, time.perf_counter() - start)
         return done
+
+    def _write_cost(self, done: Extracted, seconds: float) -> None:
+        spent, trained = self._spent + seconds, self._trained - self._reported
+        self._reported = self._trained
+        row = {"model": done.id.model, "source": done.id.source_name, "step": done.id.step, "episodes": done.episodes}
+        row |= {"seconds": seconds, "training_seconds": trained, "share": spent / (spent + self._trained)}
+        fresh = RECORDER.frame([row])
+        RECORDER.update(self.run.results(RECORDER.stem), lambda table: RECORDER.replace_rows(table, fresh))
 
     def _pair(self, feature: FeatureId, other: str | None) -> tuple[StoredPair, str]:
         """Find the pair that `mnprobe align` would make of this step, and the model of its other side."""
@@ -511,8 +516,10 @@ class _HeldModule:
     def restore(self) -> None:
         """Bring everything back to the state at construction."""
         for part, attributes in self._attributes:
-            vars(part).clear()
-            vars(part).update(attributes)
+            now = vars(part)
+            now.update(attributes)
+            for name in now.keys() - attributes.keys():
+                del now[name]
         for one in self._held:
             one.restore()
         for generator, state in self._torch:
