@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -27,10 +28,10 @@ from mnprobe.core.registry import import_object, merge_settings, unknown_name
 from mnprobe.core.rundir import RunDir
 from mnprobe.core.table import TableSchema
 from mnprobe.data import Episode
-from mnprobe.features import ExtractConfig, Extracted
+from mnprobe.features import ExtractConfig, Extracted, open_features
 from mnprobe.features.extraction import ModuleExtraction
 from mnprobe.features.extractors.base import class_name
-from mnprobe.features.extractors.hook import HookTarget
+from mnprobe.features.extractors.hook import HookExtractor, HookTarget
 from mnprobe.features.schema import Header
 from mnprobe.probe import AlignConfig, StoredPair, align_stores, join_stores
 
@@ -58,6 +59,7 @@ class StepAlignment:
 
     `recall` is the mean of both directions (`u2e`, `e2u`), `ci_low` to `ci_high` its 95 % interval, `chance` the recall
     of a random ranking. `n` held-out episodes of `n_groups` groups are tested. `other` is the model of the other side.
+    `notes` say what is not to be relied on, such as an interval from few instructions.
     """
 
     step: int
@@ -71,6 +73,7 @@ class StepAlignment:
     n_groups: int
     u2e: float
     e2u: float
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         interval = f"{self.ci_low:.3f} to {self.ci_high:.3f}"
@@ -216,8 +219,7 @@ class FeatureRecorder:
                 torch.set_default_dtype(torch.float32)
                 feature = replace(self.feature, step=as_whole(step, "step", least=0))
                 pair, partner = self._pair(feature, other)
-                own = layer or next(iter(self._config.layers), None)
-                mine, theirs = (own, pool), (other_layer, other_pool)
+                mine, theirs = (layer or self._first_layer(feature), pool), (other_layer, other_pool)
                 u, e = (mine, theirs) if feature.side == Side.UNDERSTANDING else (theirs, mine)
                 results = self.run.results("alignment")
                 rows, _ = align_stores(
@@ -310,6 +312,15 @@ class FeatureRecorder:
         fresh = RECORDER.frame([row])
         RECORDER.update(self.run.results(RECORDER.stem), lambda table: RECORDER.replace_rows(table, fresh))
 
+    def _first_layer(self, feature: FeatureId) -> str:
+        """The first stored layer that the recorder's first layer or pattern means."""
+        with open_features(self.run.path / "features" / feature.path) as store:
+            for name in self._config.layers:
+                for stored in store.layers:
+                    if stored == HookExtractor.stored_layer(name) or fnmatchcase(stored, name):
+                        return stored
+            return store.layers[0]
+
     def _pair(self, feature: FeatureId, other: str | None) -> tuple[StoredPair, str]:
         """Find the pair that `mnprobe align` would make of this step, and the model of its other side."""
         pieces = self.run.feature_files()
@@ -350,6 +361,7 @@ def _step_alignment(rows: pd.DataFrame, step: int, other: str, holdout: str) -> 
         n_groups=int(found["mean"]["n_groups"]),
         u2e=float(found["u2e"]["value"]),
         e2u=float(found["e2u"]["value"]),
+        notes=tuple(rows.attrs["notes"]),
         **numbers,
     )
 
