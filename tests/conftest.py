@@ -4,6 +4,7 @@ import os
 import signal
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -14,6 +15,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tensors are tiny here: more thr
 os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")  # not a process per core by default: each imports torch
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a suite in the background of a shell: tests send this signal
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# One tree of code, one result: examples follow from the test. `--hypothesis-profile random` draws others.
+hypothesis.settings.register_profile("repeatable", derandomize=True, database=None)
+hypothesis.settings.register_profile("random", derandomize=False)
+hypothesis.settings.load_profile("repeatable")
 
 CAMERAS = {
     "front": [1.2, 0.1, 1.6],

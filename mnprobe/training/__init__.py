@@ -1,4 +1,7 @@
-"""Joint training, L = L_AU + lambda_EE L_EE + lambda_align L_align; recorder for training loops of users."""
+"""Joint training, and a recorder for training loops of users.
+
+Joint training minimizes L = L_AU + lambda_EE L_EE + lambda_align L_align.
+"""
 
 from mnprobe.training.config import PRESETS, SOURCES, TrainConfig, preset
 from mnprobe.training.dataset import Language, TrainingInputs, prepare_inputs

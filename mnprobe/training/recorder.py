@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -27,10 +28,10 @@ from mnprobe.core.registry import import_object, merge_settings, unknown_name
 from mnprobe.core.rundir import RunDir
 from mnprobe.core.table import TableSchema
 from mnprobe.data import Episode
-from mnprobe.features import ExtractConfig, Extracted
+from mnprobe.features import ExtractConfig, Extracted, open_features
 from mnprobe.features.extraction import ModuleExtraction
 from mnprobe.features.extractors.base import class_name
-from mnprobe.features.extractors.hook import HookTarget
+from mnprobe.features.extractors.hook import HookExtractor, HookTarget
 from mnprobe.features.schema import Header
 from mnprobe.probe import AlignConfig, StoredPair, align_stores, join_stores
 
@@ -47,7 +48,7 @@ RECORDER = TableSchema(
     error=FeatureError,
 )
 """results/recorder.csv: what each record cost. `seconds` of the record, `training_seconds` since the record before (or
-since the recorder was made), `share` of all seconds so far that went into records."""
+since the recorder was made), `share` of all seconds so far that went into records and alignments."""
 
 _OWN_SETTINGS = {"models", "checkpoints", "step", "preset", "model_config", "seed", "options", "device"}
 
@@ -58,6 +59,7 @@ class StepAlignment:
 
     `recall` is the mean of both directions (`u2e`, `e2u`), `ci_low` to `ci_high` its 95 % interval, `chance` the recall
     of a random ranking. `n` held-out episodes of `n_groups` groups are tested. `other` is the model of the other side.
+    `notes` say what is not to be relied on, such as an interval from few instructions.
     """
 
     step: int
@@ -71,6 +73,7 @@ class StepAlignment:
     n_groups: int
     u2e: float
     e2u: float
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         interval = f"{self.ci_low:.3f} to {self.ci_high:.3f}"
@@ -147,8 +150,8 @@ class FeatureRecorder:
         self.run = run if isinstance(run, RunDir) else RunDir(Path(run))
         if _leads():
             self._extraction  # noqa: B018 - opens the episodes now: what is wrong with them is raised here
-        self._spent = 0.0
-        self._made = self._idle = time.perf_counter()
+        self._spent = self._trained = self._reported = 0.0  # seconds
+        self._end = time.perf_counter()
 
     @cached_property
     def _extraction(self) -> ModuleExtraction:
@@ -216,8 +219,7 @@ class FeatureRecorder:
                 torch.set_default_dtype(torch.float32)
                 feature = replace(self.feature, step=as_whole(step, "step", least=0))
                 pair, partner = self._pair(feature, other)
-                own = layer or next(iter(self._config.layers), None)
-                mine, theirs = (own, pool), (other_layer, other_pool)
+                mine, theirs = (layer or self._first_layer(feature), pool), (other_layer, other_pool)
                 u, e = (mine, theirs) if feature.side == Side.UNDERSTANDING else (theirs, mine)
                 results = self.run.results("alignment")
                 rows, _ = align_stores(
@@ -268,6 +270,8 @@ class FeatureRecorder:
         return type("RecordFeatures", (base,), methods)()
 
     def _attempt(self, kind: str, step: int, work: Callable[[], Result]) -> Result | None:
+        start = time.perf_counter()
+        self._trained += start - self._end
         try:
             result = work()
         except Exception as error:
@@ -277,6 +281,9 @@ class FeatureRecorder:
             text = f"step {step} of {self.feature.model!r}: {kind} failed, and the training goes on. "
             warnings.warn(text + self.failures[step], stacklevel=3)
             return None
+        finally:
+            self._end = time.perf_counter()
+            self._spent += self._end - start
         self._worked.add(kind)
         return result
 
@@ -284,26 +291,35 @@ class FeatureRecorder:
         start = time.perf_counter()
         module = _bare(model)
         feature = replace(self.feature, step=step, trained=self._pretrained or step > 0)
-        try:
-            with _unchanged(module) as device:
-                done = self._extraction.write(
-                    self._target(module=module),
-                    feature,
-                    weights=_weights_digest(module),
-                    device=device,
-                    overwrite=self._overwrite,
-                )
-            self._last = step
-        finally:
-            end = time.perf_counter()
-            self._spent += end - start
-            trained, self._idle = start - self._idle, end
+        with _unchanged(module) as device:
+            done = self._extraction.write(
+                self._target(module=module),
+                feature,
+                weights=_weights_digest(module),
+                device=device,
+                overwrite=self._overwrite,
+            )
+        self._last = step
         if done.status == "written":
-            row = {"model": feature.model, "source": feature.source_name, "step": step, "episodes": done.episodes}
-            row |= {"seconds": end - start, "training_seconds": trained, "share": self._spent / (end - self._made)}
-            fresh = RECORDER.frame([row])
-            RECORDER.update(self.run.results(RECORDER.stem), lambda table: RECORDER.replace_rows(table, fresh))
+            self._write_cost(done, time.perf_counter() - start)
         return done
+
+    def _write_cost(self, done: Extracted, seconds: float) -> None:
+        spent, trained = self._spent + seconds, self._trained - self._reported
+        self._reported = self._trained
+        row = {"model": done.id.model, "source": done.id.source_name, "step": done.id.step, "episodes": done.episodes}
+        row |= {"seconds": seconds, "training_seconds": trained, "share": spent / (spent + self._trained)}
+        fresh = RECORDER.frame([row])
+        RECORDER.update(self.run.results(RECORDER.stem), lambda table: RECORDER.replace_rows(table, fresh))
+
+    def _first_layer(self, feature: FeatureId) -> str:
+        """The first stored layer that the recorder's first layer or pattern means."""
+        with open_features(self.run.path / "features" / feature.path) as store:
+            for name in self._config.layers:
+                for stored in store.layers:
+                    if stored == HookExtractor.stored_layer(name) or fnmatchcase(stored, name):
+                        return stored
+            return store.layers[0]
 
     def _pair(self, feature: FeatureId, other: str | None) -> tuple[StoredPair, str]:
         """Find the pair that `mnprobe align` would make of this step, and the model of its other side."""
@@ -345,6 +361,7 @@ def _step_alignment(rows: pd.DataFrame, step: int, other: str, holdout: str) -> 
         n_groups=int(found["mean"]["n_groups"]),
         u2e=float(found["u2e"]["value"]),
         e2u=float(found["e2u"]["value"]),
+        notes=tuple(rows.attrs["notes"]),
         **numbers,
     )
 
@@ -511,8 +528,10 @@ class _HeldModule:
     def restore(self) -> None:
         """Bring everything back to the state at construction."""
         for part, attributes in self._attributes:
-            vars(part).clear()
-            vars(part).update(attributes)
+            now = vars(part)
+            now.update(attributes)
+            for name in now.keys() - attributes.keys():
+                del now[name]
         for one in self._held:
             one.restore()
         for generator, state in self._torch:

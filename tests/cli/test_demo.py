@@ -125,7 +125,7 @@ def test_instructions_that_the_data_do_not_hold_are_asked_for(tmp_path, rlbench_
     assert "--instructions" in told
 
 
-TINY_STUDY = ["--task", "turn_tap", "--task", "meat_off_grill", "--train", 1, "--val", 1, "--test", 2, "--updates", 5]
+TINY_STUDY = ["--task", "turn_tap", "--task", "open_drawer", "--train", 1, "--val", 2, "--test", 2, "--updates", 5]
 TINY_STUDY += ["--episodes", 1, "--side-by-side", 1]
 
 

@@ -461,18 +461,20 @@ def test_align_gives_what_the_command_writes(tmp_path, dataset, capsys):
         "episodes",
     )
     assert found.recall == pytest.approx((found.u2e + found.e2u) / 2)
+    assert any("only 4 instructions: the interval is not to be relied on" in note for note in found.notes)
     assert str(found).startswith("Recall@1 ")
     assert set(found.to_dict()) == {"step", "recall", "chance", "ci_low", "ci_high", "n", "n_groups", "u2e", "e2u"}
 
 
 def test_align_asks_which_model_where_there_are_several(tmp_path, dataset):
     run = tmp_path / "run"
-    made = recorder(run, dataset)
+    made = recorder(run, dataset, layers=["encoder.[0-1]", "output"])
     made.record(5, Policy())
     small = {"fit": FitConfig(dim=8, steps=2), "seeds": 1, "splits": 1, "k": 1}
     other_side(run, dataset, "one")
     other_side(run, dataset, "pixels")
     assert made.align(5, **small).other == "one"
+    assert set(read_alignment(run / "results/alignment.csv")["layer_e"]) == {"encoder.0"}
     assert made.align(5, other="pixels", layer="output", **small).other == "pixels"
     other_side(run, dataset, "two", seed=1)
     with pytest.warns(
