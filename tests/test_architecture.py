@@ -26,7 +26,7 @@ FLOORS |= {"training": 5, "analysis": 6, "cli": 7}
 ANALYSIS_FLOORS = {"statistics": 0, "similarity": 0, "tables": 1, "figures": 2, "tsne": 3}
 ANALYSIS_FLOORS |= {"comparison": 4, "audit": 4, "ablation": 4, "success": 5, "diagnostics": 5, "report": 6}
 """The same inside `mnprobe.analysis`, by folder."""
-HEAVY = {"torch", "matplotlib", "mujoco", "pandas", "scipy", "sklearn", "h5py", "openTSNE"}
+HEAVY = {"torch", "matplotlib", "mujoco", "pandas", "scipy", "sklearn", "h5py", "openTSNE", "transformers"}
 
 
 def _imports(path):
@@ -263,6 +263,7 @@ def test_demonstrations_are_read_without_torch():
 CSV_ELSEWHERE = {
     "data/instructions.py": "a file that users write",
     "data/outcomes.py": "a file that users write",
+    "data/video_table.py": "a file that users write",
     "worlds/outcomes.py": "the same file, as one may write it",
     "training/metrics_log.py": "grows by lines, and its last one may be half",
     "analysis/tables/paper.py": "numbers printed in the paper, part of the package",

@@ -6,16 +6,20 @@ import importlib.util
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import typer
 
 import mnprobe
 from mnprobe.cli.main import COMMANDS, command_app, main
+from mnprobe.probe import Items, hold_out, load_heads, read_hits
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -213,6 +217,90 @@ def test_the_tutorial_finds_what_was_planted_and_its_commands_do_the_same(tmp_pa
         assert ended.value.code == 0, (words, capsys.readouterr().err)
     assert told["table"].read_bytes() == before, "the commands measured something else than the Python beside them"
     assert report.exists()
+
+
+def own_files(folder, golden):
+    """Datasets under the names that docs/data.md uses: a LeRobot folder, LIBERO files, videos; and a video model."""
+    import av
+    import torch
+    from transformers import VideoMAEConfig, VideoMAEModel
+
+    shutil.copytree(golden / "lerobot" / "v30-h264", folder / "lerobot")
+    shutil.copytree(golden / "hdf5" / "libero", folder / "libero")
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = VideoMAEModel(VideoMAEConfig(image_size=16, patch_size=8, num_frames=4, **sizes))
+    model.save_pretrained(folder / "videomae")
+    (folder / "videos").mkdir()
+    rows = ["id,video,instruction,task,success,scene"]
+    for number in range(8):
+        with av.open(str(folder / "videos" / f"{number}.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=10)
+            stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+            for frame in range(10):
+                image = np.full((32, 48, 3), 20 * frame + 5 * number, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(stream.encode(None))
+        text = ["open the door", "close the door"][number % 2]
+        rows.append(f"v{number},{number}.mp4,{text},door,{number // 2 % 2},kitchen {number % 3}")
+    (folder / "videos" / "episodes.csv").write_text("\n".join(rows) + "\n")
+
+
+WAYS = {
+    "A LeRobot dataset": ("lerobot", "videomae", "my-policy", [0, 50, 100], 5),
+    "LIBERO files": ("libero", "viclip", "openvla", [30000], 10),
+    "Videos beside a table, and": ("videos", "viclip", "my-network", [0], 8),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_way_from_files_to_a_report_runs_as_it_is_written(way, tmp_path, golden, monkeypatch, capsys):
+    part = next(part for part in text_of(REPOSITORY / "docs" / "data.md").split("\n### ") if part.startswith(way))
+    lines = [shlex.split(line) for line in re.findall(r"^ {4}((?:mnprobe|python) .*)$", part, re.MULTILINE)]
+    assert len(lines) == 5
+    own_files(tmp_path, golden)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for block in re.findall(r"^```python\n(.*?)^```", part, re.DOTALL | re.MULTILINE):
+        (tmp_path / re.match(r"# (\w+\.py)\n", block).group(1)).write_text(block)
+    importlib.invalidate_caches()
+    for program, *words in lines:
+        if words[0] == "import":
+            runpy.run_path("foreign.py")
+        if program == "python":
+            runpy.run_path(words[0], run_name="train")
+            continue
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+            main(words + (["--steps", "10"] if words[0] == "align" else []))  # 400 steps for each fit take longest
+        shown = capsys.readouterr()
+        assert ended.value.code == 0, (words, shown.err)
+        assert words[0] != "inspect" or f"{words[1]}: " in shown.out
+
+    name, understanding, execution, steps, count = WAYS[way]
+    run = tmp_path / "runs" / name
+    assert (run / "report.html").stat().st_size > 10_000
+    table = pd.read_csv(run / "results" / "alignment.csv")
+    assert set(table["understanding"]) == {understanding}
+    assert set(table["execution"]) == {execution}
+    assert sorted(set(table["step_e"])) == steps
+    written = [path for path in sorted((run / "results" / "hits").glob("*.npz")) if "none" in path.name]
+    assert len(written) == len(steps)  # held-out episodes are drawn by seed and written down
+    for path in written:
+        scores = read_hits(path)
+        assert len(scores.ids) == count
+        items = Items.of(ids=scores.ids, instructions=scores.instructions, tasks=scores.tasks)
+        assert set(scores.draws.tolist()) == {0, 1, 2}
+        for draw, train, test in zip(scores.draws.tolist(), scores.train, scores.test, strict=True):
+            part = hold_out(items, "episodes", seed=draw)
+            assert (np.flatnonzero(train).tolist(), np.flatnonzero(test).tolist()) == (
+                part.train.tolist(),
+                part.test.tolist(),
+            )
+    for path in (run / "heads").glob("*.safetensors"):
+        fitted_on = load_heads(path).fitted_on
+        assert not set(fitted_on["train_ids"]) & set(fitted_on["test_ids"]["all"])
+        assert len(fitted_on["train_ids"]) + len(fitted_on["test_ids"]["all"]) == count
 
 
 def test_the_page_of_commands_is_what_the_commands_say():

@@ -16,11 +16,18 @@ def extract(
     run: opt.RunOption = None,
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of demonstrations (repeatable); by default the run's demos, or its rollouts."),
+        typer.Option(
+            help="Dataset, or KIND:PATH with lerobot, hdf5, videos, rlbench (repeatable); by default the run's demos, "
+            "or its rollouts."
+        ),
     ] = None,
     models: Annotated[
         list[str] | None,
-        typer.Option("--model", help="viclip, arp, pixels, hook, a plugin, or a model of the run (repeatable)."),
+        typer.Option(
+            "--model",
+            help="viclip, arp, pixels, hf:FOLDER or hf:OWNER/NAME (transformers), hook, a plugin, or a model of the "
+            "run (repeatable).",
+        ),
     ] = None,
     checkpoints: Annotated[
         list[Path] | None,
@@ -44,19 +51,34 @@ def extract(
         list[str] | None, typer.Option("--partition", help="train, val or test (repeatable).")
     ] = None,
     tasks: opt.TaskOption = None,
+    episodes: Annotated[
+        list[str] | None, typer.Option("--episodes", help="Positions such as 0:50, or ids (repeatable); default all.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Maximum number of episodes.")] = None,
     instructions: opt.InstructionsOption = None,
     outcomes: opt.OutcomesOption = None,
+    decisions: Annotated[
+        int | None, typer.Option(help="Evenly spaced decisions of an episode without keyframes; default 8.")
+    ] = None,
+    flip: Annotated[
+        Literal["auto", "none", "vertical", "rotate180"],
+        typer.Option(help="Images of HDF5 files: turned over where the file says so (auto), or always."),
+    ] = "auto",
     layers: Annotated[
         list[str] | None,
         typer.Option(
             "--layer",
             help="u, cls, e, norm, screen, blocks.<i>, a pattern such as 'blocks.*', or model=layer (repeatable); "
-            "default u and e. For --model hook: a submodule, output, or one member of what it gives: output[0].",
+            "default u and e. For hf: u, pooled, mean, cls, hidden.<i>. "
+            "For --model hook: a submodule, output, or one member of what it gives: output[0].",
         ),
     ] = None,
     camera: opt.CameraOption = None,
     frames_rule: opt.FramesRuleOption[Literal["middle", "strided"] | None] = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(help="Frames of a clip (hf, pixels); default the model's own number, 8 where it has none."),
+    ] = None,
     decoding: Annotated[
         Literal["greedy", "teacher"] | None,
         typer.Option(help="Earlier tokens of ARP: its own (greedy, default) or the true ones (teacher)."),
@@ -74,15 +96,16 @@ def extract(
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option(help="KEY=VALUE for a plugin, or an argument of the hook's factory (repeatable)."),
+        typer.Option(
+            help="KEY=VALUE: over_frames, tokens, dtype, weights (hf), size (pixels), a plugin's own, or an "
+            "argument of the hook's factory (repeatable)."
+        ),
     ] = None,
     device: opt.DeviceOption = "auto",
     batch_size: Annotated[int, typer.Option(help="Episodes per forward pass and per resumable piece.")] = 8,
-    dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Stored type.")] = "float32",
+    dtype: opt.StoredTypeOption[Literal["float32", "float16"]] = "float32",
     precision: opt.PrecisionOption[Literal["float32", "bf16"]] = "float32",
-    out: Annotated[
-        Path | None, typer.Option(help="Output folder, or one file ending in .h5, instead of a run.")
-    ] = None,
+    out: opt.OutputOption = None,
     overwrite: opt.OverwriteOption = False,
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Skip episodes with damaged files, and list them.")
@@ -95,16 +118,21 @@ def extract(
     With --source rollouts it uses all rollouts of the run's ARP checkpoints: each folder with the checkpoint that
     played it and the ViCLIP checkpoint of the same training and step; --model pixels adds the pixel control.
 
+    A run that is not there is made if --data and --model or --checkpoint say what goes into it.
+
     Under torchrun the processes share the work: torchrun --nproc-per-node 2 -m mnprobe extract ...
 
     Example: mnprobe extract --data path/to/rlbench --model viclip --model arp --out features
     """
-    from mnprobe.core.rundir import resolve_run
+    from mnprobe.core.rundir import RunDir, resolve_run
     from mnprobe.features.extraction import ExtractConfig
     from mnprobe.features.extraction import extract as run_extract
 
     given = opt.select_fields(ExtractConfig, locals())
-    run_dir = None if run is None and out is not None else resolve_run(run)
+    if run is not None and not run.exists() and out is None and data and (models or checkpoints):
+        run_dir: RunDir | None = RunDir(run)  # made when the first store is written
+    else:
+        run_dir = None if run is None and out is not None else resolve_run(run)
     print_run(run_dir, quiet=quiet, as_json=as_json)
     own: dict[str, Any] = {
         "camera": camera,
@@ -115,7 +143,7 @@ def extract(
         "factory": factory,
         "side": side,
     }
-    config = ExtractConfig(**given, options=_extractor_options(own, option or []))
+    config = ExtractConfig(**given, options=_extractor_options(own, frames, option or []))
     note = print_note(quiet)
     done = run_extract(data or None, config, run=run_dir, out=out, overwrite=overwrite, quiet=quiet, note=note)
     if not leads():
@@ -130,15 +158,21 @@ def extract(
         typer.echo(f"{entry.status} {entry.path}: {entry.episodes} episodes, {', '.join(entry.layers)}{state}")
 
 
-def _extractor_options(own: dict[str, Any], pairs: list[str]) -> dict[str, Any]:
-    """Join the options of extractors: those with an option of their own, and the pairs of `--option`."""
+def _extractor_options(own: dict[str, Any], frames: int | None, pairs: list[str]) -> dict[str, Any]:
+    """Join the options of extractors: those with an option of their own, and the pairs of `--option`.
+
+    `--frames N` and `--option frames=N` are the same.
+    """
     from mnprobe.core.errors import ConfigError
     from mnprobe.features.extractors.base import parse_options
 
     extra = parse_options(pairs)
+    clip = {} if frames is None else {"frames": frames}
     if own["factory"]:
-        return own | ({"arguments": extra} if extra else {})
+        return own | clip | ({"arguments": extra} if extra else {})
     for key in extra:
         if key in own:
             raise ConfigError(f"--option {key}: is an option of its own; write --{key.replace('_', '-')}")
-    return own | extra
+    if frames is not None and "frames" in extra:
+        raise ConfigError(f"--frames {frames} and --option frames={extra['frames']} are the same; leave one out")
+    return own | extra | clip

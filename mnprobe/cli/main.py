@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import keyword
 import sys
 import traceback
 import warnings
@@ -22,7 +23,8 @@ COMMANDS = {
     "train": "Train both models jointly, apart, or one alone.",
     "ablate": "Train pairing by temperature; the paper's Table 3.",
     "extract": "Extract frozen features u and e to HDF5.",
-    "inspect": "Validate a feature store and print its contents.",
+    "import": "Turn features made elsewhere into a store.",
+    "inspect": "Describe a dataset, or validate a feature store.",
     "rollout": "Roll out a policy in a world; success per task.",
     "align": "Fit T_u and T_e; Recall@1 on held-out episodes.",
     "recognize": "Recognise actions among all instructions; per task.",
@@ -44,7 +46,8 @@ _STOPPED = "interrupted. What was finished is kept: run the same command again t
 def command_app(name: str) -> typer.Typer:
     """Return the application of one command, importing only the module of this command."""
     single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    single.command()(getattr(importlib.import_module(f"mnprobe.cli.{name}"), name))
+    own = f"{name}_" if keyword.iskeyword(name) else name
+    single.command()(getattr(importlib.import_module(f"mnprobe.cli.{own}"), own))
     return single
 
 

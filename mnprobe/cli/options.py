@@ -24,6 +24,7 @@ __all__ = [
     "LayerUOption",
     "MaxStepsOption",
     "OutcomesOption",
+    "OutputOption",
     "OverwriteOption",
     "PairingOption",
     "PoolOption",
@@ -36,6 +37,7 @@ __all__ = [
     "RunOption",
     "SaveEveryOption",
     "SeedOption",
+    "StoredTypeOption",
     "TaskOption",
     "UnderstandingStoreOption",
     "WorldOption",
@@ -134,6 +136,10 @@ ImageSizeOption: TypeAlias = Annotated[
 ]
 
 # Output
+OutputOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--out", help="Output folder, or one file ending in .h5, instead of a run.")
+]
+StoredTypeOption: TypeAlias = Annotated[T, typer.Option("--dtype", help="Stored type.")]
 FigureOption: TypeAlias = Annotated[
     Path | None, typer.Option("--out", help="Figure path without extension; default in the run's figures.")
 ]

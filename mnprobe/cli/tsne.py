@@ -61,7 +61,10 @@ def tsne(
         ),
     ] = None,
     colour: Annotated[
-        str, typer.Option(help="Colouring: auto, instruction, task, or a column of your own in the stores.")
+        str,
+        typer.Option(
+            "--colour", "--color", help="Colouring: auto, instruction, task, or a column of your own in the stores."
+        ),
     ] = "auto",
     out: opt.FigureOption = None,
     as_json: opt.JsonOption = False,

@@ -61,7 +61,11 @@ NEEDED = tuple(Part(name, _MODULES.get(name, name), "needed", "pip install mnpro
 """Required packages, as declared by mnprobe's metadata."""
 
 OPTIONAL = (
+    Part("pyarrow", "pyarrow", "LeRobot datasets (--data lerobot:FOLDER)", "pip install 'mnprobe[data]'"),
     Part("av", "av", "natural videos (recognize --videos)", "pip install 'mnprobe[video]'"),
+    Part(
+        "transformers", "transformers", "models of transformers (extract --model hf:...)", "pip install 'mnprobe[hf]'"
+    ),
     Part("tensorboard", "tensorboard", "to look at training curves", "pip install tensorboard"),
     Part("pytest", "pytest", "the tests", "pip install 'mnprobe[dev]'"),
     Part("hypothesis", "hypothesis", "the tests", "pip install 'mnprobe[dev]'"),

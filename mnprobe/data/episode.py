@@ -1,264 +1,454 @@
-"""One demonstration or rollout on disk."""
+"""The episode protocol, names of cameras, and rules that readers share."""
 
-from collections.abc import Sequence
-from contextlib import suppress
-from functools import cached_property
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mnprobe.core.arrays import as_whole
 from mnprobe.core.errors import ConfigError, DataError
-from mnprobe.data.frame import Frame
-from mnprobe.data.image_files import ImageFiles
-from mnprobe.data.images import ImageKind
-from mnprobe.data.instructions import Overrides, read_descriptions
-from mnprobe.data.keyframes import Keyframe, find_keyframes, gripper_states, next_keyframe
-from mnprobe.data.layout import EpisodeFolder, require_inside
-from mnprobe.data.low_dim import LowDim, RandomState, read_low_dim
-from mnprobe.data.unpickle import load
+from mnprobe.core.labels import has_control_characters, some
+from mnprobe.data.instructions import Overrides
 
-__all__ = ["DESCRIPTIONS_FILE", "LOW_DIM_FILE", "NUMBER_FILE", "Episode"]
+if TYPE_CHECKING:
+    from mnprobe.data.rlbench import RLBenchEpisode
 
-LOW_DIM_FILE = "low_dim_obs.pkl"
-DESCRIPTIONS_FILE = "variation_descriptions.pkl"
-NUMBER_FILE = "variation_number.pkl"
+__all__ = [
+    "DECISIONS",
+    "Episode",
+    "Opened",
+    "ReadingOptions",
+    "RecordedEpisode",
+    "Signals",
+    "check_decisions",
+    "check_image_size",
+    "check_text",
+    "evenly_spaced",
+    "find_camera",
+    "inside",
+    "natural_key",
+    "need_packages",
+    "require",
+    "sketch_file",
+]
+
+DECISIONS = 8
+"""Default number of decisions of an episode without keyframes."""
+
+_PACKAGES = {"av": "PyAV", "pyarrow": "pyarrow"}
+_LARGEST_IMAGE = 2**26  # pixels
+_SUFFIXES = ("_rgb", "_image", "_img", "_color", "_colour")  # endings of cameras that only say that they are images
 
 
-class Episode:
-    """One episode. The constructor reads nothing: pickles and images are read on first access.
+@dataclass(frozen=True, eq=False)
+class Signals:
+    """Numbers of every frame: `values` (T, D), and the name of each of the D columns."""
 
-    Every property that reads raises DataError naming file and field when these are missing, damaged or unsafe.
+    values: NDArray[Any]
+    names: tuple[str, ...]
+
+
+@runtime_checkable
+class Episode(Protocol):
+    """One demonstration or rollout of any format. Opening reads no image; properties read on access.
+
+    Every property that reads raises DataError naming the file when it is missing, damaged or unsafe.
 
     Attributes:
-        folder: folder of the episode.
-        task: RLBench's module name, such as "open_drawer": the folder's name.
-        partition: "train", "val", "test", or "" without such a folder level.
-        number: the N of `episode<N>`.
         success: 1, 0, or -1 if unknown.
     """
 
-    def __init__(self, place: EpisodeFolder, *, overrides: Overrides | None = None, success: int = -1) -> None:
-        self.folder: Path = place.folder
-        self.task: str = place.task
-        self.partition: str = place.partition
-        self.number: int = place.number
-        self.success: int = success
-        self._place = place
-        self._overrides: Overrides = overrides or {}
-        self._siblings: Sequence[Episode] = ()
-        self.files = ImageFiles(place.folder, place.root)
-
-    def __repr__(self) -> str:
-        return f"Episode({self.folder})"
-
-    def __len__(self) -> int:
-        return self._low_dim.frames
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle without the other episodes, but with the instructions chosen by them."""
-        with suppress(DataError):  # raised again on access
-            self.instructions  # noqa: B018 - cached after reading
-        return self.__dict__ | {"_siblings": ()}
-
-    def join(self, siblings: Sequence["Episode"]) -> None:
-        """Set the episodes of the same task, in order: a variation uses the instruction order of its first episode."""
-        self._siblings = siblings
+    success: int
 
     @property
     def id(self) -> str:
-        """`<task>/<variation>/<partition>-episode<N>`, or without the partition if there is none."""
-        prefix = f"{self.partition}-" if self.partition else ""
-        return f"{self.task}/{self.variation}/{prefix}episode{self.number}"
+        """Joins the features of two models; the same wherever the dataset lies."""
 
-    @cached_property
+    @property
+    def task(self) -> str:
+        """Name of the task; the instruction where nothing else names it."""
+
+    @property
     def variation(self) -> int:
-        """Index of the variation: from `variation_number.pkl`, else from the folder's name."""
-        path = self.folder / NUMBER_FILE
-        if not path.exists():
-            if self._place.variation is None:
-                raise DataError(f"{path} is missing, and {self.folder.parent.parent.name} does not tell the variation")
-            return self._place.variation
-        found = load(self._own(path))
-        if type(found) is not int or found < 0:
-            raise DataError(f"{path}: holds {_short(found)} instead of the number of a variation")
-        if self._place.variation not in (None, found):
-            raise DataError(f"{path}: says variation {found}, but lies in {self.folder.parent.parent.name}")
-        return found
+        """Number of the variation of the task."""
 
-    @cached_property
+    @property
     def instructions(self) -> tuple[str, ...]:
-        """Instructions: all paraphrases, the usual one first.
-
-        Those given by the user, else those of the episode's folder, else those of the variation's folder. If the first
-        episode of the variation lists the same ones in another order, its order is used: a variation is one action (see
-        `Dataset.instruction_notes`).
-        """
-        given = self._overrides.get((self.task, self.variation)) if self._overrides else None
-        if given:
-            return given
-        own, first = self.listed, self._first_of_variation()
-        return first if first is not None and set(first) == set(own) else own
-
-    def _first_of_variation(self) -> tuple[str, ...] | None:
-        """Instructions of the first readable episode of this variation; None if it is this one."""
-        for other in self._siblings:
-            if other is self:
-                return None
-            try:
-                if other.variation == self.variation:
-                    return other.listed
-            except DataError:
-                continue  # raised when that episode itself is accessed
-        return None
-
-    @cached_property
-    def listed(self) -> tuple[str, ...]:
-        """The instructions in the order of the episode's own file."""
-        beside, above = self.folder / DESCRIPTIONS_FILE, self.folder.parent.parent / DESCRIPTIONS_FILE
-        if beside.exists():
-            return read_descriptions(self._own(beside))
-        if above.exists():
-            return read_descriptions(self._own(above))
-        raise DataError(
-            f"{beside} is missing (and so is {above}), so {self.id} has no instruction. "
-            "Give the instructions as a CSV file with the columns task,variation,instruction "
-            "(--instructions FILE.csv; open_dataset(..., instructions='FILE.csv'))."
-        )
+        """All paraphrases, the usual one first."""
 
     @property
     def instruction(self) -> str:
         """The first instruction, which models use."""
-        return self.instructions[0]
 
-    @cached_property
-    def keyframes(self) -> tuple[int, ...]:
-        """Frames at which a motion ends, increasing; see `find_keyframes`."""
-        return find_keyframes(self.gripper_open, self.joint_velocities)
+    @property
+    def partition(self) -> str:
+        """ "train", "val", "test", or "" if the dataset has none."""
+
+    @property
+    def folder(self) -> Path:
+        """Folder or file of the dataset that the episode is read from."""
+
+    @property
+    def where(self) -> str:
+        """Place of the episode, for messages."""
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """Cameras that have images on disk, in PerAct's order."""
-        return tuple(self.files.kinds)
+        """Names of the cameras with colour images."""
 
     @property
-    def gripper_open(self) -> NDArray[np.float64]:
-        """(T,) 1.0 for open fingers, 0.0 for closed ones; or a measured opening."""
-        return self._low_dim.field("gripper_open")
+    def times(self) -> NDArray[np.float64]:
+        """(T,) seconds of the frames."""
 
     @property
-    def gripper_states(self) -> NDArray[np.float64]:
-        """(T,) 1.0 for an open gripper, 0.0 for a closed one, by the rule of `mnprobe.data.gripper_states`."""
-        try:
-            return gripper_states(self.gripper_open)
-        except ConfigError as error:
-            raise DataError(f"{self.low_dim_file}: field gripper_open: {error}") from error
+    def decisions(self) -> tuple[int, ...]:
+        """Frames at which an execution model is asked: keyframes in RLBench, else evenly spaced ones."""
 
     @property
-    def gripper_pose(self) -> NDArray[np.float64]:
-        """(T, 7) position in metres (world) and quaternion x y z w."""
-        return self._low_dim.field("gripper_pose")
+    def state(self) -> Signals | None:
+        """Signals of the robot; None if the dataset has none."""
 
     @property
-    def gripper_joint_positions(self) -> NDArray[np.float64]:
-        """(T, F) travel of the F fingers in metres."""
-        return self._low_dim.field("gripper_joint_positions")
+    def action(self) -> Signals | None:
+        """Commands to the robot; None if the dataset has none."""
 
     @property
-    def joint_positions(self) -> NDArray[np.float64]:
-        """(T, J) angles of the J joints in rad."""
-        return self._low_dim.field("joint_positions")
+    def lacks(self) -> Mapping[str, str]:
+        """What other formats have and this one has not -> the reason, see `require`."""
+
+    def __len__(self) -> int:
+        """Number of frames."""
+
+    def frames_on_disk(self, camera: str) -> tuple[int, ...]:
+        """Frames that have an image of this camera, increasing."""
+
+    def image(self, camera: str, index: int) -> NDArray[np.uint8]:
+        """Image of frame `index` (negative counts from the end): (H, W, 3) RGB, upright."""
+
+    def images(self, camera: str, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """Images of several frames in any order: (n, H, W, 3). Cheaper than one by one."""
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what features are computed from; equal for equal data at any path; without the outcome."""
+
+
+def require(episode: Episode, *needs: str, who: str) -> "RLBenchEpisode":
+    """Return the episode when its dataset has all of `needs`, with the members that RLBench's format has for these.
+
+    Args:
+        episode: an episode of any format.
+        needs: among "depth", "camera matrices", "key poses", "gripper", "scene".
+        who: who needs it, for the message.
+
+    Raises DataError saying what is missing in which dataset.
+    """
+    missing = {need: episode.lacks[need] for need in needs if need in episode.lacks}
+    if missing:
+        reasons = "; ".join(dict.fromkeys(missing.values()))
+        raise DataError(
+            f"{who} needs {_listed(needs)}; {episode.where} has no {_listed(list(missing), 'or')}: {reasons}. "
+            "RLBench's demonstrations have them (docs/data.md); video models, pixels and hooks need only images"
+        )
+    return cast("RLBenchEpisode", episode)
+
+
+def find_camera(cameras: Sequence[str], asked: str, where: str = "") -> str:
+    """The camera that `asked` names: exactly, or as the only one with this ending.
+
+    An ending begins at a dot, underscore, dash or slash. Endings such as `_rgb`, which only say that it is an image,
+    may be left out. Raises DataError with the cameras that there are, when none or several fit.
+
+    >>> find_camera(["observation.images.front", "observation.images.wrist"], "front")
+    'observation.images.front'
+    >>> find_camera(["agentview_rgb", "eye_in_hand_rgb"], "agentview")
+    'agentview_rgb'
+    """
+    if asked in cameras:
+        return asked
+    fitting = [name for name in cameras if asked and _ends(name, asked)]
+    if not fitting:
+        fitting = [name for name in cameras for ending in _SUFFIXES if asked and _ends(name, asked + ending)]
+    if len(fitting) == 1:
+        return fitting[0]
+    place = f"{where}: " if where else ""
+    if fitting:
+        raise DataError(f"{place}camera {asked!r} may be {some(fitting, 8)}; write more of the name (--camera)")
+    if not cameras:
+        raise DataError(f"{place}no colour images of any camera")
+    raise DataError(f"{place}no colour images of camera {asked!r}; choose another with --camera: {some(cameras, 12)}")
+
+
+def evenly_spaced(frames: int, count: int) -> tuple[int, ...]:
+    """First frames of `count` equal parts of an episode; all frames if there are fewer.
+
+    >>> evenly_spaced(10, 4), evenly_spaced(3, 8)
+    ((0, 2, 5, 7), (0, 1, 2))
+    """
+    return tuple(dict.fromkeys(number * frames // count for number in range(count))) if frames else ()
+
+
+def check_decisions(count: int) -> int:
+    """`count` as the number of decisions of an episode; ConfigError unless it is a whole number from 1."""
+    try:
+        whole = as_whole(count, "decisions")
+    except (ConfigError, ValueError, TypeError) as error:
+        raise ConfigError(f"decisions (--decisions) must be a whole number from 1, got {count!r}") from error
+    if whole < 1:
+        raise ConfigError(f"decisions (--decisions) must be a whole number from 1, got {count!r}")
+    return int(whole)
+
+
+class RecordedEpisode:
+    """Base of episodes of other formats than RLBench's: labels known at opening, an image in every frame.
+
+    A subclass gives `__len__`, `cameras`, `times`, `_read(camera, indices)`, `_record()`, and what else it has.
+    """
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        task: str,
+        folder: Path,
+        where: str,
+        texts: Sequence[str] = (),
+        variation: int = 0,
+        partition: str = "",
+        success: int | None = -1,
+        overrides: Overrides | None = None,
+        decisions: int = DECISIONS,
+    ) -> None:
+        self.id = id
+        self.task = task
+        self.variation = variation
+        self.partition = partition
+        self.folder = folder
+        self.where = where
+        self._texts = tuple(texts)
+        self._success = success
+        self._overrides: Overrides = overrides or {}
+        self._decisions = decisions
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.where})"
+
+    def __len__(self) -> int:
+        raise NotImplementedError
 
     @property
-    def joint_velocities(self) -> NDArray[np.float64]:
-        """(T, J) speeds of the J joints in rad/s."""
-        return self._low_dim.field("joint_velocities")
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the cameras with colour images."""
+        raise NotImplementedError
 
     @property
-    def ignore_collisions(self) -> NDArray[np.float64]:
-        """(T,) 1.0 if the motion was planned without collision checking; zeros if the file has no such field.
+    def times(self) -> NDArray[np.float64]:
+        """(T,) seconds of the frames."""
+        raise NotImplementedError
 
-        Frame 0's value is stale in PerAct's data: it is left over from the demonstration before.
-        """
-        if not self.has_ignore_collisions:
-            return np.zeros(len(self))
-        return self._low_dim.field("ignore_collisions")
+    def _read(self, camera: str, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """Read the images of frames that exist."""
+        raise NotImplementedError
 
-    @property
-    def has_ignore_collisions(self) -> bool:
-        """Whether the file has a collision flag (PerAct's generator writes it, RLBench's does not)."""
-        return "ignore_collisions" in self._low_dim.values
+    def _record(self) -> Any:
+        """What features are computed from, as JSON; images and signals by digests or sizes."""
+        raise NotImplementedError
 
-    @property
-    def random_seed(self) -> RandomState | None:
-        """State of numpy's legacy generator before the reset, for `numpy.random.set_state`; None if absent."""
-        return self._low_dim.random_seed
+    def _outcome(self) -> int:
+        """The outcome that the files tell."""
+        return -1
 
     @property
-    def task_low_dim_state(self) -> NDArray[np.float64] | None:
-        """(n,) poses of the task's objects in frame 0, as given by RLBench's task; None if absent."""
-        return self._low_dim.task_low_dim_state
+    def success(self) -> int:
+        """1, 0, or -1 if unknown: as given by the user, else as the files tell."""
+        if self._success is None:
+            self._success = self._outcome()
+        return self._success
 
-    def frame(self, index: int) -> Frame:
-        """Frame `index` (0 .. T-1; negative counts from the end)."""
+    @success.setter
+    def success(self, value: int) -> None:
+        self._success = value
+
+    @property
+    def instruction(self) -> str:
+        """The first instruction, which models use."""
+        given = self._overrides.get((self.task, self.variation))
+        if given:
+            return given[0]
+        return check_text(self._texts[0] if self._texts else "", self)
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """All paraphrases, the usual one first, without repetitions."""
+        given = self._overrides.get((self.task, self.variation))
+        if given:
+            return given
+        return (self.instruction, *(text for text in self._paraphrases() if text != self.instruction))
+
+    def _paraphrases(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(check_text(text, self) for text in self._texts[1:]))
+
+    @property
+    def decisions(self) -> tuple[int, ...]:
+        """Evenly spaced frames, as many as asked when the dataset was opened."""
+        return evenly_spaced(len(self), self._decisions)
+
+    @property
+    def state(self) -> Signals | None:
+        """Signals of the robot; None if there are none."""
+        return None
+
+    @property
+    def action(self) -> Signals | None:
+        """Commands to the robot; None if there are none."""
+        return None
+
+    @property
+    def lacks(self) -> Mapping[str, str]:
+        """What this format has not, and why."""
+        return {}
+
+    def frames_on_disk(self, camera: str) -> tuple[int, ...]:
+        """All frames; DataError if there is no such camera."""
+        find_camera(self.cameras, camera, self.where)
+        return tuple(range(len(self)))
+
+    def image(self, camera: str, index: int) -> NDArray[np.uint8]:
+        """Image of one frame; see `Episode.image`."""
+        found: NDArray[np.uint8] = self.images(camera, [index])[0]
+        return found
+
+    def images(self, camera: str, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """Images of several frames; see `Episode.images`."""
+        camera = find_camera(self.cameras, camera, self.where)
         frames = len(self)
-        if not -frames <= index < frames:
-            raise DataError(f"{self.folder}: no frame {index}; the episode has frames 0 to {frames - 1}")
-        return Frame(index % frames, self._low_dim, self.files)
+        for index in indices:
+            if not -frames <= index < frames:
+                raise DataError(f"{self.where}: no frame {index}; the episode has frames 0 to {frames - 1}")
+        if not len(indices):
+            raise ConfigError(f"{self.where}: images of no frame were asked for")
+        return self._read(camera, [int(index) % frames for index in indices])
 
-    def frames_on_disk(self, camera: str, kind: ImageKind = "rgb") -> tuple[int, ...]:
-        """Frames that have an image of this camera, increasing: all in a full dataset, few in a trimmed one."""
-        return self.files.frames(camera, kind)
+    def fingerprint(self) -> str:
+        """See `Episode.fingerprint`."""
+        given = self._overrides.get((self.task, self.variation))
+        texts = list(given) if given else [text.strip() for text in self._texts]
+        record = [self.id, texts, self._record()]
+        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
-    def next_keyframe(self, frame: int) -> int | None:
-        """The first keyframe strictly after `frame`; None at or after the last."""
-        return next_keyframe(self.keyframes, frame)
 
-    def steps(self, collision: Literal["keyframe", "previous"] = "keyframe") -> tuple[Keyframe, ...]:
-        """The key-to-key steps: from frame 0 to the first keyframe, from each keyframe to the next.
+def check_text(text: str, episode: Episode | RecordedEpisode) -> str:
+    """An instruction without blanks around it; DataError if there is none, or it holds control characters."""
+    text = text.strip()
+    remedy = (
+        f"Give the instructions as a CSV file with the columns task,variation,instruction (--instructions FILE.csv; "
+        f"open_dataset(..., instructions='FILE.csv')); the task is {episode.task!r}, the variation {episode.variation}"
+    )
+    if not text:
+        raise DataError(f"{episode.where}: the episode has no instruction. {remedy}")
+    if has_control_characters(text):
+        raise DataError(f"{episode.where}: its instruction holds a line break or control character: {text!r}. {remedy}")
+    return text
 
-        Args:
-            collision: frame of the collision flag of a step: the target ("keyframe", as in ARP) or the frame before it
-                ("previous", as in PerAct and RVT).
-        """
-        if collision not in ("keyframe", "previous"):
-            raise ConfigError(f"collision must be 'keyframe' or 'previous', got {collision!r}")
-        back = 1 if collision == "previous" else 0
-        flags, states = self.ignore_collisions, self.gripper_states
-        return tuple(
-            Keyframe(
-                index=key,
-                observed=before,
-                gripper_pose=self.gripper_pose[key],
-                gripper_open=float(states[key]),
-                ignore_collisions=float(flags[key - back]),
-            )
-            for before, key in zip((0, *self.keyframes), self.keyframes, strict=False)
+
+def check_image_size(height: int, width: int, where: str) -> None:
+    """Raise DataError for an image that is empty or too large to be one."""
+    if not (height > 0 and width > 0 and height * width <= _LARGEST_IMAGE):
+        raise DataError(f"{where}: images of {width} x {height} pixels; read are 1 to {_LARGEST_IMAGE} pixels")
+
+
+def inside(root: Path, relative: str, where: str) -> Path:
+    """The path of a file that another file of the dataset names, which must not leave the dataset's folder.
+
+    A link may lead to the blobs of the same repository in the cache of the Hugging Face hub.
+    """
+    path = Path(relative)
+    if not relative or "\0" in relative or path.is_absolute() or ".." in path.parts:
+        raise DataError(f"{where}: names the file {relative!r}; files are named by their path below {root}, without ..")
+    full, home = root / path, root.resolve()
+    try:
+        real = full.resolve()
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{where}: names the file {relative!r}, which is no path ({error})") from error
+    blobs = home.parents[1] / "blobs" if home.parent.name == "snapshots" else home
+    if not real.is_relative_to(home) and not real.is_relative_to(blobs):
+        raise DataError(
+            f"{full} leads out of the dataset {root}, to {real}; it was not followed. Copy the file into the dataset"
+        )
+    return full
+
+
+def need_packages(what: str, *names: str) -> None:
+    """Raise ConfigError with the command that installs them when packages that read `what` are missing."""
+    missing = [name for name in names if not find_spec(name)]
+    if missing:
+        raise ConfigError(
+            f"{what} are read with {_listed([_PACKAGES[name] for name in names])}; missing: {_listed(missing)}. "
+            'pip install "mnprobe[data]"'
         )
 
-    def check_numbers(self) -> None:
-        """Read all existing fields; DataError for the first damaged one."""
-        for name in self._low_dim.values:
-            self._low_dim.field(name)
-        _ = self._low_dim.random_seed
 
-    @property
-    def low_dim_file(self) -> Path:
-        """Path of `low_dim_obs.pkl`; DataError when it is missing, no file, or a link out of the dataset."""
-        path = self._own(self.folder / LOW_DIM_FILE)
-        if not path.is_file():
-            raise DataError(f"{path}: " + ("is no regular file" if path.exists() else "there is no such file"))
-        return path
-
-    @property
-    def _low_dim(self) -> LowDim:
-        return read_low_dim(self.low_dim_file)
-
-    def _own(self, path: Path) -> Path:
-        require_inside(path, self._place.root)
-        return path
+def sketch_file(path: Path) -> list[Any] | None:
+    """Size of a file and SHA-256 of its first and last 64 KiB, where containers keep their tables; None if missing."""
+    if not path.is_file():
+        return None
+    size, part = path.stat().st_size, 2**16
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(part))
+        if size > part:
+            file.seek(max(part, size - part))
+            digest.update(file.read(part))
+    return [size, digest.hexdigest()]
 
 
-def _short(found: object) -> str:
-    return str(found) if type(found) in (int, float, bool, type(None)) else f"a {type(found).__name__}"
+def natural_key(name: str) -> tuple[Any, ...]:
+    """Sorting key by numbers in a name: demo_2 before demo_10.
+
+    >>> sorted(["demo_10", "demo_2"], key=natural_key)
+    ['demo_2', 'demo_10']
+    """
+    parts = re.split(r"([0-9]{1,18})", name)
+    return tuple((1, int(part), part) if number % 2 else (0, 0, part) for number, part in enumerate(parts))
+
+
+def _ends(name: str, ending: str) -> bool:
+    return name.endswith(ending) and not name[: -len(ending)][-1:].isalnum()
+
+
+def _listed(names: Sequence[str], word: str = "and") -> str:
+    return f"{', '.join(names[:-1])} {word} {names[-1]}" if len(names) > 1 else "".join(names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """What the readers of all formats are told; see `mnprobe.data.open_dataset`."""
+
+    overrides: Overrides
+    decisions: int = DECISIONS
+    flip: str = "auto"
+    skip_broken: bool = False
+
+
+@dataclass(kw_only=True)
+class Opened:
+    """What a reader found.
+
+    Attributes:
+        format: in words, with its version.
+        episodes: in natural order.
+        notes: messages for the user.
+        broken: id or file -> reason of what could not be read.
+        flips: how images are turned, in the order of the files.
+    """
+
+    format: str
+    episodes: list[Any] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    broken: dict[str, str] = field(default_factory=dict)
+    flips: list[str] = field(default_factory=list)

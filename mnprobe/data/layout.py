@@ -28,6 +28,12 @@ _EXPECTED = (
 )
 
 
+_ALSO = (
+    "Other formats are recognized by meta/info.json (LeRobot), by .hdf5 files with data/demo_<N> (robomimic, MimicGen, "
+    "LIBERO), and by episodes.csv beside videos"
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class EpisodeFolder:
     """One episode as described by its path; its content has not been read.
@@ -76,10 +82,12 @@ def find_episodes(path: Path, note: Callable[[str], None] | None = None) -> list
         found += episodes
     if not found:
         if not any(start.iterdir()):
-            raise DataError(f"dataset {path} is an empty folder. {_EXPECTED}.")
+            raise DataError(f"dataset {path} is an empty folder. {_EXPECTED}. {_ALSO}.")
         if begin:
             raise DataError(f"dataset {path}: {begin[0]} has no folder episode<N> in it")
-        raise DataError(f"dataset {path} is no dataset: no episode was found. {_EXPECTED}.{_other_data(start)}")
+        raise DataError(
+            f"dataset {path} is no dataset: no episode was found. {_EXPECTED}. {_ALSO}.{_other_data(start)}"
+        )
     return found
 
 

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-__all__ = ["SUFFIXES", "Video", "find_videos", "read_video"]
+__all__ = ["SUFFIXES", "FrameList", "Video", "find_videos", "list_frames", "read_listed", "read_numbered", "read_video"]
 
 SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".3gp", ".avi", ".mkv", ".webm", ".gif", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv")
@@ -52,6 +53,8 @@ _OTHER_VIDEOS = frozenset(
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,gif,mpeg,mpegts,mpegvideo,asf,flv,ogg"
 _LARGEST = 2**26  # maximum pixels of a frame: allows 8K, rejects a malicious header
 _QUARTER = 90
+_USUAL_RATE = 25  # frames per second of a file that tells none
+_USUAL_KEYS = 12  # frames between key frames where the file has no index
 
 
 @dataclass(frozen=True, order=True)
@@ -138,19 +141,147 @@ def read_video(path: Path, choose: Callable[[int], Sequence[int]]) -> NDArray[np
             other than a multiple of 90 degrees, or of changing size.
         ConfigError: when PyAV is not installed.
     """
-    times, keys = _listed(path)
-    count = len(times) if times else _counted(path)
-    wanted = [int(index) for index in choose(count)]
+    listed = list_frames(path, seconds=False)
+    return read_listed(path, listed, [int(index) for index in choose(listed.count)])
+
+
+def read_listed(path: Path, listed: "FrameList", wanted: Sequence[int]) -> NDArray[np.uint8]:
+    """Read frames by index, in any order, of a file whose frames are known; see `read_video`."""
     picked = sorted(set(wanted))
-    found = _by_seeking(path, times, keys, picked) if times else None
+    found = _by_seeking(path, listed.times, listed.keys, picked) if listed.times else None
     if found is None:
         found = _by_counting(path, picked)
     if len(found) < len(picked):
-        raise DataError(f"{path}: damaged: of {count} frames, number {picked[len(found)]} cannot be decoded")
-    shapes = sorted({frame.shape for frame in found})
+        raise DataError(f"{path}: damaged: of {listed.count} frames, number {picked[len(found)]} cannot be decoded")
+    return _stacked(path, [found[bisect_left(picked, index)] for index in wanted])
+
+
+def read_numbered(
+    path: Path, numbers: Sequence[int], *, fps: float, length: int, start: float | None = None, at_least: int = 0
+) -> NDArray[np.uint8]:
+    """Read frames by number in a part of a video: the number of a frame is `round((time - start) * fps)`.
+
+    Args:
+        path: the file.
+        numbers: of the frames, 0 .. length - 1, in any order; repetitions are allowed.
+        fps: frames per second.
+        length: number of frames of the part.
+        start: time of the part's first frame in seconds; None if the part is the whole file, which must then have
+            exactly `length` frames.
+        at_least: number of frames that the file has at least.
+
+    Returns: (n, H, W, 3) uint8.
+
+    Raises:
+        DataError: as `read_video`, and for a file with fewer frames, or without one of these numbers.
+        ConfigError: when PyAV is not installed.
+    """
+    picked = sorted(set(numbers))
+    found: dict[int, NDArray[np.uint8]] = {}
+    with _opened(path) as (container, stream):
+        if stream.frames and (stream.frames != length if start is None else stream.frames < at_least):
+            raise DataError(
+                f"{path}: has {stream.frames} frames, the dataset says {length if start is None else at_least}. "
+                "The file or the dataset's table of episodes is damaged or of another version; download both again"
+            )
+        frames: Iterator[VideoFrame] = iter(())
+        clock = _Clock(stream, fps, start)
+        last: int | None = None
+        for number in picked:
+            if last is None or clock.key_between(last, number):
+                from_start = last is None and not number and not start
+                frames = container.decode(stream) if from_start else _seek(container, stream, clock, number)
+            for frame in frames:
+                if frame.pts is None:
+                    raise DataError(f"{path}: its frames have no times; convert it to MP4")
+                last = clock.number(frame.pts)
+                if last >= number:
+                    break
+            else:
+                raise DataError(
+                    f"{path}: ends before frame {number} of {length} ({number / fps:.2f} s after the episode's start); "
+                    "it is truncated, or the dataset's table of episodes is of another version. Download both again"
+                )
+            if last != number:
+                raise DataError(
+                    f"{path}: has no frame {number} of {length} ({number / fps:.2f} s after the episode's start): then "
+                    f"comes frame {last} at {fps:g} frames a second. Write the video with constant frame rate"
+                )
+            found[number] = _image(path, frame, number)
+    return _stacked(path, [found[number] for number in numbers])
+
+
+@dataclass(frozen=True, eq=False)
+class FrameList:
+    """Frames of a file: time stamps of all and of the key frames, ascending, empty if there are none; how many frames
+    there are; and their times in seconds from the first."""
+
+    times: list[int]
+    keys: list[int]
+    count: int
+    seconds: NDArray[np.float64]
+
+
+def list_frames(path: Path, *, seconds: bool = True) -> FrameList:
+    """List the frames of a file; nothing is decoded, except in files without time stamps.
+
+    Raises as `read_video`.
+    """
+    times, keys = _listed(path)
+    count = len(times) if times else _counted(path)
+    if not seconds:
+        return FrameList(times, keys, count, np.zeros(0))
+    with _opened(path) as (_, stream):
+        base, rate = stream.time_base, stream.average_rate
+    if times and base is not None:
+        return FrameList(times, keys, count, (np.array(times, dtype=np.float64) - times[0]) * float(base))
+    return FrameList(times, keys, count, np.arange(count, dtype=np.float64) / float(rate or _USUAL_RATE))
+
+
+class _Clock:
+    """Converts between the numbers of frames and the time stamps of a stream."""
+
+    def __init__(self, stream: "VideoStream", fps: float, start: float | None) -> None:
+        if stream.time_base is None:
+            raise DataError(f"{stream}: the video has no time base")
+        self._base = float(stream.time_base)
+        self._fps = fps
+        self._origin = float(stream.start_time or 0) * self._base if start is None else start
+        self._index: Any = getattr(stream, "index_entries", None) or None  # of PyAV >= 16
+
+    def number(self, pts: int) -> int:
+        return round((pts * self._base - self._origin) * self._fps)
+
+    def pts(self, number: int) -> int:
+        return round((self._origin + number / self._fps) / self._base)
+
+    def key_between(self, last: int, number: int) -> bool:
+        """Whether a key frame lies after frame `last` and not after `number`, so that seeking saves decoding."""
+        if number - last <= 1:
+            return False
+        if self._index is None:
+            return number - last > _USUAL_KEYS
+        key = self._index.search_timestamp(self.pts(number), backward=True)
+        return bool(key >= 0 and self.number(self._index[key].timestamp) > last)
+
+
+def _seek(container: "InputContainer", stream: "VideoStream", clock: _Clock, number: int) -> Iterator["VideoFrame"]:
+    """Frames from a key frame at or before `number`; from the beginning of the file if seeking does not find one."""
+    for earlier in (0.0, 2.0, 20.0):
+        container.seek(clock.pts(number) - round(earlier / float(stream.time_base or 1)), stream=stream)
+        frames = container.decode(stream)
+        first = next(frames, None)
+        if first is not None and first.pts is not None and clock.number(first.pts) <= number:
+            return chain([first], frames)
+    container.seek(stream.start_time or 0, stream=stream)
+    return container.decode(stream)
+
+
+def _stacked(path: Path, images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    shapes = sorted({image.shape for image in images})
     if len(shapes) > 1:
         raise DataError(f"{path}: its images change their size, from {_size(shapes[0])} to {_size(shapes[-1])}")
-    return np.stack([found[bisect_left(picked, index)] for index in wanted])
+    return np.stack(images)
 
 
 def _overlooked(group: Path) -> list[Path]:
@@ -192,6 +323,11 @@ def _opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
             if not moving:
                 other = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
                 raise DataError(f"{path}: there is no video in it, only {other}")
+            if moving[0].codec_context is None:
+                raise DataError(
+                    f"{path}: its codec is not known to PyAV, so it cannot be decoded. Convert the video, for example "
+                    "with ffmpeg -i FILE -c:v libx264 NEW.mp4"
+                )
             size = moving[0].codec_context.width, moving[0].codec_context.height
             if size[0] * size[1] > _LARGEST:
                 raise DataError(f"{path}: images of {size[0]} x {size[1]} pixels; at most {_LARGEST} pixels are read")

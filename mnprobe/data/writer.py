@@ -15,13 +15,13 @@ from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.core.files import sync
 from mnprobe.core.labels import asked_partition, has_control_characters
 from mnprobe.data.camera import Camera
-from mnprobe.data.episode import DESCRIPTIONS_FILE, LOW_DIM_FILE, NUMBER_FILE
 from mnprobe.data.images import KINDS, code_to_rgb, depth_to_code, mask_to_rgb, write_png
 from mnprobe.data.keyframes import find_keyframes
 from mnprobe.data.layout import PARTITIONS
 from mnprobe.data.low_dim import RandomState
 from mnprobe.data.pickling import dumps
 from mnprobe.data.records import Global, Record
+from mnprobe.data.rlbench import DESCRIPTIONS_FILE, LOW_DIM_FILE, NUMBER_FILE
 
 __all__ = ["FrameData", "ImageChoice", "episode_folder", "write_episode"]
 

@@ -4,6 +4,7 @@ from importlib import import_module
 
 from mnprobe.features.extraction import ExtractConfig, Extracted, extract
 from mnprobe.features.extractors.base import EXTRACTORS, EpisodeFeatures, Extractor, ExtractorSpec, Tokens
+from mnprobe.features.importing import Imported, import_features
 from mnprobe.features.schema import Header
 from mnprobe.features.store import FeatureFile, Layer, describe_features, open_features, verify
 from mnprobe.features.writer import FeatureWriter, write_features
@@ -20,12 +21,14 @@ __all__ = [
     "Header",
     "HookInputs",
     "HookTarget",
+    "Imported",
     "Layer",
     "RecognitionConfig",
     "Tokens",
     "check_forgetting",
     "describe_features",
     "extract",
+    "import_features",
     "open_features",
     "recognize",
     "verify",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from mnprobe.core.rundir import RunDir, resolve_run
 from mnprobe.core.runtime import Team, join_team, prefetch, resolve_device
 from mnprobe.core.seeds import check_seed
 from mnprobe.data import Dataset, Episode, open_dataset
+from mnprobe.data.dataset import Flip
+from mnprobe.data.episode import DECISIONS
 from mnprobe.features.extractors.base import (
     EXTRACTORS,
     EpisodeFeatures,
@@ -43,10 +45,14 @@ from mnprobe.features.store import open_features, verify
 from mnprobe.features.writer import FeatureWriter
 from mnprobe.worlds.record import read_situation
 
+if TYPE_CHECKING:
+    from mnprobe.features.extractors.hook import HookTarget  # imports torch
+
 __all__ = [
     "ExtractConfig",
     "Extracted",
     "Job",
+    "ModuleExtraction",
     "check_target",
     "extract",
     "run_job",
@@ -394,7 +400,7 @@ class _Run:
     def _check(self, extractor: Extractor, batch: Sequence[Episode], results: list[EpisodeFeatures]) -> list[str]:
         job = self._job
         half = job.asked.get("precision") == "bf16" or bool(getattr(extractor, "half_precision", False))
-        others = [] if len(batch) > 1 else [one for one in job.episodes[:2] if one.folder != batch[0].folder]
+        others = [] if len(batch) > 1 else [one for one in job.episodes[:2] if one.where != batch[0].where]
         return check_rows(
             extractor,
             batch,
@@ -506,12 +512,18 @@ class ExtractConfig:
     """Select these partitions; see `mnprobe.data.open_dataset`, also for the next ones."""
     tasks: Sequence[str] | None = None
     """Select these tasks."""
+    episodes: Sequence[str] | None = None
+    """Select these: ranges of positions such as "0:50", ids or unique endings of ids."""
     limit: Whole | None = None
     """Maximum number of episodes."""
     instructions: Path | str | Mapping[str, str | Sequence[str]] | None = None
     """Instructions in place of the dataset's."""
     outcomes: Path | str | None = None
     """Outcomes of the episodes."""
+    decisions: Whole | None = None
+    """Number of evenly spaced decisions of an episode without keyframes."""
+    flip: Flip = "auto"
+    """How images of HDF5 files are turned upright."""
     layers: Sequence[str] = ()
     """Plain names, patterns such as "blocks.*", or `model=layer`; see `layers_for`; empty means the defaults."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -532,9 +544,9 @@ class ExtractConfig:
     def __post_init__(self) -> None:
         settle(
             self,
-            wholes=("step", "limit", "batch_size"),
+            wholes=("step", "limit", "decisions", "batch_size"),
             truths=("skip_broken",),
-            lists=("models", "checkpoints", "partitions", "tasks", "layers"),
+            lists=("models", "checkpoints", "partitions", "tasks", "episodes", "layers"),
         )
         options: Any = {} if self.options is None else self.options
         if not isinstance(options, Mapping):
@@ -670,6 +682,66 @@ def extract(
     return done
 
 
+class ModuleExtraction:
+    """Extraction from modules in memory, into the stores that `extract` writes for `--model hook`.
+
+    Args:
+        data: a folder of demonstrations or several, opened as `extract` opens them; or opened episodes.
+        config: selection of episodes, layers, source and computation; its options are those of the hook extractor. What
+            names models, weights or a device is not used.
+        run: run directory to write to.
+        note: called with messages for the user.
+    Raises: ConfigError, DataError.
+    """
+
+    def __init__(
+        self,
+        data: Path | str | Sequence[Path | str] | Sequence[Episode],
+        config: ExtractConfig,
+        *,
+        run: RunDir,
+        note: Note | None = None,
+    ) -> None:
+        say = note or (lambda text: None)
+        dataset, broken = _open_episodes(data, config, say)
+        self._context = _ExtractionContext(
+            config=config,
+            run=run,
+            out=None,
+            dataset=dataset,
+            columns=_columns(dataset, say),
+            fingerprint=dataset.fingerprint(),
+            sizes=None,
+            device="cpu",
+            overwrite=False,
+            broken=broken,
+            cache={},
+            say=say,
+        )
+
+    def write(
+        self, target: "HookTarget", feature: FeatureId, *, weights: str, device: str, overwrite: bool = False
+    ) -> Extracted:
+        """Write the store of one module, in this process alone; a store of the same configuration is kept.
+
+        Args:
+            target: the module, and the function that makes its inputs.
+            feature: identity of the features.
+            weights: identity of the weights, in place of the checksum of a file.
+            device: device of the inputs.
+            overwrite: replace a store of another configuration.
+        Raises: ConfigError, DataError, FeatureError.
+        """
+        context = replace(self._context, device=device, overwrite=overwrite, cache={"target": target})
+        choice = CheckpointChoice(id=feature, kind="hook")
+        known = partial(_known_layers, config=context.config, sizes=None, cache=context.cache, found={})
+        choice = replace(choice, layers=layers_for(choice, context.config.layers, [choice], known, context.say))
+        job = context.job(choice)
+        asked = {**job.asked, "checkpoint_sha256": weights, "seed": None}
+        job = replace(job, header=replace(job.header, checkpoint_sha256=weights), asked=asked)
+        return _extracted(choice, job, run_job(job, Team(), quiet=True, note=context.say))
+
+
 def _choose_parts(
     data: Any, run: RunDir | None, config: ExtractConfig, say: Note
 ) -> list[tuple[Any, list[CheckpointChoice]]]:
@@ -696,13 +768,17 @@ def _choose_parts(
 
 
 def _open_episodes(folder: Any, config: ExtractConfig, say: Note) -> tuple[Dataset, dict[str, str]]:
-    """Return the episodes, and the reasons of the broken ones that are skipped."""
-    dataset = open_dataset(
+    """Return the episodes, and the reasons of the broken ones that are skipped; `folder` may be opened episodes."""
+    dataset = _opened(folder, config) or open_dataset(
         folder,
         partitions=config.partitions,
         tasks=config.tasks,
+        episodes=config.episodes,
         instructions=config.instructions,
         outcomes=config.outcomes,
+        flip=config.flip,
+        skip_broken=config.skip_broken,
+        decisions=DECISIONS if config.decisions is None else config.decisions,
     )
     for text in dataset.notes:
         say(text)
@@ -711,6 +787,16 @@ def _open_episodes(folder: Any, config: ExtractConfig, say: Note) -> tuple[Datas
     for remark in dataset.instruction_notes():
         say(remark)
     return dataset, broken
+
+
+def _opened(data: Any, config: ExtractConfig) -> Dataset | None:
+    """Return `data` as a dataset if it is episodes, and None if it is folders."""
+    if isinstance(data, str | os.PathLike) or all(isinstance(one, str | os.PathLike) for one in data):
+        return None
+    for name in ("partitions", "tasks", "instructions", "outcomes"):
+        if getattr(config, name) is not None:
+            raise ConfigError(f"{name}: is for folders; give it to open_dataset, which opened these episodes")
+    return data if isinstance(data, Dataset) else Dataset(data, ())
 
 
 def _extracted(choice: CheckpointChoice, job: Job, status: Status) -> Extracted:
@@ -751,7 +837,10 @@ class _ExtractionContext:
         """Build the job of one model at one checkpoint."""
         config = self.config
         extractor = EXTRACTORS.load(choice.kind)
-        spec = self._spec(choice, complete_options(config.options, extractor.option_defaults))
+        options = complete_options(config.options, extractor.option_defaults)
+        if isinstance(options.get("camera"), str):
+            options["camera"] = self.dataset.camera(config.options.get("camera"), default=options["camera"])
+        spec = self._spec(choice, options)
         header = Header.of(choice.id, checkpoint_sha256=choice.sha256, data_fingerprint=self.fingerprint)
         if choice.checkpoint is None and extractor.sizes:
             size = "the given size" if spec.preset is None else f"size {spec.preset!r}"
@@ -761,7 +850,7 @@ class _ExtractionContext:
             header=header,
             episodes=self.dataset,
             columns=self.columns,
-            asked=_asked(header, choice, spec, self.columns, config),
+            asked=_asked(header, choice, spec, self.columns, config) | self._data_facts(),
             ran=_ran(spec),
             build=partial(extractor.build, spec),
             dtype=config.dtype,
@@ -771,6 +860,13 @@ class _ExtractionContext:
             broken=self.broken,
             threads=min(_READERS_FOR_CUDA, os.cpu_count() or 1) if self.device.startswith("cuda") else 1,
         )
+
+    def _data_facts(self) -> dict[str, Any]:
+        """What was asked of a dataset that is not in RLBench's format, such as how its images are turned."""
+        facts = dict(self.dataset.facts)
+        if facts and self.config.decisions is not None:
+            facts["decisions"] = self.config.decisions
+        return {"dataset": facts} if facts else {}
 
     def _spec(self, choice: CheckpointChoice, options: Mapping[str, Any]) -> ExtractorSpec:
         from mnprobe.features.text_ranking import distinct_texts  # imports torch
@@ -824,7 +920,10 @@ def _known_layers(
 
 def separate_broken(dataset: Dataset, say: Callable[[str], None]) -> tuple[Dataset, dict[str, str]]:
     """Return the episodes whose labels and sizes are readable, and reasons of the others by id (or folder)."""
-    sound, broken = [], {}
+    sound: list[Episode] = []
+    broken = dict(dataset.broken)
+    for name, reason in broken.items():
+        say(f"left out {name}: {reason}")
     for i, episode in enumerate(dataset):
         try:
             _columns(dataset[i : i + 1], say)
@@ -841,7 +940,7 @@ def separate_broken(dataset: Dataset, say: Callable[[str], None]) -> tuple[Datas
     if not sound:
         name, reason = next(iter(broken.items()))
         raise DataError(f"all {len(broken)} episodes are broken; the first is {name}: {reason}")
-    return (Dataset(sound, dataset.paths) if broken else dataset), broken
+    return (dataset.having(sound) if broken else dataset), broken
 
 
 def _understanding(
@@ -958,7 +1057,7 @@ def _asked(
         "checkpoint_sha256": header.checkpoint_sha256,
         "preset": spec.preset,
         "config": None if spec.config is None else dict(spec.config),
-        "seed": spec.seed if choice.checkpoint is None else None,
+        "seed": spec.seed if choice.checkpoint is None or choice.checkpoint.drawn else None,
         "layers": list(spec.layers),
         "options": options,
         "precision": spec.precision,
@@ -979,4 +1078,4 @@ def _record(run: RunDir | None, out: Path | None, team: Team, asked: Sequence[st
     if run is None or out is not None or not team.leads:
         return
     paths = [path for one in folders for path in ([one] if isinstance(one, str | os.PathLike) else one)]
-    run.record("extract", {"data": [str(path) for path in paths], "asked": list(asked)})
+    RunDir.create(run.path).record("extract", {"data": [str(path) for path in paths], "asked": list(asked)})

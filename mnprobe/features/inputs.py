@@ -12,7 +12,16 @@ from torch import Tensor
 
 from mnprobe.core.errors import CheckpointError, ConfigError, DataError
 from mnprobe.core.provenance import canonical_json
-from mnprobe.data import Episode, Frame, FrameData, code_to_depth, depth_to_code, depth_to_points
+from mnprobe.data import (
+    Episode,
+    Frame,
+    FrameData,
+    RLBenchEpisode,
+    code_to_depth,
+    depth_to_code,
+    depth_to_points,
+    find_camera,
+)
 from mnprobe.models.arp import ARPConfig, FrameArrays, Observation, blank_instruction, observation_from_frames
 from mnprobe.models.clip import LanguageConfig, LanguageEncoder, load_language_encoder, random_language_encoder
 from mnprobe.models.loading import read_metadata
@@ -198,15 +207,16 @@ def read_clip(episode: Episode, camera: str, count: int, rule: FramesRule) -> Cl
 
     Raises DataError when the episode has no image of this camera, or one beyond its last frame.
     """
+    if not isinstance(episode, RLBenchEpisode):
+        camera = find_camera(episode.cameras, camera, episode.where)
     available = episode.frames_on_disk(camera)
     if not available:
-        raise DataError(f"{episode.folder}: no colour images of camera {camera!r}; choose another with --camera")
+        raise DataError(f"{episode.where}: no colour images of camera {camera!r}; choose another with --camera")
     if available[-1] >= len(episode):
         raise DataError(
-            f"{episode.folder}: camera {camera!r} has an image of frame {available[-1]}, but low_dim_obs.pkl has "
+            f"{episode.where}: camera {camera!r} has an image of frame {available[-1]}, but low_dim_obs.pkl has "
             f"{len(episode)} frames, 0 to {len(episode) - 1}. Images are numbered from 0; rename them, or remove what "
             "belongs to no frame"
         )
     chosen = choose_frames(available, len(episode), count, rule)
-    once = {index: episode.frame(index).rgb[camera] for index in dict.fromkeys(chosen)}
-    return Clip(frames=np.stack([once[index] for index in chosen]), repeated=len(once) < count)
+    return Clip(frames=episode.images(camera, chosen), repeated=len(set(chosen)) < count)

@@ -41,7 +41,8 @@ class CheckpointInfo:
 
     `kind` is "viclip", "arp", or None for unknown models. `step_told` is False if neither the file nor the user gives
     the training step; `step` is then 0. `training` is the name of the training that wrote the file (our metadata
-    entry), "" if it records none. `sha256` is "" for weights of a foreign policy, which mnprobe does not read.
+    entry), "" if it records none. `sha256` is "" for weights of a foreign policy, which mnprobe does not read. With
+    `drawn` only the configuration is read, and the weights are drawn from the seed.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class CheckpointInfo:
     sha256: str
     step_told: bool = True
     training: str = ""
+    drawn: bool = False
 
 
 def step_in_name(path: Path) -> int | None:
@@ -209,7 +211,8 @@ def select_checkpoints(
     To extract: without names and files, all checkpoints of the run. The model of a given file is detected from its
     weights. A name without a file means the run's checkpoints of that model: those in a folder of that name, and, if
     the name is an extractor's ("viclip", "arp"), all weights of that kind in any folder ("arp-joint"). If there are
-    none, random weights of that extractor.
+    none, random weights of that extractor. `KIND:TEXT` means the model that the extractor KIND finds by TEXT, the same
+    as the name KIND alone with TEXT as the file.
 
     To extract played episodes: for each folder rollouts/<model>/step_<number> of the run, its ARP checkpoint, the
     ViCLIP checkpoints of the same training and step, and pixels, when they are named. The checkpoint of a folder is
@@ -340,7 +343,8 @@ def _weights(choice: CheckpointChoice) -> str:
 
 
 def _to_extract(run: RunDir | None, query: CheckpointQuery) -> list[CheckpointChoice]:
-    if not query.models and not query.files:
+    found, query = _found_by_text(query)
+    if not found and not query.models and not query.files:
         choices = _of_run(run, query)
         if not choices:
             where = f"run {run.path} has no checkpoints" if run else "there is no run"
@@ -348,7 +352,7 @@ def _to_extract(run: RunDir | None, query: CheckpointQuery) -> list[CheckpointCh
                 f"nothing to extract: {where}. Give --checkpoint FILE, or --model {'/'.join(EXTRACTORS.names())}"
             )
     else:
-        choices = _of_files(query)
+        choices = found + _of_files(query)
         for model in dict.fromkeys(query.models):
             if not any(model == choice.kind for choice in choices):
                 choices += _of_run(run, query, model) or [_random(run, query, model)]
@@ -357,6 +361,45 @@ def _to_extract(run: RunDir | None, query: CheckpointQuery) -> list[CheckpointCh
         raise ConfigError(f"--step {query.step}: fits one checkpoint, but {len(choices)} were chosen")
     _check_distinct(choices, _EXTRACT_APART)
     return choices
+
+
+def _found_by_text(query: CheckpointQuery) -> tuple[list[CheckpointChoice], CheckpointQuery]:
+    """Return the choices of `KIND:TEXT`, and the query of what is left.
+
+    One KIND that finds its models by a text, together with files, takes the names of these as texts.
+    """
+    texts: list[tuple[str, str]] = []
+    left: list[str] = []
+    files = query.files
+    known = EXTRACTORS.names()
+    for model in dict.fromkeys(query.models):
+        kind, sign, text = model.partition(":")
+        finds = kind in known and hasattr(EXTRACTORS.load(kind), "find_weights")
+        if kind not in known or (not sign and not finds):
+            left.append(model)
+        elif not finds:
+            raise ConfigError(f"--model {model}: {kind} reads files; write --model {kind} --checkpoint {text}")
+        elif not sign and len(set(query.models)) == 1 and files:
+            texts += [(kind, str(path)) for path in files]
+            files = ()
+        elif not text:
+            raise ConfigError(
+                f"--model {model}: say which model, as --model {kind}:FOLDER, or --model {kind} --checkpoint FOLDER "
+                "with no other model"
+            )
+        else:
+            texts.append((kind, text))
+    choices = [_found(query, kind, text) for kind, text in texts]
+    return choices, replace(query, models=left, files=files)
+
+
+def _found(query: CheckpointQuery, kind: str, text: str) -> CheckpointChoice:
+    found = EXTRACTORS.load(kind).find_weights(text, query.options)
+    step = (query.step if query.step is not None else found.step) or 0
+    info = CheckpointInfo(
+        path=found.path, kind=kind, step=step, trained=found.trained, sha256=found.sha256, drawn=not found.trained
+    )
+    return CheckpointChoice(id=_feature(query, kind, found.name, step, info), kind=kind, checkpoint=info)
 
 
 def _of_run(run: RunDir | None, query: CheckpointQuery, model: str | None = None) -> list[CheckpointChoice]:

@@ -294,6 +294,7 @@ def format_description(facts: dict[str, Any]) -> str:
         rows, dim = layer["shape"]
         module = f", {layer['class']}" if "class" in layer else ""
         module += f" at {layer['module']}{layer.get('member', '')}" if layer.get("module") or "member" in layer else ""
+        module += f": {layer['meaning']}" if "meaning" in layer else ""
         lines.append(f"  layer      {name}: {rows} x {dim} {layer['dtype']}, {each} tokens per episode{extra}{module}")
     lines.append(f"  episodes   {facts['episodes']}")
     for title in ("task", "partition", "success", "instruction"):

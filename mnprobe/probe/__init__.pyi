@@ -1,5 +1,6 @@
 from .alignment import align, align_stores
 from .config import AlignConfig, FitConfig
+from .feasibility import Feasibility, feasible_measurements, inspect_dataset
 from .fitting import FitResult, Validation, fit_heads
 from .heads import AlignmentHeads, load_heads, save_heads
 from .losses import info_nce, info_nce_directions
@@ -19,6 +20,7 @@ __all__ = [
     "AlignConfig",
     "AlignmentHeads",
     "DirectionRecall",
+    "Feasibility",
     "FeaturePair",
     "FitConfig",
     "FitResult",
@@ -38,12 +40,14 @@ __all__ = [
     "check_no_overlap",
     "cluster_jackknife",
     "cluster_jackknife_difference",
+    "feasible_measurements",
     "find_hits",
     "fit_heads",
     "held_out_bound",
     "hold_out",
     "info_nce",
     "info_nce_directions",
+    "inspect_dataset",
     "join_stores",
     "load_heads",
     "load_pair",

@@ -14,7 +14,7 @@ from mnprobe.core.labels import encode_labels
 from mnprobe.core.table import TableSchema, text_table
 from mnprobe.probe.config import AlignConfig
 from mnprobe.probe.runs import DIRECTIONS, Record
-from mnprobe.probe.splits import Items
+from mnprobe.probe.splits import Items, unnamed_tasks
 from mnprobe.probe.uncertainty import Interval, cluster_jackknife, cluster_jackknife_difference, spread
 
 __all__ = [
@@ -92,7 +92,8 @@ def contrast_rows(
     - "within_task_success_minus_failure@1": the difference inside each task, mean over tasks.
 
     Differences are in rows of the success split, with 95 % intervals that leave each instruction out of both sides at
-    once; their chance is 0. `n_groups` of the rows inside tasks counts the tasks.
+    once; their chance is 0. `n_groups` of the rows inside tasks counts the tasks. There are none where no task is named
+    apart from the instruction (`unnamed_tasks`).
     """
     sides = [[_stacked(records, side) for side in (0, 1)] for records in (success, failure)]
     rows: list[dict[str, Any]] = []
@@ -115,6 +116,8 @@ def contrast_rows(
             | {"metric": "success_minus_failure@1", "direction": direction, "value": value, "chance": 0.0}
             | {"ci_low": interval.low, "ci_high": interval.high}
         )
+    if unnamed_tasks(items.instructions, items.tasks):
+        return rows
     return rows + _within_task_rows(success, failure, items, bases, common)
 
 

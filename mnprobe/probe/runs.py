@@ -21,7 +21,16 @@ from mnprobe.probe.outcome_balance import SETTINGS, Setting, Side, balanced_draw
 from mnprobe.probe.pairs import FeaturePair
 from mnprobe.probe.retrieval import DirectionRecall, recall_at_k
 from mnprobe.probe.sampling import shuffled_groups
-from mnprobe.probe.splits import Holdout, Items, Partition, has_partitions, hold_out, shared_wordings
+from mnprobe.probe.splits import (
+    Holdout,
+    Items,
+    Partition,
+    check_pairing,
+    has_partitions,
+    hold_out,
+    shared_wordings,
+    unnamed_tasks,
+)
 
 __all__ = ["DIRECTIONS", "Job", "NoOutcomes", "Record", "Unit", "check_groups", "fit_key", "plan_units", "run_jobs"]
 
@@ -200,6 +209,7 @@ def plan_units(
     """
     if control:
         config = replace(config, seeds=min(config.seeds, config.control_seeds), shuffled=False)
+    check_pairing(items, config.pairing)
     units: list[Unit] = []
     notes: list[str] = []
     failures: list[TooFewSamples] = []
@@ -286,6 +296,8 @@ def _outcome_units(items: Items, config: AlignConfig, holdout: Holdout, notes: l
         relevant = [text for text in missing if any(setting.startswith(text.split()[0]) for setting in wanted)]
         raise NoOutcomes(f"--split {config.split} cannot be measured. " + ". ".join(relevant))
     notes += missing
+    if unnamed := unnamed_tasks(items.instructions, items.tasks):
+        notes.append(f"success and failure are not compared within tasks: {unnamed}")
     if holdout == "tasks" and (shared := shared_wordings(items)):
         notes.append(f"{holdout} held out: {shared}")
     units: list[Unit] = []

@@ -1,5 +1,6 @@
 """Episodes of a probe with their labels, and train and test splits (DESIGN 6)."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
@@ -19,6 +20,7 @@ from mnprobe.core.labels import (
     is_missing,
     label_list,
     one_spelling,
+    same_text,
     some,
 )
 from mnprobe.core.seeds import check_seed
@@ -30,6 +32,7 @@ __all__ = [
     "Items",
     "Partition",
     "check_no_overlap",
+    "check_pairing",
     "choose_groups",
     "fitted_partition",
     "forbidden_overlap",
@@ -37,6 +40,7 @@ __all__ = [
     "hold_out",
     "shared_wordings",
     "tested_partition",
+    "unnamed_tasks",
 ]
 
 GroupKind = Literal["episode", "instruction", "task"]
@@ -246,6 +250,35 @@ def shared_wordings(items: Items) -> str:
         f"{len(several)} instructions occur in more than one task ({some(several)}), so that episodes of new tasks may "
         "be told in words that training has seen"
     )
+
+
+def check_pairing(items: Items, pairing: GroupKind) -> None:
+    """Raise TooFewSamples when all episodes are of one group: each would be a hit, whatever the features are."""
+    groups = items.groups(pairing)
+    if len(groups) and (groups == groups[0]).all() and pairing != "episode":
+        raise TooFewSamples(
+            f"nothing can be measured: all {len(groups)} episodes have the same {pairing}, {str(groups[0])!r}: every "
+            f"episode would count as a hit, so that recall by {pairing} says nothing. --pairing episode "
+            "(pairing='episode') asks whether the episode itself is found"
+        )
+
+
+def unnamed_tasks(instructions: NDArray[Any], tasks: NDArray[Any]) -> str:
+    """Why nothing can be told apart by task: no episode names one, or all tasks are the instructions; else ''.
+
+    A task is the instruction also where it is written with underscores or dashes.
+
+    >>> unnamed_tasks(np.array(["open it", "close it"]), np.array(["open_it", "close it"]))
+    'nothing but the instruction names the task'
+    >>> unnamed_tasks(np.array(["open it", "close it"]), np.array(["door", "door"]))
+    ''
+    """
+    pairs = set(zip(map(str, instructions.tolist()), map(str, tasks.tolist()), strict=True))
+    if not any(task for _, task in pairs):
+        return "no episode names its task"
+    if all(same_text(re.sub("[_-]", " ", task)) == same_text(re.sub("[_-]", " ", text)) for text, task in pairs):
+        return "nothing but the instruction names the task"
+    return ""
 
 
 def check_no_overlap(items: Items, partition: Partition) -> None:

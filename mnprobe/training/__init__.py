@@ -1,4 +1,7 @@
-"""Joint training: L = L_AU + lambda_EE L_EE + lambda_align L_align."""
+"""Joint training, and a recorder for training loops of users.
+
+Joint training minimizes L = L_AU + lambda_EE L_EE + lambda_align L_align.
+"""
 
 from mnprobe.training.config import PRESETS, SOURCES, TrainConfig, preset
 from mnprobe.training.dataset import Language, TrainingInputs, prepare_inputs
@@ -12,6 +15,7 @@ from mnprobe.training.model import (
     mean_over_team,
 )
 from mnprobe.training.optimizers import NamedOptimizer, OptimizerConfig, build_optimizers, rate_at
+from mnprobe.training.recorder import FeatureRecorder, StepAlignment
 from mnprobe.training.sampler import BatchLoader, BatchRows, BatchSampler, sample_noise, shard
 from mnprobe.training.trainer import TrainResult, train
 
@@ -21,10 +25,12 @@ __all__ = [
     "BatchLoader",
     "BatchRows",
     "BatchSampler",
+    "FeatureRecorder",
     "JointModel",
     "Language",
     "NamedOptimizer",
     "OptimizerConfig",
+    "StepAlignment",
     "StepInputs",
     "StepOutput",
     "StepSettings",

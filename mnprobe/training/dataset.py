@@ -17,7 +17,7 @@ from mnprobe.core.labels import one_spelling
 from mnprobe.core.progress import progress
 from mnprobe.core.provenance import config_hash, versions
 from mnprobe.core.registry import unknown_name
-from mnprobe.data import Dataset, Episode, Frame, rgb_to_code
+from mnprobe.data import Dataset, Episode, Frame, RLBenchEpisode, require, rgb_to_code
 from mnprobe.data.images import DEPTH_STEPS
 from mnprobe.features.inputs import FramesRule, read_clip
 from mnprobe.models.arp import ARPConfig, Batch, Observation, Target
@@ -86,10 +86,11 @@ def read_steps(episode: Episode, row: int, cameras: Sequence[str], point_stride:
     from which points are exact; `intrinsics` (K, C, 3, 3) of the whole image, `extrinsics` (K, C, 4, 4), `range`
     (K, C, 2) near and far, float64. Images are subsampled: every `point_stride`-th row and column, from the first.
     """
-    steps = episode.steps()
+    recorded = require(episode, "key poses", "depth", "camera matrices", who="training a policy")
+    steps = recorded.steps()
     if not steps:
         raise DataError(f"{episode.folder}: no keyframe, so there is no step to learn from; leave it out")
-    frames = [episode.frame(step.observed) for step in steps]
+    frames = [recorded.frame(step.observed) for step in steps]
     arrays: dict[str, NDArray[Any]] = {
         "episode": np.full(len(steps), row, dtype=np.int64),
         "pose": np.stack([step.gripper_pose for step in steps]).astype(np.float32),
@@ -99,7 +100,7 @@ def read_steps(episode: Episode, row: int, cameras: Sequence[str], point_stride:
     }
     for number, camera in enumerate(cameras):
         arrays[f"rgb_{number}"] = _rgb(frames, camera, point_stride)
-        arrays[f"depth_{number}"] = _codes(episode, frames, camera, point_stride)
+        arrays[f"depth_{number}"] = _codes(recorded, frames, camera, point_stride)
     return arrays | _matrices(frames, cameras) if cameras else arrays
 
 
@@ -174,7 +175,7 @@ def _rgb(frames: Sequence[Frame], camera: str, stride: int) -> NDArray[np.uint8]
     return np.stack([frame.rgb[camera][::stride, ::stride].transpose(2, 0, 1) for frame in frames])
 
 
-def _codes(episode: Episode, frames: Sequence[Frame], camera: str, stride: int) -> NDArray[np.int32]:
+def _codes(episode: RLBenchEpisode, frames: Sequence[Frame], camera: str, stride: int) -> NDArray[np.int32]:
     return np.stack(
         [
             rgb_to_code(episode.files.read(camera, "depth", frame.index)[::stride, ::stride]).astype(np.int32)

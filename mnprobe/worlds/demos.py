@@ -12,7 +12,7 @@ from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.core.provenance import canonical_json, versions
 from mnprobe.core.registry import unknown_name
 from mnprobe.data import episode_folder
-from mnprobe.data.episode import LOW_DIM_FILE
+from mnprobe.data.rlbench import LOW_DIM_FILE
 from mnprobe.worlds.environment import Environment, Situation, TaskInfo, make_world
 from mnprobe.worlds.manifest import Manifest, alone_in_folder, open_folder, remove_leftovers
 from mnprobe.worlds.outcomes import Outcome, write_outcomes

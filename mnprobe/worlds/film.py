@@ -27,7 +27,7 @@ def write_film(episode: Episode, path: Path, *, camera: str = "front", scale: in
         raise ConfigError(f"{episode.folder}: no colour images of camera {camera!r} to make a film of")
     pictures = [
         ImageOps.expand(
-            ImageOps.scale(Image.fromarray(episode.files.read(camera, "rgb", index)), scale),
+            ImageOps.scale(Image.fromarray(episode.image(camera, index)), scale),
             border=_BORDER,
             fill=_COLOURS[episode.success],
         )

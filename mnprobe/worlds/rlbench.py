@@ -10,7 +10,7 @@ from typing import Any
 from mnprobe.core.errors import ConfigError, WorldError
 from mnprobe.core.provenance import versions
 from mnprobe.core.registry import unknown_name
-from mnprobe.data import TASKS, Episode, FrameData, find_keyframes
+from mnprobe.data import TASKS, Episode, FrameData, find_keyframes, require
 from mnprobe.data.camera import CAMERA_ORDER
 from mnprobe.data.low_dim import RandomState
 from mnprobe.worlds.environment import MAX_STEPS, KeyPose, Observation, Reason, StepResult, TaskInfo
@@ -156,19 +156,20 @@ class RLBench:
         Raises ConfigError if the episode carries neither, or its task or variation is not RLBench's; DataError if a
         file of it is damaged.
         """
+        recorded = require(episode, "scene", who="RLBench")
         self._check_place(episode.task, episode.variation)
-        state = episode.random_seed
+        state = recorded.random_seed
         if state is not None:
             observation = self._begin(episode.task, episode.variation, LegacyStream(state), state)
         else:
             note = read_situation(episode.folder) or {}
             if note.get("world") != self.name or note["seed"] < 0:
                 raise ConfigError(
-                    f"{episode.low_dim_file} has no random_seed, so the scene of {episode.id} cannot be made again; "
+                    f"{recorded.low_dim_file} has no random_seed, so the scene of {episode.id} cannot be made again; "
                     "reset to a seed instead, or use demonstrations that RLBench recorded"
                 )
             observation = self.reset(episode.task, episode.variation, note["seed"])
-        self._note(state_note(episode.task_low_dim_state, observation.frame.task_low_dim_state))
+        self._note(state_note(recorded.task_low_dim_state, observation.frame.task_low_dim_state))
         return observation
 
     def step(self, pose: KeyPose) -> StepResult:

@@ -14,7 +14,7 @@ from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.core.files import sha256_file
 from mnprobe.core.job import JobRecord, differences, exclusive
 from mnprobe.core.provenance import canonical_json
-from mnprobe.data import Episode, episode_folder, open_dataset
+from mnprobe.data import RLBenchEpisode, episode_folder, open_dataset
 from mnprobe.worlds.environment import MAX_STEPS, Environment, Observation, Situation, make_world
 from mnprobe.worlds.film import write_film
 from mnprobe.worlds.manifest import remove_leftovers
@@ -355,7 +355,8 @@ def _films(folder: Path, episodes: Sequence[PlannedEpisode]) -> list[Path]:
     if not episodes:
         return []
     wanted = {(episode.task, episode.number) for episode in episodes}
-    recorded: list[Episode] = [episode for episode in open_dataset(folder) if (episode.task, episode.number) in wanted]
+    played = [episode for episode in open_dataset(f"rlbench:{folder}") if isinstance(episode, RLBenchEpisode)]
+    recorded = [episode for episode in played if (episode.task, episode.number) in wanted]
     made = []
     for episode in recorded:
         ending = "success" if episode.success == 1 else "failure"

@@ -272,6 +272,23 @@ def test_run_and_overwrite(demos, tmp_path, capsys):
     assert "options.camera was 'wrist', now 'front'" in capsys.readouterr().err
 
 
+def test_a_run_that_is_not_there_is_made_by_its_first_store(demos, tmp_path, capsys):
+    run = tmp_path / "runs" / "new"
+    for options, message in (
+        (["--data", str(demos)], "not a run of mnprobe"),  # which models?
+        (["--model", "pixels"], "not a run of mnprobe"),  # which episodes?
+        (["--data", str(demos), "--model", "pixels", "--task", "none"], "no episode of task 'none'"),
+        (["--data", str(demos), "--model", "pixels"], ""),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(["extract", "--run", str(run), *options])
+        assert (end.value.code or 0) == (2 if message else 0)
+        assert message in capsys.readouterr().err
+        assert run.exists() == (not message)
+    assert RunDir(run).config["extract"]["data"] == [str(demos)]
+    assert RunDir(run).features("pixels", "demos", 0).is_file()
+
+
 def test_layer_patterns(run):
     entries, _ = run("--model", "viclip", "--model", "arp", "--layer", "viclip=*", "--layer", "e*", "--limit", "1")
     assert entries[0]["layers"][:2] == ["u", "cls"]

@@ -124,3 +124,73 @@ def test_class_and_place_of_layers_are_told(tmp_path, capsys):
     (found,) = json.loads(run(capsys, path, "--json")[1])
     assert found["layers"]["0"]["module"] == "0"
     assert "class" not in found["layers"]["other"]
+
+
+def test_a_dataset_is_described_with_what_it_allows_and_the_next_command(golden, capsys):
+    folder = golden / "lerobot" / "v30-av1"
+    code, out, err = run(capsys, folder)
+    assert (code, err) == (0, "")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    for text in (
+        f"{folder}: LeRobot v3.0",
+        "episodes 5 of 17 to 21 frames, ids v30-av1/0/episode0 to v30-av1/0/episode4",
+        "texts 2: 'open the drawer' (2); 'pick the red cube' (3)",
+        "cameras observation.images.front: 128 x 96, 10 frames a second",
+        "success 4 successes, 1 failures",
+        "partitions none",
+        "held-out tasks: nothing but the instruction names the task",
+        "decomposition by task: nothing but the instruction names the task",
+        "ARP and its training: read from a LeRobot dataset are colour images, states and actions",
+        f"next mnprobe extract --run runs/v30-av1 --data {folder} --model pixels",
+    ):
+        assert text in lines
+    assert any(line.startswith("possible recall by instruction: 2 texts") for line in lines)
+
+
+def test_datasets_and_stores_together_as_json(golden, store, capsys):
+    code, out, _ = run(capsys, f"robomimic:{golden / 'hdf5' / 'robomimic'}", store, "--json")
+    assert code == 0
+    dataset, features = json.loads(out)
+    assert (dataset["kind"], dataset["episodes"], dataset["sound"]) == ("hdf5", 5, True)
+    assert dataset["partitions"] == {"train": 3, "test": 2}
+    assert next(one for one in dataset["feasible"] if one["what"] == "recall by instruction")["possible"] is False
+    assert features["model"] == "mine"
+
+
+def test_one_text_names_the_pairing_that_can_be_measured(golden, tmp_path, capsys):
+    words = tmp_path / "words.csv"
+    words.write_text("task,variation,instruction\nPickPlaceCan,0,put the can away\n")
+    code, out, _ = run(capsys, golden / "hdf5" / "robomimic" / "can_image.hdf5", "--instructions", words)
+    assert code == 0
+    assert "recall by instruction: all 5 episodes have one text, 'put the can away'" in out
+    assert "mnprobe align --run runs/can_image --pairing episode" in out
+
+
+def test_the_episodes_of_a_dataset_as_a_table(golden, tmp_path, capsys):
+    table = tmp_path / "episodes.csv"
+    code, out, _ = run(capsys, golden / "hdf5" / "libero", "--table", table)
+    assert (code, out.splitlines()[-1]) == (0, f"wrote {table}")
+    head, first, *rest = table.read_text().splitlines()
+    assert head == "id,instruction,task,variation,partition,success"
+    assert first == (
+        "libero/open_the_middle_drawer_of_the_cabinet/demo_0,open the middle drawer of the cabinet,"
+        "open_the_middle_drawer_of_the_cabinet,0,,-1"
+    )
+    assert len(rest) == 9
+    code, _, err = run(capsys, golden / "hdf5" / "libero", golden / "hdf5" / "robomimic", "--table", table)
+    assert (code, "name this one only" in err) == (2, True)
+
+
+def test_broken_episodes_are_listed_and_a_dataset_without_any_other_is_not_sound(golden, tmp_path, capsys):
+    root = tmp_path / "libero"
+    root.mkdir()
+    whole = (golden / "hdf5" / "libero" / "put_the_bowl_on_the_plate_demo.hdf5").read_bytes()
+    (root / "bad_demo.hdf5").write_bytes(whole[:9000])
+    code, out, err = run(capsys, root)
+    assert (code, "1 of 1 datasets not sound" in err) == (2, True)
+    assert f"{root}: NOT SOUND" in out
+    (root / "put_the_bowl_on_the_plate_demo.hdf5").write_bytes(whole)
+    code, out, _ = run(capsys, root)
+    assert code == 0
+    assert f"broken     {root / 'bad_demo.hdf5'}: " in out
+    assert "--skip-broken" in out

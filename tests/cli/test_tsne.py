@@ -1,9 +1,11 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from mnprobe.analysis.report.explorer import explorer
 from mnprobe.cli.main import app, main
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import write_features
@@ -65,6 +67,24 @@ def test_every_option_arrives(run, tmp_path):
     for words in ("--space raw", "--partition test", "--perplexity 1.5", "--seed 7", "--step 0", "--layer-u extra"):
         assert words in command
     assert "--colour task" in command
+
+
+def test_a_column_of_an_imported_table_colours_the_map_and_filters_in_the_report(tmp_path):
+    folder = tmp_path / "runs" / "theirs"
+    table = pd.DataFrame({"id": [f"e{number}" for number in range(12)]})
+    table = table.assign(instruction=["push", "pull"] * 6, scene=["kitchen", "garage", "kitchen"] * 4)
+    table.to_csv(tmp_path / "episodes.csv", index=False)
+    for side in ("understanding", "execution"):
+        np.save(tmp_path / f"{side}.npy", np.random.default_rng(0).normal(size=(12, 5)))
+        words = ["import", str(tmp_path / f"{side}.npy"), "--episodes", str(tmp_path / "episodes.csv")]
+        result = runner.invoke(app, [*words, "--side", side, "--name", f"{side}-model", "--run", str(folder)])
+        assert result.exit_code == 0, result.output
+    run = RunDir(folder)
+    _json(run, "--color", "scene")
+    assert "colour = scene" in json.loads((run.figures / "tsne.json").read_text())["title"]
+    assert pd.read_csv(run.results("tsne"))["scene"].tolist() == 2 * table["scene"].tolist()
+    payload = json.loads(explorer(run, []).payload)
+    assert [(one["name"], one["values"]) for one in payload["columns"]] == [("scene", table["scene"].tolist())]
 
 
 def test_two_checkpoints_make_two_panels(run):

@@ -17,7 +17,7 @@ from mnprobe.probe.fitting import fit_heads
 from mnprobe.probe.heads import AlignmentHeads
 from mnprobe.probe.pairs import FeaturePair
 from mnprobe.probe.retrieval import DirectionRecall, Recall, recall_at_k
-from mnprobe.probe.splits import GroupKind, Items
+from mnprobe.probe.splits import GroupKind, Items, unnamed_tasks
 
 __all__ = ["DECOMPOSITION_COLUMNS", "Factors", "decompose", "factors_of", "oracle_recall", "without_means"]
 
@@ -76,13 +76,15 @@ def factors_of(items: Items) -> dict[str, NDArray[Any]]:
     """Task, instruction and variation of each episode; the variation is read from ids `<task>/<variation>/<episode>`.
 
     From coarse to fine; a factor that cuts the episodes as another one does already is left out (a variation that has
-    one wording), and so is one that the episodes do not name.
+    one wording), and so is one that the episodes do not name, such as a task that is only the instruction again.
 
     >>> items = Items.of(ids=["t/0/e0", "t/1/e0"], instructions=["a", "a"], tasks=["t", "t"])
     >>> {name: values.tolist() for name, values in factors_of(items).items()}
     {'task': ['t', 't'], 'variation': ['t/0', 't/1']}
     """
-    named = {"task": items.tasks, "instruction": items.instructions}
+    named = {"instruction": items.instructions}
+    if not unnamed_tasks(items.instructions, items.tasks):
+        named = {"task": items.tasks} | named
     found: dict[str, NDArray[Any]] = {name: values for name, values in named.items() if len(values) and values[0] != ""}
     parts = [str(name).rsplit("/", 1) for name in items.ids]
     if all(len(part) == 2 and "/" in part[0] for part in parts):
@@ -130,6 +132,7 @@ def decompose(
 
     - "recall": Recall@1 of the pairing, with its chance.
     - "right": is the nearest neighbour of the same task, instruction, variation (`factor`)? With the chance of each.
+      Where nothing but the instruction names the task, the row of the task has no value and says so.
     - "right given coarser": instruction right among the queries whose task is right, and so on: share of shares; its
       chance is what a guess within the task would give.
     - "oracle": exact Recall@1 of knowing the factor and nothing else (`oracle_recall`). A score near that of "task"
@@ -172,6 +175,8 @@ def decompose(
         return _averaged([recall_at_k(u, e, labels, k=[1], exclude_own=exclude_own) for u, e in maps], len(test))
 
     add("recall", pairing, measured(groups[test]), len(usual))
+    if unnamed := unnamed_tasks(pair.items.instructions, pair.items.tasks):
+        add("right", "task", None, 0, f"cannot be told: {unnamed}")
     before: tuple[str, _Measured, NDArray[Any]] | None = None
     for name, values in factors.items():
         labels = encode_tuples(values[test])

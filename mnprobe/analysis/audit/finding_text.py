@@ -294,7 +294,9 @@ def _contrast(finding: "Finding") -> str:
         return f"{where}: no difference between success and failure is shown: {size}{f'; {seen}' if seen else ''}."
     text = f"{where}: successes align {finding.conclusion} than failures: {size}"
     if inside is None or not np.isfinite(inside["low"]):
-        return f"{text}; within tasks it could not be tested."
+        reason = "" if inside is None else str(inside["note"])
+        reason = f" ({reason})" if reason.startswith("cannot be told") else ""
+        return f"{text}; within tasks it could not be tested{reason}."
     if inside["decision"] == finding.conclusion:
         return f"{text}; within tasks too: {_contrast_size(inside)}."
     return f"{text}; within tasks it is not shown: {_contrast_size(inside)}; which tasks are hard may explain it."

@@ -27,6 +27,7 @@ from mnprobe.probe.config import FitConfig
 from mnprobe.probe.heads import AlignmentHeads, load_heads
 from mnprobe.probe.pairs import FeaturePair, StoredPair, join_stores, load_pair, pair_across
 from mnprobe.probe.scores import HitScores, find_hits, read_hits
+from mnprobe.probe.splits import unnamed_tasks
 
 __all__ = ["DECOMPOSITION", "Audit", "audit_run"]
 
@@ -199,6 +200,9 @@ def _decomposition(
             for scores, pair in zip(kept, pairs, strict=True):
                 about = scores.about
                 if pair is not None and "all" in scores.splits and all(about[name] == row[name] for name in names):
+                    if unnamed := unnamed_tasks(pair.items.instructions, pair.items.tasks):
+                        models = f"{about['understanding']} with {about['execution']}"
+                        notes.append(f"{models}: the decomposition by task cannot be made: {unnamed}")
                     heads, fit = _heads(run, table, about, notes)
                     parts = decompose(
                         pair,

@@ -27,6 +27,12 @@
     for (const [name, value] of Object.entries(attributes || {})) node.setAttribute(name, value);
     return node;
   };
+  const owns = data.columns.map((column, place) => {
+    const label = make("label", `${column.name} `);
+    label.append(make("select", null, { id: `x-own-${place}` }));
+    find("x-own").append(label);
+    return `x-own-${place}`;
+  });
   const natural = (a, b) => a.localeCompare(b, "en", { numeric: true });
   const unique = (values) => [...new Set(values)].sort(natural);
   const episode = (i) => data.episodes[view.episode[i]];
@@ -48,6 +54,10 @@
     options(find("x-task"), every("tasks", unique(all.map((one) => one[TASK]))), true);
     options(find("x-model"), every("models", unique(view.model.map((place) => data.models[place]))), true);
     options(find("x-outcome"), every("outcomes", unique(all.map((one) => OUTCOMES[one[SUCCESS]]))), true);
+    data.columns.forEach((column, place) => {
+      const values = unique(view.episode.map((number) => column.values[number]));
+      options(find(`x-own-${place}`), [["", "all"], ...values.map((value) => ["=" + value, value || "(none)"])], true);
+    });
     options(find("x-fitted"), every("episodes", unique(view.fitted.map((one) => HEADS[one]))), true);
     narrow();
   };
@@ -64,13 +74,16 @@
       is("x-outcome", OUTCOMES[one[SUCCESS]]) &&
       is("x-model", data.models[view.model[i]]) &&
       is("x-fitted", HEADS[view.fitted[i]]) &&
+      data.columns.every((column, place) => is(`x-own-${place}`, column.values[view.episode[i]])) &&
       (!text || [one[ID], one[TASK], one[INSTRUCTION]].some((part) => part.toLowerCase().includes(text)))
     );
   };
 
   // ---- colours -------------------------------------------------------------------------------------------------
+  const own = () => data.columns[Number(find("x-colour").value.slice(4))];
   const kind = (i) => {
     const one = episode(i);
+    if (find("x-colour").value.startsWith("own-")) return own().values[view.episode[i]];
     switch (find("x-colour").value) {
       case "task": return one[TASK];
       case "outcome": return OUTCOMES[one[SUCCESS]];
@@ -80,7 +93,7 @@
   };
   const colour = (name) => {
     const by = find("x-colour").value;
-    const known = by === "task" || by === "instruction" ? data.colours[by] : FIXED;
+    const known = by.startsWith("own-") ? own().colours : by === "task" || by === "instruction" ? data.colours[by] : FIXED;
     return Object.hasOwn(known, name) ? known[name] : "#8a8a8a";
   };
   const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -89,9 +102,9 @@
     const by = find("x-colour").value;
     const names = unique(view.episode.map((_, i) => kind(i)));
     const selects = { task: "x-task", instruction: "x-instruction", outcome: "x-outcome", heads: "x-fitted" };
-    const select = find(selects[by]);
+    const select = find(selects[by] || `x-${by}`);
     find("x-key").replaceChildren(...names.map((name) => {
-      const text = name.slice(name.indexOf("\n") + 1) || "(no instruction)";
+      const text = name.slice(name.indexOf("\n") + 1) || (by.startsWith("own-") ? "(none)" : "(no instruction)");
       const value = by === "instruction" ? name.slice(name.indexOf("\n") + 1) : name;
       const button = make("button", null, { type: "button", "aria-pressed": String(select.value === "=" + value) });
       const spot = make("i");
@@ -145,6 +158,10 @@
     fact("outcome", OUTCOMES[one[SUCCESS]]);
     fact("model", `${data.models[view.model[i]]} (${SIDES[view.side[i]]})`);
     if (one[PARTITION]) fact("partition", one[PARTITION]);
+    for (const column of data.columns) {
+      const value = column.values[view.episode[i]];
+      if (value) fact(column.name, value);
+    }
     fact("heads", view.shared ? HEADS[view.fitted[i]] : "not used: raw features");
     fact("id", one[ID]);
     panel.replaceChildren(thumb(view.episode[i], one[ID], Math.min(2, 232 / Math.max(1, data.sheet.width))), make("h4", words(i)), facts);
@@ -371,7 +388,10 @@
     const table = one.table === "tsne" ? "" : ` (${one.table})`;
     return [String(i), one.slides ? `${one.group.slice(one.table.length + 2) || "all"}, over training${table}` : `${one.title}${table}`];
   }));
-  options(find("x-colour"), [["instruction", "instruction"], ["task", "task"], ["outcome", "outcome"], ["heads", "heads: held out or fitted on"]]);
+  options(find("x-colour"), [
+    ["instruction", "instruction"], ["task", "task"], ["outcome", "outcome"], ["heads", "heads: held out or fitted on"],
+    ...data.columns.map((column, place) => [`own-${place}`, column.name]),
+  ]);
   const stop = () => {
     clearInterval(timer);
     timer = 0;
@@ -398,10 +418,10 @@
     return undefined;
   });
   find("x-task").addEventListener("change", () => { narrow(); update(); });
-  for (const name of ["x-instruction", "x-outcome", "x-model", "x-fitted", "x-colour"]) find(name).addEventListener("change", () => update());
+  for (const name of ["x-instruction", "x-outcome", "x-model", "x-fitted", "x-colour", ...owns]) find(name).addEventListener("change", () => update());
   find("x-find").addEventListener("input", () => update());
   find("x-clear").addEventListener("click", () => {
-    for (const name of ["x-task", "x-instruction", "x-outcome", "x-model", "x-fitted", "x-find"]) find(name).value = "";
+    for (const name of ["x-task", "x-instruction", "x-outcome", "x-model", "x-fitted", "x-find", ...owns]) find(name).value = "";
     narrow();
     update();
   });

@@ -32,6 +32,9 @@ MOST_POINTS = 20_000  # of all pictures together; the page must stay small
 _COLUMNS = ("panel", "side", "model", "id", "task", "instruction", "partition", "success", "fitted", "x", "y")
 _STEP = re.compile(r"[,:]?\s*steps? (\d+)(?: and (\d+))?")
 _OUTCOMES = {"0": 0, "1": 1}
+_NOT_OWN = {*_COLUMNS, "source", "step", "training", "own_cosine", "own_rank"}
+_OF_NEIGHBORS = re.compile(r"(neighbour|cosine)_\d+")
+_MOST_COLUMNS, _MOST_VALUES = 8, 60  # columns of the user's own that become filters, and different values of one
 _ORDER = {"tsne": 0, "tsne-raw": 2}
 
 
@@ -135,6 +138,7 @@ def _explorer(run: RunDir, pictures: list[_Picture], notes: list[str]) -> Explor
         steps[picture.group] = steps.get(picture.group, 0) + 1
     qualities = _qualities(run, {picture.table for picture in pictures})
     colors = _colors(list(episodes.values()))
+    columns = _own_columns(pictures, numbers, notes)
     if not any("neighbour_1" in picture.rows.columns for picture in pictures):
         again = command_line("tsne", run=run.path)
         notes.append(f"These pictures were drawn without their neighbours across the models: run `{again}` again.")
@@ -142,6 +146,9 @@ def _explorer(run: RunDir, pictures: list[_Picture], notes: list[str]) -> Explor
         "episodes": [[*known, sheet.places.get(key, -1)] for key, known in episodes.items()],
         "models": models,
         "colours": colors,
+        "columns": [
+            {"name": name, "values": values, "colours": _colors_of(name, values)} for name, values in columns.items()
+        ],
         "sheet": {"columns": sheet.columns, "width": sheet.width, "height": sheet.height, "size": sheet.size},
         "views": [
             _view(picture, numbers, models, qualities.get((picture.table, picture.title), ""))
@@ -150,6 +157,33 @@ def _explorer(run: RunDir, pictures: list[_Picture], notes: list[str]) -> Explor
         ],
     }
     return Explorer(payload=as_json(payload), sheet=sheet.image, size=sheet.size, notes=tuple(notes))
+
+
+def _own_columns(
+    pictures: list[_Picture], numbers: dict[tuple[Origin, str], int], notes: list[str]
+) -> dict[str, list[str]]:
+    """Columns of the user's own in the tables, with the text of each episode; those with too many values are told."""
+    found: dict[str, list[str]] = {}
+    for picture in pictures:
+        places = [numbers[picture.origin, name] for name in picture.rows["id"]]
+        for name in map(str, picture.rows.columns):
+            if name in _NOT_OWN or _OF_NEIGHBORS.fullmatch(name):
+                continue
+            values = found.setdefault(name, [""] * len(numbers))
+            for place, value in zip(places, picture.rows[name], strict=True):
+                values[place] = values[place] or str(value)
+    wide = [name for name, values in found.items() if len(set(values)) > _MOST_VALUES]
+    wide += [name for name in found if name not in wide][_MOST_COLUMNS:]
+    if wide:
+        notes.append(
+            f"No filter by {', '.join(wide)}: {_MOST_COLUMNS} columns of at most {_MOST_VALUES} values have one."
+        )
+    return {name: values for name, values in found.items() if name not in wide}
+
+
+def _colors_of(name: str, values: list[str]) -> dict[str, str]:
+    """Colour of each value of a column; episodes without one have the value ''."""
+    return {str(kind.instruction): kind.color for kind in kinds([(name, value) for value in values], by="instruction")}
 
 
 def _view(

@@ -9,10 +9,11 @@ from typing import Any
 
 from PIL import Image
 
-from mnprobe.core.errors import MnprobeError
+from mnprobe.core.errors import DataError, MnprobeError
 from mnprobe.core.names import BLANK, ModelName, step_name
 from mnprobe.core.rundir import RunDir
-from mnprobe.data import Episode, open_dataset
+from mnprobe.data import Episode, RLBenchEpisode, find_camera, open_dataset
+from mnprobe.data.dataset import path_of
 
 __all__ = ["MOST_THUMBNAILS", "Origin", "Sheet", "draw_thumbnails", "find_data"]
 
@@ -67,8 +68,8 @@ def find_data(run: RunDir, origin: Origin) -> list[Path]:
         named_here = section.get("data") if isinstance(section, dict) else None
         if isinstance(named_here, list):
             folders += [Path(name) for name in named_here if isinstance(name, str)]
-    unique = dict.fromkeys(folder for folder in folders if folder.is_dir())
-    return [folder for folder in unique if not folder.resolve().is_relative_to(run.rollouts.resolve())]
+    unique = dict.fromkeys(folder for folder in folders if path_of(str(folder)).exists())
+    return [folder for folder in unique if not path_of(str(folder)).resolve().is_relative_to(run.rollouts.resolve())]
 
 
 def draw_thumbnails(run: RunDir, wanted: Sequence[tuple[Origin, str, str]]) -> Sheet:
@@ -115,7 +116,7 @@ def _pictures(folder: Path, wanted: Mapping[str, str], edge: int) -> Iterable[tu
     except (MnprobeError, OSError):
         return []  # thumbnails are optional
     for episode in dataset:
-        if episode.task not in tasks:
+        if isinstance(episode, RLBenchEpisode) and episode.task not in tasks:
             continue
         try:
             if wanted.get(episode.id) == episode.instruction and (picture := _picture(episode, edge)) is not None:
@@ -130,13 +131,16 @@ def _picture(episode: Episode, edge: int) -> Image.Image | None:
     cameras = episode.cameras
     if not cameras:
         return None
-    camera = _CAMERA if _CAMERA in cameras else cameras[0]
+    try:
+        camera = find_camera(cameras, _CAMERA)
+    except DataError:
+        camera = cameras[0]
     frames = episode.frames_on_disk(camera)
     if not frames:
         return None
     both = Image.new("RGB", (2 * edge, edge))
     for place, frame in enumerate((frames[(len(frames) - 1) // 2], frames[-1])):
-        pixels: Any = episode.files.read(camera, "rgb", frame)
+        pixels: Any = episode.image(camera, frame)
         both.paste(
             Image.fromarray(pixels).resize((edge, edge), Image.Resampling.BOX, reducing_gap=None), (place * edge, 0)
         )

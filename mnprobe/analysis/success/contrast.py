@@ -17,6 +17,7 @@ from mnprobe.core.labels import encode_tuples
 from mnprobe.core.table import TableSchema
 from mnprobe.probe.results import read_alignment
 from mnprobe.probe.scores import HitScores, read_hits
+from mnprobe.probe.splits import unnamed_tasks
 
 __all__ = [
     "CONTRASTS",
@@ -135,17 +136,21 @@ def _rows(
         ("within tasks", _task_weights(times, tasks, labels)),
     ):
         found: OutcomeContrast | None = None
+        unnamed = unnamed_tasks(scores.instructions, scores.tasks) if where == "within tasks" else ""
         try:
+            if unnamed:
+                raise ProbeError(f"cannot be told: {unnamed}")
             found = outcome_contrast(hits, labels, blocks, weights=weights, shares=True, resamples=resamples, seed=seed)
         except ProbeError as error:
             note = str(error)
         else:
             note = found.note
+        told = np.full_like(weights, _NAN) if unnamed else weights
         rows.append(
             base
             | {"side": side, "where": where}
-            | _single("success", sides[0], weights[labels], where)
-            | _single("failure", sides[1], weights[~labels], where)
+            | _single("success", sides[0], told[labels], where)
+            | _single("failure", sides[1], told[~labels], where)
             | _difference(found)
             | {"n_test": sides[0].n_test, "n_tasks": len(np.unique(tasks)), "n_draws": sides[0].n_draws}
             | {"n_seeds": sides[0].n_seeds, "note": note}
@@ -160,6 +165,10 @@ def _task_weights(times: np.ndarray, tasks: np.ndarray, labels: np.ndarray) -> n
 
 
 def _single(name: str, scores: EpisodeScores, weights: np.ndarray, where: str) -> dict[str, Any]:
+    if np.isnan(weights).any():
+        return dict.fromkeys((name, f"{name}_low", f"{name}_high", f"{name}_chance"), _NAN) | {
+            f"n_{name}": len(scores.ids)
+        }
     interval = cluster_jackknife(scores.hits, scores.instructions, weights=weights, shares=True)
     return {
         name: float(np.average(scores.mean, weights=weights)),

@@ -1,5 +1,6 @@
 """Contact sheets: one row per camera, one column per key pose."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from mnprobe.analysis.figures.layout import FigureLayout
 from mnprobe.analysis.figures.style import CONTEXT, GRAY, house_style, save_png, shorten, wrap
 from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.core.registry import unknown_name
-from mnprobe.data import Dataset, Episode
+from mnprobe.data import Dataset, Episode, RLBenchEpisode
 
 __all__ = ["contact_sheet", "draw_sheets"]
 
@@ -24,6 +25,7 @@ _GAP = 0.05
 _LEFT = 0.95  # for the cameras' names
 _HEAD = 0.48  # for the key poses' names, above each block of rows
 _MARGIN = 0.12  # between a camera's name and its images
+_LONGEST_NAME = 100
 _MOST_COLUMNS = 9  # key poses side by side; more go on below
 _SMALL = 8.0  # points
 _LINE = 1.35 / 72  # inches per point of a line
@@ -61,17 +63,20 @@ def draw_sheets(dataset: Dataset, folder: Path, *, episodes: Sequence[str] = ())
     first: dict[str, Episode] = {}
     for episode in () if episodes else dataset:
         first.setdefault(episode.task, episode)
-    chosen = {name.replace("/", "-"): by_id[name] for name in episodes} or first
+    named = {re.sub(r"[^\w.+-]+", "_", task)[:_LONGEST_NAME]: episode for task, episode in first.items()}
+    if len(named) < len(first):  # long texts with one beginning
+        named = {f"{number:03d}": episode for number, episode in enumerate(first.values())}
+    chosen = {name.replace("/", "-"): by_id[name] for name in episodes} or named
     return [save_png(contact_sheet(episode), folder / f"{stem}.png") for stem, episode in chosen.items()]
 
 
 def _sheet(episode: Episode) -> Figure:
-    instants = (0, *episode.keyframes)
+    instants = _instants(episode)
     on_disk = {camera: set(episode.frames_on_disk(camera)) for camera in episode.cameras}
     shown = [index for index in range(len(instants)) if any(instants[index] in have for have in on_disk.values())]
     cameras = [camera for camera, have in on_disk.items() if have & {instants[index] for index in shown}]
     if not cameras:
-        raise DataError(f"{episode.folder}: no colour image at the start or at a key pose; nothing can be shown")
+        raise DataError(f"{episode.where}: no colour image at the start or at a key pose; nothing can be shown")
     columns = min(_MOST_COLUMNS, len(shown))
     columns = -(-len(shown) // -(-len(shown) // columns))  # as even as the blocks can be
     blocks = [shown[start : start + columns] for start in range(0, len(shown), columns)]
@@ -95,7 +100,7 @@ def _sheet(episode: Episode) -> Figure:
             )
             for row, camera in enumerate(cameras):
                 corner = left, top + _HEAD + row * (_CELL + _GAP)
-                picture = episode.frame(instants[index]).rgb[camera] if instants[index] in on_disk[camera] else None
+                picture = episode.image(camera, instants[index]) if instants[index] in on_disk[camera] else None
                 _picture(axes, corner, picture)
         for row, camera in enumerate(cameras):
             middle = top + _HEAD + row * (_CELL + _GAP) + _CELL / 2
@@ -117,7 +122,16 @@ def _picture(axes: "Axes", corner: tuple[float, float], pixels: np.ndarray[Any, 
     axes.imshow(pixels, extent=extent, aspect="auto", interpolation="antialiased")
 
 
+def _instants(episode: Episode) -> tuple[int, ...]:
+    """The start and the key poses; without key poses the decisions and the last frame."""
+    if isinstance(episode, RLBenchEpisode):
+        return (0, *episode.keyframes)
+    return tuple(dict.fromkeys((*episode.decisions, len(episode) - 1)))
+
+
 def _column(episode: Episode, index: int, frame: int) -> tuple[str, str]:
+    if not isinstance(episode, RLBenchEpisode):
+        return f"{episode.times[frame]:.2f} s", f"frame {frame}"
     try:
         gripper = "open" if episode.gripper_states[frame] else "closed"
     except DataError:  # a measured gripper that does not move
@@ -134,6 +148,9 @@ def _instruction(episode: Episode) -> str:
 
 def _facts(episode: Episode) -> str:
     outcome = {1: ", success", 0: ", failure"}.get(episode.success, "")
+    if not isinstance(episode, RLBenchEpisode):
+        partition = f", {episode.partition}" if episode.partition else ""
+        return f"{episode.id}{partition}, {len(episode)} frames, {episode.times[-1]:.1f} s{outcome}"
     seed = _seed(episode.folder)
     partition = f"{episode.partition} " if episode.partition else ""
     return (

@@ -15,7 +15,7 @@ from mnprobe.core.names import Side
 from mnprobe.core.registry import unknown_name
 from mnprobe.core.runtime import autocast
 from mnprobe.core.seeds import check_seed
-from mnprobe.data import Episode, Keyframe
+from mnprobe.data import Episode, Keyframe, require
 from mnprobe.features.extractors.base import (
     EpisodeFeatures,
     ExtractorSpec,
@@ -135,11 +135,12 @@ class ARPExtractor:
         cameras = self.policy.config.cameras
         observations = []
         for number, episode in enumerate(episodes):
-            steps = episode.steps()
+            recorded = require(episode, "key poses", "depth", "camera matrices", who="ARP")
+            steps = recorded.steps()
             if not steps:
                 raise DataError(f"{episode.folder}: no keyframe, so there is no decision to extract; leave it out")
             for keyframe, step in enumerate(steps):
-                arrays = arrays_of_frame(episode.frame(step.observed), cameras)
+                arrays = arrays_of_frame(recorded.frame(step.observed), cameras)
                 text = "" if self._inputs.blank else episode.instruction  # episodes without one can be blanked too
                 observations.append(
                     Transition(episode=number, keyframe=keyframe, frame=arrays, instruction=text, target=step)

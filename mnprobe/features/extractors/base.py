@@ -19,6 +19,7 @@ __all__ = [
     "EpisodeFeatures",
     "Extractor",
     "ExtractorSpec",
+    "FoundWeights",
     "LayerInfo",
     "Tokens",
     "check_computation",
@@ -33,13 +34,14 @@ __all__ = [
 ]
 
 LayerInfo: TypeAlias = dict[str, str]
-"""Origin of a layer: "class" and "module" (dotted path, "" for the whole model), optionally "member"."""
+"""Origin of a layer: "class" and "module" (dotted path, "" for the whole model), optionally "member", "meaning"."""
 
 EXTRACTORS = Registry("extractor", "mnprobe.extractors")
 EXTRACTORS.add("viclip", "mnprobe.features.extractors.viclip:ViCLIPExtractor")
 EXTRACTORS.add("arp", "mnprobe.features.extractors.arp:ARPExtractor")
 EXTRACTORS.add("hook", "mnprobe.features.extractors.hook:HookExtractor")
 EXTRACTORS.add("pixels", "mnprobe.features.extractors.pixels:PixelExtractor")
+EXTRACTORS.add("hf", "mnprobe.features.extractors.hf:HFExtractor")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,22 @@ class EpisodeFeatures:
     layers: Mapping[str, Tokens]
     prediction: str | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundWeights:
+    """A model that an extractor finds by the text of `--model KIND:TEXT`.
+
+    `path` is handed to `build` as the checkpoint; `name` is the name under which features are stored; `sha256` is the
+    digest of the files that decide the values; with `trained` False the weights are drawn from the seed; `step` is the
+    training step, None if nothing tells it.
+    """
+
+    path: Path
+    name: str
+    sha256: str
+    trained: bool = True
+    step: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +135,8 @@ class Extractor(Protocol):
 
     Optional members of an extractor:
 
+    - `find_weights(text, options)`, a class method that returns `FoundWeights`: the model behind `--model KIND:TEXT`.
+      Extractors that have it are chosen with a text only, never by the content of a weights file.
     - `layers_of(spec)`, a class method: all layers of the model in order, for patterns in `--layer` (otherwise patterns
       match default layers only).
     - `describe_layers()`: `LayerInfo` of each layer, for the store's provenance.

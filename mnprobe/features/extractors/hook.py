@@ -85,12 +85,13 @@ class HookTarget:
 
     `prepare` reads episodes and returns HookInputs, or a tensor, or a tuple of positional arguments (a named tuple is
     one argument); it runs in a background thread and must not touch the module. `describe` is written to the store as
-    the model's configuration.
+    the model's configuration. A module that is `placed` already lies where it computes, and is not moved.
     """
 
     module: nn.Module
     prepare: Callable[[Sequence[Episode]], Any]
     describe: Mapping[str, Any] = field(default_factory=dict)
+    placed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +135,8 @@ class HookExtractor:
         self.half_precision: bool | None = None
         """Whether any part of the module computes in half precision; known after the first batch."""
         target.module.eval()
-        target.module.to(spec.device)
+        if not target.placed:
+            target.module.to(spec.device)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -164,7 +166,7 @@ class HookExtractor:
     @classmethod
     def layers_of(cls, spec: ExtractorSpec) -> tuple[str, ...]:
         """Return all submodules in order, then "output". Makes the module and caches it in `spec` for `build`."""
-        target = spec.cache["target"] = _make_target(spec)
+        target = spec.cache["target"] = spec.cache.get("target") or _make_target(spec)
         return (*(name for name, _ in target.module.named_modules() if name), OUTPUT)
 
     @classmethod
@@ -226,7 +228,7 @@ class HookExtractor:
             )
         return given, lengths
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: what a module keeps from this pass must be usable in a training
     def compute(self, prepared: tuple[HookInputs, list[int]]) -> list[EpisodeFeatures]:
         """Run the module once and split the outputs of its layers by episode."""
         inputs, lengths = prepared

@@ -72,7 +72,7 @@ class Episodes:
     ) -> "Episodes":
         """Open the dataset, choose the partition and the candidates."""
         folder, source = _data(data, run, config.source)
-        whole = open_dataset(folder, instructions=config.instructions)
+        whole = open_dataset(folder, instructions=config.instructions, skip_broken=config.skip_broken)
         for text in whole.notes:
             say(text)
         whole, broken = separate_broken(whole, say) if config.skip_broken else (whole, {})
@@ -85,7 +85,7 @@ class Episodes:
             "revision": ViCLIPExtractor.revision,
             "data": {"fingerprint": fingerprint, "episodes": sorted((e.id, e.partition) for e in whole)},
             "candidates": list(texts),
-            "camera": config.camera or "front",
+            "camera": whole.camera(config.camera),
             "frames_rule": config.frames_rule,
             "precision": config.precision,
             **({"skip_broken": True} if config.skip_broken else {}),
@@ -285,14 +285,15 @@ def _seen(folder: Any, whole: Dataset, config: RecognitionConfig) -> tuple[Datas
         if len(wanted) > 1:
             raise ConfigError(f"--partition all is everything; leave out {', '.join(set(wanted) - {'all'})}")
         return whole, "all"
-    seen, name = open_dataset(folder, partitions=wanted, instructions=config.instructions), "+".join(wanted)
+    seen = open_dataset(folder, partitions=wanted, instructions=config.instructions, skip_broken=config.skip_broken)
+    name = "+".join(wanted)
     if not config.skip_broken:
         return seen, name
-    sound = {episode.folder for episode in whole}
-    left = [episode for episode in seen if episode.folder in sound]
+    sound = {episode.where for episode in whole}
+    left = [episode for episode in seen if episode.where in sound]
     if not left:
         raise DataError(f"all {len(seen)} episodes of partition {name} are broken")
-    return Dataset(left, seen.paths), name
+    return seen.having(left), name
 
 
 def _candidates(given: Path | Sequence[str] | None, whole: Dataset, seen: Dataset) -> tuple[str, ...]:

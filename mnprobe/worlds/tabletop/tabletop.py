@@ -9,7 +9,7 @@ import numpy as np
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.provenance import versions
 from mnprobe.core.registry import unknown_name
-from mnprobe.data import Episode, FrameData
+from mnprobe.data import Episode, FrameData, require
 from mnprobe.worlds.environment import MAX_STEPS, KeyPose, Observation, Reason, Situation, StepResult, TaskInfo
 from mnprobe.worlds.record import SITUATION_FILE, read_situation
 from mnprobe.worlds.tabletop.base import TaskScene
@@ -125,6 +125,7 @@ class Tabletop:
 
     def reset_to(self, episode: Episode) -> Observation:
         """Start from where a recorded tabletop episode started, as its `situation.json` says."""
+        require(episode, "scene", who="the tabletop")
         found = read_situation(episode.folder)
         where = episode.folder / SITUATION_FILE
         if found is None:

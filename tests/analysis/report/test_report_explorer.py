@@ -186,3 +186,26 @@ def test_played_episodes_lie_with_their_policy_and_demonstrations_where_run_toml
     (tmp_path / "mine").mkdir()
     run.record("extract", {"data": [str(tmp_path / "mine"), str(tmp_path / "not there")]})
     assert find_data(run, Origin("demos")) == [tmp_path / "mine"]
+
+
+def test_columns_of_the_user_become_filters_and_those_of_too_many_values_are_told(run):
+    rows = [
+        _points(
+            id=f"t/0/e{number}",
+            side=side,
+            scene=f"scene {number % 3}",
+            attempt=str(number),
+            own_cosine=0.5,
+            neighbour_1="x",
+        )
+        for number in range(70)
+        for side in ("understanding", "execution")
+    ]
+    write_table(pd.DataFrame(rows), run.results("tsne"))
+    data = _payload(run)
+    (column,) = data["columns"]
+    assert column["name"] == "scene"
+    assert column["values"] == [f"scene {number % 3}" for number in range(70)]
+    assert set(column["colours"]) == {"scene 0", "scene 1", "scene 2"}
+    assert len(set(column["colours"].values())) == 3
+    assert "No filter by attempt: 8 columns of at most 60 values have one." in " ".join(gather(run).explorer.notes)

@@ -125,6 +125,19 @@ def test_a_residual_added_in_place_is_not_in_the_inner_layer(dataset):
     np.testing.assert_allclose(values(extractor, dataset), expected + X.numpy(), rtol=1e-6)
 
 
+def test_what_a_module_keeps_from_the_pass_can_be_trained_on(dataset):
+    class Caches(nn.Module):
+        def forward(self, x):
+            self.kept = 2 * x
+            return self.kept
+
+    module = Caches()
+    values(hook(module, "output"), dataset)
+    weight = torch.ones(8, requires_grad=True)
+    (module.kept * weight).sum().backward()  # tensors of inference mode refuse this
+    assert torch.equal(weight.grad, module.kept.sum(0))
+
+
 @pytest.mark.parametrize("layer", ["output", "0"])
 def test_a_buffer_that_is_returned_twice_holds_two_values(dataset, layer):
     extractor = hook(nn.Sequential(Buffered()), layer, inputs=lambda e: torch.full((2, 8), float(e[0].number)))
