@@ -451,6 +451,19 @@ def test_a_pooler_without_weights_is_no_layer(demos, folders, tmp_path):
         _extract(demos, tmp_path / "vivit", tmp_path / "b", "pooled")
 
 
+def test_a_model_without_its_pooler_says_what_u_is_instead(demos, tmp_path):
+    with hf_models._quiet(transformers):
+        fields = CONFIGS["siglip"][1]
+        config = transformers.SiglipConfig(**fields | {"vision_config": TOWER | IMAGE | {"vision_use_head": False}})
+        _save(_shaken(transformers.AutoModel.from_config(config)), tmp_path / "siglip", "Siglip")
+    said = []
+    found, attributes, _ = _extract(demos, tmp_path / "siglip", tmp_path, "u", "mean", note=said.append)
+    np.testing.assert_array_equal(found["u"], found["mean"])
+    reason = "mean: the files of this siglip hold no trained pooled output"
+    assert f"siglip: u is {reason}" in said
+    assert attributes["model_config"]["recommended"] == reason
+
+
 def test_the_pooler_of_a_v_jepa_2_classifier_is_a_layer(demos, tmp_path):
     with hf_models._quiet(transformers):
         config = transformers.VJEPA2Config(**VJEPA2)
