@@ -410,6 +410,7 @@ class TransformersModel:
         self._device, self._dtype = "cpu", dtype
         self.leading = self.family.leading + int(getattr(self.vision, self.family.registers or "_", 0) or 0)
         self.layers: tuple[str, ...] = ()
+        self._hidden = 0
         if self.is_known:
             count = int(getattr(self.vision, "num_hidden_layers", 0)) + 1 if self.family.hidden else 0
             self._set_layers(pooled=self._has_pooler(), cls=self.family.leading > 0, mean=True, hidden=count)
@@ -499,8 +500,11 @@ class TransformersModel:
     def _vector(self, name: str, states: _States, episodes: int, mask: Tensor | None, over_frames: str) -> Tensor:
         rows = episodes * self.frames if self.is_per_frame(name) else episodes
         index = int(name.removeprefix("hidden.")) if name.startswith("hidden.") else None
-        if index is not None and index >= len(states.hidden):
-            raise FeatureError(f"layer {name!r}: the model gives hidden states 0 to {len(states.hidden) - 1}")
+        if index is not None and len(states.hidden) != self._hidden:
+            raise FeatureError(
+                f"layer {name!r}: this {self.folder.model_type} gave {len(states.hidden)} hidden states, not "
+                f"{self._hidden} as its blocks and the embeddings, so it is not clear which is which. {_HOOK}"
+            )
         values = states.pooled if name == "pooled" else states.last if index is None else states.hidden[index]
         if values is None or len(values) != rows or values.ndim != (2 if name == "pooled" else 3):
             shape = None if values is None else tuple(values.shape)
@@ -549,6 +553,7 @@ class TransformersModel:
         first = 1 if self._tokens == "cls" else 0  # before the first block a class token is the same for all pictures
         states = (f"hidden.{i}" for i in range(first, hidden))
         self.layers = ("u", *(name for name, there in own.items() if there), *states)
+        self._hidden = hidden
 
     def _has_pooler(self) -> bool:
         """Whether the model of a known family has a pooled output with weights."""

@@ -349,6 +349,14 @@ def test_random_weights_come_from_the_seed(demos, folders, copy, tmp_path):
         _extract(demos, folder, tmp_path / "d", options={"weights": "pretrained"})
 
 
+def test_hidden_states_that_do_not_add_up_are_refused(folders):
+    """As another version of transformers could give them."""
+    model = hf_models.TransformersModel(hf_models.ModelFolder.read(folders / "videomae"), random=True)
+    model.module.encoder.layer = model.module.encoder.layer[:1]
+    with pytest.raises(FeatureError, match="gave 2 hidden states, not 3 as its blocks"):
+        model.vectors({"pixel_values": torch.zeros(1, 4, 3, 16, 16)}, ["hidden.0"], "None")
+
+
 def test_drawing_weights_leaves_the_random_state_alone(folders):
     folder = hf_models.ModelFolder.read(folders / "videomae")
     before = torch.random.get_rng_state()
