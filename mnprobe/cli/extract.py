@@ -94,6 +94,13 @@ def extract(
     side: Annotated[
         Literal["understanding", "execution"] | None, typer.Option(help="For --model hook: side of the model.")
     ] = None,
+    axes: Annotated[
+        str | None,
+        typer.Option(
+            help="Order of the axes of tapped layers, such as SBD or BCT: B rows, S or T tokens, D or C features; for "
+            "one layer NAME@SBD."
+        ),
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(
@@ -139,6 +146,7 @@ def extract(
         "language_weights": None if language_weights is None else str(language_weights),
         "factory": factory,
         "side": side,
+        "axes": axes,
     }
     config = ExtractConfig(**given, options=_extractor_options(own, frames, option or []))
     note = print_note(quiet)
@@ -166,6 +174,7 @@ def _extractor_options(own: dict[str, Any], frames: int | None, pairs: list[str]
     extra = parse_options(pairs)
     clip = {} if frames is None else {"frames": frames}
     if own["factory"]:
+        own |= {key: extra.pop(key) for key in ("call",) if key in extra}  # of the hook, not of its factory
         return own | clip | ({"arguments": extra} if extra else {})
     for key in extra:
         if key in own:

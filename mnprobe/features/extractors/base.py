@@ -140,6 +140,8 @@ class Extractor(Protocol):
     - `layers_of(spec)`, a class method: all layers of the model in order, for patterns in `--layer` (otherwise patterns
       match default layers only).
     - `describe_layers()`: `LayerInfo` of each layer, for the store's provenance.
+    - `later_options`, a class attribute: options that earlier versions did not have; None of these is not recorded, so
+      that older stores count as extracted with the same settings.
     - `independent_rows = True`, a class attribute: values of an episode never depend on other episodes of the batch.
       For other extractors this is checked once (see `mnprobe.features.row_check`).
     - `half_precision`: whether the model computes in half precision although `spec.precision` does not request it.
