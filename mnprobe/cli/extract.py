@@ -108,6 +108,12 @@ def extract(
             "argument of the hook's factory (repeatable)."
         ),
     ] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="For lerobot and pi0: CAMERA=CAMERA_OF_THE_POLICY, where the names do not tell (repeatable)."
+        ),
+    ] = None,
     device: opt.DeviceOption = "auto",
     batch_size: Annotated[int, typer.Option(help="Episodes per forward pass and per resumable piece.")] = 8,
     dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Stored type.")] = "float32",
@@ -147,6 +153,7 @@ def extract(
         "factory": factory,
         "side": side,
         "axes": axes,
+        "rename": rename or None,
     }
     config = ExtractConfig(**given, options=_extractor_options(own, frames, option or []))
     note = print_note(quiet)

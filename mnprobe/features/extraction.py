@@ -809,6 +809,7 @@ class _ExtractionContext:
             batch_size=self.config.batch_size,
             candidates=distinct_texts(self.columns["instruction"].tolist()),
             options=options,
+            episode=self.dataset[0] if len(self.dataset) else None,
             say=lambda text: self.say(f"{choice.name}: {text}"),
             cache=self.cache,
         )
