@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,7 +40,7 @@ from mnprobe.models.loading import read_metadata
 __all__ = ["FAMILIES", "Family", "LeRobotExtractor"]
 
 _CONFIG, _WEIGHTS, _PREPROCESSOR = "config.json", "model.safetensors", "policy_preprocessor.json"
-_STATE = "observation.state"
+_STATE, _TEXT_MASK = "observation.state", "observation.language.attention_mask"
 _CACHE = "lerobot"
 _DRAWN_ACTION = 8  # a pose and the gripper, where the dataset has no commands
 _LAST = "input of the head that gives the actions, in the last denoising step"
@@ -51,11 +52,12 @@ class Family:
     """What is known of a type of policy.
 
     `noise` names the fields of its configuration that give the shape of the noise it starts from (None: no such
-    argument); `sized`: it takes images of one size only; `queued`: it reads its history from queues of its own.
+    argument); `after_text` is the number of tokens after the text in the prefix of "vlm"; `sized`: it takes images of one size only; `queued`: it reads its history from queues of its own.
     """
 
     layers: Mapping[str, NamedLayer]
     noise: tuple[str, ...] | None = None
+    after_text: int = 0
     sized: bool = False
     queued: bool = False
     defaults: tuple[str, ...] = ("e",)
@@ -104,6 +106,7 @@ FAMILIES: Mapping[str, Family] = {
             "vlm": NamedLayer(module="vlm.model.text_model.norm", meaning=_VLM),
         },
         noise=_CHUNK,
+        after_text=1,
         defaults=("e", "vlm"),
     ),
     "pi0": Family(layers={"e": _action_head("action_out_proj"), "vlm": _PI_VLM}, noise=_CHUNK, defaults=("e", "vlm")),
@@ -143,6 +146,7 @@ class LeRobotExtractor(PolicyExtractor):
         self._loaded = loaded
         family = FAMILIES.get(loaded.type)
         self._family = family or Family(layers=_guessed(loaded.policy))
+        self._text_mask: Tensor | None = None
         super().__init__(loaded.policy, loaded.inputs(self._family), self._family.layers, spec)
 
     @classmethod
@@ -208,11 +212,21 @@ class LeRobotExtractor(PolicyExtractor):
         batch = self._loaded.preprocess(batch)
         if self._family.queued:
             batch = _fill_queues(policy, batch, list(self.inputs.cameras))
+        self._text_mask = batch.get(_TEXT_MASK)
         names, ask, noise = self._family.noise, policy.predict_action_chunk, {}
         if names is not None and (takes(ask, "noise") or takes(ask, "kwargs")):
             shape = [config.action_feature.shape[0] if name == "action" else getattr(config, name) for name in names]
             noise["noise"] = seeded_noise(len(texts), shape, self._noise_seed).to(self._spec.device)
         return ask(batch, **noise)
+
+    def _without_padding(self, layer: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        mask = self._text_mask
+        if layer != "vlm" or mask is None or bool(mask.all()) or getattr(self._loaded.config, "prefix_length", 0) > 0:
+            return values
+        after = self._family.after_text
+        keep = np.ones(values.shape[1], dtype=bool)  # the decisions of one episode have one text
+        keep[len(keep) - after - mask.shape[1] : len(keep) - after] = mask[0].cpu().numpy().astype(bool)
+        return values[:, keep]
 
 
 def _guessed(policy: Any) -> dict[str, NamedLayer]:

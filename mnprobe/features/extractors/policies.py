@@ -40,6 +40,7 @@ __all__ = [
     "parse_rename",
     "seeded_noise",
     "select_state",
+    "state_columns",
     "step_indices",
 ]
 
@@ -157,12 +158,7 @@ def select_state(episode: Episode, size: int, chosen: Sequence[str] = ()) -> np.
         raise DataError(f"{episode.where}: the policy reads a state of {size} numbers, and the dataset has no state")
     values, names = np.asarray(state.values), list(state.names)
     if chosen:
-        columns = []
-        for name in chosen:
-            fits = [i for i, known in enumerate(names) if known == name or known.startswith((f"{name}.", f"{name}_"))]
-            if not fits:
-                raise unknown_name("column of the state in option state:", name, names)
-            columns += [names.index(name)] if name in names else fits
+        columns = state_columns(names, chosen)
         values, names = values[:, columns], [names[i] for i in columns]
     if values.shape[1] != size:
         raise ConfigError(
@@ -170,6 +166,21 @@ def select_state(episode: Episode, size: int, chosen: Sequence[str] = ()) -> np.
             f"{some(names, 16)}. Choose its columns, in the policy's order, with --option state=NAME,NAME"
         )
     return values.astype(np.float32)
+
+
+def state_columns(names: Sequence[str], chosen: Sequence[str]) -> list[int]:
+    """Return the numbers of the columns that are named, in the order of `chosen`; a group stands for all of its.
+
+    >>> state_columns(["grip", "pos.0", "pos.1"], ["pos", "grip"])
+    [1, 2, 0]
+    """
+    columns = []
+    for name in chosen:
+        fits = [i for i, known in enumerate(names) if known.startswith((f"{name}.", f"{name}_"))]
+        columns += [list(names).index(name)] if name in names else fits
+        if name not in names and not fits:
+            raise unknown_name("column of the state in option state:", name, list(names))
+    return columns
 
 
 def step_indices(decision: int, history: Sequence[int] | None) -> tuple[int, ...]:
@@ -286,6 +297,10 @@ class PolicyExtractor:
         """Return the stored name of a layer, as for hooks."""
         return TapName.parse(name).stored
 
+    def _without_padding(self, layer: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Leave out tokens that only fill up a text; `values` are (rows, tokens, D) of the last call of `_ask`."""
+        return values
+
     @abstractmethod
     def _ask(self, images: Mapping[str, Tensor], state: Tensor | None, texts: Sequence[str]) -> Any:
         """Run the policy once on `len(texts)` decisions and return its actions.
@@ -383,10 +398,10 @@ class PolicyExtractor:
             for tap in self.taps:
                 if tap.is_result:
                     caught.take(tap, actions)
-                pieces[tap.stored].append(caught.array(tap))
+                pieces[tap.stored].append(self._without_padding(tap.stored, caught.array(tap)))
         return EpisodeFeatures(
             layers={name: _tokens(parts) for name, parts in pieces.items()},
-            counts={"history_images_replaced": decisions.replaced} if self.inputs.history else {},
+            counts={"history_images_replaced": decisions.replaced} if decisions.replaced else {},
         )
 
     def _image(self, name: str, array: np.ndarray[Any, Any]) -> Tensor:
