@@ -962,7 +962,7 @@ def _asked(
     header: Header, choice: CheckpointChoice, spec: ExtractorSpec, columns: Columns, config: ExtractConfig
 ) -> dict[str, Any]:
     """Return the requested configuration, which decides the meaning of the values, as JSON."""
-    later = getattr(EXTRACTORS.load(choice.kind), "later_options", frozenset())
+    later: frozenset[str] = getattr(EXTRACTORS.load(choice.kind), "later_options", frozenset())
     options = {key: value for key, value in spec.options.items() if value is not None or key not in later}
     if options.get("language_weights"):
         weights = Path(options["language_weights"])

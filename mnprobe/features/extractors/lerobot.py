@@ -52,7 +52,8 @@ class Family:
     """What is known of a type of policy.
 
     `noise` names the fields of its configuration that give the shape of the noise it starts from (None: no such
-    argument); `after_text` is the number of tokens after the text in the prefix of "vlm"; `sized`: it takes images of one size only; `queued`: it reads its history from queues of its own.
+    argument); `after_text` is the number of tokens after the text in the prefix that "vlm" gives; `sized`: it takes
+    images of one size only; `queued`: it reads its history from queues of its own; `defaults` are its default layers.
     """
 
     layers: Mapping[str, NamedLayer]
@@ -535,7 +536,7 @@ def _check_loaded(policy: Any, path: Path) -> None:
 @contextlib.contextmanager
 def _offline(source: _Source) -> Iterator[None]:
     """Download nothing; turn what is then missing, and what does not fit, into one sentence."""
-    constants = importlib.import_module("huggingface_hub.constants")
+    constants: Any = importlib.import_module("huggingface_hub.constants")
     before, variable = constants.HF_HUB_OFFLINE, os.environ.get("HF_HUB_OFFLINE")
     constants.HF_HUB_OFFLINE = True
     os.environ["HF_HUB_OFFLINE"] = "1"

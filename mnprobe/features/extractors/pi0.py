@@ -119,6 +119,7 @@ class PI0Extractor(PolicyExtractor):
     sizes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, model: Any, folder: ModelFolder, random: bool, spec: ExtractorSpec) -> None:
+        self._model = model
         self._folder = folder
         self._config = model.config
         self._mean, self._std = _statistics(folder, random, spec)
@@ -154,7 +155,8 @@ class PI0Extractor(PolicyExtractor):
     @classmethod
     def build(cls, spec: ExtractorSpec) -> "PI0Extractor":
         """Load the model, or draw its weights from the seed."""
-        return cls(*(spec.cache.pop(_CACHE, None) or _load(spec)), spec)
+        model, folder, random = spec.cache.pop(_CACHE, None) or _load(spec)
+        return cls(model, folder, random, spec)
 
     def describe(self) -> dict[str, Any]:
         """Model, cameras, noise, normalization and the configuration."""
@@ -211,8 +213,8 @@ class PI0Extractor(PolicyExtractor):
         ids = [config.vlm_config.image_token_id] * (self._image_tokens * len(images)) + list(words)
         tokens = torch.tensor([ids] * len(texts), device=device)
         noise = seeded_noise(len(texts), (config.chunk_size, config.max_action_dim), self._noise_seed)
-        dtype = self.module.action_out_proj.weight.dtype
-        return self.module.sample_actions(
+        dtype = self._model.action_out_proj.weight.dtype
+        return self._model.sample_actions(
             state=state.to(dtype),
             input_ids=tokens,
             attention_mask=torch.ones_like(tokens),
@@ -291,8 +293,8 @@ def _statistics(folder: ModelFolder, random: bool, spec: ExtractorSpec) -> tuple
         spec.say("the state is not normalized: random weights have no statistics of a dataset")
         return None, None
     raise ConfigError(
-        f"{folder.path}: has no state_mean and state_std in processor_config.json, by which the state was normalized in "
-        "training. Save the processor with them, or hand the state over as it is: --option normalize=false"
+        f"{folder.path}: has no state_mean and state_std in processor_config.json, by which the state was normalized "
+        "in training. Save the processor with them, or hand the state over as it is: --option normalize=false"
     )
 
 

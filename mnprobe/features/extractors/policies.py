@@ -222,7 +222,8 @@ class _SameForEveryRow(TorchFunctionMode):
             return function(like[:1], *args[1:], **kwargs).expand_as(like).clone()
         if function is torch.normal and len(kwargs.get("size", ())) > 1 and kwargs["size"][0] == self._rows:
             size = kwargs.pop("size")
-            return function(*args, size=(1, *size[1:]), **kwargs).expand(*size).clone()
+            drawn: Tensor = function(*args, size=(1, *size[1:]), **kwargs)
+            return drawn.expand(*size).clone()
         return function(*args, **kwargs)
 
 
@@ -419,7 +420,7 @@ def find_module(root: nn.Module, ending: str) -> str:
     """Return the only submodule whose name is `ending`, or ends with it after a dot; ConfigError otherwise."""
     fits = [name for name, _ in root.named_modules() if name == ending or name.endswith(f".{ending}")]
     if len(fits) == 1:
-        return fits[0]
+        return str(fits[0])
     found = f"several: {some(fits, 8)}" if fits else "none"
     raise ConfigError(
         f"{type(root).__name__}: a submodule {ending!r} is expected, found {found}. Name the layer yourself, as for "

@@ -322,7 +322,8 @@ class _Arguments:
     """Arguments of one call of a submodule."""
 
     def __init__(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        self.given: dict[Key, Any] = {**dict(enumerate(args)), **kwargs}
+        self.given: dict[Key, Any] = dict(enumerate(args))
+        self.given.update(kwargs)
         self._call = module.forward, args, kwargs
 
     def __getitem__(self, key: Key) -> Any:
