@@ -32,6 +32,7 @@ from mnprobe.features.extractors.policies import (
     PolicyInputs,
     find_module,
     module_names,
+    seeded,
     seeded_noise,
     takes,
 )
@@ -147,6 +148,11 @@ class LeRobotExtractor(PolicyExtractor):
         self._loaded = loaded
         family = FAMILIES.get(loaded.type)
         self._family = family or Family(layers=_guessed(loaded.policy))
+        if "e" in (spec.layers or self.default_layers) and "e" not in self._family.layers:
+            raise ConfigError(
+                f"--model lerobot: which layer of the type {loaded.type!r} is e is not known; name a submodule, or its "
+                f"input, as for hooks: --layer NAME:in. There are {some(list(module_names(loaded.policy)), 40)}"
+            )
         self._text_mask: Tensor | None = None
         super().__init__(loaded.policy, loaded.inputs(self._family), self._family.layers, spec)
 
@@ -421,14 +427,13 @@ def _load(spec: ExtractorSpec) -> _Loaded:
         raise ConfigError("--camera: the cameras of a checkpoint are fixed; say which is which with --rename")
     if source.path is not None and spec.config is not None:
         raise ConfigError(f"--config: the configuration of {source.path} is in its {_CONFIG}; leave it out")
-    with _offline(source), contextlib.redirect_stdout(io.StringIO()):  # lerobot prints while it loads
+    # lerobot prints while it loads, and draws weights before it reads them
+    with _offline(source), contextlib.redirect_stdout(io.StringIO()), seeded(spec.seed, spec.device):
         config = _config(source, spec)
         policy_class = _module("lerobot.policies.factory").get_policy_class(source.type)
         if random:
             spec.say(f"random weights from seed {spec.seed}, not trained")
-            with torch.random.fork_rng():
-                torch.manual_seed(spec.seed)
-                policy = policy_class(config)
+            policy = policy_class(config)
         else:
             policy = policy_class.from_pretrained(str(source.path), config=config, strict=True)
             _check_loaded(policy, Path(str(source.path)) / _WEIGHTS)

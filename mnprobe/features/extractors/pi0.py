@@ -20,6 +20,7 @@ from mnprobe.features.extractors.policies import (
     PolicyExtractor,
     PolicyInputs,
     module_names,
+    seeded,
     seeded_noise,
     state_columns,
 )
@@ -255,12 +256,12 @@ def _load(spec: ExtractorSpec) -> tuple[Any, ModelFolder, bool]:
     if random:
         spec.say(f"random weights from seed {spec.seed}, not trained")
         config = transformers.AutoConfig.from_pretrained(folder.path, local_files_only=True)
-        with torch.random.fork_rng():
-            torch.manual_seed(spec.seed)
+        with seeded(spec.seed, spec.device):
             return kind(config).float(), folder, True
-    model, report = kind.from_pretrained(
-        folder.path, local_files_only=True, dtype=torch.float32, output_loading_info=True
-    )
+    with seeded(spec.seed, spec.device):
+        model, report = kind.from_pretrained(
+            folder.path, local_files_only=True, dtype=torch.float32, output_loading_info=True
+        )
     wrong = [f"{what}: {some(sorted(map(str, report[what])))}" for what in report if report[what]]
     if wrong:
         raise CheckpointError(f"{folder.path}: its weights do not fit its configuration ({'; '.join(wrong)})")

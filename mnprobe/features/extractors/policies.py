@@ -38,10 +38,12 @@ __all__ = [
     "match_cameras",
     "module_names",
     "parse_rename",
+    "seeded",
     "seeded_noise",
     "select_state",
     "state_columns",
     "step_indices",
+    "takes",
 ]
 
 _HALF = (torch.bfloat16, torch.float16)
@@ -222,16 +224,15 @@ class _SameForEveryRow(TorchFunctionMode):
             return function(like[:1], *args[1:], **kwargs).expand_as(like).clone()
         if function is torch.normal and len(kwargs.get("size", ())) > 1 and kwargs["size"][0] == self._rows:
             size = kwargs.pop("size")
-            drawn: Tensor = function(*args, size=(1, *size[1:]), **kwargs)
-            return drawn.expand(*size).clone()
+            return torch.normal(*args, size=(1, *size[1:]), **kwargs).expand(*size).clone()  # type: ignore[call-overload]
         return function(*args, **kwargs)
 
 
 @contextmanager
-def _seeded(seed: int, rows: int, device: str) -> Iterator[None]:
+def seeded(seed: int, device: str) -> Iterator[None]:
     """Draw random numbers from `seed`; the random state is as before afterwards."""
     cuda = [torch.device(device)] if device.startswith("cuda") else []
-    with torch.random.fork_rng(devices=cuda), _SameForEveryRow(rows):
+    with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
         yield
 
@@ -392,7 +393,8 @@ class PolicyExtractor:
             device = self._spec.device
             with (
                 catch(self.taps, rows) as caught,
-                _seeded(self._noise_seed, rows, device),
+                seeded(self._noise_seed, device),
+                _SameForEveryRow(rows),
                 autocast(device, self._spec.precision),
             ):
                 actions = self._ask(images, state, [decisions.text] * rows)
