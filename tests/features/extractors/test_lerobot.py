@@ -213,7 +213,7 @@ def test_a_type_that_mnprobe_does_not_know_is_tapped_at_its_head(tmp_path):
         "meaning": "",
     }
     assert done.layers == ("e",)
-    with pytest.raises(ConfigError, match="which layer of the type 'headless' is e is not known.*trunk"):
+    with pytest.raises(ConfigError, match=r"which layer of the type 'headless' is e is not known.*trunk"):
         run("headless", tmp_path / "b")
     _, values, _, _ = run("headless", tmp_path / "c", ["out:in"])
     assert values["out.in"].shape[1] == standin.WIDTH
