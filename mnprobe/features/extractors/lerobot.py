@@ -216,7 +216,7 @@ class LeRobotExtractor(PolicyExtractor):
         if state is not None:
             batch[_STATE] = state
         policy.reset()
-        batch = self._loaded.preprocess(batch)
+        batch = {name: value for name, value in self._loaded.preprocess(batch).items() if name != "action"}
         if self._family.queued:
             batch = _fill_queues(policy, batch, list(self.inputs.cameras))
         self._text_mask = batch.get(_TEXT_MASK)

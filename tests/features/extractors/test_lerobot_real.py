@@ -39,10 +39,9 @@ def config_of(kind, episode):
     inputs = {name: PolicyFeature(FeatureType.VISUAL, (3, height, width)) for name in episode.cameras}
     inputs["observation.state"] = PolicyFeature(FeatureType.STATE, (episode.state.values.shape[1],))
     outputs = {"action": PolicyFeature(FeatureType.ACTION, (episode.action.values.shape[1],))}
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in SMALL[kind].items()}
-    return make_policy_config(
-        kind, input_features=inputs, output_features=outputs, device="cpu", pretrained_backbone_weights=None, **fields
-    )
+    fields = {} if kind == "smolvla" else {"pretrained_backbone_weights": None}
+    fields |= {name: tuple(value) if isinstance(value, list) else value for name, value in SMALL[kind].items()}
+    return make_policy_config(kind, input_features=inputs, output_features=outputs, device="cpu", **fields)
 
 
 @pytest.fixture(scope="module", params=["act", "diffusion"])
@@ -136,3 +135,111 @@ def test_weights_of_another_size_are_refused(checkpoint, tmp_path):
     save_file(weights, broken / "model.safetensors")
     with pytest.raises(CheckpointError, match="does not fit this version of lerobot"):
         extract(f"lerobot:{DATA}", out=tmp_path / "out", models=[f"lerobot:{broken}"], device="cpu")
+
+
+# ---- SmolVLA -------------------------------------------------------------------------------------------------------
+
+WORDS = ["<unk>", "<pad>", "<s>", "</s>", "<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
+WORDS += ["pick", "the", "red", "cube", "open", "drawer"]
+
+
+def tiny_vlm(folder):
+    """A local SmolVLM of a few thousand weights: configuration, tokenizer by words, processor."""
+    import transformers as tf
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"image_token": WORDS[4], "fake_image_token": WORDS[5], "global_image_token": WORDS[6]}
+    special["end_of_utterance_token"] = WORDS[7]
+    tokenizer = tf.PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="<unk>", pad_token="<pad>", bos_token="<s>", eos_token="</s>",
+        extra_special_tokens=special,
+    )  # fmt: skip
+    tokenizer.fake_image_token_id, tokenizer.global_image_token_id = 5, 6
+    text = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    text |= {"vocab_size": len(WORDS), "pad_token_id": 1}
+    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 32, "patch_size": 8}
+    tf.SmolVLMConfig(
+        text_config=text, vision_config=vision, scale_factor=2, image_token_id=4, pad_token_id=1
+    ).save_pretrained(folder)
+    tf.SmolVLMProcessor(
+        image_processor=tf.SmolVLMImageProcessor(), tokenizer=tokenizer, video_processor=tf.SmolVLMVideoProcessor()
+    ).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module", params=["longest", "max_length"])
+def smolvla(request, dataset, tmp_path_factory):
+    """A folder that lerobot saved, the policy in memory, and its preprocessing."""
+    from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+
+    root = tmp_path_factory.mktemp("smolvla")
+    tiny_vlm(root / "vlm")
+    SMALL["smolvla"] = {
+        "vlm_model_name": str(root / "vlm"), "chunk_size": 6, "n_action_steps": 6, "num_steps": 4, "num_vlm_layers": 2,
+        "resize_imgs_with_padding": [32, 32], "load_vlm_weights": False, "max_state_dim": 16, "max_action_dim": 16,
+        "pad_language_to": request.param, "tokenizer_max_length": 12,
+    }  # fmt: skip
+    config = config_of("smolvla", dataset[0])
+    torch.manual_seed(3)
+    policy = get_policy_class("smolvla")(config).eval()
+    processors = make_pre_post_processors(config)
+    folder = root / "mine" / "checkpoints" / "000020" / "pretrained_model"
+    policy.save_pretrained(folder)
+    for one in processors:
+        one.save_pretrained(folder)
+    return folder, policy, processors[0]
+
+
+def test_both_halves_of_smolvla_are_what_a_plain_call_with_this_noise_gives(smolvla, dataset, tmp_path):
+    folder, policy, preprocess = smolvla
+    (done,) = extract(f"lerobot:{DATA}", out=tmp_path, models=[f"lerobot:{folder}"], decisions=3, device="cpu")
+    assert done.layers == ("e", "vlm")
+    noise = torch.randn((1, 6, 16), generator=torch.Generator().manual_seed(0))
+    kept = {}
+    norm = policy.model.vlm_with_expert.vlm.model.text_model.norm
+    policy.model.action_out_proj.register_forward_pre_hook(lambda _, args: kept.update(e=args[0][0].clone()))
+    norm.register_forward_hook(lambda *call: kept.update(vlm=call[2][0].clone()))
+    with open_features(done.path) as file:
+        for number, episode in enumerate(dataset):
+            expected = {"e": [], "vlm": []}
+            for decision in episode.decisions:
+                batch = {name: torch.from_numpy(episode.image(name, decision)).movedim(-1, 0)[None] / 255
+                         for name in episode.cameras}  # fmt: skip
+                batch["observation.state"] = torch.from_numpy(episode.state.values[[decision]].astype(np.float32))
+                policy.reset()
+                ready = preprocess(batch | {"task": [episode.instruction]})
+                policy.predict_action_chunk(ready, noise=noise.clone())
+                mask = ready["observation.language.attention_mask"][0].bool()
+                images = len(kept["vlm"]) - len(mask) - 1
+                keep = [True] * images + mask.tolist() + [True]
+                expected["e"].append(kept["e"])
+                expected["vlm"].append(kept["vlm"][torch.tensor(keep)])
+            for layer, parts in expected.items():
+                found = file.layer(layer).tokens(number)
+                np.testing.assert_allclose(found, torch.cat(parts).detach().numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_blank_instruction_changes_smolvla(smolvla, tmp_path):
+    stores = []
+    for name, blank in (("a", False), ("b", True)):
+        (done,) = extract(
+            f"lerobot:{DATA}", out=tmp_path / name, models=[f"lerobot:{smolvla[0]}"], decisions=3, device="cpu",
+            options={"blank_instruction": blank},
+        )  # fmt: skip
+        with open_features(done.path) as file:
+            stores.append(file.layer("e").values[:])
+    assert not np.allclose(*stores)
+
+
+@pytest.mark.parametrize("kind", ["vqbet"])
+def test_a_policy_that_reads_its_history_from_queues(kind, tmp_path):
+    (done,) = extract(
+        f"lerobot:{DATA}", out=tmp_path, models=[f"lerobot:{kind}"], decisions=2, device="cpu",
+        model_config={"crop_shape": None, "gpt_n_layer": 1, "gpt_n_head": 2, "gpt_hidden_dim": 32,
+                      "gpt_output_dim": 32},
+        options={"camera": "front"},
+    )  # fmt: skip
+    assert done.episodes == 5
