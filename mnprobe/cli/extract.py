@@ -25,8 +25,8 @@ def extract(
         list[str] | None,
         typer.Option(
             "--model",
-            help="viclip, arp, pixels, hf:FOLDER or hf:OWNER/NAME (transformers), hook, a plugin, or a model of the "
-            "run (repeatable).",
+            help="viclip, arp, pixels, hf:FOLDER or hf:OWNER/NAME (transformers), lerobot:FOLDER or lerobot:TYPE, "
+            "pi0:FOLDER, hook, a plugin, or a model of the run (repeatable).",
         ),
     ] = None,
     checkpoints: Annotated[
@@ -70,7 +70,8 @@ def extract(
             "--layer",
             help="u, cls, e, norm, screen, blocks.<i>, a pattern such as 'blocks.*', or model=layer (repeatable); "
             "default u and e. For hf: u, pooled, mean, cls, hidden.<i>. "
-            "For --model hook: a submodule, output, or one member of what it gives: output[0].",
+            "For --model hook: a submodule, output, or one member of what it gives: output[0]; NAME:in is an input. "
+            "For lerobot and pi0: e, vlm, or as for hook.",
         ),
     ] = None,
     camera: opt.CameraOption = None,
@@ -104,8 +105,9 @@ def extract(
     option: Annotated[
         list[str] | None,
         typer.Option(
-            help="KEY=VALUE: over_frames, tokens, dtype, weights (hf), size (pixels), a plugin's own, or an "
-            "argument of the hook's factory (repeatable)."
+            help="KEY=VALUE: over_frames, tokens, dtype, weights (hf), size (pixels), call (hook, lerobot, pi0: first, "
+            "last or a number, of the calls of a layer in one pass), weights, state, resize, noise_seed (lerobot, "
+            "pi0), cameras (pi0), a plugin's own, or an argument of the hook's factory (repeatable)."
         ),
     ] = None,
     rename: Annotated[

@@ -1,4 +1,4 @@
-"""Extractor of LeRobot's policies (execution side): ACT, Diffusion, SmolVLA, pi0 and any registered type."""
+"""Extractor of LeRobot's policies (execution side)."""
 
 import contextlib
 import hashlib
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnprobe.core.errors import CheckpointError, ConfigError
+from mnprobe.core.errors import CheckpointError, ConfigError, MnprobeError
 from mnprobe.core.files import sha256_file
 from mnprobe.core.labels import some
 from mnprobe.core.provenance import versions
@@ -43,6 +43,8 @@ __all__ = ["FAMILIES", "Family", "LeRobotExtractor"]
 _CONFIG, _WEIGHTS, _PREPROCESSOR = "config.json", "model.safetensors", "policy_preprocessor.json"
 _STATE, _TEXT_MASK = "observation.state", "observation.language.attention_mask"
 _CACHE = "lerobot"
+_HUB_FIELDS = ("vlm_model_name", "vlm_model_path", "base_model_path", "text_tokenizer_name", "tokenizer_name")
+"""Fields of configurations that name what a policy reads from the cache of the Hub."""
 _DRAWN_ACTION = 8  # a pose and the gripper, where the dataset has no commands
 _LAST = "input of the head that gives the actions, in the last denoising step"
 _VLM = "final norm of the vision-language half, over its prefix: images, text and, in SmolVLA, state"
@@ -352,7 +354,7 @@ class _Source:
 def _module(name: str) -> Any:
     """Import a module of lerobot; ConfigError saying what can be done when it is not there."""
     remedy = 'pip install "mnprobe[lerobot]"'
-    other = "or compute the features where it is installed, and read them with `mnprobe import`"
+    other = "or compute the features where it is installed, and read them here (mnprobe import)"
     if importlib.util.find_spec("lerobot") is None:
         python = ".".join(map(str, sys.version_info[:2]))
         if sys.version_info < (3, 12):
@@ -427,9 +429,12 @@ def _load(spec: ExtractorSpec) -> _Loaded:
         raise ConfigError("--camera: the cameras of a checkpoint are fixed; say which is which with --rename")
     if source.path is not None and spec.config is not None:
         raise ConfigError(f"--config: the configuration of {source.path} is in its {_CONFIG}; leave it out")
+    needed: list[str] = []
     # lerobot prints while it loads, and draws weights before it reads them
-    with _offline(source), contextlib.redirect_stdout(io.StringIO()), seeded(spec.seed, spec.device):
+    with _offline(source, needed), contextlib.redirect_stdout(io.StringIO()), seeded(spec.seed, spec.device):
         config = _config(source, spec)
+        names = (getattr(config, name, None) for name in _HUB_FIELDS)
+        needed += [name for name in names if isinstance(name, str)]
         policy_class = _module("lerobot.policies.factory").get_policy_class(source.type)
         if random:
             spec.say(f"random weights from seed {spec.seed}, not trained")
@@ -539,8 +544,8 @@ def _check_loaded(policy: Any, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _offline(source: _Source) -> Iterator[None]:
-    """Download nothing; turn what is then missing, and what does not fit, into one sentence."""
+def _offline(source: _Source, needed: list[str]) -> Iterator[None]:
+    """Download nothing; turn what is then missing (likely one of `needed`), and what does not fit, into a sentence."""
     constants: Any = importlib.import_module("huggingface_hub.constants")
     before, variable = constants.HF_HUB_OFFLINE, os.environ.get("HF_HUB_OFFLINE")
     constants.HF_HUB_OFFLINE = True
@@ -548,19 +553,22 @@ def _offline(source: _Source) -> Iterator[None]:
     where = source.path or f"lerobot:{source.type}"
     try:
         yield
+    except MnprobeError:
+        raise
     except ImportError as error:
         raise ConfigError(
             f"{where}: this type needs a package that is missing ({_first_line(error)}). "
             f'pip install "lerobot[{source.type}]"'
         ) from error
     except OSError as error:
-        needed = source.fields.get("vlm_model_name") or source.fields.get("tokenizer_name") or "OWNER/NAME"
         raise ConfigError(
             f"{where}: a file is missing, and nothing is downloaded unasked ({_first_line(error)}). Fetch it once, "
-            f"such as: hf download {needed}"
+            f"such as: hf download {needed[0] if needed else 'OWNER/NAME'}"
         ) from error
-    except (RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{where}: does not fit this version of lerobot: {_first_line(error)}") from error
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        if source.path is not None:
+            raise CheckpointError(f"{where}: does not fit this version of lerobot: {_first_line(error)}") from error
+        raise ConfigError(f"{where}: lerobot cannot make it: {_first_line(error)}") from error
     finally:
         constants.HF_HUB_OFFLINE = before
         if variable is None:

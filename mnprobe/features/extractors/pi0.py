@@ -1,4 +1,4 @@
-"""Extractor of pi0 as transformers has it, `PI0ForConditionalGeneration` (execution side)."""
+"""Extractor of pi0 as transformers has it (execution side)."""
 
 import json
 from collections.abc import Mapping, Sequence

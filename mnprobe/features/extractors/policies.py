@@ -1,4 +1,4 @@
-"""What extractors of foreign policies share: cameras, state, history, seeded noise, taps."""
+"""Cameras, state, history, noise and taps of foreign policies."""
 
 import inspect
 from abc import abstractmethod
@@ -224,7 +224,7 @@ class _SameForEveryRow(TorchFunctionMode):
             return function(like[:1], *args[1:], **kwargs).expand_as(like).clone()
         if function is torch.normal and len(kwargs.get("size", ())) > 1 and kwargs["size"][0] == self._rows:
             size = kwargs.pop("size")
-            return torch.normal(*args, size=(1, *size[1:]), **kwargs).expand(*size).clone()  # type: ignore[call-overload]
+            return torch.normal(*args, size=(1, *size[1:]), **kwargs).expand(*size).clone()
         return function(*args, **kwargs)
 
 
