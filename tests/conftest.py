@@ -4,6 +4,7 @@ import os
 import signal
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -11,8 +12,14 @@ from mnprobe.data import Camera, FrameData, look_at, pinhole, write_episode
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tensors are tiny here: more threads only wait for each other
+os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")  # not a process per core by default: each imports torch
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a suite in the background of a shell: tests send this signal
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# One tree of code, one result: examples follow from the test. `--hypothesis-profile random` draws others.
+hypothesis.settings.register_profile("repeatable", derandomize=True, database=None)
+hypothesis.settings.register_profile("random", derandomize=False)
+hypothesis.settings.load_profile("repeatable")
 
 CAMERAS = {
     "front": [1.2, 0.1, 1.6],
@@ -20,6 +27,16 @@ CAMERAS = {
     "right_shoulder": [-0.4, -0.9, 1.7],
     "wrist": [0.3, 0.2, 1.5],
 }
+
+
+LONGEST = ("tests/cli/test_demo.py", "tests/test_docs.py", "tests/features/test_extract.py", "tests/cli/test_main.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Put the longest files first: a file goes to one process, and the others would wait for the last one."""
+    items.sort(
+        key=lambda item: LONGEST.index(file) if (file := item.nodeid.split("::")[0]) in LONGEST else len(LONGEST)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from types import ModuleType
 
@@ -22,9 +23,8 @@ PACKAGE = Path(mnprobe.__file__).parent
 FLOORS = {"core": 0, "data": 1, "models": 2, "worlds": 2, "features": 3, "probe": 4}
 FLOORS |= {"training": 5, "analysis": 6, "cli": 7}
 """Layers of the package: a module imports from layers below its own, never the other way round."""
-ANALYSIS_FLOORS = {"statistics": 0, "similarity": 0, "tables": 1, "figures": 2, "tsne": 3, "success": 3}
-ANALYSIS_FLOORS |= {"comparison": 4, "audit": 4, "ablation": 4, "diagnostics": 5, "report": 6}
-ANALYSIS_FLOORS |= {"audit.effects": 2}  # the rule behind every conclusion, also that of `success`
+ANALYSIS_FLOORS = {"statistics": 0, "similarity": 0, "tables": 1, "figures": 2, "tsne": 3}
+ANALYSIS_FLOORS |= {"comparison": 4, "audit": 4, "ablation": 4, "success": 5, "diagnostics": 5, "report": 6}
 """The same inside `mnprobe.analysis`, by folder."""
 HEAVY = {"torch", "matplotlib", "mujoco", "pandas", "scipy", "sklearn", "h5py", "openTSNE", "transformers"}
 
@@ -65,23 +65,48 @@ def test_imports_point_one_way():
     assert not wrong, "\n".join(sorted(wrong))
 
 
-def _analysis_floor(parts):
-    """Floor of a module of `mnprobe.analysis` by its path inside: its own where it has one, else that of its folder."""
-    return ANALYSIS_FLOORS.get(".".join(parts[:2]), ANALYSIS_FLOORS.get(parts[0]))
-
-
 def test_imports_inside_analysis_point_one_way():
     folders = {path.parent.name for path in (PACKAGE / "analysis").glob("*/__init__.py")}
-    assert folders == {name for name in ANALYSIS_FLOORS if "." not in name}
+    assert folders == set(ANALYSIS_FLOORS)
     wrong = set()
     for path in sorted((PACKAGE / "analysis").rglob("*.py")):
         own = path.relative_to(PACKAGE / "analysis").with_suffix("").parts
         for name in _imports(path):
             other = tuple(name.split(".")[2:]) if name.startswith("mnprobe.analysis.") else ()
             if own[0] in folders and other and other[0] in folders and own[0] != other[0]:
-                below = _analysis_floor(other) < _analysis_floor(own)
+                below = ANALYSIS_FLOORS[other[0]] < ANALYSIS_FLOORS[own[0]]
                 wrong |= set() if below else {f"{path.relative_to(PACKAGE)} imports {name}"}
     assert not wrong, "\n".join(sorted(wrong))
+
+
+def _imports_at_run_time(path):
+    """Names of mnprobe's modules that a file imports, inside functions too, but not for type checkers alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typed = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    typing_only = {id(inner) for node in typed for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in typing_only:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_files_of_a_package_import_only_from_files_below_their_own():
+    """Each package has an order of its files, lowest first, in which every import points down."""
+    paths = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+    graph = {
+        name: {
+            other
+            for other in _imports_at_run_time(path)
+            if other in paths and other != name and other.split(".")[1] == name.split(".")[1]
+        }
+        for name, path in paths.items()
+        if not name.endswith("__init__")
+    }
+    assert sum(map(len, graph.values())) > 300
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"these files import each other in a circle: {' -> '.join(error.args[1])}")
 
 
 def test_lazy_faces_import_nothing_heavy():

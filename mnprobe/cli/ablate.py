@@ -108,10 +108,9 @@ def _print_plan(plan: "AblationPlan", as_json: bool) -> None:
         document: dict[str, Any] = dict(vars(plan)) | {"seconds": plan.seconds}
         typer.echo(json.dumps({"dry_run": True, **document}, indent=2))
         return
-    width = max(len(row["name"]) for row in plan.rows)
-    for row in plan.rows:
-        done = f", {row['done']} made" if row["status"] == "begun" else ""
-        typer.echo(f"{row['name'].ljust(width)}  {row['updates']} updates  {row['status']}{done}")
+    from mnprobe.core.table import text_table
+
+    typer.echo(text_table((), [(row["name"], f"{row['updates']} updates", _status(row)) for row in plan.rows]))
     line = f"{plan.updates} updates are left"
     if plan.seconds is None:
         line += "; no training of these sizes was measured in this run, so their time is not known"
@@ -119,6 +118,11 @@ def _print_plan(plan: "AblationPlan", as_json: bool) -> None:
         line += f": about {_clock(plan.seconds)}, {plan.jobs} at once, at {plan.seconds_per_update:.3g} s an update "
         line += f"as in {plan.measured_in}; recognition and played episodes come on top"
     typer.echo(f"{line}\nnothing was written (--dry-run)")
+
+
+def _status(row: dict[str, Any]) -> str:
+    """A cell of the JSON document is "begun"; people read "partial" and how much of it there is."""
+    return f"partial, {row['done']} made" if row["status"] == "begun" else str(row["status"])
 
 
 def _print_result(result: "Ablation", as_json: bool) -> None:

@@ -72,7 +72,7 @@ def align(
 
     Example: mnprobe align --run runs/first --holdout both --seeds 5
     """
-    from mnprobe.probe import AlignConfig, FitConfig, StoredPair, align_stores, join_stores, people_table
+    from mnprobe.probe import AlignConfig, FitConfig, StoredPair, align_stores, join_stores, summary_table
 
     fit = FitConfig(**opt.select_fields(FitConfig, locals()), positives=loss)
     settings = opt.select_fields(AlignConfig, locals()) | {"fit": fit, "modes": _modes(mode), "k": _counts(k)}
@@ -138,7 +138,7 @@ def align(
         }
         typer.echo(json.dumps(document))
         return
-    typer.echo(people_table(rows))
+    typer.echo(summary_table(rows))
     for note in notes:
         typer.echo(f"note: {note}", err=True)
     typer.echo(f"wrote {table}" + (f", {contrasts}; `mnprobe success` draws them" if contrasts else ""))

@@ -1,7 +1,6 @@
 """`mnprobe audit`: leakage, controls, decomposition and findings."""
 
 import json
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -30,6 +29,7 @@ def audit(
     """
     from mnprobe.analysis.audit.run import audit_run
     from mnprobe.analysis.tables.progress import played_in, world_note
+    from mnprobe.analysis.tables.run_tables import VERDICT
 
     rundir = resolve_run(run)
     done = audit_run(
@@ -42,7 +42,7 @@ def audit(
     if as_json:
         summary = {
             "run": str(rundir.path),
-            "findings": [asdict(finding) for finding in done.findings],
+            "findings": [{name: getattr(finding, name) for name in VERDICT.columns} for finding in done.findings],
             "figures": [str(path) for saved in done.figures for path in (saved.png, saved.svg)],
             "notes": list(done.notes),
             "leakage": json.loads(done.leakage.to_json(orient="records")),

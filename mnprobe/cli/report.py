@@ -56,7 +56,10 @@ def report(
                 {"question": one.question, "answer": one.short, "sentences": list(one.sentences), "note": one.note}
                 for one in data.findings
             ],
-            "verdicts": [asdict(judgement) for judgement in data.judgements],
+            "verdicts": [
+                {name: getattr(one, name) for name in ("pair", "holdout", "conclusion", "sentence", "rows")}
+                for one in data.judgements
+            ],
             "success": list(data.contrasts),
             "headline": [asdict(line) for line in data.headline],
             "caveats": list(data.caveats),

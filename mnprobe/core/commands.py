@@ -4,6 +4,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from mnprobe.core.names import RUN_CONFIG
+
 __all__ = ["command_line", "command_of", "option_line", "run_above", "shell_line"]
 
 
@@ -48,9 +50,7 @@ def command_of(path: Path, name: str, /, **options: object) -> str:
 
 def run_above(path: Path) -> Path | None:
     """Run directory that contains `path` (the nearest parent folder with a run.toml), or None."""
-    from mnprobe.core.rundir import CONFIG_NAME  # rundir imports this module
-
-    return next((folder for folder in path.parents if (folder / CONFIG_NAME).is_file()), None)
+    return next((folder for folder in path.parents if (folder / RUN_CONFIG).is_file()), None)
 
 
 def _words(options: dict[str, object]) -> list[str]:

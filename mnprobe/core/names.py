@@ -20,6 +20,7 @@ from mnprobe.core.errors import ConfigError, FeatureError
 __all__ = [
     "BLANK",
     "PIXELS",
+    "RUN_CONFIG",
     "FeatureId",
     "LayerId",
     "ModelName",
@@ -36,6 +37,8 @@ __all__ = [
 
 BLANK = "-blank"
 """Suffix of the source of features whose instruction was blanked, and of models that played without one."""
+RUN_CONFIG = "run.toml"
+"""File that makes a folder a run."""
 PIXELS = "pixels"
 """Model of the understanding side without weights: the control for u (DESIGN 6, c)."""
 _STEP = re.compile(r"step_(\d{8,})")

@@ -14,12 +14,10 @@ from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.files import write_text
 from mnprobe.core.job import in_turn
-from mnprobe.core.names import feature_path, step_name, step_of
+from mnprobe.core.names import RUN_CONFIG, feature_path, step_name, step_of
 from mnprobe.core.provenance import now, versions
 
-__all__ = ["CONFIG_NAME", "Piece", "RunDir", "resolve_run"]
-
-CONFIG_NAME = "run.toml"
+__all__ = ["Piece", "RunDir", "resolve_run"]
 
 
 @dataclass(frozen=True, order=True)
@@ -46,15 +44,15 @@ class RunDir:
         """
         if path.exists() and not path.is_dir():
             raise ConfigError(f"--run {path}: that is a file; a run is a folder")
-        if path.is_dir() and not (path / CONFIG_NAME).exists() and any(path.iterdir()):
+        if path.is_dir() and not (path / RUN_CONFIG).exists() and any(path.iterdir()):
             raise ConfigError(
-                f"--run {path}: this folder is not empty and has no {CONFIG_NAME}, so it is not a run of mnprobe; "
+                f"--run {path}: this folder is not empty and has no {RUN_CONFIG}, so it is not a run of mnprobe; "
                 "name a new folder"
             )
         run = cls(path)
         if not run.config_path.exists():
             made = {"created": now(), "versions": versions("torch", "numpy", "scikit-learn", "h5py", "openTSNE")}
-            with run.alone(CONFIG_NAME):
+            with run.alone(RUN_CONFIG):
                 if not run.config_path.exists():  # another process may have created it in the meantime
                     run._write({"run": made} | dict(config or {}))
         return run
@@ -67,7 +65,7 @@ class RunDir:
     @property
     def config_path(self) -> Path:
         """Path of the configuration."""
-        return self.path / CONFIG_NAME
+        return self.path / RUN_CONFIG
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -75,7 +73,7 @@ class RunDir:
         try:
             return tomllib.loads(self.config_path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ConfigError(f"{self.path} is not a run: it has no {CONFIG_NAME}") from None
+            raise ConfigError(f"{self.path} is not a run: it has no {RUN_CONFIG}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{self.config_path} is damaged: {error}") from error
 
@@ -84,7 +82,7 @@ class RunDir:
 
         Concurrent commands on one run do not overwrite each other's sections.
         """
-        with self.alone(CONFIG_NAME):
+        with self.alone(RUN_CONFIG):
             self.__dict__.pop("config", None)
             self._write(self.config | {section: {key: value for key, value in values.items() if value is not None}})
 
@@ -158,12 +156,12 @@ def resolve_run(path: Path | None, *, root: Path = Path("runs")) -> RunDir:
     Raises ConfigError with a remedy when there is none.
     """
     if path is not None:
-        if not (path / CONFIG_NAME).is_file():
-            problem = "it is not there" if not path.exists() else f"it has no {CONFIG_NAME}"
+        if not (path / RUN_CONFIG).is_file():
+            problem = "it is not there" if not path.exists() else f"it has no {RUN_CONFIG}"
             make = command_line("init", run=path)
             raise ConfigError(f"--run {path}: not a run of mnprobe ({problem}). `{make}` makes one")
         return RunDir(path)
-    runs = sorted(root.glob(f"*/{CONFIG_NAME}"), key=lambda file: (file.stat().st_mtime_ns, file))
+    runs = sorted(root.glob(f"*/{RUN_CONFIG}"), key=lambda file: (file.stat().st_mtime_ns, file))
     if not runs:
         raise ConfigError(
             f"there is no run under {root.resolve()}; name one with --run, "

@@ -1,4 +1,4 @@
-"""Typed CSV tables: schemas, atomic writing, exact reading, replacing rows."""
+"""Tables: typed CSV files, and aligned text for a terminal."""
 
 import csv
 import io
@@ -15,13 +15,14 @@ from mnprobe.core.commands import command_of
 from mnprobe.core.errors import MnprobeError, ProbeError
 from mnprobe.core.files import update_table, write_text
 
-__all__ = ["UNREADABLE", "Cells", "TableSchema", "read_cells", "write_table"]
+__all__ = ["UNREADABLE", "Cells", "TableSchema", "read_cells", "text_table", "write_table"]
 
 UNREADABLE = (OSError, ValueError, csv.Error)
 """What `read_cells` and `Cells.frame` raise for a file that is absent or no table."""
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,82 @@ def read_cells(path: Path) -> Cells:
 def write_table(table: "pd.DataFrame", path: Path) -> None:
     """Write any table as CSV, atomically; numbers keep every digit, and the same table gives the same bytes."""
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def text_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    gap: int = 2,
+    width: int | None = None,
+    groups: Sequence[tuple[str, int]] = (),
+) -> str:
+    """Rows of cells as plain text in aligned columns: nothing is colored, wrapped or cut, no line ends in spaces.
+
+    Args:
+        columns: the heads; none for a table without heads.
+        rows: cells of each row.
+        gap: spaces between two columns.
+        width: columns that do not fit into so many characters go into further blocks, under the first column again.
+        groups: heads above the heads, each with the number of columns that it spans.
+
+    >>> print(text_table(["model", "n"], [["viclip", "7"], ["arp", "12"]]))
+    model   n
+    viclip  7
+    arp     12
+    """
+    from rich.cells import cell_len
+    from rich.console import Console  # costs 0.1 s: only when a table is printed
+
+    lines = [list(map(str, line)) for line in ((columns, *rows) if columns else rows)]
+    if not lines:
+        return ""
+    widths = [max(map(cell_len, cells)) for cells in zip(*lines, strict=True)]
+    blocks: list[list[int]] = [[]]
+    for place in range(1, len(widths)):
+        taken = widths[0] + sum(gap + widths[column] for column in (*blocks[-1], place))
+        if width is not None and blocks[-1] and taken > width:
+            blocks.append([])
+        blocks[-1].append(place)
+    texts = []
+    for block in blocks:
+        shown = [[line[place] for place in (0, *block)] for line in lines]
+        table = _aligned(shown, gap) if not groups else _grouped(shown, groups, gap)
+        room = sum(widths) + sum(cell_len(name) for name, _ in groups) + gap * len(widths) + 1
+        console = Console(
+            file=io.StringIO(), width=room, height=25, color_system=None, force_terminal=False, force_jupyter=False
+        )
+        with console.capture() as captured:
+            console.print(table, soft_wrap=False)
+        texts.append("\n".join(line.rstrip(" ") for line in captured.get().rstrip("\n").split("\n")))
+    return "\n\n".join(texts)
+
+
+def _aligned(lines: Sequence[Sequence[str]], gap: int) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, gap, 0, 0))
+    for _ in lines[0]:
+        table.add_column(no_wrap=True)
+    for line in lines:
+        table.add_row(*map(Text, line))  # as Text, "[0.1, 0.2]" is no markup
+    return table
+
+
+def _grouped(lines: Sequence[Sequence[str]], groups: Sequence[tuple[str, int]], gap: int) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    table, place = Table.grid(padding=(0, gap, 0, 0)), 0
+    parts = []
+    for _, span in groups:
+        table.add_column(no_wrap=True)
+        parts.append(_aligned([line[place : place + span] for line in lines], gap))
+        place += span
+    table.add_row(*(Text(name) for name, _ in groups))
+    table.add_row(*parts)
+    return table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,8 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mnprobe.core.errors import CheckpointError
 from mnprobe.core.files import whole_file
@@ -25,6 +27,7 @@ __all__ = [
     "check_strict",
     "detect_model",
     "load_into",
+    "on_meta",
     "read_config",
     "read_metadata",
     "read_state_dict",
@@ -35,6 +38,27 @@ __all__ = [
 ]
 
 FORMAT = "mnprobe.checkpoint/1"
+
+
+class _WithoutNormal(TorchFunctionMode):
+    """Skip the initialisation of `nn.Embedding`."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if func is nn.init.normal_ else func(*args, **kwargs)
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Build models on the meta device, without weights.
+
+    As `torch.device("meta")`, where drawing the weights of an embedding imports torch's compiler, which takes a second.
+    """
+    with torch.device("meta"), _WithoutNormal():
+        yield
+
 
 _NESTS = (
     "model",

@@ -6,7 +6,7 @@ from .losses import info_nce, info_nce_directions
 from .mutual_information import HeldOutBound, held_out_bound, mi_bound
 from .outcome_balance import SETTINGS, balanced_draw, measurable_sides
 from .pairs import FeaturePair, StoredPair, join_stores, load_pair, pair_across, pair_arrays
-from .results import COLUMNS, people_table, read_alignment, write_alignment
+from .results import COLUMNS, read_alignment, summary_table, write_alignment
 from .retrieval import DirectionRecall, Recall, chance_recall, paired_ranks, recall_at_k, true_recall_at_k
 from .sampling import Pairing, shuffled_groups
 from .scores import HitScores, find_hits, read_hits, write_hits
@@ -52,7 +52,6 @@ __all__ = [
     "pair_across",
     "pair_arrays",
     "paired_ranks",
-    "people_table",
     "read_alignment",
     "read_hits",
     "recall_at_k",
@@ -60,6 +59,7 @@ __all__ = [
     "shuffled_groups",
     "spread",
     "standard_error",
+    "summary_table",
     "true_recall_at_k",
     "write_alignment",
     "write_hits",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mnprobe.core.errors import ProbeError
 from mnprobe.core.labels import encode_labels
-from mnprobe.core.table import TableSchema
+from mnprobe.core.table import TableSchema, text_table
 from mnprobe.probe.config import AlignConfig
 from mnprobe.probe.runs import DIRECTIONS, Record
 from mnprobe.probe.splits import Items
@@ -24,8 +24,8 @@ __all__ = [
     "TRUTH",
     "contrast_rows",
     "measured_rows",
-    "people_table",
     "read_alignment",
+    "summary_table",
     "to_frame",
     "write_alignment",
 ]
@@ -343,12 +343,11 @@ _HEADER = (
     "n",
     "groups",
 )
-
-
+_CONTRAST_HEADER = ("pair", "held out", "success minus failure of", "where", "R@1", "95 % interval", "n")
 _CONTRASTS = {"success_minus_failure@1": "all", "within_task_success_minus_failure@1": "within tasks"}
 
 
-def people_table(frame: pd.DataFrame) -> str:
+def summary_table(frame: pd.DataFrame) -> str:
     """Recall@1 of every measurement in plain text; R@1 is the mean of both directions, lift is R@1 over chance.
 
     Models with random weights are marked 'untrained'; values that ties decide are marked with their share. Where
@@ -362,7 +361,7 @@ def people_table(frame: pd.DataFrame) -> str:
     ]
     ties = frame[(frame["statistic"] == "mean") & (frame["metric"] == "tied_share") & (frame["direction"] == "mean")]
     tied = {tuple(row[key] for key in keys): float(row["value"]) for _, row in ties.iterrows()}
-    lines: list[tuple[str, ...]] = [_HEADER]
+    lines: list[tuple[str, ...]] = []
     for key, rows in means.groupby(keys, sort=False):
         values = {str(row["direction"]): row for _, row in rows.iterrows()}
         row = values["mean"]
@@ -385,14 +384,12 @@ def people_table(frame: pd.DataFrame) -> str:
             )
         )
     contrasts = _contrasts(frame)
-    return _aligned(lines) + (f"\n\n{_aligned(contrasts)}" if len(contrasts) > 1 else "")
+    return text_table(_HEADER, lines) + (f"\n\n{text_table(_CONTRAST_HEADER, contrasts)}" if contrasts else "")
 
 
 def _contrasts(frame: pd.DataFrame) -> list[tuple[str, ...]]:
     """Success minus failure of each side: over all test episodes, and inside tasks."""
-    lines: list[tuple[str, ...]] = [
-        ("pair", "held out", "success minus failure of", "where", "R@1", "95 % interval", "n")
-    ]
+    lines: list[tuple[str, ...]] = []
     for name, where in _CONTRASTS.items():
         rows = frame[(frame["metric"] == name) & (frame["direction"] == "mean") & (frame["statistic"] == "mean")]
         for _, row in rows.iterrows():
@@ -410,13 +407,6 @@ def _contrasts(frame: pd.DataFrame) -> list[tuple[str, ...]]:
                 )
             )
     return lines
-
-
-def _aligned(lines: list[tuple[str, ...]]) -> str:
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
 
 
 def _side(row: "pd.Series[Any]", side: str) -> str:

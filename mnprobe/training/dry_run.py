@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mnprobe.core.table import text_table
 from mnprobe.models.arp import ARP, load_arp
 from mnprobe.models.viclip import ViCLIP, load_viclip
 from mnprobe.probe.heads import AlignmentHeads
@@ -62,13 +63,13 @@ class TrainPlan:
 
     def text(self) -> str:
         """Format as text."""
-        lines = ["sizes", *_table([(name, f"{count:,} parameters") for name, count in self.parameters.items()])]
+        lines = ["sizes", *_indented((), [(name, f"{count:,} parameters") for name, count in self.parameters.items()])]
         total = sum(self.memory.values())
         memory = [(name, _bytes(size)) for name, size in self.memory.items()] + [("together, about", _bytes(total))]
-        lines += ["", "memory of a process", *_table(memory)]
+        lines += ["", "memory of a process", *_indented((), memory)]
         lines += ["", "schedule (steps of the training, of each optimiser, rates from there on)", *self._schedule()]
         if self.sources:
-            lines += ["", "where the numbers come from", *_table(list(self.sources.items()))]
+            lines += ["", "where the numbers come from", *_indented((), list(self.sources.items()))]
         return "\n".join(lines)
 
     def _schedule(self) -> list[str]:
@@ -82,7 +83,7 @@ class TrainPlan:
             )
             for row in self.schedule
         ]
-        return _table([head, *rows])
+        return _indented(head, rows)
 
 
 def plan_training(
@@ -278,8 +279,5 @@ def _bytes(size: int) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+def _indented(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"  {line}" for line in text_table(columns, rows).splitlines()]

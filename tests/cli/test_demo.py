@@ -69,7 +69,7 @@ def test_demonstrations_become_a_report_and_a_second_run_keeps_everything(tmp_pa
     before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*.h5")}
     table = run.results("alignment").read_bytes()
     capsys.readouterr()
-    assert demo("--run", run.path, "--data", written, "--seed", 5) == 0
+    assert demo("--run", run.path, "--data", written, "--seed", 5, "--side-by-side", 1) == 0
     assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*.h5")} == before
     assert run.results("alignment").read_bytes() == table
     assert "kept" in capsys.readouterr().out
@@ -111,7 +111,7 @@ def test_the_golden_weights_do_the_main_job_on_real_demonstrations(tmp_path, gol
     for model, config in (("viclip", viclip), ("arp", arp)):
         weights = {name: tensor.float() for name, tensor in load_file(files[model]).items()}
         save_checkpoint(run.checkpoint(model, 0), weights, model=model, config=config.to_dict(), step=0)
-    assert demo("--run", run.path, "--data", rlbench_data, "--instructions", REACH_TARGET) == 0
+    assert demo("--run", run.path, "--data", rlbench_data, "--instructions", REACH_TARGET, "--side-by-side", 1) == 0
     page = check(run, episodes=10)
     assert "open the middle drawer" in page
     assert "reach the red target" in page

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import mnprobe.analysis.diagnostics as sanity
+from mnprobe import __version__
 from mnprobe.cli.main import command_app
 from mnprobe.core.environment import NEEDED, OPTIONAL, Part, machine, state_of_parts
 from mnprobe.features import write_features
@@ -127,12 +128,12 @@ def test_a_broken_pipeline_ends_with_code_1_and_says_what_it_means(invoke, folde
     def shifted(heads, u, e):
         return transform(heads, u + np.arange(len(u), dtype=np.float32)[:, None], e)
 
-    done = invoke("--run", folder, parts={"transform": shifted})
+    done = invoke("--run", folder, "--quick", parts={"transform": shifted})
     assert done.exit_code == 1
     assert "FAIL" in done.stdout
     assert "Ties are not counted by expectation" in " ".join(done.stdout.split())
     assert "The pipeline is broken" in done.stdout
-    found = json.loads(invoke("--run", folder, "--json", parts={"transform": shifted}).stdout)
+    found = json.loads(invoke("--run", folder, "--quick", "--json", parts={"transform": shifted}).stdout)
     assert found["broken"] is True
     assert [check["status"] for check in found["checks"]] == ["FAIL", "reported"]
 
@@ -228,5 +229,7 @@ def test_the_machine_is_described(monkeypatch, tmp_path):
 def test_a_foreign_value_of_mujoco_gl_is_told_and_does_no_harm():
     done = run(MUJOCO_GL="mesa")
     assert done.returncode == 0, done.stderr
+    assert f"mnprobe {__version__}" in done.stdout
+    assert "CoppeliaSim" in done.stdout
     assert "MUJOCO_GL is 'mesa' here; the tabletop world does not depend on it" in done.stdout
     assert "cannot be imported" not in done.stdout

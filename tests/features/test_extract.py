@@ -431,10 +431,10 @@ work(out / "calm.h5")  # in this process, so that the children find everything i
 total = points
 assert total > 24, total
 stages = set()
-for trial in range(6):
+for trial in range(4):
     target = out / f"killed{trial}.h5"
     # The second run has less left to do than the first: it dies at its third point, which every run passes.
-    for point in (1 + trial * (total - 1) // 5, 3):
+    for point in (1 + trial * (total - 1) // 3, 3):
         status = run(target, point)
         assert status == signal.SIGKILL or (target.exists() and status == 0), (trial, point, status)
         stages.add(len(list(out.glob(f".{target.name}.shards/*/*.shard"))))
@@ -457,12 +457,12 @@ def test_killed_at_many_points_the_store_is_the_same(demos, tmp_path):
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     assert int(done.stdout) >= 3  # they died with different numbers of finished batches
-    for trial in range(6):
+    for trial in range(4):
         killed = tmp_path / f"killed{trial}.h5"
         verify(killed)
         for layer in ("u", "blocks.1"):
             assert _values(killed, layer).tobytes() == _values(tmp_path / "calm.h5", layer).tobytes()
-    names = ["calm.h5", *(f"killed{i}.h5" for i in range(6))]
+    names = ["calm.h5", *(f"killed{i}.h5" for i in range(4))]
     assert sorted(path.name for path in tmp_path.iterdir()) == names  # no temporary file is left
 
 
@@ -492,15 +492,9 @@ def test_torchrun_shares_the_work_and_changes_nothing(demos, tmp_path):
     assert [entry.status for entry in again] == ["kept", "kept"]
 
 
-def test_alone_nothing_distributed_is_imported(demos, tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from mnprobe.features import extract\n"
-        "extract(sys.argv[1], out=Path(sys.argv[2]), models=['pixels'])\n"
-        "import torch.distributed as d; print(d.is_initialized())"
-    )
-    command = [sys.executable, "-c", code, str(demos), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+def test_alone_no_team_is_made(demos, tmp_path):
+    extract(demos, out=tmp_path, models=["pixels"])
+    assert not torch.distributed.is_initialized()
 
 
 def test_strange_torchrun_variables_are_refused(monkeypatch):

@@ -98,10 +98,25 @@ def test_equal_checkpoints_have_equal_bytes_in_any_process(tmp_path):
         "save_checkpoint(sys.argv[1], {'a': torch.ones(3)}, model='arp', config={'x': 1}, step=0, extra={'k': 'é'})"
     )
     files = [tmp_path / "one", tmp_path / "two"]
-    for file in files:
-        subprocess.run([sys.executable, "-c", code, file], check=True)
+    save_checkpoint(files[0], {"a": torch.ones(3)}, model="arp", config={"x": 1}, step=0, extra={"k": "é"})
+    subprocess.run([sys.executable, "-c", code, files[1]], check=True)
     assert files[0].read_bytes() == files[1].read_bytes()
     assert read_metadata(files[0])["k"] == "é"
+
+
+def test_models_are_made_and_loaded_without_torchs_compiler(tmp_path):
+    """Its import takes a second of every command that reads weights."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from mnprobe.models.arp import load_arp; from mnprobe.models.viclip import load_viclip\n"
+        "from mnprobe.models.untrained import write_untrained\n"
+        "for model, load in (('arp', load_arp), ('viclip', load_viclip)):\n"
+        "    write_untrained(Path(sys.argv[1]) / model, model, 'tiny', 0)\n"
+        "    load(Path(sys.argv[1]) / model)\n"
+        "print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], check=True, capture_output=True, text=True)
+    assert done.stdout == "False\n"
 
 
 def test_tensors_that_share_memory_or_are_views_can_be_saved(tmp_path):

@@ -2,6 +2,7 @@ import subprocess
 import sys
 import unicodedata
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -24,15 +25,16 @@ from mnprobe.probe import (
     StoredPair,
     align,
     align_stores,
+    alignment,
     join_stores,
     load_heads,
     load_pair,
     pair_across,
     pair_arrays,
-    people_table,
     read_alignment,
     recall_at_k,
     runs,
+    summary_table,
     write_alignment,
 )
 from mnprobe.probe.config import read_settings, record_settings
@@ -138,7 +140,7 @@ def test_constant_features_score_chance_by_ties(planted):
         found = mean_of(table, holdout)
         assert found["value"] == pytest.approx(found["chance"])
         assert mean_of(table, holdout, "tied_share")["value"] == 1.0
-    assert "(100% ties)" in people_table(table)
+    assert "(100% ties)" in summary_table(table)
 
 
 # the table ---------------------------------------------------------------------------------------------------------
@@ -342,7 +344,7 @@ def test_heads_of_demonstrations_are_measured_on_rollouts(across, tmp_path):
     rows = table[(table["seed"] == 0) & (table["holdout"] == "episodes") & (table["metric"] == "recall@1")]
     rows = rows[(rows["direction"] == "u2e") & (rows["control"] == "none")]
     assert recall_at_k(z_u, z_e, rollouts.items.instructions).u2e.recall(1) == pytest.approx(rows["value"].item())
-    assert "arp step 5 on rollouts, heads from demos" in people_table(table)
+    assert "arp step 5 on rollouts, heads from demos" in summary_table(table)
 
 
 def test_one_fit_serves_demonstrations_and_rollouts(across, monkeypatch):
@@ -508,7 +510,7 @@ def test_planted_failures_align_less(planted):
         more = mean_of(table, "episodes", metric, split="execution-success")
         assert more["value"] == pytest.approx(good["value"] - bad["value"], abs=0.05)
     assert mean_of(table, "episodes", "success_minus_failure@1", split="execution-success")["ci_low"] > 0
-    header, everywhere, inside = people_table(table).split("\n\n")[1].splitlines()
+    header, everywhere, inside = summary_table(table).split("\n\n")[1].splitlines()
     assert "success minus failure of" in header
     assert f"all           {good['value'] - bad['value']:+.3f}" in everywhere
     assert inside.endswith("2 x 18 in 1 tasks")
@@ -858,7 +860,7 @@ def test_stores_are_measured_into_a_table_that_is_kept(store, tmp_path):
     second, whole = align_stores([pixels], tiny(), **given)
     assert set(second["understanding"]) == {"pixels"}
     assert len(whole) == len(first) + len(second)
-    text = people_table(whole)
+    text = summary_table(whole)
     assert "viclip step 0 untrained" in text
     assert "[blocks.1]" in text
 
@@ -877,7 +879,9 @@ align_stores([StoredPair(Path(u), Path(e))], config, table=Path(folder) / "align
 """
 
 
-def test_commands_that_measure_into_one_table_at_once_leave_what_they_leave_one_after_the_other(store, tmp_path):
+def test_commands_that_measure_into_one_table_at_once_leave_what_they_leave_one_after_the_other(
+    store, tmp_path, monkeypatch
+):
     pair = [str(store("understanding")), str(store("execution"))]
     holdouts = ("episodes", "instructions")
 
@@ -885,23 +889,25 @@ def test_commands_that_measure_into_one_table_at_once_leave_what_they_leave_one_
         command = [sys.executable, "-c", ALIGN, *pair, str(folder), holdout]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
+    monkeypatch.setattr(alignment, "_SAVE_EVERY", 0.0)
     for holdout in holdouts:
-        assert start(tmp_path / "in turn", holdout).communicate("go\n") == ("ready\n", None)
-    for attempt in range(2):
-        together = [start(tmp_path / f"at once {attempt}", holdout) for holdout in holdouts]
-        for process in together:
-            assert process.stdout.readline() == "ready\n"
-        for process in together:
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        for process in together:
-            process.communicate()
-            assert process.returncode == 0
-        for path in (tmp_path / "in turn").rglob("*.*"):
-            if path.suffix != ".lock":
-                assert (tmp_path / f"at once {attempt}" / path.relative_to(tmp_path / "in turn")).is_file()
-        tables = [tmp_path / name / "alignment.csv" for name in ("in turn", f"at once {attempt}")]
-        assert tables[0].read_bytes() == tables[1].read_bytes()
+        folder = tmp_path / "in turn"
+        given = {"table": folder / "alignment.csv", "heads": folder / "heads", "hits": folder / "hits"}
+        align_stores([StoredPair(*map(Path, pair))], tiny(holdout=holdout), **given, quiet=True)
+    together = [start(tmp_path / "at once", holdout) for holdout in holdouts]
+    for process in together:
+        assert process.stdout.readline() == "ready\n"
+    for process in together:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in together:
+        process.communicate()
+        assert process.returncode == 0
+    for path in (tmp_path / "in turn").rglob("*.*"):
+        if path.suffix != ".lock":
+            assert (tmp_path / "at once" / path.relative_to(tmp_path / "in turn")).is_file()
+    tables = [tmp_path / name / "alignment.csv" for name in ("in turn", "at once")]
+    assert tables[0].read_bytes() == tables[1].read_bytes()
     assert set(read_alignment(tables[0])["holdout"]) == set(holdouts)
 
 

@@ -243,7 +243,7 @@ NO_ARRAYS = {  # results, constants, files and tables; Items and what takes Item
         "Items",
     ),
     *("FeaturePair", "Partition", "Recall", "StoredPair", "Validation", "align_stores", "check_no_overlap"),
-    *("find_hits", "join_stores", "load_heads", "load_pair", "measurable_sides", "pair_across", "people_table"),
+    *("find_hits", "join_stores", "load_heads", "load_pair", "measurable_sides", "pair_across", "summary_table"),
     *("read_alignment", "read_hits", "save_heads", "write_alignment", "write_hits"),
 }
 

@@ -27,8 +27,14 @@ def test_parameters_are_those_of_the_models(micro):
     }
 
 
-def test_published_sizes():
-    plan = plan_training(preset("paper"), device="cuda", preset="paper")
+@pytest.fixture(scope="module")
+def paper():
+    """The plan of the paper's training, whose models take seconds to size up."""
+    return plan_training(preset("paper"), device="cuda", preset="paper")
+
+
+def test_published_sizes(paper):
+    plan = paper
     assert plan.parameters["video"] + plan.parameters["text"] == 427_590_144  # and the temperature
     assert plan.parameters["policy"] == 72_115_622
     assert plan.parameters["heads"] == 768 * 1024 + 128 * 1024 + 2 * 1024
@@ -97,13 +103,13 @@ def test_the_schedule_tells_steps_and_rates_at_every_checkpoint(micro):
     assert rows[-1].rates["viclip"] == pytest.approx(1e-5)
 
 
-def test_what_was_changed_in_the_papers_preset_is_told():
+def test_what_was_changed_in_the_papers_preset_is_told(paper):
     config = replace(preset("paper"), tau=0.2, policy=replace(preset("paper").policy, rule="uncorrected"))
     plan = plan_training(config, preset="paper")
     assert plan.sources["tau"] == "changed: 0.2 instead of 0.1 (0.1 (paper, 4.1))"
     assert plan.sources["policy.rule"].startswith("changed: 'uncorrected' instead of 'capped'")
     assert plan.sources["dim"] == "1024 (paper, 4.1)"
-    assert "changed" not in plan_training(preset("paper"), preset="paper").text()
+    assert "changed" not in paper.text()
     assert plan_training(preset("tiny"), preset="tiny").sources == {}
 
 

@@ -22,6 +22,7 @@ TOY = '''
 """A world in which nothing is hard: the hand moves as often as the variation says. Seeds fail by their rest of 7."""
 import time
 from collections.abc import Mapping
+from pathlib import Path
 import numpy as np
 from mnprobe.data import Camera, FrameData, look_at, pinhole
 from mnprobe.worlds import KeyPose, Observation, StepResult, TaskInfo
@@ -42,12 +43,15 @@ class Drawn(Mapping):
         shape = (self.size, self.size)
         return draw.integers(0, 256, (*shape, 3), dtype=np.uint8) if self.kind == "rgb" else draw.uniform(1, 2, shape)
 
+def _written(folder):
+    return len(list(folder.glob("*/*/*/all_variations/episodes/episode*")))
+
 class Toy:
     name = "toy"
     tasks = {"visit": TaskInfo(name="visit", variations=3), "greet": TaskInfo(name="greet", variations=1)}
 
-    def __init__(self, *, image_size=8, renderer="plain", pause=0.0, wrong="", fails=(3,), revision="1"):
-        self.size, self.pause, self.wrong, self.fails = image_size, pause, wrong, fails
+    def __init__(self, *, image_size=8, renderer="plain", gate="", wrong="", fails=(3,), revision="1"):
+        self.size, self.gate, self.wrong, self.fails = image_size, gate, wrong, fails
         self.renderer, self.revision = ("plain" if renderer == "auto" else renderer), revision
 
     def describe(self):
@@ -63,7 +67,8 @@ class Toy:
         return [KeyPose(position=place, quaternion=np.array([0, 0, 0, 1.0]), gripper_open=True)] * self.goal
 
     def step(self, pose):
-        time.sleep(self.pause)
+        while self.gate and _written(Path(self.gate).parent) >= int(Path(self.gate).read_text()):
+            time.sleep(0.01)  # the test has not yet done what it waits for this number of episodes to do
         self.low += [(0.5, True)] * 6 + [(0.5 if self.wrong == "restless" and not self.done else 0.0, True)]
         self.done += 1
         over, fails = self.done == self.goal, self.seed % 7 in self.fails
@@ -253,9 +258,25 @@ def test_more_of_it_is_added_to_what_is_there(whole, tmp_path):
 
 def _start(out, *arguments):
     command = [sys.executable, "-m", "mnprobe", "demos", "--world", "toy", "--out", str(out), "--quiet"]
-    numbers = ["--train", "2", "--val", "1", "--test", "1", "--option", "pause=0.02"]
+    numbers = ["--train", "2", "--val", "1", "--test", "1"]
+    numbers += ["--option", f"gate={out.parent / 'gate'}"] if (out.parent / "gate").exists() else []
     with (out.parent / "log").open("w") as log:
         return subprocess.Popen([*command, *numbers, *arguments], stdout=log, stderr=log, start_new_session=True)
+
+
+def _allow(out, episodes):
+    """Let commands started from now on write this number of episodes and then wait for the next call of this."""
+    new = out.parent / "gate.new"
+    new.write_text(str(episodes))
+    new.replace(out.parent / "gate")
+
+
+def _await(process, out, episodes):
+    end = time.monotonic() + 180
+    while not out.exists() or _episodes(out) < episodes:
+        assert time.monotonic() < end
+        assert process.poll() is None, _log(out)
+        time.sleep(0.01)
 
 
 def _log(out):
@@ -269,18 +290,17 @@ def _episodes(out):
 def test_killed_anywhere_it_can_go_on(whole, tmp_path):
     out = tmp_path / "killed"
     for kill, wanted in ((os.kill, 0), (os.killpg, 4), (os.kill, 8)):
+        _allow(out, max(wanted, 1))
         process = _start(out, "--workers", "2")
-        end = time.monotonic() + 30
-        while not out.exists() or _episodes(out) < wanted:
-            assert time.monotonic() < end
-            assert process.poll() is None, _log(out)
+        _await(process, out, wanted)
         kill(process.pid, signal.SIGKILL)
         process.wait()
         if _episodes(out):
             assert {episode.success for episode in open_dataset(out)} == {-1}  # whole episodes, no outcomes yet
+    _allow(out, 1000)
     process = _start(out, "--workers", "2")
-    assert process.wait(timeout=60) == 0, _log(out)
-    end = time.monotonic() + 20
+    assert process.wait(timeout=180) == 0, _log(out)
+    end = time.monotonic() + 60
     while _tree(out) != whole and time.monotonic() < end:  # orphans of the last kill tidy up by themselves
         time.sleep(0.1)
     assert _tree(out) == whole
@@ -301,17 +321,15 @@ def test_pieces_of_the_dead_are_removed_even_if_nobody_fetched_them(tmp_path):
 
 def test_a_killed_worker_does_no_harm(whole, tmp_path):
     out = tmp_path / "killed"
+    _allow(out, 1)
     process = _start(out, "--workers", "1")
-    killed = 0
-    while process.poll() is None:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        if killed < 2 and _episodes(out) > 5 * killed:
-            for child in children.read_text().split():
-                if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
-                    os.kill(int(child), signal.SIGKILL)
-                    killed += 1
-    assert process.returncode == 0, _log(out)
-    assert killed == 2
+    for episodes, allowed in ((1, 6), (6, 1000)):
+        _await(process, out, episodes)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        (worker,) = [child for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
+        os.kill(int(worker), signal.SIGKILL)
+        _allow(out, allowed)
+    assert process.wait(timeout=180) == 0, _log(out)
     assert _tree(out) == whole
 
 
@@ -319,7 +337,7 @@ def test_two_commands_in_one_folder_do_the_work_together(whole, tmp_path):
     out = tmp_path / "both"
     both = [_start(out, "--workers", "1"), _start(out, "--workers", "1")]
     for process in both:
-        assert process.wait(timeout=60) == 0, _log(out)
+        assert process.wait(timeout=180) == 0, _log(out)
     assert _tree(out) == whole
 
 
@@ -327,7 +345,7 @@ def test_commands_with_different_tasks_in_one_folder_keep_each_others(whole, tmp
     out = tmp_path / "both"
     both = [_start(out, "--workers", "1", "--task", task) for task in ("visit", "greet")]
     for process in both:
-        assert process.wait(timeout=60) == 0, _log(out)
+        assert process.wait(timeout=180) == 0, _log(out)
     assert _tree(out) == whole
 
 

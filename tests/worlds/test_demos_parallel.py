@@ -134,13 +134,13 @@ def test_workers_tidy_up_and_end_with_the_process_that_started_them(work, tmp_pa
     process = subprocess.Popen([sys.executable, script], stderr=subprocess.DEVNULL)
     pids = _until(lambda: [int(path.stem) for path in folder.iterdir()], lambda found: len(found) == 2)
     process.send_signal(ending)
-    process.wait(timeout=20)
+    process.wait(timeout=120)
     _until(lambda: list(folder.iterdir()), lambda found: not found)
     _until(lambda: [pid for pid in pids if _running(pid)], lambda found: not found)
 
 
 def _until(look, fits):
-    end = time.monotonic() + 30
+    end = time.monotonic() + 180
     while not fits(found := look()):
         assert time.monotonic() < end, found
         time.sleep(0.02)

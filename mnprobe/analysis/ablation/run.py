@@ -33,14 +33,14 @@ _RECORD = "cell.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """How every cell is judged: the same held-out demonstrations, the same scenes, the same seeds.
+    """Evaluation of every cell: the same held-out demonstrations, scenes and seeds.
 
     Attributes:
         tasks: the tasks that means are taken over; each counts alike.
         episodes: played episodes of each task, in new scenes.
         world, world_options: where they are played.
         max_steps: key poses after which an episode is a failure.
-        partition: of the demonstrations that are recognised.
+        partition: of the demonstrations for recognition.
     """
 
     tasks: tuple[str, ...]
@@ -56,7 +56,7 @@ class Evaluation:
         return RolloutPlan(tasks=self.tasks, episodes=self.episodes)
 
     def rollout_config(self, **player: Any) -> RolloutConfig:
-        """Who plays where; `player` tells the policy. Raises ConfigError for what cannot be asked."""
+        """Models and scenes of the rollouts; `player` identifies the policy. ConfigError for invalid settings."""
         return RolloutConfig(world=self.world, world_options=self.world_options, max_steps=self.max_steps, **player)
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,16 +69,16 @@ class Shared:
     """What all cells have in common; it travels between processes.
 
     Attributes:
-        folder: the run that the cells' checkpoints and episodes lie in.
+        folder: the run that holds the cells' checkpoints and episodes.
         cache: the decoded demonstrations.
         data: folders of demonstrations.
         partition: of those that are trained on.
         instructions: in place of the dataset's, if any.
         starts: weights that `train` starts from, by its argument.
         device: where it is computed.
-        save_every: updates between two states to go on from.
-        evaluation: how cells are judged.
-        asked: all that decides the numbers beside the cell's own settings.
+        save_every: updates between two saved states.
+        evaluation: of every cell.
+        asked: all settings that decide the numbers, without the cell's own.
     """
 
     folder: Path
@@ -97,7 +97,7 @@ class Shared:
         return self.folder / "cells" / cell.name
 
     def digest(self, cell: Cell) -> str:
-        """Stands for all that decides the cell's numbers."""
+        """Hash of everything that decides the cell's numbers."""
         return config_hash({"asked": dict(self.asked), "cell": cell.config.measurement()})
 
 
@@ -124,13 +124,13 @@ def read_cell(cell: Cell, shared: Shared) -> CellResult | None:
 
 
 def finished_rows(shared: Shared) -> list[dict[str, Any]]:
-    """Rows of all finished cells that were judged in this way, whether they are asked for now or were before."""
+    """Rows of all finished cells with this evaluation, requested now or before."""
     found = [_read(path) for path in sorted(shared.folder.glob(f"cells/*/{_RECORD}"))]
     return [content["row"] for content in found if content.get("evaluation") == shared.asked["evaluation"]]
 
 
 def run_cell(cell: Cell, shared: Shared) -> CellResult:
-    """Train, recognise, play; goes on where it was stopped. One thread, so that all of it can be had again.
+    """Train, recognise, play; continues where it stopped. One thread, so that it is reproducible.
 
     What mnprobe refuses, a loss that is no number for one, ends this cell alone: the result tells it.
     """
@@ -141,8 +141,14 @@ def run_cell(cell: Cell, shared: Shared) -> CellResult:
     except MnprobeError as error:
         return CellResult(name=cell.name, status="failed", error=str(error), seconds=time.perf_counter() - began)
     seconds = time.perf_counter() - began
-    judged = shared.asked["evaluation"]
-    content = {"config_hash": shared.digest(cell), "evaluation": judged, "row": row, "seconds": seconds, "at": now()}
+    evaluation = shared.asked["evaluation"]
+    content = {
+        "config_hash": shared.digest(cell),
+        "evaluation": evaluation,
+        "row": row,
+        "seconds": seconds,
+        "at": now(),
+    }
     write_text(shared.home(cell) / _RECORD, json.dumps(content, indent=2, allow_nan=False))
     return CellResult(name=cell.name, status="done", row=row, seconds=seconds)
 
@@ -157,11 +163,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _measured(cell: Cell, shared: Shared) -> dict[str, Any]:
-    judged = shared.evaluation
+    evaluation = shared.evaluation
     run = RunDir(shared.folder)
     trained = train(
         cell.config,
-        open_dataset(shared.data, partitions=[shared.partition], tasks=judged.tasks, instructions=shared.instructions),
+        open_dataset(
+            shared.data, partitions=[shared.partition], tasks=evaluation.tasks, instructions=shared.instructions
+        ),
         run,
         name=cell.name,
         device=shared.device,
@@ -200,18 +208,18 @@ def _recognized(cell: Cell, shared: Shared, checkpoint: Path, step: int) -> dict
 
 def _played(cell: Cell, shared: Shared, checkpoint: Path, step: int) -> dict[str, Any]:
     """Closed-loop success, as a mean over tasks."""
-    judged, weights = shared.evaluation, shared.starts["language_weights"]
+    evaluation, weights = shared.evaluation, shared.starts["language_weights"]
     spoken = {"language_weights": str(weights)} if weights else {"language_seed": cell.config.language_seed}
     model = f"arp-{cell.name}"
     written = rollout(
         RunDir(shared.folder).rollouts / model / step_name(step),
-        judged.rollout_config(
+        evaluation.rollout_config(
             policy="arp", policy_options={"device": shared.device, **spoken}, checkpoint=checkpoint, step=step
         ),
-        judged.plan,
+        evaluation.plan,
         workers=0,
     )
-    played = Rollouts(world=judged.world, model=model, step=step, outcomes=written.outcomes)
+    played = Rollouts(world=evaluation.world, model=model, step=step, outcomes=written.outcomes)
     table = success_table([played])
     rows, mean = table[table["task"] != ALL_TASKS], table[table["task"] == ALL_TASKS].iloc[0]
     return _told("execution", float(mean["value"]), rows["successes"].tolist(), rows["n"].tolist())

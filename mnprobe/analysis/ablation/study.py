@@ -41,7 +41,7 @@ _TRAINED = "train"
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """An ablation that is ready to be begun or gone on with: everything that can be refused was looked at.
+    """An ablation whose inputs are checked, ready to be started or continued.
 
     Attributes:
         run: the run whose results/ablation.csv it makes.
@@ -49,7 +49,7 @@ class Study:
         shared: what they have in common.
         dataset: the demonstrations that are trained on.
         config: settings of all cells, with the sizes that the models have.
-        n_held_out: demonstrations that are recognised.
+        n_held_out: demonstrations for recognition.
     """
 
     run: RunDir
@@ -80,17 +80,17 @@ def open_study(
     """Look at all that an ablation needs, before hours are spent on it; nothing is written.
 
     Args:
-        run: run directory; cells lie in its folder `ablation`.
+        run: run directory; cells are in its folder `ablation`.
         cells: as `ablation_cells` makes them, from one base.
         data: folders of demonstrations with partitions train and test; by default the run's.
-        tasks: that are trained and judged; by default all of the demonstrations.
+        tasks: to train and evaluate; by default all of the demonstrations.
         instructions: see `mnprobe.data.open_dataset`.
         episodes: played episodes of each task and cell, in new scenes, the same for every cell.
         world, world_options, max_steps: where they are played; see `mnprobe.worlds.rollout`.
         start_viclip, start_arp, language_weights, device, save_every: see `mnprobe.training.train`.
 
     Raises:
-        ConfigError: no demonstrations, a world without these tasks, an ablation in this run that was begun otherwise.
+        ConfigError: no demonstrations, a world without these tasks, an ablation in this run with other settings.
         DataError: no partition train or test, or a task without held-out demonstrations.
         CheckpointError: weights that cannot be used.
     """
@@ -138,23 +138,24 @@ def _partitions(folders: Sequence[Path], tasks: Sequence[str], instructions: Pat
     """The demonstrations to train on and those held out."""
     wanted = list(tasks) or None
     whole = open_dataset(folders, tasks=wanted, instructions=instructions)
-    judged = Evaluation(tasks=whole.tasks).partition
-    for partition, use in ((_TRAINED, "trained on"), (judged, "recognised")):
+    test_partition = Evaluation(tasks=whole.tasks).partition
+    for partition, use in ((_TRAINED, "trained on"), (test_partition, "recognised")):
         if partition not in whole.partitions:
             has = ", ".join(name or "none at all" for name in whole.partitions)
             raise DataError(
                 f"{', '.join(map(str, folders))}: an ablation needs demonstrations of the partitions {_TRAINED} and "
-                f"{judged}; there are none of {partition}, which are {use} (partitions: {has}). "
+                f"{test_partition}; there are none of {partition}, which are {use} (partitions: {has}). "
                 f"`{command_of(folders[0], 'demos', **{partition: 5})}` makes some"
             )
     trained, held_out = (
-        open_dataset(folders, partitions=[name], tasks=wanted, instructions=instructions) for name in (_TRAINED, judged)
+        open_dataset(folders, partitions=[name], tasks=wanted, instructions=instructions)
+        for name in (_TRAINED, test_partition)
     )
     absent = sorted(set(trained.tasks) ^ set(held_out.tasks))
     if absent:
         raise DataError(
             f"{', '.join(map(str, folders))}: task {absent[0]} has demonstrations in only one of the partitions "
-            f"{_TRAINED} and {judged}. Choose the others with --task, or make some: mnprobe demos"
+            f"{_TRAINED} and {test_partition}. Choose the others with --task, or make some: mnprobe demos"
         )
     return trained, held_out
 
@@ -237,7 +238,7 @@ def plan_ablation(study: Study, *, jobs: int | None = None) -> AblationPlan:
 
 
 def jobs_of(jobs: int | None, study: Study) -> int:
-    """Cells at once: as asked, else as an enclosing `joblib.parallel_config` says, else one per processor or GPU.
+    """Number of parallel cells: `jobs`, else as in an enclosing `joblib.parallel_config`, else one per CPU or GPU.
 
     Raises ConfigError for fewer than one.
     """
@@ -271,8 +272,8 @@ def _measured(study: Study) -> tuple[float | None, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Ablation:
-    """What there is now: the table, its rows (of every finished cell that was judged alike), and what became of each
-    cell that was asked for."""
+    """The current table, its rows (of every finished cell with the same evaluation), and the outcome of each
+    requested cell."""
 
     table: Path
     rows: pd.DataFrame
@@ -287,9 +288,9 @@ class Ablation:
 def ablate(
     study: Study, *, jobs: int | None = None, quiet: bool = True, note: Callable[[str], None] | None = None
 ) -> Ablation:
-    """Train and judge every cell that is not finished; write results/ablation.csv after each.
+    """Train and evaluate every cell that is not finished; write results/ablation.csv after each.
 
-    May be killed at any moment and called again: finished cells are kept, begun ones go on, with the same numbers as if
+    Can be interrupted and called again: finished cells are kept, partial ones continue, with the same numbers as if
     they had not been stopped. A cell that fails does not stop the others. Under `joblib.parallel_config` the cells go
     where that says (Dask, Ray); by default into processes of this machine.
 
@@ -330,7 +331,7 @@ def ablate(
 
 
 def _prepare(study: Study, workers: int, quiet: bool, note: Callable[[str], None] | None) -> None:
-    """Decode the demonstrations once, before cells would do it one beside the other."""
+    """Decode the demonstrations once, before cells would do it in parallel."""
     config = study.config
     prepare_inputs(
         study.dataset,
@@ -370,7 +371,7 @@ def _parallel(jobs: int, work: Sequence[tuple[Cell, Shared]]) -> Iterator[CellRe
 
 
 def _write_table(study: Study) -> pd.DataFrame:
-    """The rows of all finished cells that were judged alike, asked for now or before, by this command or another."""
+    """The rows of all finished cells with the same evaluation, requested now or before, by this command or another."""
     order = {"": 0} | {pairing: place for place, pairing in enumerate(PAIRINGS, start=1)}
     with study.run.alone("ablation"):  # of commands side by side, the last one finds the cells of all
         found = finished_rows(study.shared)
@@ -396,15 +397,15 @@ def _write_tables(home: RunDir) -> None:
 
 
 def _recorded(study: Study) -> dict[str, Any]:
-    judged = study.shared.evaluation
+    evaluation = study.shared.evaluation
     return {
         "data": [str(path) for path in study.shared.data],
         "cells": [cell.name for cell in study.cells],
         "updates": study.config.updates,
-        "episodes": judged.episodes,
-        "tasks": list(judged.tasks),
-        "world": judged.world,
-        "max_steps": judged.max_steps,
+        "episodes": evaluation.episodes,
+        "tasks": list(evaluation.tasks),
+        "world": evaluation.world,
+        "max_steps": evaluation.max_steps,
         "held_out": study.n_held_out,
         "device": study.shared.device,
         "folder": FOLDER,

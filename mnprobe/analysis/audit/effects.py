@@ -29,7 +29,6 @@ __all__ = [
     "decide_rows",
     "from_intervals",
     "from_pairs",
-    "missed",
     "over_trainings",
 ]
 
@@ -120,19 +119,6 @@ def decide_rows(
     return pd.DataFrame(found, columns=list(DECISION_COLUMNS), index=rows.index)
 
 
-def missed(seen: float) -> str:
-    """What an undecided difference leaves unsaid: which one would have been seen with 80 % power; "" if not known.
-
-    >>> missed(0.12), missed(1.4)
-    ('one of 12 points would mostly have been seen', 'even one of 100 points would often have been missed')
-    """
-    if not math.isfinite(seen):
-        return ""
-    if seen > 1:
-        return "even one of 100 points would often have been missed"
-    return f"one of {100 * seen:.0f} points would mostly have been seen"
-
-
 def _quantile(degrees: float, comparisons: int) -> float:
     """Student's t for an interval of 95 %, simultaneous over so many comparisons."""
     return float(stdtrit(min(degrees, _MANY), 1 - 0.025 / comparisons))
@@ -199,7 +185,8 @@ class Difference:
     """`after` minus `before`, shares from 0 to 1, with an interval (NaN where there is none) and what it rests on.
 
     `n` says how many episodes or trainings in words; `basis` how the interval was made. `low` and `high` are
-    simultaneous over so many `comparisons`. `degrees`: of freedom (Student's t).
+    simultaneous over so many `comparisons`. `degrees`: of freedom (Student's t). `known_seen`: `seen`, where a table
+    has it.
     """
 
     before: float
@@ -212,6 +199,7 @@ class Difference:
     degrees: float = math.inf
     comparisons: int = 1
     ends: Callable[[int], tuple[float, float]] | None = field(default=None, repr=False, compare=False)
+    known_seen: float = field(default=math.nan, repr=False)
 
     def over(self, comparisons: int) -> "Difference":
         """The same difference with its interval simultaneous over so many comparisons (Bonferroni).
@@ -234,25 +222,12 @@ class Difference:
         return decide(self.low, self.high)
 
     @property
-    def verdict(self) -> str:
-        """Whether it is a rise: 'yes', 'no', 'no, the reverse', or that it cannot be told; `decision` in words."""
-        return _ANSWERS.get(self.decision, f"cannot be told from n = {self.n}")
-
-    @property
     def seen(self) -> float:
         """The difference whose interval would exclude 0 in 80 of 100 cases; NaN where there is no interval."""
-        if not self.high - self.low > _ROUNDING:
-            return math.nan
+        if math.isfinite(self.known_seen) or not self.high - self.low > _ROUNDING:
+            return self.known_seen
         error = (self.high - self.low) / 2 / _quantile(self.degrees, self.comparisons)
         return detectable_difference(error, min(self.degrees, _MANY) + 1, level=0.05 / self.comparisons)
-
-    @property
-    def missed(self) -> str:
-        """What an undecided difference leaves unsaid; "" where it is decided, or not known."""
-        return missed(self.seen) if self.decision == "undecided" else ""
-
-
-_ANSWERS = {"more": "yes", "none": "no", "less": "no, the reverse"}
 
 
 def from_intervals(
@@ -271,8 +246,8 @@ def from_intervals(
     Source: Zou & Donner 2008, Statistics in Medicine 27.
 
     >>> made = from_intervals((0.5, 0.4, 0.6), (0.9, 0.8, 1.0), n="40")
-    >>> round(made.low, 3), round(made.high, 3), made.verdict
-    (0.259, 0.541, 'yes')
+    >>> round(made.low, 3), round(made.high, 3), made.decision
+    (0.259, 0.541, 'more')
     """
 
     def ends(comparisons: int) -> tuple[float, float]:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from mnprobe.analysis.audit.findings import Conclusion, control_decisions
+from mnprobe.analysis.audit.findings import Finding, control_decisions
 from mnprobe.analysis.figures.layout import FigureLayout, panel_title
 from mnprobe.analysis.figures.metadata import FigureNote, write_note
 from mnprobe.analysis.figures.style import (
@@ -39,7 +39,7 @@ _COLORS = dict(zip(_DEMOS, (*_FOUR, GRAY), strict=True))
 _COLORS |= dict(zip(_ROLLOUTS, (PALETTE["purple"], PALETTE["orange"], PALETTE["green"], GRAY), strict=True))
 
 
-def controls_figure(controls: pd.DataFrame, findings: tuple[Conclusion, ...] = (), *, note: str = "") -> "Figure":
+def controls_figure(controls: pd.DataFrame, findings: tuple[Finding, ...] = (), *, note: str = "") -> "Figure":
     """Left: Recall@1 of each series with interval and exact chance. Right: claim minus control, and rises.
 
     One row of panels per pair of models and holdout; the findings (alarms, instruction, rise first) are listed below.
@@ -62,7 +62,7 @@ def controls_caption(controls: pd.DataFrame) -> str:
 
 
 def draw_controls(
-    controls: pd.DataFrame, findings: tuple[Conclusion, ...], *, stem: Path, command: str | None = None, note: str = ""
+    controls: pd.DataFrame, findings: tuple[Finding, ...], *, stem: Path, command: str | None = None, note: str = ""
 ) -> SavedFigure:
     """Draw to `stem`.png and .svg, with a note in `stem`.json."""
     with house_style():
@@ -77,7 +77,7 @@ def draw_controls(
     return saved
 
 
-def _controls_figure(controls: pd.DataFrame, findings: tuple[Conclusion, ...], note: str) -> "Figure":
+def _controls_figure(controls: pd.DataFrame, findings: tuple[Finding, ...], note: str) -> "Figure":
     controls = controls.join(control_decisions(controls))
     panels = list(dict.fromkeys(controls[["understanding", "execution", "holdout"]].itertuples(index=False, name=None)))
     panels.sort(key=lambda panel: (panel[:2], list(HOLDOUTS).index(panel[2]) if panel[2] in HOLDOUTS else 9))
@@ -106,7 +106,7 @@ def _controls_figure(controls: pd.DataFrame, findings: tuple[Conclusion, ...], n
     return layout.finish()
 
 
-def _where(finding: Conclusion, several: bool) -> str:
+def _where(finding: Finding, several: bool) -> str:
     """Which pair of models, where the figure has several, and what was held out."""
     pair = f"{finding.understanding} and {finding.execution}" if several else ""
     held = "" if finding.holdout == "both" else f"{finding.holdout} held out"

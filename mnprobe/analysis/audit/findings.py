@@ -1,55 +1,139 @@
 """Findings of a run: conclusions by fixed rules from its tables."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
+from mnprobe.analysis.audit import finding_text
+from mnprobe.analysis.audit.controls import CONTROLS
 from mnprobe.analysis.audit.effects import (
-    MARGIN,
     SEEDS,
     Difference,
     decide_level,
     decide_rows,
     from_intervals,
     from_pairs,
-    missed,
     over_trainings,
 )
 from mnprobe.analysis.figures.curve_data import DIFFERENCE, OUTCOMES, CurveData, curve_data
 from mnprobe.analysis.tables.alignment import HOLDOUTS
 from mnprobe.analysis.tables.progress import MEASURED_PREDICTIONS, MEASURED_RECOGNITION, settled_recognition
 from mnprobe.analysis.tables.rollouts import ALL_TASKS, SUCCESS, find_rollouts
-from mnprobe.analysis.tables.run_tables import RunTables
+from mnprobe.analysis.tables.run_tables import VERDICT, RunTables
 from mnprobe.core.errors import MnprobeError, ProbeError
 from mnprobe.core.names import BLANK, PIXELS, ModelName
 from mnprobe.core.rundir import RunDir
 
-__all__ = ["Comparison", "Conclusion", "Finding", "control_decisions", "findings", "verdicts"]
-
-_COMMANDS = {
-    "blank": "`mnprobe extract --blank-instruction`",
-    "step-0": "`mnprobe init`, then `mnprobe extract`",
-    "pixels": "`mnprobe extract --model pixels`",
-}
+__all__ = [
+    *("Effect", "Finding", "against_chance", "audited", "audited_row", "control_decisions", "findings"),
+    *("read_verdicts", "verdict_table", "verdicts"),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conclusion:
-    """One conclusion: about what (`topic`), which (`conclusion`, a fixed word), for which pair and holdout, in words.
+class Effect:
+    """One comparison: `subject` (a training), `where` (what it was measured on), chance (NaN where there is none).
 
-    `alarm` is True where the reader must look before going on.
+    `held_out` names the test episodes, where that makes a difference; `leads`: the answer in words is made of this
+    comparison; `settled`: its interval is already simultaneous, over the comparisons of the audit.
+    """
+
+    subject: str
+    where: str
+    difference: Difference
+    held_out: str = ""
+    chance: float = float("nan")
+    leads: bool = False
+    settled: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One conclusion by a fixed rule, with the numbers behind it; `finding_text` puts it into words.
+
+    Attributes:
+        topic: what it is about: of a pair of models under one holdout "rise", "instruction", "chance", ... (rows of
+            results/verdict.csv); of the whole run one of `finding_text.QUESTIONS`.
+        conclusion: what the rule gives, a fixed word of the topic.
+        understanding, execution, holdout: the pair of models and the holdout; "" where it is about several.
+        alarm: must be read before any number is.
+        rows: the comparisons that the answer to a question rests on.
+        trainings: of which the fewest comparison is made; 0 where nothing was compared.
+        facts: rows of tables and numbers that the sentence names.
+        written: the sentence, where it was read from results/verdict.csv.
     """
 
     topic: str
     conclusion: str
-    understanding: str
-    execution: str
-    holdout: str
-    sentence: str
+    understanding: str = ""
+    execution: str = ""
+    holdout: str = ""
     alarm: bool = False
+    rows: tuple[Effect, ...] = ()
+    trainings: int = 0
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    written: str = ""
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """In words."""
+        return finding_text.sentences(self)
+
+    @property
+    def sentence(self) -> str:
+        """All sentences in one text."""
+        return " ".join(self.sentences)
+
+    @property
+    def question(self) -> str:
+        """The question that it answers; "" where it answers none."""
+        return finding_text.QUESTIONS.get(self.topic, "")
+
+    @property
+    def short(self) -> str:
+        """The answer in a few words."""
+        return finding_text.short_answer(self)
+
+    @property
+    def note(self) -> str:
+        """What the comparisons leave open; "" where there is nothing to add."""
+        return finding_text.note(self)
+
+    @property
+    def leading(self) -> tuple[Effect, ...]:
+        """The comparisons that the answer in words is made of; all of them where none leads."""
+        return tuple(row for row in self.rows if row.leads) or self.rows
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """Names of the two things compared."""
+        return finding_text.ENDS.get(self.topic, ("", ""))
+
+
+def verdict_table(found: Sequence[Finding]) -> pd.DataFrame:
+    """Findings as the rows of results/verdict.csv."""
+    return pd.DataFrame(
+        [[getattr(finding, name) for name in VERDICT.columns] for finding in found], columns=list(VERDICT.columns)
+    )
+
+
+def read_verdicts(table: pd.DataFrame) -> tuple[Finding, ...]:
+    """The rows of results/verdict.csv as findings, with the sentences that the file has."""
+    return tuple(
+        Finding(
+            topic=str(row["topic"]),
+            conclusion=str(row["conclusion"]),
+            understanding=str(row["understanding"]),
+            execution=str(row["execution"]),
+            holdout=str(row["holdout"]),
+            alarm=bool(row["alarm"]),
+            written=str(row["sentence"]),
+        )
+        for _, row in table.iterrows()
+    )
 
 
 _DECIDING = (
@@ -60,7 +144,7 @@ _DECIDING = (
 
 
 def control_decisions(controls: pd.DataFrame) -> pd.DataFrame:
-    """What `decide` makes of each difference of results/controls.csv: DECISION_COLUMNS, row by row.
+    """Decide each difference of results/controls.csv: DECISION_COLUMNS, row by row.
 
     One pair of models under one holdout is one question: where its score comes from. Its leading comparisons, up to
     six, are those that a sentence rests on: the rise of the claim, the claim with the instruction blanked and the rise
@@ -78,8 +162,8 @@ def control_decisions(controls: pd.DataFrame) -> pd.DataFrame:
 
 def verdicts(
     controls: pd.DataFrame, leakage: pd.DataFrame | None = None, decomposition: pd.DataFrame | None = None
-) -> tuple[Conclusion, ...]:
-    """Conclusions from results/controls.csv (and leakage.csv, decomposition.csv beside it), alarms first.
+) -> tuple[Finding, ...]:
+    """Conclusions from results/controls.csv (and leakage.csv, decomposition.csv), alarms first.
 
     The rules, for every pair and holdout. `more`, `less`, `none`, `undecided` are those of `decide`, of differences as
     in `control_decisions`, of levels on their own 95 % interval against a fixed number.
@@ -87,8 +171,8 @@ def verdicts(
     - leak: a row of the leakage table says "overlap" (broken); or, of a claim at its last checkpoint, "near-duplicates"
       (an alarm where they are more than 5 % of the test episodes). At step 0 and with the instruction blanked a policy
       may well be blind to what differs, so that its features repeat; pixels are no claim.
-    - shuffled: the interval of shuffled pairs lies above chance (broken), or not (sound).
-    - chance: the claim's interval lies above chance (above), below it (below), or holds it (not shown).
+    - shuffled: the interval of shuffled pairs is above chance (broken), or not (sound).
+    - chance: the claim's interval is above chance (above), below it (below), or includes it (not shown).
     - rise: last checkpoint minus first of the claim: more (rises), less (falls), none (flat), undecided (not shown).
     - instruction: why the claim is as high as it is. Needs the claim, step 0 and the blanked control; else "untested".
         - the claim rises, the blanked score does not (none or less): "rise explained" by the instruction. Where the
@@ -104,9 +188,9 @@ def verdicts(
     - task: the claim's interval against what knowing the task alone would score (oracle): above it (beyond task), or
       not (task suffices).
     - known instructions: above chance on new episodes but not on new instructions (known only), or on both: the claim
-      on new instructions lies above what the task alone would score (carries over), or not (the task carries over).
+      on new instructions is above what the task alone would score (carries over), or not (the task carries over).
     """
-    found: list[Conclusion] = []
+    found: list[Finding] = []
     if leakage is not None:
         found += _leaks(leakage)
     controls = controls.join(control_decisions(controls))
@@ -138,49 +222,36 @@ class _Panel:
         known = row is not None and np.isfinite(row[["difference", "low", "high"]].to_numpy(dtype=float)).all()
         return str(row["decision"]) if row is not None and known else "unknown"
 
-    def say(self, topic: str, conclusion: str, sentence: str, *, alarm: bool = False) -> Conclusion:
-        return Conclusion(
+    def finding(self, topic: str, conclusion: str, *, alarm: bool = False, **facts: Any) -> Finding:
+        return Finding(
             topic=topic,
             conclusion=conclusion,
             understanding=self.understanding,
             execution=self.execution,
             holdout=self.holdout,
-            sentence=sentence,
             alarm=alarm,
+            facts=facts,
         )
 
 
 _FEW_COPIES = 0.05  # of the test episodes
 
 
-def _leaks(table: pd.DataFrame) -> Iterator[Conclusion]:
+def _leaks(table: pd.DataFrame) -> Iterator[Finding]:
     for verdict in ("overlap", "near-duplicates"):
         rows = table[table["verdict"] == verdict]
         if verdict == "near-duplicates":
             rows = rows[_last_claims(table).loc[rows.index]]
         for values, same in rows.groupby(["understanding", "execution", "holdout"], sort=False):
             panel = _Panel(str(values[0]), str(values[1]), str(values[2]), same)
-            first = same.iloc[0]
             if verdict == "overlap":
-                yield panel.say(
-                    "leak",
-                    "broken",
-                    f"Training and test set share what holding out {panel.holdout} keeps apart "
-                    f"({first['shared_episodes']} episodes, {first['shared_instructions']} instructions, "
-                    f"{first['shared_tasks']} tasks): no score of this holdout is to be read.",
-                    alarm=True,
-                )
+                yield panel.finding("leak", "broken", row=same.iloc[0], alarm=True)
             else:
                 copies = same[["close_u", "close_e"]].max(axis=1)
-                first = same.iloc[int(copies.to_numpy().argmax())]
+                row = same.iloc[int(copies.to_numpy().argmax())]
                 most = int(copies.max())
-                yield panel.say(
-                    "leak",
-                    "near-duplicates",
-                    f"Up to {most} of {first['n_test']} test episodes have a near-copy among the training episodes "
-                    f"(holdout {panel.holdout}): part of the score may be memory.",
-                    alarm=most > _FEW_COPIES * int(first["n_test"]),
-                )
+                alarm = most > _FEW_COPIES * int(row["n_test"])
+                yield panel.finding("leak", "near-duplicates", row=row, copies=most, alarm=alarm)
 
 
 def _last_claims(table: pd.DataFrame) -> "pd.Series[bool]":
@@ -190,67 +261,40 @@ def _last_claims(table: pd.DataFrame) -> "pd.Series[bool]":
     return (table["step_e"] == last) & ~blanked & (table["understanding"] != PIXELS) & (table["split"] == "all")
 
 
-def _shuffled(panel: _Panel) -> Iterator[Conclusion]:
+def against_chance(row: "pd.Series[Any]") -> str:
+    """Place of a level's interval: "above" chance, "below", "not shown" (it includes chance); "unknown" without one."""
+    if not (np.isfinite(row["ci_low"]) and np.isfinite(row["chance"])):
+        return "unknown"
+    decision = decide_level(row["ci_low"], row["ci_high"], row["chance"])
+    return {"more": "above", "less": "below"}.get(decision, "not shown")
+
+
+def _shuffled(panel: _Panel) -> Iterator[Finding]:
     row = panel.row("shuffled", "level")
     if row is None or not np.isfinite(row["ci_low"]):
         return
-    level = f"{_percent(row['value'])} (95 % interval {_percent(row['ci_low'])} to {_percent(row['ci_high'])})"
-    if decide_level(row["ci_low"], row["ci_high"], row["chance"]) == "more":
-        yield panel.say(
-            "shuffled",
-            "broken",
-            f"Heads fitted on shuffled pairs score above chance: {level}, chance {_percent(row['chance'])}. Something "
-            "leaks, or the labels are wrong. Read no other number before this is found.",
-            alarm=True,
-        )
-    else:
-        yield panel.say(
-            "shuffled",
-            "sound",
-            f"Shuffled pairs are not above chance, as it must be: {level}, chance {_percent(row['chance'])}.",
-        )
+    broken = against_chance(row) == "above"
+    yield panel.finding("shuffled", "broken" if broken else "sound", row=row, alarm=broken)
 
 
-def _chance(panel: _Panel) -> Iterator[Conclusion]:
+def _chance(panel: _Panel) -> Iterator[Finding]:
     row = panel.row("main", "level")
     if row is None or not np.isfinite(row["ci_low"]):
         return
-    level = f"{_percent(row['value'])} ({_percent(row['ci_low'])} to {_percent(row['ci_high'])})"
-    chance = f"chance {_percent(row['chance'])}, {_number(row['n_test'])} test episodes"
-    decision = decide_level(row["ci_low"], row["ci_high"], row["chance"])
-    if decision == "more":
-        yield panel.say("chance", "above", f"The two sides agree above chance: {level}, {chance}.")
-    elif decision == "less":
-        yield panel.say(
-            "chance", "below", f"Agreement lies below chance: {level}, {chance}. Look for a mistake.", alarm=True
-        )
-    else:
-        yield panel.say("chance", "not shown", f"No agreement above chance is shown: {level}, {chance}.")
+    conclusion = against_chance(row).replace("unknown", "not shown")
+    yield panel.finding("chance", conclusion, row=row, alarm=conclusion == "below")
 
 
-def _conclude_rise(panel: _Panel) -> Iterator[Conclusion]:
-    row = panel.row("main", "rise")
-    if row is None:
-        return
-    how = panel.decided("main", "rise")
-    span = f"from step {_number(row['step_first'])} to {_number(row['step'])}"
-    words = {
-        "more": ("rises", f"The score on demonstrations rises {span}: {_difference(row)}."),
-        "less": ("falls", f"The score on demonstrations falls {span}: {_difference(row)}."),
-        "none": (
-            "flat",
-            f"The score on demonstrations stays the same {span}, within {100 * MARGIN:g} points: {_difference(row)}.",
-        ),
-        "undecided": (
-            "not shown",
-            f"No rise of the score on demonstrations is shown {span}: {_difference(row)}.",
-        ),
-    }
-    if how in words:
-        yield panel.say("rise", *words[how])
+_RISES = {"more": "rises", "less": "falls", "none": "flat", "undecided": "not shown"}
 
 
-def _instruction(panel: _Panel) -> Iterator[Conclusion]:
+def _conclude_rise(panel: _Panel) -> Iterator[Finding]:
+    row, decision = panel.row("main", "rise"), panel.decided("main", "rise")
+    if row is not None and decision in _RISES:
+        yield panel.finding("rise", _RISES[decision], row=row)
+
+
+def _instruction(panel: _Panel) -> Iterator[Finding]:
     claim, blank, start = panel.row("main", "level"), panel.row("blank", "level"), panel.row("step-0", "level")
     if claim is None:
         return
@@ -262,103 +306,37 @@ def _instruction(panel: _Panel) -> Iterator[Conclusion]:
     missing = [name for name, known in (("blank", lowered), ("step-0", rise)) if known == "unknown"]
     if missing or blank is None or start is None:
         absent = missing or ["blank" if blank is None else "step-0"]
-        yield panel.say(
-            "instruction",
-            "untested",
-            "Whether the score comes from the instruction that the policy is told cannot be said: "
-            + " and ".join(f"{_NAMES[name]} is missing ({_COMMANDS[name]})" for name in absent)
-            + ".",
-        )
+        yield panel.finding("instruction", "untested", missing=absent)
         return
-    levels = (
-        f"{_percent(claim['value'])} after training, {_percent(start['value'])} with random weights, "
-        f"{_percent(blank['value'])} with the instruction blanked"
-    )
-    blanked = panel.row("blank", "rise")
+    levels: dict[str, Any] = {"claim": claim, "start": start, "blank": blank}
     if rise == "more":
+        blanked = panel.row("blank", "rise")
         if blanked is None or blank_rise == "unknown":
-            yield panel.say(
-                "instruction",
-                "untested",
-                "Whether the rise on demonstrations comes from the instruction cannot be said: the blanked control has "
-                f"one checkpoint only ({levels}).",
-            )
-        elif blank_rise == "more":
-            yield panel.say(
-                "instruction",
-                "rise survives",
-                "The rise on demonstrations is not explained by the instruction given to the policy alone: with the "
-                f"instruction blanked the score rises too ({_difference(blanked)}); {levels}.",
-            )
-        elif blank_rise == "undecided":
-            yield panel.say(
-                "instruction",
-                "rise perhaps explained",
-                "The rise on demonstrations may be explained by the instruction given to the policy: with the "
-                f"instruction blanked no rise is shown ({_difference(blanked)}); {levels}.",
-            )
-        else:
-            yield panel.say(
-                "instruction",
-                "rise explained",
-                "The rise on demonstrations is explained by the instruction given to the policy: with the instruction "
-                f"blanked the score does not rise ({_difference(blanked)}); {levels}.",
-            )
+            yield panel.finding("instruction", "untested", missing=[], **levels)
+            return
+        survives = {"more": "rise survives", "undecided": "rise perhaps explained"}
+        conclusion = survives.get(blank_rise, "rise explained")
+        yield panel.finding("instruction", conclusion, blanked=blanked, **levels)
         return
-    flat = {"none": "as high", "less": "higher", "undecided": "not shown to be lower"}[rise]
-    if lowered == "more":
-        yield panel.say(
-            "instruction",
-            "score explained",
-            "The score on demonstrations is explained by the instruction given to the policy, not by its training: "
-            f"before training it is {flat}, and without the instruction it drops by {_difference(blank)}; {levels}.",
-        )
-    else:
-        yield panel.say(
-            "instruction",
-            "nothing from training",
-            f"The score on demonstrations is not shown to come from training the policy (before training it is {flat}) "
-            f"nor from the instruction (blanking it changes {_difference(blank)}); {levels}.",
-        )
+    conclusion = "score explained" if lowered == "more" else "nothing from training"
+    yield panel.finding("instruction", conclusion, rise=rise, **levels)
 
 
-def _pixels(panel: _Panel) -> Iterator[Conclusion]:
-    row, how = panel.row("pixels", "level"), panel.decided("pixels", "level")
-    if row is None or how == "unknown":
+def _pixels(panel: _Panel) -> Iterator[Finding]:
+    row, decision = panel.row("pixels", "level"), panel.decided("pixels", "level")
+    if row is None or decision == "unknown":
         return
-    words = {
-        "more": ("beyond pixels", "The understanding model adds to what pixels give"),
-        "none": (
-            "pixels suffice",
-            "Pixels score as high as the understanding model: this score needs no understanding",
-        ),
-        "less": (
-            "pixels suffice",
-            "Pixels score higher than the understanding model: this score needs no understanding",
-        ),
-        "undecided": ("not told apart", "The understanding model is not told apart from pixels at this sample size"),
-    }
-    conclusion, text = words[how]
-    yield panel.say("pixels", conclusion, f"{text}: {_percent(row['value'])} with pixels, {_difference(row)}.")
+    names = {"more": "beyond pixels", "undecided": "not told apart"}
+    yield panel.finding("pixels", names.get(decision, "pixels suffice"), row=row)
 
 
-def _task(panel: _Panel, parts: pd.DataFrame) -> Iterator[Conclusion]:
+def _task(panel: _Panel, parts: pd.DataFrame) -> Iterator[Finding]:
     row = panel.row("main", "level")
     oracle = _oracle(parts, panel.understanding, panel.execution, panel.holdout)
     if row is None or not np.isfinite(row["ci_low"]) or not np.isfinite(oracle):
         return
-    claim = f"{_percent(row['value'])} ({_percent(row['ci_low'])} to {_percent(row['ci_high'])})"
-    if decide_level(row["ci_low"], row["ci_high"], oracle) == "more":
-        yield panel.say(
-            "task", "beyond task", f"The score is more than knowing the task alone gives ({_percent(oracle)}): {claim}."
-        )
-    else:
-        yield panel.say(
-            "task",
-            "task suffices",
-            f"Knowing the task and nothing else would score {_percent(oracle)} on this test set: {claim} shows no more "
-            "than the task.",
-        )
+    beyond = decide_level(row["ci_low"], row["ci_high"], oracle) == "more"
+    yield panel.finding("task", "beyond task" if beyond else "task suffices", row=row, oracle=oracle)
 
 
 def _oracle(parts: pd.DataFrame | None, understanding: str, execution: str, holdout: str) -> float:
@@ -370,88 +348,33 @@ def _oracle(parts: pd.DataFrame | None, understanding: str, execution: str, hold
     return float(own.iloc[0]["value"]) if len(own) else float("nan")
 
 
-def _rollouts(panel: _Panel) -> Iterator[Conclusion]:
-    row, how = panel.row("rollouts", "rise"), panel.decided("rollouts", "rise")
-    if row is None or how == "unknown":
+def _rollouts(panel: _Panel) -> Iterator[Finding]:
+    row, decision = panel.row("rollouts", "rise"), panel.decided("rollouts", "rise")
+    if row is None or decision == "unknown":
         return
-    blanked = panel.row("rollouts-blank", "rise")
-    place = "On the policy's own episodes"
-    if how != "more":
-        yield panel.say("rollouts", "not shown", f"{place} no rise is shown: {_difference(row)}.")
-    elif blanked is None or panel.decided("rollouts-blank", "rise") == "unknown":
-        yield panel.say(
-            "rollouts",
-            "shown",
-            f"{place} the score rises with training ({_difference(row)}); with the instruction blanked it was not "
-            "measured.",
-        )
-    elif panel.decided("rollouts-blank", "rise") == "more":
-        yield panel.say(
-            "rollouts",
-            "survives",
-            f"{place} the score rises with training ({_difference(row)}), and with the instruction blanked too "
-            f"({_difference(blanked)}).",
-        )
+    blanked, blank_rise = panel.row("rollouts-blank", "rise"), panel.decided("rollouts-blank", "rise")
+    if decision != "more":
+        conclusion = "not shown"
+    elif blanked is None or blank_rise == "unknown":
+        conclusion = "shown"
     else:
-        yield panel.say(
-            "rollouts",
-            "with the instruction only",
-            f"{place} the score rises with training ({_difference(row)}), but with the instruction blanked no rise is "
-            f"shown ({_difference(blanked)}).",
-        )
+        conclusion = "survives" if blank_rise == "more" else "with the instruction only"
+    yield panel.finding("rollouts", conclusion, row=row, blanked=blanked)
 
 
-def _known(understanding: str, execution: str, rows: pd.DataFrame, parts: pd.DataFrame | None) -> Iterator[Conclusion]:
+def _known(understanding: str, execution: str, rows: pd.DataFrame, parts: pd.DataFrame | None) -> Iterator[Finding]:
     claims = rows[(rows["series"] == "main") & (rows["kind"] == "level")]
-    found = {str(row["holdout"]): row for _, row in claims.iterrows()}
-    if not {"episodes", "instructions"} <= set(found):
+    levels = {str(row["holdout"]): row for _, row in claims.iterrows()}
+    if not {"episodes", "instructions"} <= set(levels) or against_chance(levels["episodes"]) != "above":
         return
-    above = {name: decide_level(row["ci_low"], row["ci_high"], row["chance"]) == "more" for name, row in found.items()}
-    panel = _Panel(understanding, execution, "both", rows)
-    new, oracle = found["instructions"], _oracle(parts, understanding, execution, "instructions")
-    if above["episodes"] and not above["instructions"]:
-        yield panel.say(
-            "known instructions",
-            "known only",
-            "What the two sides share is tied to instructions the heads have seen: on new instructions the score is "
-            f"not above chance ({_percent(new['value'])}, chance {_percent(new['chance'])}).",
-        )
-    elif above["episodes"] and np.isfinite(oracle) and decide_level(new["ci_low"], new["ci_high"], oracle) != "more":
-        yield panel.say(
-            "known instructions",
-            "the task carries over",
-            "What the two sides share carries over to instructions the heads have never seen "
-            f"({_percent(new['value'])}, chance {_percent(new['chance'])}), but not further than the task does.",
-        )
-    elif above["episodes"]:
-        yield panel.say(
-            "known instructions",
-            "carries over",
-            "What the two sides share carries over to instructions the heads have never seen "
-            f"({_percent(new['value'])}, chance {_percent(new['chance'])}).",
-        )
-
-
-_NAMES = {"blank": "the control with the instruction blanked", "step-0": "the checkpoint before training"}
-
-
-def _difference(row: "pd.Series[Any]") -> str:
-    """The difference with the interval that decides, and what an undecided one leaves unsaid."""
-    text = f"{100 * row['difference']:+.1f} points"
-    if not np.isfinite(row["low"]):
-        return text
-    among = f" over {row['comparisons']} comparisons" if row["comparisons"] > 1 else ""
-    text += f" ({100 * row['low']:+.1f} to {100 * row['high']:+.1f}{among})"
-    unsaid = missed(float(row["seen"])) if row["decision"] == "undecided" else ""
-    return f"{text}; {unsaid}" if unsaid else text
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _number(value: float) -> str:
-    return f"{value:.0f}"
+    new, oracle = levels["instructions"], _oracle(parts, understanding, execution, "instructions")
+    if against_chance(new) != "above":
+        conclusion = "known only"
+    elif np.isfinite(oracle) and decide_level(new["ci_low"], new["ci_high"], oracle) != "more":
+        conclusion = "the task carries over"
+    else:
+        conclusion = "carries over"
+    yield _Panel(understanding, execution, "both", rows).finding("known instructions", conclusion, row=new)
 
 
 _LINES = ("main", "blank", "rollouts", "rollouts-blank")
@@ -461,46 +384,7 @@ _LINE_NAMES = {
     "rollouts": "own episodes",
     "rollouts-blank": "own episodes, instruction blanked",
 }
-
-
 _SIDES = {"understanding": "actions recognised or not", "execution": "actions carried out or not"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """One comparison: `subject` (a training), `where` (what it was measured on), chance (NaN where there is none).
-
-    `held_out` says what the test episodes are, where that makes a difference; `leads` that the answer in words is made
-    of this comparison.
-    """
-
-    subject: str
-    where: str
-    difference: Difference
-    held_out: str = ""
-    chance: float = float("nan")
-    leads: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """A question, its answer in a few words and in sentences, and the comparisons it rests on.
-
-    `before` and `after` name the two things compared. An answer without comparisons says what is missing.
-    """
-
-    question: str
-    short: str
-    sentences: tuple[str, ...]
-    before: str = ""
-    after: str = ""
-    rows: tuple[Comparison, ...] = ()
-    note: str = ""
-
-    @property
-    def leading(self) -> tuple[Comparison, ...]:
-        """The comparisons that the answer in words is made of; all of them where none leads."""
-        return tuple(row for row in self.rows if row.leads) or self.rows
 
 
 def findings(run: RunDir | RunTables, problems: list[str] | None = None) -> tuple[Finding, ...]:
@@ -508,12 +392,12 @@ def findings(run: RunDir | RunTables, problems: list[str] | None = None) -> tupl
 
     What cannot be read is added to `problems` and its question left open.
     """
-    told: list[str] = [] if problems is None else problems
+    noted: list[str] = [] if problems is None else problems
     tables = RunTables.load(run)
-    table = _attempt(lambda: tables.alignment, told)
-    data = _attempt(lambda: curve_data(table) if table is not None else None, told)
+    table = _attempt(lambda: tables.alignment, noted)
+    data = _attempt(lambda: curve_data(table) if table is not None else None, noted)
     makers: tuple[Callable[[], Finding], ...] = (
-        lambda: _rise(data),
+        lambda: _rise(data, tables),
         lambda: _success(table),
         lambda: _aligned(data),
         lambda: _recognition(tables),
@@ -521,7 +405,7 @@ def findings(run: RunDir | RunTables, problems: list[str] | None = None) -> tupl
     )
     made = []
     for maker in makers:
-        found = _attempt(maker, told)
+        found = _attempt(maker, noted)
         if found is not None:
             made.append(found)
     return tuple(made)
@@ -538,10 +422,12 @@ def _attempt(make: Callable[[], _T], problems: list[str]) -> _T | None:
         return None
 
 
-def _rise(data: CurveData | None) -> Finding:
-    question = "Does alignment rise with training?"
+def _rise(data: CurveData | None, tables: RunTables) -> Finding:
+    """From the paired intervals of the audit, where there is one of the same difference; else from both intervals."""
+    topic = "rise with training"
     if data is None:
-        return _open(question, "Alignment has not been measured: `mnprobe align` does.")
+        return _open(topic, "alignment")
+    differences = audited(tables)
     points = data.points[data.points["series"].isin(_LINES)]
     rows = []
     for (holdout, understanding, execution, series), line in points.groupby(_LINE, sort=False):
@@ -549,33 +435,70 @@ def _rise(data: CurveData | None) -> Finding:
         first, last = ordered.iloc[0], ordered.iloc[-1]
         if first["step"] == last["step"] or first["step"] != 0:
             continue
+        paired = _paired_rise(differences, first, last)
         rows.append(
-            Comparison(
+            Effect(
                 subject=_subject(first["training"], understanding, execution),
                 where=_LINE_NAMES[str(series)],
                 held_out=HOLDOUTS.get(str(holdout), str(holdout)),
-                difference=_between(data, first, last),
+                difference=_between(data, first, last) if paired is None else paired,
                 chance=float(last["chance"]),
                 leads=holdout == points["holdout"].iloc[0],
+                settled=paired is not None,
             )
         )
-    if not rows:
-        return _open(question, "Only one checkpoint, or none at step 0, was measured: there is nothing to compare.")
-    return _finding(question, rows, before="step 0", after="last step", note=_seeds_note(data.points))
+    return _finding(topic, rows, trainings=_trainings(data.points)) if rows else _open(topic, "one checkpoint")
+
+
+def audited(tables: RunTables) -> pd.DataFrame | None:
+    """The paired differences of results/controls.csv, joined with `control_decisions`; None where there is no table."""
+    try:
+        controls = tables.table(CONTROLS)
+    except MnprobeError:  # the list of all results says what is wrong with the file
+        return None
+    if controls is None:
+        return None
+    found: pd.DataFrame = controls.join(control_decisions(controls)).dropna(subset=["low", "high"])
+    return found
+
+
+def audited_row(differences: pd.DataFrame | None, point: pd.Series, kind: str) -> "pd.Series[Any] | None":
+    """The row of `audited` that belongs to a point of the curve, of one training; None where it has other numbers."""
+    if differences is None or point["n_trainings"] != 1:
+        return None
+    same = differences[(differences[_LINE] == point[_LINE].tolist()).all(axis=1) & (differences["kind"] == kind)]
+    same = same[(same["step"] == point["step"]) & ((same["value"] - point["value"]).abs() <= 1e-9)]
+    return None if same.empty else same.iloc[0]
+
+
+def _paired_rise(differences: pd.DataFrame | None, first: pd.Series, last: pd.Series) -> Difference | None:
+    row = audited_row(differences, last, "rise")
+    if row is None or row["step_first"] != first["step"]:
+        return None
+    return Difference(
+        before=float(first["value"]),
+        after=float(last["value"]),
+        value=float(row["difference"]),
+        low=float(row["low"]),
+        high=float(row["high"]),
+        n=f"{last['n_test']:.0f} test episodes in {last['n_groups']:.0f} groups",
+        basis="paired over instructions, as in the audit",
+        comparisons=int(row["comparisons"]),
+        known_seen=float(row["seen"]),
+    )
 
 
 def _success(table: pd.DataFrame | None) -> Finding:
-    question = "Do successes align better than failures?"
-    missing = "Success and failure were not told apart: `mnprobe align --split success` does, where outcomes are known."
+    topic = "success"
     if table is None:
-        return _open(question, missing)
+        return _open(topic, "outcomes")
     try:
         parts = [
             ("", curve_data(table, metric=DIFFERENCE, split=OUTCOMES)),
             (", within tasks", curve_data(table, metric=f"within_task_{DIFFERENCE}", split=OUTCOMES)),
         ]
     except ProbeError:
-        return _open(question, missing)
+        return _open(topic, "outcomes")
     levels = _attempt(lambda: curve_data(table, split=OUTCOMES), [])
     rows = []
     for words, data in parts:
@@ -583,7 +506,7 @@ def _success(table: pd.DataFrame | None) -> Finding:
         for _, row in last.sort_index().iterrows():
             side = str(row["series"]).partition("-")[0]
             rows.append(
-                Comparison(
+                Effect(
                     subject=_subject(row["training"], row["understanding"], row["execution"]),
                     where=f"{_SIDES.get(side, side)} ({row['source_e']}, step {row['step']}){words}",
                     held_out=HOLDOUTS.get(str(row["holdout"]), str(row["holdout"])),
@@ -591,22 +514,15 @@ def _success(table: pd.DataFrame | None) -> Finding:
                     leads=bool(row["holdout"] == data.points["holdout"].iloc[0]),
                 )
             )
-    return _finding(
-        question,
-        rows,
-        before="failures",
-        after="successes",
-        note="Failures cluster in hard tasks; within tasks, that is taken out. Both sides have equally many test "
-        "episodes of the same instructions. " + _seeds_note(parts[0][1].points),
-    )
+    return _finding(topic, rows, trainings=_trainings(parts[0][1].points))
 
 
 def _aligned(data: CurveData | None) -> Finding:
-    question = "Does joint training align the two models better?"
+    topic = "joint alignment"
     if data is None:
-        return _open(question, "Alignment has not been measured: `mnprobe align` does.")
+        return _open(topic, "alignment")
     if not {"baseline", "joint"} <= set(data.compared):
-        return _open(question, "The run does not hold both a baseline and a joint training.")
+        return _open(topic, "two trainings")
     points = data.points[data.points["series"].isin(_LINES)]
     rows = []
     for (holdout, series), line in points.groupby(["holdout", "series"], sort=False):
@@ -615,7 +531,7 @@ def _aligned(data: CurveData | None) -> Finding:
             continue
         here = line[line["step"] == max(steps)].drop_duplicates("training").set_index("training", drop=False)
         rows.append(
-            Comparison(
+            Effect(
                 subject=f"joint, step {max(steps)}",
                 where=_LINE_NAMES[str(series)],
                 held_out=HOLDOUTS.get(str(holdout), str(holdout)),
@@ -624,14 +540,14 @@ def _aligned(data: CurveData | None) -> Finding:
                 leads=holdout == points["holdout"].iloc[0],
             )
         )
-    return _finding(question, rows, before="baseline", after="joint", note=_seeds_note(data.points))
+    return _finding(topic, rows, trainings=_trainings(data.points))
 
 
 def _recognition(tables: RunTables) -> Finding:
-    question = "Does joint training help recognition?"
+    topic = "joint recognition"
     measured = tables.table(MEASURED_RECOGNITION)
     if measured is None:
-        return _open(question, "Recognition has not been measured: `mnprobe recognize` does.")
+        return _open(topic, "recognition")
     table, where = settled_recognition(measured)
     table = table[table["task"] == ALL_TASKS].rename(columns={"top1": "value"})
     found, paired = tables.table(MEASURED_PREDICTIONS), None
@@ -640,14 +556,14 @@ def _recognition(tables: RunTables) -> Finding:
         paired = found[found["source"] == source].rename(columns={"correct": "value"})
         if len(table["partition"]) and table["partition"].iloc[0] in set(paired["partition"]):
             paired = paired[paired["partition"] == table["partition"].iloc[0]]
-    return _helped(question, table, paired, f"top-1 over all instructions ({where})")
+    return _helped(topic, table, paired, f"top-1 over all instructions ({where})")
 
 
 def _execution(tables: RunTables) -> Finding:
-    question = "Does joint training help execution?"
+    topic = "joint execution"
     table = tables.table(SUCCESS)
     if table is None:
-        return _open(question, "Closed-loop success has not been measured: `mnprobe rollout` does.")
+        return _open(topic, "execution")
     world = table["world"].iloc[0]
     table = table[(table["task"] == ALL_TASKS) & (table["world"] == world)]
     played = [
@@ -657,11 +573,11 @@ def _execution(tables: RunTables) -> Finding:
         for end in one.outcomes
     ]
     paired = pd.DataFrame(played, columns=["model", "step", "id", "value"])
-    return _helped(question, table, paired, f"closed-loop success ({world})")
+    return _helped(topic, table, paired, f"closed-loop success ({world})")
 
 
-def _helped(question: str, table: pd.DataFrame, paired: pd.DataFrame | None, what: str) -> Finding:
-    """Baseline against joint at the last step that both have: one row, and the instruction blanked beside it."""
+def _helped(topic: str, table: pd.DataFrame, paired: pd.DataFrame | None, what: str) -> Finding:
+    """Baseline against joint at the last step that both have: one row, and one with the instruction blanked."""
     taken = [ModelName.parse(str(model)) for model in table["model"]]
     table = table.assign(
         training=[one.training for one in taken],
@@ -669,8 +585,8 @@ def _helped(question: str, table: pd.DataFrame, paired: pd.DataFrame | None, wha
         blank=[one.blank for one in taken],
     )
     rows, fewest = [], SEEDS
-    for blank, told in table.groupby("blank", sort=True):
-        sides = [told[told["training"] == name] for name in ("baseline", "joint")]
+    for blank, group in table.groupby("blank", sort=True):
+        sides = [group[group["training"] == name] for name in ("baseline", "joint")]
         steps = set(sides[0]["step"]) & set(sides[1]["step"])
         if not steps:
             continue
@@ -681,7 +597,7 @@ def _helped(question: str, table: pd.DataFrame, paired: pd.DataFrame | None, wha
         before, after = (side.loc[seeds] for side in at)
         fewest = min(fewest, len(seeds))
         rows.append(
-            Comparison(
+            Effect(
                 subject=f"joint, step {max(steps)}",
                 where=what + (", instruction blanked" if blank else ""),
                 difference=_matched(before, after, paired, max(steps)),
@@ -689,9 +605,7 @@ def _helped(question: str, table: pd.DataFrame, paired: pd.DataFrame | None, wha
                 leads=not blank,
             )
         )
-    if not rows:
-        return _open(question, "The run does not hold both a baseline and a joint training at one step.")
-    return _finding(question, rows, before="baseline", after="joint", note=_note(fewest))
+    return _finding(topic, rows, trainings=fewest) if rows else _open(topic, "one step")
 
 
 def _matched(before: pd.DataFrame, after: pd.DataFrame, paired: pd.DataFrame | None, step: int) -> Difference:
@@ -773,73 +687,22 @@ def _three(values: Sequence[float]) -> tuple[float, float, float]:
     return value, low, high
 
 
-def _finding(question: str, rows: Sequence[Comparison], *, before: str, after: str, note: str) -> Finding:
+def _finding(topic: str, rows: Sequence[Effect], *, trainings: int) -> Finding:
     """All intervals simultaneous over the leading comparisons, of which the answer in words is made."""
     comparisons = sum(row.leads for row in rows) or len(rows)
-    rows = [replace(row, difference=row.difference.over(comparisons)) for row in rows]
-    leading = [row for row in rows if row.leads] or rows
-    places = list(dict.fromkeys(row.where for row in leading))
-    sentences = tuple(_sentence(where, [row for row in leading if row.where == where]) for where in places)
-    return Finding(
-        question=question,
-        short=_short([row.difference.decision for row in leading]),
-        sentences=sentences,
-        before=before,
-        after=after,
-        rows=tuple(rows),
-        note=note.strip(),
-    )
+    rows = [row if row.settled else replace(row, difference=row.difference.over(comparisons)) for row in rows]
+    decisions = {row.difference.decision for row in rows if row.leads} or {row.difference.decision for row in rows}
+    conclusion = decisions.pop() if len(decisions) == 1 else "mixed"
+    return Finding(topic=topic, conclusion=conclusion, rows=tuple(rows), trainings=trainings)
 
 
-_ANSWERS = {"more": "yes", "none": "no", "less": "no, the reverse", "undecided": "cannot be told"}
-
-
-def _short(decisions: Sequence[str]) -> str:
-    """One word where all agree, else how many say what."""
-    counts = {words: decisions.count(name) for name, words in _ANSWERS.items() if name in decisions}
-    if len(counts) == 1:
-        (name,) = counts
-        return f"{name[0].upper()}{name[1:]}."
-    told = ", ".join(f"{name} in {count}" for name, count in counts.items())
-    return f"Mixed: of {len(decisions)} comparisons, {told}."
-
-
-def _sentence(where: str, rows: Sequence[Comparison]) -> str:
-    pieces = []
-    for row in rows:
-        made = row.difference
-        ends = f"{100 * made.value:+.1f} points"
-        if np.isfinite(made.before) and np.isfinite(made.after):
-            ends = f"{100 * made.before:.1f} % to {100 * made.after:.1f} %, {ends}"
-        if np.isfinite(made.low):
-            ends += f", 95 % interval {100 * made.low:+.1f} to {100 * made.high:+.1f}"
-            ends += f" over {made.comparisons} comparisons" if made.comparisons > 1 else ""
-        if made.missed:
-            ends += f"; {made.missed}"
-        pieces.append(f"{row.subject}: {made.verdict} ({ends})")
-    counts = ", ".join(dict.fromkeys(row.difference.n for row in rows))
-    held = "".join(dict.fromkeys(f"; held out: {row.held_out}" for row in rows if row.held_out))
-    bases = ", ".join(dict.fromkeys(row.difference.basis for row in rows))
-    levels = sorted({f"{100 * row.chance:.1f}" for row in rows if np.isfinite(row.chance)})
-    chance = f"; chance {' to '.join(dict.fromkeys((levels[0], levels[-1])))} %" if levels else ""
-    return f"{where[0].upper()}{where[1:]}{held}. {'; '.join(pieces)}. n = {counts}{chance}; {bases}."
-
-
-def _open(question: str, why: str) -> Finding:
-    return Finding(question=question, short="Not measured.", sentences=(why,))
+def _open(topic: str, missing: str) -> Finding:
+    return Finding(topic=topic, conclusion="not measured", facts={"missing": missing})
 
 
 def _subject(training: object, understanding: object, execution: object) -> str:
     return str(training) or f"{understanding} and {execution}"
 
 
-def _seeds_note(points: pd.DataFrame) -> str:
-    return _note(int(points["n_trainings"].max()))
-
-
-def _note(trainings: int) -> str:
-    if trainings >= SEEDS:
-        return ""
-    if trainings == 1:
-        return "One training each: how far another seed would differ was not measured."
-    return "Two seeds of each training: too few for an interval over trainings."
+def _trainings(points: pd.DataFrame) -> int:
+    return int(points["n_trainings"].max())

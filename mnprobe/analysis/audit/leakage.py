@@ -52,8 +52,8 @@ def leakage_table(scores: Sequence[HitScores], pairs: Sequence[FeaturePair | Non
 
     - `shared_episodes`, `shared_instructions`, `shared_tasks`: how many are on both sides. `kept_apart` names those
       that must be 0 under this holdout, by the rule of the split itself (`mnprobe.probe.splits.forbidden_overlap`):
-      ids always, instructions or tasks where these are held out. New tasks may be told in words of known ones: those
-      are counted, and no overlap.
+      ids always, instructions or tasks where these are held out. New tasks may be described in words of known ones:
+      those are counted, and no overlap.
     - `equal_u`, `equal_e`: test rows of which an exact copy is among the training rows of the same side.
     - `close_u`, `close_e`: test rows with a near copy among the training rows, by the space that the rows live in
       (equal ones included; see `twins`). -1 where features were not given.
@@ -72,13 +72,13 @@ def leakage_table(scores: Sequence[HitScores], pairs: Sequence[FeaturePair | Non
 def twins(train: Array, test: Array, *, close: float = CLOSE) -> tuple[int, int]:
     """How many test rows have an exact copy among the training rows (N, D), and how many a near one or an exact one.
 
-    Near copies are judged by the space that the rows live in, whatever its width, scale and offset. Rows are
-    standardised with the training mean and deviation. A test row is a near copy where its distance to the nearest
+    Near copies are found relative to the space of the rows, whatever its width, scale and offset. Rows are
+    standardized with the training mean and deviation. A test row is a near copy where its distance to the nearest
     training row is below r times the spacing there: the median, over the 5 nearest training rows, of the distance of
     each to its own nearest other training row (rows that are equal up to rounding are one). Of independent rows in d
     dimensions a share of about r^d falls below that by chance, so r is `close`, but in low dimensions no more than lets
     0.05 of all test rows together be expected: (0.05 / test rows)^(1 / d), with d estimated from the training rows. In
-    one dimension only copies that agree to about six digits can be told from chance.
+    one dimension only copies that agree to about six digits can be distinguished from chance.
 
     Where all training rows are equal (collapsed features), these features cannot tell one row from another, and
     nothing is counted.
@@ -93,14 +93,14 @@ def twins(train: Array, test: Array, *, close: float = CLOSE) -> tuple[int, int]
     """
     close = as_positive(close, "close")
     digits = max(_digits(train, "train"), _digits(test, "test"))
-    known, asked = as_matrix(train, "train") + 0.0, as_matrix(test, "test") + 0.0  # -0 becomes 0
-    if known.shape[1] != asked.shape[1]:
-        raise FeatureError(f"train and test must have one width, got {known.shape[1]} and {asked.shape[1]}")
+    known, rows = as_matrix(train, "train") + 0.0, as_matrix(test, "test") + 0.0  # -0 becomes 0
+    if known.shape[1] != rows.shape[1]:
+        raise FeatureError(f"train and test must have one width, got {known.shape[1]} and {rows.shape[1]}")
     if len(known) > 1 and not (known != known[0]).any():
         return 0, 0
     copies = {row.tobytes() for row in known}
-    equal = np.array([row.tobytes() in copies for row in asked], dtype=np.bool_)
-    near = equal | _near(*_standardized(known, asked, digits), close)
+    equal = np.array([row.tobytes() in copies for row in rows], dtype=np.bool_)
+    near = equal | _near(*_standardized(known, rows, digits), close)
     return int(equal.sum()), int(near.sum())
 
 
@@ -131,9 +131,9 @@ def _near(train: Rows, test: Rows, close: float) -> NDArray[np.bool_]:
     same = _SAME * size
     sample = np.unique(np.linspace(0, len(train) - 1, _SAMPLE).astype(np.int64))
     first, second = _spacing(train, sample, same)
-    told = np.isfinite(second)
-    ratio = float(np.median(np.log(second[told] / first[told]))) if told.any() else 0.0
-    dimension = max(1.0, np.log(2.0) / ratio) if ratio > 0 else np.inf if told.any() else 1.0
+    finite = np.isfinite(second)
+    ratio = float(np.median(np.log(second[finite] / first[finite]))) if finite.any() else 0.0
+    dimension = max(1.0, np.log(2.0) / ratio) if ratio > 0 else np.inf if finite.any() else 1.0
     share = min(close, (_CHANCE / len(test)) ** (1.0 / dimension))
     count = min(_NEAR, len(train))
     around = np.empty((len(test), count), dtype=np.int64)
@@ -142,12 +142,12 @@ def _near(train: Rows, test: Rows, close: float) -> NDArray[np.bool_]:
         square = _squares(test[part], train)
         around[part] = np.argpartition(square, count - 1, axis=1)[:, :count]
     distance = np.linalg.norm(test[:, None] - train[around], axis=2).min(axis=1)
-    asked = np.flatnonzero(distance < share * 4 * float(np.abs(train).max()) * np.sqrt(train.shape[1]))
-    if not len(asked):
+    candidates = np.flatnonzero(distance < share * 4 * float(np.abs(train).max()) * np.sqrt(train.shape[1]))
+    if not len(candidates):
         return found
-    rows, place = np.unique(around[asked], return_inverse=True)
-    spacing = _spacing(train, rows, same)[0][place.reshape(len(asked), count)]
-    found[asked] = distance[asked] < share * np.median(spacing, axis=1)
+    rows, place = np.unique(around[candidates], return_inverse=True)
+    spacing = _spacing(train, rows, same)[0][place.reshape(len(candidates), count)]
+    found[candidates] = distance[candidates] < share * np.median(spacing, axis=1)
     return found
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from mnprobe.analysis.audit.controls import CONTROLS, controls_table
 from mnprobe.analysis.audit.decomposition import DECOMPOSITION_COLUMNS, decompose
 from mnprobe.analysis.audit.figures import draw_controls, draw_decomposition
-from mnprobe.analysis.audit.findings import Conclusion, verdicts
+from mnprobe.analysis.audit.findings import Finding, verdict_table, verdicts
 from mnprobe.analysis.audit.leakage import LEAKAGE, leakage_table
 from mnprobe.analysis.figures.curve_data import curve_data
 from mnprobe.analysis.figures.style import SavedFigure
@@ -51,7 +51,7 @@ class Audit:
     leakage: pd.DataFrame
     controls: pd.DataFrame
     decomposition: pd.DataFrame
-    findings: tuple[Conclusion, ...]
+    findings: tuple[Finding, ...]
     figures: tuple[SavedFigure, ...]
     notes: tuple[str, ...]
 
@@ -73,7 +73,7 @@ def audit_run(
 
     Args:
         run: with results/alignment.csv, the kept scores (results/hits) and the feature stores.
-        seeds: heads fitted anew for each factor that is taken out.
+        seeds: heads refitted for each factor that is removed.
         resamples: of each test.
         decomposed: fit and write the decomposition of the last checkpoint too.
         note: one more sentence for the captions, no full stop.
@@ -108,7 +108,7 @@ def audit_run(
         parts = _decomposition(run, table, kept, pairs, seeds, notes, quiet=quiet)
         DECOMPOSITION.write(run.results("decomposition"), parts)
     findings = verdicts(controls, leakage, parts)
-    VERDICT.write(run.results("verdict"), _listed(findings))
+    VERDICT.write(run.results("verdict"), verdict_table(findings))
     figures = [draw_controls(controls, findings, stem=run.figures / "controls", command=command, note=note)]
     if len(parts):
         figures.append(draw_decomposition(parts, stem=run.figures / "decomposition", command=command, note=note))
@@ -233,8 +233,3 @@ def _heads(
             return heads, FitConfig(**{key: value for key, value in settings.items() if key in known})
     notes.append("heads of the claim were not kept: the decomposition fits new ones with the paper's settings")
     return None, None
-
-
-def _listed(findings: tuple[Conclusion, ...]) -> pd.DataFrame:
-    names = [field.name for field in fields(Conclusion)]
-    return pd.DataFrame([[getattr(one, name) for name in names] for one in findings], columns=names)

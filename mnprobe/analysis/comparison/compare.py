@@ -135,9 +135,9 @@ def compare(
     _require_memory(index, len(rows), len(columns), len(kept), config.permutations, n_jobs)
     swap = exchange(config.permute, tasks=of_tasks, instructions=labels, n=len(kept))
     orders = swap.orders(config.permutations, config.seed)
-    sides_u, told = _prepared(index, rows, kept, labels)
+    sides_u, more_u = _prepared(index, rows, kept, labels)
     sides_e, more = _prepared(index, columns, kept, labels)
-    notes += told + more
+    notes += more_u + more
     value = np.full((len(rows), len(columns)), np.nan)
     null = np.full((len(rows), len(columns), len(orders)), np.nan)
     with progress(f"{index.about.title}", len(columns), quiet=quiet) as advance:
@@ -165,7 +165,7 @@ def comparison_hash(
     instructions: Labels,
     config: CompareConfig,
 ) -> str:
-    """16 digits that change when a setting, a feature or a label does: what a finished table is recognised by."""
+    """16 digits that change when a setting, a feature or a label does: identifies a finished table."""
     named = [[str(name) for name in label_list(labels, None, "labels")] for labels in (tasks, instructions)]
     total = hashlib.sha256(canonical_json(named).encode("utf-8", "surrogatepass"))
     for given in (*rows, *columns):
@@ -228,9 +228,9 @@ def _columns(
 
 
 def _column(index: Index, ones: list[Any], other: Any, orders: NDArray[np.int64]) -> _Column:
-    heard: list[tuple[int, str]] = []
-    values, null = column_values(index, ones, other, orders, note=lambda row, error: heard.append((row, str(error))))
-    return values, null, heard
+    failures: list[tuple[int, str]] = []
+    values, null = column_values(index, ones, other, orders, note=lambda row, error: failures.append((row, str(error))))
+    return values, null, failures
 
 
 def _table(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mnprobe.analysis.audit.findings import findings
+from mnprobe.analysis.audit.findings import audited, findings
 from mnprobe.analysis.figures.metadata import read_note
 from mnprobe.analysis.report.data import Episodes, Figure, Headline, Missing, Model, ReportData, Shaped, Table
 from mnprobe.analysis.report.explorer import explorer
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-MOST_ROWS = 2000  # of one table; the file beside the report has them all
+MOST_ROWS = 2000  # of one table; the file in results has them all
 MOST_CELLS = 12_000  # of one table: a wide one is cut sooner
 FEWEST_ROWS = 100  # of any table
 _WEBP_EDGE = 16383  # pixels: what the format can hold
@@ -69,7 +69,7 @@ def gather(run: RunDir | RunTables, *, explore: bool = True) -> ReportData:
     headline, sentences, doubts, probe = _measured(tables, problems)
     answers = findings(tables, problems)
     shaped = tuple(_shaped(tables, number, problems) for number in TABLES)
-    judged = judgements(tables, problems)
+    judgement = judgements(tables, problems)
     compared = contrasts(tables, problems)
     points = explorer(tables, problems) if explore else None
     cut = {name: table for name in CONDENSED if (table := condensed(tables, name)) is not None}
@@ -96,7 +96,7 @@ def gather(run: RunDir | RunTables, *, explore: bool = True) -> ReportData:
         headline=headline,
         summary=sentences,
         caveats=doubts,
-        judgements=judged,
+        judgements=judgement,
         contrasts=compared,
         condensed=cut,
         explorer=points,
@@ -136,7 +136,7 @@ def _measured(tables: RunTables, problems: list[str]) -> _Measured:
     except MnprobeError as error:
         problems.append(f"No headline: {error}")
         return (), (), (), probe
-    return headlines(data.points), summary(data.points), caveats(data.points, table, data.notes), probe
+    return headlines(data.points), summary(data.points), caveats(data.points, table, data.notes, audited(tables)), probe
 
 
 def _shaped(tables: RunTables, number: int, problems: list[str]) -> Shaped:
@@ -343,7 +343,7 @@ def _flat(value: object) -> str:
 
 
 def _short(cell: str) -> str:
-    """Long decimal fractions to six digits, everything else as it stands."""
+    """Long decimal fractions to six digits, everything else unchanged."""
     if len(cell) > 8 and "." in cell:
         try:
             return f"{float(cell):.6g}"

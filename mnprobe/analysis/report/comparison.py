@@ -119,7 +119,7 @@ def side_figure(curves: Sequence[SideCurve]) -> "DrawnFigure":
         return layout.finish()
 
 
-_LONG = 90  # letters of a setting's value; longer ones are cut and told apart by a hash
+_LONG = 90  # letters of a setting's value; longer ones are cut and identified by a hash
 _SKIPPED = ("run.created", "extract.asked")
 
 
@@ -189,7 +189,7 @@ def set_side_by_side(runs: Sequence[RunDir]) -> SideBySide:
 
 
 def write_side_by_side(runs: Sequence[RunDir], path: Path | None = None) -> tuple[Path, SideBySide]:
-    """Write the page of several runs to `path` (report-compare.html in the first run), whole or not at all."""
+    """Write the page of several runs to `path` (report-compare.html in the first run), atomically."""
     found = set_side_by_side(runs)
     target = path or runs[0].path / "report-compare.html"
     write_text(target, render_page("side_by_side.html", policy=policy(), found=found))

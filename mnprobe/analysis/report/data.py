@@ -47,7 +47,7 @@ class Figure:
 class Headline:
     """One line of the first table: a value with all that is needed to judge it (shares from 0 to 1).
 
-    Lines of one `place` stand in one table.
+    Lines of one `place` are shown in one table.
     """
 
     what: str
@@ -111,26 +111,37 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """The verdicts of `mnprobe audit` on one pair and holdout.
-
-    `conclusion` and `sentence` lead; `rows` has all of them as (topic, conclusion, sentence, alarm).
-    """
+    """The findings of `mnprobe audit` on one pair and holdout, alarms first; `leading` is the one to show."""
 
     pair: str
     holdout: str
-    conclusion: str
-    sentence: str
-    rows: tuple[tuple[str, str, str, bool], ...] = ()
+    leading: Finding
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def conclusion(self) -> str:
+        """Of the leading finding."""
+        return self.leading.conclusion
+
+    @property
+    def sentence(self) -> str:
+        """Of the leading finding."""
+        return self.leading.sentence
+
+    @property
+    def rows(self) -> tuple[tuple[str, str, str, bool], ...]:
+        """All findings as (topic, conclusion, sentence, alarm)."""
+        return tuple((one.topic, one.conclusion, one.sentence, one.alarm) for one in self.findings)
 
     @property
     def alarms(self) -> list[str]:
         """Sentences that must be read before any number is."""
-        return [sentence for _, _, sentence, alarm in self.rows if alarm]
+        return [one.sentence for one in self.findings if one.alarm]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Explorer:
-    """The interactive t-SNE: `payload` is JSON that may stand in a script element, `sheet` its thumbnails (WebP)."""
+    """The interactive t-SNE: `payload` is JSON that is safe in a script element, `sheet` its thumbnails (WebP)."""
 
     payload: str
     sheet: str = ""

@@ -78,7 +78,7 @@ def explorer(run: RunDir | RunTables, problems: list[str]) -> Explorer | None:
 
 
 def as_json(value: object) -> str:
-    """JSON that may stand inside a script element: no character in it can end the element or open a tag.
+    """JSON that is safe inside a script element: no character in it can end the element or open a tag.
 
     >>> as_json({"a": "</script>&"})
     '{"a":"\\\\u003c/script\\\\u003e\\\\u0026"}'
@@ -91,20 +91,22 @@ def _pictures(path: Path, cells: Cells) -> list[_Picture]:
     table = cells.frame()
     missing = [name for name in _COLUMNS if name not in table.columns]
     if missing:
-        raise ValueError(f"it lacks the columns {', '.join(missing)}; `{command_of(path, 'tsne')}` writes it anew")
+        raise ValueError(f"it lacks the columns {', '.join(missing)}; `{command_of(path, 'tsne')}` writes it again")
     for name in ("x", "y"):
         table[name] = pd.to_numeric(table[name], errors="coerce")
         if not np.isfinite(table[name]).all():
-            raise ValueError(f"column {name} has cells that are no number; `{command_of(path, 'tsne')}` writes it anew")
+            raise ValueError(
+                f"column {name} has cells that are no number; `{command_of(path, 'tsne')}` writes it again"
+            )
     return [_picture(path.stem, str(title), rows) for title, rows in table.groupby("panel", sort=False)]
 
 
 def _picture(table: str, title: str, rows: pd.DataFrame) -> _Picture:
     own = rows[rows["side"] == "execution"]
     first = (own if len(own) else rows).iloc[0]
-    told = str(first.get("step", ""))
+    recorded = str(first.get("step", ""))
     match = _STEP.search(title)
-    step = int(told) if told.isdigit() else (int(match[2] or match[1]) if match else None)
+    step = int(recorded) if recorded.isdigit() else (int(match[2] or match[1]) if match else None)
     source = str(first.get("source", "demos")) or "demos"
     played = source.startswith("rollouts")
     origin = Origin(source.removesuffix(BLANK), str(first["model"]), step or 0) if played else Origin("demos")
@@ -221,7 +223,7 @@ def _qualities(run: RunDir, tables: set[str]) -> dict[tuple[str, str], str]:
 
 
 def _quality(facts: dict[str, Any]) -> str:
-    told = [str(facts.get("subtitle", ""))]
+    pieces = [str(facts.get("subtitle", ""))]
     for name, words in (("trustworthiness", "trustworthiness {:.3f}"), ("purity", "instruction purity {:.2f}")):
         if isinstance(facts.get(name), int | float):
             of = f" of {facts['purity_of']} points" if name == "purity" and facts.get("purity_of") else ""
@@ -229,11 +231,11 @@ def _quality(facts: dict[str, Any]) -> str:
             chance = facts.get("purity_chance") if name == "purity" else None
             aside = [f"k = {count}"] if count else []
             aside += [f"chance {chance:.2f}"] if isinstance(chance, int | float) else []
-            told.append(words.format(facts[name]) + of + (f" ({', '.join(aside)})" if aside else ""))
+            pieces.append(words.format(facts[name]) + of + (f" ({', '.join(aside)})" if aside else ""))
     for name, words in (("n_points", "N = {:.0f} points"), ("perplexity", "perplexity {:g}")):
         if isinstance(facts.get(name), int | float):
-            told.append(words.format(facts[name]))
-    return "; ".join(part for part in told if part)
+            pieces.append(words.format(facts[name]))
+    return "; ".join(piece for piece in pieces if piece)
 
 
 @dataclass(frozen=True, kw_only=True)

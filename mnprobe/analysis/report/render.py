@@ -9,8 +9,9 @@ from pathlib import Path
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
+from mnprobe.analysis.audit import finding_text
 from mnprobe.analysis.audit.effects import MARGIN
-from mnprobe.analysis.audit.findings import Comparison
+from mnprobe.analysis.audit.findings import Effect
 from mnprobe.analysis.report.collect import gather
 from mnprobe.analysis.report.data import ReportData
 from mnprobe.analysis.report.explorer import plotly_library, policy, script_hash
@@ -84,7 +85,7 @@ GLOSSARY = (
         "instructions are",
     ),
     ("n, groups, gallery", "test episodes, groups among them, and items that each query is ranked against"),
-    ("seeds", "how often the heads were fitted anew from other random starts; sd is the spread this makes"),
+    ("seeds", "how often the heads were refitted from other random starts; sd is the spread this makes"),
     ("step", "optimiser steps of the model that was checkpointed; step 0 has random weights"),
     (
         "mutual-information bound",
@@ -141,6 +142,8 @@ def render_page(name: str, **values: object) -> str:
         "number": _number,
         "signed": _signed,
         "by_where": _by_where,
+        "answer": finding_text.answer,
+        "unsaid": finding_text.unsaid,
     }
     style = Markup(read_piece("report.css") + read_piece("explorer.css"))  # our own files, not a user's
     page = environment.get_template(name).render(style=style, **values)
@@ -167,9 +170,9 @@ def _signed(share: float) -> str:
     return "none" if math.isnan(share) else f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _by_where(rows: Iterable[Comparison]) -> list[tuple[str, list[Comparison]]]:
+def _by_where(rows: Iterable[Effect]) -> list[tuple[str, list[Effect]]]:
     """Comparisons that share a place, in order of first appearance, under the place with a capital letter."""
-    found: dict[str, list[Comparison]] = {}
+    found: dict[str, list[Effect]] = {}
     for row in rows:
         found.setdefault(f"{row.where[:1].upper()}{row.where[1:]}", []).append(row)
     return list(found.items())
@@ -182,14 +185,14 @@ def _unbroken(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenReport:
-    """Where the report lies, and what it says."""
+    """Path and content of a report."""
 
     path: Path
     data: ReportData
 
 
 def write_report(run: RunDir, path: Path | None = None) -> WrittenReport:
-    """Write the report of `run` to `path` (report.html in the run), whole or not at all.
+    """Write the report of `run` to `path` (report.html in the run), atomically.
 
     Everything is inside: style, figures, tables. Parts that the run does not have are named with the command that
     makes them. Raises ConfigError when run.toml cannot be read.

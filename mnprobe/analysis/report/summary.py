@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mnprobe.analysis.audit.effects import decide_level, from_intervals
+from mnprobe.analysis.audit.effects import from_intervals
+from mnprobe.analysis.audit.findings import Finding, against_chance, audited_row, read_verdicts
 from mnprobe.analysis.figures.curve_data import CurveData, curve_data
 from mnprobe.analysis.figures.style import series_name
 from mnprobe.analysis.report.data import Headline, Judgement, Table
@@ -69,7 +70,7 @@ def headlines(points: pd.DataFrame) -> tuple[Headline, ...]:
 
 
 def summary(points: pd.DataFrame) -> tuple[str, ...]:
-    """What was measured, in sentences for people who were not there."""
+    """The claims in sentences, for readers without context."""
     sentences = []
     for _, row in points[points["series"] == "main"].iterrows():
         interval = _interval(row)
@@ -85,8 +86,16 @@ def summary(points: pd.DataFrame) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def caveats(points: pd.DataFrame, table: pd.DataFrame, notes: Sequence[str] = ()) -> tuple[str, ...]:
-    """What weakens the numbers of this very run; empty when nothing does."""
+def caveats(
+    points: pd.DataFrame, table: pd.DataFrame, notes: Sequence[str] = (), differences: pd.DataFrame | None = None
+) -> tuple[str, ...]:
+    """Limits of the numbers of this run; empty where there are none.
+
+    Args:
+        points, notes: of `last_points`.
+        table: results/alignment.csv.
+        differences: the paired differences of the audit, as `audited` gives them; None where there was none.
+    """
     found = []
     claim = points[points["series"] == "main"]
     untrained = [
@@ -128,7 +137,7 @@ def caveats(points: pd.DataFrame, table: pd.DataFrame, notes: Sequence[str] = ()
             )
         if row["n_seeds"] < FEW_SEEDS:
             found.append(f"Few probe seeds ({where}): {row['n_seeds']:.0f}; {FEW_SEEDS} or more show their spread.")
-        found += _rivals(row, points[points["holdout"] == row["holdout"]])
+        found += _rivals(row, points[points["holdout"] == row["holdout"]], differences)
     ties = table[(table["metric"] == "tied_share") & (table["statistic"] == "mean") & (table["control"] == "none")]
     if len(ties) and ties["value"].max() > _TIED:
         found.append(
@@ -141,28 +150,32 @@ def caveats(points: pd.DataFrame, table: pd.DataFrame, notes: Sequence[str] = ()
     return tuple(dict.fromkeys(found))
 
 
-def _rivals(claim: pd.Series, points: pd.DataFrame) -> list[str]:
-    """Controls that the claim is not above, by `decide` on the difference of both levels, simultaneous over them.
+def _rivals(claim: pd.Series, points: pd.DataFrame, differences: pd.DataFrame | None) -> list[str]:
+    """Controls that the claim is not above, by `decide`.
 
-    Claim and controls are taken as independent here; `mnprobe audit` compares them on the same episodes.
+    From the audit's difference on the same episodes, where there is one; else from both levels, taken as independent,
+    simultaneous over all controls.
     """
     same = (points["understanding"] == claim["understanding"]) & (points["execution"] == claim["execution"])
     controls = points[same & ~points["series"].isin(["main", "rollouts", "rollouts-pixels", "rollouts-shuffled"])]
-    decisions = [_above(claim, control, len(controls)) for _, control in controls.iterrows()]
+    decisions = []
+    for _, control in controls.iterrows():
+        paired = audited_row(differences, control, "level")
+        decisions.append(_above(claim, control, len(controls)) if paired is None else str(paired["decision"]))
     higher = np.array([decision in ("less", "none") for decision in decisions], dtype=bool)
     meets = np.array([decision == "undecided" for decision in decisions], dtype=bool)
-    told = []
+    sentences = []
     if higher.any():
-        told.append(
+        sentences.append(
             f"A control scores as high (holdout {claim['holdout']}): {_listed(controls[higher])}; the claim "
             f"{100 * claim['value']:.1f} %. What the control has is enough for this score."
         )
     if meets.any():
-        told.append(
+        sentences.append(
             f"Not told apart from a control at this sample size (holdout {claim['holdout']}): the claim "
             f"{100 * claim['value']:.1f} % ({_range(claim)}), {_listed(controls[meets], intervals=True)}."
         )
-    return told
+    return sentences
 
 
 def _above(claim: pd.Series, control: pd.Series, comparisons: int) -> str:
@@ -219,18 +232,23 @@ def _name(series: str) -> str:
     return "control: before training" if series == STEP_0 else series_name(series)
 
 
+_AGAINST_CHANCE = {
+    "above": "above chance",
+    "below": "below chance",
+    "not shown": "includes chance",
+    "unknown": "no interval",
+}
+
+
 def _verdict(row: pd.Series) -> str:
-    if not np.isfinite(row["chance"]) or not np.isfinite(row["ci_low"]):
-        return "no interval"
-    words = {"more": "above chance", "less": "below chance"}
-    return words.get(decide_level(row["ci_low"], row["ci_high"], row["chance"]), "includes chance")
+    return _AGAINST_CHANCE[against_chance(row)]
 
 
 def _against_chance(row: pd.Series) -> str:
     if not np.isfinite(row["chance"]):
         return "its chance level is not known"
-    told = {"above chance": "the interval lies above it", "below chance": "the interval lies below it"}
-    rest = told.get(_verdict(row), "the interval includes it")
+    words = {"above chance": "the interval lies above it", "below chance": "the interval lies below it"}
+    rest = words.get(_verdict(row), "the interval includes it")
     return f"chance is {100 * row['chance']:.1f} %" + (f", and {rest}" if np.isfinite(row["ci_low"]) else "")
 
 
@@ -250,7 +268,6 @@ def _whole(value: float) -> str:
     return f"{value:.0f}" if np.isfinite(value) else ""
 
 
-_PAIR = ("understanding", "execution", "holdout")
 _TOPICS = ("leak", "shuffled", "instruction", "rise", "chance", "pixels", "task", "rollouts", "known instructions")
 _LEADING = ("instruction", "rise", "chance")
 _Cells = dict[str, Callable[[dict[str, str]], str]]
@@ -266,17 +283,18 @@ def judgements(run: RunDir | RunTables, problems: list[str]) -> tuple[Judgement,
     if table is None:
         return ()
     order = {topic: place for place, topic in enumerate(_TOPICS)}
+    panels: dict[tuple[str, str, str], list[Finding]] = {}
+    for one in read_verdicts(table):
+        panels.setdefault((one.understanding, one.execution, one.holdout), []).append(one)
     found = []
-    for values, rows in table.astype(str).groupby(list(_PAIR), sort=False):
-        lines = sorted(rows.to_dict("records"), key=lambda row: (row["alarm"] != "True", order.get(row["topic"], 99)))
-        leading = next((row for topic in _LEADING for row in lines if row["topic"] == topic), lines[0])
+    for (understanding, execution, holdout), unordered in panels.items():
+        lines = sorted(unordered, key=lambda one: (not one.alarm, order.get(one.topic, 99)))
         found.append(
             Judgement(
-                pair=f"{values[0]} and {values[1]}",
-                holdout=HOLDOUTS.get(str(values[2]), str(values[2])),
-                conclusion=leading["conclusion"],
-                sentence=leading["sentence"],
-                rows=tuple((row["topic"], row["conclusion"], row["sentence"], row["alarm"] == "True") for row in lines),
+                pair=f"{understanding} and {execution}",
+                holdout=HOLDOUTS.get(holdout, holdout),
+                leading=next((one for topic in _LEADING for one in lines if one.topic == topic), lines[0]),
+                findings=tuple(lines),
             )
         )
     return tuple(sorted(found, key=lambda one: (not one.alarms, one.holdout == "both")))

@@ -1,4 +1,4 @@
-"""Private helpers: studentised block means, and weights of matched blocks."""
+"""Private helpers: studentized block means, and weights of matched blocks."""
 
 from typing import Any, NamedTuple
 

@@ -47,7 +47,7 @@ def permutation_test(
         labels: True for one set (successes), False for the other.
         blocks: the instruction of each item. Blocks with one label only are left out: they say nothing.
         weights: of each item; within each block both labels must weigh the same (see `match_weights`, the default).
-        studentise: divide by the standard error; False for the plain difference.
+        studentize: divide by the standard error; False for the plain difference.
         resamples: K, permutations.
         seed: of the permutations.
 
@@ -56,10 +56,10 @@ def permutation_test(
         FeatureError: values that are not finite, labels that are no outcome, weights below 0.
         ConfigError: resamples or seed are impossible.
 
-    Source: Good 2005, chapter 3; studentised: Janssen 1997, Chung and Romano 2013 (Annals of Statistics 41).
+    Source: Good 2005, chapter 3; studentized: Janssen 1997, Chung and Romano 2013 (Annals of Statistics 41).
 
     >>> hit, blocks = np.array([1.0, 1, 0, 0] * 3), np.repeat(["a", "b", "c"], 4)
-    >>> permutation_test(hit, np.array([True, True, False, False] * 3), blocks, studentise=False, resamples=199).value
+    >>> permutation_test(hit, np.array([True, True, False, False] * 3), blocks, studentize=False, resamples=199).value
     1.0
     """
     if as_whole(resamples, "resamples") < 1:
@@ -114,7 +114,7 @@ def flip_test(
             items of two sets see `outcome_contrast`.
         blocks: the instruction of each item.
         weights: of each item in the mean; equal when not given.
-        studentise: divide by the standard error of leaving out one block; False for the plain mean.
+        studentize: divide by the standard error of leaving out one block; False for the plain mean.
         resamples: K, random signs for all blocks.
         seed: of the signs.
 

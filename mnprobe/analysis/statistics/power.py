@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import nctdtr, stdtrit
+from scipy.integrate import quad
+from scipy.special import chdtrc, nctdtr, stdtrit
 
 from mnprobe.analysis.statistics._blocks import as_marks, block_sums, match_weights
 from mnprobe.core.arrays import Array, as_number, as_vector, as_weights, power_near_one
@@ -14,6 +15,7 @@ from mnprobe.core.labels import Labels, as_labels, encode_labels
 __all__ = ["detectable_difference", "detectable_of", "effective_blocks", "expected_error", "power_at"]
 
 _ROUNDING = 1e-12
+_FARTHEST = 9.0  # standard deviations: a normal variable exceeds them in 2e-19 of the cases
 
 
 def detectable_difference(error: float, n_blocks: float, *, power: float = 0.8, level: float = 0.05) -> float:
@@ -22,8 +24,8 @@ def detectable_difference(error: float, n_blocks: float, *, power: float = 0.8, 
     The difference d for which `power_at(d, error, n_blocks)` is `power`; close to
     (t(1 - level / 2) + t(power)) x error with G - 1 degrees of freedom. It assumes that the statistic divided by its
     error follows Student's t; benchmarks/calibration.py plants such differences and counts how often they are found.
-    Where blocks weigh unequally, `n_blocks` is `effective_blocks`. NaN with fewer than 2 blocks, and for an error of 0
-    (at most 1e-12): where nothing varies, nothing is known of how much it could.
+    Where blocks weigh unequally, `n_blocks` is `effective_blocks`; it may be a fraction, such as 2.3. NaN with fewer
+    than 2 blocks, and for an error of 0 (at most 1e-12): without variation, its size cannot be estimated.
     With fewer than 6 blocks no flip test can reach p < 0.05.
 
     >>> round(detectable_difference(0.1, 1000), 2)
@@ -45,7 +47,7 @@ def detectable_difference(error: float, n_blocks: float, *, power: float = 0.8, 
 
 
 def detectable_of(values: NDArray[np.float64], error: float, n_blocks: float) -> float:
-    """`detectable_difference` where what counts as rounding is judged by the size of the values themselves."""
+    """`detectable_difference` with a rounding threshold relative to the size of the values."""
     largest = float(np.abs(values).max(initial=0.0))
     unit = 1.0 if largest == 0 or 1e-3 <= largest <= 1e6 else 2.0 ** math.frexp(largest)[1]
     return detectable_difference(error / unit, n_blocks) * unit
@@ -80,9 +82,26 @@ def power_at(difference: float, error: float, n_blocks: float, *, level: float =
         return math.nan
     bound = float(stdtrit(n_blocks - 1, 1 - level / 2))
     shift = abs(difference) / error
-    if shift > 37:  # beyond what the noncentral t can be computed for
-        return float(bound < shift)
-    return float(1 - nctdtr(n_blocks - 1, shift, bound) + nctdtr(n_blocks - 1, shift, -bound))
+    if shift <= 37:
+        power = float(1 - nctdtr(n_blocks - 1, shift, bound) + nctdtr(n_blocks - 1, shift, -bound))
+        if math.isfinite(power):
+            return power
+    return 1 - _missed(shift, bound, n_blocks - 1)  # nctdtr gives NaN for many shifts above 7.5
+
+
+def _missed(shift: float, bound: float, degrees: float) -> float:
+    """Chance that |T| <= bound, T = (Z + shift) / S noncentral t: the mean over Z of P(S >= |Z + shift| / bound)."""
+    if math.isinf(shift) or math.isinf(bound):
+        return float(math.isinf(bound))
+
+    def at(z: float) -> float:
+        density = math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+        return density * float(chdtrc(degrees, degrees * ((z + shift) / bound) ** 2))
+
+    width = 6 * bound / math.sqrt(2 * degrees)  # of the two steps that the integrand has
+    edges = (-shift, *(end - shift + side for end in (-bound, bound) for side in (-width, 0.0, width)))
+    points = sorted({z for z in edges if abs(z) < _FARTHEST})
+    return float(quad(at, -_FARTHEST, _FARTHEST, points=points or None, limit=200, epsabs=1e-12)[0])
 
 
 def expected_error(

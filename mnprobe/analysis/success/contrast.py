@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mnprobe.analysis.audit.effects import MARGIN, decide_rows, missed
+from mnprobe.analysis.audit.effects import decide_rows
+from mnprobe.analysis.audit.findings import Finding
 from mnprobe.analysis.statistics import OutcomeContrast, benjamini_hochberg, cluster_jackknife, holm, outcome_contrast
 from mnprobe.analysis.tables.episode_scores import EpisodeScores, current_hits, episode_scores
 from mnprobe.core.commands import command_of
@@ -20,6 +21,7 @@ from mnprobe.probe.scores import HitScores, read_hits
 __all__ = [
     "CONTRASTS",
     "CONTRAST_COLUMNS",
+    "contrast_findings",
     "contrast_sentences",
     "contrast_table",
     "read_contrasts",
@@ -66,9 +68,9 @@ def contrast_table(scores: Sequence[HitScores], *, resamples: int = 1999, seed: 
     - `difference`: Recall@1 (mean of both directions) of successes less that of failures; equal test counts and equal
       instructions on both sides, mean over draws. `where` "within tasks": the mean over tasks of the difference inside.
     - `ci_low`, `ci_high`: 95 %, cluster jackknife over instructions with Student's t, those of results/alignment.csv.
-      What they cover in simulations stands in docs/statistics.md.
+      docs/statistics.md gives their coverage in simulations.
     - `p_blocks`: the two sides of whole instructions exchanged; `p_within`: outcomes exchanged among the episodes of
-      each instruction. Both studentised, (b + 1) / (K + 1). `p_holm`, `p_bh` correct p_blocks over all rows of the
+      each instruction. Both studentized, (b + 1) / (K + 1). `p_holm`, `p_bh` correct p_blocks over all rows of the
       table (`family` of them), `p_within_holm` the other.
     - `detectable`: the difference that these data would have shown at p < 0.05, uncorrected, in 80 of 100 cases.
     - `success_chance`, `failure_chance`: exact, of these very test sets; empty within tasks.
@@ -175,14 +177,14 @@ def _difference(found: OutcomeContrast | None) -> dict[str, Any]:
     return values | {"n_instructions": 0 if found is None else found.n_blocks}
 
 
-def contrast_sentences(rows: pd.DataFrame) -> tuple[str, ...]:
-    """One sentence or two for each contrast over all episodes, with what stays of it within tasks.
+def contrast_findings(rows: pd.DataFrame) -> tuple[Finding, ...]:
+    """One finding for each contrast over all episodes, with what remains of it within tasks.
 
-    - A difference is called more or less by `decide`, from its interval alone, which is simultaneous over all rows of
-      the same pair of models, source and holdout (both sides, both modes, all episodes and within tasks). p (flips of
-      whole instructions, Holm over the table) stands beside the interval and decides nothing.
-    - Practically none: the interval lies within 5 points. Otherwise none is shown, and the sentence says which one
-      would have been seen in 80 of 100 cases.
+    - "more" or "less" by `decide`, from the interval alone, which is simultaneous over all rows of the same pair of
+      models, source and holdout (both sides, both modes, all episodes and within tasks). p (flips of whole
+      instructions, Holm over the table) is given next to the interval and decides nothing.
+    - "none": the interval lies within 5 points. "undecided": none is shown, and the sentence gives the one that would
+      have been seen in 80 of 100 cases. "untested": there is no interval.
     - Where a shown difference is not shown within tasks too, task difficulty may explain it, and the sentence says so.
     """
     key = ["understanding", "execution", "source_e", "holdout", "side", "mode"]
@@ -190,38 +192,24 @@ def contrast_sentences(rows: pd.DataFrame) -> tuple[str, ...]:
     decided = decide_rows(
         rows, low="ci_low", high="ci_high", question=key[:4], leading=pd.Series(True, index=rows.index, dtype=bool)
     )
-    rows = rows.join(decided)
-    for values, both in rows.groupby(key, sort=False):
-        whole, inside = (both[both["where"] == where] for where in ("all", "within tasks"))
-        if len(whole):
-            found.append(_sentence(dict(zip(key, map(str, values), strict=True)), whole.iloc[0], inside))
+    for values, both in rows.join(decided).groupby(key, sort=False):
+        every, inside = (both[both["where"] == where] for where in ("all", "within tasks"))
+        if every.empty:
+            continue
+        names, row = dict(zip(key, map(str, values), strict=True)), every.iloc[0]
+        found.append(
+            Finding(
+                topic="success contrast",
+                conclusion=str(row["decision"]) if np.isfinite(row["low"]) else "untested",
+                understanding=names["understanding"],
+                execution=names["execution"],
+                holdout=names["holdout"],
+                facts=names | {"row": row, "inside": None if inside.empty else inside.iloc[0]},
+            )
+        )
     return tuple(found)
 
 
-def _sentence(names: dict[str, str], row: pd.Series, inside: pd.DataFrame) -> str:
-    where = (
-        f"{names['understanding']} with {names['execution']} ({names['source_e']}, step {row['step_e']}; "
-        f"{names['holdout']} held out; {names['side']}, {names['mode'].replace('-', ' ')})"
-    )
-    if not np.isfinite(row["low"]):
-        return f"{where}: success and failure cannot be compared: {row['note']}."
-    size, decision = _size(row), row["decision"]
-    if decision == "none":
-        return f"{where}: success and failure align alike, within {100 * MARGIN:g} points: {size}."
-    if decision == "undecided":
-        seen = f"; {missed(float(row['seen']))}" if missed(float(row["seen"])) else ""
-        return f"{where}: no difference between success and failure is shown: {size}{seen}."
-    text = f"{where}: successes align {decision} than failures: {size}"
-    if inside.empty or not np.isfinite(inside.iloc[0]["low"]):
-        return f"{text}; within tasks it could not be tested."
-    within = _size(inside.iloc[0])
-    if inside.iloc[0]["decision"] == decision:
-        return f"{text}; within tasks too: {within}."
-    return f"{text}; within tasks it is not shown: {within}; which tasks are hard may explain it."
-
-
-def _size(row: pd.Series) -> str:
-    """Difference, the interval that decides, and p."""
-    among = f" over {row['comparisons']} comparisons" if row["comparisons"] > 1 else ""
-    text = f"{100 * row['difference']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f}{among})"
-    return text + (f", p {row['p_holm']:.2g}" if np.isfinite(row["p_holm"]) else "")
+def contrast_sentences(rows: pd.DataFrame) -> tuple[str, ...]:
+    """The sentences of `contrast_findings`, one or two for each contrast over all episodes."""
+    return tuple(finding.sentence for finding in contrast_findings(rows))

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 ALIGNMENT_COLUMNS = tuple(name for name in COLUMNS if name != "features_hash")
-"""What is read here of the table that `mnprobe align` writes; its last column serves only to go on with it."""
+"""Columns read from the table of `mnprobe align`; the last one is needed only to continue a measurement."""
 
 HOLDOUTS = {
     "episodes": "new episodes of known instructions",
@@ -43,7 +43,7 @@ SPLITS = {
     "execution-failure": "not carried out",
 }
 
-# What a measurement was made with. Where a table holds several, the default is shown and the others can be asked for.
+# Settings of a measurement. Where a table holds several, the default is shown and the others can be selected.
 _DEFAULTS: dict[str, str | None] = {
     "mode": "own-probe",
     "heads": "linear",
@@ -126,7 +126,7 @@ def settle(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def headline(table: pd.DataFrame, *, metric: str = "recall@1") -> pd.DataFrame:
-    """The table that answers first: one row per measurement, with chance, interval, n and seeds beside each value.
+    """The main table: one row per measurement, with chance, interval, n and seeds of each value.
 
     `table` is results/alignment.csv as `read_alignment` gives it. Only mean rows of `metric`, both directions
     averaged. Columns that say how it was measured appear only where they vary.

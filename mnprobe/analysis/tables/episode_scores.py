@@ -88,7 +88,7 @@ def episode_scores(scores: HitScores, split: str = "all") -> EpisodeScores:
 
 
 def current_hits(folder: Path, table: pd.DataFrame, *, splits: Sequence[str]) -> list[Path]:
-    """Files of scores that stand behind rows of `table` (with config_hash and features_hash) and hold all `splits`."""
+    """Files of scores behind rows of `table` (with config_hash and features_hash) and hold all `splits`."""
     keys = set(map(tuple, table[["config_hash", "features_hash"]].drop_duplicates().to_numpy().tolist()))
     found = []
     for path, about in described_hits(folder):

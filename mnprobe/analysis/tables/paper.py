@@ -24,7 +24,7 @@ from mnprobe.analysis.tables.run_tables import RunTables
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.names import ModelName
 from mnprobe.core.rundir import RunDir
-from mnprobe.core.table import TableSchema
+from mnprobe.core.table import TableSchema, text_table
 from mnprobe.data import TASKS
 from mnprobe.features.text_ranking import ALL_EPISODES
 
@@ -52,7 +52,7 @@ AVERAGE = "average"
 """In the paper's column `task`: the mean over its 18 tasks."""
 
 STAND_INS = {"put_shape_in_tray": "place_shape_in_shape_sorter"}
-"""The tabletop's tasks that stand in for one of RLBench's under a name of their own (docs/tabletop.md)."""
+"""The tabletop's tasks that replace one of RLBench's under another name (docs/tabletop.md)."""
 
 _FILES = (
     "table1_action_recognition.csv",
@@ -138,7 +138,7 @@ class ShapedTable:
     Columns: `who` ("ours" or "paper"), world, column (what was measured: a training at a step, or a method of the
     paper's), training, step, task, paper_task (the paper's name of the task, empty where it has none), percent, low,
     high (95 % interval), n (episodes), n_trainings, sd (between trainings; for the paper's what it prints after ±). In
-    Table 3 pairing and tau stand in place of the tasks.
+    Table 3 pairing and tau take the place of the tasks.
     """
 
     number: int
@@ -186,17 +186,19 @@ def recognition_table(source: Path | pd.DataFrame) -> ShapedTable:
 def execution_table(source: Path | pd.DataFrame) -> ShapedTable:
     """Table 2, closed-loop success per task, from results/success.csv: the start and the end of each training.
 
-    Policies that were told no instruction, a control, are left to the curve. `source` is the file, or what
+    Policies with a blanked instruction, a control, are left to the curve. `source` is the file, or what
     `read_success` gives. Raises ProbeError as `read_success`.
     """
     table = read_success(source) if isinstance(source, Path) else source
-    told = table[[not ModelName.parse(str(model)).blank for model in table["model"]]]
-    told = told if len(told) else table
-    starts = ["step 0" if step == 0 and ModelName.parse(str(model)).training else "" for model, step in _pairs(told)]
+    instructed = table[[not ModelName.parse(str(model)).blank for model in table["model"]]]
+    instructed = instructed if len(instructed) else table
+    starts = [
+        "step 0" if step == 0 and ModelName.parse(str(model)).training else "" for model, step in _pairs(instructed)
+    ]
     return ShapedTable(
         number=2,
         title="Table 2. Embodied execution, closed-loop success %",
-        frame=_with_paper(_ours(told.assign(start=starts)), 2),
+        frame=_with_paper(_ours(instructed.assign(start=starts)), 2),
         notes=(_MEANS, _APART, "The paper's table has nine more methods: mnprobe.analysis.paper_table(2)."),
     )
 
@@ -324,17 +326,7 @@ def grid_of(table: ShapedTable) -> Grid:
 def grid_text(table: ShapedTable) -> str:
     """`table` for a terminal: title, heads, rows, notes."""
     grid = grid_of(table)
-    cells = [list(grid.columns), *map(list, grid.rows)]
-    widths = [max(len(row[place]) for row in cells) for place in range(len(grid.columns))]
-    upper, place = [], 0
-    for name, span in grid.groups:
-        room = sum(widths[place : place + span]) + 3 * (span - 1)
-        widths[place + span - 1] += max(0, len(name) - room)  # a head that is longer than what stands under it
-        upper.append(name.ljust(max(room, len(name))))
-        place += span
-    lines = ["   ".join(upper)]
-    lines += ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
-    return "\n".join([table.title, *(line.rstrip() for line in lines), *table.notes])
+    return "\n".join([table.title, text_table(grid.columns, grid.rows, gap=3, groups=grid.groups), *table.notes])
 
 
 def _by_task(frame: pd.DataFrame) -> Grid:
@@ -415,7 +407,7 @@ def _episodes(row: "pd.Series") -> str:
 
 
 def _cell(row: "pd.Series | None", *, counted: bool) -> str:
-    """A value with its spread, its interval and, where it does not stand beside, its n."""
+    """A value with its spread, its interval and, where it has no column of its own, its n."""
     if row is None:
         return _NONE
     text = f"{row['percent']:.1f}"

@@ -22,7 +22,7 @@ __all__ = [
     "success_progress",
     "world_note",
     *("ABLATION", "MEASURED_PREDICTIONS", "MEASURED_RECOGNITION"),
-    *("read_ablation", "read_predictions", "read_recognition", "read_success"),
+    *("read_ablation", "read_recognition", "read_success"),
 ]
 
 _INTERVALS = tuple((side, end) for side in ("understanding", "execution") for end in ("ci_low", "ci_high"))
@@ -50,11 +50,6 @@ MEASURED_PREDICTIONS = replace(PREDICTIONS, error=ProbeError)
 def read_recognition(path: Path) -> pd.DataFrame:
     """results/recognition.csv; ProbeError names a column or cell that does not belong."""
     return MEASURED_RECOGNITION.read(path)
-
-
-def read_predictions(path: Path) -> pd.DataFrame:
-    """results/predictions.csv, one row per model, step, source and episode."""
-    return MEASURED_PREDICTIONS.read(path)
 
 
 def read_success(path: Path) -> pd.DataFrame:

@@ -1,7 +1,6 @@
 """Closed-loop success rates by task (paper, Table 2)."""
 
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import pandas as pd
 from mnprobe.core.errors import ProbeError
 from mnprobe.core.names import step_of
 from mnprobe.core.proportions import mean_interval, wilson_interval
-from mnprobe.core.table import TableSchema
+from mnprobe.core.table import TableSchema, text_table
 from mnprobe.data import OUTCOMES_FILE
 from mnprobe.worlds.outcomes import Outcome, read_played
 from mnprobe.worlds.rollout import read_rollout
@@ -104,13 +103,8 @@ def format_success(table: pd.DataFrame) -> str:
     tasks = [task for task in sorted(set(table["task"])) if task != ALL_TASKS] + [ALL_TASKS]
     cells = {(row["model"], row["step"], row["task"]): _cell(row) for _, row in table.iterrows()}
     worlds = ", ".join(sorted(set(table["world"])))
-    lines = [[f"{worlds}: success, %", *(f"{model} {step}" for model, step in columns)]]
-    lines += [[task, *(cells.get((*column, task), "-") for column in columns)] for task in tasks]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        re.sub(r" +$", "", "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
-        for line in lines
-    )
+    rows = [[task, *(cells.get((*column, task), "-") for column in columns)] for task in tasks]
+    return text_table([f"{worlds}: success, %", *(f"{model} {step}" for model, step in columns)], rows, gap=3)
 
 
 def _rows(played: Rollouts) -> Iterable[dict[str, object]]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mnprobe.core.errors import FeatureError
 from mnprobe.core.proportions import mcnemar, mean_interval, mean_paired_interval, paired_interval, wilson_interval
-from mnprobe.core.table import TableSchema
+from mnprobe.core.table import TableSchema, text_table
 from mnprobe.features.schema import Columns
 from mnprobe.features.text_ranking import ALL_EPISODES, ALL_TASKS, COLUMNS, PREDICTION_COLUMNS, Ranking
 
@@ -143,7 +143,7 @@ def format_recognition(table: "pd.DataFrame", *, width: int = _WIDTH) -> str:
         header = ["", *(f"{task} n={sizes[task]}" for task in (*tasks, ALL_TASKS, ALL_EPISODES))]
         header += ["top-5, all tasks", "chance"]
         title = f"top-1 recognition on {source} ({partition}), % [95 % interval]"
-        blocks.append(title + "\n" + _wrapped([header, *lines], width))
+        blocks.append(title + "\n" + text_table(header, lines, gap=3, width=width))
     return "\n\n".join(blocks)
 
 
@@ -163,20 +163,6 @@ def _cell(row: Mapping[Any, Any] | None, value: str, low: str, high: str) -> str
     if row is None or math.isnan(row[value]):
         return "-"
     return f"{100 * row[value]:.1f} [{100 * row[low]:.1f}, {100 * row[high]:.1f}]"
-
-
-def _wrapped(lines: Sequence[Sequence[str]], width: int) -> str:
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    blocks: list[list[int]] = [[]]
-    for column in range(1, len(widths)):
-        taken = widths[0] + sum(3 + widths[i] for i in blocks[-1])
-        if blocks[-1] and taken + 3 + widths[column] > width:
-            blocks.append([])
-        blocks[-1].append(column)
-    return "\n\n".join(
-        "\n".join("   ".join(line[i].ljust(widths[i]) for i in (0, *columns)).rstrip() for line in lines)
-        for columns in blocks
-    )
 
 
 if TYPE_CHECKING:
@@ -265,16 +251,13 @@ def format_forgetting(table: "pd.DataFrame") -> str:
         cells = {(row["label"], row["step"]): row for row in part.to_dict("records")}
         classes = sorted(set(part["label"]) - {ALL_CLASSES, ALL_VIDEOS})
         some: Mapping[Any, Any] = next(iter(cells.values()))
-        lines = [["", *(_title(cells[ALL_VIDEOS, step]) for step in steps)]]
+        lines = []
         for label in (*classes, ALL_CLASSES, ALL_VIDEOS):
             counts = {cells[label, step]["n"] for step in steps if (label, step) in cells}
             size = "-".join(map(str, sorted(counts)))
             lines.append([f"{label} n={size}", *(_forgetting_cell(cells.get((label, step))) for step in steps)])
-        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
         title = f"{model} on {videos}: top-1, % [95 % interval]; chance {100 * some['chance']:.1f}"
-        table_text = "\n".join(
-            "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-        )
+        table_text = text_table(["", *(_title(cells[ALL_VIDEOS, step]) for step in steps)], lines, gap=3)
         blocks.append("\n".join([title, table_text, *(_verdict(cells[ALL_VIDEOS, step]) for step in steps[1:])]))
     return "\n\n".join(blocks)
 

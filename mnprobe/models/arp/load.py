@@ -14,6 +14,7 @@ from mnprobe.models.loading import (
     check_strict,
     detect_model,
     load_into,
+    on_meta,
     read_config,
     read_metadata,
     read_state_dict,
@@ -124,7 +125,7 @@ def save_arp(
 
 def _empty(config: ARPConfig) -> ARP:
     """Build a policy on the meta device."""
-    with torch.device("meta"):
+    with on_meta():
         return ARP(config)
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from jaxtyping import Float, Int
-from torch import Tensor, arange, cat, exp, nn
+from torch import Tensor, arange, cat, empty, exp, nn
 
 __all__ = ["ACTIONS", "BLOCKED", "PROMPT", "PROMPTS", "SCREEN", "TOKENS", "Layout", "action_layout", "screen_layout"]
 
@@ -113,7 +113,8 @@ class SinusoidEmbedder(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
-        self.register_buffer("div_term", self.frequencies(width))
+        row = empty(1, width // 2)
+        self.register_buffer("div_term", row if row.is_meta else self.frequencies(width))
         self.div_term: Tensor
 
     @staticmethod

@@ -14,7 +14,7 @@ from mnprobe.core.files import sha256_file
 from mnprobe.core.seeds import check_seed
 from mnprobe.models.clip.text import TextEncoder
 from mnprobe.models.clip.tokenizer import Tokenizer
-from mnprobe.models.loading import load_into, read_state_dict
+from mnprobe.models.loading import load_into, on_meta, read_state_dict
 
 __all__ = ["LanguageConfig", "LanguageEncoder", "load_language_encoder", "random_language_encoder"]
 
@@ -111,7 +111,7 @@ def random_language_encoder(config: LanguageConfig | None = None, seed: int = 0)
 
 
 def _empty(config: LanguageConfig) -> TextEncoder:
-    with torch.device("meta"):  # no memory and no random numbers are spent on weights that are replaced
+    with on_meta():  # no memory and no random numbers are spent on weights that are replaced
         return TextEncoder(
             context=config.context,
             vocabulary=config.vocabulary,

@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 
 from mnprobe.core.registry import unknown_name
 from mnprobe.models.clip.text import TextEncoder
+from mnprobe.models.loading import on_meta
 from mnprobe.models.viclip.config import ViCLIPConfig
 from mnprobe.models.viclip.resizing import resize_spatial, resize_temporal, resize_text
 from mnprobe.models.viclip.video import VideoEncoder
@@ -32,7 +33,7 @@ class ViCLIP(nn.Module):
         super().__init__()
         self.config = config
         device = torch.get_default_device()
-        with torch.device("meta"):  # torch's own initialisation would use the global random state
+        with on_meta():  # torch's own initialisation would use the global random state
             self.temp = nn.Parameter(torch.empty(()))
             self.vision_encoder = VideoEncoder(config)
             self.text_encoder = TextEncoder(

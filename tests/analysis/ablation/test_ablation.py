@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import signal
-import time
 from dataclasses import replace
 
 import joblib
@@ -258,16 +257,19 @@ def test_a_killed_ablation_ends_as_if_it_had_not_been(finished, opened, tmp_path
     state = begun.shared.folder / "training" / wanted[1].name / "state.pt"
     child = os.fork()
     if child == 0:
+        replace_file = os.replace
+
+        def die_with_the_first_state(source, target):
+            replace_file(source, target)
+            if state.exists():
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        os.replace = die_with_the_first_state
         try:
             ablate(begun, jobs=1)
         finally:
             os._exit(0)
-    for _ in range(12_000):
-        if state.exists() or os.waitpid(child, os.WNOHANG)[0]:
-            break
-        time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
     assert [row["status"] for row in plan_ablation(begun).rows] == ["finished", "begun"]
     ended = ablate(begun, jobs=1)
     assert [cell.status for cell in ended.cells] == ["kept", "done"]

@@ -17,6 +17,7 @@ from mnprobe.analysis.audit.effects import (
     from_pairs,
     over_trainings,
 )
+from mnprobe.analysis.audit.finding_text import answer, unsaid
 from mnprobe.analysis.statistics import detectable_difference
 from mnprobe.analysis.tables.alignment import mean_over_seeds, t_interval
 from mnprobe.core.errors import ConfigError, FeatureError, TooFewSamples
@@ -47,7 +48,7 @@ def test_no_episode_that_differs_is_still_no_certainty():
     made = from_pairs([1, 0, 1, 0], [1, 0, 1, 0])
     assert made.low < -0.2
     assert made.high > 0.2
-    assert made.verdict == "cannot be told from n = 4 episodes"
+    assert answer(made) == "cannot be told from n = 4 episodes"
 
 
 def test_students_interval_against_scipy():
@@ -79,7 +80,7 @@ def test_trainings_that_agree_leave_the_interval_over_episodes():
 )
 def test_verdicts(low, high, verdict):
     made = Difference(before=0.1, after=0.2, value=0.1, low=low, high=high, n="9 episodes", basis="")
-    assert made.verdict == verdict
+    assert answer(made) == verdict
 
 
 @pytest.mark.parametrize(
@@ -160,12 +161,12 @@ def test_an_undecided_difference_names_the_one_that_would_have_been_seen():
     made = Difference(before=0.1, after=0.2, value=0.1, low=-0.1, high=0.3, n="", basis="", degrees=19)
     error = 0.2 / t.ppf(0.975, 19)
     assert made.seen == pytest.approx(detectable_difference(error, 20))
-    assert made.missed == f"one of {100 * made.seen:.0f} points would mostly have been seen"
+    assert unsaid(made) == f"one of {100 * made.seen:.0f} points would mostly have been seen"
     four = made.over(4)
     assert four.seen == pytest.approx(detectable_difference(error, 20, level=0.05 / 4))
     decided = Difference(before=0.1, after=0.2, value=0.1, low=0.05, high=0.3, n="", basis="")
     unknown = Difference(before=0.1, after=0.2, value=0.1, low=math.nan, high=math.nan, n="", basis="")
-    assert decided.missed == unknown.missed == ""
+    assert unsaid(decided) == unsaid(unknown) == ""
 
 
 def test_means_over_seeds_by_hand():

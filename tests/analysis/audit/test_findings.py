@@ -6,9 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mnprobe.analysis.audit.findings import findings
+from mnprobe.analysis.audit.controls import CONTROL_COLUMNS, CONTROLS
+from mnprobe.analysis.audit.finding_text import answer
+from mnprobe.analysis.audit.findings import findings, verdicts
+from mnprobe.analysis.figures.curve_data import curve_data
 from mnprobe.analysis.report import gather, write_report
-from mnprobe.analysis.tables.alignment import write_table
+from mnprobe.analysis.tables.alignment import HOLDOUTS, read_alignment, write_table
 from mnprobe.analysis.tables.rollouts import find_rollouts
 from mnprobe.core.rundir import RunDir
 
@@ -42,13 +45,52 @@ def test_a_rise_is_found_in_each_source_with_and_without_the_instruction(one):
     assert "how far another seed would differ was not measured" in found.note
 
 
+def _with_controls(run, low, high):
+    """results/controls.csv of `run` with one paired rise: joint, demonstrations, new episodes."""
+    table = curve_data(read_alignment(run.results("alignment"))).points
+    line = table[(table["series"] == "main") & (table["holdout"] == "episodes") & (table["execution"] == "arp-joint")]
+    first, last = (line.sort_values("step").iloc[end] for end in (0, -1))
+    names = ("understanding", "execution", "holdout", "series", "step", "value", "chance", "n_test", "n_groups")
+    row = dict.fromkeys(CONTROL_COLUMNS, np.nan) | {name: last[name] for name in names} | {"kind": "rise"}
+    row |= {"step_first": first["step"], "difference": last["value"] - first["value"], "d_low": low, "d_high": high}
+    row |= {"detectable": 0.03, "n_instructions": 20, "source_e": "demos", "note": ""}
+    row |= {"trained_u": True, "trained_e": True, "ci_low": 0.1, "ci_high": 0.9}
+    CONTROLS.write(run.results("controls"), pd.DataFrame([row], columns=list(CONTROL_COLUMNS)))
+    return row
+
+
+def test_a_rise_that_the_audit_paired_is_decided_by_the_audit(write_trained, tmp_path):
+    run = RunDir(write_trained(tmp_path / "run"))
+
+    def shown():
+        rows = _by_question(RunDir(run.path))["alignment rise with training"].rows
+        return next(
+            row.difference
+            for row in rows
+            if (row.subject, row.where, row.held_out) == ("joint", "demonstrations", HOLDOUTS["episodes"])
+        )
+
+    alone = shown()
+    assert alone.basis == "from both intervals, not paired"
+    row = _with_controls(run, alone.value - 0.001, alone.value + 0.001)
+    _by_question.cache_clear()
+    paired = shown()
+    assert (paired.low, paired.high) == (row["d_low"], row["d_high"])
+    assert (paired.comparisons, paired.seen) == (1, 0.03)
+    said = [one.conclusion for one in verdicts(CONTROLS.read(run.results("controls"))) if one.topic == "rise"]
+    assert said == [{"more": "rises", "less": "falls", "none": "flat"}[paired.decision]]
+    CONTROLS.write(run.results("controls"), CONTROLS.read(run.results("controls")).assign(value=0.123))  # another run's
+    _by_question.cache_clear()
+    assert shown() == alone
+
+
 def test_successes_are_told_apart_from_failures_also_within_tasks(one):
     found = _by_question(one)["Do successes align better than failures"]
     assert found.short == "Mixed: of 4 comparisons, yes in 2, cannot be told in 2."
     plain = found.rows[0]
     assert (plain.difference.before, plain.difference.after, plain.difference.value) == (0.5, 0.7, 0.2)
     within = [row for row in found.rows if row.where.endswith("within tasks")]
-    assert {row.difference.verdict for row in within} == {"cannot be told from n = 20 test episodes on each side"}
+    assert {answer(row.difference) for row in within} == {"cannot be told from n = 20 test episodes on each side"}
 
 
 @pytest.mark.parametrize(("lift", "short"), [(1.0, "Yes."), (0.0, "Cannot be told.")])

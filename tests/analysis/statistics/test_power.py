@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
-from scipy.stats import nct, t
+from scipy.integrate import quad
+from scipy.special import ndtr
+from scipy.stats import chi2, nct, t
 
 from mnprobe.analysis.statistics import (
     detectable_difference,
@@ -25,6 +27,41 @@ def test_the_detectable_difference_has_its_power(blocks):
     assert power_at(
         detectable_difference(0.03, blocks, power=0.5, level=0.01), 0.03, blocks, level=0.01
     ) == pytest.approx(0.5, abs=1e-6)
+
+
+def _integrated(shift, degrees, level):
+    """Power of the noncentral t by integrating over the estimated standard error instead of over the mean."""
+    bound, scale = t(degrees).ppf(1 - level / 2) / np.sqrt(degrees), 2 * chi2(degrees).pdf(1.0) * np.exp(0.5)
+
+    def at(x):
+        density = scale * x ** (degrees - 1) * np.exp(-x * x / 2)  # of the chi distribution
+        return (ndtr(shift - bound * x) + ndtr(-shift - bound * x)) * density
+
+    return quad(at, 0, 12, epsabs=1e-10, limit=300)[0]
+
+
+@pytest.mark.parametrize("level", [0.05, 0.05 / 6])
+@pytest.mark.parametrize("blocks", [2, 2.05, 2.3, 2.5, 4])
+def test_power_with_few_blocks_is_that_of_numerical_integration(blocks, level):
+    shifts = (0.0, 3.0, 7.0, 8.0, 15.0, 22.0, 38.0, 90.0)  # of several, scipy's nctdtr is NaN
+    expected = [_integrated(shift, blocks - 1, level) for shift in shifts]
+    np.testing.assert_allclose([power_at(x, 1.0, blocks, level=level) for x in shifts], expected, atol=1e-7)
+
+
+@pytest.mark.parametrize(("blocks", "level"), [(2, 0.05), (2.2, 0.05), (2.5, 0.05), (2, 0.05 / 6), (3, 0.05 / 6)])
+def test_with_few_blocks_a_difference_of_that_size_is_found_in_80_of_100_simulated_cases(blocks, level):
+    rng = np.random.default_rng(1)
+    difference = detectable_difference(1.0, blocks, level=level)
+    errors = np.sqrt(rng.chisquare(blocks - 1, 200_000) / (blocks - 1))
+    found = np.abs(rng.normal(difference, 1.0, 200_000)) / errors > t(blocks - 1).ppf(1 - level / 2)
+    assert found.mean() == pytest.approx(0.8, abs=0.004)
+
+
+def test_the_detectable_difference_falls_without_jumps_as_blocks_are_added():
+    found = [detectable_difference(1.0, blocks) for blocks in np.arange(2.0, 4.0, 0.1)]
+    steps = np.diff(np.log(found))
+    assert (steps < 0).all()
+    assert (np.diff(steps) > 0).all()
 
 
 def test_unequal_blocks_show_less():

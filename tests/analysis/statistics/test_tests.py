@@ -56,7 +56,7 @@ def test_exchange_within_blocks_is_every_arrangement(rng):
     assert found.value == pytest.approx(signed @ values / 3)
 
 
-@pytest.mark.parametrize("studentise", [True, False])
+@pytest.mark.parametrize("studentize", [True, False])
 def test_flips_are_all_signs(rng, studentize):
     values, blocks = rng.random(10) - 0.3, list("aabbccddee")
     sums = values.reshape(5, 2).sum(1)

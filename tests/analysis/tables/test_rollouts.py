@@ -1,12 +1,10 @@
-"""Success per task: Wilson's interval against SciPy, means and deviations by hand, coverage by simulation."""
+"""Success per task: means and deviations by hand."""
 
 import json
 import math
 import statistics
 
-import numpy as np
 import pytest
-from scipy.stats import binomtest
 
 from mnprobe.analysis.tables.rollouts import (
     ALL_TASKS,
@@ -14,46 +12,11 @@ from mnprobe.analysis.tables.rollouts import (
     Rollouts,
     find_rollouts,
     format_success,
-    mean_interval,
     success_table,
-    wilson_interval,
 )
 from mnprobe.core.errors import DataError, ProbeError
+from mnprobe.core.proportions import mean_interval, wilson_interval
 from mnprobe.worlds.outcomes import Outcome, read_played, write_outcomes
-
-
-@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
-def test_wilson_against_scipy(confidence):
-    for n in (1, 2, 7, 25, 400):
-        for successes in sorted({0, 1, n // 3, n - 1, n}):
-            expected = binomtest(successes, n).proportion_ci(confidence, method="wilson")
-            found = wilson_interval(successes, n, confidence=confidence)
-            np.testing.assert_allclose(found, [expected.low, expected.high], atol=1e-12)
-            assert 0 <= found[0] <= successes / n <= found[1] <= 1
-
-
-@pytest.mark.parametrize(("successes", "n", "confidence"), [(1, 0, 0.95), (3, 2, 0.95), (-1, 2, 0.95), (1, 2, 1.0)])
-def test_no_interval_for_what_is_no_proportion(successes, n, confidence):
-    with pytest.raises(ProbeError, match=f"no interval for {successes} successes of {n}"):
-        wilson_interval(successes, n, confidence=confidence)
-
-
-def test_the_mean_interval_covers_the_mean():
-    generator = np.random.default_rng(0)
-    shares, counts = np.array([0.05, 0.5, 0.6, 0.95]), [25, 10, 40, 25]
-    hits = 0
-    for _ in range(1000):
-        low, high = mean_interval(generator.binomial(counts, shares).tolist(), counts)
-        hits += low <= shares.mean() <= high
-    assert 0.93 <= hits / 1000 <= 0.98
-
-
-def test_the_mean_interval_of_equal_tasks_shrinks_with_their_number():
-    widths = [high - low for low, high in (mean_interval([12] * tasks, [25] * tasks) for tasks in (1, 4, 16))]
-    np.testing.assert_allclose(widths[0] / widths[1], 2, rtol=1e-6)
-    np.testing.assert_allclose(widths[0] / widths[2], 4, rtol=1e-6)
-    with pytest.raises(ProbeError, match="no interval for 1 success counts of 0 tasks"):
-        mean_interval([1], [])
 
 
 def _outcome(task, number, success, *, repeat=0, steps=4, reason=None):
