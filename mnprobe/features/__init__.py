@@ -3,7 +3,14 @@
 from importlib import import_module
 
 from mnprobe.features.extraction import ExtractConfig, Extracted, extract
-from mnprobe.features.extractors.base import EXTRACTORS, EpisodeFeatures, Extractor, ExtractorSpec, Tokens
+from mnprobe.features.extractors.base import (
+    EXTRACTORS,
+    EpisodeFeatures,
+    Extractor,
+    ExtractorSpec,
+    FoundWeights,
+    Tokens,
+)
 from mnprobe.features.schema import Header
 from mnprobe.features.store import FeatureFile, Layer, describe_features, open_features, verify
 from mnprobe.features.writer import FeatureWriter, write_features
@@ -17,6 +24,7 @@ __all__ = [
     "ExtractorSpec",
     "FeatureFile",
     "FeatureWriter",
+    "FoundWeights",
     "Header",
     "HookInputs",
     "HookTarget",

@@ -86,6 +86,8 @@ class HFExtractor:
         for layer in self.layers:
             model.check_layer(layer)
         self._over_frames = self._checked_over_frames(spec.options["over_frames"])
+        if "u" in self.layers and model.recommended != model.family.recommended:
+            spec.say(f"u is {model.recommended}: {model.reason}")
 
     @classmethod
     def knows_layer(cls, name: str) -> bool:
@@ -134,7 +136,7 @@ class HFExtractor:
             "over_frames": self._over_frames,
             "dtype": self._spec.options["dtype"],
             "preprocessing": self.preprocessing.describe(),
-            "recommended": f"{self.model.recommended}: {self.model.family.why}",
+            "recommended": f"{self.model.recommended}: {self.model.reason}",
             "layers": {layer: self.model.meaning(layer, str(self._over_frames)) for layer in self.layers},
             "config": dict(folder.config),
         }

@@ -389,15 +389,19 @@ class TransformersModel:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.folder = folder
-        self.module, missing = _load(folder, random=random, seed=seed)
+        known = FAMILIES.get(folder.model_type)
+        config = _configuration(folder)
+        if known is not None:  # before the weights are read, which takes long
+            _frames(folder.model_type, known, _vision(config), frames)
+        self.module, missing = _load(folder, config, random=random, seed=seed)
         self.is_known = folder.model_type in FAMILIES
         for name in _TEXT if self.is_known else ():  # no layer comes from the half of the texts, often the larger one
             if getattr(self.module, name, None) is not None:
                 setattr(self.module, name, None)
         self.module.eval().to(dtype=dtype)
         self.module.requires_grad_(False)
-        self.family = FAMILIES.get(folder.model_type) or _guessed_family(folder, self.module)
-        self.vision = getattr(self.module.config, "vision_config", None) or self.module.config
+        self.family = known or _guessed_family(folder, self.module)
+        self.vision = _vision(config)
         self.frames = _frames(folder.model_type, self.family, self.vision, frames)
         self._missing_pooler = bool(missing)
         self._tokens = tokens
@@ -406,6 +410,7 @@ class TransformersModel:
         self._device, self._dtype = "cpu", dtype
         self.leading = self.family.leading + int(getattr(self.vision, self.family.registers or "_", 0) or 0)
         self.layers: tuple[str, ...] = ()
+        self._hidden = 0
         if self.is_known:
             count = int(getattr(self.vision, "num_hidden_layers", 0)) + 1 if self.family.hidden else 0
             self._set_layers(pooled=self._has_pooler(), cls=self.family.leading > 0, mean=True, hidden=count)
@@ -428,6 +433,13 @@ class TransformersModel:
     def recommended(self) -> str:
         """What the layer "u" is: "pooled", "cls" or "mean"."""
         return self.family.recommended if self.family.recommended in self.layers else self.layers[1]
+
+    @property
+    def reason(self) -> str:
+        """Why the layer "u" is what it is."""
+        if self.recommended == self.family.recommended:
+            return self.family.why
+        return f"the files of this {self.folder.model_type} hold no trained {self.family.recommended} output"
 
     def check_layer(self, layer: str) -> None:
         """Raise ConfigError for a layer that the model does not have, naming those it has."""
@@ -488,8 +500,11 @@ class TransformersModel:
     def _vector(self, name: str, states: _States, episodes: int, mask: Tensor | None, over_frames: str) -> Tensor:
         rows = episodes * self.frames if self.is_per_frame(name) else episodes
         index = int(name.removeprefix("hidden.")) if name.startswith("hidden.") else None
-        if index is not None and index >= len(states.hidden):
-            raise FeatureError(f"layer {name!r}: the model gives hidden states 0 to {len(states.hidden) - 1}")
+        if index is not None and len(states.hidden) != self._hidden:
+            raise FeatureError(
+                f"layer {name!r}: this {self.folder.model_type} gave {len(states.hidden)} hidden states, not "
+                f"{self._hidden} as its blocks and the embeddings, so it is not clear which is which. {_HOOK}"
+            )
         values = states.pooled if name == "pooled" else states.last if index is None else states.hidden[index]
         if values is None or len(values) != rows or values.ndim != (2 if name == "pooled" else 3):
             shape = None if values is None else tuple(values.shape)
@@ -538,6 +553,7 @@ class TransformersModel:
         first = 1 if self._tokens == "cls" else 0  # before the first block a class token is the same for all pictures
         states = (f"hidden.{i}" for i in range(first, hidden))
         self.layers = ("u", *(name for name, there in own.items() if there), *states)
+        self._hidden = hidden
 
     def _has_pooler(self) -> bool:
         """Whether the model of a known family has a pooled output with weights."""
@@ -585,19 +601,31 @@ class _VJEPA2WithPooler(nn.Module):
         return output
 
 
-def _load(folder: ModelFolder, *, random: bool, seed: int) -> tuple[Any, list[str]]:
+_LOCAL = {"local_files_only": True, "trust_remote_code": False}
+
+
+def _configuration(folder: ModelFolder) -> Any:
+    transformers = transformers_module()
+    with _quiet(transformers):
+        try:
+            return transformers.AutoConfig.from_pretrained(str(folder.path), **_LOCAL)
+        except _FAILURES as error:
+            raise ConfigError(
+                f"{folder.path}: model_type {folder.model_type!r} cannot be read by transformers "
+                f"{transformers.__version__} ({_first_line(error)}). {_HOOK}"
+            ) from error
+
+
+def _vision(config: Any) -> Any:
+    """The part of a configuration that is about pictures or clips."""
+    return getattr(config, "vision_config", None) or config
+
+
+def _load(folder: ModelFolder, config: Any, *, random: bool, seed: int) -> tuple[Any, list[str]]:
     """Return the model in float32, and the names of pooler weights that the files lack."""
     transformers = transformers_module()
     path = str(folder.path)
-    local = {"local_files_only": True, "trust_remote_code": False}
     with _quiet(transformers):
-        try:
-            config = transformers.AutoConfig.from_pretrained(path, **local)
-        except _FAILURES as error:
-            raise ConfigError(
-                f"{path}: model_type {folder.model_type!r} cannot be read by transformers {transformers.__version__} "
-                f"({_first_line(error)}). {_HOOK}"
-            ) from error
         classifier = folder.model_type == "vjepa2" and _names_class(folder, "VJEPA2ForVideoClassification")
         try:
             maker = transformers.VJEPA2ForVideoClassification if classifier else transformers.AutoModel
@@ -622,7 +650,7 @@ def _load(folder: ModelFolder, *, random: bool, seed: int) -> tuple[Any, list[st
                 output_loading_info=True,
                 use_safetensors=".safetensors" in folder.weights[0].name,
                 weights_only=True,
-                **local,
+                **_LOCAL,
             )
         except _FAILURES as error:
             raise CheckpointError(f"{path}: its weights cannot be loaded ({_first_line(error)})") from error
@@ -663,7 +691,7 @@ def _guessed_family(folder: ModelFolder, module: Any) -> Family:
     return Family(
         video=counted,
         recommended="pooled",
-        why="the model's own pooled output; the mean of its tokens where it has none",
+        why="the model's own pooled output",
         processor=None,
         input=name,
         leading=int(has_class),

@@ -65,8 +65,8 @@ def slow_clip(episode, camera="front", count=8):
 
 
 def test_known_extractors_are_listed_and_misspelled_ones_get_a_hint():
-    assert {"viclip", "arp", "hook", "pixels"} <= set(EXTRACTORS.names())
-    for name in ("viclip", "arp", "hook", "pixels"):
+    assert {"viclip", "arp", "hf", "hook", "pixels"} <= set(EXTRACTORS.names())
+    for name in ("viclip", "arp", "hf", "hook", "pixels"):
         assert EXTRACTORS.load(name).kind == name
     with pytest.raises(ConfigError, match=r"unknown extractor 'viclp'. Did you mean 'viclip'\?"):
         EXTRACTORS.load("viclp")

@@ -349,6 +349,14 @@ def test_random_weights_come_from_the_seed(demos, folders, copy, tmp_path):
         _extract(demos, folder, tmp_path / "d", options={"weights": "pretrained"})
 
 
+def test_hidden_states_that_do_not_add_up_are_refused(folders):
+    """As another version of transformers could give them."""
+    model = hf_models.TransformersModel(hf_models.ModelFolder.read(folders / "videomae"), random=True)
+    model.module.encoder.layer = model.module.encoder.layer[:1]
+    with pytest.raises(FeatureError, match="gave 2 hidden states, not 3 as its blocks"):
+        model.vectors({"pixel_values": torch.zeros(1, 4, 3, 16, 16)}, ["hidden.0"], "None")
+
+
 def test_drawing_weights_leaves_the_random_state_alone(folders):
     folder = hf_models.ModelFolder.read(folders / "videomae")
     before = torch.random.get_rng_state()
@@ -449,6 +457,19 @@ def test_a_pooler_without_weights_is_no_layer(demos, folders, tmp_path):
         ConfigError, match=r"unknown layer of vivit 'pooled'.*Known: cls, hidden.0, hidden.1, hidden.2, mean"
     ):
         _extract(demos, tmp_path / "vivit", tmp_path / "b", "pooled")
+
+
+def test_a_model_without_its_pooler_says_what_u_is_instead(demos, tmp_path):
+    with hf_models._quiet(transformers):
+        fields = CONFIGS["siglip"][1]
+        config = transformers.SiglipConfig(**fields | {"vision_config": TOWER | IMAGE | {"vision_use_head": False}})
+        _save(_shaken(transformers.AutoModel.from_config(config)), tmp_path / "siglip", "Siglip")
+    said = []
+    found, attributes, _ = _extract(demos, tmp_path / "siglip", tmp_path, "u", "mean", note=said.append)
+    np.testing.assert_array_equal(found["u"], found["mean"])
+    reason = "mean: the files of this siglip hold no trained pooled output"
+    assert f"siglip: u is {reason}" in said
+    assert attributes["model_config"]["recommended"] == reason
 
 
 def test_the_pooler_of_a_v_jepa_2_classifier_is_a_layer(demos, tmp_path):
