@@ -52,7 +52,7 @@ _LACKS = {
     "depth": "depth in such files has no common unit, so it is not read",
     "camera matrices": "such files hold no camera matrices",
     "key poses": "such files hold the actions of every step, no key poses",
-    "scene": "scenes are started from robosuite's states, which mnprobe cannot do",
+    "recorded scenes": "scenes are started from robosuite's states, which mnprobe cannot do",
 }
 
 

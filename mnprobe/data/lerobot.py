@@ -50,7 +50,7 @@ _LARGEST_JSON = 2**26
 _LARGEST_TABLE = 2**32  # bytes of columns that are read at once
 _PATIENT = "Download the dataset again (all of it, or at least meta and the files of the chosen episodes)"
 _LACKS = dict.fromkeys(
-    ("depth", "camera matrices", "key poses", "scene"),
+    ("depth", "camera matrices", "key poses", "recorded scenes"),
     "read from a LeRobot dataset are colour images, states and actions",
 )
 
