@@ -36,6 +36,7 @@ _RLBENCH = "RLBench"
 _HDF5 = (".hdf5", ".h5")
 _TABLE = "episodes.csv"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_MOST_PROBLEMS = 20  # told by describe
 _MOST_ENTRIES = 20_000  # of a folder that are looked at to recognize its format
 _RANGE = re.compile(r"(-?[0-9]{0,9}):(-?[0-9]{0,9})")
 
@@ -260,7 +261,8 @@ def open_dataset(
 def describe(dataset: Dataset) -> dict[str, Any]:
     """Facts about a dataset as JSON: format, episodes, tasks, texts, cameras, outcomes, partitions, what is missing.
 
-    Reads the first image of each camera of the first episode. `problems` lists what could not be read.
+    Reads the first image of each camera of the first episode. `problems` lists what could not be read, at most
+    20 of them.
     """
     problems: list[str] = []
 
@@ -316,9 +318,15 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         **signals,
         "missing": missing,
         "broken": dict(dataset.broken),
-        "problems": list(dict.fromkeys(problems)),
+        "problems": _first_problems(problems),
         "notes": [*dataset.notes, *dataset.instruction_notes()],
     }
+
+
+def _first_problems(problems: Sequence[str]) -> list[str]:
+    distinct = list(dict.fromkeys(problems))
+    more = len(distinct) - _MOST_PROBLEMS
+    return distinct if more <= 0 else [*distinct[:_MOST_PROBLEMS], f"and {more} more"]
 
 
 def _signal_names(episode: Episode, name: str) -> list[str] | None:
