@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
-import h5py
 import numpy as np
 
 from mnprobe.core.errors import ConfigError, DataError
@@ -480,6 +479,8 @@ def _is_demonstrations(path: Path) -> bool:
     """Whether a file is HDF5 with the group of demonstrations, or damaged; a store of features is not."""
     if not _is_hdf5(path):
         return False
+    import h5py  # demonstrations of RLBench need none of it
+
     try:
         with h5py.File(path, "r") as file:
             return "data" in file
