@@ -18,6 +18,7 @@ from mnprobe.analysis.tables.alignment import write_table
 from mnprobe.analysis.tsne.embedding import TsneConfig
 from mnprobe.analysis.tsne.maps import TsneInput, draw_tsne
 from mnprobe.core.rundir import RunDir
+from mnprobe.data import open_dataset
 from mnprobe.probe import load_pair
 
 QUICK = TsneConfig(iterations=5, exaggeration_iterations=5)
@@ -186,3 +187,22 @@ def test_played_episodes_lie_with_their_policy_and_demonstrations_where_run_toml
     (tmp_path / "mine").mkdir()
     run.record("extract", {"data": [str(tmp_path / "mine"), str(tmp_path / "not there")]})
     assert find_data(run, Origin("demos")) == [tmp_path / "mine"]
+
+
+def test_thumbnails_of_a_lerobot_dataset_that_run_toml_names(run, golden):
+    folder = golden / "lerobot" / "v30-images"
+    for written in (folder, f"lerobot:{folder}"):
+        run.record("extract", {"data": [str(written)]})
+        origin = Origin("demos")
+        wanted = [
+            (origin, "v30-images/0/episode2", "pick the red cube"),
+            (origin, "v30-images/1/episode3", "close the drawer"),
+        ]
+        sheet = draw_thumbnails(run, wanted)
+        assert set(sheet.places) == {(origin, "v30-images/0/episode2")}
+        drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(sheet.image))).convert("RGB"), dtype=float)
+        edge = sheet.width // 2
+        episode = open_dataset(folder)[2]
+        for half, frame in ((drawn[:edge, :edge], 9), (drawn[:edge, edge:], 18)):
+            image = Image.fromarray(episode.image("front", frame)).resize((edge, edge), Image.Resampling.BOX)
+            assert np.corrcoef(half.ravel(), np.asarray(image, dtype=float).ravel())[0, 1] > 0.8
