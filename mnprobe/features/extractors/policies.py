@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mnprobe.core.errors import ConfigError, DataError
+from mnprobe.core.errors import ConfigError, DataError, FeatureError
 from mnprobe.core.labels import some
 from mnprobe.core.names import Side
 from mnprobe.core.registry import unknown_name
@@ -27,7 +27,7 @@ from mnprobe.features.extractors.base import (
     class_name,
     stored_layers,
 )
-from mnprobe.features.extractors.taps import OUTPUT, Call, Tap, TapName, catch, find_tap, parse_axes, parse_call
+from mnprobe.features.extractors.taps import OUTPUT, SHOWN, Call, Tap, TapName, catch, find_tap, parse_axes, parse_call
 
 __all__ = [
     "Decisions",
@@ -282,7 +282,14 @@ class PolicyExtractor:
         axes = None if options["axes"] is None else parse_axes(options["axes"])
         call = parse_call("all" if options["call"] is None else options["call"])
         self.taps = [self._tap(name, stored, axes, call) for name, stored in names.items()]
-        self.layers = tuple(tap.stored for tap in self.taps)
+        self._optional = {stored for name, stored in names.items() if name in spec.optional}
+        self.dropped: dict[str, str] = {}
+        """Reasons why layers that matched a pattern are omitted."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Stored names of the layers, without dropped ones."""
+        return tuple(tap.stored for tap in self.taps)
 
     @classmethod
     def knows_layer(cls, name: str) -> bool:
@@ -398,14 +405,30 @@ class PolicyExtractor:
                 autocast(device, self._spec.precision),
             ):
                 actions = self._ask(images, state, [decisions.text] * rows)
-            for tap in self.taps:
+            for tap in list(self.taps):
                 if tap.is_result:
                     caught.take(tap, actions)
-                pieces[tap.stored].append(self._without_padding(tap.stored, caught.array(tap)))
+                try:
+                    values = caught.array(tap)
+                except FeatureError as error:
+                    self._drop(tap, error)
+                    del pieces[tap.stored]
+                else:
+                    pieces[tap.stored].append(self._without_padding(tap.stored, values))
         return EpisodeFeatures(
             layers={name: _tokens(parts) for name, parts in pieces.items()},
             counts={"history_images_replaced": decisions.replaced} if decisions.replaced else {},
         )
+
+    def _drop(self, tap: Tap, error: FeatureError) -> None:
+        """Leave out a layer that matched a pattern only; for others, and for the last one, raise the error."""
+        if tap.stored not in self._optional:
+            raise error
+        self.taps.remove(tap)
+        self.dropped[tap.stored] = str(error)
+        if not self.taps:
+            shown = "\n".join(list(self.dropped.values())[:SHOWN])
+            raise FeatureError(f"no layer that the pattern names can be stored:\n{shown}")
 
     def _image(self, name: str, array: np.ndarray[Any, Any]) -> Tensor:
         """(..., H, W, 3) uint8 to (..., 3, H, W) in 0..1, of the policy's size."""

@@ -219,6 +219,24 @@ def test_a_type_that_mnprobe_does_not_know_is_tapped_at_its_head(tmp_path):
     assert values["out.in"].shape[1] == standin.WIDTH
 
 
+def test_a_pattern_takes_what_can_be_stored(dataset, tmp_path):
+    path, _ = saved("smolvla", dataset, tmp_path)
+    done, values, attrs, _ = run(path, tmp_path / "a", ["model.*"])
+    assert "model.action_out_proj" in done.layers
+    assert "model.vlm_with_expert" not in done.layers
+    assert any("did not run" in remark for remark in attrs["provenance"]["remarks"])
+    assert len(values["model.action_out_proj"]) == standin.STEPS * 5 * 3 * len(dataset)
+    with pytest.raises(ConfigError, match="name layers without a pattern"):
+        run("act", tmp_path / "b", ["model.*"])
+
+
+def test_demonstrations_of_rlbench_are_asked_at_their_keyframes(demos, tmp_path):
+    (done,) = extract(demos, out=tmp_path, models=["lerobot:act"], device="cpu", options={"camera": "front"})
+    keyframes = sum(len(episode.decisions) for episode in open_dataset(demos))
+    with open_features(done.path) as file:
+        assert len(file.layer("e").values) == 5 * keyframes
+
+
 # ---- what does not fit ---------------------------------------------------------------------------------------------
 
 
