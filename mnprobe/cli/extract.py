@@ -25,8 +25,8 @@ def extract(
         list[str] | None,
         typer.Option(
             "--model",
-            help="viclip, arp, pixels, hf:FOLDER or hf:OWNER/NAME (transformers), hook, a plugin, or a model of the "
-            "run (repeatable).",
+            help="viclip, arp, pixels, hf:FOLDER or hf:OWNER/NAME (transformers), lerobot:FOLDER or lerobot:TYPE, "
+            "pi0:FOLDER, hook, a plugin, or a model of the run (repeatable).",
         ),
     ] = None,
     checkpoints: Annotated[
@@ -70,7 +70,8 @@ def extract(
             "--layer",
             help="u, cls, e, norm, screen, blocks.<i>, a pattern such as 'blocks.*', or model=layer (repeatable); "
             "default u and e. For hf: u, pooled, mean, cls, hidden.<i>. "
-            "For --model hook: a submodule, output, or one member of what it gives: output[0].",
+            "For --model hook: a submodule, output, or one member of what it gives: output[0]; NAME:in is an input. "
+            "For lerobot and pi0: e, vlm, or as for hook.",
         ),
     ] = None,
     camera: opt.CameraOption = None,
@@ -94,11 +95,25 @@ def extract(
     side: Annotated[
         Literal["understanding", "execution"] | None, typer.Option(help="For --model hook: side of the model.")
     ] = None,
+    axes: Annotated[
+        str | None,
+        typer.Option(
+            help="Order of the axes of tapped layers, such as SBD or BCT: B rows, S or T tokens, D or C features; for "
+            "one layer NAME@SBD."
+        ),
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(
-            help="KEY=VALUE: over_frames, tokens, dtype, weights (hf), size (pixels), a plugin's own, or an "
-            "argument of the hook's factory (repeatable)."
+            help="KEY=VALUE: over_frames, tokens, dtype, weights (hf), size (pixels), call (hook, lerobot, pi0: first, "
+            "last or a number, of the calls of a layer in one pass), weights, state, resize, noise_seed (lerobot, "
+            "pi0), cameras (pi0), a plugin's own, or an argument of the hook's factory (repeatable)."
+        ),
+    ] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="For lerobot and pi0: CAMERA=CAMERA_OF_THE_POLICY, where the names do not tell (repeatable)."
         ),
     ] = None,
     device: opt.DeviceOption = "auto",
@@ -142,6 +157,8 @@ def extract(
         "language_weights": None if language_weights is None else str(language_weights),
         "factory": factory,
         "side": side,
+        "axes": axes,
+        "rename": rename or None,
     }
     config = ExtractConfig(**given, options=_extractor_options(own, frames, option or []))
     note = print_note(quiet)
@@ -169,6 +186,7 @@ def _extractor_options(own: dict[str, Any], frames: int | None, pairs: list[str]
     extra = parse_options(pairs)
     clip = {} if frames is None else {"frames": frames}
     if own["factory"]:
+        own |= {key: extra.pop(key) for key in ("call",) if key in extra}  # of the hook, not of its factory
         return own | clip | ({"arguments": extra} if extra else {})
     for key in extra:
         if key in own:

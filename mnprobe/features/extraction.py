@@ -883,6 +883,7 @@ class _ExtractionContext:
             batch_size=self.config.batch_size,
             candidates=distinct_texts(self.columns["instruction"].tolist()),
             options=options,
+            episode=self.dataset[0] if len(self.dataset) else None,
             say=lambda text: self.say(f"{choice.name}: {text}"),
             cache=self.cache,
         )
@@ -1035,7 +1036,8 @@ def _asked(
     header: Header, choice: CheckpointChoice, spec: ExtractorSpec, columns: Columns, config: ExtractConfig
 ) -> dict[str, Any]:
     """Return the requested configuration, which decides the meaning of the values, as JSON."""
-    options = dict(spec.options)
+    later: frozenset[str] = getattr(EXTRACTORS.load(choice.kind), "later_options", frozenset())
+    options = {key: value for key, value in spec.options.items() if value is not None or key not in later}
     if options.get("language_weights"):
         weights = Path(options["language_weights"])
         if not weights.is_file():

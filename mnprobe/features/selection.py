@@ -276,7 +276,8 @@ def layers_for(
             chosen[layer] = False
         for name in _storable(extractor, matches.get(id(choice), []), note):
             chosen.setdefault(name, True)
-    layers = chosen or dict.fromkeys(extractor.default_layers, False)
+    own = getattr(extractor, "default_layers_of", None)
+    layers = chosen or dict.fromkeys(extractor.default_layers if own is None else own(choice.path), False)
     stored_layers(extractor, list(layers))
     return layers
 

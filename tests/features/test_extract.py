@@ -251,7 +251,10 @@ def test_the_step_of_a_file_is_found(demos, tmp_path, viclip_checkpoint):
     ("arguments", "message"),
     [
         ({"models": ["viclp"]}, r"unknown model 'viclp'. Did you mean 'viclip'\?"),
-        ({}, "nothing to extract: there is no run. Give --checkpoint FILE, or --model arp/hf/hook/pixels/viclip"),
+        (
+            {},
+            "nothing to extract: there is no run. Give --checkpoint FILE, or --model arp/hf/hook/lerobot/pi0/pixels",
+        ),
         ({"models": ["viclip"], "layers": ["e"]}, "--layer e: no chosen model has such a layer"),
         ({"models": ["viclip"], "layers": ["arp=e"]}, "unknown model in --layer arp=e: 'arp'"),
         ({"models": ["viclip"], "layers": ["blocks.7"]}, "unknown ViCLIP layer 'blocks.7'"),

@@ -42,6 +42,8 @@ EXTRACTORS.add("arp", "mnprobe.features.extractors.arp:ARPExtractor")
 EXTRACTORS.add("hook", "mnprobe.features.extractors.hook:HookExtractor")
 EXTRACTORS.add("pixels", "mnprobe.features.extractors.pixels:PixelExtractor")
 EXTRACTORS.add("hf", "mnprobe.features.extractors.hf:HFExtractor")
+EXTRACTORS.add("lerobot", "mnprobe.features.extractors.lerobot:LeRobotExtractor")
+EXTRACTORS.add("pi0", "mnprobe.features.extractors.pi0:PI0Extractor")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,8 @@ class ExtractorSpec:
     model configuration, if neither a preset nor the file contains it. `layers` empty means the extractor's default;
     those in `optional` matched a pattern only, and an extractor may omit them if their output cannot be stored.
     `candidates` are the instructions among which an understanding model may choose. `options` are the extractor's own
-    (see its `option_defaults`), complete. `say` is called with messages for the user. `cache` passes objects from
+    (see its `option_defaults`), complete. `episode` is the first of the dataset, for models whose sizes follow from the
+    data; None where no dataset is known. `say` is called with messages for the user. `cache` passes objects from
     `layers_of` to the following `build`.
     """
 
@@ -105,6 +108,7 @@ class ExtractorSpec:
     batch_size: int = 8
     candidates: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    episode: Episode | None = field(default=None, repr=False, compare=False)
     say: Callable[[str], None] = field(default=lambda text: None, compare=False)
     cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -137,9 +141,12 @@ class Extractor(Protocol):
 
     - `find_weights(text, options)`, a class method that returns `FoundWeights`: the model behind `--model KIND:TEXT`.
       Extractors that have it are chosen with a text only, never by the content of a weights file.
+    - `default_layers_of(checkpoint)`, a class method: the default layers of one model, in place of `default_layers`.
     - `layers_of(spec)`, a class method: all layers of the model in order, for patterns in `--layer` (otherwise patterns
       match default layers only).
     - `describe_layers()`: `LayerInfo` of each layer, for the store's provenance.
+    - `later_options`, a class attribute: options that earlier versions did not have; None of these is not recorded, so
+      that older stores count as extracted with the same settings.
     - `independent_rows = True`, a class attribute: values of an episode never depend on other episodes of the batch.
       For other extractors this is checked once (see `mnprobe.features.row_check`).
     - `half_precision`: whether the model computes in half precision although `spec.precision` does not request it.

@@ -11,28 +11,32 @@ batch and reads the layers you name:
     "output"                           output of the whole module
     "encoder.layer.3[1]", "vision[last_hidden_state]"   one member of the output of a submodule
     "output.pooler_output", "output[0]"                 one member of the output of the whole module
+    "vision:out.hidden_states[2]"      the same with a path of any depth
+    "head:in"                          input of this submodule: its first positional argument
+    "head:in[1]", "unet:in.global_cond"                 another positional argument, or one by keyword
+    "encoder@SBD"                      a layer with its axes in the order (tokens, rows, features)
     "encoder.layer.*", "*"             every layer whose name matches; `*` also matches dots
 
-The member `encoder.layer.3[1]` is stored under the name `encoder.layer.3.1`.
+The member `encoder.layer.3[1]` is stored under the name `encoder.layer.3.1`, the input `head:in` as `head.in`.
 
 A layer may give a tensor of shape (R, D), one token per input row, or (R, T, D), T tokens per input row; or a tuple or
 list whose first entry is the only such tensor. For other outputs (named members, several such tensors) name a member.
-Values are copied when the layer returns, so that later in-place operations do not change them. The outputs of a layer
-that runs several times in one pass are concatenated as further tokens, in order. Each episode has one input row, in
-order, unless `HookInputs.lengths` gives the number of rows of each episode; a token's keyframe is the index of its row
-within the episode.
+Tensors of another order are read with the option `axes`, such as SBD or BCHW, or `@` in the name: B stands for rows, S,
+T, H and W for tokens, D or C for features. Values are copied when a layer is called (inputs) or returns, so that later
+in-place operations do not change them. The outputs of a layer that runs several times in one pass are concatenated as
+further tokens, in order; the option `call` takes one of them: first, last, or its number from 0. Each episode has one
+input row, in order, unless `HookInputs.lengths` gives the number of rows of each episode; a token's keyframe is the
+index of its row within the episode.
 """
 
 import copy
 import dataclasses
 import inspect
-import re
-import shlex
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -41,7 +45,7 @@ from torch import Tensor, nn
 from mnprobe.core.arrays import as_whole
 from mnprobe.core.errors import ConfigError, FeatureError
 from mnprobe.core.names import Side
-from mnprobe.core.registry import import_object, unknown_name
+from mnprobe.core.registry import import_object
 from mnprobe.core.runtime import autocast
 from mnprobe.data import Episode
 from mnprobe.features.extractors.base import (
@@ -53,16 +57,21 @@ from mnprobe.features.extractors.base import (
     one_of,
     stored_layers,
 )
+from mnprobe.features.extractors.taps import (
+    OUTPUT,
+    SHOWN,
+    TapName,
+    catch,
+    find_tap,
+    is_named_tuple,
+    parse_axes,
+    parse_call,
+    tokens_of,
+)
 
 __all__ = ["HookExtractor", "HookInputs", "HookTarget"]
 
-OUTPUT = "output"
-_BRACKET = r"""\[(?:-?\d+|[A-Za-z_]\w*|'[^'\]]+'|"[^"\]]+")\]"""
-_LAYER = re.compile(rf"(.*?[^.\[])((?:{_BRACKET})*)")
 _HALF = (torch.bfloat16, torch.float16)
-_SHOWN = 12  # members of a container listed in a message
-
-Key: TypeAlias = str | int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,40 +103,37 @@ class HookTarget:
     placed: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Tap:
-    """One layer to read: its name as requested and as stored, the submodule, and the path to one member."""
-
-    name: str
-    stored: str
-    module: nn.Module
-    module_name: str  # "" is the whole module, read from the result of the call
-    path: tuple[Key, ...]
-
-    def member(self, key: Key) -> str:
-        """Name of the layer for the member `key` of this layer's output."""
-        plain = isinstance(key, str) and key.isidentifier()
-        if not self.module_name and plain and "[" not in self.name:
-            return f"{self.name}.{key}"
-        return f"{self.name}[{key}]" if plain or isinstance(key, int) else f"{self.name}['{key}']"
-
-
 class HookExtractor:
-    """Extractor that reads layers of a module made by a factory. Options: `factory`, `side`, and `arguments` for the
-    factory."""
+    """Extractor that reads layers of a module made by a factory.
+
+    Options: `factory`, `side`, and `arguments` for the factory; `axes`, the order of the axes of all layers whose names
+    do not give one; `call`, which call of a layer is taken that runs several times in one pass (default all).
+    """
 
     kind: ClassVar[str] = "hook"
     revision: ClassVar[int] = 2
     side: ClassVar[Side | None] = None
     default_layers: ClassVar[tuple[str, ...]] = (OUTPUT,)
-    option_defaults: ClassVar[Mapping[str, Any]] = {"factory": None, "side": None, "arguments": {}}
+    option_defaults: ClassVar[Mapping[str, Any]] = {
+        "factory": None,
+        "side": None,
+        "arguments": {},
+        "axes": None,
+        "call": None,
+    }
+    later_options: ClassVar[frozenset[str]] = frozenset({"axes", "call"})
     sizes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, target: HookTarget, spec: ExtractorSpec) -> None:
         self.target = target
         one_of("side", spec.options["side"], list(Side))
         names = stored_layers(type(self), spec.layers or self.default_layers)
-        self._taps = [_tap(name, stored, target.module) for name, stored in names.items()]
+        axes, call = spec.options.get("axes"), spec.options.get("call")
+        axes = None if axes is None else parse_axes(axes)
+        calls = parse_call("all" if call is None else call)
+        self._taps = [
+            find_tap(name, target.module, stored=stored, axes=axes, call=calls) for name, stored in names.items()
+        ]
         self._optional = {stored for name, stored in names.items() if name in spec.optional}
         self._spec = spec
         self.dropped: dict[str, str] = {}
@@ -151,17 +157,18 @@ class HookExtractor:
     @classmethod
     def is_pattern(cls, name: str) -> bool:
         """Whether `name` is a pattern; `output[0]` and `blocks[last]` are members, `blocks.[0-3]` is a pattern."""
-        return "*" in name or "?" in name or "[" in _split(name)[0]
+        return "*" in name or "?" in name or "[" in TapName.parse(name).base
 
     @classmethod
     def stored_layer(cls, name: str) -> str:
-        """Return the stored name of a layer: members follow a dot.
+        """Return the stored name of a layer: members follow a dot; axes are left out.
 
         >>> HookExtractor.stored_layer("encoder.3[1]"), HookExtractor.stored_layer("output['last state']")
         ('encoder.3.1', 'output.last state')
+        >>> HookExtractor.stored_layer("head:in"), HookExtractor.stored_layer("encoder@SBD")
+        ('head.in', 'encoder')
         """
-        base, path = _split(name)
-        return ".".join([base, *map(str, path)])
+        return TapName.parse(name).stored
 
     @classmethod
     def layers_of(cls, spec: ExtractorSpec) -> tuple[str, ...]:
@@ -182,7 +189,7 @@ class HookExtractor:
         """Class and module path of each layer."""
         return {
             tap.stored: {"class": class_name(tap.module), "module": tap.module_name}
-            | ({"member": "".join(f"[{key}]" for key in tap.path)} if tap.path else {})
+            | ({"member": tap.described_path} if tap.described_path else {})
             for tap in self._taps
         }
 
@@ -196,7 +203,7 @@ class HookExtractor:
         self._taps = [tap for tap in self._taps if tap.stored != layer]
         self.dropped[layer] = reason
         if not self._taps:
-            shown = "\n".join(list(self.dropped.values())[:_SHOWN])
+            shown = "\n".join(list(self.dropped.values())[:SHOWN])
             raise FeatureError(f"no layer that the pattern names can be stored:\n{shown}")
         return True
 
@@ -208,7 +215,7 @@ class HookExtractor:
     def prepare(self, episodes: Sequence[Episode]) -> tuple[HookInputs, list[int]]:
         """Call the factory's `prepare`."""
         given = self.target.prepare(episodes)
-        if isinstance(given, Tensor) or _is_named_tuple(given):
+        if isinstance(given, Tensor) or is_named_tuple(given):
             given = HookInputs(args=(given,))
         elif isinstance(given, tuple):
             given = HookInputs(args=given)
@@ -233,24 +240,20 @@ class HookExtractor:
         """Run the module once and split the outputs of its layers by episode."""
         inputs, lengths = prepared
         rows, device = sum(lengths), self._spec.device
-        caught: dict[str, list[Tensor | FeatureError]] = {tap.stored: [] for tap in self._taps}
         with ExitStack() as stack:
-            for tap in self._taps:
-                if tap.module_name:
-                    handle = tap.module.register_forward_hook(_catcher(tap, rows, caught[tap.stored]))
-                    stack.callback(handle.remove)
+            caught = stack.enter_context(catch(self._taps, rows))
             if self.half_precision is None:
                 stack.enter_context(self._watching_precision())
             with autocast(device, self._spec.precision):
                 kwargs = {name: _move(value, device) for name, value in inputs.kwargs.items()}
                 result = self.target.module(*(_move(value, device) for value in inputs.args), **kwargs)
         for tap in self._taps:
-            if not tap.module_name:
-                caught[tap.stored] = [_take(tap, result, rows)]
+            if tap.is_result:
+                caught.take(tap, result)
         values = {}
         for tap in list(self._taps):
             try:
-                values[tap.stored] = _join(tap.name, caught[tap.stored])
+                values[tap.stored] = caught.array(tap)
             except FeatureError as error:
                 if not self.drop(tap.stored, str(error)):
                     raise
@@ -272,6 +275,11 @@ class HookExtractor:
         for part in module.modules():
             stack.callback(part.register_forward_hook(watch).remove)
         return stack
+
+
+def _tokens(values: np.ndarray[Any, Any]) -> Tokens:
+    flat, rows = tokens_of(values)
+    return Tokens(values=flat, keyframe=rows)
 
 
 def _make_target(spec: ExtractorSpec) -> HookTarget:
@@ -303,187 +311,7 @@ def _factory(name: str, arguments: Mapping[str, Any]) -> Callable[..., Any]:
     return factory
 
 
-# ---- names of layers ---------------------------------------------------------------------------------------------
-
-
-def _split(name: str) -> tuple[str, tuple[Key, ...]]:
-    """`encoder.3[1][state]` to ("encoder.3", (1, "state"))."""
-    match = _LAYER.fullmatch(name)
-    if match is None:
-        return name, ()
-    texts = [text[1:-1].strip("'\"") for text in re.findall(_BRACKET, match.group(2))]
-    return match.group(1), tuple(map(_key, texts))
-
-
-def _key(text: str) -> Key:
-    return int(text) if re.fullmatch(r"-?\d+", text) else text
-
-
-def _tap(name: str, stored: str, root: nn.Module) -> _Tap:
-    """Find the submodule and the member that `name` means; ConfigError with the nearest name."""
-    modules = dict(root.named_modules(remove_duplicate=False))  # one submodule may have several names
-    base, path = (name, ()) if name in modules else _split(name)
-    if base == OUTPUT:
-        return _Tap(name=name, stored=stored, module=root, module_name="", path=path)
-    if base in modules and base:
-        return _Tap(name=name, stored=stored, module=modules[base], module_name=base, path=path)
-    first, *members = base.split(".")
-    if first == OUTPUT and OUTPUT not in modules and all(members):
-        path = (*map(_key, members), *path)
-        return _Tap(name=name, stored=stored, module=root, module_name="", path=path)
-    raise unknown_name("layer", name, [OUTPUT, *(known for known in modules if known)])
-
-
-# ---- outputs of layers -------------------------------------------------------------------------------------------
-
-
-def _catcher(tap: _Tap, rows: int, into: list[Tensor | FeatureError]) -> Callable[[nn.Module, Any, Any], None]:
-    def catch(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        into.append(_take(tap, output, rows))
-
-    return catch
-
-
-def _take(tap: _Tap, output: Any, rows: int) -> Tensor | FeatureError:
-    """Return a copy of the tensor of `tap`; an error is returned, not raised inside the module's forward.
-
-    The copy stays on the device: moving it to the CPU here would synchronise the GPU at every layer.
-    """
-    try:
-        return _select(tap, output, rows).detach().clone()
-    except FeatureError as error:
-        return error
-
-
-def _select(tap: _Tap, output: Any, rows: int) -> Tensor:
-    value = output
-    for i, key in enumerate(tap.path):
-        try:
-            value = _member(value, key)
-        except (LookupError, AttributeError, TypeError):
-            before = "".join(f"[{one}]" for one in tap.path[:i])
-            where = (tap.module_name or OUTPUT) + before
-            raise FeatureError(
-                f"layer {tap.name!r}: {where} gave {_shown(value, rows)}, so no member {key!r}"
-            ) from None
-    if isinstance(value, Tensor):
-        return _checked(tap.name, value, rows)
-    members = _members(value)
-    fitting = [key for key, member in members.items() if isinstance(member, Tensor) and not _misfit(member, rows)]
-    if isinstance(value, tuple | list) and members:
-        first = next(iter(members))
-        if fitting == [first] or (len(members) == 1 and isinstance(value[0], Tensor)):
-            return _checked(tap.name, value[0], rows)
-    if not any(isinstance(member, Tensor) or _members(member) for member in members.values()):
-        raise FeatureError(f"layer {tap.name!r} gave {_kind(value)}; {_needed(rows)}")
-    example = tap.member((fitting or list(members))[0])
-    raise FeatureError(
-        f"layer {tap.name!r} gave {_shown(value, rows)}. Name the member to take as a layer of its own, such as "
-        f"--layer {shlex.quote(example)}; {_needed(rows)}"
-    )
-
-
-def _member(value: Any, key: Key) -> Any:
-    """Return one member by name or number; LookupError, AttributeError or TypeError if there is none."""
-    if isinstance(value, Tensor):
-        raise TypeError("a tensor has no members")
-    if isinstance(value, Mapping):
-        return value[key] if key in value or isinstance(key, int) else value[str(key)]
-    if isinstance(key, int):
-        return value[key]  # also for transformers outputs, which are indexed by position
-    if key.startswith("_") or callable(member := getattr(value, key)):
-        raise AttributeError(key)
-    return member
-
-
-def _members(value: Any) -> dict[Key, Any]:
-    """Return the members of a container by name or number; empty for other objects."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    if _is_named_tuple(value):
-        return dict(value._asdict())
-    if isinstance(value, tuple | list):
-        return dict(enumerate(value))
-    if isinstance(value, Tensor | type) or not hasattr(value, "__dict__"):
-        return {}
-    return {name: member for name, member in vars(value).items() if not name.startswith("_")}
-
-
-def _checked(name: str, tensor: Tensor, rows: int) -> Tensor:
-    reason = _misfit(tensor, rows)
-    if reason:
-        raise FeatureError(f"layer {name!r} gave {reason}")
-    return tensor
-
-
-def _misfit(tensor: Tensor, rows: int) -> str:
-    """Return the problem of a tensor as a layer output, with its remedy; "" if there is none."""
-    if tensor.is_nested:
-        return "a nested tensor; make the module without nested tensors (enable_nested_tensor=False)"
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
-        return f"{_kind(tensor)}; wrap the module so that it gives real numbers in a dense tensor"
-    shape = tuple(tensor.shape)
-    if tensor.ndim in (2, 3) and shape[0] == rows and 0 not in shape:
-        return ""
-    if tensor.ndim == 3 and shape[1] == rows:
-        return (
-            f"{shape}, which looks like (tokens, rows, width), the {rows} rows on the second axis; {_needed(rows)}. "
-            "Make the module with batch_first=True, or swap the axes in a wrapper: x.transpose(0, 1)"
-        )
-    return f"{shape}; {_needed(rows)}. Tap another layer, or wrap the module so that its output has this shape"
-
-
-def _needed(rows: int) -> str:
-    return f"needed is ({rows}, D) or ({rows}, T, D), one row per input row"
-
-
-def _shown(value: Any, rows: int) -> str:
-    """Describe a container and the shapes of its members."""
-    members = _members(value)
-    if not members:
-        return _kind(value)
-    listed = [f"{name} {_kind(member)}" for name, member in list(members.items())[:_SHOWN]]
-    more = f" and {len(members) - _SHOWN} more" if len(members) > _SHOWN else ""
-    return f"a {type(value).__name__} with the members {', '.join(listed)}{more}"
-
-
-def _kind(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        return f"{type(value).__name__} of {len(value)}" if isinstance(value, tuple | list) else type(value).__name__
-    kind = "a nested tensor" if value.is_nested else str(tuple(value.shape))
-    plain = value.is_nested or (value.layout == torch.strided and not value.is_complex() and not value.is_quantized)
-    return kind if plain else f"{kind} {str(value.dtype).removeprefix('torch.')} {value.layout}"
-
-
-def _join(name: str, outputs: Sequence[Tensor | FeatureError]) -> np.ndarray[Any, Any]:
-    """Join the outputs of one layer to (rows, tokens, D), float32 or float64."""
-    if not outputs:
-        raise FeatureError(f"layer {name!r} did not run in the forward pass, so it gave nothing; name another layer")
-    parts = []
-    for output in outputs:
-        if isinstance(output, FeatureError):
-            raise output
-        wide = (output if output.dtype == torch.float64 else output.float()).cpu().numpy()
-        parts.append(wide[:, None] if wide.ndim == 2 else wide)
-    widths = sorted({part.shape[2] for part in parts})
-    if len(widths) > 1:
-        raise FeatureError(
-            f"layer {name!r} ran {len(parts)} times in one pass and gave tokens of {', '.join(map(str, widths))} "
-            "numbers, which cannot lie in one layer; tap layers that run once, or wrap the module"
-        )
-    return np.concatenate(parts, axis=1)
-
-
-def _tokens(values: np.ndarray[Any, Any]) -> Tokens:
-    rows, count, dim = values.shape
-    return Tokens(values=values.reshape(-1, dim), keyframe=np.repeat(np.arange(rows, dtype=np.int32), count))
-
-
 # ---- inputs of modules -------------------------------------------------------------------------------------------
-
-
-def _is_named_tuple(value: Any) -> bool:
-    return isinstance(value, tuple) and hasattr(value, "_fields")
 
 
 def _move(value: Any, device: str) -> Any:
@@ -503,7 +331,7 @@ def _move(value: Any, device: str) -> Any:
         return mapping
     if isinstance(value, tuple):
         entries = [_move(entry, device) for entry in value]
-        return type(value)._make(entries) if _is_named_tuple(value) else type(value)(entries)  # type: ignore[attr-defined]
+        return type(value)._make(entries) if is_named_tuple(value) else type(value)(entries)  # type: ignore[attr-defined]
     if isinstance(value, list):
         entries = copy.copy(value)
         entries[:] = [_move(entry, device) for entry in value]
