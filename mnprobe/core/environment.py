@@ -48,21 +48,21 @@ _MODULES = {
     "pillow": "PIL",
     "instant-clip-tokenizer": "instant_clip_tokenizer",
     "tomli-w": "tomli_w",
-    "mujoco-core": "mujoco",
     "lazy-loader": "lazy_loader",
 }
 _NAMES = (
     *("torch", "numpy", "scipy", "scikit-learn", "pandas", "matplotlib", "seaborn", "openTSNE", "h5py", "safetensors"),
     *("pillow", "instant-clip-tokenizer", "ftfy", "jinja2", "jaxtyping", "joblib", "rich", "tomli-w", "typer"),
-    *("mujoco-core", "plotly", "tensorboardX", "filelock", "lazy-loader"),
+    *("plotly", "tensorboardX", "filelock", "lazy-loader"),
 )
 
 NEEDED = tuple(Part(name, _MODULES.get(name, name), "needed", "pip install mnprobe") for name in _NAMES)
 """Required packages, as declared by mnprobe's metadata."""
 
 OPTIONAL = (
+    Part("mujoco-core", "mujoco", "the tabletop (demo, demos, rollout)", "pip install 'mnprobe[tabletop]'"),
     Part("pyarrow", "pyarrow", "LeRobot datasets (--data lerobot:FOLDER)", "pip install 'mnprobe[data]'"),
-    Part("av", "av", "natural videos (recognize --videos)", "pip install 'mnprobe[video]'"),
+    Part("av", "av", "videos (--data, recognize --videos)", "pip install 'mnprobe[data]'"),
     Part(
         "transformers", "transformers", "models of transformers (extract --model hf:...)", "pip install 'mnprobe[hf]'"
     ),

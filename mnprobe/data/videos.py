@@ -307,7 +307,7 @@ def _opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
         import av
     except ImportError:
         raise ConfigError(
-            "videos are decoded by PyAV, which is not installed: pip install 'mnprobe[video]' (or pip install av)"
+            "videos are decoded by PyAV, which is not installed: pip install 'mnprobe[data]' (or pip install av)"
         ) from None
     if not path.is_file():
         raise DataError(f"{path}: {'is no regular file' if path.exists() else 'there is no such file'}")

@@ -157,7 +157,7 @@ def test_broken_episodes_are_left_out_and_listed(home, call, tmp_path, capsys):
 
 
 def test_natural_videos_are_checked_for_forgetting(home, call, tmp_path, capsys):
-    av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'mnprobe[video]'")
+    av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'mnprobe[data]'")
     for label, colour in {"red_light": (200, 30, 30), "blue_light": (30, 30, 200)}.items():
         path = tmp_path / "videos" / label / "one.avi"
         path.parent.mkdir(parents=True)

@@ -10,7 +10,7 @@ import pytest
 from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.data.videos import find_videos, read_video
 
-av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'mnprobe[video]'")
+av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'mnprobe[data]'")
 
 WRITERS = {  # file ending -> codec, pixel format, largest error of a channel (of 255)
     "mkv": ("ffv1", "bgr0", 0),

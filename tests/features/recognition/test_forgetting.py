@@ -19,7 +19,7 @@ from mnprobe.features.recognition.tables import (
 from mnprobe.models.loading import save_checkpoint
 from mnprobe.models.viclip import Tokenizer, ViCLIP, ViCLIPConfig, contrastive_loss, preprocess
 
-av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'mnprobe[video]'")
+av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'mnprobe[data]'")
 
 SMALL = ViCLIPConfig(
     image_size=16, patch_size=8, frames=2, width=32, layers=1, heads=1, embed_dim=16, text_width=32, text_layers=1,
