@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
-import h5py
 import numpy as np
 
 from mnprobe.core.errors import ConfigError, DataError
@@ -37,6 +36,7 @@ _RLBENCH = "RLBench"
 _HDF5 = (".hdf5", ".h5")
 _TABLE = "episodes.csv"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_MOST_PROBLEMS = 20  # told by describe
 _MOST_ENTRIES = 20_000  # of a folder that are looked at to recognize its format
 _RANGE = re.compile(r"(-?[0-9]{0,9}):(-?[0-9]{0,9})")
 
@@ -261,7 +261,8 @@ def open_dataset(
 def describe(dataset: Dataset) -> dict[str, Any]:
     """Facts about a dataset as JSON: format, episodes, tasks, texts, cameras, outcomes, partitions, what is missing.
 
-    Reads the first image of each camera of the first episode. `problems` lists what could not be read.
+    Reads the first image of each camera of the first episode. `problems` lists what could not be read, at most
+    20 of them.
     """
     problems: list[str] = []
 
@@ -317,7 +318,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         **signals,
         "missing": missing,
         "broken": dict(dataset.broken),
-        "problems": list(dict.fromkeys(problems)),
+        "problems": _first_problems(problems),
         "notes": [*dataset.notes, *dataset.instruction_notes()],
     }
 
@@ -349,6 +350,12 @@ def is_dataset(given: Path | str) -> bool:
     if path.is_dir() or path.suffix.lower() in (".csv", ".hdf5"):
         return True
     return _is_hdf5(path) and _is_demonstrations(path, damaged=False)
+
+
+def _first_problems(problems: Sequence[str]) -> list[str]:
+    distinct = list(dict.fromkeys(problems))
+    more = len(distinct) - _MOST_PROBLEMS
+    return distinct if more <= 0 else [*distinct[:_MOST_PROBLEMS], f"and {more} more"]
 
 
 def _signal_names(episode: Episode, name: str) -> list[str] | None:
@@ -502,6 +509,8 @@ def _is_demonstrations(path: Path, *, damaged: bool = True) -> bool:
     """Whether a file is HDF5 with the group of demonstrations, or, if `damaged`, cannot be opened."""
     if not _is_hdf5(path):
         return False
+    import h5py  # demonstrations of RLBench need none of it
+
     try:
         with h5py.File(path, "r") as file:
             return "data" in file

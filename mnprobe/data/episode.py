@@ -144,7 +144,7 @@ def require(episode: Episode, *needs: str, who: str) -> "RLBenchEpisode":
 
     Args:
         episode: an episode of any format.
-        needs: among "depth", "camera matrices", "key poses", "gripper", "scene".
+        needs: among "depth", "camera matrices", "key poses", "recorded scenes".
         who: who needs it, for the message.
 
     Raises DataError saying what is missing in which dataset.

@@ -37,6 +37,7 @@ __all__ = ["HDF5Episode", "open_hdf5"]
 _SUFFIXES = (".hdf5", ".h5")
 _DEMO = re.compile(r"demo_?[0-9]{1,9}")
 _SCENE = re.compile(r"([A-Z][A-Z_]*_SCENE[0-9]+)_(.+)")
+_ATTRIBUTES = ("env_args", "problem_info", "bddl_file_name", "macros_image_convention")
 _DEEPEST, _MOST_FILES = 4, 20_000
 _CONTROL_RATE = 20.0  # frames a second where env_args does not say; robosuite's default
 _MOST_FRAMES = 10_000_000
@@ -51,7 +52,7 @@ _LACKS = {
     "depth": "depth in such files has no common unit, so it is not read",
     "camera matrices": "such files hold no camera matrices",
     "key poses": "such files hold the actions of every step, no key poses",
-    "scene": "scenes are started from robosuite's states, which mnprobe cannot do",
+    "recorded scenes": "scenes are started from robosuite's states, which mnprobe cannot do",
 }
 
 
@@ -102,9 +103,9 @@ class HDF5Episode(RecordedEpisode):
             lengths = {"actions": int(actions.shape[0])}
             obs = _group(demo, "obs")
             lengths |= {f"obs/{name}": int(_array(obs, name).shape[0]) for name in self._source.images}
-            told = demo.attrs.get("num_samples")
-        if told is not None:
-            lengths["num_samples"] = int(told)
+            told = _attribute(demo, "num_samples")
+        if told:
+            lengths["num_samples"] = int(told) if told.isascii() and told.isdigit() else -1
         if len(set(lengths.values())) > 1 or not 0 < lengths["actions"] <= _MOST_FRAMES:
             told_all = ", ".join(f"{name} {count}" for name, count in lengths.items())
             raise DataError(f"{self.where}: its frames are not as many everywhere: {told_all}. {_REMEDY}")
@@ -180,8 +181,7 @@ class _Source:
         self.notes: list[str] = []
         with self._file() as file:
             data = _group(file, "data")
-            facts = {name: _text(data.attrs[name]) for name in data.attrs if data.attrs[name] is not None}
-            facts = {**{name: _text(file.attrs[name]) for name in file.attrs}, **facts}
+            facts = {name: _attribute(data, name) or _attribute(file, name) for name in _ATTRIBUTES}
             self.demos = sorted((name for name in data if _DEMO.fullmatch(name)), key=natural_key)
             if not self.demos:
                 raise DataError(f"{path}: data holds no demo_<N>, but {some(sorted(data), 3) or 'nothing'}")
@@ -189,13 +189,13 @@ class _Source:
             if "obs" not in first:
                 raise DataError(f"{path}: {_STATES_ONLY}")
             self.images, left_out = _cameras(_group(first, "obs"))
-            self.env = _json(facts.get("env_args", ""), f"{path}: attribute env_args")
-            problem = _json(facts.get("problem_info", ""), f"{path}: attribute problem_info")
-            self.is_libero = (
-                bool(problem) or "bddl_file_name" in facts or {"agentview_rgb", "eye_in_hand_rgb"} <= set(self.images)
+            self.env = _json(facts["env_args"], f"{path}: attribute env_args")
+            problem = _json(facts["problem_info"], f"{path}: attribute problem_info")
+            self.is_libero = bool(problem or facts["bddl_file_name"]) or {"agentview_rgb", "eye_in_hand_rgb"} <= set(
+                self.images
             )
             self.maker = "LIBERO" if self.is_libero else "robomimic"
-            self.flip = self._flip(facts.get("macros_image_convention", ""))
+            self.flip = self._flip(facts["macros_image_convention"])
             self.partitions = self._partitions(file)
             self.languages = self._languages(data)
         stem = path.stem.removesuffix("_demo")
@@ -338,7 +338,7 @@ class _Source:
             if "ep_meta" not in _group(data, name).attrs:
                 return {}
             where = f"{self.path}, {name}: attribute ep_meta"
-            text = _json(_text(data[name].attrs["ep_meta"]), where).get("lang")
+            text = _json(_attribute(data[name], "ep_meta"), where).get("lang")
             if not isinstance(text, str) or not text.strip():
                 return {}
             found[name] = text.strip()
@@ -451,6 +451,17 @@ def _own(parent: Any, name: str) -> Any:
 
 def _place(parent: Any, name: str) -> str:
     return f"{parent.file.filename}: {parent.name.rstrip('/')}/{name}"
+
+
+def _attribute(group: Any, name: str) -> str:
+    """A single text or number among the attributes of a group, as text; '' where there is none."""
+    if name not in group.attrs:
+        return ""
+    held = group.attrs.get_id(name)
+    if held.shape not in ((), (1,)) or held.get_storage_size() > _LONGEST_TEXT:
+        raise DataError(f"{_place(group, name)}: the attribute is no single text of at most {_LONGEST_TEXT} bytes")
+    value = group.attrs[name]
+    return _text(value[0] if isinstance(value, np.ndarray) and value.shape == (1,) else value)
 
 
 def _text(value: Any) -> str:

@@ -50,7 +50,7 @@ _LARGEST_JSON = 2**26
 _LARGEST_TABLE = 2**32  # bytes of columns that are read at once
 _PATIENT = "Download the dataset again (all of it, or at least meta and the files of the chosen episodes)"
 _LACKS = dict.fromkeys(
-    ("depth", "camera matrices", "key poses", "scene"),
+    ("depth", "camera matrices", "key poses", "recorded scenes"),
     "read from a LeRobot dataset are colour images, states and actions",
 )
 
@@ -329,7 +329,7 @@ class _Folder:
                 raise DataError(
                     f"{path}: has the columns {some(table.column_names)}, expected task_index and the texts"
                 )
-            texts, numbers = table.column(names[0]).to_pylist(), table.column("task_index").to_pylist()
+            texts, numbers = _entries(table, names[0], path), _entries(table, "task_index", path)
             if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
                 raise DataError(f"{path}: a task is a text with a whole number; {_PATIENT}")
             pairs = list(zip(texts, numbers, strict=True))
@@ -363,7 +363,7 @@ class _Folder:
         for file in files:
             path = inside(self.root, str(file.relative_to(self.root)), str(folder))
             table = _read_table(path, [*plain, "tasks", *timed])
-            columns = {name: table.column(name).to_pylist() for name in (*plain, "tasks", *timed)}
+            columns = {name: _entries(table, name, path) for name in (*plain, "tasks", *timed)}
             for name in (*plain, *timed):
                 kinds = (int, float) if name.endswith("_timestamp") else (int,)
                 if not all(type(value) in kinds for value in columns[name]):
@@ -464,7 +464,7 @@ class _Folder:
         if path not in self._outcomes:
             table = _read_table(path, ["episode_index", _SUCCESS])
             numbers = table.column("episode_index").to_numpy()
-            values = np.array([_any_true(value) for value in table.column(_SUCCESS).to_pylist()])
+            values = np.array([_any_true(value) for value in _entries(table, _SUCCESS, path)])
             reached = set(numbers[values].tolist()) if len(numbers) else set()
             self._outcomes[path] = {int(number): number in reached for number in np.unique(numbers).tolist()}
         if row.number not in self._outcomes[path]:
@@ -475,7 +475,9 @@ class _Folder:
         """Other wordings of the task, where the dataset has the column language_persistent."""
         if _LANGUAGE not in self.features:
             return ()
-        entries = self.columns(row, [_LANGUAGE])[_LANGUAGE][0].as_py()
+        entries = _entries({_LANGUAGE: self.columns(row, [_LANGUAGE])[_LANGUAGE][:1]}, _LANGUAGE, self.data_file(row))[
+            0
+        ]
         if not isinstance(entries, list):
             return ()
         texts = [one.get("content") for one in entries if isinstance(one, dict) and one.get("style") == "task_aug"]
@@ -562,7 +564,7 @@ def _parquet(path: Path) -> Iterator[Any]:
         raise DataError(f"{path}: {reason}. {_PATIENT}")
     try:
         yield pyarrow.parquet
-    except (pyarrow.ArrowException, OSError, MemoryError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as error:  # ValueError: names that are not UTF-8
         text = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: cannot be read as a parquet file ({text}). {_PATIENT}") from error
 
@@ -574,6 +576,16 @@ def _read_table(path: Path, columns: Sequence[str] | None) -> Any:
         _check_columns(path, source.metadata, names)
         _check_bytes(path, source.metadata, names, range(source.metadata.num_row_groups))
         return source.read(columns=names)
+
+
+def _entries(table: Any, name: str, path: Path) -> list[Any]:
+    """A column of a table, or of a mapping of columns, as Python values."""
+    column = table[name] if isinstance(table, dict) else table.column(name)
+    try:
+        values: list[Any] = column.to_pylist()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: column {name!r} holds texts that are not UTF-8. {_PATIENT}") from error
+    return values
 
 
 def _check_columns(path: Path, metadata: Any, names: Sequence[str]) -> None:

@@ -28,7 +28,7 @@ _HEADER = f"{','.join(_NEEDED)}[,{','.join(_OPTIONAL)}]"
 _CAMERA = "video"
 _LARGEST_TABLE = 2**28  # bytes
 _TOLERANCE = 1e-6  # seconds, of times in the table
-_LACKS = dict.fromkeys(("depth", "camera matrices", "key poses", "scene"), "videos hold colour images only")
+_LACKS = dict.fromkeys(("depth", "camera matrices", "key poses", "recorded scenes"), "videos hold colour images only")
 
 
 def open_videos(path: Path, options: ReadingOptions) -> Opened:

@@ -317,7 +317,13 @@ def _opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
     try:
         with (
             path.open("rb") as file,
-            av.open(file, "r", io_open=_refuse, container_options={"format_whitelist": _CONTAINERS}) as container,
+            av.open(
+                file,
+                "r",
+                io_open=_refuse,
+                container_options={"format_whitelist": _CONTAINERS},
+                metadata_errors="replace",
+            ) as container,
         ):
             moving = [stream for stream in container.streams.video if not stream.disposition & attached]
             if not moving:

@@ -156,7 +156,7 @@ class RLBench:
         Raises ConfigError if the episode carries neither, or its task or variation is not RLBench's; DataError if a
         file of it is damaged.
         """
-        recorded = require(episode, "scene", who="RLBench")
+        recorded = require(episode, "recorded scenes", who="RLBench")
         self._check_place(episode.task, episode.variation)
         state = recorded.random_seed
         if state is not None:

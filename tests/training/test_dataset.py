@@ -36,6 +36,12 @@ def cache(micro_dataset, tmp_path_factory):
     return folder
 
 
+def test_a_dataset_without_key_poses_is_refused_by_name(golden, tmp_path):
+    dataset = open_dataset(golden / "lerobot" / "v30-images")
+    with pytest.raises(DataError, match=r"training a policy needs key poses, depth and camera matrices; .*v30-images"):
+        _prepare(dataset, tmp_path)
+
+
 def test_rows_are_the_datasets(micro_dataset, cache):
     inputs = _prepare(micro_dataset, cache)
     assert inputs.ids.tolist() == [episode.id for episode in micro_dataset]

@@ -125,7 +125,7 @@ class Tabletop:
 
     def reset_to(self, episode: Episode) -> Observation:
         """Start from where a recorded tabletop episode started, as its `situation.json` says."""
-        require(episode, "scene", who="the tabletop")
+        require(episode, "recorded scenes", who="the tabletop")
         found = read_situation(episode.folder)
         where = episode.folder / SITUATION_FILE
         if found is None:

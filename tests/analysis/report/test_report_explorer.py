@@ -18,6 +18,7 @@ from mnprobe.analysis.tables.alignment import write_table
 from mnprobe.analysis.tsne.embedding import TsneConfig
 from mnprobe.analysis.tsne.maps import TsneInput, draw_tsne
 from mnprobe.core.rundir import RunDir
+from mnprobe.data import open_dataset
 from mnprobe.probe import load_pair
 
 QUICK = TsneConfig(iterations=5, exaggeration_iterations=5)
@@ -209,3 +210,22 @@ def test_columns_of_the_user_become_filters_and_those_of_too_many_values_are_tol
     assert set(column["colours"]) == {"scene 0", "scene 1", "scene 2"}
     assert len(set(column["colours"].values())) == 3
     assert "No filter by attempt: 8 columns of at most 60 values have one." in " ".join(gather(run).explorer.notes)
+
+
+def test_thumbnails_of_a_lerobot_dataset_that_run_toml_names(run, golden):
+    folder = golden / "lerobot" / "v30-images"
+    for written in (folder, f"lerobot:{folder}"):
+        run.record("extract", {"data": [str(written)]})
+        origin = Origin("demos")
+        wanted = [
+            (origin, "v30-images/0/episode2", "pick the red cube"),
+            (origin, "v30-images/1/episode3", "close the drawer"),
+        ]
+        sheet = draw_thumbnails(run, wanted)
+        assert set(sheet.places) == {(origin, "v30-images/0/episode2")}
+        drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(sheet.image))).convert("RGB"), dtype=float)
+        edge = sheet.width // 2
+        episode = open_dataset(folder)[2]
+        for half, frame in ((drawn[:edge, :edge], 9), (drawn[:edge, edge:], 18)):
+            image = Image.fromarray(episode.image("front", frame)).resize((edge, edge), Image.Resampling.BOX)
+            assert np.corrcoef(half.ravel(), np.asarray(image, dtype=float).ravel())[0, 1] > 0.8

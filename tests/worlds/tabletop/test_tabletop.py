@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from mnprobe.core.errors import ConfigError
+from mnprobe.core.errors import ConfigError, DataError
 from mnprobe.data import open_dataset
 from mnprobe.worlds import MAX_STEPS, KeyPose, Situation, make_world
 from mnprobe.worlds.record import record_episode
@@ -376,3 +376,9 @@ def test_the_variables_of_graphics_are_left_as_they_were(value):
     env |= {} if value is None else {"MUJOCO_GL": value}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
     assert done.stdout == f"{value!r} False\n"
+
+
+def test_an_episode_of_another_format_has_no_scene_to_start_from(golden):
+    episode = open_dataset(golden / "lerobot" / "v30-images")[0]
+    with pytest.raises(DataError, match=r"the tabletop needs recorded scenes; .*episode 0 has no recorded scenes"):
+        make_world("tabletop").reset_to(episode)
