@@ -12,7 +12,10 @@ __all__ = ["inspect"]
 
 
 def inspect(
-    files: Annotated[list[Path], typer.Argument(help="Datasets (folder, file or KIND:PATH) or feature stores (.h5).")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Datasets (folder, file or KIND:PATH), feature stores (.h5), or runs with such."),
+    ],
     instructions: opt.InstructionsOption = None,
     outcomes: opt.OutcomesOption = None,
     table: Annotated[
@@ -31,6 +34,7 @@ def inspect(
     from mnprobe.core.errors import ConfigError
     from mnprobe.data.dataset import is_dataset
 
+    files = [store for path in files for store in _stores_of(path)]
     datasets = [is_dataset(path) for path in files]
     if table is not None and datasets != [True]:
         raise ConfigError("--table writes the episodes of one dataset: name this one only")
@@ -49,6 +53,15 @@ def inspect(
         raise typer.Exit(2)
     if table is not None and not as_json:
         typer.echo(f"wrote {table}")
+
+
+def _stores_of(path: Path) -> list[Path]:
+    """The stores of a run, or the path itself."""
+    from mnprobe.core.rundir import RunDir
+
+    run = RunDir(path)
+    stores = [piece.path for piece in run.feature_files()] if run.config_path.is_file() else []
+    return stores or [path]
 
 
 def _store(path: Path) -> tuple[dict[str, Any], str]:

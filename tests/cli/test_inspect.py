@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mnprobe.cli.main import main
+from mnprobe.core.rundir import RunDir
 from mnprobe.features import write_features
 
 
@@ -194,3 +195,31 @@ def test_broken_episodes_are_listed_and_a_dataset_without_any_other_is_not_sound
     assert code == 0
     assert f"broken     {root / 'bad_demo.hdf5'}: " in out
     assert "--skip-broken" in out
+
+
+def test_demonstrations_of_rlbench_serve_policies_of_key_poses(write_demo, tmp_path, capsys):
+    root = tmp_path / "demos"
+    for number, part in enumerate(["train", "train", "test", "test"]):
+        for variation, text in enumerate(["open the top drawer", "open the bottom drawer"]):
+            write_demo(root, "open_drawer", variation, part, 2 * number + variation, text, 4)
+    code, out, _ = run(capsys, root, "--outcomes", "successful")
+    assert code == 0
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert f"{root}: RLBench" in lines
+    assert "partitions train 4, test 4" in lines
+    assert "success 8 successes, 0 failures" in lines
+    assert "ARP and its training: depth, camera matrices and key poses are there" in lines
+    assert "held-out episodes: about 4 to train and 4 to test, by the dataset's partitions" in lines
+    assert any(line.startswith("decomposition by task: there is one task only") for line in lines)
+
+
+def test_a_folder_without_demonstrations_is_not_sound_and_a_run_names_its_stores(store, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    code, out, _ = run(capsys, tmp_path / "empty")
+    assert (code, "NOT SOUND" in out) == (2, True)
+    made = RunDir.create(tmp_path / "run")
+    target = made.features("mine", "demos", 40)
+    target.parent.mkdir(parents=True)
+    target.write_bytes(store.read_bytes())
+    code, out, _ = run(capsys, made.path)
+    assert (code, out.splitlines()[0]) == (0, f"{target}: sound")

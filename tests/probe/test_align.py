@@ -502,7 +502,6 @@ def test_planted_failures_align_less(planted):
     success = np.arange(120) % 2
     e[success == 0] = np.random.default_rng(3).normal(size=(60, e.shape[1]))  # a failure carries nothing
     config = AlignConfig(fit=FIT, split="success", holdout="episodes", seeds=1, draws=3, modes=("own-probe",))
-
     table = align(pair_arrays(u, e, labels, tasks=["thing"] * 120, success_e=success), config)
     good = mean_of(table, "episodes", split="execution-success")
     bad = mean_of(table, "episodes", split="execution-failure")
@@ -535,7 +534,7 @@ def test_the_contrast_inside_tasks_gives_every_task_the_same_weight(planted):
     noise = np.random.default_rng(3).normal(size=e.shape)
     e = np.where(((success == 0) & (tasks == "small"))[:, None], noise, e).astype(np.float32)
     config = AlignConfig(fit=FIT, split="success", holdout="episodes", seeds=2, draws=2, modes=("own-probe",))
-    table = align(pair_arrays(u, e, labels, tasks=["thing"] * 120, success_e=success), config)
+    table = align(pair_arrays(u, e, labels, tasks=tasks, success_e=success), config)
     overall = mean_of(table, "episodes", "success_minus_failure@1", split="execution-success")
     inside = mean_of(table, "episodes", "within_task_success_minus_failure@1", split="execution-success")
     assert inside["n_groups"] == 2

@@ -236,6 +236,7 @@ NO_ARRAYS = {  # results, constants, files and tables; Items and what takes Item
         "COLUMNS",
         "SETTINGS",
         "DirectionRecall",
+        "Feasibility",
         "FitResult",
         "HeldOutBound",
         "HitScores",
@@ -243,7 +244,17 @@ NO_ARRAYS = {  # results, constants, files and tables; Items and what takes Item
         "Items",
     ),
     *("FeaturePair", "Partition", "Recall", "StoredPair", "Validation", "align_stores", "check_no_overlap"),
-    *("find_hits", "join_stores", "load_heads", "load_pair", "measurable_sides", "pair_across", "summary_table"),
+    *(
+        "feasible_measurements",
+        "inspect_dataset",
+        "find_hits",
+        "join_stores",
+        "load_heads",
+        "load_pair",
+        "measurable_sides",
+        "pair_across",
+        "summary_table",
+    ),
     *("read_alignment", "read_hits", "save_heads", "write_alignment", "write_hits"),
 }
 
