@@ -66,7 +66,6 @@ OPTIONAL = (
     Part(
         "transformers", "transformers", "models of transformers (extract --model hf:...)", "pip install 'mnprobe[hf]'"
     ),
-    Part("lerobot", "lerobot", "LeRobot's policies (extract --model lerobot:...)", "pip install 'mnprobe[lerobot]'"),
     Part("tensorboard", "tensorboard", "to look at training curves", "pip install tensorboard"),
     Part("pytest", "pytest", "the tests", "pip install 'mnprobe[dev]'"),
     Part("hypothesis", "hypothesis", "the tests", "pip install 'mnprobe[dev]'"),

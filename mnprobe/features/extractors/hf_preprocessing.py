@@ -22,7 +22,7 @@ from torch.nn import functional
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.registry import unknown_name
 
-__all__ = ["Preprocessing", "default_fields", "processor_kind"]
+__all__ = ["Preprocessing", "default_fields", "processor_kind", "resized"]
 
 _HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 _IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -195,7 +195,7 @@ class Preprocessing:
             values = values * self.rescale
         size = self._target(values.shape[-2], values.shape[-1])
         if size is not None:
-            values = _resized(values, size, self.filter, rounded=not self.float_resize)
+            values = resized(values, size, self.filter, rounded=not self.float_resize)
         if self.crop is not None:
             values = _centre(values, *self.crop)
         if self.rescale is not None and not self.float_resize:
@@ -309,7 +309,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _resized(values: Tensor, size: tuple[int, int], filter: str, *, rounded: bool) -> Tensor:
+def resized(values: Tensor, size: tuple[int, int], filter: str, *, rounded: bool) -> Tensor:
     """Resize; with `rounded` rows first, then columns, each rounded to grey levels, as PIL and torchvision do."""
     if filter == "nearest-exact":
         return functional.interpolate(values, size=list(size), mode=filter)

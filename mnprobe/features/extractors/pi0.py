@@ -15,6 +15,7 @@ from mnprobe.core.labels import some
 from mnprobe.core.provenance import versions
 from mnprobe.features.extractors.base import ExtractorSpec, FoundWeights, class_name, one_of
 from mnprobe.features.extractors.hf_models import ModelFolder, find_folder, transformers_module
+from mnprobe.features.extractors.hf_preprocessing import resized
 from mnprobe.features.extractors.policies import (
     NamedLayer,
     PolicyExtractor,
@@ -87,13 +88,11 @@ class _Pictures:
         """(N, 3, H, W) in 0..1 to (N, 3, size, size)."""
         height, width = images.shape[-2:]
         scale = min(self.size / height, self.size / width)
-        target = [int(height * scale), int(width * scale)]
+        target = (int(height * scale), int(width * scale))
         values = images * 255
-        if self.filter == "nearest-exact":
-            values = functional.interpolate(values, size=target, mode=self.filter)
-        else:
-            values = functional.interpolate(values, size=target, mode=self.filter, antialias=True, align_corners=False)
-        values = values.clamp(0, 255).round() * self.factor
+        if (height, width) != target:
+            values = resized(values.round(), target, self.filter, rounded=True)
+        values = values * self.factor
         mean, std = (torch.tensor(one, device=values.device)[:, None, None] for one in (self.mean, self.std))
         return functional.pad((values - mean) / std, (0, self.size - target[1], 0, self.size - target[0]))
 

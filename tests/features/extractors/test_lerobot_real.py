@@ -243,3 +243,16 @@ def test_a_policy_that_reads_its_history_from_queues(kind, tmp_path):
         options={"camera": "front"},
     )  # fmt: skip
     assert done.episodes == 5
+
+
+def test_pictures_of_pi0_are_those_of_the_official_processor(dataset):
+    """transformers makes them with torchvision, which comes with lerobot."""
+    from transformers.models.pi0.image_processing_pi0 import PI0ImageProcessor
+
+    from mnprobe.features.extractors.pi0 import _Pictures
+
+    for camera in dataset[0].cameras:
+        image = torch.from_numpy(dataset[0].image(camera, 0)).movedim(-1, 0)
+        official = PI0ImageProcessor()([image], return_tensors="pt")["pixel_values"]
+        difference = (official - _Pictures(size=224)(image[None].float() / 255)).abs().max() * 127.5
+        assert difference < 1.01  # grey levels

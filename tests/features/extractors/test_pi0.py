@@ -107,7 +107,9 @@ def plain(model, episode, decision, text, noise):
         image = torch.from_numpy(episode.image(camera, decision)).movedim(-1, 0)[None].float()
         height, width = image.shape[-2:]
         size = [int(height * 28 / max(height, width)), int(width * 28 / max(height, width))]
-        image = torch.nn.functional.interpolate(image, size=size, mode="bicubic", antialias=True).clamp(0, 255).round()
+        for step in ((height, size[1]), size):  # as torchvision does with bytes: rounded after each
+            image = torch.nn.functional.interpolate(image, size=step, mode="bicubic", antialias=True)
+            image = (image.clamp(0, 255) + 0.5).floor()
         image = (image / 255 - 0.5) / 0.5
         pictures.append(torch.nn.functional.pad(image, (0, 28 - size[1], 0, 28 - size[0]))[0])
     state = (torch.from_numpy(episode.state.values[decision]).float() - 0.5) / 2
