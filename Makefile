@@ -24,7 +24,7 @@ demo: $(VENV)/.ready
 	$(BIN)/mnprobe demo --run "$(RUN)" $(if $(DATA),--data "$(DATA)") $(if $(INSTRUCTIONS),--instructions "$(INSTRUCTIONS)")
 
 test: $(VENV)/.ready
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
+	$(BIN)/python -m pytest
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check .

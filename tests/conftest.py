@@ -1,7 +1,10 @@
 """Fixtures shared by all rooms: golden files, real demonstrations where they are, small written ones everywhere."""
 
 import os
+import resource
 import signal
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -37,6 +40,23 @@ def pytest_collection_modifyitems(items):
     items.sort(
         key=lambda item: LONGEST.index(file) if (file := item.nodeid.split("::")[0]) in LONGEST else len(LONGEST)
     )
+
+
+@pytest.fixture
+def largest_file(monkeypatch):
+    """Context in which files of more than this many bytes meet a full disk; no compiled module is written meanwhile."""
+
+    @contextmanager
+    def limit(size):
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit
 
 
 @pytest.fixture(scope="session")

@@ -66,8 +66,8 @@ def doctor(
         )
         checks = sanity_suite(subject, quiet=False)
         facts = {
-            "understanding": str(pair.origin_u),
-            "execution": str(pair.origin_e),
+            "understanding": pair.origin_u.file_stem,
+            "execution": pair.origin_e.file_stem,
             "episodes": len(examined.pair.items),
             "episodes_taken": len(pair.items),
             "width_u": pair.u.shape[1],

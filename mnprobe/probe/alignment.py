@@ -317,7 +317,7 @@ def _rows(item: _Work, records: Sequence[Record], config: AlignConfig, notes: li
     return to_frame(rows)
 
 
-def _identities(frame: pd.DataFrame, columns: Sequence[str]) -> "pd.Series[Any]":
+def _identities(frame: pd.DataFrame, columns: Sequence[str]) -> Any:
     return frame[list(columns)].astype(str).agg("\0".join, axis=1)
 
 

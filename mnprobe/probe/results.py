@@ -409,7 +409,7 @@ def _contrasts(frame: pd.DataFrame) -> list[tuple[str, ...]]:
     return lines
 
 
-def _side(row: "pd.Series[Any]", side: str) -> str:
+def _side(row: Any, side: str) -> str:
     model = row["understanding" if side == "u" else "execution"]
     source = f" on {row['source_e']}" if side == "e" and row["source_e"] != "demos" else ""
     if side == "e" and row["fit_source"] != row["source_u"]:

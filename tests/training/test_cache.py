@@ -1,7 +1,6 @@
 """Kept arrays: made once, whole or not there, whoever is killed and however many ask."""
 
 import os
-import resource
 import signal
 import threading
 import warnings
@@ -126,18 +125,13 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_whole(tmp_path):
     assert [name.split("-")[0] for name in _visible(tmp_path)] == ["clips", "steps"]
 
 
-def test_a_full_disk_is_told_with_the_file_and_leaves_nothing(tmp_path):
+def test_a_full_disk_is_told_with_the_file_and_leaves_nothing(tmp_path, largest_file):
     def large(kinds):
         for number in range(100):
             yield str(number), {"steps": {"x": np.zeros((1, 1000))}}
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    try:
-        with pytest.raises(OSError, match=r"too large.*x\.npy"):
-            cached_arrays(tmp_path, {"steps": {}}, large)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with largest_file(20_000), pytest.raises(OSError, match=r"too large.*x\.npy"):
+        cached_arrays(tmp_path, {"steps": {}}, large)
     assert _visible(tmp_path) == []
 
 

@@ -63,7 +63,7 @@ MICRO = TrainConfig(
     policy=OptimizerConfig(kind="adamw", lr=1e-2),
     align=OptimizerConfig(kind="adamw", lr=1e-2),
     augment="shift",
-    color_noise=False,
+    colour_noise=False,
 )
 GRID = {"pairings": ("instruction", "task"), "taus": (0.1, 0.2)}
 JUDGED = {"episodes": 1, "max_steps": 1, "world_options": {"image_size": 24}}

@@ -5,7 +5,7 @@ from matplotlib.lines import Line2D
 
 from mnprobe.analysis.audit.controls import controls_table
 from mnprobe.analysis.audit.figures import controls_figure, decomposition_figure
-from mnprobe.analysis.audit.findings import Conclusion
+from mnprobe.analysis.audit.findings import Finding
 from mnprobe.analysis.comparison.figure import compare_figure
 from mnprobe.analysis.figures.curve import curve_figure
 from mnprobe.analysis.figures.curve_data import curve_data
@@ -55,7 +55,7 @@ def _controls(request, long):
     table = _alignment(request.getfixturevalue("alignment_table")(), folder, long)
     about = {"topic": "rise", "conclusion": "more", "understanding": "viclip", "execution": "arp"}
     sentence = "Alignment rises over training, by more than each control. " * (5 if long else 2)
-    findings = [Conclusion(**about, holdout=name, sentence=sentence) for name in ("episodes", "both")]
+    findings = [Finding(**about, holdout=name, written=sentence) for name in ("episodes", "both")]
     return controls_figure(controls_table(table, folder / "hits"), tuple(findings))
 
 
