@@ -184,12 +184,14 @@ class Spoils(nn.Module):
 @contextmanager
 def small_files():
     """Files of more than 300 bytes meet a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    limits, compiled = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # a module that is imported now would be compiled into a file that is cut off
     resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        sys.dont_write_bytecode = compiled
 
 
 def unreadable(episodes):
