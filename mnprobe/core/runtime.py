@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 import torch
 
+from mnprobe.core.arrays import Whole, as_whole
 from mnprobe.core.errors import ConfigError, FeatureError
 
-__all__ = ["Team", "autocast", "join_team", "prefetch", "resolve_device"]
+__all__ = ["Team", "autocast", "join_team", "prefetch", "resolve_device", "torch_threads"]
 
 
 def resolve_device(wish: str, *, local: int = 0) -> str:
@@ -39,6 +40,18 @@ def resolve_device(wish: str, *, local: int = 0) -> str:
     if device.type != "cpu":
         raise ConfigError(f"--device {wish}: extraction runs on cpu or cuda")
     return "cpu"
+
+
+@contextmanager
+def torch_threads(threads: Whole) -> Iterator[None]:
+    """Use this number of torch threads inside the block, so that sums do not depend on the machine's cores."""
+    number = as_whole(threads, "threads", least=1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def autocast(device: str, precision: str) -> AbstractContextManager[Any]:

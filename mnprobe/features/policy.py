@@ -1,7 +1,5 @@
 """ARP as a closed-loop policy: from an observation to the next key pose."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ import torch
 
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.registry import unknown_name
+from mnprobe.core.runtime import torch_threads
 from mnprobe.features.inputs import ARPInputs, arrays_of_frame_data, language_encoder_for
 from mnprobe.models.arp import load_arp
 from mnprobe.worlds import KeyPose, Observation
@@ -70,7 +69,7 @@ class ARPPlayer:
     def act(self, observation: Observation) -> KeyPose:
         """Return the greedy key pose; its numbers are not checked here."""
         arrays = arrays_of_frame_data(observation.frame, self.policy.config.cameras)
-        with _one_thread(), torch.inference_mode():
+        with torch_threads(1), torch.inference_mode():
             output = self.policy.act(self._inputs.observation([arrays], [observation.instruction]))
         numbers = output.action[0].double().cpu().numpy()
         return KeyPose(
@@ -79,13 +78,3 @@ class ARPPlayer:
             gripper_open=bool(numbers[7] > 0.5),
             ignore_collisions=bool(numbers[8] > 0.5),
         )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

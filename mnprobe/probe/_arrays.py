@@ -1,15 +1,13 @@
 """Private helpers: features as tensors, normalized rows, devices, threads."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from mnprobe.core.arrays import Array, Whole, as_array, as_whole, check_finite
+from mnprobe.core.arrays import Array, as_array, check_finite
 from mnprobe.core.errors import ConfigError, FeatureError
 
 __all__: list[str] = []
@@ -202,15 +200,3 @@ def as_device(device: str | torch.device) -> torch.device:
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device {device!r} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices")
     return chosen
-
-
-@contextmanager
-def torch_threads(threads: Whole) -> Iterator[None]:
-    """Use this number of torch threads inside the block, so that sums do not depend on the machine's cores."""
-    number = as_whole(threads, "threads", least=1)
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from mnprobe.core.arrays import Array, Whole
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
 from mnprobe.core.labels import Labels, as_labels, encode_labels
+from mnprobe.core.runtime import torch_threads
 from mnprobe.core.seeds import check_seed
-from mnprobe.probe._arrays import as_device, as_features, row_factors, torch_threads
+from mnprobe.probe._arrays import as_device, as_features, row_factors
 from mnprobe.probe.config import FitConfig
 from mnprobe.probe.heads import AlignmentHeads
 from mnprobe.probe.losses import Positives, gram_step, loss_of_pairs, worth_it

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mnprobe.core.errors import ProbeError, TooFewSamples
 from mnprobe.core.names import PIXELS
-from mnprobe.probe._arrays import torch_threads
+from mnprobe.core.runtime import torch_threads
 from mnprobe.probe.config import AlignConfig, Control, Mode
 from mnprobe.probe.fitting import FitResult, Validation, fit_heads
 from mnprobe.probe.heads import AlignmentHeads, principal_components, save_heads, widen

@@ -2,13 +2,10 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
 
 from mnprobe.analysis.ablation.grid import Cell
 from mnprobe.analysis.tables.rollouts import ALL_TASKS, Rollouts, success_table
@@ -18,6 +15,7 @@ from mnprobe.core.names import model_of_training, step_name
 from mnprobe.core.proportions import mean_interval
 from mnprobe.core.provenance import config_hash, now
 from mnprobe.core.rundir import RunDir
+from mnprobe.core.runtime import torch_threads
 from mnprobe.data import open_dataset
 from mnprobe.features.recognition.config import RecognitionConfig
 from mnprobe.features.recognition.evaluate import recognize
@@ -136,7 +134,7 @@ def run_cell(cell: Cell, shared: Shared) -> CellResult:
     """
     began = time.perf_counter()
     try:
-        with _one_thread():
+        with torch_threads(1):
             row = _measured(cell, shared)
     except MnprobeError as error:
         return CellResult(name=cell.name, status="failed", error=str(error), seconds=time.perf_counter() - began)
@@ -228,13 +226,3 @@ def _played(cell: Cell, shared: Shared, checkpoint: Path, step: int) -> dict[str
 def _told(side: str, value: float, right: Sequence[int], n: Sequence[int]) -> dict[str, Any]:
     low, high = mean_interval(right, n)
     return {side: value, f"n_{side}": int(sum(n)), f"ci_low_{side}": low, f"ci_high_{side}": high}
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

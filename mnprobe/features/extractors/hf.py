@@ -105,17 +105,7 @@ class HFExtractor:
         """Find the model that `--model hf:TEXT` means; see `find_folder`."""
         transformers_module()
         folder = ModelFolder.read(find_folder(text))
-        random = _is_random(folder, options.get("weights"))
-        if not random:
-            folder.check_weights()
-        name, step = folder.name_and_step
-        return FoundWeights(
-            path=folder.path,
-            name=f"{name}-untrained" if random else name,
-            sha256=folder.sha256(weights=not random),
-            trained=not random,
-            step=0 if random else step,
-        )
+        return folder.found(options.get("weights"))
 
     @classmethod
     def build(cls, spec: ExtractorSpec) -> "HFExtractor":
@@ -208,20 +198,13 @@ class HFExtractor:
         return one_of("over_frames", "mean" if given is None else given, ("mean", "concat"))
 
 
-def _is_random(folder: ModelFolder, weights: Any) -> bool:
-    """Whether the weights are drawn: asked for, or there are none in a folder (but not in the cache of the Hub)."""
-    if weights is not None:
-        return one_of("weights", weights, ("random", "pretrained")) == "random"
-    return not folder.weights and not folder.hub
-
-
 def _model(spec: ExtractorSpec) -> TransformersModel:
     if spec.checkpoint is None:
         raise ConfigError("the extractor 'hf' needs a model: --model hf:FOLDER, or --model hf:OWNER/NAME")
     transformers_module()
     folder = ModelFolder.read(Path(spec.checkpoint))
     frames = spec.options["frames"]
-    random = _is_random(folder, spec.options["weights"])
+    random = folder.is_random(spec.options["weights"])
     if random:
         spec.say(f"random weights from seed {spec.seed}, not trained")
     return TransformersModel(

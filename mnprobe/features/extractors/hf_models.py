@@ -25,6 +25,7 @@ from mnprobe.core.files import sha256_file
 from mnprobe.core.labels import some
 from mnprobe.core.provenance import versions
 from mnprobe.core.registry import unknown_name
+from mnprobe.features.extractors.base import FoundWeights, one_of
 from mnprobe.models.loading import check_finite, read_metadata
 
 __all__ = ["FAMILIES", "Family", "ModelFolder", "TransformersModel", "find_folder", "transformers_module"]
@@ -291,6 +292,26 @@ class ModelFolder:
         name = self.hub.split("/")[-1] or (folder.parent.name if match else folder.name)
         name = re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".-_") or "hf"
         return name, int(match.group(1)) if match else None
+
+    def is_random(self, weights: Any) -> bool:
+        """Whether the weights are drawn, by the option `weights` or because a folder (not the Hub's cache) has none."""
+        if weights is not None:
+            return one_of("weights", weights, ("random", "pretrained")) == "random"
+        return not self.weights and not self.hub
+
+    def found(self, weights: Any) -> FoundWeights:
+        """Weights, name and step of this model for extraction, by the option `weights`; see `is_random`."""
+        random = self.is_random(weights)
+        if not random:
+            self.check_weights()
+        name, step = self.name_and_step
+        return FoundWeights(
+            path=self.path,
+            name=f"{name}-untrained" if random else name,
+            sha256=self.sha256(weights=not random),
+            trained=not random,
+            step=0 if random else step,
+        )
 
     def check_weights(self) -> None:
         """Raise CheckpointError when there are no weights, or a file is no whole weights file."""

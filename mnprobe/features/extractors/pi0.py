@@ -13,7 +13,7 @@ from torch.nn import functional
 from mnprobe.core.errors import CheckpointError, ConfigError
 from mnprobe.core.labels import some
 from mnprobe.core.provenance import versions
-from mnprobe.features.extractors.base import ExtractorSpec, FoundWeights, class_name, one_of
+from mnprobe.features.extractors.base import ExtractorSpec, FoundWeights, class_name
 from mnprobe.features.extractors.hf_models import ModelFolder, find_folder, transformers_module
 from mnprobe.features.extractors.hf_preprocessing import resized
 from mnprobe.features.extractors.policies import (
@@ -134,17 +134,7 @@ class PI0Extractor(PolicyExtractor):
         """Find the folder that `--model pi0:TEXT` means; a name on the Hub only in the local cache."""
         transformers_module()
         folder = _folder(text)
-        random = _is_random(folder, options.get("weights"))
-        if not random:
-            folder.check_weights()
-        name, step = folder.name_and_step
-        return FoundWeights(
-            path=folder.path,
-            name=f"{name}-untrained" if random else name,
-            sha256=folder.sha256(weights=not random),
-            trained=not random,
-            step=0 if random else step,
-        )
+        return folder.found(options.get("weights"))
 
     @classmethod
     def layers_of(cls, spec: ExtractorSpec) -> tuple[str, ...]:
@@ -237,12 +227,6 @@ def _folder(text: str) -> ModelFolder:
     return folder
 
 
-def _is_random(folder: ModelFolder, weights: Any) -> bool:
-    if weights is not None:
-        return one_of("weights", weights, ("random", "pretrained")) == "random"
-    return not folder.weights and not folder.hub
-
-
 def _load(spec: ExtractorSpec) -> tuple[Any, ModelFolder, bool]:
     if spec.checkpoint is None:
         raise ConfigError("the extractor 'pi0' needs a model: --model pi0:FOLDER")
@@ -250,7 +234,7 @@ def _load(spec: ExtractorSpec) -> tuple[Any, ModelFolder, bool]:
     if not hasattr(transformers, "PI0ForConditionalGeneration"):
         raise ConfigError("--model pi0 needs a transformers that has PI0ForConditionalGeneration (5.4 or later)")
     folder = _folder(str(spec.checkpoint))
-    random = _is_random(folder, spec.options["weights"])
+    random = folder.is_random(spec.options["weights"])
     kind = transformers.PI0ForConditionalGeneration
     if random:
         spec.say(f"random weights from seed {spec.seed}, not trained")
