@@ -198,7 +198,7 @@ def test_damage_is_told_where_no_frame_is_left(tmp_path):
 def test_a_message_says_how_to_get_the_decoder(tmp_path, monkeypatch):
     (tmp_path / "a.mp4").write_bytes(b"x")
     monkeypatch.setitem(__import__("sys").modules, "av", None)
-    with pytest.raises(ConfigError, match=r"pip install 'mnprobe\[video\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'mnprobe\[data\]'"):
         read_video(tmp_path / "a.mp4", lambda count: (0,))
 
 

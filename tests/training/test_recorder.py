@@ -579,6 +579,8 @@ TEAM = """
         except ConfigError as error:
             assert "only runs in all processes at once" in str(error)
     torch.save([*inner.state_dict().values(), torch.get_rng_state()], f"{saved}.{rank}")
+    dist.barrier()  # no process ends while the other still talks to it
+    del model
     dist.destroy_process_group()
 """
 

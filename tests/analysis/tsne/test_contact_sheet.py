@@ -147,7 +147,7 @@ def test_a_dataset_without_key_poses_is_shown_at_its_decisions(golden, tmp_path)
     dataset = open_dataset(golden / "lerobot" / "v30-images", decisions=4)
     figure = contact_sheet(dataset[0])
     texts = [text.get_text().replace("\n", " ") for text in figure.findobj(Text) if text.get_text()]
-    assert texts[:2] == ["pick the red cube", "v30-images/0/episode0, 17 frames, 1.6 s, success"]
+    assert {"pick the red cube", "v30-images/0/episode0, 17 frames, 1.6 s, success"} <= set(texts)
     assert [text for text in texts if text.startswith("frame ")] == [f"frame {n}" for n in (0, 4, 8, 12, 16)]
     paths = draw_sheets(dataset, tmp_path)
     assert [path.name for path in paths] == ["pick_the_red_cube.png", "open_the_drawer.png"]
