@@ -32,7 +32,7 @@ class ViCLIP(nn.Module):
     def __init__(self, config: ViCLIPConfig, *, generator: Generator | None = None) -> None:
         super().__init__()
         self.config = config
-        device = torch.get_default_device()
+        device = torch.empty(0).device  # of the context; torch before 2.8 tells another default
         with on_meta():  # torch's own initialisation would use the global random state
             self.temp = nn.Parameter(torch.empty(()))
             self.vision_encoder = VideoEncoder(config)
