@@ -233,3 +233,32 @@ def test_a_foreign_value_of_mujoco_gl_is_told_and_does_no_harm():
     assert "CoppeliaSim" in done.stdout
     assert "MUJOCO_GL is 'mesa' here; the tabletop world does not depend on it" in done.stdout
     assert "cannot be imported" not in done.stdout
+
+
+def test_the_oldest_versions_are_the_floors_that_the_project_declares():
+    import tomllib
+    from pathlib import Path
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+    from packaging.version import Version
+
+    root = Path(__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [
+        Requirement(line) for line in project["dependencies"] + extras["tabletop"] + extras["hf"] + extras["data"]
+    ]
+    floors = {
+        canonicalize_name(need.name): Version(bound.version)
+        for need in wanted
+        for bound in need.specifier
+        if bound.operator == ">="
+    }
+    pins = {}
+    for name in ("constraints.txt", "constraints-oldest.txt"):
+        lines = [line for line in (root / name).read_text().splitlines() if not line.startswith("#")]
+        pins[name] = {canonicalize_name(n): Version(v) for n, v in (line.split("==") for line in lines)}
+    oldest = pins["constraints-oldest.txt"]
+    assert {name: oldest[name] for name in floors} == floors
+    assert all(pins["constraints.txt"][name] >= floor for name, floor in floors.items())
