@@ -60,6 +60,26 @@ def largest_file(monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def write_videos():
+    """Write a.mp4 and b.mp4 of 12 ever lighter frames, and the table as episodes.csv; return the folder."""
+    import av
+
+    def write(folder, table):
+        for name in ("a", "b"):
+            with av.open(str(folder / f"{name}.mp4"), "w") as container:
+                stream = container.add_stream("libx264", rate=10)
+                stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+                for number in range(12):
+                    image = np.full((32, 48, 3), 20 * number, np.uint8)
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+                container.mux(stream.encode(None))
+        (folder / "episodes.csv").write_text(table)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def golden() -> Path:
     """The folder of measured inputs and outputs that the suite carries."""
     return REPOSITORY / "tests" / "golden"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -205,7 +206,7 @@ def check_decisions(count: int) -> int:
     return int(whole)
 
 
-class RecordedEpisode:
+class RecordedEpisode(ABC):
     """Base of episodes of other formats than RLBench's: labels known at opening, an image in every frame.
 
     A subclass gives `__len__`, `cameras`, `times`, `_read(camera, indices)`, `_record()`, and what else it has.
@@ -239,26 +240,26 @@ class RecordedEpisode:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.where})"
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
     @property
+    @abstractmethod
     def cameras(self) -> tuple[str, ...]:
         """Names of the cameras with colour images."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def times(self) -> NDArray[np.float64]:
         """(T,) seconds of the frames."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _read(self, camera: str, indices: Sequence[int]) -> NDArray[np.uint8]:
         """Read the images of frames that exist."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _record(self) -> Any:
         """What features are computed from, as JSON; images and signals by digests or sizes."""
-        raise NotImplementedError
 
     def _outcome(self) -> int:
         """The outcome that the files tell."""
@@ -427,7 +428,7 @@ def _listed(names: Sequence[str], word: str = "and") -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingOptions:
-    """What the readers of all formats are told; see `mnprobe.data.open_dataset`."""
+    """Options of the readers of all formats; see `mnprobe.data.open_dataset`."""
 
     overrides: Overrides
     decisions: int = DECISIONS

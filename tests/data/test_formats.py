@@ -6,7 +6,6 @@ import re
 import shutil
 from pathlib import Path
 
-import av
 import h5py
 import numpy as np
 import pytest
@@ -18,33 +17,21 @@ from mnprobe.data.episode import evenly_spaced
 from mnprobe.features.inputs import choose_frames, read_clip
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+VIDEOS = "id,video,instruction\nx,a.mp4,open it\ny,b.mp4,close it\n"
 KINDS = ["rlbench", "lerobot", "lerobot-images", "hdf5", "videos"]
 
 
 @pytest.fixture
-def path(request, write, tmp_path):
+def path(request, write, write_videos, tmp_path):
     """A small dataset of the format that the test asks for."""
     folders = {"lerobot": "lerobot/v30-h264", "lerobot-images": "lerobot/v30-images", "hdf5": "hdf5/libero"}
     if request.param in folders:
         return GOLDEN / folders[request.param]
     if request.param == "videos":
-        return make_videos(tmp_path)
+        return write_videos(tmp_path, VIDEOS)
     for number in range(3):
         write(episode=number)
     return tmp_path
-
-
-def make_videos(folder):
-    for name in ("a", "b"):
-        with av.open(str(folder / f"{name}.mp4"), "w") as container:
-            stream = container.add_stream("libx264", rate=10)
-            stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
-            for number in range(12):
-                image = np.full((32, 48, 3), 20 * number, np.uint8)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-            container.mux(stream.encode(None))
-    (folder / "episodes.csv").write_text("id,video,instruction\nx,a.mp4,open it\ny,b.mp4,close it\n")
-    return folder
 
 
 every_format = pytest.mark.parametrize("path", KINDS, indirect=True)
@@ -293,8 +280,8 @@ def test_a_camera_that_cannot_be_found_is_told_with_those_there_are(cameras, ask
         find_camera(cameras, asked, "here")
 
 
-def test_the_only_camera_is_the_default(tmp_path):
-    videos = open_dataset(make_videos(tmp_path))
+def test_the_only_camera_is_the_default(write_videos, tmp_path):
+    videos = open_dataset(write_videos(tmp_path, VIDEOS))
     assert videos.camera(None) == "video"
     with pytest.raises(DataError, match="no colour images of camera 'front'"):
         videos.camera("front")

@@ -3,7 +3,6 @@
 import shutil
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
@@ -115,16 +114,8 @@ def test_files_that_cannot_be_opened_are_listed_with_their_reason(tmp_path):
     assert [entry["id"] for entry in attrs["provenance"]["skipped"]] == [str(bad)]
 
 
-def test_a_table_of_videos_needs_no_camera(tmp_path):
-    for name in ("a", "b"):
-        with av.open(str(tmp_path / f"{name}.mp4"), "w") as container:
-            stream = container.add_stream("libx264", rate=10)
-            stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
-            for number in range(12):
-                image = np.full((32, 48, 3), 20 * number, np.uint8)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-            container.mux(stream.encode(None))
-    (tmp_path / "episodes.csv").write_text("id,video,instruction,success\nx,a.mp4,open it,1\ny,b.mp4,close it,0\n")
+def test_a_table_of_videos_needs_no_camera(write_videos, tmp_path):
+    write_videos(tmp_path, "id,video,instruction,success\nx,a.mp4,open it,1\ny,b.mp4,close it,0\n")
     values, episodes, attrs = store(extract(tmp_path, out=tmp_path / "out", models=["pixels"]))
     assert np.array_equal(values, expected(open_dataset(tmp_path), "video"))
     assert list(episodes["success"]) == [1, 0]

@@ -3,12 +3,11 @@
 import csv
 import os
 import random
-import resource
 import subprocess
 import sys
 import textwrap
 import types
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -181,39 +180,27 @@ class Spoils(nn.Module):
         raise RuntimeError("spoilt")
 
 
-@contextmanager
-def small_files():
-    """Files of more than 300 bytes meet a full disk."""
-    limits, compiled = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
-    sys.dont_write_bytecode = True  # a module that is imported now would be compiled into a file that is cut off
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        sys.dont_write_bytecode = compiled
-
-
 def unreadable(episodes):
     np.random.rand()  # noqa: NPY002
     raise ValueError("no camera")
 
 
 @pytest.mark.parametrize(
-    ("wrap", "settings", "around", "expected"),
+    ("wrap", "settings", "largest", "expected"),
     [
-        (Spoils, {"layers": ["policy.encoder"]}, nullcontext, (RuntimeError, "spoilt")),
-        (nn.Sequential, {"layers": ["0.encoder"], "prepare": unreadable}, nullcontext, (ValueError, "no camera")),
-        (nn.Sequential, {"layers": ["0.encoder"]}, small_files, (OSError, "File too large")),
+        (Spoils, {"layers": ["policy.encoder"]}, None, (RuntimeError, "spoilt")),
+        (nn.Sequential, {"layers": ["0.encoder"], "prepare": unreadable}, None, (ValueError, "no camera")),
+        (nn.Sequential, {"layers": ["0.encoder"]}, 300, (OSError, "File too large")),
     ],
 )
 def test_a_record_that_fails_leaves_the_training_as_it_was(
-    tmp_path, dataset, undisturbed, wrap, settings, around, expected
+    tmp_path, dataset, undisturbed, largest_file, wrap, settings, largest, expected
 ):
     made = recorder(tmp_path / "run", dataset, strict=True, **settings)
 
     def record(step, policy):
-        with around(), pytest.raises(expected[0], match=expected[1]):
+        around = largest_file(largest) if largest else nullcontext()
+        with around, pytest.raises(expected[0], match=expected[1]):
             made.record(step, wrap(policy))
 
     assert trained(record) == undisturbed
@@ -364,7 +351,7 @@ def test_steps_are_whole_numbers(tmp_path, dataset, step):
         recorder(tmp_path / "run", dataset).record(step, Policy())
 
 
-def test_the_first_error_is_raised_and_later_ones_do_not_stop_the_training(tmp_path, dataset):
+def test_the_first_error_is_raised_and_later_ones_do_not_stop_the_training(tmp_path, dataset, largest_file):
     made = recorder(tmp_path / "run", dataset, layers=["encodr"])
     with pytest.raises(ConfigError, match="Did you mean 'encoder'"):
         made.record(0, Policy())
@@ -372,14 +359,14 @@ def test_the_first_error_is_raised_and_later_ones_do_not_stop_the_training(tmp_p
     made.record(0, Policy())
     with (
         pytest.warns(UserWarning, match=r"step 5 of 'policy': record failed, and the training goes on.*File too large"),
-        small_files(),
+        largest_file(300),
     ):
         assert made.record(5, Policy()) is None
     assert list(made.failures) == [5]
     assert made.record(10, Policy()).status == "written"
     strict = recorder(tmp_path / "run", dataset, strict=True)
     strict.record(15, Policy())
-    with small_files(), pytest.raises(OSError, match="File too large"):
+    with largest_file(300), pytest.raises(OSError, match="File too large"):
         strict.record(20, Policy())
 
 

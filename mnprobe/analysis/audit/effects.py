@@ -48,7 +48,7 @@ def decide(low: float, high: float, margin: float = MARGIN) -> Decision:
     """Decide what a difference is from its interval alone: the one rule behind every conclusion in words.
 
     - "more" or "less": the interval excludes 0 (an end at 0 does not), however small the difference.
-    - "none": it includes 0 and lies within `margin`; an end exactly at the margin is within.
+    - "none": it includes 0 and is within `margin`; an end exactly at the margin is within.
     - "undecided": neither, or there is no interval (NaN).
 
     Args:

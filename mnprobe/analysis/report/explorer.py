@@ -162,7 +162,7 @@ def _explorer(run: RunDir, pictures: list[_Picture], notes: list[str]) -> Explor
 def _own_columns(
     pictures: list[_Picture], numbers: dict[tuple[Origin, str], int], notes: list[str]
 ) -> dict[str, list[str]]:
-    """Columns of the user's own in the tables, with the text of each episode; those with too many values are told."""
+    """Columns of the user's own in the tables, with each episode's text; a note names those with too many values."""
     found: dict[str, list[str]] = {}
     for picture in pictures:
         places = [numbers[picture.origin, name] for name in picture.rows["id"]]

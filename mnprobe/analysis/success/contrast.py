@@ -192,7 +192,7 @@ def contrast_findings(rows: pd.DataFrame) -> tuple[Finding, ...]:
     - "more" or "less" by `decide`, from the interval alone, which is simultaneous over all rows of the same pair of
       models, source and holdout (both sides, both modes, all episodes and within tasks). p (flips of whole
       instructions, Holm over the table) is given next to the interval and decides nothing.
-    - "none": the interval lies within 5 points. "undecided": none is shown, and the sentence gives the one that would
+    - "none": the interval is within 5 points. "undecided": none is shown, and the sentence gives the one that would
       have been seen in 80 of 100 cases. "untested": there is no interval.
     - Where a shown difference is not shown within tasks too, task difficulty may explain it, and the sentence says so.
     """

@@ -246,7 +246,7 @@ def _not_there(name: str, revision: str, problem: str) -> ConfigError:
 class ModelFolder:
     """A folder with config.json, and perhaps weights and the JSON of a processor.
 
-    `hub` and `revision` are the name on the Hub and the commit if the folder lies in its cache, else "".
+    `hub` and `revision` are the name on the Hub and the commit if the folder is in its cache, else "".
     """
 
     path: Path

@@ -51,21 +51,17 @@ from mnprobe.data import Episode
 from mnprobe.features.extractors.base import (
     EpisodeFeatures,
     ExtractorSpec,
-    LayerInfo,
     Tokens,
-    class_name,
     one_of,
-    stored_layers,
 )
 from mnprobe.features.extractors.taps import (
     OUTPUT,
-    SHOWN,
-    TapName,
+    Call,
+    Tap,
+    TappedExtractor,
     catch,
     find_tap,
     is_named_tuple,
-    parse_axes,
-    parse_call,
     tokens_of,
 )
 
@@ -94,7 +90,7 @@ class HookTarget:
 
     `prepare` reads episodes and returns HookInputs, or a tensor, or a tuple of positional arguments (a named tuple is
     one argument); it runs in a background thread and must not touch the module. `describe` is written to the store as
-    the model's configuration. A module that is `placed` already lies where it computes, and is not moved.
+    the model's configuration. A module that is `placed` is already on its device, and is not moved.
     """
 
     module: nn.Module
@@ -103,7 +99,7 @@ class HookTarget:
     placed: bool = False
 
 
-class HookExtractor:
+class HookExtractor(TappedExtractor):
     """Extractor that reads layers of a module made by a factory.
 
     Options: `factory`, `side`, and `arguments` for the factory; `axes`, the order of the axes of all layers whose names
@@ -127,48 +123,18 @@ class HookExtractor:
     def __init__(self, target: HookTarget, spec: ExtractorSpec) -> None:
         self.target = target
         one_of("side", spec.options["side"], list(Side))
-        names = stored_layers(type(self), spec.layers or self.default_layers)
-        axes, call = spec.options.get("axes"), spec.options.get("call")
-        axes = None if axes is None else parse_axes(axes)
-        calls = parse_call("all" if call is None else call)
-        self._taps = [
-            find_tap(name, target.module, stored=stored, axes=axes, call=calls) for name, stored in names.items()
-        ]
-        self._optional = {stored for name, stored in names.items() if name in spec.optional}
+        super().__init__(
+            spec, lambda name, stored, axes, call: find_tap(name, target.module, stored=stored, axes=axes, call=call)
+        )
         self._spec = spec
-        self.dropped: dict[str, str] = {}
-        """Reasons why layers that matched a pattern are omitted."""
         self.half_precision: bool | None = None
         """Whether any part of the module computes in half precision; known after the first batch."""
         target.module.eval()
         if not target.placed:
             target.module.to(spec.device)
 
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Stored names of the layers, without dropped ones."""
-        return tuple(tap.stored for tap in self._taps)
-
-    @classmethod
-    def knows_layer(cls, name: str) -> bool:
-        """True for any name; `build` looks it up in the module."""
-        return bool(name)
-
-    @classmethod
-    def is_pattern(cls, name: str) -> bool:
-        """Whether `name` is a pattern; `output[0]` and `blocks[last]` are members, `blocks.[0-3]` is a pattern."""
-        return "*" in name or "?" in name or "[" in TapName.parse(name).base
-
-    @classmethod
-    def stored_layer(cls, name: str) -> str:
-        """Return the stored name of a layer: members follow a dot; axes are left out.
-
-        >>> HookExtractor.stored_layer("encoder.3[1]"), HookExtractor.stored_layer("output['last state']")
-        ('encoder.3.1', 'output.last state')
-        >>> HookExtractor.stored_layer("head:in"), HookExtractor.stored_layer("encoder@SBD")
-        ('head.in', 'encoder')
-        """
-        return TapName.parse(name).stored
+    def _tap(self, name: str, stored: str, axes: str | None, call: Call) -> Tap:
+        return find_tap(name, self.target.module, stored=stored, axes=axes, call=call)
 
     @classmethod
     def layers_of(cls, spec: ExtractorSpec) -> tuple[str, ...]:
@@ -184,28 +150,6 @@ class HookExtractor:
     def describe(self) -> dict[str, Any]:
         """Name of the factory and its description of the model."""
         return {"model": self._spec.options["factory"], **self.target.describe}
-
-    def describe_layers(self) -> dict[str, LayerInfo]:
-        """Class and module path of each layer."""
-        return {
-            tap.stored: {"class": class_name(tap.module), "module": tap.module_name}
-            | ({"member": tap.described_path} if tap.described_path else {})
-            for tap in self._taps
-        }
-
-    def drop(self, layer: str, reason: str) -> bool:
-        """Drop `layer` if it matched a pattern only, and return whether it was dropped.
-
-        Raises FeatureError when no layer is left.
-        """
-        if layer not in self._optional:
-            return False
-        self._taps = [tap for tap in self._taps if tap.stored != layer]
-        self.dropped[layer] = reason
-        if not self._taps:
-            shown = "\n".join(list(self.dropped.values())[:SHOWN])
-            raise FeatureError(f"no layer that the pattern names can be stored:\n{shown}")
-        return True
 
     def training_modules(self) -> list[str]:
         """Submodules in training mode although mnprobe called eval(), due to their own forward() or train()."""
@@ -241,17 +185,17 @@ class HookExtractor:
         inputs, lengths = prepared
         rows, device = sum(lengths), self._spec.device
         with ExitStack() as stack:
-            caught = stack.enter_context(catch(self._taps, rows))
+            caught = stack.enter_context(catch(self.taps, rows))
             if self.half_precision is None:
                 stack.enter_context(self._watching_precision())
             with autocast(device, self._spec.precision):
                 kwargs = {name: _move(value, device) for name, value in inputs.kwargs.items()}
                 result = self.target.module(*(_move(value, device) for value in inputs.args), **kwargs)
-        for tap in self._taps:
+        for tap in self.taps:
             if tap.is_result:
                 caught.take(tap, result)
         values = {}
-        for tap in list(self._taps):
+        for tap in list(self.taps):
             try:
                 values[tap.stored] = caught.array(tap)
             except FeatureError as error:

@@ -24,10 +24,8 @@ from mnprobe.features.extractors.base import (
     ExtractorSpec,
     LayerInfo,
     Tokens,
-    class_name,
-    stored_layers,
 )
-from mnprobe.features.extractors.taps import OUTPUT, SHOWN, Call, Tap, TapName, catch, find_tap, parse_axes, parse_call
+from mnprobe.features.extractors.taps import OUTPUT, Call, Tap, TappedExtractor, catch, find_tap
 
 __all__ = [
     "Decisions",
@@ -240,7 +238,7 @@ def seeded(seed: int, device: str) -> Iterator[None]:
 # ---- the extractor -------------------------------------------------------------------------------------------------
 
 
-class PolicyExtractor:
+class PolicyExtractor(TappedExtractor):
     """Base of extractors that ask a policy at the decisions of an episode (`Episode.decisions`).
 
     The decisions of one episode are asked together, at most `batch_size` at a time, so that no value depends on other
@@ -278,33 +276,7 @@ class PolicyExtractor:
         chosen = options["state"] or ()
         self._columns = tuple(str(chosen).split(",")) if isinstance(chosen, str) else tuple(map(str, chosen))
         self._noise_seed = check_seed(options["noise_seed"], name="option noise_seed")
-        names = stored_layers(type(self), spec.layers or self.default_layers)
-        axes = None if options["axes"] is None else parse_axes(options["axes"])
-        call = parse_call("all" if options["call"] is None else options["call"])
-        self.taps = [self._tap(name, stored, axes, call) for name, stored in names.items()]
-        self._optional = {stored for name, stored in names.items() if name in spec.optional}
-        self.dropped: dict[str, str] = {}
-        """Reasons why layers that matched a pattern are omitted."""
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Stored names of the layers, without dropped ones."""
-        return tuple(tap.stored for tap in self.taps)
-
-    @classmethod
-    def knows_layer(cls, name: str) -> bool:
-        """True for any name; `build` looks it up in the policy."""
-        return bool(name)
-
-    @classmethod
-    def is_pattern(cls, name: str) -> bool:
-        """Whether `name` is a pattern; `norm[0]` is a member, `blocks.[0-3]` is a pattern."""
-        return "*" in name or "?" in name or "[" in TapName.parse(name).base
-
-    @classmethod
-    def stored_layer(cls, name: str) -> str:
-        """Return the stored name of a layer, as for hooks."""
-        return TapName.parse(name).stored
+        super().__init__(spec, self._tap)
 
     def _without_padding(self, layer: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Leave out tokens that only fill up a text; `values` are (rows, tokens, D) of the last call of `_ask`."""
@@ -328,11 +300,8 @@ class PolicyExtractor:
 
     def describe_layers(self) -> dict[str, LayerInfo]:
         """Class, module path and meaning of each layer."""
-        described = {}
+        described = super().describe_layers()
         for tap in self.taps:
-            described[tap.stored] = {"class": class_name(tap.module), "module": tap.module_name}
-            if tap.described_path:
-                described[tap.stored]["member"] = tap.described_path
             if tap.name in self.named:
                 described[tap.stored]["meaning"] = self.named[tap.name].meaning
         return described
@@ -411,7 +380,8 @@ class PolicyExtractor:
                 try:
                     values = caught.array(tap)
                 except FeatureError as error:
-                    self._drop(tap, error)
+                    if not self.drop(tap.stored, str(error)):
+                        raise
                     del pieces[tap.stored]
                 else:
                     pieces[tap.stored].append(self._without_padding(tap.stored, values))
@@ -419,16 +389,6 @@ class PolicyExtractor:
             layers={name: _tokens(parts) for name, parts in pieces.items()},
             counts={"history_images_replaced": decisions.replaced} if decisions.replaced else {},
         )
-
-    def _drop(self, tap: Tap, error: FeatureError) -> None:
-        """Leave out a layer that matched a pattern only; for others, and for the last one, raise the error."""
-        if tap.stored not in self._optional:
-            raise error
-        self.taps.remove(tap)
-        self.dropped[tap.stored] = str(error)
-        if not self.taps:
-            shown = "\n".join(list(self.dropped.values())[:SHOWN])
-            raise FeatureError(f"no layer that the pattern names can be stored:\n{shown}")
 
     def _image(self, name: str, array: np.ndarray[Any, Any]) -> Tensor:
         """(..., H, W, 3) uint8 to (..., 3, H, W) in 0..1, of the policy's size."""

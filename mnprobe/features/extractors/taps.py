@@ -20,7 +20,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from mnprobe.core.arrays import as_whole
 from mnprobe.core.errors import ConfigError, FeatureError, MnprobeError
 from mnprobe.core.registry import unknown_name
+from mnprobe.features.extractors.base import ExtractorSpec, LayerInfo, class_name, stored_layers
 
 __all__ = [
     "OUTPUT",
@@ -37,6 +38,7 @@ __all__ = [
     "Key",
     "Tap",
     "TapName",
+    "TappedExtractor",
     "arrange",
     "catch",
     "find_tap",
@@ -296,6 +298,74 @@ def catch(taps: Sequence[Tap], rows: int) -> Iterator[Caught]:
                 continue
             stack.callback(handle.remove)
         yield caught
+
+
+class TappedExtractor:
+    """Base of extractors whose layers are taps of a torch module.
+
+    `taps` are those of the requested layers. A layer that matched a pattern only is dropped if it cannot be stored;
+    `dropped` has the reasons by stored name.
+    """
+
+    default_layers: ClassVar[tuple[str, ...]]
+
+    def __init__(self, spec: ExtractorSpec, find: Callable[[str, str, str | None, Call], Tap]) -> None:
+        """Find the taps: `find(name, stored name, axes, call)` makes one, with the options `axes` and `call`."""
+        names = stored_layers(type(self), spec.layers or self.default_layers)
+        axes, call = spec.options.get("axes"), spec.options.get("call")
+        axes = None if axes is None else parse_axes(axes)
+        calls = parse_call("all" if call is None else call)
+        self.taps = [find(name, stored, axes, calls) for name, stored in names.items()]
+        self._optional = {stored for name, stored in names.items() if name in spec.optional}
+        self.dropped: dict[str, str] = {}
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Stored names of the layers, without dropped ones."""
+        return tuple(tap.stored for tap in self.taps)
+
+    @classmethod
+    def knows_layer(cls, name: str) -> bool:
+        """True for any name; `build` looks it up in the module."""
+        return bool(name)
+
+    @classmethod
+    def is_pattern(cls, name: str) -> bool:
+        """Whether `name` is a pattern; `output[0]` and `blocks[last]` are members, `blocks.[0-3]` is a pattern."""
+        return "*" in name or "?" in name or "[" in TapName.parse(name).base
+
+    @classmethod
+    def stored_layer(cls, name: str) -> str:
+        """Return the stored name of a layer: members follow a dot; axes are left out.
+
+        >>> TappedExtractor.stored_layer("encoder.3[1]"), TappedExtractor.stored_layer("output['last state']")
+        ('encoder.3.1', 'output.last state')
+        >>> TappedExtractor.stored_layer("head:in"), TappedExtractor.stored_layer("encoder@SBD")
+        ('head.in', 'encoder')
+        """
+        return TapName.parse(name).stored
+
+    def describe_layers(self) -> dict[str, LayerInfo]:
+        """Class and module path of each layer, and the path into its output or input."""
+        return {
+            tap.stored: {"class": class_name(tap.module), "module": tap.module_name}
+            | ({"member": tap.described_path} if tap.described_path else {})
+            for tap in self.taps
+        }
+
+    def drop(self, layer: str, reason: str) -> bool:
+        """Drop `layer` if it matched a pattern only, and return whether it was dropped.
+
+        Raises FeatureError when no layer is left.
+        """
+        if layer not in self._optional:
+            return False
+        self.taps = [tap for tap in self.taps if tap.stored != layer]
+        self.dropped[layer] = reason
+        if not self.taps:
+            shown = "\n".join(list(self.dropped.values())[:SHOWN])
+            raise FeatureError(f"no layer that the pattern names can be stored:\n{shown}")
+        return True
 
 
 def tokens_of(array: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
