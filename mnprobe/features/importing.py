@@ -23,6 +23,7 @@ from mnprobe.core.provenance import config_hash
 from mnprobe.core.registry import unknown_name
 from mnprobe.core.rundir import RunDir, resolve_run
 from mnprobe.core.table import UNREADABLE, read_cells
+from mnprobe.data.episode import need_packages
 from mnprobe.features.schema import CHUNK_ROWS, Header, check_layer_name
 from mnprobe.features.store import open_features, verify
 from mnprobe.features.writer import FeatureWriter
@@ -691,10 +692,7 @@ def _rows_of(part: Any) -> Callable[[Array], Any]:
 
 def _parquet(path: Path) -> dict[str, Any]:
     """Columns of a parquet file, as pyarrow has them."""
-    from importlib.util import find_spec
-
-    if find_spec("pyarrow") is None:
-        raise ConfigError(f'{path}: parquet files are read with pyarrow, which is missing. pip install "mnprobe[data]"')
+    need_packages(f"{path}: parquet files", "pyarrow")
     import pyarrow
     import pyarrow.parquet
 
