@@ -90,11 +90,11 @@ class BatchSampler:
         drawable = np.flatnonzero(steps.counts)
         self._steps = steps
         self._first_step_share = first_step_share
-        self._first = np.unique(inputs.transition_episode, return_index=True)[1]  # rows are in order of time
-        self._first_of = np.full(len(inputs.ids), -1)
-        self._first_of[inputs.transition_episode[self._first]] = self._first
+        with_steps, first = np.unique(inputs.transition_episode, return_index=True)  # rows are in order of time
+        self._first_of = np.full(len(inputs.ids), -1, dtype=np.int64)
+        self._first_of[with_steps] = first
         is_later = np.ones(len(inputs.transition_episode), dtype=bool)
-        is_later[self._first] = False
+        is_later[first] = False
         self._later = GroupMembers(inputs.transition_episode, len(inputs.ids), np.flatnonzero(is_later))
         self._of_task = GroupMembers(tasks, int(tasks.max()) + 1, drawable)
         self._tasks = np.flatnonzero(self._of_task.counts)
@@ -107,7 +107,7 @@ class BatchSampler:
         episodes = self._episodes(self.batch, rng)
         transitions = self._steps.sample(episodes, rng)
         if self._first_step_share is not None:
-            transitions = self._with_first_steps(episodes, self._generator(update, "first steps"))
+            transitions = self._first_or_later(episodes, self._first_step_share, self._generator(update, "first steps"))
         clips, pairs = np.empty(0, dtype=np.int64), 0
         if understanding and self.clips:
             pairs = min(self.batch, self.clips)
@@ -117,11 +117,11 @@ class BatchSampler:
             clips = np.concatenate([partners, more])
         return BatchRows(transitions=transitions, clips=clips, pairs=pairs, positions=np.arange(self.batch))
 
-    def _with_first_steps(self, episodes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        """Sample the first step of each episode with the chance of first steps, else a uniform later one."""
-        is_later = rng.random(len(episodes)) >= self._first_step_share
+    def _first_or_later(self, episodes: NDArray[np.int64], share: float, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Sample the first step of each episode with chance `share`, else a uniform later one."""
+        is_later = rng.random(len(episodes)) >= share
         is_later &= self._later.counts[episodes] > 0
-        steps = self._first_of[episodes]
+        steps: NDArray[np.int64] = self._first_of[episodes]
         steps[is_later] = self._later.sample(episodes[is_later], rng)
         return steps
 
