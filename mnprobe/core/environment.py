@@ -46,13 +46,12 @@ class Part:
 _MODULES = {
     "scikit-learn": "sklearn",
     "pillow": "PIL",
-    "instant-clip-tokenizer": "instant_clip_tokenizer",
     "tomli-w": "tomli_w",
     "lazy-loader": "lazy_loader",
 }
 _NAMES = (
     *("torch", "numpy", "scipy", "scikit-learn", "pandas", "matplotlib", "seaborn", "openTSNE", "h5py", "safetensors"),
-    *("pillow", "instant-clip-tokenizer", "ftfy", "jinja2", "jaxtyping", "joblib", "rich", "tomli-w", "typer"),
+    *("pillow", "ftfy", "jinja2", "jaxtyping", "joblib", "rich", "tomli-w", "typer"),
     *("plotly", "tensorboardX", "filelock", "lazy-loader"),
 )
 

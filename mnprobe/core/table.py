@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,8 +15,12 @@ import numpy as np
 from mnprobe.core.commands import command_of
 from mnprobe.core.errors import MnprobeError, ProbeError
 from mnprobe.core.files import update_table, write_text
+from mnprobe.core.labels import is_missing
 
-__all__ = ["UNREADABLE", "Cells", "TableSchema", "read_cells", "text_table", "write_table"]
+__all__ = ["UNREADABLE", "Cells", "TableSchema", "read_cells", "text_table", "typed_cells", "write_table"]
+
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+_REAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 UNREADABLE = (OSError, ValueError, csv.Error)
 """What `read_cells` and `Cells.frame` raise for a file that is absent or no table."""
@@ -51,6 +56,22 @@ def read_cells(path: Path) -> Cells:
     text = path.read_text(encoding="utf-8-sig")
     rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     return Cells(tuple(rows[0]) if rows else (), rows[1:])
+
+
+def typed_cells(cells: Sequence[str]) -> list[Any]:
+    """A column as whole numbers or floats if all cells that are not empty are written as such, else as it is.
+
+    >>> typed_cells(["3", "", "12"]), typed_cells(["0.5", "2"]), typed_cells(["007", "1"])
+    ([3, None, 12], [0.5, 2.0], ['007', '1'])
+    """
+    given = [cell for cell in cells if not is_missing(cell)]
+    if not given or not all(_REAL.fullmatch(cell) for cell in given):
+        return list(cells)
+    if all(_WHOLE.fullmatch(cell) for cell in given):
+        return [None if is_missing(cell) else int(cell) for cell in cells]
+    if any(re.match(r"[+-]?0\d", cell) for cell in given):  # codes such as 007 are names
+        return list(cells)
+    return [None if is_missing(cell) else float(cell) for cell in cells]
 
 
 def write_table(table: "pd.DataFrame", path: Path) -> None:

@@ -225,6 +225,7 @@ class RecordedEpisode(ABC):
         success: int | None = -1,
         overrides: Overrides | None = None,
         decisions: int = DECISIONS,
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
         self.id = id
         self.task = task
@@ -236,6 +237,8 @@ class RecordedEpisode(ABC):
         self._success = success
         self._overrides: Overrides = overrides or {}
         self._decisions = decisions
+        self.extra: Mapping[str, Any] = extra or {}
+        """Columns of the user's own -> the value of this episode; None if missing. Stores keep them."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.where})"

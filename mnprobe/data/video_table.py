@@ -1,10 +1,11 @@
 """Videos beside a table, a CSV file with one row an episode.
 
-episodes.csv: id,video,instruction[,task,success,partition,start,end]
+episodes.csv: id,video,instruction[,task,success,partition,start,end], and any further columns of the user's own
 """
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from mnprobe.core.errors import DataError
 from mnprobe.core.labels import as_outcome, has_control_characters, partition_of, same_text, some
+from mnprobe.core.table import typed_cells
 from mnprobe.data.episode import Opened, ReadingOptions, RecordedEpisode, inside, need_packages, sketch_file
 from mnprobe.data.videos import SUFFIXES, FrameList, list_frames, read_listed
 
@@ -25,6 +27,7 @@ TABLE_FILE = "episodes.csv"
 _NEEDED = ("id", "video", "instruction")
 _OPTIONAL = ("task", "success", "partition", "start", "end")
 _HEADER = f"{','.join(_NEEDED)}[,{','.join(_OPTIONAL)}]"
+_RESERVED = ("variation", "prediction")  # columns of a store that a table of videos does not give
 _CAMERA = "video"
 _LARGEST_TABLE = 2**28  # bytes
 _TOLERANCE = 1e-6  # seconds, of times in the table
@@ -42,9 +45,10 @@ def open_videos(path: Path, options: ReadingOptions) -> Opened:
     root = table.parent
     opened = Opened(format="videos")
     lines = _read_rows(table)
+    own = _own_columns(lines, table, opened.notes)
     tasks: dict[str, dict[str, int]] = {}
     seen: dict[str, int] = {}
-    for number, row in lines:
+    for place, (number, row) in enumerate(lines):
         where = f"{table}, line {number}"
         name = row["id"]
         if not name or has_control_characters(name):
@@ -72,6 +76,7 @@ def open_videos(path: Path, options: ReadingOptions) -> Opened:
                 where=f"{video} ({name} in {table.name})",
                 overrides=options.overrides,
                 decisions=options.decisions,
+                extra={column: values[place] for column, values in own.items()},
                 **labels,
             )
         )
@@ -145,7 +150,7 @@ def _kept_list(video: Path, _size: int, _changed: int) -> FrameList:
 
 
 def _read_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
-    """Rows of the table with their lines, blanks around entries left out, all columns present."""
+    """Rows of the table with their lines, blanks around entries left out, all known columns present."""
     try:
         if table.stat().st_size > _LARGEST_TABLE:
             raise DataError(f"{table}: is larger than {_LARGEST_TABLE} bytes, which no table of videos is")
@@ -159,13 +164,28 @@ def _read_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
                     f"{table}: column {missing[0]!r} is missing; a table of videos has the columns {_HEADER}, found "
                     f"{', '.join(header) or 'nothing'}"
                 )
-            names = (*_NEEDED, *_OPTIONAL)
+            twice = [name for name, count in Counter(header).items() if name and count > 1]
+            if twice:
+                raise DataError(f"{table}: two columns are called {twice[0]!r}")
+            names = dict.fromkeys((*_NEEDED, *_OPTIONAL, *header))
             return [(rows.line_num, {name: (row.get(name) or "").strip() for name in names}) for row in rows]
     except UnicodeDecodeError as error:
         raise DataError(f"{table}: is not UTF-8 (byte {error.start}); save the table as UTF-8") from error
     except (OSError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"cannot read the table of videos {table}: {reason}") from error
+
+
+def _own_columns(lines: Sequence[tuple[int, Mapping[str, str]]], table: Path, notes: list[str]) -> dict[str, list[Any]]:
+    """Columns of the user's own, as numbers or text; `notes` gets those that are left out."""
+    names = [name for name in (lines[0][1] if lines else ()) if name not in (*_NEEDED, *_OPTIONAL)]
+    left_out = [name for name in names if not name or name in _RESERVED]
+    if left_out:
+        notes.append(
+            f"{table}: of the columns, {some(left_out)} {'is' if len(left_out) == 1 else 'are'} left out: columns of "
+            f"your own have a name, and not {' or '.join(_RESERVED)}"
+        )
+    return {name: typed_cells([row[name] for _, row in lines]) for name in names if name not in left_out}
 
 
 def _labels(row: Mapping[str, str], where: str) -> dict[str, Any]:

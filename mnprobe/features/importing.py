@@ -22,7 +22,7 @@ from mnprobe.core.names import FeatureId, Side, as_side
 from mnprobe.core.provenance import config_hash
 from mnprobe.core.registry import unknown_name
 from mnprobe.core.rundir import RunDir, resolve_run
-from mnprobe.core.table import UNREADABLE, read_cells
+from mnprobe.core.table import UNREADABLE, read_cells, typed_cells
 from mnprobe.data.episode import need_packages
 from mnprobe.features.schema import CHUNK_ROWS, Header, check_layer_name
 from mnprobe.features.store import open_features, verify
@@ -38,8 +38,6 @@ TABLE_FILES = (".csv", ".parquet", ".jsonl")
 _DEFAULT_LAYER = {Side.UNDERSTANDING: "u", Side.EXECUTION: "e"}
 _ID_NAMES = ("id", "ids", "episode_id", "episode_ids")
 _TEXT_NAMES = ("id", "task", "instruction", "partition", "prediction")
-_WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
-_REAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _SHOWN = 20  # episodes that are left out and listed before "and N more"
 _LOCAL_HEADER = 30  # bytes of a local file header of a ZIP archive before name and extra field
 
@@ -359,19 +357,7 @@ def _csv_columns(path: Path) -> dict[str, list[Any]]:
         if len(row) != len(header):
             raise FeatureError(f"{path}, line {line}: {len(row)} cells under {len(header)} columns")
     columns = {name: [row[place].strip() for row in cells.rows] for place, name in enumerate(header)}
-    return {name: list(values) if name in _TEXT_NAMES else _as_numbers(values) for name, values in columns.items()}
-
-
-def _as_numbers(cells: list[str]) -> list[Any]:
-    """Whole numbers or floats if all cells that are not empty are written as such, else the texts."""
-    told = [cell for cell in cells if not is_missing(cell)]
-    if not told or not all(_REAL.fullmatch(cell) for cell in told):
-        return list(cells)
-    if all(_WHOLE.fullmatch(cell) for cell in told):
-        return [None if is_missing(cell) else int(cell) for cell in cells]
-    if any(re.match(r"[+-]?0\d", cell) for cell in told):  # codes such as 007 are names
-        return list(cells)
-    return [None if is_missing(cell) else float(cell) for cell in cells]
+    return {name: list(values) if name in _TEXT_NAMES else typed_cells(values) for name, values in columns.items()}
 
 
 def _parquet_columns(path: Path) -> dict[str, list[Any]]:

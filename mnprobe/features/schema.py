@@ -51,6 +51,7 @@ __all__ = [
     "check_column_name",
     "check_columns",
     "check_layer_name",
+    "check_own_name",
     "content_digest",
     "decode_text",
     "encode_text",
@@ -237,7 +238,7 @@ def make_columns(episodes: Any, *, where: str, blank: bool = False) -> Columns:
         raise FeatureError(f"{where}: the episodes have no column 'id', only {', '.join(given) or 'nothing'}")
     for name in given:
         if name not in _KNOWN:
-            _check_own_name(name, where)
+            check_own_name(name, where=where)
     count = len(given["id"])
     lengths = {name: len(values) for name, values in given.items()}
     if set(lengths.values()) != {count}:
@@ -344,8 +345,8 @@ def _names(episodes: Any, where: str) -> list[Any]:
     raise FeatureError(f"{where}: episodes must be a DataFrame or a mapping of columns, got {type(episodes).__name__}")
 
 
-def _check_own_name(name: str, where: str) -> None:
-    """Raise for invalid names, and for misspelled ones such as 'instructions'."""
+def check_own_name(name: str, *, where: str) -> None:
+    """Raise FeatureError for an invalid name of a user's column, and for a misspelled one such as 'instructions'."""
     check_column_name(name, where=where)
     close = difflib.get_close_matches(name.strip().lower(), _KNOWN, n=1, cutoff=0.85)
     if close:

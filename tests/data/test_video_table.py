@@ -65,8 +65,30 @@ def test_rows_are_episodes(folder):
 
 def test_a_table_may_have_the_needed_columns_only_and_others(folder):
     table(folder, "x,b.avi,open it,anna", header="id, video,instruction,operator")
-    (episode,) = open_dataset(folder)
+    dataset = open_dataset(folder)
+    (episode,) = dataset
     assert (episode.task, episode.success, episode.partition, len(episode)) == ("open it", -1, "", 30)
+    assert episode.extra == {"operator": "anna"}
+    assert dataset.notes == ()
+
+
+def test_further_columns_are_numbers_or_texts_as_the_whole_column_is_written(folder):
+    table(
+        folder,
+        "x,b.avi,open it, 3 ,0.5,007,,7,no,",
+        "y,b.avi,open it,,2,01,,7,no,",
+        header="id,video,instruction,scene,mass,code,remark,variation,prediction,",
+    )
+    dataset = open_dataset(folder)
+    assert [dict(episode.extra) for episode in dataset] == [
+        {"scene": 3, "mass": 0.5, "code": "007", "remark": ""},
+        {"scene": None, "mass": 2.0, "code": "01", "remark": ""},
+    ]
+    (note,) = dataset.notes
+    assert "'variation', 'prediction', '' are left out" in note
+    table(folder, "x,b.avi,open it,1,2", header="id,video,instruction,scene,scene")
+    with pytest.raises(DataError, match="two columns are called 'scene'"):
+        open_dataset(folder)
 
 
 @settings(max_examples=15, deadline=None)

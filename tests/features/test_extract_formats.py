@@ -122,6 +122,21 @@ def test_a_table_of_videos_needs_no_camera(write_videos, tmp_path):
     assert attrs["provenance"]["asked"]["options"]["camera"] == "video"
 
 
+def test_further_columns_of_a_table_of_videos_reach_the_store(write_videos, tmp_path):
+    rows = "x,a.mp4,open it,4,anna,no\ny,b.mp4,close it,,ben,\n"
+    write_videos(tmp_path, f"id,video,instruction,scene,operator,instructions\n{rows}")
+    said = []
+    (one,) = extract(tmp_path, out=tmp_path / "out", models=["pixels"], note=said.append)
+    with open_features(one.path) as file:
+        assert file.extra_columns == ("operator", "scene")
+        assert list(file.episodes["operator"]) == ["anna", "ben"]
+        assert file.episodes["scene"][0] == 4
+        assert np.isnan(file.episodes["scene"][1])
+    assert sum("column 'instructions' is left out of the features" in text for text in said) == 1
+    (part,) = extract(tmp_path, out=tmp_path / "part", models=["pixels"], episodes=["y"])
+    assert store([part])[1]["operator"].tolist() == ["ben"]
+
+
 def test_a_camera_that_does_not_fit_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(DataError, match=r"camera 'front'; choose another with --camera: 'agentview_rgb'"):
         extract(GOLDEN / "hdf5" / "libero", out=tmp_path / "out", models=["pixels"])

@@ -1,11 +1,16 @@
 """CLIP's byte-level BPE tokenizer, and ViCLIP's caption cleaning."""
 
+import gzip
 import html
 import re
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from heapq import heapify, heappop, heappush
+from importlib import resources
+from itertools import pairwise, product
 
 import ftfy
-import instant_clip_tokenizer
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -19,11 +24,12 @@ END = 49407  # id of the end token, the largest id
 
 _MARKERS = {"<|startoftext|>": START, "<|endoftext|>": END}
 _YPOGEGRAMMENI = "\u0345"  # a combining mark that equals a letter when case is ignored
-# Where CLIP's own pattern starts a new piece, as far as finding its markers needs it: a marker inside a run of other
-# signs ("!!<|endoftext|>") is not seen as one.
-_PIECES = re.compile(
-    r"(?P<marker><\|startoftext\|>|<\|endoftext\|>)|'(?:s|t|re|ve|m|ll|d)|[^\W_]|\s|(?:[^\s\w]|_)+", re.IGNORECASE
-)
+# CLIP's own pattern, for texts in which a character outside ASCII is replaced by one of its kind (`_in_ascii`).
+_PIECES = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")
+_PIECES_AND_MARKERS = re.compile("|".join([*map(re.escape, _MARKERS), _PIECES.pattern]))
+_WORD_END = "</w>"  # as the file of merges writes the end of a word
+_GONE = -1  # in place of an id that was merged into the one before it
+_KINDS = {"L": "x", "N": "0", "Z": " "}  # Unicode's categories of letters, numbers and spaces, as in the pattern
 _DELETED = str.maketrans("-/", "  ", ",.'!?\"()*#:;~")
 
 
@@ -53,14 +59,13 @@ class Tokenizer:
             raise ConfigError(f"context_length must be at least 2 (start and end token), got {context_length!r}")
         self.context_length = context_length
         self.special_markers = special_markers
-        self._bpe = instant_clip_tokenizer.Tokenizer()
+        self._pattern = _PIECES_AND_MARKERS if special_markers else _PIECES
 
     def encode(self, text: str) -> list[int]:
         """The ids of one text, without start and end token, of any length."""
         text = _clean(text)
-        if not self.special_markers:
-            return self._plain(text)
-        return [number for piece in _split_markers(text) for number in self._piece(piece)]
+        pieces = (text[match.start() : match.end()] for match in self._pattern.finditer(_in_ascii(text)))
+        return [number for piece in pieces for number in self._piece(piece)]
 
     def tokenize(self, texts: Sequence[str]) -> Int64[Tensor, "texts context"]:
         """One row of `context_length` ids per text."""
@@ -74,11 +79,8 @@ class Tokenizer:
 
     __call__ = tokenize
 
-    def _piece(self, piece: str) -> list[int]:
-        return [_MARKERS[piece]] if piece in _MARKERS else self._plain(piece)
-
-    def _plain(self, text: str) -> list[int]:
-        return [int(number) for number in self._bpe.encode(text)]
+    def _piece(self, piece: str) -> Sequence[int]:
+        return [_MARKERS[piece]] if self.special_markers and piece in _MARKERS else _merged(piece)
 
 
 def clean_caption(text: str) -> str:
@@ -99,12 +101,45 @@ def _clean(text: str) -> str:
     return re.sub(r"\s+", " ", text.strip()).strip().lower().replace(_YPOGEGRAMMENI, " ")
 
 
-def _split_markers(text: str) -> Iterator[str]:
-    """Yield the text in order, each marker that CLIP's pattern would find as a piece of its own."""
-    start = 0
-    for match in _PIECES.finditer(text):
-        if match["marker"]:
-            yield text[start : match.start()]
-            yield match["marker"]
-            start = match.end()
-    yield text[start:]
+def _in_ascii(text: str) -> str:
+    return "".join(c if c.isascii() else _KINDS.get(unicodedata.category(c)[0], "!") for c in text)
+
+
+@cache
+def _vocabulary() -> tuple[list[int], dict[tuple[int, int], int]]:
+    """The id of each of the 256 bytes, and the id that a pair of ids merges into; a smaller id merges first."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    order = [*printable, *(byte for byte in range(256) if byte not in printable)]
+    signs = [*map(chr, printable), *map(chr, range(256, 512 - len(printable)))]  # how the file writes the bytes
+    ids = {sign + end: number for number, (end, sign) in enumerate(product(("", _WORD_END), signs))}
+    pairs = {}
+    lines = gzip.decompress(resources.files(__package__).joinpath("merges.txt.gz").read_bytes()).decode().splitlines()
+    for number, line in enumerate(lines, start=len(ids)):
+        left, right = line.split(" ")
+        pairs[ids[left], ids[right]] = ids[left + right] = number
+    return [order.index(byte) for byte in range(256)], pairs
+
+
+@lru_cache(maxsize=65_536)
+def _merged(piece: str) -> tuple[int, ...]:
+    """The ids of one piece: its bytes, of which the last ends the word, merged pair by pair."""
+    bytes_, pairs = _vocabulary()
+    ids = [bytes_[byte] for byte in piece.encode()]
+    ids[-1] += 256
+    ids.append(_GONE)  # the place behind the last one, and before the first
+    before, after = list(range(-1, len(ids) - 1)), [*range(1, len(ids)), -1]
+    merges = [(pairs[pair], place) for place, pair in enumerate(pairwise(ids)) if pair in pairs]
+    heapify(merges)
+    while merges:
+        number, left = heappop(merges)
+        right = after[left]
+        if pairs.get((ids[left], ids[right])) != number:
+            continue  # one of both has merged with its other neighbor
+        ids[left], ids[right] = number, _GONE
+        after[left] = after[right]
+        before[after[left]] = left
+        for place in (before[left], left):
+            following = pairs.get((ids[place], ids[after[place]]))
+            if following is not None:
+                heappush(merges, (following, place))
+    return tuple(number for number in ids if number != _GONE)

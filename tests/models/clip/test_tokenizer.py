@@ -1,12 +1,15 @@
 """The tokenizer against the ids of the official one, and its safe side."""
 
 import json
+import random
+from itertools import pairwise
 
 import pytest
 import torch
 
 from mnprobe.core.errors import ConfigError
 from mnprobe.models.clip import END, START, Tokenizer, clean_caption
+from mnprobe.models.clip.tokenizer import _vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,41 @@ def test_the_iota_subscript_ends_a_piece_and_vanishes():
     tokenizer = Tokenizer(32)
     assert tokenizer.encode("\u0345") == []
     assert tokenizer.encode("open\u0345drawer") == tokenizer.encode("open drawer")
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("it'sn't", ["it", "'s", "n", "'t"]),
+        ("!'s", ["!'", "s"]),  # inside a run of signs no ending is seen
+        ("50\u00bd\u2167\u4e09", ["5", "0", "\u00bd", "\u2177", "\u4e09"]),  # numbers stand alone, in any script
+        ("\u03b1\u03b2-\u00e9", ["\u03b1\u03b2", "-", "\u00e9"]),
+    ],
+)
+def test_texts_are_cut_where_the_official_pattern_cuts_them(text, pieces):
+    tokenizer = Tokenizer(32)
+    assert tokenizer.encode(text) == [number for piece in pieces for number in tokenizer.encode(piece)]
+
+
+def test_the_pair_that_merges_first_is_merged_everywhere_then_the_next():
+    bytes_, pairs = _vocabulary()
+    assert sorted(bytes_) == list(range(256))
+    assert sorted(pairs.values()) == list(range(512, START))
+    rng = random.Random(0)
+    for length in (1, 2, 5, 40, 300):
+        for letters in ("ab", "eilnst", "abcdefghijklmnopqrstuvwxyz", "\u00e9\u00fc\u4e00"):
+            text = "".join(rng.choice(letters) for _ in range(length))
+            ids = [bytes_[byte] for byte in text.encode()]
+            ids[-1] += 256
+            while best := min((pairs[pair] for pair in pairwise(ids) if pair in pairs), default=None):
+                merged = ids[:1]
+                for number in ids[1:]:
+                    if pairs.get((merged[-1], number)) == best:
+                        merged[-1] = best
+                    else:
+                        merged.append(number)
+                ids = merged
+            assert Tokenizer(32).encode(text) == ids
 
 
 def test_empty_and_overlong_texts():
