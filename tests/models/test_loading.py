@@ -104,8 +104,8 @@ def test_equal_checkpoints_have_equal_bytes_in_any_process(tmp_path):
     assert read_metadata(files[0])["k"] == "é"
 
 
-def test_models_are_made_and_loaded_without_torchs_compiler(tmp_path):
-    """Its import takes a second of every command that reads weights."""
+def test_models_are_made_and_loaded_and_heads_fitted_without_torchs_compiler(tmp_path):
+    """Its import takes a second of every command that reads weights or aligns."""
     code = (
         "import sys; from pathlib import Path\n"
         "from mnprobe.models.arp import load_arp; from mnprobe.models.viclip import load_viclip\n"
@@ -113,6 +113,9 @@ def test_models_are_made_and_loaded_without_torchs_compiler(tmp_path):
         "for model, load in (('arp', load_arp), ('viclip', load_viclip)):\n"
         "    write_untrained(Path(sys.argv[1]) / model, model, 'tiny', 0)\n"
         "    load(Path(sys.argv[1]) / model)\n"
+        "import torch; from mnprobe.probe import FitConfig, fit_heads\n"
+        "for form in ('direct', 'gram'):\n"
+        "    fit_heads(torch.eye(4), torch.eye(4), list('aabb'), config=FitConfig(dim=2, steps=1), form=form)\n"
         "print('torch._dynamo' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], check=True, capture_output=True, text=True)

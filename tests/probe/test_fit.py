@@ -188,6 +188,23 @@ def test_the_same_seed_gives_the_same_bytes_for_any_number_of_cores(planted):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_steps_are_those_of_torchs_adam(weight_decay, rng):
+    u, e = (torch.from_numpy(rng.normal(size=(12, 5)).astype(np.float32)) for _ in range(2))
+    config = {"dim": 4, "steps": 7, "lr": 0.05, "weight_decay": weight_decay, "standardise": False, "batch": 12}
+    fitted = fit_heads(u, e, range(12), config=FitConfig(**config), form="direct").heads
+    draws = torch.Generator().manual_seed(0)
+    heads = AlignmentHeads(5, 5, dim=4, generator=draws)
+    adam = torch.optim.Adam(heads.parameters(), lr=0.05, weight_decay=weight_decay, fused=True)
+    for _ in range(7):
+        rows = torch.randperm(12, generator=draws)
+        partners = Pairing(np.arange(12), np.arange(12)).draw(draws)
+        adam.zero_grad()
+        info_nce(heads.t_u(u[rows]), heads.t_e(e[partners[rows]]), tau=0.1).backward()
+        adam.step()
+    assert weights(fitted) == weights(heads)
+
+
 @pytest.mark.parametrize(
     ("items", "batch", "epochs", "used", "steps"), [(6, 256, 2, 6, 2), (10, 4, 3, 4, 6), (8, 4, 1, 4, 2)]
 )
