@@ -17,7 +17,7 @@ __all__ = ["Bar", "Card", "Plot", "PlotLine", "PlotPoint", "answer_cards", "plot
 MOST_BARS = 4
 MOST_WARNINGS = 6
 _WORDS = {"more": ("Yes", "✓"), "none": ("No", "✗"), "less": ("No, the reverse", "✗"), "undecided": ("Undecided", "?")}
-_MIXED, _NOT_MEASURED = ("Mixed", "±"), ("Not measured", "–")
+_MIXED, _NOT_MEASURED = ("Mixed", "±"), ("Not measured", "-")
 _SECTIONS = {
     "rise with training": "alignment",
     "success": "outcomes",
@@ -25,6 +25,7 @@ _SECTIONS = {
     "joint recognition": "models",
     "joint execution": "models",
 }
+_SHORTER = (("instruction blanked", "blanked"), ("actions ", ""), (" or not", ""))
 _ORIGIN = re.compile(r" \([^()]*\)")
 
 
