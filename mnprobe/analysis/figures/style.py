@@ -202,8 +202,8 @@ def quiet_axes(axes: "Axes", values: Literal["x", "y"] = "y") -> None:
 def save_figure(figure: Figure, stem: Path) -> SavedFigure:
     """Write `figure` to `stem`.png (150 dots per inch, fewer where it would exceed `LARGEST`) and `stem`.svg.
 
-    Each is written atomically. The same figure gives the same bytes: no dates, no random identifiers, no version in the metadata. Control
-    characters in text, which SVG cannot hold, are shown as the replacement sign.
+    Each is written atomically. The same figure gives the same bytes: no dates, no random identifiers, no version in the
+    metadata. Control characters in text, which SVG cannot hold, are shown as the replacement sign.
     """
     saved = SavedFigure(png=stem.with_name(stem.name + ".png"), svg=stem.with_name(stem.name + ".svg"))
     width, height = figure.get_size_inches()
