@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_MOST_PANELS = 4
 _DEMOS = ("main", "step-0", "blank", "pixels", "shuffled")
 _ROLLOUTS = ("rollouts", "rollouts-blank", "rollouts-pixels", "rollouts-shuffled")
 _ORDER = _DEMOS + _ROLLOUTS
@@ -42,7 +43,8 @@ _COLORS |= dict(zip(_ROLLOUTS, (PALETTE["purple"], PALETTE["orange"], PALETTE["g
 def controls_figure(controls: pd.DataFrame, findings: tuple[Finding, ...] = (), *, note: str = "") -> "Figure":
     """Left: Recall@1 of each series with interval and exact chance. Right: claim minus control, and rises.
 
-    One row of panels per pair of models and holdout; the findings (alarms, instruction, rise first) are listed below.
+    One row of panels per pair of models and holdout, the first four of them; the title is what the findings say about
+    the first pair. Their sentences are in the note beside the figure and in results/verdict.csv.
     """
     with house_style():
         return _controls_figure(controls, findings, note)
@@ -81,12 +83,15 @@ def _controls_figure(controls: pd.DataFrame, findings: tuple[Finding, ...], note
     controls = controls.join(control_decisions(controls))
     panels = list(dict.fromkeys(controls[["understanding", "execution", "holdout"]].itertuples(index=False, name=None)))
     panels.sort(key=lambda panel: (panel[:2], list(HOLDOUTS).index(panel[2]) if panel[2] in HOLDOUTS else 9))
+    left_out = panels[_MOST_PANELS:]
+    panels = panels[:_MOST_PANELS]
     names = [name for name in _ORDER if name in set(controls["series"])]
     names += [name for name in dict.fromkeys(controls["series"]) if name not in names]
     layout = FigureLayout(
         [3.5, 3.15],
-        [0.34 * len(names) + 0.35] * len(panels),
-        title="The claim and its controls",
+        [(0.34 if len(panels) < 3 else 0.2) * len(names) + 0.2] * len(panels),
+        title=_message(findings, panels),
+        subtitle=f"{len(left_out)} more pairs and holdouts are in results/controls.csv" if left_out else "",
         caption=controls_caption(controls) + (f" {note}." if note else ""),
     )
     for index, panel in enumerate(panels):
@@ -101,16 +106,27 @@ def _controls_figure(controls: pd.DataFrame, findings: tuple[Finding, ...], note
         if index == len(panels) - 1:
             levels.set_xlabel("Recall@1, mean of both directions")
             differences.set_xlabel("points: ○ claim minus control, △ rise over training")
-    several = len({panel[:2] for panel in panels}) > 1
-    layout.paragraph([f"- {_where(finding, several)}{finding.sentence}" for finding in findings])
     return layout.finish()
 
 
-def _where(finding: Finding, several: bool) -> str:
-    """Which pair of models, where the figure has several, and what was held out."""
-    pair = f"{finding.understanding} and {finding.execution}" if several else ""
-    held = "" if finding.holdout == "both" else f"{finding.holdout} held out"
-    return f"{', '.join(filter(None, (pair, held)))}: " if pair or held else ""
+_MESSAGES = {
+    "rise survives": "Alignment rises with training, with and without the instruction",
+    "rise explained": "Alignment rises only where the policy is given the instruction",
+    "rise perhaps explained": "Alignment rises; without the instruction it is undecided",
+    "score explained": "The score comes from the instruction, not from training",
+    "nothing from training": "No rise of alignment is shown, and blanking the instruction does not lower it",
+}
+
+
+def _message(findings: tuple[Finding, ...], panels: list[tuple[str, str, str]]) -> str:
+    """The figure's message: what the findings say about the first pair and holdout; alarms go before."""
+    if any(finding.alarm for finding in findings):
+        return "Look at the warnings first: results/verdict.csv"
+    for finding in findings:
+        pair = (finding.understanding, finding.execution, finding.holdout)
+        if finding.topic == "instruction" and panels and pair == panels[0] and finding.conclusion in _MESSAGES:
+            return _MESSAGES[finding.conclusion]
+    return "The claim and its controls"
 
 
 def _levels(axes: "Axes", rows: pd.DataFrame, names: list[str]) -> None:

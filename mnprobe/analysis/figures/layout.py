@@ -5,13 +5,14 @@ legends, and places panels and text so that no two overlap and none crosses the 
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from matplotlib.text import Text
 
-from mnprobe.analysis.figures.style import DPI, GRAY, INK, new_figure, shorten, wrap
+from mnprobe.analysis.figures.style import DPI, GRAY, INK, LARGEST, new_figure, shorten, wrap
 
 __all__ = ["Block", "FigureLayout", "panel_title", "text_collisions"]
 
@@ -31,6 +32,7 @@ _TITLE_GAP = 0.07  # below title and subtitle
 _TITLE, _SUBTITLE, _CAPTION = 12.0, 8.0, 7.0
 _SPACING = 1.3  # between lines, in units of the font size
 _SMALLEST_PANEL = 0.5  # of the requested size, where a size limit shrinks panels
+_CAPTION_LINES = 3  # in the figure; the note beside it has the whole caption
 
 
 class Block(Protocol):
@@ -55,10 +57,11 @@ class FigureLayout:
         heights: height of each row of panels in inches.
         title: bold, wrapped; shortened to one line where it needs more than `title_lines`.
         subtitle: smaller, below the title, wrapped.
-        caption: small text at the foot, wrapped.
+        caption: small text at the foot, wrapped: the sentences that fit into three lines. The note beside the figure
+            has all of them.
         least_width: minimum width of the text in inches, where the panels need less.
-        limit: maximum width and height in pixels (150 per inch). Panels shrink to fit, to half their size at most, so
-            that a figure with too much text may still be larger; None sets no limit.
+        limit: maximum width and height in pixels (150 per inch). Panels shrink to fit, to half their size at most; a
+            figure that is still larger is saved with fewer pixels per inch. None sets no limit.
         title_lines: most lines of the title; None keeps it whole.
 
     >>> layout = FigureLayout([3.0, 3.0], [2.0], title="Recall over training", caption="word " * 100)
@@ -77,7 +80,7 @@ class FigureLayout:
         subtitle: str = "",
         caption: str = "",
         least_width: float = 0.0,
-        limit: tuple[int, int] | None = None,
+        limit: tuple[int, int] | None = LARGEST,
         title_lines: int | None = 2,
     ) -> None:
         self._widths, self._heights = list(widths), list(heights)
@@ -112,7 +115,8 @@ class FigureLayout:
 
     def finish(self) -> "Figure":
         """Set the size of the figure, place all parts, and return it."""
-        self.paragraph([self._caption] if self._caption else [], size=_CAPTION, color=GRAY)
+        if self._caption:
+            self._blocks.append(_Paragraph([self._caption], _CAPTION, GRAY, most=_CAPTION_LINES, sentences=True))
         measured = self._measure()
         if self._limit is not None:
             measured = self._shrink(measured, self._limit)
@@ -246,13 +250,24 @@ def _whole_pixels(inches: float) -> float:
     return math.ceil(inches * DPI) / DPI
 
 
+_SENTENCE = re.compile(r"[.!?](?= |$)")
+
+
 class _Paragraph:
     """Wrapped text, aligned at the left."""
 
     def __init__(
-        self, texts: Sequence[str], size: float, color: str, *, bold: bool = False, most: int | None = None
+        self,
+        texts: Sequence[str],
+        size: float,
+        color: str,
+        *,
+        bold: bool = False,
+        most: int | None = None,
+        sentences: bool = False,
     ) -> None:
-        self.texts, self.size, self.color, self.bold, self.most = list(texts), size, color, bold, most
+        self.texts, self.size, self.color, self.bold = list(texts), size, color, bold
+        self.most, self.sentences = most, sentences
         self.artist: Text | None = None
 
     def measure(self, figure: "Figure", width: float) -> tuple[float, float]:
@@ -260,7 +275,7 @@ class _Paragraph:
             self.artist.remove()
         lines = [line for text in self.texts for line in wrap(text, width, self.size, bold=self.bold)]
         if self.most is not None and len(lines) > self.most:
-            lines = [shorten(" ".join(self.texts), width, self.size, bold=self.bold)]
+            lines = self._fewer(width, self.most)
         self.artist = figure.text(
             *(0, 0, "\n".join(lines)),
             va="top",
@@ -271,6 +286,16 @@ class _Paragraph:
             parse_math=False,
         )
         return width, float(self.artist.get_window_extent().height) / DPI
+
+    def _fewer(self, width: float, most: int) -> list[str]:
+        """The first sentences that fit into so many lines, or one shortened line."""
+        text = " ".join(self.texts)
+        if self.sentences:
+            for end in reversed([match.end() for match in _SENTENCE.finditer(text)]):
+                lines = wrap(text[:end], width, self.size, bold=self.bold)
+                if len(lines) <= most:
+                    return lines
+        return [shorten(text, width, self.size, bold=self.bold)]
 
     def place(self, figure: "Figure", left: float, top: float) -> None:
         assert self.artist is not None

@@ -23,7 +23,7 @@ __all__ = [
     "series_name",
     "training_colors",
     "training_look",
-    *("CONTEXT", "DPI", "GRAY", "INK", "PALE", "PALETTE", "SavedFigure"),
+    *("CONTEXT", "DPI", "GRAY", "INK", "LARGEST", "PALE", "PALETTE", "SavedFigure"),
     *("house_style", "new_figure", "quiet_axes", "save_figure", "save_png", "shorten", "text_width", "wrap"),
 ]
 
@@ -78,6 +78,7 @@ _STYLE: dict[str, Any] = {
     "svg.hashsalt": "mnprobe",  # the same identifiers each time
 }
 DPI = 150  # pixels per inch of figures
+LARGEST = (1600, 1200)  # pixels, width and height, of a figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,23 +200,24 @@ def quiet_axes(axes: "Axes", values: Literal["x", "y"] = "y") -> None:
 
 
 def save_figure(figure: Figure, stem: Path) -> SavedFigure:
-    """Write `figure` to `stem`.png (150 dots per inch) and `stem`.svg, each atomically.
+    """Write `figure` to `stem`.png (150 dots per inch, fewer where it would exceed `LARGEST`) and `stem`.svg.
 
-    The same figure gives the same bytes: no dates, no random identifiers, no version in the metadata. Control
-    characters in text, which SVG cannot hold, are shown as the replacement sign.
+    Each is written atomically. The same figure gives the same bytes: no dates, no random identifiers, no version in the
+    metadata. Control characters in text, which SVG cannot hold, are shown as the replacement sign.
     """
     saved = SavedFigure(png=stem.with_name(stem.name + ".png"), svg=stem.with_name(stem.name + ".svg"))
-    save_png(figure, saved.png)
+    width, height = figure.get_size_inches()
+    save_png(figure, saved.png, dpi=min(DPI, LARGEST[0] / width, LARGEST[1] / height))
     with house_style(), whole_file(saved.svg) as part:
         figure.savefig(part, format="svg", metadata={"Date": None, "Creator": None})
     return saved
 
 
-def save_png(figure: Figure, path: Path) -> Path:
+def save_png(figure: Figure, path: Path, *, dpi: float = DPI) -> Path:
     """Write `figure` to the PNG file `path` only, for figures of photographs; the same bytes each time."""
     _printable(figure)
     with house_style(), whole_file(path) as part:
-        figure.savefig(part, format="png", dpi=DPI, metadata={"Software": None})
+        figure.savefig(part, format="png", dpi=dpi, metadata={"Software": None})
     return path
 
 

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mnprobe.analysis.audit.findings import audited, findings
+from mnprobe.analysis.figures.curve_data import curve_data
 from mnprobe.analysis.figures.metadata import read_note
 from mnprobe.analysis.report.data import Episodes, Figure, Headline, Missing, Model, ReportData, Shaped, Table
 from mnprobe.analysis.report.explorer import explorer
+from mnprobe.analysis.report.overview import Plot, answer_cards, plot_curve, warning_lines
 from mnprobe.analysis.report.summary import (
     CONDENSED,
     caveats,
@@ -66,12 +68,13 @@ def gather(run: RunDir | RunTables, *, explore: bool = True) -> ReportData:
     models, episodes = _features(run, problems)
     figures = _figures(run)
     results = _tables(tables)
-    headline, sentences, doubts, probe = _measured(tables, problems)
+    headline, sentences, doubts, probe, plot = _measured(tables, problems)
     answers = findings(tables, problems)
     shaped = tuple(_shaped(tables, number, problems) for number in TABLES)
     judgement = judgements(tables, problems)
     compared = contrasts(tables, problems)
     points = explorer(tables, problems) if explore else None
+    episodes_found, worlds = _episodes(episodes), sorted({name for model in models for name in model.worlds})
     cut = {name: table for name in CONDENSED if (table := condensed(tables, name)) is not None}
     return ReportData(
         name=run.name,
@@ -84,8 +87,12 @@ def gather(run: RunDir | RunTables, *, explore: bool = True) -> ReportData:
         config_hash=config_hash(json.loads(json.dumps(run.config, default=str))),
         config=run.config_path.read_text(encoding="utf-8"),
         versions=versions(*_PACKAGES),
-        episodes=_episodes(episodes),
-        world=world_note(sorted({name for model in models for name in model.worlds})),
+        episodes=episodes_found,
+        world=world_note(worlds),
+        facts=tuple(_facts(models, episodes_found, headline, worlds)),
+        cards=answer_cards(answers),
+        plot=plot,
+        warnings=warning_lines(doubts, (sentence for one in judgement for sentence in one.alarms)),
         models=models,
         figures=figures,
         tables=results,
@@ -121,7 +128,7 @@ def _seeds(config: object, place: str = "") -> Iterator[tuple[str, str]]:
             yield f"{place}{name}", str(value)
 
 
-_Measured = tuple[tuple[Headline, ...], tuple[str, ...], tuple[str, ...], Table | None]
+_Measured = tuple[tuple[Headline, ...], tuple[str, ...], tuple[str, ...], Table | None, Plot | None]
 
 
 def _measured(tables: RunTables, problems: list[str]) -> _Measured:
@@ -130,13 +137,33 @@ def _measured(tables: RunTables, problems: list[str]) -> _Measured:
     try:
         table = tables.alignment
         if table is None:
-            return (), (), (), None
+            return (), (), (), None, None
         probe = probe_settings(tables.run, table)
-        data = last_points(table)
+        data, plot = last_points(table), plot_curve(curve_data(table))
     except MnprobeError as error:
         problems.append(f"No headline: {error}")
-        return (), (), (), probe
-    return headlines(data.points), summary(data.points), caveats(data.points, table, data.notes, audited(tables)), probe
+        return (), (), (), probe, None
+    doubts = caveats(data.points, table, data.notes, audited(tables))
+    return headlines(data.points), summary(data.points), doubts, probe, plot
+
+
+def _facts(
+    models: tuple[Model, ...], episodes: Episodes, headline: tuple[Headline, ...], worlds: list[str]
+) -> Iterator[str]:
+    """What was compared, in one line: models, world, episodes, steps, seeds of the heads."""
+    for side in (Side.UNDERSTANDING, Side.EXECUTION):
+        names = {model.id.model for model in models if model.id.side == side and not model.id.model.startswith(PIXELS)}
+        if names:
+            yield f"{'u' if side == Side.UNDERSTANDING else 'e'}: {', '.join(sorted(names))}"
+    if worlds:
+        yield f"world: {', '.join(worlds)}"
+    if episodes.total:
+        yield f"{episodes.total:,} demonstrations, {episodes.instructions} instructions, {episodes.tasks} tasks"
+    claims = [line for line in headline if line.is_claim]
+    if claims:
+        last = max(line.step for line in claims)
+        yield f"last step {last:,}"
+        yield f"{claims[0].n_seeds} probe seed{'s' if claims[0].n_seeds != '1' else ''}"
 
 
 def _shaped(tables: RunTables, number: int, problems: list[str]) -> Shaped:

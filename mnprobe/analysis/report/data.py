@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mnprobe.analysis.audit.findings import Finding
+from mnprobe.analysis.report.overview import Card, Plot
 from mnprobe.analysis.tables.paper import Grid
 from mnprobe.core.commands import command_line
 from mnprobe.core.names import FeatureId
@@ -169,6 +170,10 @@ class ReportData:
     config_hash: str
     config: str
     versions: Mapping[str, str]
+    facts: tuple[str, ...] = ()
+    cards: tuple[Card, ...] = ()
+    plot: Plot | None = None
+    warnings: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     shaped: tuple[Shaped, ...] = ()
     summary: tuple[str, ...] = ()

@@ -109,16 +109,24 @@ _PAGES = ("report.html", "pieces.html", "explorer.html", "side_by_side.html")
 def render(data: ReportData) -> str:
     """The whole page as text; every string that comes from a file is escaped.
 
-    The page forbids itself all requests (Content-Security-Policy). Without an interactive plot it has no script; with
-    one, only the two scripts whose hashes the policy names may run: ours and plotly.js.
+    The page forbids itself all requests (Content-Security-Policy). Only scripts whose hashes the policy names may run:
+    ours and, with an interactive t-SNE, plotly.js. Without scripts everything is shown, one section after another.
     """
-    words = {"controls": CONTROLS, "glossary": GLOSSARY, "open_up_to": OPEN_UP_TO, "margin": f"{100 * MARGIN:g}"}
+    page_script = read_piece("page.js")
+    page_hash = script_hash(page_script.encode("utf-8"))
+    words = {
+        "controls": CONTROLS,
+        "glossary": GLOSSARY,
+        "open_up_to": OPEN_UP_TO,
+        "margin": f"{100 * MARGIN:g}",
+        "page_script": Markup(page_script),  # our own file, not a user's
+    }
     if data.explorer is None:
-        return render_page("report.html", policy=policy(), data=data, **words)
+        return render_page("report.html", policy=policy(page_hash), data=data, **words)
     script, library = read_piece("explorer.js"), plotly_library()
     return render_page(
         "report.html",
-        policy=policy(script_hash(script.encode("utf-8")), library.digest),
+        policy=policy(page_hash, script_hash(script.encode("utf-8")), library.digest),
         data=data,
         script=Markup(script),  # our own file, not a user's
         library=library,

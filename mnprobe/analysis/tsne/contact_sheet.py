@@ -83,7 +83,8 @@ def _sheet(episode: Episode) -> Figure:
 
     block = _HEAD + len(cameras) * (_CELL + _GAP)
     width, height = _LEFT + columns * (_CELL + _GAP), len(blocks) * block
-    layout = FigureLayout([width], [height], title=_instruction(episode), title_lines=None, subtitle=_facts(episode))
+    title, facts = _instruction(episode), _facts(episode)
+    layout = FigureLayout([width], [height], title=title, title_lines=None, subtitle=facts, limit=None)
     axes = layout.panel(0, 0, xlim=(0, width), ylim=(height, 0))  # in inches
     axes.set_axis_off()
     for number, indices in enumerate(blocks):
