@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mnprobe.worlds import Environment, Situation, make_world
+from mnprobe.worlds import Environment, Situation, default_tasks, make_world
 from mnprobe.worlds.record import record_episode
 from mnprobe.worlds.tabletop.gl import probe_gl
 
@@ -128,7 +128,7 @@ def memory(tasks: Sequence[str], demos: int) -> list[float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Costs of the embedded tabletop.")
-    parser.add_argument("--tasks", nargs="*", default=list(make_world("tabletop").tasks))
+    parser.add_argument("--tasks", nargs="*", default=list(default_tasks(make_world("tabletop"))))
     parser.add_argument("--demos", type=int, default=6, help="demonstrations of each task that are timed")
     parser.add_argument("--seconds", type=float, default=0.5, help="CPU seconds of drawing per task and renderer")
     parser.add_argument("--memory", type=int, default=200, help="demonstrations of the memory test; 0 leaves it out")

@@ -28,7 +28,7 @@ def ablate(
         list[float] | None, typer.Option(help="Temperature of the alignment (repeatable); default 0.02, 0.1, 0.2.")
     ] = None,
     seeds: Annotated[int, typer.Option(help="Trainings of each cell, with seeds from 0.")] = 1,
-    preset: Annotated[str, typer.Option(help="Settings of every training: tiny, small, or paper.")] = "tiny",
+    preset: Annotated[str, typer.Option(help="Settings of every training: tiny, goal, small, or paper.")] = "tiny",
     updates: Annotated[int | None, typer.Option(help="Updates of every training; warm-ups keep their share.")] = None,
     option: Annotated[
         list[str] | None,

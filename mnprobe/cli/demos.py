@@ -19,6 +19,7 @@ def demos(
     out: Annotated[Path | None, typer.Option(help="Write to this folder instead of a run's demos.")] = None,
     world: Annotated[str, typer.Option(help="World with a scripted expert: tabletop, or a plugin's.")] = "tabletop",
     tasks: opt.TaskOption = None,
+    suite: opt.SuiteOption = None,
     variations: Annotated[
         list[int] | None,
         typer.Option("--variation", help="Only this variation of each task (repeatable); default all."),
@@ -67,13 +68,14 @@ def demos(
         raise ConfigError("--run and --out both say where to write; give one of them")
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers must be 1 or more, got {workers}")
-    if data:
-        _draw(data, out or resolve_run(run).figures / "sheets", tasks, episode, as_json, {})
-        return
     world_options = parse_options(option or [])
     world_options |= {
         name: value for name, value in (("renderer", renderer), ("image_size", image_size)) if value is not None
     }
+    tasks = opt.chosen_tasks(tasks, suite, world, world_options)
+    if data:
+        _draw(data, out or resolve_run(run).figures / "sheets", tasks, episode, as_json, {})
+        return
     config = DemosConfig(**opt.select_fields(DemosConfig, locals()), options=world_options)
     run_dir = RunDir.create(run) if run is not None else resolve_run(None) if out is None else None
     print_run(run_dir, quiet=quiet, as_json=as_json)

@@ -7,6 +7,8 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 
 import typer
 
+from mnprobe.core.errors import ConfigError
+
 __all__ = [
     "CameraOption",
     "DeviceOption",
@@ -38,9 +40,11 @@ __all__ = [
     "SaveEveryOption",
     "SeedOption",
     "StoredTypeOption",
+    "SuiteOption",
     "TaskOption",
     "UnderstandingStoreOption",
     "WorldOption",
+    "chosen_tasks",
     "read_step",
     "select_fields",
 ]
@@ -61,6 +65,9 @@ OutcomesOption: TypeAlias = Annotated[
 ]
 TaskOption: TypeAlias = Annotated[
     list[str] | None, typer.Option("--task", help="Only this task (repeatable); default all.")
+]
+SuiteOption: TypeAlias = Annotated[
+    str | None, typer.Option("--suite", help="All tasks of this suite, which the default leaves out: goal.")
 ]
 CameraOption: TypeAlias = Annotated[str | None, typer.Option("--camera", help="Camera of the clips; default front.")]
 FramesRuleOption: TypeAlias = Annotated[
@@ -164,6 +171,22 @@ def read_step(text: str | None) -> tuple[int | None, bool]:
     if not (text.isascii() and text.isdigit()):
         raise ConfigError(f"--step must be a whole number from 0 on, or half, got {text!r}")
     return int(text), False
+
+
+def chosen_tasks(
+    tasks: list[str] | None, suite: str | None, world: str, options: Mapping[str, Any]
+) -> list[str] | None:
+    """Return the tasks that --task names, or those of --suite, a suite of the world made with `options`.
+
+    Raises ConfigError where both are given, or the world has no such suite.
+    """
+    if suite is None:
+        return tasks
+    if tasks:
+        raise ConfigError("--suite and --task both choose tasks; give one of them")
+    from mnprobe.worlds.environment import suite_tasks
+
+    return list(suite_tasks(suite, world, **options))
 
 
 def select_fields(config: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:

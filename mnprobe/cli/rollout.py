@@ -38,6 +38,7 @@ def rollout(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Model name under which the episodes are stored.")] = None,
     tasks: opt.TaskOption = None,
+    suite: opt.SuiteOption = None,
     variations: Annotated[
         list[int] | None,
         typer.Option("--variation", help="Only this variation of each task (repeatable); default all, in rotation."),
@@ -107,11 +108,12 @@ def rollout(
     if partition is not None and from_demos is None:
         raise ConfigError("--partition is a part of --from-demos; give that as well")
     step, half = opt.read_step(at_step)
+    world_options = parse_options(option or []) | _given(renderer=renderer, image_size=image_size)
+    tasks = opt.chosen_tasks(tasks, suite, world, world_options)
     plan = RolloutPlan(
         **opt.select_fields(RolloutPlan, locals()),
         demos=None if from_demos is None else open_demos(from_demos, partition),
     )
-    world_options = parse_options(option or []) | _given(renderer=renderer, image_size=image_size)
     policy_options = parse_options(policy_option or []) | _given(
         blank_instruction=blank_instruction or None,
         language_weights=str(language_weights) if language_weights else None,

@@ -22,7 +22,10 @@ def train(
         list[Path] | None, typer.Option(help="Folder of demonstrations (repeatable); by default the run's demos.")
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="Defaults of the options below: tiny (minutes), small (an hour), or paper.")
+        str,
+        typer.Option(
+            help="Defaults of the options below: tiny (minutes), goal (its suite), small (an hour), or paper."
+        ),
     ] = ("tiny"),
     name: Annotated[str | None, typer.Option(help="Of the training; default baseline, joint or alone.")] = None,
     only: Annotated[

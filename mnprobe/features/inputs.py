@@ -23,7 +23,13 @@ from mnprobe.data import (
     find_camera,
 )
 from mnprobe.models.arp import ARPConfig, FrameArrays, Observation, blank_instruction, observation_from_frames
-from mnprobe.models.clip import LanguageConfig, LanguageEncoder, load_language_encoder, random_language_encoder
+from mnprobe.models.clip import (
+    LanguageConfig,
+    PolicyLanguage,
+    WordVectors,
+    load_language_encoder,
+    random_language_encoder,
+)
 from mnprobe.models.loading import read_metadata
 from mnprobe.models.viclip import sample_frames
 
@@ -41,11 +47,12 @@ __all__ = [
 
 def language_encoder_for(
     config: ARPConfig, *, weights: Path | None, seed: int = 0, checkpoint: Path | None = None
-) -> LanguageEncoder:
+) -> PolicyLanguage:
     """Load the language encoder of a policy: CLIP RN50's text branch from `weights`, or random weights.
 
     Random weights distinguish instructions but carry no meaning; `describe()` of the encoder records the kind. Policies
-    of the published language size (77 x 512) get CLIP's full text branch, others a small one of two layers.
+    of the published language size (77 x 512) get CLIP's full text branch, others a small one of two layers, or
+    word vectors where their configuration says so (`untrained_language`).
 
     Raises CheckpointError when the tokens of `weights` do not have the policy's size, or when the metadata of the
     policy's `checkpoint` name another encoder.
@@ -101,7 +108,7 @@ class ARPInputs:
         blank: use the language of "" for every instruction.
     """
 
-    def __init__(self, config: ARPConfig, language: LanguageEncoder, *, device: str, blank: bool = False) -> None:
+    def __init__(self, config: ARPConfig, language: PolicyLanguage, *, device: str, blank: bool = False) -> None:
         self.language = language.to(device)
         self.blank = blank
         self._config = config
@@ -138,9 +145,11 @@ def _points(frame: FrameData, camera: str) -> np.ndarray[Any, np.dtype[np.float3
     return depth_to_points(depth, view.intrinsics, view.extrinsics).astype(np.float32)
 
 
-def _encoder(config: ARPConfig, weights: Path | None, seed: int) -> LanguageEncoder:
+def _encoder(config: ARPConfig, weights: Path | None, seed: int) -> PolicyLanguage:
     length, width = config.language_length, config.language_width
     if weights is None:
+        if config.untrained_language == "words":
+            return WordVectors(length=length, width=width, seed=seed)
         full = LanguageConfig()
         if (length, width) == (full.context, full.width):
             return random_language_encoder(full, seed)
@@ -156,7 +165,7 @@ def _encoder(config: ARPConfig, weights: Path | None, seed: int) -> LanguageEnco
     return encoder
 
 
-def _check_language(checkpoint: Path, language: LanguageEncoder) -> None:
+def _check_language(checkpoint: Path, language: PolicyLanguage) -> None:
     """Check the encoder against the checkpoint's metadata entry `language`, the `describe()` of its encoder."""
     recorded = read_metadata(checkpoint).get("language")
     if recorded is None:

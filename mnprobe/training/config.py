@@ -38,7 +38,7 @@ _OF_VIDEO = (
     "understanding_share",
     "recompute",
 )
-_OF_POLICY = ("arp", "policy", "lambda_ee", "augment", "colour_noise", "language_seed")
+_OF_POLICY = ("arp", "policy", "lambda_ee", "augment", "colour_noise", "language_seed", "first_step_share")
 _OF_ALIGNMENT = ("align", "heads", "head_depth", "dim", "tau", "positives")
 
 
@@ -64,6 +64,8 @@ class TrainConfig:
     clips: Whole | None = None
     """Clips per understanding update; None means as many as transitions. The first clips form the pairs; further clips
     are used in L_AU only."""
+    first_step_share: Number | None = None
+    """Share of the transitions that start an episode; None draws all steps of an episode equally often."""
     understanding_share: Number = 0.2
     lambda_ee: Number = 1.0
     lambda_align: Number = 0.5
@@ -114,6 +116,8 @@ class TrainConfig:
             _whole(name, getattr(self, name))
         if self.clips is not None:
             _whole("clips", self.clips)
+        if self.first_step_share is not None and not 0 <= self.first_step_share <= 1:
+            raise ConfigError(f"first_step_share must lie in [0, 1], got {self.first_step_share!r}")
         for name in ("tau", "temperature"):
             _positive(name, getattr(self, name))
         if self.clip_norm is not None:
@@ -244,7 +248,10 @@ class TrainConfig:
     def measurement(self) -> dict[str, Any]:
         """Settings that affect weights, as JSON values, without those of a side that is not trained."""
         values = self.to_dict() | {"revision": _REVISION}
-        return {name: value for name, value in values.items() if name not in (*self.unused, "recompute")}
+        left_out = {*self.unused, "recompute"}
+        if self.first_step_share is None:  # trainings from before there was a share stay what they are
+            left_out.add("first_step_share")
+        return {name: value for name, value in values.items() if name not in left_out}
 
     def digest(self) -> str:
         """Hash of `measurement()`, 16 hexadecimal digits."""
@@ -257,7 +264,7 @@ class TrainConfig:
             wholes=("updates", "batch", "clips", "dim", "head_depth", "seed", "language_seed"),
             numbers=(
                 *("understanding_share", "lambda_ee", "lambda_align", "tau", "temperature", "text_share"),
-                "clip_norm",
+                *("clip_norm", "first_step_share"),
             ),
             truths=("colour_noise", "recompute"),
         )
@@ -368,8 +375,31 @@ _TINY = TrainConfig(
     colour_noise=False,
 )
 
+_PUCKS = (0.50, 0.11, 0.94, 0.89)  # top, left, bottom, right: the part of the front image where the pucks move
+
+_GOAL = replace(
+    _TINY.with_updates(900),
+    viclip=replace(ViCLIPConfig.tiny(), image_size=64, patch_size=8, frames=8, tubelet=8, layers=4, crop=_PUCKS),
+    arp=replace(
+        ARPConfig.tiny(),
+        image_size=24,
+        patch_size=4,
+        heatmap_sigma=1.0,
+        render_radius=0.09,
+        bounds=(-0.08, -0.28, 0.72, 0.48, 0.28, 1.28),
+        language_length=24,
+        untrained_language="words",
+        attention_gain=1.7,
+    ),
+    first_step_share=0.64,
+    understanding_share=1 / 3,
+    checkpoints=(0.0, 0.1, 0.25, 0.3, 0.35, 0.4, 0.5, 1.0),
+)
+_GOAL = replace(_GOAL, policy=replace(_GOAL.policy, betas=(0.9, 0.98)))
+
 PRESETS: Mapping[str, TrainConfig] = {
     "tiny": _TINY,
+    "goal": _GOAL,
     "small": replace(_TINY.with_updates(10_000), augment="shift"),
     "paper": TrainConfig(
         viclip="l14",
@@ -409,7 +439,8 @@ PRESETS: Mapping[str, TrainConfig] = {
         checkpoints=10_000,
     ),
 }
-"""tiny: minutes on two CPU cores; small: an hour on them, or minutes on a GPU; paper: the paper's own settings."""
+"""tiny: minutes on two CPU cores; goal: the same for the goal suite (pucks); small: an hour on two cores, or minutes on
+a GPU; paper: the paper's own settings."""
 
 SOURCES: Mapping[str, str] = {
     "viclip": "ViCLIP-L-14 of InternVid (paper 4.1 and C.1 name ViCLIP and its reference; specs/viclip.md 1)",
@@ -417,6 +448,7 @@ SOURCES: Mapping[str, str] = {
     "updates": "80,000 train iterations (paper, table 5)",
     "batch": "96*2 = 192 (paper, table 5 and C.3)",
     "clips": "as many as transitions: the paper gives one batch size (C.3); our reading",
+    "first_step_share": "none: uniform over the steps of an episode, as in ARP's own training (specs/arp.md 9)",
     "understanding_share": "20 % (paper, C.3: learning frequency); every fifth update is our reading",
     "lambda_ee": "1 (paper, 4.1)",
     "lambda_align": "0.5 (paper, 4.1)",

@@ -16,7 +16,7 @@ from mnprobe.core.seeds import derived_seed
 from mnprobe.features.inputs import language_encoder_for
 from mnprobe.features.selection import inspect_checkpoint
 from mnprobe.models.arp import load_arp
-from mnprobe.models.clip import LanguageEncoder
+from mnprobe.models.clip import PolicyLanguage
 from mnprobe.models.untrained import untrained_arp, untrained_viclip
 from mnprobe.models.viclip import ViCLIP, load_viclip
 from mnprobe.probe.heads import AlignmentHeads
@@ -63,7 +63,7 @@ class InitialModels:
 
     config: TrainConfig
     model: JointModel
-    language: LanguageEncoder | None
+    language: PolicyLanguage | None
     origin: dict[str, Any]
     trained: dict[str, bool]
 

@@ -12,7 +12,7 @@ from mnprobe.core.runtime import Team
 from mnprobe.core.seeds import check_seed, derived_seed
 from mnprobe.models.arp import ARPConfig, SE3Draws, TrainNoise
 from mnprobe.models.arp.augment import draw_colour_noise, draw_rotation_shift, draw_se3, draw_zoom_noise
-from mnprobe.models.clip import END
+from mnprobe.models.clip import END, WordVectors
 from mnprobe.models.viclip import Tokenizer, ViCLIPConfig
 from mnprobe.probe.sampling import GroupMembers
 from mnprobe.probe.splits import GroupKind
@@ -49,19 +49,32 @@ class BatchSampler:
     clips and further clips have separate random streams: with the same seed, trainings that differ in `clips`,
     `pairing` or understanding updates use the same steps.
 
+    With a share of first steps, a step is the first of its episode with this chance, otherwise a uniform other one (of
+    an episode with a single step, always that one).
+
     Args:
         inputs: the prepared inputs.
         batch: steps per update, summed over processes.
         clips: clips per understanding update; 0 when no video model is trained.
         pairing: property that defines a group.
         seed: seed of the training.
+        first_step_share: share of first steps; None makes all steps of an episode equally likely.
 
     Raises:
         ConfigError: numbers out of range, an unknown pairing.
         DataError: no steps, or fewer than two instructions or groups, so that there are no negatives.
     """
 
-    def __init__(self, inputs: TrainingInputs, *, batch: int, clips: int, pairing: GroupKind, seed: int) -> None:
+    def __init__(
+        self,
+        inputs: TrainingInputs,
+        *,
+        batch: int,
+        clips: int,
+        pairing: GroupKind,
+        seed: int,
+        first_step_share: float | None = None,
+    ) -> None:
         if batch < 1:
             raise ConfigError(f"batch must be at least 1 step, got {batch!r}")
         if clips < 0 or clips == 1:
@@ -76,6 +89,13 @@ class BatchSampler:
         steps = GroupMembers(inputs.transition_episode, len(inputs.ids))
         drawable = np.flatnonzero(steps.counts)
         self._steps = steps
+        self._first_step_share = first_step_share
+        with_steps, first = np.unique(inputs.transition_episode, return_index=True)  # rows are in order of time
+        self._first_of = np.full(len(inputs.ids), -1, dtype=np.int64)
+        self._first_of[with_steps] = first
+        is_later = np.ones(len(inputs.transition_episode), dtype=bool)
+        is_later[first] = False
+        self._later = GroupMembers(inputs.transition_episode, len(inputs.ids), np.flatnonzero(is_later))
         self._of_task = GroupMembers(tasks, int(tasks.max()) + 1, drawable)
         self._tasks = np.flatnonzero(self._of_task.counts)
         self._of_group = GroupMembers(self.groups, int(self.groups.max()) + 1)
@@ -84,7 +104,10 @@ class BatchSampler:
     def at(self, update: int, understanding: bool) -> BatchRows:
         """Sample update number `update` (from 0), with clips if it is an understanding update."""
         rng = self._generator(update, "transitions")
-        transitions = self._steps.sample(self._episodes(self.batch, rng), rng)
+        episodes = self._episodes(self.batch, rng)
+        transitions = self._steps.sample(episodes, rng)
+        if self._first_step_share is not None:
+            transitions = self._first_or_later(episodes, self._first_step_share, self._generator(update, "first steps"))
         clips, pairs = np.empty(0, dtype=np.int64), 0
         if understanding and self.clips:
             pairs = min(self.batch, self.clips)
@@ -93,6 +116,14 @@ class BatchSampler:
             more = self._episodes(self.clips - pairs, self._generator(update, "clips"))
             clips = np.concatenate([partners, more])
         return BatchRows(transitions=transitions, clips=clips, pairs=pairs, positions=np.arange(self.batch))
+
+    def _first_or_later(self, episodes: NDArray[np.int64], share: float, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Sample the first step of each episode with chance `share`, else a uniform later one."""
+        is_later = rng.random(len(episodes)) >= share
+        is_later &= self._later.counts[episodes] > 0
+        steps: NDArray[np.int64] = self._first_of[episodes]
+        steps[is_later] = self._later.sample(episodes[is_later], rng)
+        return steps
 
     def _generator(self, update: int, use: str) -> np.random.Generator:
         return np.random.default_rng(derived_seed(self.seed, update, use))
@@ -208,7 +239,8 @@ class BatchLoader:
         team: processes that share each batch.
 
     Raises:
-        ConfigError: the batch is not divisible by the number of processes, or the text encoder lacks CLIP's vocabulary.
+        ConfigError: the batch is not divisible by the number of processes, the text encoder lacks CLIP's vocabulary, or
+            the policy's language cannot tell two instructions apart.
         DataError: the data have no negatives, see `BatchSampler`.
     """
 
@@ -224,7 +256,16 @@ class BatchLoader:
         team: Team,
     ) -> None:
         clips = config.clips_drawn if viclip is not None else 0
-        sampler = BatchSampler(inputs, batch=config.batch, clips=clips, pairing=config.pairing, seed=config.seed)
+        sampler = BatchSampler(
+            inputs,
+            batch=config.batch,
+            clips=clips,
+            pairing=config.pairing,
+            seed=config.seed,
+            first_step_share=config.first_step_share,
+        )
+        if isinstance(language, WordVectors):
+            language.check_distinct(inputs.texts)
         shard(sampler.at(0, understanding=clips > 0), team.rank, team.size)  # raise now, not at the first update
         self._inputs, self._sampler, self._config = inputs, sampler, config
         self._viclip, self._arp, self._language = viclip, arp, language

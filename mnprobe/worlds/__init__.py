@@ -11,7 +11,9 @@ from mnprobe.worlds.environment import (
     Situation,
     StepResult,
     TaskInfo,
+    default_tasks,
     make_world,
+    suite_tasks,
 )
 from mnprobe.worlds.outcomes import Outcome
 from mnprobe.worlds.policy import POLICIES, Policy, PolicySpec, make_policy
@@ -37,8 +39,10 @@ __all__ = [
     "TaskInfo",
     "WrittenDemos",
     "WrittenRollout",
+    "default_tasks",
     "make_policy",
     "make_world",
     "rollout",
+    "suite_tasks",
     "write_demos",
 ]

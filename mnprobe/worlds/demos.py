@@ -3,7 +3,7 @@
 import functools
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from mnprobe.core.provenance import canonical_json, versions
 from mnprobe.core.registry import unknown_name
 from mnprobe.data import episode_folder
 from mnprobe.data.rlbench import LOW_DIM_FILE
-from mnprobe.worlds.environment import Environment, Situation, TaskInfo, make_world
+from mnprobe.worlds.environment import Environment, Situation, TaskInfo, default_tasks, make_world
 from mnprobe.worlds.manifest import Manifest, alone_in_folder, open_folder, remove_leftovers
 from mnprobe.worlds.outcomes import Outcome, write_outcomes
 from mnprobe.worlds.parallel import hashing, run_episodes
@@ -38,7 +38,7 @@ class DemosConfig:
     Attributes:
         world: name of the world.
         options: of the world, such as `renderer` and `image_size`.
-        tasks: names; empty for all that the world has.
+        tasks: names; empty for all that the world has outside its suites.
         variations: of each of these tasks; empty for all.
         max_variations: only the first so many variations of each task; None for all.
         train, val, test: demonstrations of each variation (each instruction, that is) in each partition.
@@ -169,12 +169,13 @@ def write_demos(
         described = world.describe()
         described = described | {name: value for name, value in hashing(workers).items() if name in described}
         tasks = _tasks(world, config)
+        chosen = config.tasks or default_tasks(world)
     finally:
         world.close()
     options = dict(config.options)
     if "renderer" in options and "renderer" in described:
         options["renderer"] = described["renderer"]  # resolved "auto": the same in every process
-    asked = Manifest(_shared(config, described), _asked(tasks, config))
+    asked = Manifest(_shared(config, described), _asked(tasks, chosen, config))
     open_folder(folder, asked)  # refuses before anything is made
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
@@ -227,7 +228,7 @@ def _tasks(world: Environment, config: DemosConfig) -> dict[str, TaskInfo]:
     for name in config.tasks:
         if name not in known:
             raise unknown_name("task", name, list(known))
-    for name in config.tasks or known:
+    for name in config.tasks or default_tasks(world):
         for variation in config.variations:
             if not 0 <= variation < known[name].variations:
                 raise ConfigError(
@@ -253,14 +254,14 @@ def _shared(config: DemosConfig, described: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def _asked(tasks: Mapping[str, TaskInfo], config: DemosConfig) -> dict[str, dict[str, Any]]:
+def _asked(tasks: Mapping[str, TaskInfo], chosen: Sequence[str], config: DemosConfig) -> dict[str, dict[str, Any]]:
     return {
         name: {
             "variations": sorted(set(config.variations))
             or list(range(tasks[name].variations))[: config.max_variations],
             "per_variation": config.numbers,
         }
-        for name in config.tasks or tasks
+        for name in chosen
     }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mnprobe.core.errors import ConfigError
-from mnprobe.core.registry import Registry
+from mnprobe.core.registry import Registry, unknown_name
 from mnprobe.data import Episode, FrameData
 
 __all__ = [
@@ -21,7 +21,9 @@ __all__ = [
     "Situation",
     "StepResult",
     "TaskInfo",
+    "default_tasks",
     "make_world",
+    "suite_tasks",
 ]
 
 MAX_STEPS = 25
@@ -88,10 +90,18 @@ class KeyPose:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskInfo:
-    """One task of a world: its module name (as RLBench's where it has one) and how many variations it has."""
+    """One task of a world.
+
+    Attributes:
+        name: module name, as RLBench's where it has the task.
+        variations: how many.
+        suite: name of the suite that it is a part of: it is then played only where it or its suite is named; "" for the
+            tasks that are meant where none is named.
+    """
 
     name: str
     variations: int
+    suite: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,3 +213,26 @@ def make_world(name: str, **options: Any) -> Environment:
             raise
         raise ConfigError(f"world {name!r}: {error}") from error
     return world
+
+
+def default_tasks(world: Environment) -> tuple[str, ...]:
+    """Names of the tasks that are meant where none is named: all that are in no suite."""
+    return tuple(name for name, info in world.tasks.items() if not info.suite)
+
+
+def suite_tasks(suite: str, world: str = "tabletop", **options: Any) -> tuple[str, ...]:
+    """Names of a suite's tasks, in the order of the world `world`.
+
+    Raises ConfigError for a suite that the world does not have, and what `make_world` raises.
+
+    >>> suite_tasks("goal")[-1]
+    'tap_puck'
+    """
+    made = make_world(world, **options)
+    try:
+        suites = {name: info.suite for name, info in made.tasks.items() if info.suite}
+    finally:
+        made.close()
+    if suite not in suites.values():
+        raise unknown_name(f"suite of world {world!r}:", suite, sorted(set(suites.values())))
+    return tuple(name for name, found in suites.items() if found == suite)

@@ -11,7 +11,7 @@ import numpy as np
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.registry import unknown_name
 from mnprobe.data import Dataset, Episode, open_dataset
-from mnprobe.worlds.environment import Environment
+from mnprobe.worlds.environment import Environment, default_tasks
 from mnprobe.worlds.record import read_situation
 
 __all__ = [
@@ -166,7 +166,7 @@ def _known_tasks(world: Environment, tasks: Sequence[str]) -> list[str]:
     for task in tasks:
         if task not in known:
             raise unknown_name(f"task of world {world.name!r}:", task, list(known))
-    return list(dict.fromkeys(tasks)) or list(known)
+    return list(dict.fromkeys(tasks)) or list(default_tasks(world))
 
 
 def _variations(world: Environment, task: str, wanted: Sequence[int]) -> list[int]:

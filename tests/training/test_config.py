@@ -28,6 +28,8 @@ BAD = [
     ({"clip_norm": 0.0}, "clip_norm"),
     ({"understanding_share": 0.0}, "to leave the video model out, train the execution side alone"),
     ({"understanding_share": 1.5}, "understanding_share"),
+    ({"first_step_share": 1.5}, r"first_step_share must lie in \[0, 1\], got 1.5"),
+    ({"first_step_share": float("nan")}, "first_step_share"),
     ({"understanding_share": 0.001}, "none at all"),
     ({"sides": "understanding"}, "needs\\s+both"),
     ({"lambda_ee": 0.0, "lambda_align": 0.0}, "nothing trains the policy"),
@@ -93,6 +95,7 @@ def test_every_setting_that_counts_changes_the_digest():
         "updates": 301,
         "batch": 33,
         "clips": 7,
+        "first_step_share": 0.5,
         "understanding_share": 0.3,
         "lambda_ee": 2.0,
         "lambda_align": 0.4,
@@ -121,6 +124,29 @@ def test_every_setting_that_counts_changes_the_digest():
     assert set(other) == names
     digests = [TrainConfig(**{name: value}).digest() for name, value in other.items()]
     assert len({TrainConfig().digest(), *digests}) == len(other) + 1
+
+
+DIGESTS = {"tiny": "84f21795d36344b7", "small": "85eb72876a5a3b8a", "paper": "11bddce963cc5644"}  # as first released
+
+
+def test_trainings_from_before_there_were_tubelets_and_shares_of_first_steps_stay_what_they_are():
+    for name in ("tiny", "small", "paper"):
+        settings = preset(name).measurement()
+        assert "first_step_share" not in settings
+        assert "tubelet" not in settings["viclip"]
+        assert not {"attention_gain", "untrained_language"} & settings["arp"].keys()
+    digests = {name: preset(name).digest() for name in ("tiny", "small", "paper")}
+    assert digests == DIGESTS
+
+
+def test_the_goal_preset_records_what_it_uses():
+    settings = preset("goal").measurement()
+    assert (settings["first_step_share"], settings["understanding_share"]) == (0.64, 1 / 3)
+    assert (settings["viclip"]["tubelet"], settings["viclip"]["frames"]) == (8, 8)
+    assert (settings["arp"]["attention_gain"], settings["arp"]["untrained_language"]) == (1.7, "words")
+    assert preset("goal").checkpoint_steps() == (0, 90, 225, 270, 315, 360, 450, 900)
+    turns = [update for update in range(9) if preset("goal").understands(update)]
+    assert turns == [2, 5, 8]
 
 
 def test_names_of_trainings_follow_from_what_is_trained():

@@ -64,6 +64,29 @@ def test_tasks_then_episodes_then_steps_are_uniform(inputs):
     _fits(np.bincount(transitions, minlength=len(expected)), len(transitions) * expected)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.64, 1.0])
+def test_first_steps_have_their_share(inputs, share):
+    episode = inputs.transition_episode
+    transitions, _ = _many(_draws(inputs, batch=50, first_step_share=share), 400)
+    counts = np.bincount(episode)
+    is_first = np.diff(episode, prepend=-1) > 0
+    chance = np.where(is_first, share, (1 - share) / np.maximum(counts[episode] - 1, 1))
+    chance[counts[episode] == 1] = 1.0  # an episode of one step has no other
+    expected = len(transitions) * _uniform_by_task(inputs)[episode] * chance
+    observed = np.bincount(transitions, minlength=len(expected))
+    assert not observed[expected == 0].any()
+    _fits(observed[expected > 0], expected[expected > 0])
+
+
+def test_a_share_of_first_steps_changes_the_steps_but_not_their_episodes_and_clips(inputs):
+    plain, changed = _draws(inputs), _draws(inputs, first_step_share=0.9)
+    for update in range(5):
+        one, other = plain.at(update, True), changed.at(update, True)
+        np.testing.assert_array_equal(*(inputs.transition_episode[draw.transitions] for draw in (one, other)))
+        np.testing.assert_array_equal(one.clips, other.clips)
+        assert not np.array_equal(one.transitions, other.transitions)
+
+
 def test_successive_updates_and_places_are_independent(inputs):
     transitions, _ = _many(_draws(inputs, batch=2), 2000)
     tasks = np.unique(inputs.tasks, return_inverse=True)[1][inputs.transition_episode[transitions]]

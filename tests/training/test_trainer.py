@@ -64,6 +64,30 @@ def test_checkpoints_carry_weights_steps_and_what_made_them(home, joint):
     assert any("language tokens" in note for note in notes)
 
 
+def test_tubelets_word_vectors_and_first_steps_are_trained_and_recorded(tmp_path, home, micro, micro_dataset):
+    plain = micro()
+    config = replace(
+        plain,
+        viclip=replace(plain.viclip, frames=4, tubelet=2, crop=(0.5, 0.11, 0.94, 0.89)),
+        arp=replace(plain.arp, untrained_language="words", attention_gain=1.7, language_length=24),
+        policy=replace(plain.policy, betas=(0.9, 0.98)),
+        first_step_share=0.64,
+        understanding_share=1 / 3,
+    )
+    run = RunDir.create(tmp_path / "run")
+    result = train(config, micro_dataset, run, device="cpu", cache=home.path / "cache")
+    assert result.own_updates == {"viclip": 2, "arp": 6, "heads": 2}
+    assert load_viclip(run.checkpoint("viclip-joint", 6)).config == config.viclip
+    policy = run.checkpoint("arp-joint", 6)
+    assert load_arp(policy).config == config.arp
+    assert json.loads(read_metadata(policy)["language"])["kind"] == "word-vectors"
+    recorded = RunDir(run.path).config["train-joint"]["config"]
+    assert (recorded["first_step_share"], recorded["policy"]["betas"]) == (0.64, [0.9, 0.98])
+    assert (recorded["viclip"]["tubelet"], recorded["arp"]["attention_gain"]) == (2, 1.7)
+    with pytest.raises(ConfigError, match="first_step_share"):
+        train(replace(config, first_step_share=0.5), micro_dataset, run, device="cpu", cache=home.path / "cache")
+
+
 def test_the_run_records_the_training(home, joint, micro_dataset):
     section = RunDir(home.path).config["train-joint"]
     assert section["fingerprint"] == micro_dataset.fingerprint()

@@ -27,7 +27,7 @@ from mnprobe.features.extractors.base import (
 )
 from mnprobe.features.inputs import ARPInputs, arrays_of_frame, language_encoder_for
 from mnprobe.models.arp import ARP, ARPConfig, FrameArrays, Target, load_arp
-from mnprobe.models.clip import LanguageEncoder
+from mnprobe.models.clip import PolicyLanguage
 from mnprobe.models.untrained import PRESETS, untrained_arp
 
 __all__ = ["ARPExtractor", "Transition"]
@@ -75,7 +75,7 @@ class ARPExtractor:
     sizes: ClassVar[tuple[str, ...]] = PRESETS["arp"]
     independent_rows: ClassVar[bool] = True
 
-    def __init__(self, policy: ARP, language: LanguageEncoder, spec: ExtractorSpec) -> None:
+    def __init__(self, policy: ARP, language: PolicyLanguage, spec: ExtractorSpec) -> None:
         self.policy = policy.eval().to(spec.device)
         self.layers = spec.layers or self.default_layers
         config = policy.config

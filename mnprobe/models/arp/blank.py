@@ -12,9 +12,9 @@ __all__ = ["blank_instruction"]
 def blank_instruction(observation: Observation, empty: Float[Tensor, "l w"]) -> Observation:
     """Replace the language tokens of an observation by those of the empty instruction.
 
-    Blank means the token features of the empty text "" (start and end token, then padding) from the same language
-    encoder as the real instructions. Zeros would be an input that no encoder produces. Two observations that differ
-    only in their instruction become equal.
+    Blank means the token features of the empty text "" from the same language encoder as the real instructions: of
+    CLIP's text branch those of start token, end token and padding (zeros would be an input that it never produces),
+    of word vectors zeros. Two observations that differ only in their instruction become equal.
 
     Args:
         observation: any batch.

@@ -85,6 +85,12 @@ class ARPConfig:
     """Training: largest shift of the scene, as a share of each side of the bounds."""
     augment_rotation: tuple[float, float, float] = (0.0, 0.0, 45.0)
     """Training: largest roll, pitch, yaw of the scene, in degrees."""
+    attention_gain: float = 1.0
+    """Fresh weights: factor on the query and on the key layers of the multi-view transformers. Above 1, attention
+    starts sharper; the released models start at 1."""
+    untrained_language: str = "encoder"
+    """Language tokens where no weights of a text encoder are given: those of a random CLIP text branch ("encoder"), or
+    a random vector for each word, the words repeated to `language_length` ("words"; `models.clip.WordVectors`)."""
 
     def __post_init__(self) -> None:
         for name in _SIZES:
@@ -119,12 +125,16 @@ class ARPConfig:
             raise ConfigError(
                 f"ARPConfig.bounds must hold lower x, y, z and then greater upper x, y, z, got {self.bounds!r}"
             )
-        for name in ("zoom", "render_radius", "heatmap_sigma", "upsample_multiplier"):
+        for name in ("zoom", "render_radius", "heatmap_sigma", "upsample_multiplier", "attention_gain"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"ARPConfig.{name} must be > 0, got {getattr(self, name)!r}")
         for name in ("waypoint_noise", "colour_noise"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"ARPConfig.{name} must be >= 0, got {getattr(self, name)!r}")
+        if self.untrained_language not in ("encoder", "words"):
+            raise ConfigError(
+                f"ARPConfig.untrained_language must be 'encoder' or 'words', got {self.untrained_language!r}"
+            )
         shifts, chances = self.rotation_shifts, self.rotation_shift_probabilities
         if not shifts or len(shifts) != len(chances) or min(chances) < 0 or not abs(sum(chances) - 1) < 1e-6:
             raise ConfigError(
@@ -189,8 +199,12 @@ class ARPConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values; `from_dict` is the inverse."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """Convert to JSON values; `from_dict` is the inverse.
+
+        Of the fields that files once did not have, those at their defaults are left out, so that such files stay equal.
+        """
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {name: value for name, value in values.items() if (name, value) not in _ADDED.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ARPConfig":
@@ -208,6 +222,8 @@ class ARPConfig:
         except TypeError as error:
             raise ConfigError(f"ARPConfig cannot be made from {dict(values)!r}: {error}") from error
 
+
+_ADDED = {"attention_gain": 1.0, "untrained_language": "encoder"}
 
 _SIZES = (
     "image_size",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mnprobe.models.arp.blocks import ConditionedBlock
-from mnprobe.models.arp.mvt import MultiViewTransformer
+from mnprobe.models.arp.mvt import Attention, MultiViewTransformer
 from mnprobe.models.arp.tokens import SinusoidEmbedder
 from mnprobe.models.arp.transformer import ChunkTransformer
 
@@ -16,13 +16,14 @@ _SLOPE = 0.02
 _EMBEDDING_STD = 0.02
 
 
-def init_vision(mvt: MultiViewTransformer, generator: torch.Generator) -> None:
+def init_vision(mvt: MultiViewTransformer, generator: torch.Generator, gain: float = 1.0) -> None:
     """Set the weights of a multi-view transformer.
 
     Patch, state and language projections Kaiming-uniform (leaky slope 0.02), the two width changes Xavier-uniform, all
-    with zero biases; position code N(0, 1); attention and feed-forward layers as PyTorch starts them.
+    with zero biases; position code N(0, 1); attention and feed-forward layers as PyTorch starts them, query and key
+    layers times `gain` (`ARPConfig.attention_gain`).
 
-    Source: specs/arp.md section 4.
+    Source: specs/arp.md section 4 (which has no gain).
     """
     _default(mvt, generator)
     for layer in (mvt.patchify.conv2d, mvt.proprio_preprocess.linear, mvt.lang_preprocess.linear):
@@ -32,6 +33,10 @@ def init_vision(mvt: MultiViewTransformer, generator: torch.Generator) -> None:
         nn.init.xavier_uniform_(linear.weight, generator=generator)
         _zero(linear.bias)
     nn.init.normal_(mvt.pos_encoding, generator=generator)
+    for module in mvt.modules():
+        if isinstance(module, Attention):
+            for weight in (module.to_q.weight, module.to_kv.weight.chunk(2)[0]):  # of to_kv the keys
+                weight.mul_(gain)
 
 
 def init_policy(policy: ChunkTransformer, generator: torch.Generator) -> None:

@@ -112,8 +112,8 @@ class ARP(nn.Module):
         (a norm-capped LAMB never does), the screen-point states do not depend on the image; see
         `ChunkTransformer.zero_gates`.
         """
-        init_vision(self.mvt1, generator)
-        init_vision(self.mvt2, generator)
+        for mvt in (self.mvt1, self.mvt2):
+            init_vision(mvt, generator, self.config.attention_gain)
         init_policy(self.policy, generator)
 
     def zero_gates(self) -> bool:

@@ -6,7 +6,7 @@ from torch import Tensor, cat, nn, zeros
 
 from mnprobe.models.arp.config import ARPConfig
 
-__all__ = ["VIEWS", "MultiViewTransformer"]
+__all__ = ["VIEWS", "Attention", "MultiViewTransformer"]
 
 VIEWS = 3
 """Orthographic views of the cube: from the top, from +x, from +y."""
@@ -112,7 +112,7 @@ class _Layer(nn.ModuleList):
 
     def __init__(self, width: int, heads: int, inner: int, dropout: float) -> None:
         super().__init__(
-            [_PreNorm(width, _Attention(width, heads, inner, dropout)), _PreNorm(width, _GatedFeedForward(width))]
+            [_PreNorm(width, Attention(width, heads, inner, dropout)), _PreNorm(width, _GatedFeedForward(width))]
         )
 
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
@@ -132,7 +132,7 @@ class _PreNorm(nn.Module):
         return out
 
 
-class _Attention(nn.Module):
+class Attention(nn.Module):
     """Self-attention whose heads may have another total width than the stream; keys come before values in `to_kv`."""
 
     def __init__(self, width: int, heads: int, inner: int, dropout: float) -> None:
@@ -143,6 +143,7 @@ class _Attention(nn.Module):
         self.to_out = nn.Linear(inner, width)
 
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        """Each token's mixture of all tokens."""
         q, k, v = (
             part.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
             for part in (self.to_q(x), *self.to_kv(x).chunk(2, dim=-1))

@@ -7,6 +7,8 @@ from mnprobe.models.clip.blocks import MLP, ResidualBlock, SelfAttention, Transf
 from mnprobe.models.clip.language import (
     LanguageConfig,
     LanguageEncoder,
+    PolicyLanguage,
+    WordVectors,
     load_language_encoder,
     random_language_encoder,
 )
@@ -19,11 +21,13 @@ __all__ = [
     "START",
     "LanguageConfig",
     "LanguageEncoder",
+    "PolicyLanguage",
     "ResidualBlock",
     "SelfAttention",
     "TextEncoder",
     "Tokenizer",
     "Transformer",
+    "WordVectors",
     "clean_caption",
     "load_language_encoder",
     "quick_gelu",

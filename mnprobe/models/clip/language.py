@@ -1,4 +1,4 @@
-"""Language tokens for the policy: the text branch of CLIP RN50, frozen."""
+"""Language tokens for the policy: CLIP RN50's text branch, or word vectors; frozen."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,12 +11,19 @@ from torch import Generator, Tensor, nn
 
 from mnprobe.core.errors import CheckpointError, ConfigError
 from mnprobe.core.files import sha256_file
-from mnprobe.core.seeds import check_seed
+from mnprobe.core.seeds import check_seed, derived_seed
 from mnprobe.models.clip.text import TextEncoder
 from mnprobe.models.clip.tokenizer import Tokenizer
 from mnprobe.models.loading import load_into, on_meta, read_state_dict
 
-__all__ = ["LanguageConfig", "LanguageEncoder", "load_language_encoder", "random_language_encoder"]
+__all__ = [
+    "LanguageConfig",
+    "LanguageEncoder",
+    "PolicyLanguage",
+    "WordVectors",
+    "load_language_encoder",
+    "random_language_encoder",
+]
 
 _HEAD = 64  # head size of every published CLIP text encoder
 _BESIDE_TEXT = ("visual.", "logit_scale", "input_resolution", "context_length", "vocab_size")
@@ -71,6 +78,80 @@ class LanguageEncoder(nn.Module):
     def describe(self) -> dict[str, Any]:
         """Describe the encoder, for provenance: configuration, origin, whether the weights were trained."""
         return {"kind": "clip-text", "config": asdict(self.config), **self._origin}
+
+
+class WordVectors(nn.Module):
+    """Instructions -> a fixed random vector for each word, the words repeated up to the policy's length.
+
+    For policies that are trained without a text encoder: `random_language_encoder` mixes words, padding and position
+    into every token, while here each token is one word of CLIP's tokenizer, whatever surrounds it, and there is neither
+    padding nor a start or end token. Vectors have independent N(0, 1) entries that depend on seed and word alone. The
+    policy gives language tokens no position, so that the order of the words is lost: see `check_distinct`. The empty
+    instruction is all zeros, which no other text gives.
+
+    Args:
+        length: tokens per instruction.
+        width: of a token.
+        seed: equal seeds give equal vectors.
+
+    >>> tokens = WordVectors(length=5, width=8)(["push red", ""])
+    >>> bool((tokens[0, 0] == tokens[0, 2]).all()), bool((tokens[0, 0] == tokens[0, 1]).all()), int(tokens[1].any())
+    (True, False, 0)
+    """
+
+    def __init__(self, *, length: int, width: int, seed: int = 0) -> None:
+        super().__init__()
+        for name, value in (("length", length), ("width", width)):
+            if value < 1:
+                raise ConfigError(f"WordVectors.{name} must be at least 1, got {value!r}")
+        self.length, self.width, self.seed = length, width, check_seed(seed, name="language_seed")
+        self._tokenizer = Tokenizer()
+        self._known: dict[int, Tensor] = {}
+
+    def forward(self, instructions: Sequence[str]) -> Float[Tensor, "b l w"]:
+        """Tokens (B, length, width), float32, on the CPU. Raises: ConfigError for more words than `length`."""
+        rows = [torch.zeros(0, self.length, self.width)]
+        for text in instructions:
+            ids = self._tokenizer.encode(text)
+            if len(ids) > self.length:
+                raise ConfigError(
+                    f"{text!r} has {len(ids)} words (pieces of words of CLIP's tokenizer), the policy reads "
+                    f"{self.length}. Train it with a larger language_length, or shorten the instruction"
+                )
+            words = [self._vector(ids[i % len(ids)]) for i in range(self.length)] if ids else [torch.zeros(self.width)]
+            rows.append(torch.stack(words).expand(1, self.length, -1))
+        return torch.cat(rows)
+
+    def check_distinct(self, instructions: Sequence[str]) -> None:
+        """Raise ConfigError for two instructions of the same words: a policy could not tell them apart."""
+        first: dict[tuple[int, ...], tuple[list[int], str]] = {}
+        for text in instructions:
+            ids = self._tokenizer.encode(text)
+            known, other = first.setdefault(tuple(sorted(ids)), (ids, text))
+            if known != ids:
+                raise ConfigError(
+                    f"{other!r} and {text!r} have the same words in another order, which a policy that reads word "
+                    "vectors cannot see. Give --language-weights, or set untrained_language to 'encoder'"
+                )
+
+    def describe(self) -> dict[str, Any]:
+        """Describe the vectors, for provenance."""
+        return {
+            "kind": "word-vectors",
+            "config": {"length": self.length, "width": self.width},
+            "trained": False,
+            "seed": self.seed,
+        }
+
+    def _vector(self, word: int) -> Float[Tensor, " w"]:
+        if word not in self._known:
+            generator = Generator().manual_seed(derived_seed(self.seed, "word", word))
+            self._known[word] = torch.randn(self.width, generator=generator)
+        return self._known[word]
+
+
+PolicyLanguage = LanguageEncoder | WordVectors
+"""What gives a policy its language tokens."""
 
 
 def load_language_encoder(

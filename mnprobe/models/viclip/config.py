@@ -49,6 +49,9 @@ class ViCLIPConfig:
     crop: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     """Crop of a stored image: top, left, bottom, right as shares of its height and width. No crop in the published
     models; small models benefit from cropping static parts."""
+    tubelet: int = 1
+    """Frames that one token spans: the patch convolution covers this many frames and steps by as many. 1 in the
+    published models, where every frame has tokens of its own; must divide `frames`."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -57,6 +60,8 @@ class ViCLIPConfig:
                 raise ConfigError(f"ViCLIPConfig.{field.name} must be a whole number above 0, got {value!r}")
         if self.image_size % self.patch_size:
             raise ConfigError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size})")
+        if self.frames % self.tubelet:
+            raise ConfigError(f"frames ({self.frames}) must be a multiple of tubelet ({self.tubelet})")
         for width, heads in (("width", "heads"), ("text_width", "text_heads")):
             if getattr(self, width) % getattr(self, heads):
                 raise ConfigError(
@@ -102,13 +107,19 @@ class ViCLIPConfig:
         return self.image_size // self.patch_size
 
     @property
+    def instants(self) -> int:
+        """Temporal positions: tokens of one patch along time."""
+        return self.frames // self.tubelet
+
+    @property
     def tokens(self) -> int:
-        """Video tokens without the class token: patches times frames."""
-        return self.grid**2 * self.frames
+        """Video tokens without the class token: patches times temporal positions."""
+        return self.grid**2 * self.instants
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, storable as JSON."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """Fields, storable as JSON; a tubelet of 1 is left out, as in files written before there were others."""
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {name: value for name, value in values.items() if (name, value) != ("tubelet", 1)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ViCLIPConfig":
@@ -138,7 +149,7 @@ class ViCLIPConfig:
                 f"{path}: cannot tell the sizes of a ViCLIP from it: missing, or with a wrong number of axes:"
                 f" {', '.join(bad)}. The file is incomplete, or of another model."
             )
-        width, _, _, patch, _ = state["vision_encoder.conv1.weight"].shape
+        width, _, tubelet, patch, _ = state["vision_encoder.conv1.weight"].shape
         patches = state["vision_encoder.positional_embedding"].shape[0] - 1
         text_context, text_width = state["text_encoder.positional_embedding"].shape
         grid = math.isqrt(max(patches, 0))
@@ -152,7 +163,8 @@ class ViCLIPConfig:
             return cls(
                 image_size=grid * patch,
                 patch_size=patch,
-                frames=state["vision_encoder.temporal_positional_embedding"].shape[1],
+                frames=state["vision_encoder.temporal_positional_embedding"].shape[1] * tubelet,
+                tubelet=tubelet,
                 width=width,
                 layers=_blocks(state, "vision_encoder"),
                 heads=width // _HEAD,

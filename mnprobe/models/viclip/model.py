@@ -65,7 +65,7 @@ class ViCLIP(nn.Module):
 
         Args:
             clip: RGB frames as `preprocess` gives them. T must be `config.frames`, or 1 (also as (B, 3, H, W)), in
-                which case the mean of the temporal positions is used.
+                which case the frame is repeated to fill a tubelet and the mean of the temporal positions is used.
             kept: numbers of the patch tokens to keep, from `draw_mask`; None (the default) keeps all.
             generator: draws the stochastic depth; only needed in training mode with `config.stochastic_depth` > 0.
         Raises:
@@ -125,7 +125,7 @@ class ViCLIP(nn.Module):
         """Copy the model for other input sizes, with position embeddings resized by the rules of the official training.
 
         Args:
-            frames: frames per clip.
+            frames: frames per clip, a multiple of the tubelet.
             image_size: pixels, a multiple of the patch size.
             text_context: ids per text.
         """
@@ -138,7 +138,7 @@ class ViCLIP(nn.Module):
         state = {name: tensor.clone() for name, tensor in self.state_dict().items()}
         video, text = "vision_encoder.", "text_encoder."
         key = video + "temporal_positional_embedding"
-        state[key] = resize_temporal(state[key], config.frames)
+        state[key] = resize_temporal(state[key], config.instants)
         if config.grid != self.config.grid:
             key = video + "positional_embedding"
             state[key] = resize_spatial(state[key], config.grid)

@@ -13,9 +13,12 @@ from mnprobe.core.errors import ConfigError
 __all__ = ["inflate_patch", "resize_spatial", "resize_temporal", "resize_text"]
 
 
-def resize_temporal(embedding: Float[Tensor, "1 f d"], frames: int) -> Float[Tensor, "1 g d"]:
-    """Temporal positions for another number of frames: linear in between for more, the first rows for fewer."""
-    return resize_text(embedding[0], frames)[None]
+def resize_temporal(embedding: Float[Tensor, "1 f d"], instants: int) -> Float[Tensor, "1 g d"]:
+    """Another number of temporal positions (`ViCLIPConfig.instants`, without a tubelet one for each frame).
+
+    Linear in between for more, the first rows for fewer.
+    """
+    return resize_text(embedding[0], instants)[None]
 
 
 def resize_text(embedding: Float[Tensor, "l d"], context: int) -> Float[Tensor, "m d"]:
@@ -43,7 +46,7 @@ def resize_spatial(embedding: Float[Tensor, "n d"], grid: int) -> Float[Tensor, 
 def inflate_patch(
     kernel: Float[Tensor, "d c p p"], time: int, *, rule: Literal["center", "mean"] = "center"
 ) -> Float[Tensor, "d c time p p"]:
-    """A patch kernel of an image model as one over `time` frames, for initialisation from image CLIP.
+    """A patch kernel of an image model as one over `time` frames (`ViCLIPConfig.tubelet`), to start from image CLIP.
 
     "center" puts it into the middle step and zeros elsewhere; "mean" puts kernel / time everywhere.
     """

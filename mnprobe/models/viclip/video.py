@@ -20,7 +20,8 @@ class VideoEncoder(nn.Module):
 
     Patches of each frame, plus a spatial and a temporal position; one class token per clip, which gets row 0 of the
     spatial positions and no temporal one; token 1 + p * T + t is patch p (row-major) of frame t; full space-time
-    attention; `ln_post` of the class token times `proj` is u.
+    attention; `ln_post` of the class token times `proj` is u. With `config.tubelet` k > 1 (no published model), a token
+    spans a patch of k successive frames, and T and t count groups of k frames.
 
     Source: the released ViCLIP as measured (arXiv 2307.06942, section 4).
     """
@@ -28,11 +29,11 @@ class VideoEncoder(nn.Module):
     def __init__(self, config: ViCLIPConfig) -> None:
         super().__init__()
         self.config = config
-        width, patch = config.width, config.patch_size
-        self.conv1 = nn.Conv3d(3, width, kernel_size=(1, patch, patch), stride=(1, patch, patch), bias=False)
+        width, block = config.width, (config.tubelet, config.patch_size, config.patch_size)
+        self.conv1 = nn.Conv3d(3, width, kernel_size=block, stride=block, bias=False)
         self.class_embedding = nn.Parameter(torch.empty(width))
         self.positional_embedding = nn.Parameter(torch.empty(1 + config.grid**2, width))
-        self.temporal_positional_embedding = nn.Parameter(torch.empty(1, config.frames, width))
+        self.temporal_positional_embedding = nn.Parameter(torch.empty(1, config.instants, width))
         self.ln_pre = nn.LayerNorm(width)
         self.transformer = Transformer(width, config.layers, config.heads, stochastic_depth=config.stochastic_depth)
         self.ln_post = nn.LayerNorm(width)
@@ -64,17 +65,25 @@ class VideoEncoder(nn.Module):
         """Class vector -> u."""
         return vector @ self.proj
 
-    def patches(self, clip: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b d t gh gw"]:
-        """The patch convolution alone; its kernel spans one frame, so that it runs frame by frame."""
-        weight = self.conv1.weight[:, :, 0]
-        flat = F.conv2d(clip.flatten(0, 1).to(weight.dtype), weight, stride=self.config.patch_size)
-        return flat.view(*clip.shape[:2], *flat.shape[1:]).transpose(1, 2)
+    def patches(self, clip: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b d i gh gw"]:
+        """The patch convolution alone, i being the temporal positions: frames over `config.tubelet`.
+
+        Its kernel steps by its own length, so that it runs as a 2-D convolution on groups of frames. A single frame is
+        repeated to fill a group.
+        """
+        span = self.config.tubelet
+        if clip.shape[1] == 1:
+            clip = clip.expand(-1, span, -1, -1, -1)
+        groups = clip.reshape(-1, span * clip.shape[2], *clip.shape[3:])  # channels of a group: frame, then colour
+        weight = self.conv1.weight.transpose(1, 2).flatten(1, 2)
+        flat = F.conv2d(groups.to(weight.dtype), weight, stride=self.config.patch_size)
+        return flat.view(len(clip), -1, *flat.shape[1:]).transpose(1, 2)
 
     def tokens(self, clip: Float[Tensor, "b t 3 h w"], *, kept: Tensor | None = None) -> Float[Tensor, "b n d"]:
         """Class token and patch tokens with their positions, before the first layer norm."""
         self._check(clip)
         x = self.patches(clip).flatten(3).permute(0, 3, 2, 1)  # (B, patches, T, D)
-        x = x + self.positional_embedding[1:, None] + self._temporal(clip.shape[1])
+        x = x + self.positional_embedding[1:, None] + self._temporal(single=clip.shape[1] == 1)
         first = (self.class_embedding + self.positional_embedding[0]).to(x.dtype)
         x = torch.cat([first.expand(len(x), 1, -1), x.flatten(1, 2)], dim=1)
         return x if kept is None else keep_tokens(x, kept)
@@ -85,8 +94,8 @@ class VideoEncoder(nn.Module):
         (The official training starts from image CLIP with temporal positions of zero; from scratch, frames would
         then be indistinguishable.)
         """
-        width, patch = self.config.width, self.config.patch_size
-        nn.init.normal_(self.conv1.weight, std=(3 * patch * patch) ** -0.5, generator=generator)
+        width = self.config.width
+        nn.init.normal_(self.conv1.weight, std=self.conv1.weight[0].numel() ** -0.5, generator=generator)
         for parameter in (
             self.class_embedding,
             self.positional_embedding,
@@ -98,9 +107,9 @@ class VideoEncoder(nn.Module):
         self.ln_pre.reset_parameters()
         self.ln_post.reset_parameters()
 
-    def _temporal(self, frames: int) -> Tensor:
+    def _temporal(self, *, single: bool) -> Tensor:
         embedding = self.temporal_positional_embedding[0]
-        return embedding.mean(dim=0, keepdim=True) if frames == 1 else embedding  # one frame: mean temporal position
+        return embedding.mean(dim=0, keepdim=True) if single else embedding  # one frame: mean temporal position
 
     def _check(self, clip: Tensor) -> None:
         _, frames, _, height, width = clip.shape

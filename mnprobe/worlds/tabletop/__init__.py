@@ -14,6 +14,6 @@ with with_variables(MUJOCO_GL="disable"):
 from mnprobe.worlds.tabletop.base import Task, TaskScene
 from mnprobe.worlds.tabletop.palette import PALETTE
 from mnprobe.worlds.tabletop.tabletop import Tabletop
-from mnprobe.worlds.tabletop.tasks import TASKS
+from mnprobe.worlds.tabletop.tasks import SUITES, TASKS
 
-__all__ = ["PALETTE", "TASKS", "Tabletop", "Task", "TaskScene"]
+__all__ = ["PALETTE", "SUITES", "TASKS", "Tabletop", "Task", "TaskScene"]

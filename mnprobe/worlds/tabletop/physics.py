@@ -5,7 +5,7 @@ rest, and 0.25 s for the fingers if they change. States are stored 20 times a se
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -91,6 +91,7 @@ class Simulation:
         self._mocap = int(self.model.body("mocap").mocapid[0])
         self._fingers = int(self.model.actuator(ACTUATOR).id)
         self._colours: NDArray[np.float32] | None = None
+        self._chosen: dict[tuple[str, ...], NDArray[np.int64]] = {}
         self.data.ctrl[self._fingers] = OPEN
         self.data.qpos[7:9] = OPEN
         mujoco.mj_forward(self.model, self.data)
@@ -100,6 +101,13 @@ class Simulation:
     def position(self, body: str) -> NDArray[np.float64]:
         """(3,) world position of a body's origin, metres."""
         return np.array(self.data.xpos[self._body(body)])
+
+    def positions(self, bodies: Sequence[str]) -> NDArray[np.float64]:
+        """(n, 3) world positions of several bodies, metres."""
+        chosen = tuple(bodies)
+        if chosen not in self._chosen:
+            self._chosen[chosen] = np.array([self._body(body) for body in chosen])
+        return np.array(self.data.xpos[self._chosen[chosen]])
 
     def rotation(self, body: str) -> NDArray[np.float64]:
         """(3, 3) orientation of a body in the world."""

@@ -18,7 +18,7 @@ from mnprobe.worlds.tabletop.frames import Renderer, Studio
 from mnprobe.worlds.tabletop.physics import FRAME_SECONDS, Instant, Simulation, settle
 from mnprobe.worlds.tabletop.rays import RayRenderer
 from mnprobe.worlds.tabletop.scene import SCENE_BOUNDS, compose
-from mnprobe.worlds.tabletop.tasks import TASKS
+from mnprobe.worlds.tabletop.tasks import SUITES, TASKS
 
 __all__ = ["GENERATOR", "Tabletop"]
 
@@ -74,7 +74,11 @@ class Tabletop:
     def tasks(self) -> Mapping[str, TaskInfo]:
         """The tasks, by name."""
         if self._infos is None:
-            self._infos = {name: TaskInfo(name=name, variations=task.variations) for name, task in TASKS.items()}
+            suites = {task: suite for suite, tasks in SUITES.items() for task in tasks}
+            self._infos = {
+                name: TaskInfo(name=name, variations=task.variations, suite=suites.get(name, ""))
+                for name, task in TASKS.items()
+            }
         return self._infos
 
     @property

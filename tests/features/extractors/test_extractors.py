@@ -24,7 +24,8 @@ from mnprobe.features.inputs import (
     read_clip,
 )
 from mnprobe.models.arp import ARP, ARPConfig, FrameArrays, Target, load_arp, observation_from_frames, save_arp
-from mnprobe.models.clip import LanguageConfig
+from mnprobe.models.clip import LanguageConfig, WordVectors
+from mnprobe.models.untrained import untrained_arp, untrained_viclip
 from mnprobe.models.viclip import ViCLIP, ViCLIPConfig, preprocess, recognise
 
 SEEN = {"camera": "front", "frames_rule": "middle"}
@@ -92,6 +93,22 @@ def test_viclip_features_are_those_of_the_model_called_by_hand(dataset, viclip_m
     assert repeated == [int(len(episode) < 8) for episode in dataset]
     assert sum(repeated) == 1
     assert extractor.describe()["image_size"] == 64
+
+
+def test_tubelets_and_their_crop_reach_features_and_recognition(dataset):
+    """The checkpoint's own settings decide what is cut out, how many frames are read, and what a token spans."""
+    sizes = replace(ViCLIPConfig.tiny(), frames=8, tubelet=4, image_size=48, crop=(0.5, 0.11, 0.94, 0.89))
+    spec = ExtractorSpec(config=sizes.to_dict(), layers=("u",), options=SEEN, candidates=("lift", "tap"))
+    extractor = ViCLIPExtractor.build(spec)
+    found = run(extractor, dataset[:2])
+    clips = torch.stack([preprocess(slow_clip(episode), size=48, crop=sizes.crop) for episode in dataset[:2]])
+    model = untrained_viclip(sizes, 0)
+    recognised = recognise(model, clips, ("lift", "tap")).labels[:, 0]
+    for i, episode in enumerate(found):
+        with torch.no_grad():
+            expected = model.encode_video(clips[i : i + 1])
+        np.testing.assert_allclose(episode.layers["u"].values, expected, rtol=1e-5, atol=1e-6)
+        assert episode.prediction == ("lift", "tap")[recognised[i]]
 
 
 def test_viclip_recognition_does_not_need_u_among_the_layers(dataset):
@@ -282,6 +299,33 @@ def test_a_blank_instruction_is_the_empty_text_for_all(dataset, arp_model):
     joined = np.concatenate([states["e"] for states in by_hand])
     np.testing.assert_allclose(found[0].layers["e"].values, joined, rtol=1e-3, atol=1e-4)
     assert not np.allclose(found[0].layers["e"].values, told[0].layers["e"].values, atol=1e-5)
+
+
+def test_word_vectors_tell_the_policy_its_instruction_and_blank_is_zeros(dataset, tmp_path):
+    config = replace(ARPConfig.tiny(), language_length=24, untrained_language="words", attention_gain=1.7)
+    policy = untrained_arp(config, 3)
+    path = tmp_path / "step_00000000.safetensors"
+    language = language_encoder_for(config, weights=None, seed=5)
+    save_arp(path, policy, step=0, extra={"language": json.dumps(language.describe())})
+    assert load_arp(path).config == config
+    options = TOLD | {"language_seed": 5}
+    extractors = [
+        ARPExtractor.build(ExtractorSpec(checkpoint=path, options=options | {"blank_instruction": blank}))
+        for blank in (False, True)
+    ]
+    assert extractors[0].describe()["language"]["kind"] == "word-vectors"
+    told, blank = (run(extractor, dataset[:2]) for extractor in extractors)
+    assert not np.allclose(told[0].layers["e"].values, blank[0].layers["e"].values, atol=1e-5)
+    for episode, found, unseen in zip(dataset[:2], told, blank, strict=True):
+        step = next(iter(episode.steps()))
+        frame = arrays_of_frame(episode.frame(step.observed), config.cameras)
+        observation = observation_from_frames(
+            [frame], WordVectors(length=24, width=64, seed=5)([episode.instruction]), stride=config.point_stride
+        )
+        expected = load_arp(path).act(observation).hidden["e"][0]
+        np.testing.assert_allclose(found.layers["e"].values[:5], expected, rtol=1e-3, atol=1e-4)
+        zeros = load_arp(path).act(observation.with_language(torch.zeros(1, 24, 64))).hidden["e"][0]
+        np.testing.assert_allclose(unseen.layers["e"].values[:5], zeros, rtol=1e-3, atol=1e-4)
 
 
 def test_arp_takes_episodes_of_different_image_size(tmp_path, write_demo):

@@ -23,6 +23,15 @@ def test_configurations_survive_json(preset):
     hash(config)
 
 
+@pytest.mark.parametrize("changes", [{"attention_gain": 1.7}, {"untrained_language": "words"}])
+def test_settings_that_files_did_not_have_are_stored_where_they_are_used(changes):
+    plain = ARPConfig.tiny()
+    changed = dataclasses.replace(plain, **changes)
+    assert changed.to_dict() == plain.to_dict() | changes
+    assert not changes.keys() & plain.to_dict().keys()
+    assert ARPConfig.from_dict(json.loads(json.dumps(changed.to_dict()))) == changed
+
+
 def test_whole_numbers_stand_for_real_ones_in_json():
     config = ARPConfig.from_dict({"zoom": 4, "bounds": [0, 0, 0, 1, 1, 1]})
     assert isinstance(config.zoom, float)
@@ -48,6 +57,8 @@ def test_whole_numbers_stand_for_real_ones_in_json():
         ({"waypoint_noise": -0.1}, "waypoint_noise must be >= 0, got -0.1"),
         ({"cameras": ("front", "front")}, "each once"),
         ({"rotation_shift_probabilities": (0.5, 0.5)}, "a chance, with sum 1"),
+        ({"attention_gain": 0.0}, "attention_gain must be > 0, got 0.0"),
+        ({"untrained_language": "word"}, "must be 'encoder' or 'words', got 'word'"),
     ],
 )
 def test_impossible_settings_are_refused_with_their_value(change, message):

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import torch
 from torch import nn
 
 from mnprobe.models.arp.config import ARPConfig
+from mnprobe.models.arp.model import ARP
 from mnprobe.models.arp.mvt import MultiViewTransformer
 
 
@@ -70,3 +73,19 @@ def test_sizes_are_free():
     )
     out = MultiViewTransformer(config)(torch.rand(2, 3, 10, 24, 24), torch.rand(2, 4), torch.rand(2, 5, 9))
     assert out.shape == (2, 3, 16, 6, 6)
+
+
+def test_the_attention_gain_scales_queries_and_keys_of_fresh_weights_alone():
+    plain, sharp = ARP(ARPConfig.tiny()), ARP(replace(ARPConfig.tiny(), attention_gain=1.7))
+    for policy in (plain, sharp):
+        policy.init_weights(torch.Generator().manual_seed(0))
+    scaled = 0
+    for (name, before), after in zip(plain.named_parameters(), sharp.parameters(), strict=True):
+        factor = torch.ones(len(before))
+        if ".to_q." in name:
+            factor[:] = 1.7
+        elif ".to_kv." in name:
+            factor[: len(before) // 2] = 1.7
+        assert torch.equal(after, before * factor.view(-1, *[1] * (before.ndim - 1))), name
+        scaled += int(bool((factor != 1).any()))
+    assert scaled == 2 * 2 * ARPConfig.tiny().vision_depth

@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from mnprobe.core.errors import CheckpointError, ConfigError
-from mnprobe.models.clip import LanguageConfig, Tokenizer, load_language_encoder, random_language_encoder
+from mnprobe.models.clip import (
+    LanguageConfig,
+    Tokenizer,
+    WordVectors,
+    load_language_encoder,
+    random_language_encoder,
+)
 from mnprobe.models.loading import read_state_dict
 
 SMALL = LanguageConfig(context=12, width=64, layers=2, heads=1, embed_dim=8)
@@ -65,9 +71,55 @@ def test_the_random_encoder_follows_its_seed_and_says_it_is_not_trained():
     assert first.describe() == {"kind": "clip-text", "trained": False, "seed": 3, "config": first.describe()["config"]}
 
 
+def test_words_are_repeated_to_the_length_without_padding():
+    vectors = WordVectors(length=7, width=16, seed=2)
+    tokens = vectors(["push the red puck", "lift the red puck", "push"])
+    assert (tokens.shape, tokens.dtype, tokens.requires_grad) == ((3, 7, 16), torch.float32, False)
+    push, the, red, puck = tokens[0, :4]
+    assert torch.equal(tokens[0], torch.stack([push, the, red, puck, push, the, red]))
+    assert torch.equal(tokens[1, 1:4], tokens[0, 1:4])  # the same words, the same vectors
+    assert torch.equal(tokens[2], push.expand(7, -1))
+    assert len({tuple(row.tolist()) for row in tokens[:2].flatten(0, 1)}) == 5
+    assert torch.equal(vectors(["  Push the RED\tpuck "])[0], tokens[0])
+    assert vectors([]).shape == (0, 7, 16)
+
+
+def test_the_empty_instruction_is_zeros_and_no_other_is():
+    vectors = WordVectors(length=4, width=8)
+    assert not vectors([""]).any()
+    assert bool((vectors(["push", "."]).norm(dim=2) > 0).all())
+
+
+def test_word_vectors_follow_seed_and_word_alone():
+    one, other = WordVectors(length=3, width=64, seed=5), WordVectors(length=6, width=64, seed=5)
+    assert torch.equal(one(["red blue"])[0, 0], other(["lift red"])[0, 1])
+    assert not torch.equal(one(["red"]), WordVectors(length=3, width=64, seed=6)(["red"]))
+    many = WordVectors(length=20, width=2000)([" ".join("abcdefghijklmnopqrst")])
+    assert abs(float(many.mean())) < 0.02
+    assert abs(float(many.std()) - 1) < 0.02
+    assert one.describe() == {
+        "kind": "word-vectors",
+        "config": {"length": 3, "width": 64},
+        "trained": False,
+        "seed": 5,
+    }
+
+
+def test_word_vectors_refuse_what_they_would_confuse():
+    vectors = WordVectors(length=9, width=8)
+    with pytest.raises(ConfigError, match=r"has 10 words .* the policy reads 9"):
+        vectors(["a b c d e f g h i j"])
+    vectors.check_distinct(["put red on blue", "put red on green", "Put red on blue", "put red"])
+    with pytest.raises(ConfigError, match="'put red on blue' and 'put blue on red' have the same words"):
+        vectors.check_distinct(["put red on blue", "lift red", "put blue on red"])
+    with pytest.raises(ConfigError, match=r"WordVectors\.length must be at least 1, got 0"):
+        WordVectors(length=0, width=8)
+
+
 def test_making_one_leaves_the_global_random_state_alone():
     before = torch.get_rng_state()
     random_language_encoder(SMALL)
+    WordVectors(length=3, width=4)(["push"])
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -61,9 +61,9 @@ def test_the_tiny_preset_is_small_and_speaks_the_full_vocabulary():
     assert sum(p.numel() for p in empty(tiny).parameters()) < 5_000_000
 
 
-@pytest.mark.parametrize("field", ViCLIPConfig.tiny().to_dict())
+@pytest.mark.parametrize("field", [*ViCLIPConfig.tiny().to_dict(), "tubelet"])
 def test_a_dictionary_keeps_every_field(field):
-    others = {"stochastic_depth": 0.25, "crop": (0.25, 0.0, 1.0, 0.5)}
+    others = {"tubelet": 2, "stochastic_depth": 0.25, "crop": (0.25, 0.0, 1.0, 0.5)}
     value = others[field] if field in others else 2 * ViCLIPConfig.tiny().to_dict()[field]
     changed = replace(ViCLIPConfig.tiny(), **({"image_size": 128} if field == "patch_size" else {}), **{field: value})
     assert changed != ViCLIPConfig.tiny()
@@ -71,7 +71,7 @@ def test_a_dictionary_keeps_every_field(field):
 
 
 @pytest.mark.parametrize(
-    "field", [name for name in ViCLIPConfig.tiny().to_dict() if "heads" not in name and name != "crop"]
+    "field", [*(name for name in ViCLIPConfig.tiny().to_dict() if "heads" not in name and name != "crop"), "tubelet"]
 )
 def test_every_size_reaches_the_model(field):
     tiny = replace(ViCLIPConfig.tiny(), image_size=128)
@@ -82,6 +82,21 @@ def test_every_size_reaches_the_model(field):
         assert drops == pytest.approx([0, 0.1, 0.2])
     else:
         assert shapes_of(empty(replace(tiny, **{field: 2 * getattr(tiny, field)}))) != shapes_of(empty(tiny))
+
+
+def test_files_of_one_frame_a_token_stay_as_they_were():
+    assert "tubelet" not in ViCLIPConfig.b16().to_dict()
+    assert replace(ViCLIPConfig.b16(), tubelet=4).to_dict()["tubelet"] == 4
+
+
+@pytest.mark.parametrize(("tubelet", "instants"), [(1, 8), (2, 4), (8, 1)])
+def test_tubelets_are_read_off_the_tensors(tubelet, instants):
+    config = replace(ViCLIPConfig.b16(), tubelet=tubelet)
+    state = empty(config).state_dict()
+    assert state["vision_encoder.conv1.weight"].shape == (768, 3, tubelet, 16, 16)
+    assert state["vision_encoder.temporal_positional_embedding"].shape == (1, instants, 768)
+    assert ViCLIPConfig.from_state_dict(state) == config
+    assert (config.instants, config.tokens) == (instants, 196 * instants)
 
 
 def test_heads_reach_the_model():
@@ -98,6 +113,8 @@ def test_heads_reach_the_model():
         ({"image_size": 60}, r"image_size \(60\) must be a multiple of patch_size \(16\)"),
         ({"heads": 5}, r"width \(96\) must be a multiple of heads \(5\)"),
         ({"text_heads": 3}, r"text_width \(64\) must be a multiple of text_heads \(3\)"),
+        ({"tubelet": 3}, r"frames \(4\) must be a multiple of tubelet \(3\)"),
+        ({"tubelet": 0}, "tubelet must be a whole number above 0, got 0"),
         ({"stochastic_depth": 1.0}, r"must lie in \[0, 1\), got 1.0"),
         ({"stochastic_depth": float("nan")}, "got nan"),
         ({"crop": (0.5, 0.0, 0.5, 1.0)}, "crop must be top < bottom"),

@@ -1,5 +1,7 @@
 """load_viclip: each form of file that is in circulation, and one clear error for each bad one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -43,6 +45,22 @@ def test_our_own_checkpoint_brings_its_configuration(tmp_path, config, folder):
     assert model.config == config
     assert same(model, weights)
     assert model.temp.item() == pytest.approx(0.043)
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_tubelets_survive_a_file(tmp_path, small, ours):
+    model = ViCLIP(replace(small, frames=8, tubelet=4), generator=torch.Generator().manual_seed(6)).eval()
+    if ours:
+        save_checkpoint(tmp_path / "w", model.state_dict(), model="viclip", config=model.config.to_dict(), step=3)
+    else:
+        torch.save(model.state_dict(), tmp_path / "w")  # sizes read off the tensors
+    loaded = load_viclip(tmp_path / "w")
+    assert loaded.config == model.config
+    clip = torch.randn(2, 8, 3, 32, 32, generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        assert torch.equal(loaded.encode_video(clip), model.encode_video(clip))
+    with pytest.raises(CheckpointError, match="another configuration" if ours else "wrong shape"):
+        load_viclip(tmp_path / "w", replace(small, frames=8))
 
 
 def test_a_loaded_model_owns_its_weights(tmp_path, state):

@@ -1,5 +1,7 @@
 """The model's laws: fresh weights from a generator, input checks, masking, layers by name, resizing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -95,6 +97,72 @@ def test_the_order_of_kept_tokens_does_not_change_u(fresh, clip):
 def test_kept_tokens_outside_of_the_clip_are_an_error(fresh, clip):
     with pytest.raises(ConfigError, match=r"must lie in 0\.\.7.*got 0\.\.8"):
         fresh.encode_video(clip, kept=torch.tensor([[0, 8]]).expand(3, -1))
+
+
+@pytest.fixture(scope="module")
+def tubelets(small):
+    """A model of six frames in tubelets of three."""
+    return ViCLIP(replace(small, frames=6, tubelet=3), generator=torch.Generator().manual_seed(3)).eval().double()
+
+
+def test_a_tubelet_sums_what_kernels_of_one_frame_see(tubelets, small):
+    """Oracle: one model of single frames for each slice of the kernel; their patches are summed over each group."""
+    clip = torch.randn(2, 6, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    kernel = tubelets.vision_encoder.conv1.weight
+    expected = torch.zeros(2, 64, 2, 2, 2, dtype=torch.float64)
+    with torch.no_grad():
+        for offset in range(3):
+            single = ViCLIP(small).double().vision_encoder
+            single.conv1.weight.copy_(kernel[:, :, offset : offset + 1])
+            expected += single.patches(clip[:, offset::3])
+        torch.testing.assert_close(tubelets.vision_encoder.patches(clip), expected)
+        torch.testing.assert_close(tubelets.vision_encoder.conv1(clip.transpose(1, 2)), expected)
+        tokens = tubelets.vision_encoder.tokens(clip)
+    assert tokens.shape == (2, 1 + tubelets.config.tokens, 64)
+    encoder = tubelets.vision_encoder
+    third = expected[1, :, 1, 1, 0] + encoder.positional_embedding[3] + encoder.temporal_positional_embedding[0, 1]
+    torch.testing.assert_close(tokens[1, 1 + 2 * 2 + 1], third)  # patch 2 (second row, first column), second group
+
+
+def test_a_single_frame_fills_a_tubelet(tubelets):
+    frame = torch.randn(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    encoder = tubelets.vision_encoder
+    with torch.no_grad():
+        repeated = encoder.patches(frame[:, None].expand(-1, 3, -1, -1, -1).contiguous())
+        torch.testing.assert_close(encoder.patches(frame[:, None]), repeated)
+        expected = repeated[0, :, 0, 0, 0] + encoder.positional_embedding[1]
+        expected = expected + encoder.temporal_positional_embedding[0].mean(dim=0)
+        torch.testing.assert_close(encoder.tokens(frame[:, None])[0, 1], expected)
+        assert torch.equal(tubelets.encode_video(frame), tubelets.encode_video(frame[:, None]))
+
+
+def test_every_part_of_a_tubelet_learns(tubelets):
+    clip = torch.randn(1, 6, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    tubelets.zero_grad()
+    tubelets.encode_video(clip).square().sum().backward()
+    gradient = tubelets.vision_encoder.conv1.weight.grad
+    assert bool((gradient.abs().sum(dim=(0, 1, 3, 4)) > 0).all())
+
+
+def test_masks_count_tubelets(tubelets):
+    clip = torch.randn(1, 6, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    everything = torch.arange(8)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(tubelets.encode_video(clip, kept=everything), tubelets.encode_video(clip))
+        with pytest.raises(ConfigError, match=r"must lie in 0\.\.7"):
+            tubelets.encode_video(clip, kept=everything + 1)
+
+
+def test_tubelets_resize_in_whole_groups(tubelets):
+    longer = tubelets.resized(frames=12)
+    assert longer.vision_encoder.temporal_positional_embedding.shape == (1, 4, 64)
+    rows = tubelets.vision_encoder.temporal_positional_embedding
+    torch.testing.assert_close(longer.vision_encoder.temporal_positional_embedding, resize_temporal(rows, 4))
+    assert torch.equal(longer.vision_encoder.conv1.weight, tubelets.vision_encoder.conv1.weight)
+    shorter = tubelets.resized(frames=3).vision_encoder.temporal_positional_embedding
+    assert torch.equal(shorter, rows[:, :1])
+    with pytest.raises(ConfigError, match=r"frames \(8\) must be a multiple of tubelet \(3\)"):
+        tubelets.resized(frames=8)
 
 
 @pytest.mark.parametrize(("tokens", "kept"), [(1568, 157), (2048, 205), (72, 8)])

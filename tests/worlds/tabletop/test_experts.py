@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from mnprobe.worlds import MAX_STEPS, make_world
-from mnprobe.worlds.tabletop.tasks import TASKS
+from mnprobe.worlds import MAX_STEPS, default_tasks, make_world
+from mnprobe.worlds.tabletop.tasks import SUITES, TASKS
 
 ALL = sorted(TASKS)
 SEEDS = 5
@@ -21,7 +21,7 @@ CHOICES = {
     "slide_block_to_color_target": "target_",
     "stack_blocks": "block_",
     "stack_cups": "cup_",
-}
+} | dict.fromkeys(SUITES["goal"], "puck_")
 
 
 def build(task, variation, seed):
@@ -29,8 +29,14 @@ def build(task, variation, seed):
 
 
 def test_there_are_fourteen_tasks_and_at_least_54_instructions():
-    assert len(ALL) >= 14
-    assert sum(TASKS[task].variations for task in ALL) >= 54
+    tasks = default_tasks(make_world("tabletop"))
+    assert len(tasks) >= 14
+    assert sum(TASKS[task].variations for task in tasks) >= 54
+
+
+def test_the_tasks_of_a_suite_are_no_part_of_the_default():
+    assert sorted([*default_tasks(make_world("tabletop")), *SUITES["goal"]]) == ALL
+    assert sum(TASKS[task].variations for task in SUITES["goal"]) == 36
 
 
 @pytest.mark.parametrize("task", ALL)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from mnprobe.core.registry import import_object, unknown_name
 from mnprobe.worlds.tabletop.base import Task
 
-__all__ = ["TASKS"]
+__all__ = ["SUITES", "TASKS"]
 
 
 class _Tasks(Mapping[str, type[Task]]):
@@ -37,3 +37,8 @@ class _Tasks(Mapping[str, type[Task]]):
 
 TASKS = _Tasks()
 """Task name -> class."""
+
+SUITES: Mapping[str, tuple[str, ...]] = {
+    "goal": ("lift_puck", "push_puck_away", "push_puck_left", "push_puck_near", "push_puck_right", "tap_puck"),
+}
+"""Suite name -> its tasks, which are played only where they or the suite are named; all other tasks are the default."""
