@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mnprobe.cli import options as opt
-from mnprobe.cli.console import print_run
+from mnprobe.cli.console import print_note, print_run
+
+if TYPE_CHECKING:
+    from mnprobe.features.extraction import Extracted
 
 __all__ = ["rollout"]
 
@@ -78,6 +81,13 @@ def rollout(
     image_size: opt.ImageSizeOption = None,
     option: opt.WorldOption = None,
     film: Annotated[int, typer.Option(help="Number of episodes per task of which to make a GIF.")] = 0,
+    features: Annotated[
+        bool,
+        typer.Option(
+            "--features",
+            help="Also write e of the episodes, with and without the instruction, as extract --source rollouts does.",
+        ),
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Output folder instead of the run's rollouts.")] = None,
     as_json: opt.JsonOption = False,
     quiet: opt.QuietOption = False,
@@ -85,9 +95,10 @@ def rollout(
     """Roll out a policy in a world; write episodes with outcomes like demonstrations; tabulate success per task.
 
     An interrupted command resumes when run again. Episodes are written to rollouts/<model>/step_<number>/ of the run;
-    mnprobe extract --source rollouts extracts their features. Success per task, with Wilson's 95 % intervals, is
-    printed and written to results/success.csv of the run. With --step half, more --episodes are played where a policy
-    succeeds in about half of them; results/half_success.csv holds that choice.
+    mnprobe extract --source rollouts extracts their features; --features keeps those of ARP while it plays, and extract
+    then makes the others. Success per task, with Wilson's 95 % intervals, is printed and written to results/success.csv
+    of the run. With --step half, more --episodes are played where a policy succeeds in about half of them;
+    results/half_success.csv holds that choice.
 
     Example: mnprobe rollout --run runs/first --policy expert --task open_drawer --episodes 5
     """
@@ -121,6 +132,11 @@ def rollout(
     run_dir = None if out is not None else resolve_run(run)
     root = run_dir.rollouts if run_dir is not None else out or Path()
     print_run(run_dir, quiet=quiet, as_json=as_json)
+    if features and (run_dir is None or policy != "arp" or blank_instruction):
+        raise ConfigError(
+            "--features is for the ARP checkpoints of a run, told their instructions: leave out --out, --policy and "
+            "--blank-instruction, or leave out --features"
+        )
     played = []
     query = CheckpointQuery(
         purpose="play",
@@ -132,7 +148,14 @@ def rollout(
         half=half,
         options={"blank_instruction": blank_instruction},
     )
-    for player in select_checkpoints(run_dir, query):
+    players = [(one, root / one.name / step_name(one.step)) for one in select_checkpoints(run_dir, query)]
+    stores, extracted = None, list["Extracted"]()
+    if features and run_dir is not None:
+        from mnprobe.features.played import PlayedFeatures
+
+        stores = PlayedFeatures(run_dir, policy_options, note=print_note(quiet))
+        stores.check(players)
+    for player, folder in players:
         config = RolloutConfig(
             world=world,
             world_options=world_options,
@@ -143,14 +166,16 @@ def rollout(
             max_steps=max_steps,
         )
         written = play_episodes(
-            root / player.name / step_name(player.step),
+            folder,
             config,
             plan,
             films=film,
             workers=default_workers() if workers is None else workers,
             quiet=quiet,
+            trace=() if stores is None else stores.layers,
         )
         played.append((player, written))
+        extracted += [] if stores is None else stores.write(folder, quiet=quiet)
     table_path = run_dir.results("success") if run_dir is not None else root / "success.csv"
     with in_turn((run_dir.path if run_dir is not None else root) / ".success.lock"):  # the last of several contains all
         matches = find_rollouts(root)
@@ -163,6 +188,7 @@ def rollout(
             "episodes": episodes,
             "from_demos": from_demos,
         }
+        settings |= {"features": True} if features else {}
         lists = {"tasks": list(plan.tasks), "variations": list(plan.variations)}
         run_dir.record("rollout", {key: str(v) if isinstance(v, Path) else v for key, v in settings.items()} | lists)
     mine = {(player.name, player.step) for player, _ in played}
@@ -181,7 +207,9 @@ def rollout(
             for player, written in played
         ]
         rows = json.loads(table.to_json(orient="records"))
-        typer.echo(json.dumps({"rollouts": entries, "table": str(table_path), "success": rows}, indent=2))
+        said = {"rollouts": entries, "table": str(table_path), "success": rows}
+        said |= {"features": [entry.to_dict() for entry in extracted]} if features else {}
+        typer.echo(json.dumps(said, indent=2))
         return
     for _, written in played:
         typer.echo(f"{written.folder}: {len(written.outcomes)} episodes ({written.played} played now)")
@@ -194,6 +222,8 @@ def rollout(
             typer.echo(f"note: {ids[0]}{others}: {note}")
         for path in written.films:
             typer.echo(f"wrote {path}")
+    for entry in extracted:
+        typer.echo(f"{entry.status} {entry.path}: {entry.episodes} episodes, {', '.join(entry.layers)}")
     typer.echo(f"\n{format_success(table)}\n\nwrote {table_path}")
 
 

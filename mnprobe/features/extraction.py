@@ -18,12 +18,12 @@ from mnprobe.core.files import sha256_file
 from mnprobe.core.job import JobRecord
 from mnprobe.core.names import FeatureId, Source
 from mnprobe.core.progress import progress
-from mnprobe.core.provenance import canonical_json, config_hash, versions
+from mnprobe.core.provenance import canonical_json, config_hash
 from mnprobe.core.registry import merge_settings, unknown_name
 from mnprobe.core.rundir import RunDir, resolve_run
 from mnprobe.core.runtime import Team, join_team, prefetch, resolve_device
 from mnprobe.core.seeds import check_seed
-from mnprobe.data import Dataset, Episode, open_dataset
+from mnprobe.data import OUTCOMES_FILE, Dataset, Episode, open_dataset
 from mnprobe.data.dataset import Flip
 from mnprobe.data.episode import DECISIONS
 from mnprobe.features.extractors.base import (
@@ -35,6 +35,7 @@ from mnprobe.features.extractors.base import (
     check_computation,
     check_one_size,
     complete_options,
+    computation_of,
     stored_layers,
 )
 from mnprobe.features.row_check import check_rows
@@ -55,6 +56,8 @@ __all__ = [
     "ModuleExtraction",
     "check_target",
     "extract",
+    "extracted",
+    "played_jobs",
     "run_job",
     "separate_broken",
 ]
@@ -62,6 +65,8 @@ __all__ = [
 Status = Literal["written", "kept"]
 Note = Callable[[str], None]
 _KEPT, _TODO, _FAILED = 0, 1, 2
+_PLAYED_AT_ONCE = 16  # episodes in a shard of played features
+_OF_EPISODES = ("data_fingerprint", "episodes", "episodes_hash")
 _SHOWN = 20  # broken episodes listed before "and N more"
 
 
@@ -73,7 +78,8 @@ class Job:
     is reused only if its record is equal. `ran` describes the computation (device, batch size): it is recorded, and
     existing shards are reused only if it is equal too, so that a store is never mixed. `build` makes the extractor; it
     is called only if work remains. With `skip_broken`, episodes with damaged files are skipped; `broken` gives the
-    reasons of those known in advance.
+    reasons of those known in advance. `given` returns the features of an episode that are known already, computed as
+    `asked` and `ran` say, or None.
     """
 
     target: Path
@@ -89,6 +95,7 @@ class Job:
     threads: int = 1
     skip_broken: bool = False
     broken: Mapping[str, str] = field(default_factory=dict)
+    given: Callable[[Episode], EpisodeFeatures | None] | None = field(default=None, repr=False)
 
     @property
     def config_hash(self) -> str:
@@ -124,7 +131,8 @@ def run_job(job: Job, team: Team, *, quiet: bool = False, note: Note | None = No
     """
     # Batches without a broken episode serve a job that skips broken ones and one that does not.
     asked = {name: value for name, value in job.asked.items() if name != "skip_broken"}
-    shards = ShardFolder(job.target, config_hash([config_hash(asked), dict(job.ran)]))
+    pieces = {} if job.ran.get("batch_size") in (None, job.batch_size) else {"episodes_in_a_shard": job.batch_size}
+    shards = ShardFolder(job.target, config_hash([config_hash(asked), dict(job.ran) | pieces]))
     run = _Run(job, team, shards, note or (lambda text: None))
     with ExitStack() as stack:
         if _decide(job, team, shards, stack) == _KEPT:
@@ -199,11 +207,15 @@ def _replaceable() -> Iterator[None]:
 
 
 class _PreparedBatch(NamedTuple):
-    """A batch after reading: valid episodes, their prepared inputs, and reasons of the broken ones."""
+    """A batch after reading: valid episodes, their prepared inputs, reasons of the broken ones, and given features.
+
+    Episodes with given features, by id, are valid and have no inputs.
+    """
 
     sound: Sequence[Episode]
     prepared: Any
     skipped: Mapping[str, str]
+    given: Mapping[str, EpisodeFeatures] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,6 +353,16 @@ class _Run:
     def _read(self, extractor: Extractor, index: int) -> _PreparedBatch:
         """Prepare a batch; with `skip_broken`, without episodes that have damaged files."""
         batch = self._batches[index]
+        if self._job.given is None:
+            return self._prepare(extractor, batch)
+        found = {episode.id: self._job.given(episode) for episode in batch}
+        given = {name: features for name, features in found.items() if features is not None}
+        left = [episode for episode in batch if episode.id not in given]
+        ready = self._prepare(extractor, left) if left else _PreparedBatch([], None, {})
+        names = {*given, *(episode.id for episode in ready.sound)}
+        return ready._replace(sound=[episode for episode in batch if episode.id in names], given=given)
+
+    def _prepare(self, extractor: Extractor, batch: Sequence[Episode]) -> _PreparedBatch:
         try:
             return _PreparedBatch(batch, extractor.prepare(batch), {})
         except DataError:
@@ -364,9 +386,12 @@ class _Run:
             for name, reason in ready.skipped.items():
                 self._note(f"left out {name}: {reason}")
         names = [episode.id for episode in ready.sound]
-        results = extractor.compute(ready.prepared) if ready.sound else []
-        if len(results) != len(names):
-            raise FeatureError(f"{self._job.header.model}: gave features of {len(results)} of {len(names)} episodes")
+        wanted = [name for name in names if name not in ready.given]
+        computed = extractor.compute(ready.prepared) if wanted else []
+        if len(computed) != len(wanted):
+            raise FeatureError(f"{self._job.header.model}: gave features of {len(computed)} of {len(wanted)} episodes")
+        known = {**ready.given, **dict(zip(wanted, computed, strict=True))}
+        results = [known[name] for name in names]
         remarks: list[str] = []
         if check and results:
             Shard.of(results, extractor.layers, self._job.dtype, described, names=names)  # raises for NaN, among others
@@ -680,8 +705,69 @@ def extract(
             _record(home, out, team, asked, [folder for folder, _ in parts[:number]])
             for choice, job in zip(choices, jobs, strict=True):
                 status = run_job(job, team, quiet=quiet, note=say if team.leads else None)
-                done.append(_extracted(choice, job, status))
+                done.append(extracted(choice, job, status))
     return done
+
+
+def played_jobs(
+    run: RunDir, folders: Sequence[Path], *, options: Mapping[str, Any], device: str, note: Note | None = None
+) -> list[tuple[CheckpointChoice, Job]]:
+    """Return the jobs of e, and of e without the instruction, of episodes that ARP checkpoints of a run played.
+
+    They are the jobs of `extract` for the source "rollouts", in passes of one key-to-key step. A store that differs
+    from its job only in the episodes is replaced: `overwrite` is set.
+
+    Args:
+        run: the run.
+        folders: folders of played episodes, `rollouts/<model>/step_<number>`; what is no folder yet is left out.
+        options: options of the extractor, without `blank_instruction`.
+        device: "cpu", "cuda", ...
+        note: called with messages for the user.
+    Raises: ConfigError, DataError, CheckpointError, and FeatureError for stores of another configuration.
+    """
+    say = note or (lambda text: None)
+    there = [folder for folder in folders if (folder / OUTCOMES_FILE).is_file()]
+    config = ExtractConfig(models=("arp",), source=Source.ROLLOUTS, options=options, device=device, batch_size=1)
+    query = CheckpointQuery(
+        purpose="extract-played", models=config.models, source=config.source, options=config.options, folders=there
+    )
+    jobs = []
+    for choice in select_checkpoints(run, query, note=say) if there else []:
+        choice = replace(choice, layers=layers_for(choice, (), [choice], lambda choice: ()))
+        dataset, broken = _open_episodes(choice.data, config, say)
+        columns, fingerprint = _columns(dataset, say), dataset.fingerprint()
+        for blank in (False, True):
+            context = _ExtractionContext(
+                config=replace(config, options={**config.options, "blank_instruction": blank}),
+                run=run,
+                out=None,
+                dataset=dataset,
+                columns=columns,
+                fingerprint=fingerprint,
+                sizes=None,
+                device=resolve_device(device),
+                overwrite=False,
+                broken=broken,
+                cache={},
+                say=say,
+            )
+            variant = replace(choice, id=replace(choice.id, blank=blank))
+            job = context.job(variant)
+            job = replace(job, batch_size=_PLAYED_AT_ONCE, overwrite=_differs_in_episodes_only(job))
+            check_target(job)
+            jobs.append((variant, job))
+    return jobs
+
+
+def _differs_in_episodes_only(job: Job) -> bool:
+    if not job.target.is_file():
+        return False
+    recorded = dict(_recorded(job.target))
+    others = {name: recorded.get(name) for name in _OF_EPISODES}
+    return (
+        others != {name: job.asked[name] for name in _OF_EPISODES}
+        and recorded | others == dict(json.loads(canonical_json(dict(job.asked)))) | others
+    )
 
 
 class ModuleExtraction:
@@ -741,7 +827,7 @@ class ModuleExtraction:
         job = context.job(choice)
         asked = {**job.asked, "checkpoint_sha256": weights, "seed": None}
         job = replace(job, header=replace(job.header, checkpoint_sha256=weights), asked=asked)
-        return _extracted(choice, job, run_job(job, Team(), quiet=True, note=context.say))
+        return extracted(choice, job, run_job(job, Team(), quiet=True, note=context.say))
 
 
 def _choose_parts(
@@ -802,7 +888,7 @@ def _opened(data: Any, config: ExtractConfig) -> Dataset | None:
     return data if isinstance(data, Dataset) else Dataset(data, ())
 
 
-def _extracted(choice: CheckpointChoice, job: Job, status: Status) -> Extracted:
+def extracted(choice: CheckpointChoice, job: Job, status: Status) -> Extracted:
     """Describe the finished store of a job: its layers in the requested order, and its counts of episodes."""
     layers = stored_layers(EXTRACTORS.load(choice.kind), job.asked["layers"])
     with open_features(job.target) as file:
@@ -854,7 +940,7 @@ class _ExtractionContext:
             episodes=self.dataset,
             columns=self.columns,
             asked=_asked(header, choice, spec, self.columns, config) | self._data_facts(),
-            ran=_ran(spec),
+            ran=computation_of(spec.device, batch_size=spec.batch_size),
             build=partial(extractor.build, spec),
             dtype=config.dtype,
             batch_size=config.batch_size,
@@ -1072,10 +1158,6 @@ def _asked(
         "episodes_hash": config_hash(table),
         **({"skip_broken": True} if config.skip_broken else {}),
     }
-
-
-def _ran(spec: ExtractorSpec) -> dict[str, Any]:
-    return {"device": spec.device.split(":")[0], "batch_size": spec.batch_size, **versions("torch", "numpy")}
 
 
 def _record(run: RunDir | None, out: Path | None, team: Team, asked: Sequence[str], folders: Sequence[Any]) -> None:

@@ -125,7 +125,11 @@ class ARPInputs:
             cameras=self._config.cameras,
             stride=self._config.point_stride,
         )
-        return blank_instruction(observation, self._speak([""])[0]) if self.blank else observation
+        return self.blanked(observation) if self.blank else observation
+
+    def blanked(self, observation: Observation) -> Observation:
+        """The same observation with the language of ""."""
+        return blank_instruction(observation, self._speak([""])[0])
 
     def describe(self) -> Mapping[str, Any]:
         """The language encoder, and whether the instruction is blanked."""

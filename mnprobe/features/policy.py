@@ -1,5 +1,6 @@
 """ARP as a closed-loop policy: from an observation to the next key pose."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,18 @@ import torch
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.registry import unknown_name
 from mnprobe.core.runtime import torch_threads
+from mnprobe.features.extractors.arp import states_of
+from mnprobe.features.extractors.base import computation_of
 from mnprobe.features.inputs import ARPInputs, arrays_of_frame_data, language_encoder_for
-from mnprobe.models.arp import load_arp
+from mnprobe.models.arp import ActOutput, load_arp
+from mnprobe.models.arp import Observation as Inputs
 from mnprobe.worlds import KeyPose, Observation
 from mnprobe.worlds.policy import PolicySpec
 
-__all__ = ["ARPPlayer"]
+__all__ = ["BLANKED", "SHOWN", "ARPPlayer"]
+
+SHOWN, BLANKED = "shown", "blank"
+"""First parts of the names of traced states: those of the act, and of the same act without an instruction."""
 
 _DEFAULTS: dict[str, Any] = {
     "blank_instruction": False,
@@ -48,7 +55,7 @@ class ARPPlayer:
         options = _DEFAULTS | dict(spec.options)
         if spec.checkpoint is None:
             raise ConfigError("policy 'arp' needs weights: give --checkpoint FILE, or a run that has some of ARP")
-        device = str(options["device"])
+        device = self._device = str(options["device"])
         self.policy = load_arp(spec.checkpoint, device=device)
         weights = options["language_weights"]
         language = language_encoder_for(
@@ -68,13 +75,39 @@ class ARPPlayer:
 
     def act(self, observation: Observation) -> KeyPose:
         """Return the greedy key pose; its numbers are not checked here."""
-        arrays = arrays_of_frame_data(observation.frame, self.policy.config.cameras)
         with torch_threads(1), torch.inference_mode():
-            output = self.policy.act(self._inputs.observation([arrays], [observation.instruction]))
-        numbers = output.action[0].double().cpu().numpy()
-        return KeyPose(
-            position=np.array(numbers[:3]),
-            quaternion=np.array(numbers[3:7]),
-            gripper_open=bool(numbers[7] > 0.5),
-            ignore_collisions=bool(numbers[8] > 0.5),
-        )
+            return _key_pose(self.policy.act(self._look(observation)))
+
+    def act_traced(
+        self, observation: Observation, layers: Sequence[str]
+    ) -> tuple[KeyPose, Mapping[str, np.ndarray[Any, Any]]]:
+        """Return the key pose of `act`, and the states (tokens, width) of each layer with and without the instruction.
+
+        The states are named "shown/<layer>" and "blank/<layer>". They equal, bit for bit, what `ARPExtractor` gives for
+        the recorded episode on one thread in passes of one key-to-key step.
+        """
+        with torch_threads(1), torch.inference_mode():
+            inputs = self._look(observation)
+            output = self.policy.act(inputs)
+            blanked = self.policy.act(self._inputs.blanked(inputs))
+        states = {f"{SHOWN}/{name}": rows[0] for name, rows in states_of(output.hidden, layers).items()}
+        states |= {f"{BLANKED}/{name}": rows[0] for name, rows in states_of(blanked.hidden, layers).items()}
+        return _key_pose(output), states
+
+    def computation(self) -> dict[str, Any]:
+        """Device, size of a pass and versions, as stores record them."""
+        return computation_of(self._device, batch_size=1)
+
+    def _look(self, observation: Observation) -> Inputs:
+        arrays = arrays_of_frame_data(observation.frame, self.policy.config.cameras)
+        return self._inputs.observation([arrays], [observation.instruction])
+
+
+def _key_pose(output: ActOutput) -> KeyPose:
+    numbers = output.action[0].double().cpu().numpy()
+    return KeyPose(
+        position=np.array(numbers[:3]),
+        quaternion=np.array(numbers[3:7]),
+        gripper_open=bool(numbers[7] > 0.5),
+        ignore_collisions=bool(numbers[8] > 0.5),
+    )

@@ -124,6 +124,7 @@ class CheckpointQuery:
         policy: "arp", or a policy that reads its own files (to play).
         preset, seed: size and seed of random weights (to recognize).
         config: configuration of weights whose file does not contain it (to recognize).
+        folders: folders of played episodes (to extract them); all of the run when empty.
     """
 
     purpose: Literal["extract", "extract-played", "play", "recognize"]
@@ -138,6 +139,7 @@ class CheckpointQuery:
     preset: str | None = None
     seed: int = 0
     config: Mapping[str, Any] | None = None
+    folders: Sequence[Path] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -470,6 +472,7 @@ def _renamed(choices: Sequence[CheckpointChoice], name: str | None) -> list[Chec
 
 def _to_extract_played(run: RunDir, query: CheckpointQuery, say: Callable[[str], None]) -> list[CheckpointChoice]:
     folders = [folder for folder in sorted(run.rollouts.glob("*/step_*")) if (folder / OUTCOMES_FILE).is_file()]
+    folders = [folder for folder in folders if not query.folders or folder in query.folders]
     checkpoints = _of_run(run, query)
     _check_distinct(checkpoints, _EXTRACT_APART)
     wanted = _wanted(query.models, checkpoints)

@@ -1,10 +1,10 @@
 """The policy protocol, and two references: expert and random."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from mnprobe.core.errors import ConfigError
 from mnprobe.core.registry import Registry, import_object
 from mnprobe.worlds.environment import Environment, KeyPose, Observation
 
-__all__ = ["POLICIES", "ExpertPolicy", "Policy", "PolicySpec", "RandomPolicy", "make_policy"]
+__all__ = ["POLICIES", "ExpertPolicy", "Policy", "PolicySpec", "RandomPolicy", "TracedPolicy", "make_policy"]
 
 POLICIES = Registry("policy", "mnprobe.policies")
 POLICIES.add("expert", "mnprobe.worlds.policy:ExpertPolicy")
@@ -57,6 +57,19 @@ class Policy(Protocol):
 
     def act(self, observation: Observation) -> KeyPose:
         """Where to go next."""
+
+
+@runtime_checkable
+class TracedPolicy(Policy, Protocol):
+    """A policy that also gives the states of its network while it plays; see `mnprobe.worlds.trace`."""
+
+    def act_traced(
+        self, observation: Observation, layers: Sequence[str]
+    ) -> tuple[KeyPose, Mapping[str, np.ndarray[Any, Any]]]:
+        """The key pose that `act` gives, and arrays by name: the states in `layers` that led to it, among others."""
+
+    def computation(self) -> dict[str, Any]:
+        """What decides the last digits of the states, such as device and versions; JSON values."""
 
 
 class ExpertPolicy:

@@ -24,6 +24,7 @@ from mnprobe.worlds.play import play
 from mnprobe.worlds.policy import Policy, PolicySpec, make_policy
 from mnprobe.worlds.record import SITUATION_FILE, read_situation, record_episode
 from mnprobe.worlds.rollout_plan import PlannedEpisode
+from mnprobe.worlds.trace import Tracer, check_traced, trace_path, write_trace
 
 __all__ = [
     "FILMS_FOLDER",
@@ -31,8 +32,10 @@ __all__ = [
     "RolloutConfig",
     "WrittenRollout",
     "collect_outcomes",
+    "played_fact",
     "read_rollout",
     "rollout",
+    "trace_facts",
 ]
 
 ROLLOUT_FILE = "rollout.json"
@@ -96,6 +99,7 @@ def rollout(
     films: int = 0,
     workers: int = 1,
     quiet: bool = True,
+    trace: Sequence[str] = (),
 ) -> WrittenRollout:
     """Play episodes and write them to `folder` in PerAct's layout, with `outcomes.csv`.
 
@@ -111,6 +115,8 @@ def rollout(
         films: of how many episodes of each task, from the first, a GIF is made.
         workers: processes; 0 plays in this one.
         quiet: show no progress.
+        trace: layers of the policy whose states are kept for every episode that is played now (`read_trace`); the
+            episodes are the same with and without.
 
     Raises:
         ConfigError: for what cannot be asked of this world or policy; a folder that holds other things, episodes of
@@ -126,6 +132,8 @@ def rollout(
     try:
         planned = list(plan(world))
         policy = make_policy(config.policy, _spec(config, world))
+        if trace:
+            check_traced(policy)
         job = _job(folder, _manifest(config, world, policy, workers))
     finally:
         world.close()
@@ -135,7 +143,7 @@ def rollout(
         remove_leftovers(folder)
         finished = collect_outcomes(folder)
         to_do = [episode for episode in planned if not _is_finished(folder, episode, job.digest)]
-        work = partial(_play_one, _Setup.of(folder, config, job.digest))
+        work = partial(_play_one, _Setup.of(folder, config, job.digest, tuple(trace)))
         last = time.monotonic()
         try:
             for episode, outcome in run_episodes(
@@ -179,13 +187,29 @@ def read_rollout(folder: Path) -> dict[str, Any]:
     return dict(found)
 
 
+def played_fact(place: Path) -> dict[str, Any]:
+    """The entry "rollout" of the `situation.json` of a played episode: its configuration, plan and outcome.
+
+    Raises DataError where there is none.
+    """
+    found = (read_situation(place) or {}).get(_FACT)
+    if not isinstance(found, dict) or not isinstance(found.get("outcome"), dict):
+        raise DataError(f"{place / SITUATION_FILE}: no entry {_FACT!r} of a played episode; remove {place}")
+    return found
+
+
+def trace_facts(fact: Mapping[str, Any], computation: Mapping[str, Any]) -> dict[str, Any]:
+    """What a trace records of its origin: the entry "rollout" of `situation.json`, and how states were computed."""
+    return {_FACT: dict(fact), "computation": dict(computation)}
+
+
 def collect_outcomes(folder: Path) -> dict[tuple[str, int], Outcome]:
     """Outcomes of all finished episodes in a folder of rollouts, by task and number, from their `situation.json`."""
     found = {}
     for path in folder.glob(_EPISODES):
         number = re.fullmatch(r"episode(\d+)", path.name)
         if number is not None:
-            found[path.parents[2].name, int(number[1])] = _outcome(path, _fact(path))
+            found[path.parents[2].name, int(number[1])] = _outcome(path, played_fact(path))
     return dict(sorted(found.items()))
 
 
@@ -201,9 +225,10 @@ class _Setup:
     checkpoint: str | None
     max_steps: int
     digest: str
+    trace: tuple[str, ...]
 
     @classmethod
-    def of(cls, folder: Path, config: RolloutConfig, digest: str) -> "_Setup":
+    def of(cls, folder: Path, config: RolloutConfig, digest: str, trace: tuple[str, ...]) -> "_Setup":
         return cls(
             folder=str(folder),
             world=config.world,
@@ -213,6 +238,7 @@ class _Setup:
             checkpoint=None if config.checkpoint is None else str(config.checkpoint),
             max_steps=config.max_steps,
             digest=digest,
+            trace=trace,
         )
 
 
@@ -241,7 +267,10 @@ def _forget_players() -> None:
 def _play_one(setup: _Setup, episode: PlannedEpisode) -> Outcome:
     """Play and record one episode: the work of a worker process."""
     world, policy = _players(setup)
-    played = play(world, policy, partial(_begin, world, episode), seed=episode.policy_seed, max_steps=setup.max_steps)
+    tracer = Tracer(check_traced(policy), setup.trace) if setup.trace else None
+    played = play(
+        world, tracer or policy, partial(_begin, world, episode), seed=episode.policy_seed, max_steps=setup.max_steps
+    )
     outcome = Outcome(
         id=f"{episode.task}/{episode.variation}/episode{episode.number}",
         success=int(played.success),
@@ -254,13 +283,17 @@ def _play_one(setup: _Setup, episode: PlannedEpisode) -> Outcome:
         demo=episode.demo,
         note="; ".join(getattr(world, "notes", ())),
     )
+    fact = {"config": setup.digest, "planned": episode.to_dict(), "outcome": outcome.to_dict()}
+    if tracer is not None:  # before the episode: one that is there has its trace
+        facts = trace_facts(fact, check_traced(policy).computation())
+        write_trace(trace_path(Path(setup.folder), episode.task, episode.number), tracer.trace(), facts)
     record_episode(
         Path(setup.folder),
         world,
         Situation(task=episode.task, variation=episode.variation, seed=episode.seed),
         instructions=played.instructions,
         episode=episode.number,
-        facts={_FACT: {"config": setup.digest, "planned": episode.to_dict(), "outcome": outcome.to_dict()}},
+        facts={_FACT: fact},
         key_poses=played.steps,
         random_seed=getattr(world, "random_seed", None),  # for worlds whose scenes come from numpy's global generator
     )
@@ -323,7 +356,7 @@ def _is_finished(folder: Path, episode: PlannedEpisode, digest: str) -> bool:
     place = episode_folder(folder, episode.task, episode.number)
     if not place.exists():
         return False
-    fact = _fact(place)
+    fact = played_fact(place)
     changes = differences(fact.get("planned"), episode.to_dict())
     if fact.get("config") != digest:
         changes.append("the configuration was another")
@@ -333,14 +366,6 @@ def _is_finished(folder: Path, episode: PlannedEpisode, digest: str) -> bool:
             "(--seed, --variation, --episodes, --repeat, --from-demos), or write elsewhere with --out or --name"
         )
     return True
-
-
-def _fact(place: Path) -> dict[str, Any]:
-    """Facts about the rollout for `situation.json`."""
-    found = (read_situation(place) or {}).get(_FACT)
-    if not isinstance(found, dict) or not isinstance(found.get("outcome"), dict):
-        raise DataError(f"{place / SITUATION_FILE}: no entry {_FACT!r} of a played episode; remove {place}")
-    return found
 
 
 def _outcome(place: Path, fact: Mapping[str, Any]) -> Outcome:

@@ -99,6 +99,21 @@ def test_further_episodes_are_played_where_success_is_nearest_one_half(run, comm
     )
 
 
+def test_features_come_with_the_episodes_and_extract_keeps_them(run, command):
+    arguments = ["rollout", "--run", run.path, *TWO, "--episodes", "2", "--max-steps", "2", *SMALL, "--features"]
+    said = json.loads(command(*arguments, "--json", "--quiet"))
+    assert [(entry["source"], entry["episodes"], entry["layers"]) for entry in said["features"]] == [
+        ("rollouts", 4, ["e"]),
+        ("rollouts-blank", 4, ["e"]),
+    ]
+    assert RunDir(run.path).config["rollout"]["features"] is True
+    source = ["extract", "--run", run.path, "--source", "rollouts", "--model", "arp", "--device", "cpu"]
+    assert command(*source, "--quiet").startswith(f"kept {run.features('arp', 'rollouts', 0)}: 4 episodes, e")
+    blanked = command(*source, "--blank-instruction", "--quiet")
+    assert blanked.startswith(f"kept {run.features('arp', 'rollouts-blank', 0)}: 4 episodes, e")
+    assert f"kept {run.features('arp', 'rollouts', 0)}: 4 episodes, e" in command(*arguments, "--quiet")
+
+
 def test_table_without_a_run(tmp_path, command):
     arguments = ["--policy", "expert", "--task", "push_buttons", "--variation", "3", "--episodes", "1", "--repeat", "2"]
     said = command("rollout", "--out", tmp_path / "here", *arguments, *SMALL, "--seed", "5")
@@ -152,6 +167,8 @@ def test_options_of_the_world_and_a_named_checkpoint(run, command, tmp_path):
         (["--policy", "expert", "--blank-instruction"], "policy 'expert' has no options, got blank_instruction"),
         (["--partition", "test"], "--partition is a part of --from-demos"),
         (["--out", "elsewhere"], "--run and --out both say where to write"),
+        (["--features", "--policy", "expert"], "--features is for the ARP checkpoints of a run, told their instruct"),
+        (["--features", "--blank-instruction"], "--features is for the ARP checkpoints of a run, told their instruct"),
         (["--from-demos", "nothing-here"], "nothing-here does not exist"),
         (
             [*TWO, "--episodes", "2"],

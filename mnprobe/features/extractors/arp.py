@@ -30,7 +30,7 @@ from mnprobe.models.arp import ARP, ARPConfig, FrameArrays, Target, load_arp
 from mnprobe.models.clip import PolicyLanguage
 from mnprobe.models.untrained import PRESETS, untrained_arp
 
-__all__ = ["ARPExtractor", "Transition"]
+__all__ = ["ARPExtractor", "Transition", "as_tokens", "states_of"]
 
 _LAYER = re.compile(r"e|norm|screen|blocks\.\d+")
 
@@ -153,13 +153,11 @@ class ARPExtractor:
         count, transitions = prepared
         values: list[dict[str, list[np.ndarray[Any, Any]]]] = [{name: [] for name in self.layers} for _ in range(count)]
         for batch in _batches(transitions, self._spec.batch_size):
-            hidden = self._hidden(batch)
-            for name in self.layers:
-                states = hidden[name].float().flatten(1, -2).cpu().numpy()  # (B, tokens, n)
+            for name, states in states_of(self._hidden(batch), self.layers).items():
                 for transition, tokens in zip(batch, states, strict=True):
                     values[transition.episode][name].append(tokens)
         return [
-            EpisodeFeatures(layers={name: _tokens(pieces) for name, pieces in episode.items()}) for episode in values
+            EpisodeFeatures(layers={name: as_tokens(pieces) for name, pieces in episode.items()}) for episode in values
         ]
 
     def _hidden(self, batch: Sequence[Transition]) -> Mapping[str, Tensor]:
@@ -172,6 +170,17 @@ class ARPExtractor:
             return self.policy.encode(
                 observation, _target([transition.target for transition in batch], self._spec.device)
             )
+
+
+def states_of(hidden: Mapping[str, Tensor], layers: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
+    """The states (B, tokens, n) float32 of each layer, from the hidden states of a pass."""
+    return {name: hidden[name].float().flatten(1, -2).cpu().numpy() for name in layers}
+
+
+def as_tokens(pieces: Sequence[np.ndarray[Any, Any]]) -> Tokens:
+    """Join the states (tokens, n) at each keyframe of an episode."""
+    marks = np.repeat(np.arange(len(pieces), dtype=np.int32), [len(piece) for piece in pieces])
+    return Tokens(values=np.concatenate(pieces), keyframe=marks)
 
 
 def _layers(config: ARPConfig) -> tuple[str, ...]:
@@ -191,11 +200,6 @@ def _target(steps: Sequence[Keyframe], device: str) -> Target:
         gripper_open=torch.tensor([step.gripper_open for step in steps]),
         ignore_collisions=torch.tensor([step.ignore_collisions for step in steps]),
     ).to(device)
-
-
-def _tokens(pieces: Sequence[np.ndarray[Any, Any]]) -> Tokens:
-    marks = np.repeat(np.arange(len(pieces), dtype=np.int32), [len(piece) for piece in pieces])
-    return Tokens(values=np.concatenate(pieces), keyframe=marks)
 
 
 def _batches(transitions: Sequence[Transition], size: int) -> Iterator[list[Transition]]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from mnprobe.core.errors import ConfigError, FeatureError
 from mnprobe.core.names import Side
+from mnprobe.core.provenance import versions
 from mnprobe.core.registry import Registry, unknown_name
 from mnprobe.data import Episode
 from mnprobe.features.schema import check_layer_name
@@ -26,6 +27,7 @@ __all__ = [
     "check_one_size",
     "class_name",
     "complete_options",
+    "computation_of",
     "config_from",
     "one_of",
     "parse_options",
@@ -122,6 +124,11 @@ def check_computation(batch_size: int, precision: str) -> None:
         raise ConfigError(f"batch size must be >= 1, got {batch_size}")
     if precision not in ("float32", "bf16"):
         raise ConfigError(f"precision must be 'float32' or 'bf16', got {precision!r}")
+
+
+def computation_of(device: str, *, batch_size: int) -> dict[str, Any]:
+    """How values are computed, as stores record it: kind of device, samples per pass, versions."""
+    return {"device": device.split(":")[0], "batch_size": batch_size, **versions("torch", "numpy")}
 
 
 def check_one_size(preset: str | None, model_config: object) -> None:
