@@ -9,7 +9,7 @@ import typer
 from mnprobe.cli import options as opt
 from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError, FeatureError
-from mnprobe.core.rundir import Piece, resolve_run
+from mnprobe.core.rundir import Piece, RunDir, resolve_run
 
 if TYPE_CHECKING:  # the probe imports torch, which `--help` does not need
     from mnprobe.probe import StoredPair
@@ -31,7 +31,15 @@ def align(
     source: Annotated[
         list[str] | None, typer.Option(help="Only this source of the run, such as rollouts (repeatable).")
     ] = None,
-    step: Annotated[list[int] | None, typer.Option(help="Only stores of this step of the policy (repeatable).")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Only stores of this policy of the run, such as arp-joint (repeatable).")
+    ] = None,
+    step: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only stores of this step of the policy (repeatable); half: that whose success is nearest one half."
+        ),
+    ] = None,
     pairing: opt.PairingOption[Literal["episode", "instruction", "task"]] = "instruction",
     loss: opt.PositivesOption[Literal["diagonal", "exclude", "multi"]] = "diagonal",
     heads: opt.HeadsOption[Literal["linear", "mlp"]] = "linear",
@@ -107,7 +115,7 @@ def align(
             [piece.path for piece in pieces], fit_on="demos" if demos and fit_on != "own" else None
         )
         table, heads_folder = out or rundir.results("alignment"), rundir.heads
-        stored = _chosen(stored, pieces, source, step)
+        stored = _chosen(rundir, stored, pieces, source, model, step)
         typer.echo(f"run: {rundir.path} ({len(stored)} pairs of feature stores)", err=as_json)
     rows, _ = align_stores(
         stored,
@@ -145,13 +153,21 @@ def align(
 
 
 def _chosen(
-    stored: "list[StoredPair]", pieces: list[Piece], sources: list[str] | None, steps: list[int] | None
+    run: RunDir,
+    stored: "list[StoredPair]",
+    pieces: list[Piece],
+    sources: list[str] | None,
+    models: list[str] | None,
+    steps: list[str] | None,
 ) -> "list[StoredPair]":
-    """Select the pairs whose execution store has one of the sources and steps; ConfigError if there are none."""
+    """Select pairs whose execution store has one of the sources, models and steps; ConfigError if there are none."""
     origin = {piece.path: piece for piece in pieces}
+    asked = [opt.read_step(text) for text in steps or ()]
+    numbers, half = [step for step, _ in asked if step is not None], any(half for _, half in asked)
     for name, wanted, known in (
         ("--source", sources, {piece.source for piece in pieces}),
-        ("--step", steps, {piece.step for piece in pieces}),
+        ("--model", models, {piece.model for piece in pieces}),
+        ("--step", numbers, {piece.step for piece in pieces}),
     ):
         for value in wanted or ():
             if value not in known:
@@ -160,10 +176,21 @@ def _chosen(
     pairs = [
         pair
         for pair in stored
-        if (not sources or origin[pair.e].source in sources) and (not steps or origin[pair.e].step in steps)
+        if (not sources or origin[pair.e].source in sources) and (not models or origin[pair.e].model in models)
     ]
+    if asked:
+        halves: dict[str, int] = {}
+        if half:
+            from mnprobe.features.half_success import half_steps
+
+            halves = half_steps(run, list(dict.fromkeys(origin[pair.e].model for pair in pairs)))
+        pairs = [
+            pair
+            for pair in pairs
+            if origin[pair.e].step in numbers or halves.get(origin[pair.e].model) == origin[pair.e].step
+        ]
     if not pairs:
-        raise ConfigError("no pair of feature stores is of both --source and --step")
+        raise ConfigError("no pair of feature stores is of both --source and --step (and --model)")
     return pairs
 
 

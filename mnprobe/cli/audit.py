@@ -23,10 +23,12 @@ def audit(
     """Check the results of `mnprobe align`: leakage, controls, decomposition, and conclusions in words.
 
     Writes results/leakage.csv, controls.csv, decomposition.csv, verdict.csv and the figures controls and decomposition.
-    docs/statistics.md gives the rule of each conclusion.
+    docs/statistics.md gives the rule of each conclusion. Where the run has a baseline and a joint training, what joint
+    training does is answered over seed pairs.
 
     Example: mnprobe audit --run runs/first
     """
+    from mnprobe.analysis.audit.findings import joint_answers
     from mnprobe.analysis.audit.run import audit_run
     from mnprobe.analysis.tables.progress import played_in, world_note
     from mnprobe.analysis.tables.run_tables import VERDICT
@@ -39,10 +41,12 @@ def audit(
         decomposed=decomposition,
         note=world_note(played_in(piece.path for piece in rundir.feature_files())),
     )
+    joint = joint_answers(rundir)
     if as_json:
         summary = {
             "run": str(rundir.path),
             "findings": [{name: getattr(finding, name) for name in VERDICT.columns} for finding in done.findings],
+            "answers": [{"question": one.question, "answer": one.short, "sentence": one.sentence} for one in joint],
             "figures": [str(path) for saved in done.figures for path in (saved.png, saved.svg)],
             "notes": list(done.notes),
             "leakage": json.loads(done.leakage.to_json(orient="records")),
@@ -58,6 +62,8 @@ def audit(
             f"{'! ' if finding.alarm else ''}{finding.understanding} with {finding.execution}{where}: "
             f"{finding.sentence}"
         )
+    for answer in joint:
+        typer.echo(f"{answer.question} {answer.short} {answer.sentence}")
     for text in done.notes:
         typer.echo(f"note: {text}", err=True)
     typer.echo(f"wrote {rundir.results('verdict')}, {', '.join(str(saved.png) for saved in done.figures)}")

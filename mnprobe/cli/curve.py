@@ -40,6 +40,7 @@ def curve(
 
     Example: mnprobe curve --run runs/first --metric recall@1 --where layer_e=e
     """
+    from mnprobe.analysis.audit.findings import joint_answers
     from mnprobe.analysis.figures.curve import (
         curve_name,
         draw_curve,
@@ -51,6 +52,11 @@ def curve(
     rundir = resolve_run(run)
     name = curve_name(metric, split)
     stem = out or rundir.figures / name
+    answers = (
+        joint_answers(rundir) if alignment is None and not where and (metric, split) == ("recall@1", "all") else ()
+    )
+    said = [f"{one.question} {one.short.removesuffix('.')}" for one in answers]
+    world = world_note(played_in(piece.path for piece in rundir.feature_files()))
     options = {"run": rundir.path, "alignment": alignment, "metric": metric, "split": split, "direction": direction}
     drawn = draw_curve(
         alignment or rundir.results("alignment"),
@@ -64,7 +70,7 @@ def curve(
         command=command_line("curve", **(options | {"where": where, "log_steps": log_steps, "out": out})),
         recognition=rundir.results("recognition") if split == "all" else None,
         success=rundir.results("success") if split == "all" else None,
-        note=world_note(played_in(piece.path for piece in rundir.feature_files())),
+        note=". ".join([*said, *([world] if world else [])]),
     )
     if as_json:
         summary = {

@@ -34,7 +34,14 @@ def extract(
         typer.Option("--checkpoint", help="Weights file (repeatable); the model is detected from the file."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Model name under which the features are stored.")] = None,
-    step: Annotated[int | None, typer.Option(help="Training step, where the file does not tell it.")] = None,
+    at_step: Annotated[
+        str | None,
+        typer.Option(
+            "--step",
+            help="Training step, where the file does not tell it; half: with --source rollouts, only the checkpoint of "
+            "each policy whose success is nearest one half.",
+        ),
+    ] = None,
     preset: Annotated[
         str | None, typer.Option(help="Size of random weights: tiny, b16, l14 (viclip); tiny, arp, arp_plus (arp).")
     ] = None,
@@ -143,6 +150,7 @@ def extract(
     from mnprobe.features.extraction import ExtractConfig
     from mnprobe.features.extraction import extract as run_extract
 
+    step, half = opt.read_step(at_step)
     given = opt.select_fields(ExtractConfig, locals())
     if run is not None and not run.exists() and out is None and data and (models or checkpoints):
         run_dir: RunDir | None = RunDir(run)  # made when the first store is written

@@ -45,6 +45,7 @@ __all__ = [
     "UnderstandingStoreOption",
     "WorldOption",
     "chosen_tasks",
+    "read_step",
     "select_fields",
 ]
 
@@ -155,6 +156,21 @@ OverwriteOption: TypeAlias = Annotated[
 ]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 QuietOption: TypeAlias = Annotated[bool, typer.Option("--quiet", help="Show no progress and no messages.")]
+
+
+def read_step(text: str | None) -> tuple[int | None, bool]:
+    """A step, and whether it is that whose success is nearest one half, from the text after --step.
+
+    >>> read_step("2000"), read_step("half"), read_step(None)
+    ((2000, False), (None, True), (None, False))
+    """
+    from mnprobe.core.errors import ConfigError
+
+    if text is None or text == "half":
+        return None, text is not None
+    if not (text.isascii() and text.isdigit()):
+        raise ConfigError(f"--step must be a whole number from 0 on, or half, got {text!r}")
+    return int(text), False
 
 
 def chosen_tasks(

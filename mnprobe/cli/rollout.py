@@ -31,6 +31,14 @@ def rollout(
     model: Annotated[
         list[str] | None, typer.Option(help="Only this ARP of the run, such as arp-joint (repeatable).")
     ] = None,
+    at_step: Annotated[
+        str | None,
+        typer.Option(
+            "--step",
+            help="Only the run's checkpoints of this step; half: of each policy the one whose success so far is "
+            "nearest one half, chosen once and recorded.",
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Model name under which the episodes are stored.")] = None,
     tasks: opt.TaskOption = None,
     suite: opt.SuiteOption = None,
@@ -88,8 +96,9 @@ def rollout(
 
     An interrupted command resumes when run again. Episodes are written to rollouts/<model>/step_<number>/ of the run;
     mnprobe extract --source rollouts extracts their features; --features keeps those of ARP while it plays, and extract
-    then makes the others. Success per task, with Wilson's 95 % intervals, is
-    printed and written to results/success.csv of the run.
+    then makes the others. Success per task, with Wilson's 95 % intervals, is printed and written to results/success.csv
+    of the run. With --step half, more --episodes are played where a policy succeeds in about half of them;
+    results/half_success.csv holds that choice.
 
     Example: mnprobe rollout --run runs/first --policy expert --task open_drawer --episodes 5
     """
@@ -109,6 +118,7 @@ def rollout(
         raise ConfigError("--run and --out both say where to write; give one of them")
     if partition is not None and from_demos is None:
         raise ConfigError("--partition is a part of --from-demos; give that as well")
+    step, half = opt.read_step(at_step)
     world_options = parse_options(option or []) | _given(renderer=renderer, image_size=image_size)
     tasks = opt.chosen_tasks(tasks, suite, world, world_options)
     plan = RolloutPlan(
@@ -134,6 +144,8 @@ def rollout(
         models=model or (),
         files=checkpoint or (),
         name=name,
+        step=step,
+        half=half,
         options={"blank_instruction": blank_instruction},
     )
     players = [(one, root / one.name / step_name(one.step)) for one in select_checkpoints(run_dir, query)]

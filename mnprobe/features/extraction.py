@@ -524,6 +524,8 @@ class ExtractConfig:
     """Model name under which the features are stored."""
     step: Whole | None = None
     """Training step of the checkpoint, if the file does not record it."""
+    half: Truth = False
+    """Only what each policy played with the checkpoint whose success is nearest one half; see `half_steps`."""
     preset: str | None = None
     """Size of models with random weights; None means "tiny"."""
     model_config: Path | Mapping[str, Any] | None = None
@@ -570,7 +572,7 @@ class ExtractConfig:
         settle(
             self,
             wholes=("step", "limit", "decisions", "batch_size"),
-            truths=("skip_broken",),
+            truths=("skip_broken", "half"),
             lists=("models", "checkpoints", "partitions", "tasks", "episodes", "layers"),
         )
         options: Any = {} if self.options is None else self.options
@@ -844,6 +846,7 @@ def _choose_parts(
         files=config.checkpoints,
         name=config.name,
         step=config.step,
+        half=config.half,
         source=config.source,
         options=config.options,
     )

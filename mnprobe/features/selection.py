@@ -17,6 +17,7 @@ from mnprobe.core.registry import unknown_name
 from mnprobe.core.rundir import Piece, RunDir
 from mnprobe.data import OUTCOMES_FILE
 from mnprobe.features.extractors.base import EXTRACTORS, complete_options, config_from, stored_layers
+from mnprobe.features.half_success import HALF, HALF_SUCCESS, half_steps
 from mnprobe.models.loading import read_metadata
 from mnprobe.models.untrained import PRESETS, untrained_viclip
 from mnprobe.models.viclip import ViCLIP, ViCLIPConfig, load_viclip
@@ -114,7 +115,9 @@ class CheckpointQuery:
         models: names of models in the run, or (to extract) kinds such as "viclip" and "arp"; all when empty.
         files: weights files, in place of the run's.
         name: name of the model, in place of the folder's or the kind's.
-        step: training step; of one file that does not record it, or (to recognize) of the run's checkpoints.
+        step: training step; of one file that does not record it, or (to recognize, to play) of the run's checkpoints.
+        half: of each policy of the run, only the checkpoint whose success is nearest one half, see `half_steps` (to
+            play; "extract-played").
         source: name of the data, see `FeatureId`.
         options: options of extractors or of the policy. Of these, `blank_instruction` and (for models whose extractor
             has no side) `side` are part of a choice's identity.
@@ -129,6 +132,7 @@ class CheckpointQuery:
     files: Sequence[Path] = ()
     name: str | None = None
     step: int | None = None
+    half: bool = False
     source: str = Source.DEMOS
     options: Mapping[str, Any] = field(default_factory=dict)
     policy: str = "arp"
@@ -232,6 +236,8 @@ def select_checkpoints(
         CheckpointError: an unreadable file.
     """
     say = note or (lambda text: None)
+    if query.half and query.purpose not in ("play", "extract-played"):
+        raise ConfigError(f"--step {HALF}: is a checkpoint that has played; to extract, give --source rollouts as well")
     if query.purpose == "play":
         return _to_play(run, query)
     if query.purpose == "recognize":
@@ -476,9 +482,10 @@ def _to_extract_played(run: RunDir, query: CheckpointQuery, say: Callable[[str],
             by_weights.setdefault(choice.sha256, []).append(choice)
     played: list[CheckpointChoice] = []
     taken: dict[Path, Path] = {}
-    for folder in folders:
-        policy = _policy_of(folder, by_weights, say)
-        if policy is None:
+    policies = [(folder, _policy_of(folder, by_weights, say)) for folder in folders]
+    halves = half_steps(run, [found.id.model for _, found in policies if found is not None]) if query.half else {}
+    for folder, policy in policies:
+        if policy is None or halves.get(policy.id.model, policy.id.step) != policy.id.step:
             continue
         for choice in (policy, *_companions(policy, checkpoints, query, say)):
             if not wanted(choice):
@@ -576,8 +583,28 @@ def _to_play(run: RunDir | None, query: CheckpointQuery) -> list[CheckpointChoic
     for choice in choices:
         if not _NAME.fullmatch(choice.id.model):
             raise ConfigError(f"{choice.id.model!r} cannot name a folder; give letters, digits, . _ - with --name")
+    choices = _at_step(run, query, choices)
     _check_distinct(choices, "Play them apart, with --name")
     return choices
+
+
+def _at_step(run: RunDir | None, query: CheckpointQuery, choices: list[CheckpointChoice]) -> list[CheckpointChoice]:
+    """Of the run's ARP checkpoints those of the asked step, or that of each policy with success nearest one half."""
+    if query.step is None and not query.half:
+        return choices
+    if run is None or query.files or query.policy != "arp" or query.name is not None:
+        raise ConfigError("--step chooses among the run's ARP checkpoints: leave out --checkpoint, --policy and --name")
+    halves = half_steps(run, [choice.id.model for choice in choices]) if query.half else {}
+    left = [choice for choice in choices if choice.id.step == halves.get(choice.id.model, query.step)]
+    for model in halves.keys() - {choice.id.model for choice in left}:
+        raise ConfigError(
+            f"--step {HALF}: {model} at step {halves[model]}, says {run.results(HALF_SUCCESS.stem)}, and the run has "
+            "no such checkpoint; remove that file to choose again"
+        )
+    if not left:
+        steps = ", ".join(map(str, sorted({choice.id.step for choice in choices})))
+        raise ConfigError(f"--step {query.step}: the run has ARP checkpoints at steps {steps}")
+    return left
 
 
 def _foreign_file(path: Path) -> CheckpointInfo:

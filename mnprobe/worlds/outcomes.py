@@ -1,4 +1,4 @@
-"""Outcomes of played episodes: one row each, next to the episodes."""
+"""Outcomes of played episodes, one row each, and the table of success rates."""
 
 import csv
 import io
@@ -10,10 +10,32 @@ from typing import Any, get_args
 from mnprobe.core.commands import command_of
 from mnprobe.core.errors import DataError
 from mnprobe.core.files import write_text
+from mnprobe.core.table import TableSchema
 from mnprobe.data import OUTCOMES_FILE
 from mnprobe.worlds.environment import Reason
 
-__all__ = ["Outcome", "read_played", "write_outcomes"]
+__all__ = ["ALL_TASKS", "SUCCESS", "SUCCESS_COLUMNS", "Outcome", "read_played", "write_outcomes"]
+
+ALL_TASKS = "all tasks"
+"""In the column `task`: the mean over tasks, each task counting alike."""
+
+SUCCESS_COLUMNS = (
+    *("world", "model", "step", "task", "value", "ci_low", "ci_high", "n", "successes", "repeats", "sd_repeats"),
+    *("mean_steps", "step_limit", "unreachable_pose", "collision", "invalid_action"),
+)
+SUCCESS = TableSchema(
+    name="success",
+    columns=SUCCESS_COLUMNS,
+    key=("world", "model", "step", "task"),
+    whole=(
+        *("step", "n", "successes", "repeats"),
+        *("step_limit", "unreachable_pose", "collision", "invalid_action"),
+    ),
+    real=("value", "ci_low", "ci_high", "sd_repeats", "mean_steps"),
+    nullable=("step_limit", "unreachable_pose", "collision", "invalid_action"),
+    command="rollout",
+)
+"""results/success.csv."""
 
 _REASONS = [reason for reason in get_args(Reason) if reason]
 _NOTE = "note"

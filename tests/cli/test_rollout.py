@@ -1,6 +1,7 @@
 """`mnprobe rollout` from the command line: a tiny untrained policy on two tasks, features of what it played."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -80,6 +81,22 @@ def test_played_again_everything_is_kept(run, command):
     assert table["task"].tolist() == ["open_drawer", "push_buttons", "all tasks"]
     assert [row["n"] for row in said["success"]] == table["n"].tolist() == [2, 2, 4]
     assert set(table["world"]) == {"tabletop"}
+
+
+def test_further_episodes_are_played_where_success_is_nearest_one_half(run, command, tmp_path):
+    home = RunDir(tmp_path / "run")
+    shutil.copytree(run.path, home.path)
+    arguments = ["rollout", "--run", home.path, *TWO, "--step", "half", "--max-steps", "2", *SMALL, "--json", "--quiet"]
+    (entry,) = json.loads(command(*arguments, "--episodes", "3"))["rollouts"]
+    assert (entry["step"], entry["played"], entry["kept"]) == (0, 2, 4)
+    (choice,) = pd.read_csv(home.results("half_success")).to_dict("records")
+    assert (choice["model"], choice["step"], choice["n"]) == ("arp", 0, 4)  # from the first episodes
+    (entry,) = json.loads(command(*arguments, "--episodes", "3"))["rollouts"]
+    assert (entry["played"], entry["kept"]) == (0, 6)
+    assert pd.read_csv(home.results("success"))["n"].tolist() == [3, 3, 6]
+    assert "whole number from 0 on, or half, got 'last'" in command(
+        "rollout", "--run", home.path, "--step", "last", code=2
+    )
 
 
 def test_features_come_with_the_episodes_and_extract_keeps_them(run, command):

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from mnprobe.analysis.success.contrast import read_contrasts
 from mnprobe.cli.main import app
 from mnprobe.features import write_features
 from mnprobe.probe import read_alignment
+from mnprobe.worlds.outcomes import SUCCESS
 
 runner = CliRunner()
 FIT = ["--dim", "8", "--steps", "15", "--lr", "0.01", "--seeds", "1", "--jobs", "1", "--k", "1"]
@@ -52,6 +54,34 @@ def _json(*arguments):
     result = runner.invoke(app, [*map(str, arguments), "--json"])
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
+
+
+def test_the_checkpoint_nearest_one_half_is_measured_and_shown(run, tmp_path):
+    home = tmp_path / "run"
+    shutil.copytree(run, home)
+    head = {"world": "tabletop", "task": "all tasks", "model": "arp", "n": 108, "successes": 54, "repeats": 1}
+    head |= dict.fromkeys(("ci_low", "ci_high", "sd_repeats", "mean_steps"), 0.0)
+    head |= dict.fromkeys(("step_limit", "unreachable_pose", "collision", "invalid_action"), 0)
+    SUCCESS.write(
+        home / "results" / "success.csv", SUCCESS.frame([head | {"step": s, "value": 0.5 + s / 300} for s in (0, 100)])
+    )
+    last = _json("success", "--run", home, "--resamples", 99)
+    assert "step 100" in " ".join(last["sentences"])
+    half = _json("success", "--run", home, "--resamples", 99, "--step", "half")
+    assert "step 0;" in " ".join(half["sentences"])
+    assert "step 0, nearest one half" in " ".join(half["answer"]["sentences"])
+    again = _json("success", "--run", home, "--resamples", 99)  # chosen by now
+    assert again["sentences"] == half["sentences"]
+    named = _json("success", "--run", home, "--resamples", 99, "--step", 100)
+    assert named["sentences"] == last["sentences"]
+    wrong = runner.invoke(app, ["success", "--run", str(home), "--step", "7"])
+    assert "no contrast of success and failure at step 7; there are steps 0, 100" in str(wrong.exception)
+    for step, steps in (("half", {0}), ("100", {100})):
+        table = tmp_path / f"{step}.csv"
+        chosen = ["--source", "rollouts", "--model", "arp", "--step", step, "--out", str(table)]
+        done = runner.invoke(app, ["align", "--run", str(home), *FIT, "--no-shuffled", *chosen])
+        assert done.exit_code == 0, done.output
+        assert set(read_alignment(table)["step_e"]) == steps
 
 
 def test_success_writes_table_and_figure(run, tmp_path):

@@ -10,12 +10,12 @@ from mnprobe.core.errors import ConfigError
 from mnprobe.core.files import sha256_file
 from mnprobe.core.names import step_name
 from mnprobe.core.rundir import RunDir
-from mnprobe.features import extract, open_features
+from mnprobe.features import ExtractConfig, extract, open_features
 from mnprobe.models.arp import ARP, ARPConfig
 from mnprobe.models.loading import save_checkpoint
 from mnprobe.models.viclip import ViCLIP, ViCLIPConfig
 from mnprobe.probe import join_stores
-from mnprobe.worlds.outcomes import Outcome, write_outcomes
+from mnprobe.worlds.outcomes import ALL_TASKS, SUCCESS, Outcome, write_outcomes
 
 
 @pytest.fixture
@@ -90,6 +90,29 @@ def test_every_checkpoint_is_extracted_on_the_episodes_that_it_played(run):
     plain = {(f"{u}-{t}/rollouts/{s}", f"arp-{t}/rollouts/{s}") for t, s in wanted for u in ("viclip", "pixels")}
     assert names == plain | {(f"viclip-{t}/rollouts/{s}", f"arp-{t}/rollouts-blank/{s}") for t, s in wanted}
     assert notes == []
+
+
+def test_of_each_policy_only_what_it_played_where_it_succeeds_in_half(run):
+    rows = []
+    for training, value in (("baseline", 0.6), ("joint", 0.2)):
+        for step in (0, 8):
+            run.played(f"arp-{training}", step)
+            rows.append(
+                {"world": "tabletop", "model": f"arp-{training}", "step": step, "task": ALL_TASKS, "value": value}
+                | dict.fromkeys(("ci_low", "ci_high", "sd_repeats", "mean_steps"), 0.0)
+                | dict.fromkeys(("n", "successes", "repeats", "step_limit", "unreachable_pose"), 1)
+                | dict.fromkeys(("collision", "invalid_action"), 0)
+            )
+    rows[3]["value"] = 0.95  # joint is nearer to one half at step 0, baseline equally near: the later
+    SUCCESS.write(run.home.results("success"), SUCCESS.frame(rows))
+    config = ExtractConfig(models=("arp", "viclip"), source="rollouts", half=True)
+    found = stored(extract(None, config, run=run.home))
+    assert [entry[:4] for entry in found] == [
+        ("arp-baseline", "rollouts", 8, "baseline"),
+        ("viclip-baseline", "rollouts", 8, "baseline"),
+        ("arp-joint", "rollouts", 0, "joint"),
+        ("viclip-joint", "rollouts", 0, "joint"),
+    ]
 
 
 def test_names_choose_and_other_policies_are_left_out(run):

@@ -29,6 +29,7 @@ __all__ = [
     "decide_rows",
     "from_intervals",
     "from_pairs",
+    "over_seeds",
     "over_trainings",
 ]
 
@@ -186,7 +187,8 @@ class Difference:
 
     `n` says how many episodes or trainings in words; `basis` how the interval was made. `low` and `high` are
     simultaneous over so many `comparisons`. `degrees`: of freedom (Student's t). `known_seen`: `seen`, where a table
-    has it.
+    has it. `seeds`: seeds that it is over, see `over_seeds`; 0 where it is about the trainings at hand. `within`: the
+    interval of the only seed, over test episodes, which decides nothing.
     """
 
     before: float
@@ -200,6 +202,8 @@ class Difference:
     comparisons: int = 1
     ends: Callable[[int], tuple[float, float]] | None = field(default=None, repr=False, compare=False)
     known_seen: float = field(default=math.nan, repr=False)
+    seeds: int = 0
+    within: tuple[float, float] = (math.nan, math.nan)
 
     def over(self, comparisons: int) -> "Difference":
         """The same difference with its interval simultaneous over so many comparisons (Bonferroni).
@@ -220,6 +224,16 @@ class Difference:
     def decision(self) -> Decision:
         """By `decide`, from the interval."""
         return decide(self.low, self.high)
+
+    @property
+    def one_seed(self) -> bool:
+        """Whether the question is about other seeds too, and only one was measured: there is no interval then."""
+        return self.seeds == 1
+
+    @property
+    def shown(self) -> tuple[float, float]:
+        """The interval to print: that which decides, or of one seed that within it; NaN where there is neither."""
+        return self.within if self.one_seed else (self.low, self.high)
 
     @property
     def seen(self) -> float:
@@ -339,6 +353,59 @@ def over_trainings(before: Array, after: Array, sampling: Difference) -> Differe
         basis=f"Student's t over {len(first)} trainings, widened by the interval over test episodes",
         degrees=_satterthwaite(gaps, sampling),
         ends=ends,
+    )
+
+
+def over_seeds(single: Sequence[Difference], *, what: str = "seeds") -> Difference:
+    """From the difference that each seed gives, with its interval over test episodes: an interval for any seed.
+
+    Seeds are the independent units: Student's t with one degree of freedom less than there are seeds, times the
+    spread of the differences over the root of their number. That spread contains what differs by instruction from seed
+    to seed, and the chance of single episodes. It is never taken for smaller than the error that the intervals over
+    test episodes say it contains: a few differences can agree by chance. One seed has no interval: nothing says how far
+    another would differ. Its interval over test episodes is kept in `within`.
+
+    Args:
+        single: one difference a seed, at least one.
+        what: the name of the units in words.
+
+    >>> ends = [(0.2 + gap, 0.18 + gap, 0.22 + gap) for gap in (0.0, 0.1, 0.2, 0.3)]
+    >>> pairs = [from_intervals(ends[0], end, n="40 episodes") for end in ends[1:]]
+    >>> made = over_seeds(pairs, what="seed pairs")
+    >>> round(made.low, 3), round(made.high, 3), made.decision, made.n
+    (-0.048, 0.448, 'undecided', '3 seed pairs on 40 episodes')
+    >>> over_seeds(pairs[:1]).decision, over_seeds(pairs[:1]).one_seed
+    ('undecided', True)
+    """
+    if not single:
+        raise TooFewSamples("a difference over seeds needs at least one seed, got none")
+    gaps = np.array([one.value for one in single])
+    value, number = float(gaps.mean()), len(single)
+    inside = np.array([(one.high - one.low) / 2 / _quantile(one.degrees, one.comparisons) for one in single])
+    known = inside[np.isfinite(inside)]
+    least = float(np.mean(known**2)) if len(known) else 0.0
+    error = math.sqrt(max(float(gaps.var(ddof=1)), least) / number) if number > 1 else math.nan
+
+    def ends(comparisons: int) -> tuple[float, float]:
+        half = _quantile(number - 1, comparisons) * error if number > 1 else math.nan
+        return value - half, value + half
+
+    low, high = ends(1)
+    first = single[0]
+    return Difference(
+        before=float(np.mean([one.before for one in single])),
+        after=float(np.mean([one.after for one in single])),
+        value=value,
+        low=low,
+        high=high,
+        n=f"{number} {what if number > 1 else what.removesuffix('s')} on {first.n}",
+        basis=f"Student's t over {number} {what}"
+        if number > 1
+        else f"the interval is within one {what.removesuffix('s')} and decides nothing: {first.basis}",
+        degrees=max(number - 1, 1),
+        ends=ends,
+        seeds=number,
+        within=(first.low, first.high) if number == 1 else (math.nan, math.nan),
     )
 
 

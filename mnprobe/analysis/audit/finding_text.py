@@ -44,6 +44,7 @@ _MISSING = {
     "execution": "Closed-loop success has not been measured: `mnprobe rollout` does.",
     "one step": "The run does not hold both a baseline and a joint training at one step.",
 }
+_ONE_PAIR = "one pair, no answer"
 _ANSWERS = {"more": "yes", "none": "no", "less": "no, the reverse", "undecided": "cannot be told"}
 _COMMANDS = {
     "blank": "`mnprobe extract --blank-instruction`",
@@ -73,13 +74,17 @@ def short_answer(finding: "Finding") -> str:
         return finding.conclusion
     if not finding.rows:
         return "Not measured."
-    decisions = [row.difference.decision for row in finding.leading]
-    counts = {words: decisions.count(name) for name, words in _ANSWERS.items() if name in decisions}
+    found = [_words(row.difference) for row in finding.leading]
+    counts = {words: found.count(words) for words in (*_ANSWERS.values(), _ONE_PAIR) if words in found}
     if len(counts) == 1:
         (name,) = counts
         return f"{name[0].upper()}{name[1:]}."
     listed = ", ".join(f"{name} in {count}" for name, count in counts.items())
-    return f"Mixed: of {len(decisions)} comparisons, {listed}."
+    return f"Mixed: of {len(found)} comparisons, {listed}."
+
+
+def _words(difference: Difference) -> str:
+    return _ONE_PAIR if difference.one_seed else _ANSWERS[difference.decision]
 
 
 def note(finding: "Finding") -> str:
@@ -92,17 +97,29 @@ def note(finding: "Finding") -> str:
             "Failures cluster in hard tasks; within tasks, that is taken out. Both sides have equally many test "
             "episodes of the same instructions."
         )
-    if finding.trainings == 1:
+    if finding.topic.startswith("joint"):
+        pieces.append(_PAIRS_TOLD.get(finding.trainings, ""))
+    elif finding.trainings == 1:
         pieces.append("One training each: how far another seed would differ was not measured.")
     elif finding.trainings < SEEDS:
         pieces.append("Two seeds of each training: too few for an interval over trainings.")
-    return " ".join(pieces)
+    return " ".join(filter(None, pieces))
+
+
+_PAIRS_TOLD = {
+    1: "What joint training does is judged over seed pairs alone (a baseline and a joint training of one seed): one "
+    "pair may say the opposite of the next. Here there is one: its difference is shown, and no answer given.",
+    2: "Two seed pairs: Student's t has one degree of freedom, and nearly any interval from it leaves the answer open.",
+}
 
 
 def answer(difference: Difference) -> str:
-    """Whether it is a rise: 'yes', 'no', 'no, the reverse', or that it cannot be told; its decision in words."""
-    words = _ANSWERS[difference.decision]
-    return f"{words} from n = {difference.n}" if difference.decision == "undecided" else words
+    """Whether it is a rise: 'yes', 'no', 'no, the reverse', or that it cannot be told; its decision in words.
+
+    'one pair, no answer' where the question is about any seed and only one pair of trainings was measured.
+    """
+    words = _words(difference)
+    return f"{words} from n = {difference.n}" if words == _ANSWERS["undecided"] else words
 
 
 def unsaid(difference: Difference) -> str:
@@ -130,9 +147,11 @@ def _compared(where: str, rows: "Sequence[Effect]") -> str:
         ends = f"{100 * made.value:+.1f} points"
         if np.isfinite(made.before) and np.isfinite(made.after):
             ends = f"{100 * made.before:.1f} % to {100 * made.after:.1f} %, {ends}"
-        if np.isfinite(made.low):
-            ends += f", 95 % interval {100 * made.low:+.1f} to {100 * made.high:+.1f}"
-            ends += f" over {made.comparisons} comparisons" if made.comparisons > 1 else ""
+        low, high = made.shown
+        if np.isfinite(low):
+            inside = " within the pair" if made.one_seed else ""
+            ends += f", 95 % interval{inside} {100 * low:+.1f} to {100 * high:+.1f}"
+            ends += f" over {made.comparisons} comparisons" if made.comparisons > 1 and not made.one_seed else ""
         if unsaid(made):
             ends += f"; {unsaid(made)}"
         pieces.append(f"{row.subject}: {answer(made)} ({ends})")

@@ -16,6 +16,7 @@ from mnprobe.analysis.audit.effects import (
     decide_rows,
     from_intervals,
     from_pairs,
+    over_seeds,
     over_trainings,
 )
 from mnprobe.analysis.figures.curve_data import DIFFERENCE, OUTCOMES, CurveData, curve_data
@@ -29,7 +30,7 @@ from mnprobe.core.rundir import RunDir
 
 __all__ = [
     *("Effect", "Finding", "against_chance", "audited", "audited_row", "control_decisions", "findings"),
-    *("read_verdicts", "verdict_table", "verdicts"),
+    *("joint_answers", "read_verdicts", "verdict_table", "verdicts"),
 ]
 
 
@@ -398,7 +399,7 @@ def findings(run: RunDir | RunTables, problems: list[str] | None = None) -> tupl
     data = _attempt(lambda: curve_data(table) if table is not None else None, noted)
     makers: tuple[Callable[[], Finding], ...] = (
         lambda: _rise(data, tables),
-        lambda: _success(table),
+        lambda: _success(table, tables),
         lambda: _aligned(data),
         lambda: _recognition(tables),
         lambda: _execution(tables),
@@ -409,6 +410,12 @@ def findings(run: RunDir | RunTables, problems: list[str] | None = None) -> tupl
         if found is not None:
             made.append(found)
     return tuple(made)
+
+
+def joint_answers(run: RunDir | RunTables) -> tuple[Finding, ...]:
+    """The questions on joint training that the run has measured, as `findings` answers them."""
+    found = findings(run, [])
+    return tuple(one for one in found if one.topic.startswith("joint") and one.rows)
 
 
 _T = TypeVar("_T")
@@ -447,7 +454,7 @@ def _rise(data: CurveData | None, tables: RunTables) -> Finding:
                 settled=paired is not None,
             )
         )
-    return _finding(topic, rows, trainings=_trainings(data.points)) if rows else _open(topic, "one checkpoint")
+    return _finding(topic, rows, trainings=_trainings(data.each)) if rows else _open(topic, "one checkpoint")
 
 
 def audited(tables: RunTables) -> pd.DataFrame | None:
@@ -488,7 +495,8 @@ def _paired_rise(differences: pd.DataFrame | None, first: pd.Series, last: pd.Se
     )
 
 
-def _success(table: pd.DataFrame | None) -> Finding:
+def _success(table: pd.DataFrame | None, tables: RunTables) -> Finding:
+    """At the checkpoint of each policy whose success is nearest one half, where that was chosen; else at the last."""
     topic = "success"
     if table is None:
         return _open(topic, "outcomes")
@@ -499,22 +507,47 @@ def _success(table: pd.DataFrame | None) -> Finding:
         ]
     except ProbeError:
         return _open(topic, "outcomes")
+    halves = {(_key(model), step) for model, step in tables.half_steps.items()}
     levels = _attempt(lambda: curve_data(table, split=OUTCOMES), [])
     rows = []
     for words, data in parts:
-        last = data.points.sort_values("step", kind="stable").groupby(_LINE, sort=False).tail(1)
-        for _, row in last.sort_index().iterrows():
-            side = str(row["series"]).partition("-")[0]
+        for _, line in data.each.groupby(_LINE, sort=False):
+            taken, at_half = _judged(line, halves)
+            first = taken.iloc[0]
+            side = str(first["series"]).partition("-")[0]
+            steps = list(dict.fromkeys(taken["step"]))
+            where = f"{'steps' if len(steps) > 1 else 'step'} {', '.join(map(str, steps))}"
+            where += ", nearest one half" if at_half else ""
+            single = [_gap(row, levels if not words else None) for _, row in taken.iterrows()]
             rows.append(
                 Effect(
-                    subject=_subject(row["training"], row["understanding"], row["execution"]),
-                    where=f"{_SIDES.get(side, side)} ({row['source_e']}, step {row['step']}){words}",
-                    held_out=HOLDOUTS.get(str(row["holdout"]), str(row["holdout"])),
-                    difference=_gap(data, row, levels if not words else None),
-                    leads=bool(row["holdout"] == data.points["holdout"].iloc[0]),
+                    subject=_subject(first["training"], first["understanding"], first["execution"]),
+                    where=f"{_SIDES.get(side, side)} ({first['source_e']}, {where}){words}",
+                    held_out=HOLDOUTS.get(str(first["holdout"]), str(first["holdout"])),
+                    difference=single[0] if len(single) == 1 else over_seeds(single, what="trainings"),
+                    leads=bool(first["holdout"] == data.points["holdout"].iloc[0]),
                 )
             )
-    return _finding(topic, rows, trainings=_trainings(parts[0][1].points))
+    return _finding(topic, rows, trainings=_trainings(parts[0][1].each))
+
+
+def _key(model: object, seed: int = 0) -> tuple[str, int]:
+    """A model by its name without its seed, and that seed."""
+    name = ModelName.parse(str(model))
+    return name.without_seed, seed if name.seed is None else name.seed
+
+
+def _judged(line: pd.DataFrame, halves: set[tuple[tuple[str, int], int]]) -> tuple[pd.DataFrame, bool]:
+    """One row a training: where its success is nearest one half, if that was chosen and measured; else the last."""
+    places = zip(line["execution"], line["training_seed"], line["step"], strict=True)
+    half = line[[(_key(model, seed), step) in halves for model, seed, step in places]]
+    rest = line[~line["training_seed"].isin(half["training_seed"])].sort_values("step", kind="stable")
+    taken = pd.concat([half, rest.groupby("training_seed", sort=False).tail(1)])
+    return taken.sort_values("training_seed", kind="stable"), rest.empty
+
+
+_PAIRS = "seed pairs"
+"""A baseline and a joint training of one seed: the unit of every question on joint training."""
 
 
 def _aligned(data: CurveData | None) -> Finding:
@@ -523,24 +556,54 @@ def _aligned(data: CurveData | None) -> Finding:
         return _open(topic, "alignment")
     if not {"baseline", "joint"} <= set(data.compared):
         return _open(topic, "two trainings")
-    points = data.points[data.points["series"].isin(_LINES)]
+    each = data.each[data.each["series"].isin(_LINES)]
     rows = []
-    for (holdout, series), line in points.groupby(["holdout", "series"], sort=False):
-        steps = set.intersection(*(set(line.loc[line["training"] == name, "step"]) for name in ("baseline", "joint")))
-        if not steps:
+    for (holdout, series), line in each.groupby(["holdout", "series"], sort=False):
+        step, sides = _sides_at_last_step(line)
+        if step is None:
             continue
-        here = line[line["step"] == max(steps)].drop_duplicates("training").set_index("training", drop=False)
+        single = [_within(sides[0].loc[seed], sides[1].loc[seed]) for seed in sides[0].index]
         rows.append(
             Effect(
-                subject=f"joint, step {max(steps)}",
+                subject=f"joint, step {step}",
                 where=_LINE_NAMES[str(series)],
                 held_out=HOLDOUTS.get(str(holdout), str(holdout)),
-                difference=_between(data, here.loc["baseline"], here.loc["joint"]),
-                chance=float(here.loc["joint", "chance"]),
-                leads=holdout == points["holdout"].iloc[0],
+                difference=over_seeds(single, what=_PAIRS),
+                chance=float(sides[1]["chance"].mean()),
+                leads=holdout == data.points["holdout"].iloc[0],
             )
         )
-    return _finding(topic, rows, trainings=_trainings(data.points))
+    return _finding(topic, rows, trainings=_fewest(rows)) if rows else _open(topic, "one step")
+
+
+def _sides_at_last_step(rows: pd.DataFrame) -> tuple[int | None, tuple[pd.DataFrame, pd.DataFrame]]:
+    """Baseline and joint by seed (columns `training`, `training_seed`, `step`), of the seeds that have both there.
+
+    The step is the last one at which a seed has both; None where no seed has.
+    """
+    keys = ["step", "training_seed"]
+    first, second = (
+        rows[rows["training"] == name].drop_duplicates(keys).set_index(keys, drop=False).sort_index()
+        for name in ("baseline", "joint")
+    )
+    common = first.index.intersection(second.index)
+    if not len(common):
+        return None, (first[:0], second[:0])
+    step = int(max(common.get_level_values("step")))
+    here = common[common.get_level_values("step") == step]
+    sides = [side.loc[here].droplevel("step") for side in (first, second)]
+    return step, (sides[0], sides[1])
+
+
+def _within(before: pd.Series, after: pd.Series) -> Difference:
+    """One seed pair: the interval over test episodes, from those of both."""
+    n = f"{after['n_test']:.0f} test episodes in {after['n_groups']:.0f} groups"
+    degrees = max(float(min(before["n_groups"], after["n_groups"])) - 1, 1.0)
+    return from_intervals(_limits(before), _limits(after), n=n, degrees=degrees)
+
+
+def _fewest(rows: Sequence[Effect]) -> int:
+    return min(row.difference.seeds for row in rows if row.leads or not any(one.leads for one in rows))
 
 
 def _recognition(tables: RunTables) -> Finding:
@@ -577,55 +640,61 @@ def _execution(tables: RunTables) -> Finding:
 
 
 def _helped(topic: str, table: pd.DataFrame, paired: pd.DataFrame | None, what: str) -> Finding:
-    """Baseline against joint at the last step that both have: one row, and one with the instruction blanked."""
+    """Baseline against joint at the last step that both have, by seed: one row, and one with the instruction blanked.
+
+    `paired` has the outcome (`value`) of each episode (`id`) of each `model` at each `step`, where that is known.
+    """
     taken = [ModelName.parse(str(model)) for model in table["model"]]
     table = table.assign(
         training=[one.training for one in taken],
-        seed=[one.seed or 0 for one in taken],
+        training_seed=[one.seed or 0 for one in taken],
         blank=[one.blank for one in taken],
     )
-    rows, fewest = [], SEEDS
+    rows = []
     for blank, group in table.groupby("blank", sort=True):
-        sides = [group[group["training"] == name] for name in ("baseline", "joint")]
-        steps = set(sides[0]["step"]) & set(sides[1]["step"])
-        if not steps:
+        step, sides = _sides_at_last_step(group)
+        if step is None:
             continue
-        at = [side[side["step"] == max(steps)].set_index("seed") for side in sides]
-        seeds = sorted(set(at[0].index) & set(at[1].index))
-        if not seeds:
-            continue
-        before, after = (side.loc[seeds] for side in at)
-        fewest = min(fewest, len(seeds))
+        single = _pairs_of_episodes(*sides, paired, step)
         rows.append(
             Effect(
-                subject=f"joint, step {max(steps)}",
+                subject=f"joint, step {step}",
                 where=what + (", instruction blanked" if blank else ""),
-                difference=_matched(before, after, paired, max(steps)),
-                chance=float(after["chance"].iloc[0]) if "chance" in after else float("nan"),
+                difference=over_seeds(single, what=_PAIRS),
+                chance=float(sides[1]["chance"].iloc[0]) if "chance" in sides[1] else float("nan"),
                 leads=not blank,
             )
         )
-    return _finding(topic, rows, trainings=fewest) if rows else _open(topic, "one step")
+    return _finding(topic, rows, trainings=_fewest(rows)) if rows else _open(topic, "one step")
 
 
-def _matched(before: pd.DataFrame, after: pd.DataFrame, paired: pd.DataFrame | None, step: int) -> Difference:
-    """Over trainings where there are enough, else over the same episodes, else from the two intervals."""
-    sampling = _sampled(before, after, paired, step)
-    if len(before) < SEEDS:
-        return sampling
-    return over_trainings(before["value"].tolist(), after["value"].tolist(), sampling)
+def _pairs_of_episodes(
+    before: pd.DataFrame, after: pd.DataFrame, paired: pd.DataFrame | None, step: int
+) -> list[Difference]:
+    """The difference of each seed pair, episode by episode; from the intervals of the table where a seed has no such.
 
-
-def _sampled(before: pd.DataFrame, after: pd.DataFrame, paired: pd.DataFrame | None, step: int) -> Difference:
+    All seeds are compared on the same episodes: those that both trainings of the first seed have at this step. A seed
+    that does not have them all was stopped while it played, and is left out. More than these (further episodes at the
+    checkpoint nearest one half) are left out as well.
+    """
     if paired is not None:
-        here = paired[paired["step"] == step]
-        first, second = (
-            here[here["model"].isin(set(side["model"]))].groupby("id")["value"].mean() for side in (before, after)
+        here = paired[paired["step"] == step].set_index("id")
+        played = [[here.loc[here["model"] == name, "value"] for name in side["model"]] for side in (before, after)]
+        of_pairs = list(zip(*played, strict=True))
+        shared = of_pairs[0][0].index.intersection(of_pairs[0][1].index)
+        whole = [(one, two) for one, two in of_pairs if shared.isin(one.index).all() and shared.isin(two.index).all()]
+        if len(shared):
+            return [from_pairs(one[shared].tolist(), two[shared].tolist()) for one, two in whole]
+    return [
+        from_intervals(
+            *(
+                _three([float(side.loc[seed, name]) for name in ("value", "ci_low", "ci_high")])
+                for side in (before, after)
+            ),
+            n=f"{after.loc[seed, 'n']:.0f} episodes",
         )
-        if len(first) and first.index.equals(second.index):
-            return from_pairs(first.tolist(), second.tolist())
-    ends = [tuple(float(side[name].mean()) for name in ("value", "ci_low", "ci_high")) for side in (before, after)]
-    return from_intervals(_three(ends[0]), _three(ends[1]), n=f"{after['n'].iloc[0]:.0f} episodes")
+        for seed in before.index
+    ]
 
 
 _LINE = ["holdout", "understanding", "execution", "series"]
@@ -643,32 +712,27 @@ def _between(data: CurveData, first: pd.Series, last: pd.Series) -> Difference:
     return over_trainings(before[seeds].tolist(), after[seeds].tolist(), sampling)
 
 
-def _gap(data: CurveData, row: pd.Series, levels: CurveData | None) -> Difference:
-    """A difference that the table holds, with the two levels it is between where these are known."""
-    n = f"{row['n_test']:.0f} test episodes on each side"
-    single = _single(data, row)
+def _gap(row: pd.Series, levels: CurveData | None) -> Difference:
+    """A difference of one training that the table holds, with the two levels it is between where these are known."""
     side = str(row["series"]).partition("-")[0]
     ends = [float("nan"), float("nan")]
     if levels is not None:
         for place, outcome in enumerate(("failure", "success")):
             wanted = [*row[_LINE].tolist()[:3], f"{side}-{outcome}"]
-            points = levels.points
-            same = points[(points[_LINE] == wanted).all(axis=1) & (points["step"] == row["step"])]
+            each = levels.each
+            same = each[(each[_LINE] == wanted).all(axis=1) & (each["step"] == row["step"])]
+            same = same[same["training_seed"] == row["training_seed"]]
             ends[place] = float(same["value"].iloc[0]) if len(same) else float("nan")
-    made = Difference(
+    return Difference(
         before=ends[0],
         after=ends[1],
         value=float(row["value"]),
         low=float(row["ci_low"]),
         high=float(row["ci_high"]),
-        n=n,
+        n=f"{row['n_test']:.0f} test episodes on each side",
         basis="the interval is over instructions",
         degrees=max(float(row["n_groups"]) - 1, 1.0),
     )
-    if len(single) < SEEDS:
-        return made
-    spread = over_trainings([0.0] * len(single), single.tolist(), made)
-    return replace(spread, before=ends[0], after=ends[1])
 
 
 def _single(data: CurveData, point: pd.Series) -> "pd.Series[float]":
@@ -691,7 +755,8 @@ def _finding(topic: str, rows: Sequence[Effect], *, trainings: int) -> Finding:
     """All intervals simultaneous over the leading comparisons, of which the answer in words is made."""
     comparisons = sum(row.leads for row in rows) or len(rows)
     rows = [row if row.settled else replace(row, difference=row.difference.over(comparisons)) for row in rows]
-    decisions = {row.difference.decision for row in rows if row.leads} or {row.difference.decision for row in rows}
+    leading = [row.difference for row in rows if row.leads] or [row.difference for row in rows]
+    decisions = {"one pair" if made.one_seed else made.decision for made in leading}
     conclusion = decisions.pop() if len(decisions) == 1 else "mixed"
     return Finding(topic=topic, conclusion=conclusion, rows=tuple(rows), trainings=trainings)
 
@@ -704,5 +769,6 @@ def _subject(training: object, understanding: object, execution: object) -> str:
     return str(training) or f"{understanding} and {execution}"
 
 
-def _trainings(points: pd.DataFrame) -> int:
-    return int(points["n_trainings"].max())
+def _trainings(each: pd.DataFrame) -> int:
+    """The most trainings that differ in their seed alone."""
+    return int(each.groupby("training")["training_seed"].nunique().max())

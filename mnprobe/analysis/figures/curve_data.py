@@ -45,14 +45,15 @@ class CurveData:
     """The rows to draw: one per point, with `series` (its line), `step` (its place on the axis) and its numbers.
 
     Trainings that differ in their seed alone are one line: `points` holds their means (see `mean_over_seeds`) and
-    `trainings` each of them where there are several (same keys, column `training_seed`). `axis` says what `step`
-    counts; `seeds` holds the single probe seeds behind each point (same keys, column `seed`); `notes` are sentences
-    about what was chosen or is missing.
+    `trainings` each of them where there are several (same keys, column `training_seed`), `each` all single ones, also
+    where there is but one. `axis` says what `step` counts; `seeds` holds the single probe seeds behind each point (same
+    keys, column `seed`); `notes` are sentences about what was chosen or is missing.
     """
 
     points: pd.DataFrame
     seeds: pd.DataFrame
     trainings: pd.DataFrame
+    each: pd.DataFrame
     axis: str
     notes: tuple[str, ...]
     metric: str
@@ -110,19 +111,23 @@ def curve_data(
     _refuse_doubles(means)
     rows = _without_seeds(rows)
     means = rows[rows["statistic"] == "mean"]
-    single = means[means.duplicated(_POINT, keep=False)]
+    single = means
     order = {name: place for place, name in enumerate(HOLDOUTS)}
     means = mean_over_seeds(means, _POINT)
-    means = means.assign(
-        _h=means["holdout"].map(order),
-        _t=means["training"].map(in_order(means["training"]).index),
-        _s=means["series"].map(_rank),
+    means, single = (
+        rows.assign(
+            _h=rows["holdout"].map(order),
+            _t=rows["training"].map(in_order(rows["training"]).index),
+            _s=rows["series"].map(_rank),
+        ).sort_values(["_h", "_t", "understanding", "execution", "_s", "step"], kind="stable")
+        for rows in (means, single)
     )
-    means = means.sort_values(["_h", "_t", "understanding", "execution", "_s", "step"], kind="stable")
+    each = single[[*_ONE, "training_seed"]].reset_index(drop=True)
     return CurveData(
         points=means[list(_COLUMNS)].reset_index(drop=True),
         seeds=rows[rows["statistic"] == "seed"][[*_ONE, "seed", "draw"]].reset_index(drop=True),
-        trainings=single[[*_ONE, "training_seed"]].reset_index(drop=True),
+        trainings=each[each.duplicated(_POINT, keep=False)].reset_index(drop=True),
+        each=each,
         axis=axis,
         notes=(*notes, *more, *_missing(means)),
         metric=metric,

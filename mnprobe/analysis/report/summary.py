@@ -301,10 +301,11 @@ def judgements(run: RunDir | RunTables, problems: list[str]) -> tuple[Judgement,
 
 
 def contrasts(run: RunDir | RunTables, problems: list[str]) -> tuple[str, ...]:
-    """Success against failure at the last checkpoint, in sentences; empty where it was not contrasted."""
+    """Success against failure, where it is nearest one half or at the end, in sentences; empty where not contrasted."""
     try:
-        table = RunTables.load(run).table(CONTRASTS)
-        return () if table is None else contrast_sentences(last_contrasts(table))
+        tables = RunTables.load(run)
+        table = tables.table(CONTRASTS)
+        return () if table is None else contrast_sentences(last_contrasts(table, chosen=tables.half_steps))
     except MnprobeError as error:
         problems.append(f"No contrast of success and failure: {error}")
         return ()

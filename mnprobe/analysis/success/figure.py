@@ -1,5 +1,6 @@
 """Figure of success against failure (paper, Figure 3, right)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,12 +50,22 @@ class DrawnSuccess:
     caption: str
 
 
-def last_contrasts(table: pd.DataFrame, *, source: str | None = None) -> pd.DataFrame:
-    """Rows of `contrast_table` to draw: the last checkpoint of each pair and source, one way of measuring.
+def last_contrasts(
+    table: pd.DataFrame,
+    *,
+    source: str | None = None,
+    chosen: Mapping[str, int] | None = None,
+    step: int | None = None,
+) -> pd.DataFrame:
+    """Rows of `contrast_table` to draw: one checkpoint of each pair and source, one way of measuring.
+
+    The checkpoint is that of `step`, of all pairs; else the step that `chosen` gives for the execution model (where its
+    success is nearest one half), where that was measured; else the last.
 
     Without `source`: the policy's own episodes where it has both outcomes there, else all sources.
 
-    Raises ProbeError when there is nothing for `source`, or several ways of measuring and none is the default.
+    Raises ProbeError when there is nothing for `source` or at `step`, or several ways of measuring and none is the
+    default.
     """
     own = table[table["source_e"].str.startswith("rollouts") & (table["side"] == "execution")]
     rows = table if source is None else table[table["source_e"] == source]
@@ -66,6 +77,14 @@ def last_contrasts(table: pd.DataFrame, *, source: str | None = None) -> pd.Data
     kept, _ = settle(rows.assign(mode="own-probe"))  # both modes are shown
     rows = rows.loc[kept.index]
     key = ["understanding", "execution", "source_e"]
+    if step is not None:
+        steps = ", ".join(map(str, sorted(set(rows["step_e"]))))
+        rows = rows[rows["step_e"] == step]
+        if rows.empty:
+            raise ProbeError(f"no contrast of success and failure at step {step}; there are steps {steps}")
+    at_half = rows["step_e"] == rows["execution"].map(dict(chosen or {}))
+    measured = at_half.groupby([rows[name] for name in key]).transform("any")
+    rows = rows[at_half | ~measured]
     last = rows.groupby(key)["step_e"].transform("max")
     rows = rows[rows["step_e"] == last]
     last = rows.groupby(key)["step_u"].transform("max")
@@ -112,7 +131,14 @@ def success_caption(rows: pd.DataFrame) -> str:
 
 
 def draw_success(
-    table: pd.DataFrame, *, stem: Path, source: str | None = None, command: str | None = None, note: str = ""
+    table: pd.DataFrame,
+    *,
+    stem: Path,
+    source: str | None = None,
+    chosen: Mapping[str, int] | None = None,
+    step: int | None = None,
+    command: str | None = None,
+    note: str = "",
 ) -> DrawnSuccess:
     """Draw `table` (results/success_contrast.csv) to `stem`.png, .svg and a note in `stem`.json.
 
@@ -120,10 +146,11 @@ def draw_success(
         table: from `contrast_table` or `read_contrasts`.
         stem: figure path without ending.
         source: only episodes of this source; see `last_contrasts` when not given.
+        chosen, step: which checkpoints, see `last_contrasts`.
         command: command that draws this figure again.
         note: one more sentence for the caption, no full stop.
     """
-    rows = last_contrasts(table, source=source)
+    rows = last_contrasts(table, source=source, chosen=chosen, step=step)
     caption = success_caption(rows) + (f" {note}." if note else "")
     with house_style():
         saved = save_figure(_figure(rows, note), stem)

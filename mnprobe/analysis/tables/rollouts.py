@@ -11,9 +11,9 @@ import pandas as pd
 from mnprobe.core.errors import ProbeError
 from mnprobe.core.names import step_of
 from mnprobe.core.proportions import mean_interval, wilson_interval
-from mnprobe.core.table import TableSchema, text_table
+from mnprobe.core.table import text_table
 from mnprobe.data import OUTCOMES_FILE
-from mnprobe.worlds.outcomes import Outcome, read_played
+from mnprobe.worlds.outcomes import ALL_TASKS, SUCCESS, SUCCESS_COLUMNS, Outcome, read_played
 from mnprobe.worlds.rollout import read_rollout
 
 __all__ = [
@@ -28,26 +28,6 @@ __all__ = [
     "wilson_interval",
 ]
 
-ALL_TASKS = "all tasks"
-"""In the column `task`: the mean over tasks, each task counting alike."""
-
-SUCCESS_COLUMNS = (
-    *("world", "model", "step", "task", "value", "ci_low", "ci_high", "n", "successes", "repeats", "sd_repeats"),
-    *("mean_steps", "step_limit", "unreachable_pose", "collision", "invalid_action"),
-)
-SUCCESS = TableSchema(
-    name="success",
-    columns=SUCCESS_COLUMNS,
-    key=("world", "model", "step", "task"),
-    whole=(
-        *("step", "n", "successes", "repeats"),
-        *("step_limit", "unreachable_pose", "collision", "invalid_action"),
-    ),
-    real=("value", "ci_low", "ci_high", "sd_repeats", "mean_steps"),
-    nullable=("step_limit", "unreachable_pose", "collision", "invalid_action"),
-    command="rollout",
-)
-"""results/success.csv."""
 _REASONS = {name.replace(" ", "_"): name for name in ("step limit", "unreachable pose", "collision", "invalid action")}
 
 

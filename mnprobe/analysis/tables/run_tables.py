@@ -9,6 +9,7 @@ import pandas as pd
 from mnprobe.core.errors import MnprobeError
 from mnprobe.core.rundir import RunDir
 from mnprobe.core.table import UNREADABLE, Cells, TableSchema, read_cells
+from mnprobe.features.half_success import HALF_SUCCESS
 from mnprobe.probe.results import ALIGNMENT
 
 __all__ = ["VERDICT", "RunTables"]
@@ -48,6 +49,12 @@ class RunTables:
     def alignment(self) -> pd.DataFrame | None:
         """results/alignment.csv, or None where alignment was not measured; ProbeError when it is damaged."""
         return self.table(ALIGNMENT)
+
+    @property
+    def half_steps(self) -> dict[str, int]:
+        """For each policy the step whose success is nearest one half, as far as it was chosen (`--step half`)."""
+        table = self.table(HALF_SUCCESS)
+        return {} if table is None else dict(zip(table["model"], map(int, table["step"]), strict=True))
 
     def table(self, schema: TableSchema) -> pd.DataFrame | None:
         """The table of `schema`, or None where the run has none; its error when the file is damaged."""

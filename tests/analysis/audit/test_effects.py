@@ -15,6 +15,7 @@ from mnprobe.analysis.audit.effects import (
     decide_level,
     from_intervals,
     from_pairs,
+    over_seeds,
     over_trainings,
 )
 from mnprobe.analysis.audit.finding_text import answer, unsaid
@@ -155,6 +156,53 @@ def test_simultaneous_intervals_by_hand():
     for one in (pairs, sampling, over):
         assert one.over(1).over(5) == one.over(5)
         assert one.over(5).low <= one.over(1).low < one.over(1).high <= one.over(5).high
+
+
+@pytest.mark.parametrize(("seeds", "spread"), [(2, 0.1), (3, 0.1), (10, 0.1), (10, 0.0)])
+def test_an_interval_over_seeds_contains_the_planted_difference(seeds, spread):
+    """Seeds differ in mean and by instruction; each difference is measured on 36 instructions with 8 episodes."""
+    generator = np.random.default_rng(7)
+    truth, times, factor = 0.07, 600, t.ppf(0.975, 35) / 6
+    found = []
+    for _ in range(times):
+        means = truth + spread * generator.standard_normal(seeds)
+        cells = means[:, None] + 0.25 * generator.standard_normal((seeds, 36))
+        cells = cells + 0.5 / np.sqrt(8) * generator.standard_normal((seeds, 36))
+        ends = [
+            (row.mean(), row.mean() - half, row.mean() + half) for row in cells if (half := factor * row.std(ddof=1))
+        ]
+        made = over_seeds([from_intervals((0.0, 0.0, 0.0), limits, n="288", degrees=35) for limits in ends])
+        wide = made.over(4)
+        found.append((made.low <= truth <= made.high, wide.low <= truth <= wide.high))
+    single, four = np.mean(found, axis=0)
+    assert single > 0.95 - 2 * np.sqrt(0.95 * 0.05 / times)
+    assert four > 1 - 0.05 / 4 - 2 * np.sqrt(0.0125 / times)
+    if seeds == 10:  # with two or three, the error of the episodes is often the larger one: 100 and 99 %
+        assert single < (0.95 if spread else 0.99) + 2 * np.sqrt(0.95 * 0.05 / times)
+
+
+def test_a_few_seeds_that_agree_by_chance_do_not_make_an_interval_of_width_zero():
+    outcomes = [0, 1] * 20
+    alike = [from_pairs([0] * 40, outcomes), from_pairs(outcomes, [1] * 40)]  # + 0.5 in both
+    made = over_seeds(alike, what="seed pairs")
+    error = np.sqrt(np.mean([((one.high - one.low) / 2 / 1.959964) ** 2 for one in alike]))
+    assert made.value == 0.5
+    assert made.high - made.value == pytest.approx(t.ppf(0.975, 1) * error / np.sqrt(2), rel=1e-5)
+    assert made.decision == "undecided"
+    assert over_seeds(alike * 5).decision == "more"
+
+
+def test_one_seed_has_no_interval_and_shows_its_own():
+    made = over_seeds([from_pairs([0] * 40, [1] * 40)], what="seed pairs")
+    assert made.one_seed
+    assert math.isnan(made.low)
+    assert made.shown[0] > 0.8
+    assert made.over(4).shown == made.shown
+    assert (made.decision, made.n) == ("undecided", "1 seed pair on 40 episodes")
+    assert answer(made) == "one pair, no answer"
+    assert unsaid(made) == ""
+    with pytest.raises(TooFewSamples, match="at least one seed"):
+        over_seeds([])
 
 
 def test_an_undecided_difference_names_the_one_that_would_have_been_seen():

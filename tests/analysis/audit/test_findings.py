@@ -1,10 +1,12 @@
 """The report's answers: planted effects are found, their absence is said, and too few episodes are called too few."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t
 
 from mnprobe.analysis.audit.controls import CONTROL_COLUMNS, CONTROLS
 from mnprobe.analysis.audit.finding_text import answer
@@ -12,8 +14,10 @@ from mnprobe.analysis.audit.findings import findings, verdicts
 from mnprobe.analysis.figures.curve_data import curve_data
 from mnprobe.analysis.report import gather, write_report
 from mnprobe.analysis.tables.alignment import HOLDOUTS, read_alignment, write_table
-from mnprobe.analysis.tables.rollouts import find_rollouts
+from mnprobe.analysis.tables.rollouts import SUCCESS, find_rollouts, success_table
 from mnprobe.core.rundir import RunDir
+from mnprobe.features.half_success import HALF_SUCCESS
+from mnprobe.worlds.outcomes import read_played, write_outcomes
 
 EVIL = '<script>hacked=1</script><img src=x onerror="hacked=1">'
 
@@ -93,13 +97,91 @@ def test_successes_are_told_apart_from_failures_also_within_tasks(one):
     assert {answer(row.difference) for row in within} == {"cannot be told from n = 20 test episodes on each side"}
 
 
-@pytest.mark.parametrize(("lift", "short"), [(1.0, "Yes."), (0.0, "Cannot be told.")])
-def test_whether_joint_training_helps_is_what_was_planted(write_trained, tmp_path, lift, short):
-    found = _by_question(RunDir(write_trained(tmp_path / "run", lift=lift, seed=4)))
-    assert found["joint training help recognition"].short == short
+JOINT = ("joint training align the two models better", "joint training help recognition")
+JOINT += ("joint training help execution",)
+
+
+@pytest.mark.parametrize("lift", [1.0, 0.0])
+def test_one_pair_of_trainings_gives_no_answer_whatever_it_shows(write_trained, tmp_path, lift):
+    run = RunDir(write_trained(tmp_path / "run", lift=lift, seed=4))
+    found = _by_question(run)
+    for question in JOINT:
+        one = found[question]
+        assert (one.short, one.conclusion, one.trainings) == ("One pair, no answer.", "one pair", 1)
+        assert "judged over seed pairs alone" in one.note
+        assert "95 % interval within the pair" in one.sentence
+        assert not {"yes (", "no ("} & {words for row in one.rows for words in (answer(row.difference),)}
+        for row in one.rows:
+            assert answer(row.difference) == "one pair, no answer"
+            assert np.isnan([row.difference.low, row.difference.high]).all()
     (row,) = found["joint training help recognition"].rows
-    assert row.difference.basis == "60 episodes, paired"
+    within = row.difference.shown
+    assert (within[0] > 0) == (lift == 1.0)  # by itself, this interval would have answered
+    assert row.difference.basis.endswith("decides nothing: 60 episodes, paired")
+    assert row.difference.n == "1 seed pair on 60 episodes"
     assert row.chance == pytest.approx(1 / 20)
+    page = write_report(run).path.read_text(encoding="utf-8")
+    assert page.count("One pair, no answer.") == 3
+
+
+@pytest.mark.parametrize(("lift", "short"), [(1.0, "Yes."), (0.0, "Cannot be told.")])
+def test_ten_pairs_of_trainings_find_what_was_planted(write_trained, tmp_path, lift, short):
+    found = _by_question(RunDir(write_trained(tmp_path / "run", seeds=tuple(range(10)), lift=lift, seed=4)))
+    one = found["joint training help recognition"]
+    assert (one.short, one.trainings, one.note) == (short, 10, "")
+    assert one.rows[0].difference.n == "10 seed pairs on 60 episodes"
+    assert found[JOINT[0]].trainings == 10
+
+
+def test_two_pairs_have_one_degree_of_freedom(write_trained, tmp_path):
+    run = RunDir(write_trained(tmp_path / "run", seeds=(0, 1), lift=1.0, seed=4))
+    for question in JOINT:
+        one = _by_question(run)[question]
+        assert one.short == "Cannot be told."
+        assert "one degree of freedom" in one.note
+    table = curve_data(read_alignment(run.results("alignment"))).each
+    line = table[(table["series"] == "main") & (table["holdout"] == "episodes") & (table["step"] == 2000)]
+    values = line.pivot_table(index="training_seed", columns="training", values="value")
+    gaps = (values["joint"] - values["baseline"]).to_numpy()
+    row = _by_question(run)[JOINT[0]].rows[0].difference
+    assert row.value == pytest.approx(gaps.mean())
+    wide = t.ppf(1 - 0.025 / 4, 1) * gaps.std(ddof=1) / np.sqrt(2)
+    assert row.high - row.value >= wide - 1e-12  # the error of the episodes is the least that it is taken to be
+
+
+def test_a_pair_that_was_stopped_while_it_played_is_left_out(write_trained, tmp_path):
+    run = RunDir(write_trained(tmp_path / "run", seeds=(0, 1, 2)))
+    whole = _by_question(run)["joint training help execution"]
+    assert whole.trainings == 3
+    place = run.rollouts / "arp-joint-seed2" / "step_00002000"
+    write_outcomes(place, read_played(place)[:7])
+    more = run.rollouts / "arp-joint" / "step_00002000"  # further episodes, as at the checkpoint nearest one half
+    played = read_played(more)
+    write_outcomes(more, [*played, *(replace(one, id=f"{one.id}0{place}") for place, one in enumerate(played))])
+    SUCCESS.write(run.results("success"), success_table(find_rollouts(run.rollouts)))
+    _by_question.cache_clear()
+    left = _by_question(run)["joint training help execution"]
+    assert left.trainings == 2
+    first = left.leading[0].difference
+    assert first.n == "2 seed pairs on 60 episodes"
+    shares = [
+        [np.mean([one.success for one in read_played(run.rollouts / name / "step_00002000")[:60]]) for name in pair]
+        for pair in (("arp-baseline", "arp-joint"), ("arp-baseline-seed1", "arp-joint-seed1"))
+    ]
+    assert first.value == pytest.approx(np.diff(shares, axis=1).mean())
+
+
+def test_seeds_that_only_one_training_has_are_no_pairs(write_trained, tmp_path):
+    run = RunDir(write_trained(tmp_path / "run", seeds=(0, 1, 2)))
+    table = read_alignment(run.results("alignment"))
+    write_table(table[~table["execution"].isin(["arp-joint-seed1", "arp-joint-seed2"])], run.results("alignment"))
+    found = _by_question(run)[JOINT[0]]
+    assert (found.short, found.trainings) == ("One pair, no answer.", 1)
+    both = table[(table["source_e"] == "demos") & (table["holdout"] == "episodes") & (table["step_e"] == 2000)]
+    both = both[(both["statistic"] == "mean") & (both["control"] == "none") & (both["understanding"] != "pixels")]
+    values = both.set_index("execution")["value"]
+    assert found.rows[0].difference.before == pytest.approx(values["arp-baseline"])  # not the mean of three
+    assert found.rows[0].difference.after == pytest.approx(values["arp-joint"])
 
 
 def test_execution_is_paired_by_scene_and_blanked_policies_stand_beside(one):
@@ -116,25 +198,45 @@ def test_execution_is_paired_by_scene_and_blanked_policies_stand_beside(one):
     for row, blank in zip(found.rows, ("", "-blank"), strict=True):
         gaps = played[f"arp-joint{blank}"] - played[f"arp-baseline{blank}"]
         assert row.difference.value == pytest.approx(gaps.mean())
-        assert row.difference.basis == "60 episodes, paired"
+        assert row.difference.basis.endswith("60 episodes, paired")
 
 
-def test_three_trainings_give_an_interval_over_trainings_and_episodes(three, one):
-    found = _by_question(three)
-    (row,) = found["joint training help recognition"].rows
-    assert row.difference.basis == "Student's t over 3 trainings, widened by the interval over test episodes"
-    assert row.difference.n == "3 trainings on 60 episodes"
-    assert found["joint training help recognition"].note == ""
-    success = found["Do successes align better than failures"].rows[0].difference
+def test_success_is_pooled_over_trainings_with_their_spread_in_the_interval(three, one):
+    success = _by_question(three)["Do successes align better than failures"].rows[0].difference
     single = _by_question(one)["Do successes align better than failures"].rows[0].difference
-    assert (success.low, success.high) == pytest.approx((single.low, single.high))  # planted alike in each training
+    assert success.n == "3 trainings on 20 test episodes on each side"
+    error = (single.over(1).high - single.value) / t.ppf(0.975, single.degrees)  # planted alike in each training
+    wide = t.ppf(1 - 0.025 / single.comparisons, 2) * error / np.sqrt(3)
+    assert (success.value, success.high - success.value) == pytest.approx((single.value, wide))
+
+
+def test_success_is_judged_where_each_policy_succeeds_nearest_one_half(write_trained, tmp_path):
+    run = RunDir(write_trained(tmp_path / "run", seeds=(0, 1, 2)))
+    table = read_alignment(run.results("alignment"))
+    planted = table["metric"].eq("success_minus_failure@1") & table["execution"].eq("arp-baseline-seed1")
+    table.loc[planted & (table["step_e"] == 500), "value"] = 0.35
+    write_table(table, run.results("alignment"))
+    chosen = [("arp-baseline", 1000), ("arp-baseline-seed1", 500), ("arp-baseline-seed2", 777)]
+    rows = [
+        {"world": "tabletop", "model": name, "step": step, "value": 0.5, "n": 60, "candidates": ""}
+        for name, step in chosen
+    ]
+    HALF_SUCCESS.write(run.results("half_success"), HALF_SUCCESS.frame(rows))
+    base, joint = _by_question(run)["Do successes align better than failures"].rows[:2]
+    assert base.where == "actions carried out or not (rollouts, steps 1000, 500, 2000)"  # 777 was not measured
+    assert base.difference.value == pytest.approx((0.2 + 0.35 + 0.2) / 3)
+    assert joint.where == "actions carried out or not (rollouts, step 2000)"
+    HALF_SUCCESS.write(run.results("half_success"), HALF_SUCCESS.frame([*rows[:2], rows[2] | {"step": 200}]))
+    _by_question.cache_clear()
+    base = _by_question(run)["Do successes align better than failures"].rows[0]
+    assert base.where == "actions carried out or not (rollouts, steps 1000, 500, 200, nearest one half)"
 
 
 def test_without_paired_outcomes_the_intervals_are_used(write_trained, tmp_path):
     run = RunDir(write_trained(tmp_path / "run"))
     run.results("predictions").unlink()
     (row,) = _by_question(run)["joint training help recognition"].rows
-    assert row.difference.basis == "from both intervals, not paired"
+    assert row.difference.basis.endswith("from both intervals, not paired")
 
 
 def test_what_was_not_measured_is_said(tmp_path, alignment_table):
