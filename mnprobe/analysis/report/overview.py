@@ -17,7 +17,8 @@ __all__ = ["Bar", "Card", "Plot", "PlotLine", "PlotPoint", "answer_cards", "plot
 MOST_BARS = 4
 MOST_WARNINGS = 6
 _WORDS = {"more": ("Yes", "✓"), "none": ("No", "✗"), "less": ("No, the reverse", "✗"), "undecided": ("Undecided", "?")}
-_MIXED, _NOT_MEASURED = ("Mixed", "±"), ("Not measured", "-")
+_MIXED, _ONE_PAIR, _NOT_MEASURED = ("Mixed", "±"), ("One pair, no answer", "○"), ("Not measured", "-")
+_KINDS = {_ONE_PAIR[0]: "undecided"}
 _SECTIONS = {
     "rise with training": "alignment",
     "success": "outcomes",
@@ -80,15 +81,15 @@ def _card(found: Finding) -> Card:
             section=section,
             basis=found.sentence.replace("`", ""),
         )
-    decisions = {row.difference.decision for row in found.leading}
-    word, sign = _WORDS[decisions.pop()] if len(decisions) == 1 else _MIXED
+    answers = {_WORDS[row.difference.decision] if not row.difference.one_seed else _ONE_PAIR for row in found.leading}
+    word, sign = answers.pop() if len(answers) == 1 else _MIXED
     drawn = _drawn(found.leading)
     zero, bars = _bars(drawn)
     return Card(
         question=found.question,
         word=word,
         sign=sign,
-        kind=word.partition(",")[0].lower(),
+        kind=_KINDS.get(word, word.partition(",")[0].lower()),
         section=section,
         basis=_basis(found, drawn[0]),
         bars=bars,
@@ -104,13 +105,15 @@ def _drawn(rows: Sequence[Effect]) -> list[Effect]:
 
 
 def _basis(found: Finding, row: Effect) -> str:
-    trainings = f"{found.trainings} training{'s' if found.trainings != 1 else ''} each" if found.trainings else ""
-    return "; ".join(part for part in (f"n = {row.difference.n}", trainings) if part)
+    each = f"{found.trainings} training{'s' if found.trainings != 1 else ''} each" if found.trainings else ""
+    parts = (f"n = {row.difference.n}", "" if row.difference.seeds else each)
+    within = "interval within the pair, decides nothing" if row.difference.one_seed else ""
+    return "; ".join(part for part in (*parts, within) if part)
 
 
 def _bars(rows: Sequence[Effect]) -> tuple[float, tuple[Bar, ...]]:
     """Place of zero and the bars, on one scale that shows each interval at least up to 60 points."""
-    ends = [end for row in rows for end in (row.difference.low, row.difference.high) if math.isfinite(end)]
+    ends = [end for row in rows for end in row.difference.shown if math.isfinite(end)]
     values = [row.difference.value for row in rows if math.isfinite(row.difference.value)]
     low = max(min([*ends, *values, -0.1]), -0.6)
     high = min(max([*ends, *values, 0.1]), 0.6)
@@ -121,9 +124,9 @@ def _bars(rows: Sequence[Effect]) -> tuple[float, tuple[Bar, ...]]:
     several = len({row.subject for row in rows}) > 1
     bars = []
     for row in rows:
-        made = row.difference
-        known = math.isfinite(made.low) and math.isfinite(made.high)
-        left, right = (place(made.low), place(made.high)) if known else (place(made.value), place(made.value))
+        made, (start, end) = row.difference, row.difference.shown
+        known = math.isfinite(start) and math.isfinite(end)
+        left, right = (place(start), place(end)) if known else (place(made.value), place(made.value))
         label = (
             _ORIGIN.sub("", row.where)
             .replace("instruction blanked", "blanked")
@@ -134,13 +137,13 @@ def _bars(rows: Sequence[Effect]) -> tuple[float, tuple[Bar, ...]]:
             Bar(
                 label=f"{row.subject.partition(',')[0]}: {label}" if several else label,
                 value=made.value,
-                low=made.low,
-                high=made.high,
+                low=start,
+                high=end,
                 left=left,
                 width=right - left,
                 dot=place(made.value) if math.isfinite(made.value) else -100,
-                open_left=known and made.low < low - 1e-9,
-                open_right=known and made.high > high + 1e-9,
+                open_left=known and start < low - 1e-9,
+                open_right=known and end > high + 1e-9,
             )
         )
     return place(0.0), tuple(bars)

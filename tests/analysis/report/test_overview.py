@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from mnprobe.analysis.audit.effects import Difference
+from mnprobe.analysis.audit.effects import Difference, over_seeds
 from mnprobe.analysis.audit.findings import Effect, Finding
 from mnprobe.analysis.figures.curve_data import curve_data
 from mnprobe.analysis.report.overview import answer_cards, plot_curve, warning_lines
@@ -57,6 +57,14 @@ def test_a_card_answers_by_the_decision_rule(ends, word, kind):
 
 def test_rows_that_do_not_lead_do_not_answer():
     assert _card(_effect(0.1, 0.3), _effect(-0.4, 0.4, leads=False)).word == "Yes"
+
+
+def test_one_seed_pair_is_no_answer_and_its_interval_is_only_drawn():
+    pair = over_seeds([_effect(0.1, 0.3).difference], what="seed pairs")
+    card = _card(Effect(subject="joint", where="demonstrations", difference=pair, leads=True), topic="joint alignment")
+    assert (card.word, card.kind) == ("One pair, no answer", "undecided")
+    assert (card.bars[0].low, card.bars[0].high) == (0.1, 0.3)
+    assert "decides nothing" in card.basis
 
 
 def test_what_was_not_measured_says_what_measures_it():
