@@ -36,7 +36,7 @@ def demo(
         int | None, typer.Option(help="Without --data: rollout episodes per checkpoint and task.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of initial weights and sampling.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps per probe fit; default 400.")] = None,
+    steps: opt.ProbeStepsOption = None,
     side_by_side: Annotated[
         int | None,
         typer.Option(help="Number of parallel commands, where possible; default one per processor, at most 2."),
