@@ -70,7 +70,9 @@ def demo(
     )  # two processes of one thread are faster than one of two (docs/performance.md)
 
     from mnprobe.cli.study import STUDIES, Study, probe_stages, study_stages
+    from mnprobe.core.commands import command_line
     from mnprobe.core.errors import ConfigError
+    from mnprobe.core.provenance import commit
     from mnprobe.core.rundir import RunDir
     from mnprobe.data import open_dataset
 
@@ -100,10 +102,16 @@ def demo(
         if chosen["half_episodes"] is not None:
             chosen["half_episodes"] = max(chosen["half_episodes"], chosen["episodes"])
         study = Study(**chosen)
-        seed = study.first_seed if seed is None else seed
+        number = study.first_seed if seed is None else seed
         stages = study_stages(study, run, seed=seed, device=device, probe_steps=steps)
-        RunDir.create(run).record(
-            "demo", {"study": preset, "seed": seed} | {k: _plain(v) for k, v in vars(study).items()}
+        options = {"preset": None if preset == "quick" else preset, "task": task, "seed": seed, "steps": steps} | given
+        command = command_line("demo", run=run, **options, device=None if device == "auto" else device)
+        home = RunDir.create(run)
+        before = home.config.get("demo", {}).get("commit", [])  # a study that goes on may do so with another version
+        home.record(
+            "demo",
+            {"study": preset, "seed": number, "command": command, "commit": list(dict.fromkeys([*before, commit()]))}
+            | {k: _plain(v) for k, v in vars(study).items()},
         )
     together = side_by_side if side_by_side is not None else min(2, os.cpu_count() or 1)
     if together < 1:
