@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 RUN    ?= runs/demo
+REFERENCE ?= runs/goal-suite
 DATA   ?=
 INSTRUCTIONS ?=
 
-.PHONY: demo test check docs bench clean
+.PHONY: demo reference test check docs bench clean
 .DEFAULT_GOAL := test
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -22,6 +23,10 @@ $(VENV)/.bench: $(VENV)/.ready
 
 demo: $(VENV)/.ready
 	$(BIN)/mnprobe demo --run "$(RUN)" $(if $(DATA),--data "$(DATA)") $(if $(INSTRUCTIONS),--instructions "$(INSTRUCTIONS)")
+
+# The reference study (docs/study.md): about two hours on two cores; run again, it goes on where it was stopped.
+reference: $(VENV)/.ready
+	$(BIN)/mnprobe demo --preset reference --run "$(REFERENCE)"
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest

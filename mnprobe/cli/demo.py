@@ -17,8 +17,11 @@ def demo(
     ] = None,
     run: Annotated[Path, typer.Option(help="Run directory to create or to resume.")] = Path("runs/demo"),
     preset: Annotated[
-        Literal["quick", "full"],
-        typer.Option(help="Without --data: quick (minutes on two cores) or full (all tasks, three seeds; hours)."),
+        Literal["quick", "reference", "full"],
+        typer.Option(
+            help="Without --data: quick (36 instructions, one seed pair; minutes on two cores), reference (the same, "
+            "ten seed pairs; about two hours) or full (all other tasks, three seeds; hours)."
+        ),
     ] = "quick",
     instructions: opt.InstructionsOption = None,
     outcomes: opt.OutcomesOption = None,
@@ -31,11 +34,20 @@ def demo(
     ] = None,
     test: Annotated[int | None, typer.Option(help="Without --data: test demonstrations per instruction.")] = None,
     updates: Annotated[int | None, typer.Option(help="Without --data: updates of each training.")] = None,
-    seeds: Annotated[int | None, typer.Option(help="Without --data: trainings of each kind.")] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(help="Without --data: trainings of each kind. For reference the number of pairs to report."),
+    ] = None,
     episodes: Annotated[
         int | None, typer.Option(help="Without --data: rollout episodes per checkpoint and task.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of initial weights and sampling.")] = 0,
+    half_episodes: Annotated[
+        int | None,
+        typer.Option(help="Without --data: the same where success is nearest one half, the first ones among them."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of initial weights and sampling; default 0, or the preset's.")
+    ] = None,
     steps: opt.ProbeStepsOption = None,
     side_by_side: Annotated[
         int | None,
@@ -46,7 +58,8 @@ def demo(
     """Run a complete study: train baseline and joint, roll out, extract u and e, probe them, write the report.
 
     On your own demonstrations (--data): features of the run's checkpoints (or of tiny untrained models), alignment,
-    curve, t-SNE, report. Each command is printed before it runs. An interrupted study resumes when run again.
+    curve, t-SNE, report. Each command is printed before it runs, and the time of each stage after it. An interrupted
+    study resumes when run again.
 
     Example: mnprobe demo --run runs/first
     """
@@ -57,35 +70,48 @@ def demo(
     )  # two processes of one thread are faster than one of two (docs/performance.md)
 
     from mnprobe.cli.study import STUDIES, Study, probe_stages, study_stages
+    from mnprobe.core.commands import command_line
     from mnprobe.core.errors import ConfigError
+    from mnprobe.core.provenance import commit
     from mnprobe.core.rundir import RunDir
     from mnprobe.data import open_dataset
 
     sizes = {"train": train, "val": val, "test": test, "updates": updates, "seeds": seeds, "episodes": episodes}
+    sizes |= {"half_episodes": half_episodes}
     given = {name: value for name, value in sizes.items() if value is not None}
     for name, value in given.items():
         if value < 1:
-            raise ConfigError(f"--{name} must be at least 1, got {value}")
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     if data:
         if given or task:
-            raise ConfigError(f"--{next(iter(given), 'task')} belongs to the study on the tabletop: leave out --data")
+            asked = next(iter(given), "task").replace("_", "-")
+            raise ConfigError(f"--{asked} belongs to the study on the tabletop: leave out --data")
         open_dataset(data, instructions=instructions, outcomes=outcomes)  # check before anything is written
         source = [word for folder in data for word in ("--data", str(folder))]
         source += [] if instructions is None else ["--instructions", str(instructions)]
         source += [] if outcomes is None else ["--outcomes", outcomes]
         run_option = ["--run", str(run)]
         extract = ["extract", *run_option, *source, "--device", device]
-        stages = [] if RunDir(run).checkpoints() else [[["init", *run_option, "--seed", str(seed)]]]
+        stages = [] if RunDir(run).checkpoints() else [[["init", *run_option, "--seed", str(seed or 0)]]]
         stages += [[extract], [[*extract, "--model", "arp", "--blank-instruction"]], [[*extract, "--model", "pixels"]]]
-        stages += probe_stages(run, None, steps)
+        stages += probe_stages(run, steps)
     else:
         if instructions is not None or outcomes is not None:
             raise ConfigError("--instructions and --outcomes describe your own demonstrations: give --data as well")
         chosen = vars(STUDIES[preset]) | given | ({"tasks": tuple(task)} if task else {})
+        if chosen["half_episodes"] is not None:
+            chosen["half_episodes"] = max(chosen["half_episodes"], chosen["episodes"])
         study = Study(**chosen)
+        number = study.first_seed if seed is None else seed
         stages = study_stages(study, run, seed=seed, device=device, probe_steps=steps)
-        RunDir.create(run).record(
-            "demo", {"study": preset, "seed": seed} | {k: _plain(v) for k, v in vars(study).items()}
+        options = {"preset": None if preset == "quick" else preset, "task": task, "seed": seed, "steps": steps} | given
+        command = command_line("demo", run=run, **options, device=None if device == "auto" else device)
+        home = RunDir.create(run)
+        before = home.config.get("demo", {}).get("commit", [])  # a study that goes on may do so with another version
+        home.record(
+            "demo",
+            {"study": preset, "seed": number, "command": command, "commit": list(dict.fromkeys([*before, commit()]))}
+            | {k: _plain(v) for k, v in vars(study).items()},
         )
     together = side_by_side if side_by_side is not None else min(2, os.cpu_count() or 1)
     if together < 1:
@@ -94,16 +120,28 @@ def demo(
 
 
 def _run_all(stages: list[list[list[str]]], together: int, run: Path) -> None:
-    """Run all stages in order; an alignment by outcomes that the data do not support is reported and skipped."""
+    """Run all stages in order, each with its time; an alignment by outcomes that the data do not support is skipped."""
+    import os
+    import time
+
     from mnprobe.cli.side_by_side import run_here, run_together
     from mnprobe.cli.study import may_be_left_out
 
-    for stage in stages:
+    start = time.perf_counter()
+    for number, stage in enumerate(stages, start=1):
+        before, used = time.perf_counter(), sum(os.times()[:4])
         if together > 1 and len(stage) > 1:
             run_together(stage, logs=run / "logs", at_once=together, optional=may_be_left_out)
         else:
             for command in stage:
                 run_here(command, optional=may_be_left_out(command))
+        now = time.perf_counter()
+        names = ", ".join(dict.fromkeys(command[0] for command in stage))
+        typer.secho(
+            f"stage {number} of {len(stages)} ({names}): {now - before:.1f} s by the clock, "
+            f"{sum(os.times()[:4]) - used:.1f} CPU-s; {now - start:.0f} s since the start",
+            bold=True,
+        )
 
 
 def _plain(value: object) -> object:

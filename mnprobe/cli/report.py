@@ -25,6 +25,13 @@ def report(
         Path | None,
         typer.Option(help="Output file; default report.html (report-compare.html) in the (first) run."),
     ] = None,
+    publish: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also copy the study to this folder: report (at most 6 MB), tables, figures, run.toml, command, "
+            "commit."
+        ),
+    ] = None,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Write one self-contained HTML file: the verdict in plain words, scores with chance and controls, every figure,
@@ -42,10 +49,16 @@ def report(
     from mnprobe.analysis.report import write_report  # jinja2 and pandas are imported here, so that --help is fast
 
     if compare or runs:
+        if publish is not None:
+            raise ConfigError("--publish copies one study: leave out --compare")
         _compare([*([run] if run else []), *(compare or []), *(runs or [])], bool(compare), out, as_json=as_json)
         return
     rundir = resolve_run(run)
     written = write_report(rundir, out)
+    if publish is not None:
+        from mnprobe.analysis.report.publish import publish_run
+
+        publish_run(rundir, publish)
     data = written.data
     if as_json:
         summary = {
@@ -82,6 +95,8 @@ def report(
     for piece in data.missing:
         typer.echo(f"no {piece.what} yet: run `{piece.command}`")
     typer.echo(f"wrote {written.path} ({written.path.stat().st_size / 1e6:.1f} MB)")
+    if publish is not None:
+        typer.echo(f"published {publish}")
 
 
 def _compare(paths: list[Path], asked: bool, out: Path | None, *, as_json: bool) -> None:

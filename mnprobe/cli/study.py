@@ -22,9 +22,14 @@ class Study:
         preset: preset of the trainings.
         updates: updates per training.
         seeds: number of trainings of each kind (baseline and joint), each with its own weights and batches.
+        checkpoints: shares of the updates at which checkpoints are written; None for those of the preset.
         episodes: rollout episodes per checkpoint and task, from the initial states of test demonstrations.
+        half_episodes: the same at the checkpoint of each policy whose success is nearest one half, where success is
+            compared with failure; None compares them at the last checkpoint.
         max_steps: number of key poses after which a rollout fails.
         probe_seeds: number of seeds of the heads.
+        first_seed: seed of the first training; the others are consecutive.
+        scene_seed: seed of the first demonstrated scene.
     """
 
     tasks: tuple[str, ...]
@@ -35,25 +40,50 @@ class Study:
     preset: str
     updates: int
     seeds: int = 1
+    checkpoints: tuple[float, ...] | None = None
     episodes: int
+    half_episodes: int | None = None
     max_steps: int
     probe_seeds: int
+    first_seed: int = 0
+    scene_seed: int = 0
 
 
-_FIVE = ("meat_off_grill", "open_drawer", "push_buttons", "slide_block_to_color_target", "turn_tap")
+_PUCKS = ("tap_puck", "lift_puck", "push_puck_left", "push_puck_right", "push_puck_away", "push_puck_near")
 
 STUDIES: Mapping[str, Study] = {
     "quick": Study(
-        tasks=_FIVE,
-        max_variations=4,
+        tasks=_PUCKS,
+        max_variations=None,
         train=30,
-        val=6,
-        test=6,
-        preset="tiny",
-        updates=600,
-        episodes=8,
+        val=12,
+        test=8,
+        preset="goal",
+        updates=900,
+        checkpoints=(0.0, 0.3, 0.4, 0.5, 1.0),
+        episodes=12,
+        half_episodes=36,
         max_steps=8,
-        probe_seeds=5,
+        probe_seeds=2,
+        first_seed=20,
+        scene_seed=500_000,
+    ),
+    "reference": Study(
+        tasks=_PUCKS,
+        max_variations=None,
+        train=30,
+        val=12,
+        test=12,
+        preset="goal",
+        updates=2_000,
+        seeds=10,
+        checkpoints=(0.0, 0.15, 0.25, 0.4, 1.0),
+        episodes=18,
+        half_episodes=36,
+        max_steps=8,
+        probe_seeds=2,
+        first_seed=100,
+        scene_seed=700_000,
     ),
     "full": Study(
         tasks=(),
@@ -69,45 +99,79 @@ STUDIES: Mapping[str, Study] = {
         probe_seeds=5,
     ),
 }
-"""quick: minutes on two cores, 15 instructions of 5 tasks; full: all 77 instructions, three seeds, hours."""
+"""quick: minutes on two cores, 36 instructions in one scene, one seed pair; reference: the same suite with ten seed
+pairs, two hours on two cores (docs/study.md fixes both); full: all 77 instructions, three seeds, hours."""
+
+_SAVE_EVERY = "100"  # updates between two saved states of a training, in studies of several pairs
 
 
-def study_stages(study: Study, run: Path, *, seed: int, device: str, probe_steps: int | None) -> list[Stage]:
+def study_stages(study: Study, run: Path, *, seed: int | None, device: str, probe_steps: int | None) -> list[Stage]:
     """Stages of a complete study: demonstrations, trainings, rollouts, features, recognition, alignment, report.
+
+    Where success is judged nearest one half, seed pairs are made one after the other, each with its episodes, features
+    and alignment, so that a study that is stopped holds whole pairs; else all trainings come first.
 
     Args:
         study: sizes of the study.
         run: run directory.
-        seed: seed of the first training; the others are consecutive.
+        seed: seed of the first training in place of the study's.
         device: value of --device.
         probe_steps: optimiser steps per probe fit; None for the default.
     """
+    first = study.first_seed if seed is None else seed
     run_option = ["--run", str(run)]
-    device_option = ["--device", device]
     tasks = [word for task in study.tasks for word in ("--task", task)]
     few = [] if study.max_variations is None else ["--max-variations", str(study.max_variations)]
     numbers = ["--train", str(study.train), "--val", str(study.val), "--test", str(study.test)]
-    kinds = [
-        (f"{kind}-seed{number}" if number else kind, weight)
-        for number in range(study.seeds)
-        for kind, weight in (("joint", "0.5"), ("baseline", "0"))
-    ]
-    common = ["--preset", study.preset, "--updates", str(study.updates), "--threads", "1", *device_option]
-    trainings = [
-        ["train", *run_option, *common, "--name", name, "--lambda-align", weight, "--seed", str(seed + number // 2)]
-        for number, (name, weight) in enumerate(kinds)
-    ]
-    play = ["rollout", *run_option, "--from-demos", str(run / "demos"), "--partition", "test"]
-    play += ["--episodes", str(study.episodes), "--max-steps", str(study.max_steps)]
-    played = ["extract", *run_option, "--source", "rollouts", *device_option]
-    held_out = ["extract", *run_option, "--partition", "val", "--partition", "test", *device_option]
-    late = ["--source", "demos", "--source", "rollouts"]
-    late += ["--step", str(study.updates), "--holdout", "episodes"]
+    numbers += ["--seed", str(study.scene_seed)] if study.scene_seed else []
+    made: list[Stage] = [[["demos", *run_option, *tasks, *few, *numbers]]]
+    fit = _fit(study.probe_seeds, probe_steps)
+    if study.half_episodes is None:
+        made += _together(study, run, first, device)
+        late = ["--source", "demos", "--source", "rollouts", "--step", str(study.updates), "--holdout", "episodes"]
+        made += [[["align", *run_option, *fit]], [["align", *run_option, *fit, "--split", "success", *late]]]
+        return made + _pictures(run, joint=True)
+    half = ["--split", "success", "--source", "rollouts", "--step", "half", "--holdout", "episodes"]
+    for number in range(study.seeds):
+        made += _pair(study, run, number, first + number, device)
+        only = [word for kind in _kinds(number) for word in ("--model", f"arp-{kind}")] if study.seeds > 1 else []
+        made += [[["align", *run_option, *fit, *only]], [["align", *run_option, *fit, *half, *only]]]
+    return made + _pictures(run, joint=True)
+
+
+def _kinds(number: int) -> tuple[str, str]:
+    """Names of the joint and the baseline training of a seed pair."""
+    return ("joint", "baseline") if number == 0 else (f"joint-seed{number}", f"baseline-seed{number}")
+
+
+def _trainings(study: Study, run: Path, number: int, seed: int, device: str) -> Stage:
+    common = ["--preset", study.preset, "--updates", str(study.updates), "--threads", "1", "--device", device]
+    if study.checkpoints is not None:
+        common += ["--checkpoint-at", ",".join(f"{share:g}" for share in study.checkpoints)]
+    if study.half_episodes is not None:
+        common += ["--save-every", _SAVE_EVERY]
     return [
-        [["demos", *run_option, *tasks, *few, *numbers]],
-        trainings,
+        ["train", "--run", str(run), *common, "--name", name, "--lambda-align", weight, "--seed", str(seed)]
+        for name, weight in zip(_kinds(number), ("0.5", "0"), strict=True)
+    ]
+
+
+def _play(study: Study, run: Path) -> Command:
+    command = ["rollout", "--run", str(run), "--from-demos", str(run / "demos"), "--partition", "test"]
+    return [*command, "--max-steps", str(study.max_steps), "--workers", "0"]
+
+
+def _together(study: Study, run: Path, seed: int, device: str) -> list[Stage]:
+    """All trainings, then all that they play and are measured on."""
+    run_option, device_option = ["--run", str(run)], ["--device", device]
+    names = [name for number in range(study.seeds) for name in _kinds(number)]
+    play = [*_play(study, run), "--episodes", str(study.episodes)]
+    held_out = ["extract", *run_option, "--partition", "val", "--partition", "test", *device_option]
+    played = ["extract", *run_option, "--source", "rollouts", *device_option]
+    return [
+        [one for number in range(study.seeds) for one in _trainings(study, run, number, seed + number, device)],
         [
-            *([*play, "--model", f"arp-{name}", "--workers", "0"] for name, _ in kinds),
+            *([*play, "--model", f"arp-{name}"] for name in names),
             [*held_out, "--model", "arp"],
             [*held_out, "--model", "arp", "--blank-instruction"],
             [*held_out, "--model", "viclip"],
@@ -119,31 +183,64 @@ def study_stages(study: Study, run: Path, *, seed: int, device: str, probe_steps
             [*played, "--model", "arp", "--blank-instruction"],
             [*played, "--model", "pixels"],
         ],
-        *probe_stages(run, study.probe_seeds, probe_steps, split=late),
     ]
 
 
-def probe_stages(run: Path, seeds: int | None, steps: int | None, *, split: Command | None = None) -> list[Stage]:
-    """Stages from features to the report; `split`: options of an alignment that separates success and failure."""
-    run_option = ["--run", str(run)]
+def _pair(study: Study, run: Path, number: int, seed: int, device: str) -> list[Stage]:
+    """One seed pair: trained, played, played on where success is nearest one half, and all its features.
+
+    e of played episodes, with and without the instruction, is written while they are played.
+    """
+    run_option, device_option = ["--run", str(run)], ["--device", device]
+    kinds = _kinds(number)
+    policies = [word for kind in kinds for word in ("--model", f"arp-{kind}")]
+    watching = [word for kind in kinds for word in ("--model", f"viclip-{kind}")]
+    play = [*_play(study, run), "--features"]
+    held_out = ["extract", *run_option, "--partition", "val", "--partition", "test", *device_option]
+    played = ["extract", *run_option, "--source", "rollouts", *device_option]
+    return [
+        _trainings(study, run, number, seed, device),
+        [[*play, "--episodes", str(study.episodes), "--model", f"arp-{kind}"] for kind in kinds],
+        [
+            *(
+                [*play, "--episodes", str(study.half_episodes), "--step", "half", "--model", f"arp-{kind}"]
+                for kind in kinds
+            ),
+            [*held_out, *policies],
+            [*held_out, *policies, "--blank-instruction"],
+            [*held_out, *watching],
+            ["recognize", *run_option, *watching, "--partition", "test", *device_option],
+            *([[*held_out, "--model", "pixels"]] if number == 0 else []),
+        ],
+        [[*played, *watching], [*played, "--model", "pixels"]],
+    ]
+
+
+def probe_stages(run: Path, steps: int | None) -> list[Stage]:
+    """Stages from features to the report, for demonstrations of your own."""
+    return [[["align", "--run", str(run), *_fit(None, steps)]], *_pictures(run, joint=False)]
+
+
+def _fit(seeds: int | None, steps: int | None) -> Command:
     fit = [] if steps is None else ["--steps", str(steps)]
-    fit += [] if seeds is None else ["--seeds", str(seeds)]
-    job: list[Stage] = [[["align", *run_option, *fit]]]
-    if split is not None:
-        job += [[["align", *run_option, *fit, "--split", "success", *split]]]
-    joint = ["--understanding", "viclip-joint", "--execution", "arp-joint"] if split is not None else []
-    job += [
+    return fit + ([] if seeds is None else ["--seeds", str(seeds)])
+
+
+def _pictures(run: Path, *, joint: bool) -> list[Stage]:
+    """Everything that is drawn from the tables, and the report; `joint`: the joint training is compared in the grid."""
+    run_option = ["--run", str(run)]
+    pair = ["--understanding", "viclip-joint", "--execution", "arp-joint"] if joint else []
+    return [
         [
             ["tsne", *run_option],
             ["audit", *run_option],
-            ["compare", *run_option, "--grid", "checkpoints", *joint],
+            ["compare", *run_option, "--grid", "checkpoints", *pair],
             ["success", *run_option],
             ["curve", *run_option],
             ["tsne", *run_option, "--space", "raw"],
         ],
         [["report", *run_option]],
     ]
-    return job
 
 
 def may_be_left_out(command: Sequence[str]) -> bool:

@@ -125,8 +125,8 @@ def test_instructions_that_the_data_do_not_hold_are_asked_for(tmp_path, rlbench_
     assert "--instructions" in told
 
 
-TINY_STUDY = ["--task", "turn_tap", "--task", "open_drawer", "--train", 1, "--val", 2, "--test", 2, "--updates", 5]
-TINY_STUDY += ["--episodes", 1, "--side-by-side", 1]
+TINY_STUDY = ["--task", "tap_puck", "--task", "push_puck_left", "--train", 1, "--val", 2, "--test", 2, "--updates", 5]
+TINY_STUDY += ["--episodes", 1, "--half-episodes", 2, "--side-by-side", 1]
 
 
 def test_without_data_the_whole_study_runs_on_the_tabletop(tmp_path, capsys):
@@ -135,9 +135,9 @@ def test_without_data_the_whole_study_runs_on_the_tabletop(tmp_path, capsys):
     told = capsys.readouterr().out
     models = {"arp-baseline", "arp-joint", "viclip-baseline", "viclip-joint"}
     assert {piece.model for piece in run.checkpoints()} == models
-    assert {piece.step for piece in run.checkpoints("arp-joint")} == {0, 1, 2, 5}
+    assert {piece.step for piece in run.checkpoints("arp-joint")} == {0, 2, 5}
     found = {(piece.model, piece.source, piece.step) for piece in run.feature_files()}
-    for step in (0, 1, 2, 5):
+    for step in (0, 2, 5):
         for model in models:
             sources = ["demos", "rollouts"]
             sources += [f"{source}-blank" for source in sources] if model.startswith("arp") else []
@@ -161,6 +161,19 @@ def test_without_data_the_whole_study_runs_on_the_tabletop(tmp_path, capsys):
     for question in ("Does alignment rise with training?", "Does joint training help execution?"):
         assert question in page
     assert run.config["demo"]["study"] == "quick"
+    assert run.config["demo"]["seed"] == run.config["train-joint"]["seed"] == 20
+    chosen = read(run.results("half_success"))
+    assert [row["model"] for row in chosen] == ["arp-baseline", "arp-joint"]
+    counts = {
+        (row["model"], row["step"]): row["n"] for row in read(run.results("success")) if row["task"] == "all tasks"
+    }
+    for row in chosen:
+        assert (row["candidates"], row["n"]) == ("0 2 5", "2")
+        assert counts.pop((row["model"], row["step"])) == "4"
+    assert set(counts.values()) == {"2"}
+    assert "stage 1 of 9 (demos): " in told
+    assert " s by the clock, " in told
+    assert "One pair, no answer." in page
 
 
 def read(path):
