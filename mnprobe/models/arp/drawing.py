@@ -1,4 +1,4 @@
-"""Views of a scene for both zoom stages: what does not depend on weights or language.
+"""Views of a scene for both zoom stages, which need no weights and no language.
 
 Training, extraction and playing draw through these functions. The views of stage one can be drawn once and shared by
 all checkpoints of one configuration (`drawing_settings`), with and without an instruction.
