@@ -60,9 +60,14 @@ def align(
     ] = None,
     early_stop: Annotated[bool, typer.Option("--early-stop", help="Stop on a part of the training episodes.")] = False,
     layer_u: opt.LayerUOption[str | None] = None,
-    layer_e: opt.LayerEOption[str | None] = None,
-    pool_u: opt.PoolOption = "mean",
-    pool_e: opt.PoolOption = "mean",
+    layer_e: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Layer of the execution side; default e (repeatable: e and screen are then measured side by side)."
+        ),
+    ] = None,
+    pool_u: opt.PoolOption[str | None] = None,
+    pool_e: opt.PoolOption[str | None] = None,
     fit_on: Annotated[Literal["auto", "own", "demos"], typer.Option(help=_FIT_ON)] = "auto",
     episodes: Annotated[
         Literal["all", "shared"],
@@ -135,7 +140,7 @@ def align(
         heads=heads_folder,
         hits=table.parent / "hits",
         layer_u=layer_u,
-        layer_e=layer_e,
+        layer_e=layer_e or None,
         pool_u=pool_u,
         pool_e=pool_e,
         episodes="equal" if episodes == "all" else "shared",

@@ -35,8 +35,8 @@ def compare(
     step: Annotated[int | None, typer.Option(help="Checkpoint of the execution model; default the last.")] = None,
     layer_u: Annotated[list[str] | None, typer.Option(help="Layer of the understanding side (repeatable).")] = None,
     layer_e: Annotated[list[str] | None, typer.Option(help="Layer of the execution side (repeatable).")] = None,
-    pool_u: opt.PoolOption = "mean",
-    pool_e: opt.PoolOption = "mean",
+    pool_u: opt.PoolOption[str] = "mean",
+    pool_e: opt.PoolOption[str] = "mean",
     partition: Annotated[str | None, typer.Option(help="Only these episodes: train, val or test.")] = None,
     permute: Annotated[str, typer.Option(help=_PERMUTE)] = "instructions",
     permutations: Annotated[

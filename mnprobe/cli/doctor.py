@@ -32,8 +32,8 @@ def doctor(
     e: Annotated[Path | None, typer.Option("--e", help="Store of the execution side to examine, with --u.")] = None,
     layer_u: opt.LayerUOption[str | None] = None,
     layer_e: opt.LayerEOption[str | None] = None,
-    pool_u: opt.PoolOption = "mean",
-    pool_e: opt.PoolOption = "mean",
+    pool_u: opt.PoolOption[str | None] = None,
+    pool_e: opt.PoolOption[str | None] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Use two seeds per synthetic measurement instead of five.")
     ] = False,

@@ -76,7 +76,7 @@ def extract(
         typer.Option(
             "--layer",
             help="u, cls, e, norm, screen, blocks.<i>, a pattern such as 'blocks.*', or model=layer (repeatable); "
-            "default u and e. For hf: u, pooled, mean, cls, hidden.<i>. "
+            "default u, and e with screen. For hf: u, pooled, mean, cls, hidden.<i>. "
             "For --model hook: a submodule, output, or one member of what it gives: output[0]; NAME:in is an input. "
             "For lerobot and pi0: e, vlm, or as for hook.",
         ),

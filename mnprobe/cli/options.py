@@ -96,7 +96,12 @@ LayerUOption: TypeAlias = Annotated[
 LayerEOption: TypeAlias = Annotated[
     T, typer.Option("--layer-e", show_default=False, help="Layer of the execution side; default e.")
 ]
-PoolOption: TypeAlias = Annotated[str, typer.Option(help="Pooling: mean, first, last, max, token:<k> or concat.")]
+PoolOption: TypeAlias = Annotated[
+    T,
+    typer.Option(
+        help="Pooling: mean, first, last, max, token:<k> or concat; default mean, and concat for the layer screen."
+    ),
+]
 
 # Models and their computation
 SeedOption: TypeAlias = Annotated[int, typer.Option("--seed", help="Seed of random weights.")]

@@ -40,10 +40,10 @@ def tsne(
     partition: Annotated[
         str | None, typer.Option(help="Only these episodes: test, or held-out (not used to fit saved heads).")
     ] = None,
-    layer_u: opt.LayerUOption[str] = "u",
-    layer_e: opt.LayerEOption[str] = "e",
-    pool_u: opt.PoolOption = "mean",
-    pool_e: opt.PoolOption = "mean",
+    layer_u: opt.LayerUOption[str | None] = None,
+    layer_e: opt.LayerEOption[str | None] = None,
+    pool_u: opt.PoolOption[str | None] = None,
+    pool_e: opt.PoolOption[str | None] = None,
     heads: Annotated[
         Path | None, typer.Option(help="Saved heads; default matching heads of `mnprobe align`, else new ones.")
     ] = None,

@@ -10,6 +10,7 @@ The folder of features is the model, but for pixels of the rollouts of one train
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path, PurePath
@@ -21,6 +22,8 @@ __all__ = [
     "BLANK",
     "PIXELS",
     "RUN_CONFIG",
+    "SCREEN",
+    "USUAL_LAYERS",
     "FeatureId",
     "LayerId",
     "ModelName",
@@ -33,6 +36,8 @@ __all__ = [
     "parse_feature_path",
     "step_name",
     "step_of",
+    "usual_layer",
+    "usual_pool",
 ]
 
 BLANK = "-blank"
@@ -57,6 +62,35 @@ class Source(StrEnum):
 
     DEMOS = "demos"
     ROLLOUTS = "rollouts"
+
+
+SCREEN = "screen"
+"""Layer of ARP's screen points: two zoom stages of three views, where the policy says which place it goes to."""
+USUAL_LAYERS = {Side.UNDERSTANDING: ("u",), Side.EXECUTION: ("e",)}
+"""The layer that is measured where none is named: the first of these that a store has. The one place that decides it:
+("screen", "e") would measure the screen points wherever a store has them."""
+
+
+def usual_layer(side: str, layers: Iterable[str]) -> str | None:
+    """The layer that is measured where none is named; None if a store of these layers does not have it.
+
+    >>> usual_layer("execution", ["e", "screen"]), usual_layer("understanding", ["cls"])
+    ('e', None)
+    """
+    known = set(layers)
+    return next((name for name in USUAL_LAYERS[as_side(side)] if name in known), None)
+
+
+def usual_pool(layer: str) -> str:
+    """Pooling of a layer where none is named: "concat" for the screen points, "mean" otherwise.
+
+    The six screen points are six places, stage by view; their mean would mix what is said of the whole scene with what
+    is said of its enlarged part, and the three directions of view.
+
+    >>> usual_pool("screen"), usual_pool("e")
+    ('concat', 'mean')
+    """
+    return "concat" if layer == SCREEN else "mean"
 
 
 def as_side(value: object) -> Side:

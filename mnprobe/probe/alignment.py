@@ -392,9 +392,9 @@ def align_stores(
     heads: Path | None = None,
     hits: Path | None = None,
     layer_u: str | None = None,
-    layer_e: str | None = None,
-    pool_u: str = "mean",
-    pool_e: str = "mean",
+    layer_e: str | Sequence[str] | None = None,
+    pool_u: str | None = None,
+    pool_e: str | None = None,
     episodes: Episodes = "equal",
     n_jobs: int = 1,
     quiet: bool = False,
@@ -406,33 +406,35 @@ def align_stores(
     If `table` is in a run, the settings are recorded in its run.toml under [align].
 
     Rows in `table` with the same settings and features are not measured again; rows of the same measurement with other
-    settings or features are replaced; all other rows remain. See `align` and `load_pair` for the other
-    arguments and the errors.
+    settings or features are replaced; all other rows remain. With several layers in `layer_e` every
+    pair is measured on each of them. See `align` and `load_pair` for the other arguments and the errors.
 
     Returns the rows of these pairs and settings, and the whole table; the first has `attrs["notes"]`.
     """
     config = config or AlignConfig()
 
     @cache  # demonstrations that fit the heads for rollouts are measured themselves as well
-    def read(path_u: Path, path_e: Path) -> FeaturePair:
+    def read(path_u: Path, path_e: Path, layer: str | None) -> FeaturePair:
         with open_features(path_u) as file_u:
             control = file_u.model == PIXELS
             return load_pair(
                 file_u,
                 path_e,
                 layer_u=None if control else layer_u,
-                layer_e=layer_e,
+                layer_e=layer,
                 pool_u="mean" if control else pool_u,
                 pool_e=pool_e,
                 episodes=episodes,
             )
 
     pairs: list[FeaturePair] = []
-    for item in stored:
-        pair = read(item.u, item.e)
-        if item.fit_u is not None and item.fit_e is not None:
-            pair = pair_across(read(item.fit_u, item.fit_e), pair)
-        pairs.append(pair)
+    several: Sequence[str | None] = [layer_e] if layer_e is None or isinstance(layer_e, str) else layer_e
+    for layer in dict.fromkeys(several or [None]):
+        for item in stored:
+            pair = read(item.u, item.e, layer)
+            if item.fit_u is not None and item.fit_e is not None:
+                pair = pair_across(read(item.fit_u, item.fit_e, layer), pair)
+            pairs.append(pair)
     check_settings(table)
     record = cache(lambda: record_settings(table, config, pairs, episodes="all" if episodes == "equal" else episodes))
     on_disk = _TableOnDisk(table)

@@ -16,7 +16,7 @@ from mnprobe.core.arrays import Array
 from mnprobe.core.commands import command_line, command_of
 from mnprobe.core.errors import ConfigError, FeatureError
 from mnprobe.core.labels import Labels, as_partitions, asked_partition, is_missing, one_spelling, same_text, some
-from mnprobe.core.names import PIXELS, FeatureId, LayerId, Side, Source
+from mnprobe.core.names import PIXELS, FeatureId, LayerId, Side, Source, usual_layer, usual_pool
 from mnprobe.features import FeatureFile, open_features
 from mnprobe.probe._arrays import as_features
 from mnprobe.probe.splits import Items, fitted_partition, has_partitions
@@ -477,8 +477,8 @@ def load_pair(
     episodes: Episodes = "equal",
     layer_u: str | None = None,
     layer_e: str | None = None,
-    pool_u: str = "mean",
-    pool_e: str = "mean",
+    pool_u: str | None = None,
+    pool_e: str | None = None,
     partition: str | None = None,
 ) -> FeaturePair:
     """Read two feature stores and join them by episode id, in the order of the understanding side.
@@ -488,9 +488,10 @@ def load_pair(
         e: store of the execution side.
         episodes: "equal" raises if the stores do not have the same episodes; "shared" uses the episodes in both, and a
             note in `items.notes` says how many were left out.
-        layer_u: layer to read; by default "u" (the paper's), or the only one there is.
+        layer_u: layer to read; by default "u" (the paper's), or the only one there is (`names.USUAL_LAYERS`).
         layer_e: layer to read; by default "e" (the paper's), or the only one there is.
-        pool_u: pooling of tokens to one vector per episode, as in `Layer.pooled`.
+        pool_u: pooling of tokens to one vector per episode, as in `Layer.pooled`; by default the layer's own
+            (`names.usual_pool`).
         pool_e: the same for the execution side.
         partition: use only the episodes of this partition (`in_partition`).
 
@@ -523,7 +524,8 @@ def load_pair(
             data=[str(file.attrs["data_fingerprint"]) for file in (file_u, file_e)],
             episodes=episodes,
         )
-        layer_u, layer_e = _layer(file_u, layer_u, "u"), _layer(file_e, layer_e, "e")
+        layer_u, layer_e = _layer(file_u, layer_u), _layer(file_e, layer_e)
+        pool_u, pool_e = pool_u or usual_pool(layer_u), pool_e or usual_pool(layer_e)
         table, table_e = joined.episodes, table_e.iloc[joined.rows_e].reset_index(drop=True)
         items = Items.of(
             ids=table["id"].to_numpy(),
@@ -627,13 +629,15 @@ def _feature_id(file: FeatureFile) -> FeatureId:
     )
 
 
-def _layer(file: FeatureFile, requested: str | None, default: str) -> str:
+def _layer(file: FeatureFile, requested: str | None) -> str:
     if requested is not None:
         return requested
-    if default in file.layers:
-        return default
+    usual = usual_layer(file.side, file.layers)
+    if usual is not None:
+        return usual
     if len(file.layers) == 1:
         return file.layers[0]
+    default = "u" if file.side == Side.UNDERSTANDING else "e"
     raise FeatureError(
         f"{file.path} has no layer {default!r} but {', '.join(file.layers)}: "
         f"say which with --layer-{default} (layer_{default}=)"

@@ -38,7 +38,10 @@ _OF_VIDEO = (
     "understanding_share",
     "recompute",
 )
-_OF_POLICY = ("arp", "policy", "lambda_ee", "augment", "colour_noise", "language_seed", "first_step_share")
+_OF_POLICY = (
+    *("arp", "policy", "lambda_ee", "augment", "colour_noise", "kept_views", "language_seed"),
+    "first_step_share",
+)
 _OF_ALIGNMENT = ("align", "heads", "head_depth", "dim", "tau", "positives")
 
 
@@ -92,6 +95,10 @@ class TrainConfig:
     """Augmentation: se3 translates and rotates the scene; shift only translates it; none disables it. Noise on the zoom
     centre and on the input rotation tokens is set by the policy's own configuration."""
     colour_noise: Truth = True
+    kept_views: Whole = 0
+    """Number of draws of the zoom centre's noise whose views are drawn once and kept in the cache, shared by all
+    trainings of a run (2 or 3 are enough); 0 draws new views in every update. For augment none, without colour noise.
+    Kept views are rounded to float16."""
     camera: str = "front"
     """Camera of the clips. The policy's configuration names its cameras."""
     frames_rule: FramesRule = "middle"
@@ -126,6 +133,13 @@ class TrainConfig:
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
                 raise ConfigError(f"{name} must be a number of at least 0, got {value!r}")
+        if self.kept_views < 0:
+            raise ConfigError(f"kept_views must be 0 or more, got {self.kept_views!r}")
+        if self.kept_views and (self.augment != "none" or self.colour_noise):
+            raise ConfigError(
+                "kept_views are drawn once, so nothing may change the scene: set augment to none and colour_noise to "
+                "false, or kept_views to 0"
+            )
         check_seed(self.seed)
         check_seed(self.language_seed, name="language_seed")
         self._check_sides()
@@ -249,8 +263,9 @@ class TrainConfig:
         """Settings that affect weights, as JSON values, without those of a side that is not trained."""
         values = self.to_dict() | {"revision": _REVISION}
         left_out = {*self.unused, "recompute"}
-        if self.first_step_share is None:  # trainings from before there was a share stay what they are
-            left_out.add("first_step_share")
+        # trainings from before there was a share, and before views were kept, stay what they are
+        left_out |= {"first_step_share"} if self.first_step_share is None else set()
+        left_out |= {"kept_views"} if not self.kept_views else set()
         return {name: value for name, value in values.items() if name not in left_out}
 
     def digest(self) -> str:
@@ -261,7 +276,7 @@ class TrainConfig:
         """Convert numbers to Python types, so that equal settings have equal hashes."""
         settle(
             self,
-            wholes=("updates", "batch", "clips", "dim", "head_depth", "seed", "language_seed"),
+            wholes=("updates", "batch", "clips", "dim", "head_depth", "kept_views", "seed", "language_seed"),
             numbers=(
                 *("understanding_share", "lambda_ee", "lambda_align", "tau", "temperature", "text_share"),
                 *("clip_norm", "first_step_share"),
@@ -474,6 +489,7 @@ SOURCES: Mapping[str, str] = {
     "align.kind": "paper silent; Adam without decay at a constant rate, as in the probe",
     "augment": "shift by up to 12.5 % of the scene, yaw by up to 45 degrees, as in ARP's own training (specs/arp.md 2)",
     "colour_noise": "on, as in ARP's own training (specs/arp.md 2)",
+    "kept_views": "none: the scene changes in every update, as in ARP's own training (specs/arp.md 2)",
     "camera": "videos from a front-facing perspective (paper, 4.1)",
     "frames_rule": "paper silent; the middle of equal parts, ViCLIP's rule for evaluation (specs/viclip.md 6)",
     "clip_norm": "none: neither ViCLIP's nor ARP's own training clips (specs/viclip.md 9, specs/arp.md 9)",

@@ -1,6 +1,7 @@
 """Training dataset: clips, key-to-key steps and texts, decoded once and cached."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from mnprobe.core.labels import one_spelling
 from mnprobe.core.progress import progress
 from mnprobe.core.provenance import config_hash, versions
 from mnprobe.core.registry import unknown_name
+from mnprobe.core.seeds import derived_seed
 from mnprobe.data import Dataset, Episode, Frame, RLBenchEpisode, require, rgb_to_code
 from mnprobe.data.images import DEPTH_STEPS
 from mnprobe.features.inputs import FramesRule, read_clip
-from mnprobe.models.arp import ARPConfig, Batch, Observation, Target
+from mnprobe.models.arp import ARPConfig, Batch, KeptViews, Observation, Target, draw_kept, drawing_settings
+from mnprobe.models.arp.augment import draw_zoom_noise
+from mnprobe.models.arp.pointcloud import flatten_cameras
 from mnprobe.models.viclip import ViCLIPConfig, crop_images, preprocess, resize_bilinear
 from mnprobe.probe.splits import GroupKind
 from mnprobe.training.cache import Arrays, Rows, cached_arrays
@@ -29,13 +33,16 @@ __all__ = [
     "Language",
     "TrainingInputs",
     "batch_of_steps",
+    "batch_of_views",
     "clip_key",
     "codes_to_points",
     "normalised_clips",
     "prepare_inputs",
     "read_clip_bytes",
     "read_steps",
+    "read_views",
     "steps_key",
+    "views_key",
 ]
 
 
@@ -138,6 +145,78 @@ def batch_of_steps(
     )
 
 
+def views_key(config: ARPConfig, draws: int) -> dict[str, Any]:
+    """Return all that kept views depend on, except the dataset."""
+    noise = {"zoom": config.zoom, "waypoint_noise": config.waypoint_noise, "draws": draws}
+    return drawing_settings(config) | noise | {"versions": versions("torch")}
+
+
+def read_views(episode: Episode, row: int, config: ARPConfig, draws: int) -> dict[str, NDArray[Any]]:
+    """Draw the views of all K key-to-key steps of one episode; see `KeptViews`.
+
+    `first` (K, 3, 7, S, S) float16, `second` (K, draws, 3, 7, S, S) float16, `waypoint` (K, 3) and `centre`
+    (K, draws, 3) float32. The noise of the zoom centre follows from the episode's id and the number of the draw, so
+    that all trainings have the same views.
+    """
+    arrays = read_steps(episode, row, config.cameras, config.point_stride)
+    rows = np.arange(len(arrays["episode"]))
+    batch = batch_of_steps(arrays, rows, config.cameras, config.point_stride, torch.zeros(len(rows), 1, 1))
+    observation = batch.observation
+    clouds = [observation.point_cloud[camera] for camera in config.cameras]
+    units = [
+        draw_zoom_noise(len(rows), torch.Generator().manual_seed(derived_seed(draw, "kept views", episode.id)))
+        for draw in range(draws)
+    ]
+    views = draw_kept(
+        *flatten_cameras(clouds, [observation.rgb[camera] for camera in config.cameras]),
+        batch.target.pose[:, :3],
+        units,
+        config,
+    )
+    return {
+        "first": views[0].first.half().numpy(),
+        "second": torch.stack([one.second for one in views], dim=1).half().numpy(),
+        "waypoint": views[0].waypoint.numpy(),
+        "centre": torch.stack([one.centre for one in views], dim=1).numpy(),
+    }
+
+
+def batch_of_views(
+    steps: Arrays,
+    views: Arrays,
+    rows: NDArray[np.int64],
+    draws: NDArray[np.int64],
+    cameras: Sequence[str],
+    language: Float[Tensor, "b l w"],
+    device: torch.device | str = "cpu",
+) -> Batch:
+    """Collate the steps `rows` with their kept views, of the draw `draws` of each; images and points are empty."""
+
+    def take(array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+
+    nothing = torch.zeros(len(rows), 3, 0, 0, device=device)
+    return Batch(
+        observation=Observation(
+            point_cloud=dict.fromkeys(cameras, nothing),
+            rgb=dict.fromkeys(cameras, nothing.to(torch.uint8)),
+            language=language.to(device),
+            state=take(steps["state"][rows]),
+        ),
+        target=Target(
+            pose=take(steps["pose"][rows]),
+            gripper_open=take(steps["gripper_open"][rows]),
+            ignore_collisions=take(steps["ignore_collisions"][rows]),
+        ),
+        views=KeptViews(
+            first=take(views["first"][rows]),
+            second=take(views["second"][rows, draws]),
+            waypoint=take(views["waypoint"][rows]),
+            centre=take(views["centre"][rows, draws]),
+        ),
+    )
+
+
 def codes_to_points(
     codes: Int32[Tensor, "b h w"],
     intrinsics: Float64[Tensor, "b 3 3"],
@@ -228,6 +307,7 @@ class TrainingInputs:
         cameras: tuple[str, ...],
         point_stride: int,
         made_of: dict[str, Any],
+        views: Arrays | None = None,
     ) -> None:
         self.ids: NDArray[np.str_] = np.array(ids)
         self.tasks: NDArray[np.str_] = np.array(tasks)
@@ -239,6 +319,7 @@ class TrainingInputs:
         self.dataset = dataset
         self._steps = steps
         self._clips = clips
+        self._views = views
         self._cameras = cameras
         self._stride = point_stride
         self._made_of = made_of
@@ -247,7 +328,8 @@ class TrainingInputs:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays on disk."""
-        return sum(array.nbytes for arrays in (self._steps, self._clips or {}) for array in arrays.values())
+        kinds = (self._steps, self._clips or {}, self._views or {})
+        return sum(array.nbytes for arrays in kinds for array in arrays.values())
 
     def groups(self, kind: GroupKind) -> NDArray[np.int64]:
         """Return the (N,) group index of each episode: clips and steps of one group may be paired.
@@ -268,8 +350,17 @@ class TrainingInputs:
             raise ConfigError("no clips were prepared: prepare_inputs was given no configuration of a video model")
         return normalised_clips(self._clips["clips"][np.asarray(rows, dtype=np.int64)], device)
 
-    def policy_batch(self, rows: ArrayLike, language: Language, *, device: torch.device | str = "cpu") -> Batch:
-        """Return the key-to-key steps `rows` as a batch on `device`, with world points.
+    def policy_batch(
+        self,
+        rows: ArrayLike,
+        language: Language,
+        *,
+        device: torch.device | str = "cpu",
+        draws: NDArray[np.int64] | None = None,
+    ) -> Batch:
+        """Return the key-to-key steps `rows` as a batch on `device`, with world points, or with kept views.
+
+        `draws` (b,) chooses one of the kept draws for each row.
 
         `language` is called once, with all distinct instructions of the dataset, and its result is cached: pass the
         same object in later calls.
@@ -281,7 +372,11 @@ class TrainingInputs:
         chosen = np.asarray(rows, dtype=np.int64)
         tokens = self._speak(language)
         rows_of_text = torch.from_numpy(self.instruction_of[self.transition_episode[chosen]]).to(tokens.device)
-        return batch_of_steps(self._steps, chosen, self._cameras, self._stride, tokens[rows_of_text], device)
+        language_of = tokens[rows_of_text]
+        if self._views is None:
+            return batch_of_steps(self._steps, chosen, self._cameras, self._stride, language_of, device)
+        numbers = np.zeros(len(chosen), dtype=np.int64) if draws is None else draws
+        return batch_of_views(self._steps, self._views, chosen, numbers, self._cameras, language_of, device)
 
     def describe(self) -> dict[str, Any]:
         """Describe source and number of the inputs, for provenance."""
@@ -314,6 +409,7 @@ def prepare_inputs(
     camera: str = "front",
     frames_rule: FramesRule = "middle",
     point_stride: int | None = None,
+    kept_views: int = 0,
     workers: int = 1,
     quiet: bool = False,
     note: Callable[[str], None] | None = None,
@@ -334,6 +430,8 @@ def prepare_inputs(
         frames_rule: rule that selects the frames of a clip.
         point_stride: subsampling of rows and columns of the policy's images; None uses the policy's own setting, which
             also applies at inference.
+        kept_views: draws of the policy's views that are drawn once and kept, in place of its images (see
+            `TrainConfig.kept_views`); 0 keeps images.
         workers: number of decoding processes; 1 decodes in the current process. Starting processes takes seconds, which
             is worthwhile for hundreds of long episodes (RLBench), not for the tabletop.
         quiet: show no progress.
@@ -353,8 +451,13 @@ def prepare_inputs(
     cameras = arp.cameras if arp is not None else ()
     own = arp.point_stride if arp is not None else 1
     stride = own if arp is None or point_stride is None else point_stride
-    readers: dict[str, _Reader] = {"steps": partial(_read_steps, cameras=cameras, point_stride=stride)}
-    keys = {"steps": steps_key(cameras, stride)}
+    kept = cameras if arp is None or not kept_views else ()
+    readers: dict[str, _Reader] = {"steps": partial(_read_steps, cameras=kept, point_stride=stride)}
+    keys = {"steps": steps_key(kept, stride)}
+    if arp is not None and kept_views:
+        arp = arp if point_stride is None else replace(arp, point_stride=point_stride)
+        readers["views"] = partial(_read_views, config=arp, draws=kept_views)
+        keys["views"] = views_key(arp, kept_views)
     if viclip is not None:
         readers["clips"] = partial(_read_clip, config=viclip, camera=camera, frames_rule=frames_rule)
         keys["clips"] = clip_key(viclip, camera, frames_rule)
@@ -374,7 +477,9 @@ def prepare_inputs(
         clips=arrays.get("clips"),
         cameras=cameras,
         point_stride=stride,
-        made_of={"versions": common["versions"], "steps": keys["steps"], "clips": keys.get("clips")},
+        made_of={"versions": common["versions"], "steps": keys["steps"], "clips": keys.get("clips")}
+        | ({"views": keys["views"]} if "views" in keys else {}),
+        views=arrays.get("views"),
     )
 
 
@@ -392,6 +497,10 @@ def _check(arp: ARPConfig | None, point_stride: int | None, workers: int) -> Non
 
 def _read_steps(row: int, episode: Episode, *, cameras: Sequence[str], point_stride: int) -> dict[str, NDArray[Any]]:
     return read_steps(episode, row, cameras, point_stride)
+
+
+def _read_views(row: int, episode: Episode, *, config: ARPConfig, draws: int) -> dict[str, NDArray[Any]]:
+    return read_views(episode, row, config, draws)
 
 
 def _read_clip(

@@ -1,6 +1,6 @@
 """Training sampler: the clips, steps and noise of an update, from seed and number."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -294,9 +294,10 @@ class BatchLoader:
                 derived_seed(config.seed, update, "depth", self._team.rank)
             )
         if self._arp is not None and self._language is not None:
-            batch = self._inputs.policy_batch(rows.transitions, self._language, device=self._device)
+            draws = self._kept_draws(update, rows.positions)
+            batch = self._inputs.policy_batch(rows.transitions, self._language, device=self._device, draws=draws)
             parts["batch"] = batch
-            parts["noise"] = sample_noise(
+            noise = sample_noise(
                 self._arp,
                 rows=rows.positions,
                 batch=config.batch,
@@ -306,10 +307,19 @@ class BatchLoader:
                 seed=config.seed,
                 update=update,
             )
+            parts["noise"] = noise if draws is None else replace(noise, waypoint_noise_unit=None)
             if understanding:
                 episodes = self._inputs.transition_episode[rows.transitions[: rows.pairs]]
                 parts["pair_groups"] = torch.from_numpy(self._sampler.groups[episodes])
         return StepInputs(**(vars(inputs) | parts)).to(self._device)
+
+    def _kept_draws(self, update: int, positions: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Sample one of the kept draws for each row; None without kept views."""
+        if not self._config.kept_views:
+            return None
+        rng = np.random.default_rng(derived_seed(self._config.seed, update, "kept views"))
+        draws: NDArray[np.int64] = rng.integers(0, self._config.kept_views, self._config.batch)
+        return draws[positions]
 
     def _clips(self, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> dict[str, Tensor]:
         numbers = self._inputs.instruction_of[rows]

@@ -379,6 +379,7 @@ def _prepare(
         cache=cache,
         camera=config.camera,
         frames_rule=config.frames_rule,
+        kept_views=config.kept_views,
         workers=workers,
         quiet=quiet or not team.leads,
         note=note,

@@ -1,12 +1,14 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from mnprobe.analysis.tables.alignment import settle
 from mnprobe.cli.main import main
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features, write_features
-from mnprobe.probe import read_alignment
+from mnprobe.probe import load_pair, read_alignment
 
 QUICK = ["--seeds", "1", "--splits", "1", "--dim", "4", "--steps", "1"]
 
@@ -58,6 +60,36 @@ def test_a_run_is_measured_into_its_table(run, capsys):
     named = set(table["heads_file"]) - {""}
     assert len(named) == 6  # three pairs, two holdouts
     assert all((run.path / name).is_file() for name in named)
+
+
+def test_two_layers_of_e_are_measured_as_named_pairs(run, capsys):
+    """The screen points, six tokens by stage and view, are put side by side; the layer e stays what is shown."""
+    path = run.features("arp", "demos", 0)
+    ids = {"id": [f"t/0/episode{i}" for i in range(24)], "instruction": [f"do {i % 6}" for i in range(24)]}
+    rng = np.random.default_rng(1)
+    tokens = {"e": rng.normal(size=(24, 5, 5)), "screen": rng.normal(size=(24, 6, 5))}
+    write_features(path, layers=tokens, episodes=ids, model="arp", side="execution", trained=False)
+    arguments = ["--source", "demos", "--holdout", "episodes", "--no-shuffled"]
+    both = ["--layer-e", "e", "--layer-e", "screen", *arguments]
+    code, out, _ = run_align(run, capsys, *both)
+    assert (code, "arp step 0 untrained [screen]" in out) == (0, True)
+    table = read_alignment(run.results("alignment"))
+    measured = set(zip(table["understanding"], table["layer_e"], table["pool_e"], strict=True))
+    assert measured == {(u, *e) for u in ("viclip", "pixels") for e in (("e", "mean"), ("screen", "concat"))}
+    shown, notes = settle(table)
+    assert set(shown["layer_e"]) == {"e"}
+    assert "layer_e e is shown; the table also has screen" in notes
+    alone = read_alignment(run.results("alignment"))
+    alone = alone[alone["layer_e"] == "screen"].reset_index(drop=True)
+    run.results("alignment").unlink()
+    run_align(run, capsys, "--layer-e", "screen", *arguments)
+    pd.testing.assert_frame_equal(read_alignment(run.results("alignment")), alone)
+    pair = load_pair(run.features("viclip", "demos", 0), path, layer_e="screen")
+    assert pair.e.shape == (24, 30)
+    np.testing.assert_array_equal(pair.e, tokens["screen"].reshape(24, 30).astype(np.float32))
+    code, _, err = run_align(run, capsys, "--source", "demos-blank", "--layer-e", "e", "--layer-e", "screen")
+    assert (code, "unknown layer 'screen'" in err) == (2, True)  # an older store, read as before without the option
+    assert run_align(run, capsys, "--source", "demos-blank")[0] == 0
 
 
 def test_json_is_one_document_and_nothing_else(run, capsys):

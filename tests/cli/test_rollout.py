@@ -103,8 +103,8 @@ def test_features_come_with_the_episodes_and_extract_keeps_them(run, command):
     arguments = ["rollout", "--run", run.path, *TWO, "--episodes", "2", "--max-steps", "2", *SMALL, "--features"]
     said = json.loads(command(*arguments, "--json", "--quiet"))
     assert [(entry["source"], entry["episodes"], entry["layers"]) for entry in said["features"]] == [
-        ("rollouts", 4, ["e"]),
-        ("rollouts-blank", 4, ["e"]),
+        ("rollouts", 4, ["e", "screen"]),
+        ("rollouts-blank", 4, ["e", "screen"]),
     ]
     assert RunDir(run.path).config["rollout"]["features"] is True
     source = ["extract", "--run", run.path, "--source", "rollouts", "--model", "arp", "--device", "cpu"]

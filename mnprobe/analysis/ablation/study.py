@@ -340,6 +340,7 @@ def _prepare(study: Study, workers: int, quiet: bool, note: Callable[[str], None
         cache=study.shared.cache,
         camera=config.camera,
         frames_rule=config.frames_rule,
+        kept_views=config.kept_views,
         workers=1 if len(study.dataset) < 100 * workers else workers,  # they take seconds to start
         quiet=quiet,
         note=note,

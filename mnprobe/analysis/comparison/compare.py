@@ -17,7 +17,7 @@ from mnprobe.analysis.tsne.inputs import find_pairs
 from mnprobe.core.arrays import Array, as_array, as_whole
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooLittleMemory
 from mnprobe.core.labels import Labels, as_labels, asked_partition, label_list
-from mnprobe.core.names import LayerId
+from mnprobe.core.names import LayerId, usual_layer
 from mnprobe.core.progress import progress
 from mnprobe.core.provenance import canonical_json, config_hash
 from mnprobe.core.rundir import RunDir
@@ -276,7 +276,7 @@ def _balancing(labels: NDArray[Any], kept: NDArray[np.int64]) -> str:
 
 
 GRIDS = ("layers", "checkpoints")
-_USUAL = {"understanding": "u", "execution": "e"}
+_LETTERS = {"understanding": "u", "execution": "e"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -393,11 +393,14 @@ def _common(
 
 def _sets(path: Path, side: str, ids: Sequence[str], grid: str, layers: Sequence[str], pool: str) -> list[FeatureSet]:
     with open_features(path) as file:
-        usual = _USUAL[side]
+        usual = usual_layer(side, file.layers)
         if not layers:
-            layers = [usual] if grid == "checkpoints" and usual in file.layers else file.layers
+            layers = [usual] if grid == "checkpoints" and usual is not None else file.layers
         if grid == "checkpoints" and len(layers) > 1:
-            raise FeatureError(f"{path} has no layer {usual!r} but {', '.join(layers)}: say which with --layer-{usual}")
+            letter = _LETTERS[side]
+            raise FeatureError(
+                f"{path} has no layer {letter!r} but {', '.join(layers)}: say which with --layer-{letter}"
+            )
         place = {str(name): row for row, name in enumerate(file.episodes["id"])}
         rows = np.array([place[name] for name in ids], dtype=np.int64)
         return [

@@ -126,8 +126,8 @@ def examine(
     e: Path | None = None,
     layer_u: str | None = None,
     layer_e: str | None = None,
-    pool_u: str = "mean",
-    pool_e: str = "mean",
+    pool_u: str | None = None,
+    pool_e: str | None = None,
 ) -> Examined:
     """Read the features: of the two stores, else of a run the last checkpoint on demonstrations.
 
@@ -168,4 +168,4 @@ def _models(run: RunDir) -> dict[str, list[str]]:
 
 
 def _read(path_u: Path, path_e: Path, options: dict[str, str | None]) -> FeaturePair:
-    return load_pair(path_u, path_e, episodes="shared", **options)  # type: ignore[arg-type]  # pools are never None
+    return load_pair(path_u, path_e, episodes="shared", **options)

@@ -9,6 +9,7 @@ from scipy.stats import t
 
 from mnprobe.core.commands import option_line
 from mnprobe.core.errors import ProbeError
+from mnprobe.core.names import USUAL_LAYERS, Side
 from mnprobe.core.table import write_table
 from mnprobe.probe.results import COLUMNS, TRUTH, read_alignment
 
@@ -49,8 +50,8 @@ _DEFAULTS: dict[str, str | None] = {
     "heads": "linear",
     "pairing": "instruction",
     "loss": "diagonal",
-    "layer_u": "u",
-    "layer_e": "e",
+    "layer_u": USUAL_LAYERS[Side.UNDERSTANDING][0],
+    "layer_e": USUAL_LAYERS[Side.EXECUTION][0],
     "pool_u": "mean",
     "pool_e": "mean",
     "tau": "0.1",

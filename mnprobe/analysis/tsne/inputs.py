@@ -243,10 +243,10 @@ def tsne_inputs(
     steps: Sequence[int] = (),
     compare: Sequence[RunDir] = (),
     trainings: Sequence[str] = (),
-    layer_u: str = "u",
-    layer_e: str = "e",
-    pool_u: str = "mean",
-    pool_e: str = "mean",
+    layer_u: str | None = None,
+    layer_e: str | None = None,
+    pool_u: str | None = None,
+    pool_e: str | None = None,
     heads: Path | None = None,
 ) -> list[TsneInput]:
     """Load every pair to show, each with saved heads where `heads` is given or those of `mnprobe align` fit.
@@ -299,10 +299,10 @@ def series_inputs(
     source: str = "demos",
     steps: Sequence[int] = (),
     trainings: Sequence[str] = (),
-    layer_u: str = "u",
-    layer_e: str = "e",
-    pool_u: str = "mean",
-    pool_e: str = "mean",
+    layer_u: str | None = None,
+    layer_e: str | None = None,
+    pool_u: str | None = None,
+    pool_e: str | None = None,
     heads: Path | None = None,
 ) -> dict[str, list[TsneInput]]:
     """Every checkpoint of each training to show, by training: those that `tsne_inputs` chooses when given the same.

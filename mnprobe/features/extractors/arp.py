@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mnprobe.core.errors import DataError
-from mnprobe.core.names import Side
+from mnprobe.core.names import SCREEN, Side
 from mnprobe.core.registry import unknown_name
 from mnprobe.core.runtime import autocast
 from mnprobe.core.seeds import check_seed
@@ -84,9 +84,10 @@ class PreparedSteps:
 class ARPExtractor:
     """Extract the states of ARP at every key-to-key step of an episode, from the frame before the step.
 
-    Layers, per keyframe: "e" (5 tokens: rot-x, rot-y, rot-z, grip, collision, straight after the last block), "norm"
-    (the same after the final layer norm), "blocks.<i>" (the same after block i), "screen" (6 tokens: two stages of
-    three views). A token's keyframe is the keyframe's index in the episode, from 0.
+    By default "e" and "screen" are extracted. Layers, per keyframe: "e" (5 tokens: rot-x, rot-y, rot-z, grip,
+    collision, straight after the last block), "norm" (the same after the final layer norm), "blocks.<i>" (the same
+    after block i), "screen" (6 tokens: two stages of three views). A token's keyframe is the keyframe's index in the
+    episode, from 0.
 
     Options: `decoding` "greedy" inputs the policy's own earlier tokens, "teacher" the true ones; `blank_instruction`
     uses the language of "" for all episodes; `language_weights` (CLIP RN50) or `language_seed`.
@@ -95,7 +96,7 @@ class ARPExtractor:
     kind: ClassVar[str] = "arp"
     revision: ClassVar[int] = 1
     side: ClassVar[Side | None] = Side.EXECUTION
-    default_layers: ClassVar[tuple[str, ...]] = ("e",)
+    default_layers: ClassVar[tuple[str, ...]] = ("e", SCREEN)
     option_defaults: ClassVar[Mapping[str, Any]] = {
         "decoding": "greedy",
         "blank_instruction": False,

@@ -3,7 +3,7 @@
 from mnprobe.models.arp.augment import SE3Draws
 from mnprobe.models.arp.blank import blank_instruction
 from mnprobe.models.arp.config import CAMERAS, ARPConfig
-from mnprobe.models.arp.drawing import Drawing, drawing_settings
+from mnprobe.models.arp.drawing import Drawing, KeptViews, draw_kept, drawing_settings
 from mnprobe.models.arp.load import ZeroGateWarning, load_arp, save_arp
 from mnprobe.models.arp.model import ARP, ActOutput, TrainOutput
 from mnprobe.models.arp.noise import TrainNoise
@@ -19,6 +19,7 @@ __all__ = [
     "Batch",
     "Drawing",
     "FrameArrays",
+    "KeptViews",
     "Lamb",
     "Observation",
     "SE3Draws",
@@ -27,6 +28,7 @@ __all__ = [
     "TrainOutput",
     "ZeroGateWarning",
     "blank_instruction",
+    "draw_kept",
     "drawing_settings",
     "learning_rate",
     "load_arp",

@@ -13,7 +13,7 @@ from mnprobe.core.errors import ConfigError
 from mnprobe.models.arp.augment import noisy_zoom_centre, se3_augment, shift_bins
 from mnprobe.models.arp.config import ARPConfig
 from mnprobe.models.arp.decode import decode_point
-from mnprobe.models.arp.drawing import Drawing, draw_scene, draw_zoomed
+from mnprobe.models.arp.drawing import Drawing, KeptViews, draw_scene, draw_zoomed
 from mnprobe.models.arp.heatmap import label_heatmap
 from mnprobe.models.arp.init import init_policy, init_vision
 from mnprobe.models.arp.losses import class_cross_entropy, heatmap_cross_entropy
@@ -21,6 +21,7 @@ from mnprobe.models.arp.mvt import VIEWS, MultiViewTransformer
 from mnprobe.models.arp.noise import TrainNoise
 from mnprobe.models.arp.observation import Batch, Observation, Target
 from mnprobe.models.arp.pointcloud import flatten_cameras, unzoom, zoom
+from mnprobe.models.arp.renderer import with_place_channels
 from mnprobe.models.arp.rotation import bins_to_quat, quat_to_bins
 from mnprobe.models.arp.sampling import sample_map
 from mnprobe.models.arp.tokens import ACTIONS, PROMPTS, SCREEN, TOKENS
@@ -228,15 +229,19 @@ class ARP(nn.Module):
         config, observation, target = self.config, batch.observation, batch.target
         self._check(observation)
         pose = target.pose.float()
-        if drawing is None or noise.se3 is not None or noise.colour is not None:
-            drawing, pose = self._drawn(observation, pose, noise)
-        scene = drawing.scene
-        first = self._encode_images(0, drawing.views, observation)
-        waypoint = scene.into_cube(pose[:, :3])
-        centre = waypoint
-        if noise.waypoint_noise_unit is not None:
-            centre = noisy_zoom_centre(waypoint, noise.waypoint_noise_unit, config.waypoint_noise)
-        second = self._encode_images(1, draw_zoomed(scene, centre, config), observation)
+        if batch.views is not None:
+            waypoint, centre = batch.views.waypoint, batch.views.centre
+            first_views, second_views = _whole_views(batch.views, noise)
+        else:
+            if drawing is None or noise.se3 is not None or noise.colour is not None:
+                drawing, pose = self._drawn(observation, pose, noise)
+            waypoint = drawing.scene.into_cube(pose[:, :3])
+            centre = waypoint
+            if noise.waypoint_noise_unit is not None:
+                centre = noisy_zoom_centre(waypoint, noise.waypoint_noise_unit, config.waypoint_noise)
+            first_views, second_views = drawing.views, draw_zoomed(drawing.scene, centre, config)
+        first = self._encode_images(0, first_views, observation)
+        second = self._encode_images(1, second_views, observation)
         point = zoom(waypoint, centre, config.zoom)
         bins = quat_to_bins(pose[:, 3:], config.rotation_resolution)
         flags = torch.stack([target.gripper_open.long(), target.ignore_collisions.long()], dim=1)
@@ -310,6 +315,14 @@ class ARP(nn.Module):
         """Soft labels of all views, (b * 3, S, S)."""
         xy = project(waypoint[:, None], self.config.image_size)[:, 0]
         return label_heatmap(xy.flatten(0, 1), self.config.image_size, self.config.heatmap_sigma)
+
+
+def _whole_views(views: KeptViews, noise: TrainNoise) -> tuple[Tensor, Tensor]:
+    """Both stages of kept views as the network takes them; ConfigError for noise that would have to be drawn."""
+    if any(part is not None for part in (noise.se3, noise.colour, noise.waypoint_noise_unit)):
+        raise ConfigError("kept views are drawn already: noise of scene, colours or zoom centre cannot change them")
+    first, second = (with_place_channels(images.float()) for images in (views.first, views.second))
+    return first, second
 
 
 def _decode(sight: _Observation) -> Float[Tensor, "b 3"]:

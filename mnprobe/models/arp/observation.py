@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mnprobe.core.errors import ConfigError
 from mnprobe.models.arp.config import CAMERAS
+from mnprobe.models.arp.drawing import KeptViews
 
 __all__ = ["Batch", "FrameArrays", "Observation", "Target", "observation_from_frames"]
 
@@ -144,12 +145,18 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
-    """Observations with their targets, for training."""
+    """Observations with their targets, for training.
+
+    With `views`, which were drawn beforehand, the images and points of the observation are not used.
+    """
 
     observation: Observation
     target: Target
+    views: KeptViews | None = None
 
     def __post_init__(self) -> None:
+        if self.views is not None and len(self.views) != len(self.target):
+            raise ConfigError(f"{len(self.views)} kept views but {len(self.target)} targets")
         if len(self.observation) != len(self.target):
             raise ConfigError(f"{len(self.observation)} observations but {len(self.target)} targets")
 
@@ -158,7 +165,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
-        return Batch(observation=self.observation.to(device), target=self.target.to(device))
+        views = None if self.views is None else self.views.to(device)
+        return Batch(observation=self.observation.to(device), target=self.target.to(device), views=views)
 
 
 class FrameArrays(NamedTuple):

@@ -16,10 +16,13 @@ from torch import Tensor
 from mnprobe.core.errors import ConfigError
 from mnprobe.models.arp.views import VIEWS, View
 
-__all__ = ["EMPTY_DEPTH", "network_input", "render_views"]
+__all__ = ["DRAWN_CHANNELS", "EMPTY_DEPTH", "network_input", "render_views", "with_place_channels"]
 
 EMPTY_DEPTH = -1.0
 """Depth of a pixel that no point reaches; its features are 0."""
+
+DRAWN_CHANNELS = 7
+"""Channels of `network_input` that depend on the cloud: position, colour, depth; the constant ones follow."""
 
 _DEPTH_STEPS = 1000  # depth is counted in steps of 1 / 1000 cube unit
 _MAX_STEPS = 2**32 - 1  # the depth count is an unsigned 32-bit integer
@@ -112,7 +115,12 @@ def network_input(
     """
     features = [torch.cat([_normalised(p.float()), c.float()], dim=1) for p, c in zip(points, rgb, strict=True)]
     images = render_views(points, features, size=size, radius=radius, views=views)
-    place = _place_channels(len(views), size, images.device)
+    return with_place_channels(images)
+
+
+def with_place_channels(images: Float[Tensor, "b v 7 s s"]) -> Float[Tensor, "b v 10 s s"]:
+    """Add the constant channels of `network_input` to drawn ones."""
+    place = _place_channels(images.shape[1], images.shape[-1], images.device)
     return torch.cat([images, place.expand(len(images), -1, -1, -1, -1)], dim=2)
 
 
