@@ -90,7 +90,7 @@ class ARPConfig:
     starts sharper; the released models start at 1."""
     untrained_language: str = "encoder"
     """Language tokens where no weights of a text encoder are given: those of a random CLIP text branch ("encoder"), or
-    a random vector for each word, the words repeated to `language_length` ("words"; `models.clip.WordVectors`)."""
+    a random vector for each content word, the words repeated to `language_length` ("words"; see `WordVectors`)."""
 
     def __post_init__(self) -> None:
         for name in _SIZES:

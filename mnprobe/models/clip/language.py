@@ -1,4 +1,4 @@
-"""Language tokens for the policy: CLIP RN50's text branch, or word vectors; frozen."""
+"""Language tokens of policies: CLIP RN50's text branch or word vectors, frozen."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -81,20 +81,20 @@ class LanguageEncoder(nn.Module):
 
 
 class WordVectors(nn.Module):
-    """Instructions -> a fixed random vector for each word, the words repeated up to the policy's length.
+    """Instructions -> a fixed random vector for each content word, the words repeated up to the policy's length.
 
     For policies that are trained without a text encoder: `random_language_encoder` mixes words, padding and position
     into every token, while here each token is one word of CLIP's tokenizer, whatever surrounds it, and there is neither
-    padding nor a start or end token. Vectors have independent N(0, 1) entries that depend on seed and word alone. The
-    policy gives language tokens no position, so that the order of the words is lost: see `check_distinct`. The empty
-    instruction is all zeros, which no other text gives.
+    padding nor a start or end token. Articles and "to" are left out where other words remain. Vectors have independent
+    N(0, 1) entries that depend on seed and word alone. The policy gives language tokens no position, so that the order
+    of the words is lost: see `check_distinct`. The empty instruction is all zeros, which no other text gives.
 
     Args:
         length: tokens per instruction.
         width: of a token.
         seed: equal seeds give equal vectors.
 
-    >>> tokens = WordVectors(length=5, width=8)(["push red", ""])
+    >>> tokens = WordVectors(length=5, width=8)(["push the red", ""])
     >>> bool((tokens[0, 0] == tokens[0, 2]).all()), bool((tokens[0, 0] == tokens[0, 1]).all()), int(tokens[1].any())
     (True, False, 0)
     """
@@ -106,13 +106,14 @@ class WordVectors(nn.Module):
                 raise ConfigError(f"WordVectors.{name} must be at least 1, got {value!r}")
         self.length, self.width, self.seed = length, width, check_seed(seed, name="language_seed")
         self._tokenizer = Tokenizer()
+        self._function_words = frozenset(self._tokenizer.encode("a an the to"))
         self._known: dict[int, Tensor] = {}
 
     def forward(self, instructions: Sequence[str]) -> Float[Tensor, "b l w"]:
         """Tokens (B, length, width), float32, on the CPU. Raises: ConfigError for more words than `length`."""
         rows = [torch.zeros(0, self.length, self.width)]
         for text in instructions:
-            ids = self._tokenizer.encode(text)
+            ids = self._words(text)
             if len(ids) > self.length:
                 raise ConfigError(
                     f"{text!r} has {len(ids)} words (pieces of words of CLIP's tokenizer), the policy reads "
@@ -123,15 +124,14 @@ class WordVectors(nn.Module):
         return torch.cat(rows)
 
     def check_distinct(self, instructions: Sequence[str]) -> None:
-        """Raise ConfigError for two instructions of the same words: a policy could not tell them apart."""
-        first: dict[tuple[int, ...], tuple[list[int], str]] = {}
+        """Raise ConfigError for two instructions of the same content words: a policy could not tell them apart."""
+        first: dict[tuple[int, ...], str] = {}
         for text in instructions:
-            ids = self._tokenizer.encode(text)
-            known, other = first.setdefault(tuple(sorted(ids)), (ids, text))
-            if known != ids:
+            other = first.setdefault(tuple(sorted(self._words(text))), text)
+            if other != text:
                 raise ConfigError(
-                    f"{other!r} and {text!r} have the same words in another order, which a policy that reads word "
-                    "vectors cannot see. Give --language-weights, or set untrained_language to 'encoder'"
+                    f"{other!r} and {text!r} have the same words, and a policy that reads word vectors sees no order. "
+                    "Give --language-weights, or set untrained_language to 'encoder'"
                 )
 
     def describe(self) -> dict[str, Any]:
@@ -142,6 +142,10 @@ class WordVectors(nn.Module):
             "trained": False,
             "seed": self.seed,
         }
+
+    def _words(self, text: str) -> list[int]:
+        ids = self._tokenizer.encode(text)
+        return [word for word in ids if word not in self._function_words] or ids
 
     def _vector(self, word: int) -> Float[Tensor, " w"]:
         if word not in self._known:

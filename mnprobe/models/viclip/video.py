@@ -89,13 +89,14 @@ class VideoEncoder(nn.Module):
         return x if kept is None else keep_tokens(x, kept)
 
     def init_weights(self, generator: Generator) -> None:
-        """Initialise weights: CLIP's rules for image encoders; temporal positions like the spatial ones.
+        """Initialise weights: CLIP's rules for image encoders, also for each frame of a tubelet (frames are alike, and
+        patches that weigh more than their positions learn faster); temporal positions like the spatial ones.
 
         (The official training starts from image CLIP with temporal positions of zero; from scratch, frames would
         then be indistinguishable.)
         """
-        width = self.config.width
-        nn.init.normal_(self.conv1.weight, std=self.conv1.weight[0].numel() ** -0.5, generator=generator)
+        width, patch = self.config.width, self.config.patch_size
+        nn.init.normal_(self.conv1.weight, std=(3 * patch * patch) ** -0.5, generator=generator)
         for parameter in (
             self.class_embedding,
             self.positional_embedding,

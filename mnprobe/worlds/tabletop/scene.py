@@ -33,7 +33,7 @@ SCENE_BOUNDS = (-0.3, -0.5, 0.6, 0.7, 0.5, 1.6)
 # third of the weld's time constant 0.006 s, beyond which every grasp fails.
 _HEAD = """<mujoco model="tabletop">
 <compiler angle="radian" autolimits="true"/>
-<option timestep="0.002" integrator="implicitfast" cone="elliptic" impratio="10" iterations="30"/>
+<option timestep="0.002" integrator="implicitfast" cone="elliptic" impratio="10" iterations="30"{option}>
 <statistic extent="1" center="0.2 0 0.8"/>
 <visual><map znear="0.01" zfar="5"/><quality shadowsize="0" offsamples="0" numslices="16" numstacks="8" numquads="1"/>
 <headlight active="0"/></visual>
@@ -55,9 +55,11 @@ class Mjcf:
     Names of bodies, joints and geoms must be unique; "hand", "mocap", "palm", "flange", "finger_left", "finger_right",
     "fingers", "table" and "floor" are taken. Default classes for geoms: none (hard, friction 1.5), "pushed" (slides on
     the table), "visual" (touches nothing), "hidden" (touches, is not drawn), "backdrop" (part of floor and table).
+    `option` is the content of the option element, such as flags of the simulation.
     """
 
     worldbody: str
+    option: str = ""
     asset: str = ""
     equality: str = ""
     actuator: str = ""
@@ -78,7 +80,7 @@ def compose(task: Mjcf) -> str:
         f'pos="0.25 0 {(TABLE_TOP - 0.05) / 2}" rgba="0.30 0.27 0.25 1"/></body>'
     )
     return (
-        _HEAD
+        _HEAD.replace("{option}>", f">{task.option}</option>" if task.option else "/>")
         + f"<asset>{task.asset}</asset>\n"
         # The hand comes first: its joints are the first nine numbers of qpos.
         + f"<worldbody>{hand['worldbody']}{world}{task.worldbody}</worldbody>\n"
