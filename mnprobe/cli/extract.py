@@ -97,6 +97,12 @@ def extract(
             "--blank-instruction", help="Control: give the policy no instruction; '-blank' is added to the source."
         ),
     ] = False,
+    also_blank: Annotated[
+        bool,
+        typer.Option(
+            "--also-blank", help="Both: features with the instruction, and the control of --blank-instruction beside."
+        ),
+    ] = False,
     language_weights: opt.LanguageWeightsOption = None,
     factory: Annotated[str | None, typer.Option(help="For --model hook: package.module:factory.")] = None,
     side: Annotated[

@@ -59,6 +59,7 @@ __all__ = [
     "extracted",
     "played_jobs",
     "run_job",
+    "run_jobs",
     "separate_broken",
 ]
 
@@ -67,6 +68,7 @@ Note = Callable[[str], None]
 _KEPT, _TODO, _FAILED = 0, 1, 2
 _PLAYED_AT_ONCE = 16  # episodes in a shard of played features
 _OF_EPISODES = ("data_fingerprint", "episodes", "episodes_hash")
+_WEIGHTS_AT_ONCE = 2**30  # bytes of the weights files of models that are in memory at one time
 _SHOWN = 20  # broken episodes listed before "and N more"
 
 
@@ -79,7 +81,7 @@ class Job:
     existing shards are reused only if it is equal too, so that a store is never mixed. `build` makes the extractor; it
     is called only if work remains. With `skip_broken`, episodes with damaged files are skipped; `broken` gives the
     reasons of those known in advance. `given` returns the features of an episode that are known already, computed as
-    `asked` and `ran` say, or None.
+    `asked` and `ran` say, or None. `weights` is the size of the weights file in bytes.
     """
 
     target: Path
@@ -96,6 +98,7 @@ class Job:
     skip_broken: bool = False
     broken: Mapping[str, str] = field(default_factory=dict)
     given: Callable[[Episode], EpisodeFeatures | None] | None = field(default=None, repr=False)
+    weights: int = 0
 
     @property
     def config_hash(self) -> str:
@@ -129,22 +132,139 @@ def run_job(job: Job, team: Team, *, quiet: bool = False, note: Note | None = No
     for values that depend on the batch; errors of data and model are passed on. Finished batches are reused by the next
     call. `note` is called by process 0 with messages for the user.
     """
+    run = _Run(job, team, _shards(job), note or (lambda text: None))
+    with ExitStack() as stack:
+        if _decide(job, team, run.shards, stack) == _KEPT:
+            return "kept"
+        run.start()
+        run.compute(quiet)
+        run.end()
+    return "written"
+
+
+def _shards(job: Job) -> ShardFolder:
     # Batches without a broken episode serve a job that skips broken ones and one that does not.
     asked = {name: value for name, value in job.asked.items() if name != "skip_broken"}
     pieces = {} if job.ran.get("batch_size") in (None, job.batch_size) else {"episodes_in_a_shard": job.batch_size}
-    shards = ShardFolder(job.target, config_hash([config_hash(asked), dict(job.ran) | pieces]))
-    run = _Run(job, team, shards, note or (lambda text: None))
+    return ShardFolder(job.target, config_hash([config_hash(asked), dict(job.ran) | pieces]))
+
+
+def run_jobs(jobs: Sequence[Job], team: Team, *, quiet: bool = False, note: Note | None = None) -> list[Status]:
+    """As `run_job` for each, with inputs prepared once for jobs that can share them (`Extractor.preparation`).
+
+    Jobs on the same episodes whose models fit into memory together go through the batches side by side. Stores, shards
+    and resumption are those of the jobs alone; when a job fails, those before it are finished.
+    """
+    done: list[Status] = []
+    for group in _groups(jobs):
+        if len(group) == 1:
+            done.append(run_job(group[0], team, quiet=quiet, note=note))
+        else:
+            done += _run_together(group, team, quiet, note)
+    return done
+
+
+def _groups(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Neighbors that can go side by side."""
+    groups: list[list[Job]] = []
+    for job in jobs:
+        last = groups[-1] if groups else []
+        if last and _side_by_side(last[0], job) and sum(one.weights for one in (*last, job)) <= _WEIGHTS_AT_ONCE:
+            last.append(job)
+        else:
+            groups.append([job])
+    return groups
+
+
+def _side_by_side(one: Job, other: Job) -> bool:
+    extractor = EXTRACTORS.load(one.asked["extractor"]) if one.asked.get("extractor") in EXTRACTORS.names() else None
+    return (
+        hasattr(extractor, "preparation")
+        and bool(getattr(extractor, "independent_rows", False))
+        and one.asked["extractor"] == other.asked.get("extractor")
+        and one.episodes is other.episodes
+        and one.given is other.given is None
+        and (one.batch_size, one.skip_broken, one.threads) == (other.batch_size, other.skip_broken, other.threads)
+    )
+
+
+def _run_together(jobs: Sequence[Job], team: Team, quiet: bool, note: Note | None) -> list[Status]:
+    """Run jobs side by side; when one fails, those before it are finished and its error is raised."""
+    statuses: list[Status] = ["kept"] * len(jobs)
+    runs: dict[int, _Run] = {}
+    failed: Exception | None = None
     with ExitStack() as stack:
-        if _decide(job, team, shards, stack) == _KEPT:
-            return "kept"
-        worlds = _worlds(job) if team.leads else {}
-        run.compute(quiet)
-        team.barrier()
-        if team.leads:
-            run.merge(worlds)
-            shards.remove()
-        team.barrier()
-    return "written"
+        for number, job in enumerate(jobs):
+            run = _Run(job, team, _shards(job), note or (lambda text: None))
+            try:
+                if _decide(job, team, run.shards, stack) == _KEPT:
+                    continue
+                run.start()
+            except (MnprobeError, OSError) as error:
+                failed = error
+                break
+            runs[number] = run
+        going, stopped = _compute_together(list(runs.values()), team, quiet)
+        failed = stopped or failed
+        if failed is not None and team.size > 1:
+            raise failed
+        for number, run in runs.items():
+            if run in going:
+                run.end()
+                statuses[number] = "written"
+    if failed is not None:
+        raise failed
+    return statuses
+
+
+def _compute_together(runs: list["_Run"], team: Team, quiet: bool) -> tuple[list["_Run"], Exception | None]:
+    """Compute the missing batches of all runs, batch by batch.
+
+    Returns the finished runs: all before the first that failed, and its error.
+    """
+    going, failed = list(runs), None
+    for run in runs:
+        try:
+            if run.missing:
+                run.build()
+        except (MnprobeError, OSError) as error:
+            going, failed = going[: going.index(run)], error
+            break
+    left = sorted({index for run in going for index in run.missing})
+    if not left:
+        return going, failed
+
+    def read(index: int) -> dict[str, _PreparedBatch | Exception]:
+        """The inputs of a batch by what they depend on; or the error of reading them, which is raised at its place."""
+        found: dict[str, _PreparedBatch | Exception] = {}
+        for run in going:
+            if index in run.missing and run.preparation not in found:
+                try:
+                    found[run.preparation] = run.read(index)
+                except (MnprobeError, OSError) as error:
+                    found[run.preparation] = error
+        return found
+
+    what = f"{len(going)} stores of {', '.join(dict.fromkeys(run.kind for run in going))}"
+    what += f", process {team.rank} of {team.size}" if team.size > 1 else ""
+    total, done = (sum(numbers) for numbers in zip(*(run.episodes() for run in going), strict=True))
+    threads = going[0].threads
+    with progress(f"{what} (episodes)", total, done=done, quiet=quiet or not team.leads) as advance:
+        for index, ready in prefetch(left, read, threads=threads, ahead=threads):
+            for run in tuple(going):
+                if index not in run.missing:
+                    continue
+                try:
+                    prepared = ready[run.preparation]
+                    if isinstance(prepared, Exception):
+                        raise prepared
+                    advance(run.finish(index, prepared))
+                except (MnprobeError, OSError) as error:
+                    going, failed = going[: going.index(run)], error
+                    break
+            if not going:
+                break
+    return going, failed
 
 
 def check_target(job: Job) -> None:
@@ -244,43 +364,83 @@ class _Run:
     """Extraction of one job in this process."""
 
     def __init__(self, job: Job, team: Team, shards: ShardFolder, note: Note) -> None:
+        self.shards = shards
+        self.preparation = ""
+        """What prepared inputs depend on, as text; known after `build`."""
+        self.missing: set[int] = set()
+        """Batches that this process has to compute; known after `start`."""
         self._job = job
         self._team = team
-        self._shards = shards
         self._note = note
         self._batches = job.batches()
         self._remarks: list[str] = []
         self._widths: dict[str, int] = {}
         self._summaries: dict[int, _Summary] = {}
+        self._worlds: Mapping[str, str] = {}
+        self._extractor: Extractor | None = None
+        self._described: dict[str, Any] = {}
+
+    @property
+    def kind(self) -> str:
+        """Name of the extractor."""
+        return str(self._job.asked.get("extractor", self._job.header.model))
+
+    @property
+    def threads(self) -> int:
+        """Threads that read."""
+        return self._job.threads
+
+    def start(self) -> None:
+        """Read what is there already."""
+        self._worlds = _worlds(self._job) if self._team.leads else {}
+        self.missing = {index for index in self._share() if not self._has(index)}
+
+    def build(self) -> Extractor:
+        """Build the extractor, once."""
+        if self._extractor is None:
+            self._extractor = self._job.build()
+            self._described = _described(self._extractor)
+            if hasattr(self._extractor, "preparation"):
+                self.preparation = canonical_json(self._extractor.preparation())
+        return self._extractor
+
+    def episodes(self) -> tuple[int, int]:
+        """Number of episodes of this process, and of those that are done."""
+        total = sum(len(self._batches[index]) for index in self._share())
+        return total, total - sum(len(self._batches[index]) for index in self.missing)
 
     def compute(self, quiet: bool) -> None:
         """Compute this process's share of the missing batches."""
         job, team = self._job, self._team
-        share = range(team.rank, len(self._batches), team.size)
-        left = [index for index in share if not self._has(index)]
+        left = sorted(self.missing)
         if not left:
             return
-        extractor = job.build()
-        described = _described(extractor)
+        extractor = self.build()
         what = f"{job.header.model} step {job.header.step}"
         what += f", process {team.rank} of {team.size}" if team.size > 1 else ""
-        total = sum(len(self._batches[index]) for index in share)
-        done = total - sum(len(self._batches[index]) for index in left)
-
-        def read(index: int) -> _PreparedBatch:
-            return self._read(extractor, index)
-
+        total, done = self.episodes()
         with progress(f"{what} (episodes)", total, done=done, quiet=quiet or not team.leads) as advance:
             is_checked = bool(getattr(extractor, "independent_rows", False))
             while left and not is_checked:  # before prefetching starts: the check reads in this thread
                 index = left.pop(0)
-                is_checked = self._finish(extractor, index, read(index), described, check=True)
-                advance(len(self._batches[index]))
-            for index, ready in prefetch(left, read, threads=job.threads, ahead=job.threads):
-                self._finish(extractor, index, ready, described)
-                advance(len(self._batches[index]))
+                ready = self.read(index)
+                is_checked = bool(ready.sound)
+                advance(self.finish(index, ready, check=True))
+            for index, ready in prefetch(left, self.read, threads=job.threads, ahead=job.threads):
+                advance(self.finish(index, ready))
 
-    def merge(self, worlds: Mapping[str, str]) -> None:
+    def end(self) -> None:
+        """Merge all batches into the store, when all processes are here."""
+        self._team.barrier()
+        if self._team.leads:
+            self.merge()
+            self.shards.remove()
+        self._team.barrier()
+
+    def _share(self) -> range:
+        return range(self._team.rank, len(self._batches), self._team.size)
+
+    def merge(self) -> None:
         """Merge all batches into one file."""
         job = self._job
         for index in range(len(self._batches)):
@@ -303,11 +463,9 @@ class _Run:
         if skipped:
             total = len(job.episodes) + len(job.broken)
             self._note(f"{job.target}: {len(skipped)} of {total} episodes left out as broken: {_reasons(skipped)}")
-        self._write(layers, skipped, remarks, worlds)
+        self._write(layers, skipped, remarks)
 
-    def _write(
-        self, layers: Sequence[str], skipped: Mapping[str, str], remarks: Sequence[str], worlds: Mapping[str, str]
-    ) -> None:
+    def _write(self, layers: Sequence[str], skipped: Mapping[str, str], remarks: Sequence[str]) -> None:
         job = self._job
         predictions: list[str | None] = []
         counts: dict[str, int] = {"episodes_skipped": len(skipped)} if skipped else {}
@@ -333,7 +491,7 @@ class _Run:
                 "ran": dict(job.ran),
                 "config_hash": job.config_hash,
                 "counts": dict(sorted(counts.items())),
-                "worlds": sorted({world for name, world in worlds.items() if name not in skipped}),
+                "worlds": sorted({world for name, world in self._worlds.items() if name not in skipped}),
             }
             if layer_info:
                 provenance["layers"] = {name: layer_info[name] for name in layers if name in layer_info}
@@ -344,15 +502,15 @@ class _Run:
             writer.header = replace(job.header, model_config=model_config, provenance=provenance)
 
     def _has(self, index: int) -> bool:
-        shard = self._shards.read(index)
+        shard = self.shards.read(index)
         if shard is None or (shard.skipped and not self._job.skip_broken):
             return False
         self._summaries[index] = _Summary.of(shard)
         return True
 
-    def _read(self, extractor: Extractor, index: int) -> _PreparedBatch:
+    def read(self, index: int) -> _PreparedBatch:
         """Prepare a batch; with `skip_broken`, without episodes that have damaged files."""
-        batch = self._batches[index]
+        extractor, batch = self.build(), self._batches[index]
         if self._job.given is None:
             return self._prepare(extractor, batch)
         found = {episode.id: self._job.given(episode) for episode in batch}
@@ -378,10 +536,9 @@ class _Run:
                 sound.append(episode)
         return _PreparedBatch(sound, extractor.prepare(sound) if sound else None, skipped)
 
-    def _finish(
-        self, extractor: Extractor, index: int, ready: _PreparedBatch, described: dict[str, Any], *, check: bool = False
-    ) -> bool:
-        """Compute a batch and write its shard; return whether it had a valid episode."""
+    def finish(self, index: int, ready: _PreparedBatch, *, check: bool = False) -> int:
+        """Compute a batch and write its shard; return its number of episodes."""
+        extractor = self.build()
         if self._team.leads:
             for name, reason in ready.skipped.items():
                 self._note(f"left out {name}: {reason}")
@@ -394,7 +551,9 @@ class _Run:
         results = [known[name] for name in names]
         remarks: list[str] = []
         if check and results:
-            Shard.of(results, extractor.layers, self._job.dtype, described, names=names)  # raises for NaN, among others
+            Shard.of(
+                results, extractor.layers, self._job.dtype, self._described, names=names
+            )  # raises for NaN, among others
             remarks = self._check(extractor, ready.sound, results)
         dropped: Mapping[str, str] = getattr(extractor, "dropped", {})
         if dropped:
@@ -411,16 +570,17 @@ class _Run:
             results,
             extractor.layers,
             self._job.dtype,
-            described,
+            self._described,
             names=names,
             layer_info=info,
             skipped=ready.skipped,
             remarks=remarks,
         )
         self._check_widths(shard)
-        self._shards.write(index, shard)
+        self.shards.write(index, shard)
         self._summaries[index] = _Summary.of(shard)
-        return bool(results)
+        self.missing.discard(index)
+        return len(self._batches[index])
 
     def _check(self, extractor: Extractor, batch: Sequence[Episode], results: list[EpisodeFeatures]) -> list[str]:
         job = self._job
@@ -446,11 +606,11 @@ class _Run:
                 )
 
     def _shard(self, index: int) -> Shard:
-        shard = self._shards.read(index)
+        shard = self.shards.read(index)
         if shard is None:
             raise FeatureError(
                 f"{self._job.target}: batch {index} ({self._batches[index][0].id} ...) is missing or damaged in "
-                f"{self._shards.folder}. Run the same command again; all processes must see the same folder"
+                f"{self.shards.folder}. Run the same command again; all processes must see the same folder"
             )
         return shard
 
@@ -564,6 +724,9 @@ class ExtractConfig:
     """Stored type, "float32" or "float16"."""
     precision: Literal["float32", "bf16"] = "float32"
     """ "bf16" for mixed precision in the model."""
+    also_blank: Truth = False
+    """Also write the features of models that read an instruction without one (the option `blank_instruction`), from
+    the same prepared inputs."""
     skip_broken: Truth = False
     """Skip episodes whose files are missing or damaged (DataError); ids and reasons are reported and recorded in the
     store's provenance."""
@@ -572,7 +735,7 @@ class ExtractConfig:
         settle(
             self,
             wholes=("step", "limit", "decisions", "batch_size"),
-            truths=("skip_broken", "half"),
+            truths=("also_blank", "half", "skip_broken"),
             lists=("models", "checkpoints", "partitions", "tasks", "episodes", "layers"),
         )
         options: Any = {} if self.options is None else self.options
@@ -589,6 +752,11 @@ class ExtractConfig:
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"--limit must be at least 1, got {self.limit}")
         object.__setattr__(self, "seed", check_seed(self.seed, name="--seed"))
+        if self.also_blank and self.options.get("blank_instruction"):
+            raise ConfigError(
+                "--also-blank adds features without an instruction to those with one; leave out one of "
+                "--also-blank and --blank-instruction"
+            )
         check_computation(self.batch_size, self.precision)
         check_one_size(self.preset, self.model_config)
 
@@ -676,8 +844,9 @@ def extract(
             (folder, [replace(one, layers=layers_for(one, config.layers, everything, known, say)) for one in choices])
             for folder, choices in parts
         ]
-        if out is not None and out.suffix == ".h5" and len(everything) > 1:
-            raise ConfigError(f"--out {out}: one file, but {len(everything)} stores are to be made; name a folder")
+        count = sum(len(_variants(choice, config)) for choice in everything)
+        if out is not None and out.suffix == ".h5" and count > 1:
+            raise ConfigError(f"--out {out}: one file, but {count} stores are to be made; name a folder")
         done: list[Extracted] = []
         asked: list[str] = []
         for number, (folder, choices) in enumerate(parts, start=1):
@@ -698,14 +867,14 @@ def extract(
                 cache=cache,
                 say=say,
             )
+            choices = [variant for choice in choices for variant in _variants(choice, config)]
             jobs = [context.job(choice) for choice in choices]
             for job in jobs:
                 check_target(job)
             asked += [canonical_json(dict(job.asked)) for job in jobs]
             _record(home, out, team, asked, [folder for folder, _ in parts[:number]])
-            for choice, job in zip(choices, jobs, strict=True):
-                status = run_job(job, team, quiet=quiet, note=say if team.leads else None)
-                done.append(extracted(choice, job, status))
+            statuses = run_jobs(jobs, team, quiet=quiet, note=say if team.leads else None)
+            done += [extracted(*entry) for entry in zip(choices, jobs, statuses, strict=True)]
     return done
 
 
@@ -727,7 +896,9 @@ def played_jobs(
     """
     say = note or (lambda text: None)
     there = [folder for folder in folders if (folder / OUTCOMES_FILE).is_file()]
-    config = ExtractConfig(models=("arp",), source=Source.ROLLOUTS, options=options, device=device, batch_size=1)
+    config = ExtractConfig(
+        models=("arp",), source=Source.ROLLOUTS, options=options, device=device, batch_size=1, also_blank=True
+    )
     query = CheckpointQuery(
         purpose="extract-played", models=config.models, source=config.source, options=config.options, folders=there
     )
@@ -735,23 +906,21 @@ def played_jobs(
     for choice in select_checkpoints(run, query, note=say) if there else []:
         choice = replace(choice, layers=layers_for(choice, (), [choice], lambda choice: ()))
         dataset, broken = _open_episodes(choice.data, config, say)
-        columns, fingerprint = _columns(dataset, say), dataset.fingerprint()
-        for blank in (False, True):
-            context = _ExtractionContext(
-                config=replace(config, options={**config.options, "blank_instruction": blank}),
-                run=run,
-                out=None,
-                dataset=dataset,
-                columns=columns,
-                fingerprint=fingerprint,
-                sizes=None,
-                device=resolve_device(device),
-                overwrite=False,
-                broken=broken,
-                cache={},
-                say=say,
-            )
-            variant = replace(choice, id=replace(choice.id, blank=blank))
+        context = _ExtractionContext(
+            config=config,
+            run=run,
+            out=None,
+            dataset=dataset,
+            columns=_columns(dataset, say),
+            fingerprint=dataset.fingerprint(),
+            sizes=None,
+            device=resolve_device(device),
+            overwrite=False,
+            broken=broken,
+            cache={},
+            say=say,
+        )
+        for variant in _variants(choice, config):
             job = context.job(variant)
             job = replace(job, batch_size=_PLAYED_AT_ONCE, overwrite=_differs_in_episodes_only(job))
             check_target(job)
@@ -828,6 +997,17 @@ class ModuleExtraction:
         asked = {**job.asked, "checkpoint_sha256": weights, "seed": None}
         job = replace(job, header=replace(job.header, checkpoint_sha256=weights), asked=asked)
         return extracted(choice, job, run_job(job, Team(), quiet=True, note=context.say))
+
+
+def _variants(choice: CheckpointChoice, config: ExtractConfig) -> list[CheckpointChoice]:
+    """The choice, and with `also_blank` the same without an instruction, if its model reads one."""
+    if (
+        not config.also_blank
+        or choice.id.blank
+        or "blank_instruction" not in EXTRACTORS.load(choice.kind).option_defaults
+    ):
+        return [choice]
+    return [choice, replace(choice, id=replace(choice.id, blank=True), blanked=True)]
 
 
 def _choose_parts(
@@ -927,6 +1107,7 @@ class _ExtractionContext:
         config = self.config
         extractor = EXTRACTORS.load(choice.kind)
         options = complete_options(config.options, extractor.option_defaults)
+        options |= {"blank_instruction": True} if choice.blanked else {}
         if isinstance(options.get("camera"), str):
             options["camera"] = self.dataset.camera(config.options.get("camera"), default=options["camera"])
         spec = self._spec(choice, options)
@@ -948,6 +1129,7 @@ class _ExtractionContext:
             skip_broken=config.skip_broken,
             broken=self.broken,
             threads=min(_READERS_FOR_CUDA, os.cpu_count() or 1) if self.device.startswith("cuda") else 1,
+            weights=0 if choice.path is None or not choice.path.is_file() else choice.path.stat().st_size,
         )
 
     def _data_facts(self) -> dict[str, Any]:

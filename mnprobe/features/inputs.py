@@ -127,6 +127,12 @@ class ARPInputs:
         )
         return self.blanked(observation) if self.blank else observation
 
+    def told(self, observation: Observation, instructions: Sequence[str]) -> Observation:
+        """The same scenes with the language of these instructions, as `observation` gives it."""
+        if self.blank:
+            return self.blanked(observation)
+        return observation.with_language(self._speak(instructions))
+
     def blanked(self, observation: Observation) -> Observation:
         """The same observation with the language of ""."""
         return blank_instruction(observation, self._speak([""])[0])

@@ -88,8 +88,9 @@ class ARPPlayer:
         """
         with torch_threads(1), torch.inference_mode():
             inputs = self._look(observation)
-            output = self.policy.act(inputs)
-            blanked = self.policy.act(self._inputs.blanked(inputs))
+            drawing = self.policy.draw(inputs)
+            output = self.policy.act(inputs, drawing=drawing)
+            blanked = self.policy.act(self._inputs.blanked(inputs), drawing=drawing)
         states = {f"{SHOWN}/{name}": rows[0] for name, rows in states_of(output.hidden, layers).items()}
         states |= {f"{BLANKED}/{name}": rows[0] for name, rows in states_of(blanked.hidden, layers).items()}
         return _key_pose(output), states

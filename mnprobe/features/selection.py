@@ -153,6 +153,7 @@ class CheckpointChoice:
         layers: layers to extract, in order; True if selected by a pattern only (see `layers_for`).
         data: folder of the episodes, if it decides the choice (purpose "extract-played").
         preset, seed, config: see `CheckpointQuery`.
+        blanked: whether the instruction is blanked although the query does not say so (`ExtractConfig.also_blank`).
     """
 
     id: FeatureId
@@ -163,6 +164,7 @@ class CheckpointChoice:
     preset: str | None = None
     seed: int = 0
     config: Mapping[str, Any] | None = None
+    blanked: bool = False
 
     @property
     def name(self) -> str:

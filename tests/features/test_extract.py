@@ -615,7 +615,7 @@ def test_batches_of_a_stopped_job_serve_the_one_that_skips_and_not_the_other_way
     read.clear()
     original_merge = extraction._Run.merge
 
-    def stop(self, worlds):
+    def stop(self):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(extraction._Run, "merge", stop)

@@ -26,29 +26,59 @@ from mnprobe.features.extractors.base import (
     one_of,
 )
 from mnprobe.features.inputs import ARPInputs, arrays_of_frame, language_encoder_for
-from mnprobe.models.arp import ARP, ARPConfig, FrameArrays, Target, load_arp
+from mnprobe.models.arp import (
+    ARP,
+    ARPConfig,
+    Drawing,
+    FrameArrays,
+    Observation,
+    Target,
+    drawing_settings,
+    load_arp,
+)
 from mnprobe.models.clip import PolicyLanguage
 from mnprobe.models.untrained import PRESETS, untrained_arp
 
-__all__ = ["ARPExtractor", "Transition", "as_tokens", "states_of"]
+__all__ = ["ARPExtractor", "PreparedSteps", "SharedPass", "Transition", "as_tokens", "states_of"]
 
 _LAYER = re.compile(r"e|norm|screen|blocks\.\d+")
+_ROOM_FOR_DRAWINGS = 2**28  # bytes of a batch of episodes that are kept for the next checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transition:
-    """One decision: observation, instruction, and the next key pose of the demonstration."""
+    """One decision: observation, and the next key pose of the demonstration; `episode` is its number in the batch."""
 
     episode: int
     keyframe: int
     frame: FrameArrays
-    instruction: str
     target: Keyframe
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
         """Image sizes; transitions of different sizes cannot share a batch."""
         return tuple(image.shape for image in self.frame.rgb.values())
+
+
+@dataclass(kw_only=True, eq=False)
+class SharedPass:
+    """The transitions of one pass, and what all checkpoints and variants share of it; made by the first of them.
+
+    `observation` holds the language of the extractor that made it; others replace it.
+    """
+
+    transitions: list[Transition]
+    observation: Observation | None = None
+    drawing: Drawing | None = None
+
+
+@dataclass(kw_only=True, eq=False)
+class PreparedSteps:
+    """The key-to-key steps of a batch of episodes, by pass; drawings are shared within `room`, in bytes."""
+
+    episodes: Sequence[Episode]
+    passes: Sequence[SharedPass]
+    room: int = _ROOM_FOR_DRAWINGS
 
 
 class ARPExtractor:
@@ -130,10 +160,15 @@ class ARPExtractor:
         known = {name: modules[name] for name in self.layers if name in modules}
         return {name: {"class": class_name(module), "module": names[id(module)]} for name, module in known.items()}
 
-    def prepare(self, episodes: Sequence[Episode]) -> tuple[int, list[Transition]]:
+    def preparation(self) -> dict[str, Any]:
+        """What prepared steps depend on, but for the episodes."""
+        spec = self._spec
+        return {"drawing": drawing_settings(self.policy.config), "device": spec.device, "batch_size": spec.batch_size}
+
+    def prepare(self, episodes: Sequence[Episode]) -> PreparedSteps:
         """Read the observation before every keyframe: world points, colours, state of all cameras."""
         cameras = self.policy.config.cameras
-        observations = []
+        transitions = []
         for number, episode in enumerate(episodes):
             recorded = require(episode, "key poses", "depth", "camera matrices", who="ARP")
             steps = recorded.steps()
@@ -141,35 +176,44 @@ class ARPExtractor:
                 raise DataError(f"{episode.folder}: no keyframe, so there is no decision to extract; leave it out")
             for keyframe, step in enumerate(steps):
                 arrays = arrays_of_frame(recorded.frame(step.observed), cameras)
-                text = "" if self._inputs.blank else episode.instruction  # episodes without one can be blanked too
-                observations.append(
-                    Transition(episode=number, keyframe=keyframe, frame=arrays, instruction=text, target=step)
-                )
-        return len(episodes), observations
+                transitions.append(Transition(episode=number, keyframe=keyframe, frame=arrays, target=step))
+        self._instructions(episodes)
+        passes = [SharedPass(transitions=batch) for batch in _batches(transitions, self._spec.batch_size)]
+        return PreparedSteps(episodes=episodes, passes=passes)
 
     @torch.inference_mode()
-    def compute(self, prepared: tuple[int, list[Transition]]) -> list[EpisodeFeatures]:
+    def compute(self, prepared: PreparedSteps) -> list[EpisodeFeatures]:
         """Run the policy at every transition; collect the states by episode."""
-        count, transitions = prepared
-        values: list[dict[str, list[np.ndarray[Any, Any]]]] = [{name: [] for name in self.layers} for _ in range(count)]
-        for batch in _batches(transitions, self._spec.batch_size):
-            for name, states in states_of(self._hidden(batch), self.layers).items():
-                for transition, tokens in zip(batch, states, strict=True):
+        texts = self._instructions(prepared.episodes)
+        values: list[dict[str, list[np.ndarray[Any, Any]]]] = [{name: [] for name in self.layers} for _ in texts]
+        for batch in prepared.passes:
+            hidden = self._hidden(prepared, batch, [texts[transition.episode] for transition in batch.transitions])
+            for name, states in states_of(hidden, self.layers).items():
+                for transition, tokens in zip(batch.transitions, states, strict=True):
                     values[transition.episode][name].append(tokens)
         return [
             EpisodeFeatures(layers={name: as_tokens(pieces) for name, pieces in episode.items()}) for episode in values
         ]
 
-    def _hidden(self, batch: Sequence[Transition]) -> Mapping[str, Tensor]:
-        observation = self._inputs.observation(
-            [transition.frame for transition in batch], [transition.instruction for transition in batch]
-        )
+    def _instructions(self, episodes: Sequence[Episode]) -> list[str]:
+        blank = self._inputs.blank  # episodes without an instruction can be blanked too
+        return ["" if blank else episode.instruction for episode in episodes]
+
+    def _hidden(self, prepared: PreparedSteps, batch: SharedPass, texts: Sequence[str]) -> Mapping[str, Tensor]:
+        if batch.observation is not None:
+            observation, drawing = self._inputs.told(batch.observation, texts), batch.drawing
+        else:
+            observation = self._inputs.observation([transition.frame for transition in batch.transitions], texts)
+            drawing = self.policy.draw(observation)
+            size = observation.nbytes + drawing.nbytes
+            if size <= prepared.room:
+                batch.observation, batch.drawing = observation, drawing
+                prepared.room -= size
         with autocast(self._spec.device, self._spec.precision):
             if self._decoding == "greedy":
-                return self.policy.act(observation).hidden
-            return self.policy.encode(
-                observation, _target([transition.target for transition in batch], self._spec.device)
-            )
+                return self.policy.act(observation, drawing=drawing).hidden
+            targets = _target([transition.target for transition in batch.transitions], self._spec.device)
+            return self.policy.encode(observation, targets, drawing=drawing)
 
 
 def states_of(hidden: Mapping[str, Tensor], layers: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:

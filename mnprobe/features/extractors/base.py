@@ -152,6 +152,8 @@ class Extractor(Protocol):
     - `layers_of(spec)`, a class method: all layers of the model in order, for patterns in `--layer` (otherwise patterns
       match default layers only).
     - `describe_layers()`: `LayerInfo` of each layer, for the store's provenance.
+    - `preparation()`: what `prepare` depends on besides the episodes, as JSON values. Extractors of one kind that agree
+      in it share the results of `prepare`, which one of them makes; `compute` must leave their meaning as it is.
     - `later_options`, a class attribute: options that earlier versions did not have; None of these is not recorded, so
       that older stores count as extracted with the same settings.
     - `independent_rows = True`, a class attribute: values of an episode never depend on other episodes of the batch.

@@ -100,6 +100,13 @@ class ViCLIPExtractor:
         known = {name: modules[name] for name in self.layers}
         return {name: {"class": class_name(module), "module": path} for name, (path, module) in known.items()}
 
+    def preparation(self) -> dict[str, Any]:
+        """What prepared clips depend on, but for the episodes."""
+        config = self.model.config
+        clip = {"frames": config.frames, "image_size": config.image_size, "crop": list(config.crop)}
+        texts = None if self._texts is None else list(self._spec.candidates)
+        return clip | {"camera": self._camera, "frames_rule": self._rule, "candidates": texts}
+
     def prepare(self, episodes: Sequence[Episode]) -> PreparedClips:
         """Read, resize and normalise the frames."""
         config = self.model.config

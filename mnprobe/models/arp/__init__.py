@@ -3,6 +3,7 @@
 from mnprobe.models.arp.augment import SE3Draws
 from mnprobe.models.arp.blank import blank_instruction
 from mnprobe.models.arp.config import CAMERAS, ARPConfig
+from mnprobe.models.arp.drawing import Drawing, drawing_settings
 from mnprobe.models.arp.load import ZeroGateWarning, load_arp, save_arp
 from mnprobe.models.arp.model import ARP, ActOutput, TrainOutput
 from mnprobe.models.arp.noise import TrainNoise
@@ -16,6 +17,7 @@ __all__ = [
     "ARPConfig",
     "ActOutput",
     "Batch",
+    "Drawing",
     "FrameArrays",
     "Lamb",
     "Observation",
@@ -25,6 +27,7 @@ __all__ = [
     "TrainOutput",
     "ZeroGateWarning",
     "blank_instruction",
+    "drawing_settings",
     "learning_rate",
     "load_arp",
     "network_input",

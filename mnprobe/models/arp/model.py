@@ -13,6 +13,7 @@ from mnprobe.core.errors import ConfigError
 from mnprobe.models.arp.augment import noisy_zoom_centre, se3_augment, shift_bins
 from mnprobe.models.arp.config import ARPConfig
 from mnprobe.models.arp.decode import decode_point
+from mnprobe.models.arp.drawing import Drawing, draw_scene, draw_zoomed
 from mnprobe.models.arp.heatmap import label_heatmap
 from mnprobe.models.arp.init import init_policy, init_vision
 from mnprobe.models.arp.losses import class_cross_entropy, heatmap_cross_entropy
@@ -20,10 +21,8 @@ from mnprobe.models.arp.mvt import VIEWS, MultiViewTransformer
 from mnprobe.models.arp.noise import TrainNoise
 from mnprobe.models.arp.observation import Batch, Observation, Target
 from mnprobe.models.arp.pointcloud import flatten_cameras, unzoom, zoom
-from mnprobe.models.arp.renderer import network_input
 from mnprobe.models.arp.rotation import bins_to_quat, quat_to_bins
 from mnprobe.models.arp.sampling import sample_map
-from mnprobe.models.arp.scene import Scene, place_scene
 from mnprobe.models.arp.tokens import ACTIONS, PROMPTS, SCREEN, TOKENS
 from mnprobe.models.arp.transformer import ChunkTransformer, States
 from mnprobe.models.arp.views import project
@@ -121,23 +120,34 @@ class ARP(nn.Module):
         return self.policy.zero_gates()
 
     @torch.no_grad()
-    def act(self, observation: Observation, *, heatmaps: bool = False) -> ActOutput:
+    def draw(self, observation: Observation) -> Drawing:
+        """The scene and its views of stage one, which do not depend on the weights; for `act` and `encode`.
+
+        Raises:
+            ConfigError: as `act`.
+        """
+        return draw_scene(*self._cloud(observation), self.config)
+
+    @torch.no_grad()
+    def act(self, observation: Observation, *, heatmaps: bool = False, drawing: Drawing | None = None) -> ActOutput:
         """The greedy action for each sample. Dropout is always off; no gradient.
 
         Args:
             observation: any batch; samples are independent.
             heatmaps: whether to return the screen-point logits as well.
+            drawing: result of `draw` for this observation, with any language; drawn now if None.
         Raises:
             ConfigError: an observation that does not match the configuration or is on another device.
         """
         with _evaluating(self):
-            scene = self._scene(observation, *self._cloud(observation))
-            first = self._encode_images(0, scene.points, scene.rgb, observation)
+            self._check(observation)
+            drawing = drawing or self.draw(observation)
+            first = self._encode_images(0, drawing.views, observation)
             centre = _decode(first)
-            second = self._encode_images(1, self._zoomed(scene, centre), scene.rgb, observation)
+            second = self._encode_images(1, draw_zoomed(drawing.scene, centre, self.config), observation)
             point = _decode(second)
             done = self.policy.generate(self._prompts(second.maps, point))
-        position = scene.into_world(unzoom(point, centre, self.config.zoom))
+        position = drawing.scene.into_world(unzoom(point, centre, self.config.zoom))
         quaternion = bins_to_quat(done.values[:, PROMPTS : PROMPTS + 3], self.config.rotation_resolution)
         flags = done.values[:, PROMPTS + 3 :].to(position)
         types = done.values.new_tensor(self.policy.layout.types).expand_as(done.values)
@@ -151,7 +161,14 @@ class ARP(nn.Module):
         )
 
     @torch.no_grad()
-    def encode(self, observation: Observation, target: Target, noise: TrainNoise | None = None) -> dict[str, Tensor]:
+    def encode(
+        self,
+        observation: Observation,
+        target: Target,
+        noise: TrainNoise | None = None,
+        *,
+        drawing: Drawing | None = None,
+    ) -> dict[str, Tensor]:
         """Hidden states with the true action fed in (teacher forcing). Dropout is always off; no gradient.
 
         Stage two zooms in on the target position, the prompts are read there, and each action token is predicted from
@@ -162,6 +179,8 @@ class ARP(nn.Module):
             observation: any batch.
             target: the next key poses of the demonstration.
             noise: training noise to apply; none by default.
+            drawing: result of `draw` for this observation, with any language; drawn now if None, or if noise changes
+                the scene or its colours.
         Returns:
             By tap name, n being the policy's width:
             "e" (B, 5, n), the states of rot-x, rot-y, rot-z, grip, collision straight after the last block;
@@ -173,7 +192,7 @@ class ARP(nn.Module):
         Source: specs/arp.md section 7.
         """
         with _evaluating(self):
-            lesson = self._teach(Batch(observation=observation, target=target), noise or TrainNoise())
+            lesson = self._teach(Batch(observation=observation, target=target), noise or TrainNoise(), drawing)
         return _hidden(lesson.hat.at(PROMPTS, len(self.policy.layout)), lesson.sights)
 
     def losses(self, batch: Batch, noise: TrainNoise | None = None) -> dict[str, Tensor]:
@@ -205,10 +224,33 @@ class ARP(nn.Module):
             losses[f"{name}.ce_loss"] = class_cross_entropy(lesson.logits[name], lesson.labels[name])
         return TrainOutput(losses, _hidden(lesson.hat.at(PROMPTS, len(self.policy.layout)), lesson.sights))
 
-    def _teach(self, batch: Batch, noise: TrainNoise) -> _TrainingTargets:
+    def _teach(self, batch: Batch, noise: TrainNoise, drawing: Drawing | None = None) -> _TrainingTargets:
         config, observation, target = self.config, batch.observation, batch.target
-        points, rgb = self._cloud(observation)
+        self._check(observation)
         pose = target.pose.float()
+        if drawing is None or noise.se3 is not None or noise.colour is not None:
+            drawing, pose = self._drawn(observation, pose, noise)
+        scene = drawing.scene
+        first = self._encode_images(0, drawing.views, observation)
+        waypoint = scene.into_cube(pose[:, :3])
+        centre = waypoint
+        if noise.waypoint_noise_unit is not None:
+            centre = noisy_zoom_centre(waypoint, noise.waypoint_noise_unit, config.waypoint_noise)
+        second = self._encode_images(1, draw_zoomed(scene, centre, config), observation)
+        point = zoom(waypoint, centre, config.zoom)
+        bins = quat_to_bins(pose[:, 3:], config.rotation_resolution)
+        flags = torch.stack([target.gripper_open.long(), target.ignore_collisions.long()], dim=1)
+        fed = bins if noise.rot_token_shift is None else shift_bins(bins, noise.rot_token_shift, config.rotation_bins)
+        rows = torch.arange(PROMPTS, device=bins.device).expand(len(bins), -1)
+        values = torch.cat([rows, fed, flags], dim=1)
+        streams, logits = self.policy.teach(values, self._prompts(second.maps, point))
+        labels = {TOKENS[kind]: column for kind, column in zip(ACTIONS, torch.cat([bins, flags], dim=1).T, strict=True)}
+        return _TrainingTargets((first, second), (waypoint, point), streams.star, streams.hat, logits, labels)
+
+    def _drawn(self, observation: Observation, pose: Tensor, noise: TrainNoise) -> tuple[Drawing, Tensor]:
+        """Draw the scene under `noise`, which moves the target poses with it."""
+        config = self.config
+        points, rgb = self._cloud(observation)
         if noise.se3 is not None:
             points, pose = se3_augment(
                 points,
@@ -220,22 +262,7 @@ class ARP(nn.Module):
             )
         if noise.colour is not None:
             rgb = rgb + noise.colour
-        scene = self._scene(observation, points, rgb)
-        first = self._encode_images(0, scene.points, scene.rgb, observation)
-        waypoint = scene.into_cube(pose[:, :3])
-        centre = waypoint
-        if noise.waypoint_noise_unit is not None:
-            centre = noisy_zoom_centre(waypoint, noise.waypoint_noise_unit, config.waypoint_noise)
-        second = self._encode_images(1, self._zoomed(scene, centre), scene.rgb, observation)
-        point = zoom(waypoint, centre, config.zoom)
-        bins = quat_to_bins(pose[:, 3:], config.rotation_resolution)
-        flags = torch.stack([target.gripper_open.long(), target.ignore_collisions.long()], dim=1)
-        fed = bins if noise.rot_token_shift is None else shift_bins(bins, noise.rot_token_shift, config.rotation_bins)
-        rows = torch.arange(PROMPTS, device=bins.device).expand(len(bins), -1)
-        values = torch.cat([rows, fed, flags], dim=1)
-        streams, logits = self.policy.teach(values, self._prompts(second.maps, point))
-        labels = {TOKENS[kind]: column for kind, column in zip(ACTIONS, torch.cat([bins, flags], dim=1).T, strict=True)}
-        return _TrainingTargets((first, second), (waypoint, point), streams.star, streams.hat, logits, labels)
+        return draw_scene(points, rgb, config), pose
 
     def _cloud(self, observation: Observation) -> tuple[Float[Tensor, "b n 3"], Float[Tensor, "b n 3"]]:
         """All cameras' points (world metres) and colours (0..1), in the model's camera order."""
@@ -266,19 +293,8 @@ class ARP(nn.Module):
                 f"observation.to({str(device)!r})"
             )
 
-    def _scene(self, observation: Observation, points: Tensor, rgb: Tensor) -> Scene:
-        with torch.no_grad():
-            return place_scene(points, rgb, self.config)
-
-    def _zoomed(self, scene: Scene, centre: Float[Tensor, "b 3"]) -> list[Tensor]:
-        return [zoom(cloud, c, self.config.zoom) for cloud, c in zip(scene.points, centre, strict=True)]
-
-    def _encode_images(
-        self, stage: int, points: list[Tensor], rgb: list[Tensor], observation: Observation
-    ) -> _Observation:
-        """Render the clouds, encode the images, and predict the stage's screen points."""
-        with torch.no_grad():
-            images = network_input(points, rgb, size=self.config.image_size, radius=self.config.render_radius)
+    def _encode_images(self, stage: int, images: Float[Tensor, "b 3 10 s s"], observation: Observation) -> _Observation:
+        """Encode the views of a stage, and predict its screen points."""
         mvt = (self.mvt1, self.mvt2)[stage]
         maps: Tensor = mvt(images, observation.state, observation.language)
         states, heatmaps = self.policy.screen(stage, maps.flatten(0, 1))

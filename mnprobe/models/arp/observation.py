@@ -63,6 +63,11 @@ class Observation:
         """Device of the tensors."""
         return self.state.device
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the images and points."""
+        return sum(image.nbytes for image in (*self.point_cloud.values(), *self.rgb.values()))
+
     def to(self, device: torch.device | str) -> "Observation":
         """The same observation on another device."""
         return Observation(

@@ -6,6 +6,7 @@ import torch
 from mnprobe.core.errors import ConfigError
 from mnprobe.models.arp import ARP, ARPConfig, Batch, Observation, SE3Draws, Target, TrainNoise
 from mnprobe.models.arp.config import CAMERAS
+from mnprobe.models.arp.pointcloud import zoom
 from mnprobe.models.arp.rotation import bins_to_quat, quat_to_bins
 from mnprobe.models.arp.views import project
 
@@ -69,10 +70,10 @@ def test_act_equals_golden_from_raw_observation_to_action(piece, assert_golden, 
     observation = _observation(arrays, "eval")
     out = policy.act(observation, heatmaps=True)
 
-    scene = policy._scene(observation, *policy._cloud(observation))
+    scene = policy.draw(observation).scene
     torch.testing.assert_close(scene.points[0], arrays["eval.stage1.points"], rtol=0, atol=1e-6)
     torch.testing.assert_close(scene.rgb[0], arrays["eval.rgb01"], rtol=0, atol=1e-6)
-    zoomed = policy._zoomed(scene, out.waypoints[:, 0])
+    zoomed = [zoom(cloud, out.waypoints[0, 0], policy.config.zoom) for cloud in scene.points]
     torch.testing.assert_close(zoomed[0], arrays["eval.stage2.points"], rtol=0, atol=1e-5)
     for stage in (1, 2):
         image, expected = seen[f"eval.stage{stage}.image"], arrays[f"eval.stage{stage}.image"]
@@ -136,7 +137,7 @@ def test_gradients_equal_golden(piece, assert_golden, variant):
 def test_samples_of_a_batch_do_not_influence_each_other(piece):
     golden = piece("full_arp")
     policy, observation = _load(golden), _pair(golden.arrays)
-    scene = policy._scene(observation, *policy._cloud(observation))
+    scene = policy.draw(observation).scene
     assert len({len(cloud) for cloud in scene.points}) > 1, "the clouds should be ragged"
     together = policy.act(observation, heatmaps=True)
     alone = policy.act(_observation(golden.arrays, "eval"), heatmaps=True)
@@ -167,7 +168,7 @@ def test_teacher_forcing_on_the_greedy_action_gives_the_greedy_states(piece, chu
     observation = _pair(golden.arrays)
     out = policy.act(observation)
     target = Target(pose=out.action[:, :7], gripper_open=out.action[:, 7], ignore_collisions=out.action[:, 8])
-    scene = policy._scene(observation, *policy._cloud(observation))
+    scene = policy.draw(observation).scene
     offset = out.waypoints[:, 0] - scene.into_cube(out.action[:, :3])
     noise = TrainNoise(
         waypoint_noise_unit=offset / (2 * policy.config.waypoint_noise),
@@ -325,7 +326,7 @@ def test_placement_options_arrive_and_the_action_stays_in_the_world(tiny, change
     )
     plain, other = tiny.act(shifted), policy.act(shifted)
     assert not torch.equal(plain.hidden["e"], other.hidden["e"])
-    scene = policy._scene(shifted, *policy._cloud(shifted))
+    scene = policy.draw(shifted).scene
     torch.testing.assert_close(scene.into_world(scene.into_cube(other.action[:, :3])), other.action[:, :3])
 
 
