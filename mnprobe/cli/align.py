@@ -45,10 +45,18 @@ def align(
     heads: opt.HeadsOption[Literal["linear", "mlp"]] = "linear",
     tau: Annotated[float, typer.Option(help="Temperature of the loss.")] = 0.1,
     dim: opt.DimOption[int] = 1024,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps per fit; default 400.")] = None,
+    preset: opt.ProbePresetOption[Literal["mirror"] | None] = None,
+    steps: opt.ProbeStepsOption = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training episodes, in place of steps.")] = None,
     batch: Annotated[int, typer.Option(help="Pairs per step; all if there are fewer.")] = 256,
-    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = 1e-4,
+    lr: Annotated[float | None, typer.Option(help="Adam's learning rate at the start; default 0.01.")] = None,
+    ridge: Annotated[
+        float | None,
+        typer.Option(help="Variance of the noise that linear heads are fitted against, per feature; default 0.03."),
+    ] = None,
+    decay: Annotated[
+        bool | None, typer.Option(show_default=False, help="Lower the rate to zero in the last third (default).")
+    ] = None,
     early_stop: Annotated[bool, typer.Option("--early-stop", help="Stop on a part of the training episodes.")] = False,
     layer_u: opt.LayerUOption[str | None] = None,
     layer_e: opt.LayerEOption[str | None] = None,
@@ -81,8 +89,10 @@ def align(
     Example: mnprobe align --run runs/first --holdout both --seeds 5
     """
     from mnprobe.probe import AlignConfig, FitConfig, StoredPair, align_stores, join_stores, summary_table
+    from mnprobe.probe.config import PRESETS
 
-    fit = FitConfig(**opt.select_fields(FitConfig, locals()), positives=loss)
+    named = PRESETS[preset] if preset else {}
+    fit = FitConfig(**{**named, **opt.select_fields(FitConfig, locals())}, positives=loss)
     settings = opt.select_fields(AlignConfig, locals()) | {"fit": fit, "modes": _modes(mode), "k": _counts(k)}
     config = AlignConfig(**settings)
     notes: list[str] = []

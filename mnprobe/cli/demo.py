@@ -48,7 +48,7 @@ def demo(
     seed: Annotated[
         int | None, typer.Option(help="Seed of initial weights and sampling; default 0, or the preset's.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps per probe fit; default 400.")] = None,
+    steps: opt.ProbeStepsOption = None,
     side_by_side: Annotated[
         int | None,
         typer.Option(help="Number of parallel commands, where possible; default one per processor, at most 2."),

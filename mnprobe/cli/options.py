@@ -32,6 +32,8 @@ __all__ = [
     "PoolOption",
     "PositivesOption",
     "PrecisionOption",
+    "ProbePresetOption",
+    "ProbeStepsOption",
     "ProcessesOption",
     "QuietOption",
     "RendererOption",
@@ -125,6 +127,17 @@ PositivesOption: TypeAlias = Annotated[
     typer.Option(
         help="Eq. 2 as printed (diagonal); same group removed from the denominator (exclude), or positive (multi)."
     ),
+]
+ProbePresetOption: TypeAlias = Annotated[
+    T,
+    typer.Option(
+        "--preset",
+        help="Settings of the heads by name: mirror, the paper's Adam at a constant 0.0001 without ridge.",
+    ),
+]
+ProbeStepsOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--steps", help="Optimiser steps per fit; default until the training loss is flat, at most 2000."),
 ]
 ResamplesOption: TypeAlias = Annotated[int, typer.Option("--resamples", help="Number of permutations per test.")]
 

@@ -154,6 +154,7 @@ class TableSchema:
         whole, real, truth, nullable: names of columns, see above.
         defaults: columns that tables of earlier versions do not have, each with the column whose cells take their
             place (`fit_source` is then `source_u`), or "" where empty cells do.
+        unknown: those of `defaults` whose empty cells are no reason to make a table again: it is continued with them.
         more: further columns may follow; they keep their place, and are text where no type is named for them.
         command: name of the mnprobe command that writes the table.
         error: what is raised for a file that cannot be read.
@@ -172,6 +173,7 @@ class TableSchema:
     truth: tuple[str, ...] = ()
     nullable: tuple[str, ...] = ()
     defaults: Mapping[str, str] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
     more: bool = False
     command: str = ""
     error: type[MnprobeError] = ProbeError
@@ -242,7 +244,7 @@ class TableSchema:
 
         Raises:
             MnprobeError: `self.error`, when the file holds something else. Columns are only left to a default that is
-                another column: the writer invents nothing.
+                another column, or unknown: the writer invents nothing.
         """
         if not path.exists():
             return self.frame([])
@@ -251,7 +253,7 @@ class TableSchema:
             found = read_cells(path)
         except (UnicodeDecodeError, csv.Error) as error:
             raise self.error(f"{unreadable} ({error}). Remove it.") from error
-        derived = {name for name, source in self.defaults.items() if source in found.header}
+        derived = {name for name, source in self.defaults.items() if source in found.header or name in self.unknown}
         missing = [name for name in self.columns if name not in found.header and name not in derived]
         if missing:
             raise self.error(f"{path}: not a table of {self.name}: it lacks {', '.join(missing)}. Remove it.")

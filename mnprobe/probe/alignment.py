@@ -20,7 +20,15 @@ from mnprobe.features import open_features
 from mnprobe.probe.config import AlignConfig, check_settings, record_settings
 from mnprobe.probe.outcome_balance import SETTINGS
 from mnprobe.probe.pairs import Episodes, FeaturePair, StoredPair, load_pair, pair_across
-from mnprobe.probe.results import ALIGNMENT, IDENTITY, contrast_rows, measured_rows, to_frame, write_alignment
+from mnprobe.probe.results import (
+    ALIGNMENT,
+    IDENTITY,
+    contrast_rows,
+    convergence_note,
+    measured_rows,
+    to_frame,
+    write_alignment,
+)
 from mnprobe.probe.runs import Job, NoOutcomes, Record, Unit, fit_key, plan_units, run_jobs
 from mnprobe.probe.scores import hit_scores, hits_name, write_hits
 
@@ -67,8 +75,8 @@ def align(
         quiet: show no progress on standard error.
 
     Returns:
-        A table with the columns of `mnprobe.probe.results.COLUMNS`; `frame.attrs["notes"]` names what was left out, and
-        intervals that are not reliable.
+        A table with the columns of `mnprobe.probe.results.COLUMNS`; `frame.attrs["notes"]` names what was left out,
+        intervals that are not reliable, and fits whose training loss was not flat when they ended.
 
     Raises:
         TooFewSamples: nothing can be measured, or a holdout requested by name cannot; the message has the counts.
@@ -93,10 +101,11 @@ def align(
             on_rows(frame)
 
     chosen = [pairs] if isinstance(pairs, FeaturePair) else list(pairs)
-    return align_into(
+    config = config or AlignConfig()
+    frame = align_into(
         save,
         chosen,
-        config or AlignConfig(),
+        config,
         n_jobs=n_jobs,
         previous=previous,
         heads=heads,
@@ -104,6 +113,14 @@ def align(
         every=every,
         quiet=quiet,
     )
+    _note_convergence(frame, frame[frame["config_hash"] == config.digest()])
+    return frame
+
+
+def _note_convergence(frame: pd.DataFrame, rows: pd.DataFrame) -> None:
+    """Add to the notes of a table what there is to say about the convergence of the fits behind `rows`."""
+    if note := convergence_note(rows):
+        frame.attrs["notes"] = [*frame.attrs["notes"], note]
 
 
 def align_into(
@@ -514,6 +531,7 @@ def _rows_of_call(table: pd.DataFrame, pairs: Sequence[FeaturePair], config: Ali
         rows = rows[rows["control"] == "none"]
     rows = rows.reset_index(drop=True)
     rows.attrs["notes"] = table.attrs["notes"]
+    _note_convergence(rows, rows)
     return rows
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,30 +19,43 @@ from mnprobe.probe.pairs import FeaturePair
 from mnprobe.probe.splits import GroupKind, Holdout
 
 __all__ = [
-    "DEFAULT_STEPS",
+    "MOST_STEPS",
+    "PRESETS",
     "SETTINGS_SECTION",
     "AlignConfig",
     "Control",
     "FitConfig",
     "Mode",
+    "Preset",
     "check_settings",
     "read_settings",
     "record_settings",
 ]
 
-DEFAULT_STEPS = 400
-"""Optimizer steps when neither steps nor epochs are given: enough at lr 1e-4 for some 50 to 2,000 items."""
+MOST_STEPS = 2000
+"""Optimizer steps after which a fit without steps or epochs ends, whether its training loss is flat or not."""
+
+Preset = Literal["mirror"]
+
+PRESETS: Mapping[Preset, Mapping[str, Any]] = {"mirror": {"lr": 1e-4, "ridge": 0.0, "decay": False}}
+"""Settings by name. mirror: the paper's, Adam at a constant 1e-4 and no ridge; the paper gives no number of steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig:
-    """Configuration of the fit of one pair of heads; saved with the heads."""
+    """Configuration of the fit of one pair of heads; saved with the heads.
+
+    Without `steps` and `epochs` a fit ends by the rule of `mnprobe.probe.fitting.Plateau`: the rate is constant until
+    the training loss is flat, and then falls to zero. With them, it takes exactly as many steps.
+    """
 
     dim: Whole = 1024  # width of the shared space (paper)
     tau: Number = 0.1  # temperature (paper)
-    lr: Number = 1e-4  # Adam's learning rate (paper)
+    lr: Number = 1e-2  # Adam's learning rate at the start; the paper has 1e-4 (PRESETS)
+    decay: Truth = True  # the last third of the steps lowers the rate to zero
+    ridge: Number = 0.03  # linear heads: variance of noise that lengths count for each standardised feature; 0 for none
     weight_decay: Number = 0.0  # Adam's L2 term; the paper gives none
-    steps: Whole | None = None  # optimizer steps; DEFAULT_STEPS when epochs is not given either
+    steps: Whole | None = None  # optimizer steps; by the rule when epochs is not given either
     epochs: Whole | None = None  # or passes over u
     batch: Whole = 256  # pairs per step; all items when there are fewer. The paper does not give it for the probe
     positives: Positives = "diagonal"  # equation 2 as printed; the other forms: see info_nce
@@ -57,8 +70,8 @@ class FitConfig:
         settle(
             self,
             wholes=("dim", "steps", "epochs", "batch", "depth", "patience", "check_every"),
-            numbers=("tau", "lr", "weight_decay"),
-            truths=("standardise", "early_stop"),
+            numbers=("tau", "lr", "ridge", "weight_decay"),
+            truths=("decay", "standardise", "early_stop"),
         )
         for name in ("dim", "batch", "patience", "check_every", "depth"):
             if getattr(self, name) < 1:
@@ -66,8 +79,9 @@ class FitConfig:
         for name in ("tau", "lr"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
                 raise ConfigError(f"{name} must be a positive number, got {getattr(self, name)!r}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ConfigError(f"weight_decay must be >= 0, got {self.weight_decay!r}")
+        for name in ("ridge", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} must be >= 0, got {getattr(self, name)!r}")
         if self.batch < 2:
             raise ConfigError(f"batch must be at least 2: one pair has nothing to contrast with, got {self.batch!r}")
         if self.steps is not None and self.epochs is not None:
@@ -82,17 +96,37 @@ class FitConfig:
         if self.heads == "mlp" and self.depth < 2:
             raise ConfigError(f"an mlp head has at least 2 layers, got depth={self.depth!r}")
 
-    def total_steps(self, items: int) -> int:
-        """Optimizer steps for `items` training rows; an epoch is items // batch steps, and at least one."""
+    @classmethod
+    def of_record(cls, settings: Mapping[str, Any]) -> "FitConfig":
+        """Settings as recorded with heads or in run.toml; earlier versions fitted without ridge and decay.
+
+        Unknown names are left out. Earlier versions took 400 steps where none were given.
+
+        >>> old = FitConfig.of_record({"lr": 1e-4, "batch": 64})
+        >>> old.ridge, old.decay, old.steps, old.batch
+        (0.0, False, 400, 64)
+        """
+        known = {name: settings[name] for name in (entry.name for entry in fields(cls)) if name in settings}
+        if "ridge" not in settings:
+            known = {"ridge": 0.0, "decay": False} | known
+            if known.get("steps") is None and known.get("epochs") is None:
+                known["steps"] = 400
+        return cls(**known)
+
+    def fixed_steps(self, items: int) -> int | None:
+        """Optimizer steps for `items` training rows; None where the rule decides.
+
+        An epoch is items // batch steps, and at least one.
+        """
         if self.epochs is not None:
             return self.epochs * max(1, items // self.batch)
-        return DEFAULT_STEPS if self.steps is None else self.steps
+        return self.steps
 
 
 Mode = Literal["own-probe", "shared-probe"]
 Control = Literal["none", "shuffled"]
 
-_REVISION = 4  # raise when a change of code changes what the same settings measure
+_REVISION = 5  # raise when a change of code changes what the same settings measure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +244,9 @@ def _with(run: RunDir, key: str, config: AlignConfig, entry: Mapping[str, Any]) 
 def _settings(config: AlignConfig) -> dict[str, Any]:
     settings = _plain(config.measurement()) | {"optimiser": "Adam"}
     if config.fit.epochs is None:
-        settings["optimiser_steps"] = config.fit.total_steps(0)
+        settings["optimiser_steps"] = f"until the loss is flat, at most {MOST_STEPS}"
+        if config.fit.steps is not None:
+            settings["optimiser_steps"] = config.fit.steps
     return settings
 
 

@@ -1,4 +1,4 @@
-"""Fitting the two heads on frozen features: seeded Adam with early stopping."""
+"""Fitting the two heads on frozen features: seeded Adam until the loss is flat."""
 
 import copy
 import math
@@ -15,14 +15,15 @@ from mnprobe.core.labels import Labels, as_labels, encode_labels
 from mnprobe.core.runtime import torch_threads
 from mnprobe.core.seeds import check_seed
 from mnprobe.probe._arrays import as_device, as_features, row_factors
-from mnprobe.probe.config import FitConfig
-from mnprobe.probe.heads import AlignmentHeads
+from mnprobe.probe.config import MOST_STEPS, FitConfig
+from mnprobe.probe.heads import AlignmentHeads, ridge_axes
 from mnprobe.probe.losses import Positives, gram_step, loss_of_pairs, worth_it
 from mnprobe.probe.sampling import Pairing
 
 __all__ = [
     "FitResult",
     "Form",
+    "Plateau",
     "StepRecord",
     "Stepper",
     "Validation",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 Form = Literal["auto", "direct", "gram"]
+Noise = tuple[Float[Tensor, " ku"], Float[Tensor, " ke"]]
 
 
 @runtime_checkable
@@ -42,6 +44,9 @@ class Stepper(Protocol):
 
     def step(self, u: Float[Tensor, "b du"], e: Float[Tensor, "b de"], groups: Int[Tensor, " b"]) -> float:
         """Update on one batch of pairs; the loss before the update."""
+
+    def set_rate(self, lr: float) -> None:
+        """Set the learning rate of the steps to come."""
 
     def settle(self) -> None:
         """Write the parameters into the heads, if they are stored elsewhere."""
@@ -56,8 +61,11 @@ def stepper_for(
     weight_decay: float,
     batch: int,
     form: Form = "auto",
+    noise: Noise | None = None,
 ) -> Stepper:
     """The Gram form for linear heads where it takes less work (`auto`), else the direct one.
+
+    `noise`, of linear heads only, is the variance of noise on each feature of either side, which lengths count.
 
     Raises ConfigError if the Gram form is requested for heads that are not linear.
     """
@@ -66,13 +74,21 @@ def stepper_for(
         raise ConfigError(f"the Gram form is of linear heads, these are {heads.config['kind']!r}")
     sizes = (heads.config["dim_u"], heads.config["dim_e"], heads.config["dim"])
     if form == "gram" or (form == "auto" and linear and worth_it(*sizes, batch)):
-        return _Gram(heads, tau, positives, lr, weight_decay)
-    return _Direct(heads, tau, positives, lr, weight_decay)
+        return _Gram(heads, tau, positives, lr, weight_decay, noise)
+    return _Direct(heads, tau, positives, lr, weight_decay, noise)
 
 
 class _Direct:
-    def __init__(self, heads: AlignmentHeads, tau: float, positives: Positives, lr: float, weight_decay: float) -> None:
-        self._heads, self._tau, self._positives = heads, tau, positives
+    def __init__(
+        self,
+        heads: AlignmentHeads,
+        tau: float,
+        positives: Positives,
+        lr: float,
+        weight_decay: float,
+        noise: Noise | None,
+    ) -> None:
+        self._heads, self._tau, self._positives, self._noise = heads, tau, positives, noise
         self._adam = torch.optim.Adam(heads.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
 
     def inputs(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
@@ -80,19 +96,36 @@ class _Direct:
 
     def step(self, u: Float[Tensor, "b du"], e: Float[Tensor, "b de"], groups: Int[Tensor, " b"]) -> float:
         z_u, z_e = self._heads.t_u(u), self._heads.t_e(e)
+        if self._noise is not None:  # one more coordinate for each side, in which the other side is zero
+            far = [_noise_length(*of) for of in zip((self._heads.t_u, self._heads.t_e), self._noise, strict=True)]
+            z_u = torch.cat([z_u, far[0].expand(len(u), 1), torch.zeros_like(z_u[:, :1])], dim=1)
+            z_e = torch.cat([z_e, torch.zeros_like(z_e[:, :1]), far[1].expand(len(e), 1)], dim=1)
         loss = loss_of_pairs(z_u, z_e, tau=self._tau, groups=groups, positives=self._positives)
         self._adam.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self._adam.step()
         return loss.item()
 
+    def set_rate(self, lr: float) -> None:
+        _set_rate(self._adam, lr)
+
     def settle(self) -> None:
         pass
 
 
 class _Gram:
-    def __init__(self, heads: AlignmentHeads, tau: float, positives: Positives, lr: float, weight_decay: float) -> None:
+    def __init__(
+        self,
+        heads: AlignmentHeads,
+        tau: float,
+        positives: Positives,
+        lr: float,
+        weight_decay: float,
+        noise: Noise | None,
+    ) -> None:
         self._heads, self._tau, self._positives = heads, tau, positives
+        sides = noise or (None, None)
+        self._noise = [None if side is None else nn.functional.pad(side, (0, 1)) for side in sides]  # none on the bias
         self._t_u, self._t_e = (_with_bias(head) for head in (heads.t_u, heads.t_e))
         parameters = [self._t_u, self._t_e]
         self._adam = torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay, fused=True)
@@ -104,10 +137,23 @@ class _Gram:
         )  # the loss depends on directions only: powers of two rescale huge rows exactly
 
     def step(self, u: Float[Tensor, "b du"], e: Float[Tensor, "b de"], groups: Int[Tensor, " b"]) -> float:
-        result = gram_step(self._t_u, self._t_e, u, e, tau=self._tau, groups=groups, positives=self._positives)
+        result = gram_step(
+            self._t_u,
+            self._t_e,
+            u,
+            e,
+            tau=self._tau,
+            groups=groups,
+            positives=self._positives,
+            noise_u=self._noise[0],
+            noise_e=self._noise[1],
+        )
         self._t_u.grad, self._t_e.grad = result.grad_u, result.grad_e
         self._adam.step()
         return result.loss.item()
+
+    def set_rate(self, lr: float) -> None:
+        _set_rate(self._adam, lr)
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -116,9 +162,90 @@ class _Gram:
             head.get_parameter("bias").copy_(values[:, -1])
 
 
+def _set_rate(adam: torch.optim.Adam, lr: float) -> None:
+    for group in adam.param_groups:
+        group["lr"] = lr
+
+
+def _noise_length(head: nn.Module, noise: Float[Tensor, " k"]) -> Float[Tensor, ""]:
+    """Root of the mean square of what a linear head makes of noise alone."""
+    return (head.get_parameter("weight").square() @ noise).sum().sqrt()
+
+
 def _with_bias(head: nn.Module) -> nn.Parameter:
     weight, bias = head.get_parameter("weight"), head.get_parameter("bias")
     return nn.Parameter(torch.cat([weight.detach(), bias.detach()[:, None]], dim=1))
+
+
+class Plateau:
+    """The rule by which a fit ends: whether its training loss is flat.
+
+    The mean loss of the last third of the steps is compared with that of the third before it, every `EVERY` steps. The
+    loss is flat once the last third is less than `GAIN` nats lower. Thirds, so that a slow rate is not taken for the
+    end: the slower the loss falls, the longer are the stretches that are compared. Nothing but the training loss is
+    looked at.
+
+    >>> rule = Plateau()
+    >>> [step for step in range(1, 1000) if rule.add(max(3.0 - step / 100, 1.0))][0]
+    600
+    """
+
+    EVERY = 50
+    LEAST = 150
+    GAIN = 0.01
+
+    def __init__(self) -> None:
+        self._sums = [0.0]  # of the losses of the first 0, 1, 2, ... steps
+        self.met = False
+
+    def add(self, loss: float) -> bool:
+        """Take the loss of one more step; whether it is flat by now, which it then stays."""
+        self._sums.append(self._sums[-1] + loss)
+        steps = len(self._sums) - 1
+        if not self.met and steps >= self.LEAST and steps % self.EVERY == 0:
+            third = steps // 3
+            last, before, start = (self._sums[steps - third * back] for back in (0, 1, 2))
+            self.met = (before - start) - (last - before) < self.GAIN * third
+        return self.met
+
+
+class _Schedule:
+    """The rate of each step and the number of steps.
+
+    The rate is constant for the first two thirds and then falls to zero along a line. Where no number of steps is
+    given, the constant part ends when the loss is flat.
+    """
+
+    def __init__(self, config: FitConfig, items: int) -> None:
+        self._lr, self._decay = config.lr, config.decay
+        fixed = config.fixed_steps(items)
+        self.total = MOST_STEPS if fixed is None else fixed
+        self._constant = self._constant_part(self.total)
+        self._open = fixed is None
+        self._rule = Plateau()
+
+    def _constant_part(self, total: int) -> int:
+        return total - total // 3 if self._decay else total
+
+    @property
+    def converged(self) -> bool:
+        """Whether the loss was flat before the rate fell, or before the end where it does not fall."""
+        return self._rule.met
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, from 1."""
+        if step <= self._constant:
+            return self._lr
+        return self._lr * (self.total - step + 1) / (self.total - self._constant + 1)
+
+    def record(self, step: int, loss: float) -> None:
+        """Take the loss of a step, which may set the end."""
+        if step > self._constant:
+            return
+        if self._rule.add(loss) and self._open:
+            self._open = False
+            self._constant = step
+            self.total = min(self.total, step + step // 2) if self._decay else step
 
 
 class Validation(NamedTuple):
@@ -148,7 +275,10 @@ class FitResult:
         steps_run: steps taken.
         best_step: the step whose heads these are (less than steps_run after early stopping).
         batch: pairs per step as used.
-        ended: "all steps" or "early stop".
+        ended: "converged" where the rule set the number of steps, "all steps" where it was given or the most allowed,
+            or "early stop".
+        lr: learning rate at the start.
+        converged: whether the training loss was flat (`Plateau`) while the rate was constant.
     """
 
     heads: AlignmentHeads
@@ -156,7 +286,9 @@ class FitResult:
     steps_run: int
     best_step: int
     batch: int
-    ended: Literal["all steps", "early stop"]
+    ended: Literal["converged", "all steps", "early stop"]
+    lr: float
+    converged: bool
 
 
 def fit_heads(
@@ -239,55 +371,82 @@ def _fit(
     form: Form,
 ) -> FitResult:
     generator = torch.Generator().manual_seed(seed)
-    heads = AlignmentHeads(u.shape[1], e.shape[1], config.dim, config.heads, config.depth, generator).to(u.device)
+    ridge = config.ridge if config.heads == "linear" else 0.0
+    first = None if ridge else generator
+    heads = AlignmentHeads(u.shape[1], e.shape[1], config.dim, config.heads, config.depth, first).to(u.device)
     if config.standardise:
         heads.set_standardization(u, e)
     watch = _Watch(heads, validation, config, seed) if validation is not None else None
     u, e = heads.standardize_u(u), heads.standardize_e(e)
+    fitted, axes = heads, None
+    if ridge:
+        axes = tuple(ridge_axes(side.cpu(), ridge).to(side.device) for side in (u, e))
+        u, e = axes[0].of(u), axes[1].of(e)
+        fitted = AlignmentHeads(u.shape[1], e.shape[1], config.dim, generator=generator).to(u.device)
     batch = min(config.batch, len(u))
     stepper = stepper_for(
-        heads,
+        fitted,
         tau=config.tau,
         positives=config.positives,
         lr=config.lr,
         weight_decay=config.weight_decay,
         batch=batch,
         form=form,
+        noise=None if axes is None else (axes[0].noise, axes[1].noise),
     )
+
+    def settle() -> None:
+        stepper.settle()
+        if axes is not None:
+            axes[0].unfold(fitted.t_u, heads.t_u)
+            axes[1].unfold(fitted.t_e, heads.t_e)
+
     u, e = stepper.inputs(u), stepper.inputs(e)
-    total = config.total_steps(len(u))
+    schedule = _Schedule(config, len(u))
     history: list[StepRecord] = []
-    ended: Literal["all steps", "early stop"] = "all steps"
+    ended: Literal["converged", "all steps", "early stop"] | None = None
     order = partners = torch.empty(0, dtype=torch.int64)
-    position = 0
-    for step in range(1, total + 1):
+    position = step = 0
+    while step < schedule.total:
+        step += 1
         if position + batch > len(order):
             order = torch.randperm(len(u), generator=generator).to(u.device)
             partners = pairing.draw(generator).to(u.device)
             position = 0
         rows = order[position : position + batch]
         position += batch
+        stepper.set_rate(schedule.rate(step))
         value = stepper.step(u[rows], e[partners[rows]], groups[rows])
         if not math.isfinite(value):
             raise ProbeError(
                 f"the loss became {value} at step {step}: lower lr ({config.lr}) or raise tau ({config.tau})"
             )
+        schedule.record(step, value)
         checked = None
-        if watch and (step % config.check_every == 0 or step == total):
-            stepper.settle()
+        if watch and (step % config.check_every == 0 or step == schedule.total):
+            settle()
             checked = watch.check(heads, step)
         history.append(StepRecord(step, value, checked))
-        if watch and watch.waited >= config.patience and step < total:
+        if watch and watch.waited >= config.patience and step < schedule.total:
             ended = "early stop"
             break
-    stepper.settle()
+    settle()
     best = len(history)
     if watch and watch.best_state is not None:
         heads.load_state_dict(watch.best_state)
         best = watch.best_step
+    if ended is None:
+        ended = "converged" if config.fixed_steps(len(u)) is None and schedule.converged else "all steps"
     heads.requires_grad_(False)
     return FitResult(
-        heads=heads.eval(), history=tuple(history), steps_run=len(history), best_step=best, batch=batch, ended=ended
+        heads=heads.eval(),
+        history=tuple(history),
+        steps_run=len(history),
+        best_step=best,
+        batch=batch,
+        ended=ended,
+        lr=config.lr,
+        converged=schedule.converged,
     )
 
 

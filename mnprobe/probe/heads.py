@@ -18,7 +18,17 @@ from mnprobe.core.provenance import canonical_json
 from mnprobe.models.loading import write_safetensors
 from mnprobe.probe._arrays import as_features, as_floats, check_finite_rows
 
-__all__ = ["AlignmentHeads", "Components", "HeadKind", "load_heads", "principal_components", "save_heads", "widen"]
+__all__ = [
+    "AlignmentHeads",
+    "Axes",
+    "Components",
+    "HeadKind",
+    "load_heads",
+    "principal_components",
+    "ridge_axes",
+    "save_heads",
+    "widen",
+]
 
 HeadKind = Literal["linear", "mlp"]
 
@@ -249,6 +259,60 @@ def principal_components(x: Float[Tensor, "n d"], k: int) -> Components:
     _, _, directions = torch.linalg.svd(exact - mean, full_matrices=False)
     count = max(1, min(k, len(x) - 1, x.shape[1]))
     return Components(mean.float(), directions[:count].T.float().contiguous())
+
+
+class Axes(NamedTuple):
+    """Coordinates in which every direction of the training features, with noise added, has variance 1.
+
+    Attributes:
+        mean: (d,) what is taken off first.
+        basis: (d, k) principal directions, each over the deviation of features and noise along it.
+        noise: (k,) share of the noise in the variance of each coordinate.
+    """
+
+    mean: Float[Tensor, " d"]
+    basis: Float[Tensor, "d k"]
+    noise: Float[Tensor, " k"]
+
+    def of(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Coordinates of features, without the noise."""
+        return (x - self.mean) @ self.basis
+
+    def to(self, device: torch.device) -> "Axes":
+        """The same on a device."""
+        return Axes(*(part.to(device) for part in self))
+
+    @torch.no_grad()
+    def unfold(self, narrow: nn.Module, wide: nn.Module) -> None:
+        """Write a linear head that takes these coordinates into one that takes the features."""
+        weight = narrow.get_parameter("weight") @ self.basis.T
+        wide.get_parameter("weight").copy_(weight)
+        wide.get_parameter("bias").copy_(narrow.get_parameter("bias") - weight @ self.mean)
+
+
+_FAINT = 0.01  # directions with less variance than this share of the noise's are left out
+
+
+def ridge_axes(x: Float[Tensor, "n d"], ridge: float) -> Axes:
+    """Axes of training features (n, d) with independent noise of `ridge` times their mean variance on each.
+
+    Directions whose variance is below a hundredth of the noise's are left out; at least one is kept.
+
+    >>> axes = ridge_axes(torch.tensor([[0.0, 1.0], [2.0, 1.0], [4.0, 1.0]]), 0.5)
+    >>> axes.noise, axes.of(torch.tensor([[2.0, 9.0]])).tolist()
+    (tensor([0.3333]), [[0.0]])
+    """
+    exact = x.double()
+    mean = exact.mean(0)
+    _, lengths, directions = torch.linalg.svd(exact - mean, full_matrices=False)
+    variances = lengths.square() / len(x)
+    noise = ridge * (float(variances.sum()) / x.shape[1] or 1.0)
+    count = max(1, int((variances >= _FAINT * noise).sum()))
+    directions = directions[:count]
+    largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+    directions = directions * largest.sign()  # of the two signs of a direction always the same
+    total = variances[:count] + noise
+    return Axes(mean.float(), (directions.T / total.sqrt()).float().contiguous(), (noise / total).float())
 
 
 @torch.no_grad()

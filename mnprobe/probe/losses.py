@@ -203,33 +203,47 @@ def gram_step(
     tau: float,
     groups: Int[Tensor, " b"] | None = None,
     positives: Positives = "diagonal",
+    noise_u: Float[Tensor, " du"] | None = None,
+    noise_e: Float[Tensor, " de"] | None = None,
 ) -> GramStep:
     """`info_nce` of T_u x_u and T_e x_e, and its gradients, for one batch.
 
-    The last column of x is 1, that of T the bias. Raises ConfigError when positives by group are requested without
-    groups.
+    The last column of x is 1, that of T the bias. With `noise`, the variance of noise on each column of x, the square
+    of a length is the mean over this noise: |T x|^2 + sum over k of noise_k |T_k|^2. Raises ConfigError when positives
+    by group are requested without groups.
 
     Source: the derivatives of equations 2 and 3 of the paper by hand. Random weights give no rows of length 0.
     """
     cross = t_u.T @ t_e
-    unit_u, unit_e = _unit(x_u, t_u.T @ t_u), _unit(x_e, t_e.T @ t_e)
+    unit_u, scale_u = _unit(x_u, t_u.T @ t_u, noise_u)
+    unit_e, scale_e = _unit(x_e, t_e.T @ t_e, noise_e)
     left = unit_u @ cross
     logits = torch.mm(left, unit_e.T).div_(tau)
     loss, slope = _loss_and_slope(logits, tau, groups, positives)  # slope: by the logits
     weight = slope * logits
     by_right = slope @ unit_e
     grad_cross = (unit_u.T @ by_right).div_(tau)
-    pull_u = unit_u.T @ (unit_u * weight.sum(1, keepdim=True))  # minus twice the gradient by the own Gram matrix
-    pull_e = unit_e.T @ (unit_e * weight.sum(0).unsqueeze(1))
+    weight_u, weight_e = weight.sum(1, keepdim=True), weight.sum(0).unsqueeze(1)
+    pull_u = unit_u.T @ (unit_u * weight_u)  # minus twice the gradient by the own Gram matrix
+    pull_e = unit_e.T @ (unit_e * weight_e)
+    if noise_u is not None:
+        pull_u.diagonal().add_(noise_u * (weight_u * scale_u * scale_u).sum())
+    if noise_e is not None:
+        pull_e.diagonal().add_(noise_e * (weight_e * scale_e * scale_e).sum())
     grad_u = torch.addmm(t_e @ grad_cross.T, t_u, pull_u, alpha=-1.0)
     grad_e = torch.addmm(t_u @ grad_cross, t_e, pull_e, alpha=-1.0)
     return GramStep(loss, grad_u, grad_e)
 
 
-def _unit(x: Float[Tensor, "b d"], gram: Float[Tensor, "d d"]) -> Float[Tensor, "b d"]:
-    """Inputs over the length of what they are mapped to (at least 1e-8, as in the direct form)."""
+def _unit(
+    x: Float[Tensor, "b d"], gram: Float[Tensor, "d d"], noise: Float[Tensor, " d"] | None
+) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b 1"]]:
+    """Inputs over the length of what they are mapped to (at least 1e-8, as in the direct form), and 1 / length."""
     squares = ((x @ gram) * x).sum(1, keepdim=True)
-    return x / squares.clamp_min_(0.0).sqrt_().clamp_min_(1e-8)
+    if noise is not None:
+        squares += gram.diagonal() @ noise
+    lengths = squares.clamp_min_(0.0).sqrt_().clamp_min_(1e-8)
+    return x / lengths, lengths.reciprocal()
 
 
 def _loss_and_slope(

@@ -23,6 +23,7 @@ __all__ = [
     "IDENTITY",
     "TRUTH",
     "contrast_rows",
+    "convergence_note",
     "measured_rows",
     "read_alignment",
     "summary_table",
@@ -242,14 +243,22 @@ def _grand(records: Sequence[Record], values: NDArray[np.float64]) -> float:
     return float(np.mean([values[draws == draw].mean() for draw in np.unique(draws)]))
 
 
-def _counts(record: Record) -> dict[str, int]:
+def _counts(record: Record) -> dict[str, int | float]:
     names = ("n_test", "n_groups", "n_gallery", "n_train", "n_train_groups")
-    return {name: getattr(record, name) for name in names}
+    return {name: getattr(record, name) for name in names} | _fits([record])
 
 
-def _mean_counts(records: Sequence[Record]) -> dict[str, int]:
-    """Counts of the first draw; random splits differ by an episode or two."""
-    return _counts(records[0])
+def _mean_counts(records: Sequence[Record]) -> dict[str, int | float]:
+    """Counts of the first draw, as random splits differ by an episode or two, and means over all fits."""
+    return _counts(records[0]) | _fits(records)
+
+
+def _fits(records: Sequence[Record]) -> dict[str, float]:
+    return {
+        "fit_steps": float(np.mean([record.fit_steps for record in records])),
+        "fit_lr": float(np.mean([record.fit_lr for record in records])),
+        "fit_converged": float(np.mean([record.converged for record in records])),
+    }
 
 
 IDENTITY = (
@@ -276,12 +285,14 @@ COLUMNS = (
     *(name for name in IDENTITY if name != "fit_source"),
     *("metric", "direction", "statistic", "seed", "draw", "value", "ci_low", "ci_high", "sd_seeds", "sd_draws"),
     *("chance", "n_test", "n_groups", "n_gallery", "n_train", "n_train_groups", "n_seeds", "batch"),
-    *("heads_file", "config_hash", "features_hash", "fit_source"),
+    *("heads_file", "config_hash", "features_hash", "fit_source", "fit_steps", "fit_lr", "fit_converged"),
 )
 """All columns. `batch` is the requested batch (all of n_train if that is less; log of the smaller of batch and
 n_groups caps mi_bound). `fit_source` is the source of the episodes that the heads were fitted on: it differs from
-`source_u` if heads are fitted on demonstrations and tested on rollouts. `config_hash` is the hash of all settings of
-the probe, `features_hash` that of every number and label of the pair."""
+`source_u` if heads are fitted on demonstrations and tested on rollouts. `fit_steps` is the number of optimizer steps
+that the heads were fitted with, `fit_lr` the learning rate at the start, `fit_converged` 1 where the training loss was
+flat and 0 where it was not; in rows of statistic "mean" all three are means over the fits. `config_hash` is the hash of
+all settings of the probe, `features_hash` that of every number and label of the pair."""
 
 _TEXT = (
     *("understanding", "execution", "source_u", "source_e", "layer_u", "layer_e", "pool_u", "pool_e", "heads"),
@@ -302,7 +313,8 @@ ALIGNMENT = TableSchema(
     whole=_WHOLE,
     truth=TRUTH,
     real=tuple(name for name in COLUMNS if name not in (*_TEXT, *_WHOLE, *TRUTH)),
-    defaults={"fit_source": "source_u", "features_hash": ""},  # earlier: heads were fitted on the same source
+    defaults={"fit_source": "source_u", "features_hash": "", "fit_steps": "", "fit_lr": "", "fit_converged": ""},
+    unknown=("fit_steps", "fit_lr", "fit_converged"),  # how long earlier versions fitted is in run.toml
     command="align",
 )
 """results/alignment.csv. Numbers are real (NaN in empty cells), except those of `_WHOLE`, which are never empty."""
@@ -345,6 +357,7 @@ _HEADER = (
     "e->u",
     "n",
     "groups",
+    "steps",
 )
 _CONTRAST_HEADER = ("pair", "held out", "success minus failure of", "where", "R@1", "95 % interval", "n")
 _CONTRASTS = {"success_minus_failure@1": "all", "within_task_success_minus_failure@1": "within tasks"}
@@ -353,7 +366,8 @@ _CONTRASTS = {"success_minus_failure@1": "all", "within_task_success_minus_failu
 def summary_table(frame: pd.DataFrame) -> str:
     """Recall@1 of every measurement in plain text; R@1 is the mean of both directions, lift is R@1 over chance.
 
-    Models with random weights are marked 'untrained'; values that ties decide are marked with their share. Where
+    Models with random weights are marked 'untrained'; values that ties decide are marked with their share, and fits
+    whose training loss was not flat when they ended with theirs. Where
     success and failure were measured, a second table gives their paired difference, over all episodes and within tasks.
     """
     means = frame[(frame["statistic"] == "mean") & (frame["metric"] == "recall@1")]
@@ -384,10 +398,37 @@ def summary_table(frame: pd.DataFrame) -> str:
                 f"{values['e2u']['value']:.3f}",
                 str(row["n_test"]),
                 str(row["n_groups"]),
+                _steps(row),
             )
         )
     contrasts = _contrasts(frame)
     return text_table(_HEADER, lines) + (f"\n\n{text_table(_CONTRAST_HEADER, contrasts)}" if contrasts else "")
+
+
+def _steps(row: Any) -> str:
+    """How long the heads were fitted, marked where the loss of some fits was not flat; tables of earlier versions: -.
+
+    >>> _steps({"fit_steps": 400.0, "fit_lr": 0.01, "fit_converged": 0.5})
+    '400 at 0.01 (50% not flat)'
+    """
+    if math.isnan(row["fit_steps"]):
+        return "-"
+    mark = "" if row["fit_converged"] == 1 else f" ({1 - row['fit_converged']:.0%} not flat)"
+    return f"{row['fit_steps']:.0f} at {row['fit_lr']:g}{mark}"
+
+
+def convergence_note(frame: pd.DataFrame) -> str | None:
+    """A sentence on fits that ended before their training loss was flat; None where there are none."""
+    fits = frame[(frame["statistic"] == "seed") & (frame["metric"] == "recall@1") & (frame["direction"] == "mean")]
+    fits = fits[fits["fit_converged"].notna()]
+    open_ended = fits[fits["fit_converged"] == 0]
+    if open_ended.empty:
+        return None
+    longest = int(open_ended["fit_steps"].max())
+    return (
+        f"{len(open_ended)} of {len(fits)} measured fits ended (after {longest} steps at most) before their training "
+        "loss was flat: a longer fit (--steps) may change their recall"
+    )
 
 
 def _contrasts(frame: pd.DataFrame) -> list[tuple[str, ...]]:

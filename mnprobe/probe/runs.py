@@ -68,7 +68,9 @@ class Record:
     n_gallery: int
     n_train: int
     n_train_groups: int
-    ended: str
+    fit_steps: int
+    fit_lr: float
+    converged: bool
 
 
 def check_groups(items: Items, rows: NDArray[np.int64], config: AlignConfig, where: str) -> None:
@@ -162,7 +164,9 @@ def _score(
         n_gallery=retrieval.u2e.n_gallery,
         n_train=len(job.train),
         n_train_groups=len(np.unique(groups[job.train])),
-        ended=result.ended,
+        fit_steps=result.steps_run,
+        fit_lr=result.lr,
+        converged=result.converged,
     )
 
 

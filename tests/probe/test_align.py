@@ -1009,11 +1009,11 @@ def test_no_call_of_align_displaces_the_settings_of_another(measured, tmp_path):
     assert (tmp_path / "run.toml").stat().st_mtime_ns == before
 
 
-def test_default_steps_are_told_as_a_number(tmp_path, pair):
+def test_how_many_steps_the_default_takes_is_told(tmp_path, pair):
     RunDir.create(tmp_path)
     record_settings(tmp_path / "results" / "a.csv", AlignConfig(), [pair])
     (section,) = read_settings(RunDir(tmp_path)).values()
-    assert section["optimiser_steps"] == 400
+    assert section["optimiser_steps"] == "until the loss is flat, at most 2000"
     record_settings(tmp_path.parent / "elsewhere.csv", tiny(), [pair])  # in no run: nothing to write into
     assert len(read_settings(RunDir(tmp_path))) == 1
 

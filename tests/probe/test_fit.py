@@ -19,7 +19,7 @@ from mnprobe.probe import (
 )
 from mnprobe.probe.sampling import GroupMembers
 
-QUICK = {"dim": 16, "steps": 30, "lr": 1e-2}
+QUICK = {"dim": 16, "steps": 60, "lr": 1e-2}
 
 
 def weights(heads):
@@ -203,7 +203,7 @@ def test_the_first_loss_is_the_loss_of_the_initial_heads(rng):
     start = AlignmentHeads(3, 3, dim=4, generator=torch.Generator().manual_seed(5))
     start.set_standardization(torch.from_numpy(x), torch.from_numpy(x))
     z_u, z_e = start(torch.from_numpy(x), torch.from_numpy(x))  # own groups: the partner is the item itself
-    result = fit_heads(x, x, np.arange(6), config=FitConfig(dim=4, steps=1, tau=0.5), seed=5)
+    result = fit_heads(x, x, np.arange(6), config=FitConfig(dim=4, steps=1, tau=0.5, ridge=0), seed=5)
     assert result.history[0].loss == pytest.approx(info_nce(z_u, z_e, tau=0.5).item(), rel=1e-5)
 
 
@@ -211,7 +211,10 @@ def test_the_first_loss_is_the_loss_of_the_initial_heads(rng):
     "change",
     [
         {"tau": 0.5},
-        {"lr": 1e-2},
+        {"lr": 1e-3},
+        {"ridge": 0.3},
+        {"ridge": 0},
+        {"decay": False},
         {"weight_decay": 0.5},
         {"steps": 7},
         {"batch": 9},
@@ -243,7 +246,7 @@ def test_early_stopping_keeps_the_best_heads(planted):
     u, e, labels = planted(noise=1.5, per=6)
     held = np.arange(48) % 3 == 0
     own = np.array(labels)
-    config = FitConfig(dim=32, steps=400, lr=3e-2, early_stop=True, patience=3, check_every=5)
+    config = FitConfig(dim=32, steps=400, lr=3e-2, decay=False, early_stop=True, patience=3, check_every=5)
     watch = Validation(u[held], e[held], own[held], own[held])
     result = fit_heads(u[~held], e[~held], own[~held], config=config, validation=watch)
     checks = {record.step: record.validation for record in result.history if record.validation is not None}
@@ -251,7 +254,8 @@ def test_early_stopping_keeps_the_best_heads(planted):
     assert result.steps_run < 400
     assert list(checks) == list(range(5, result.steps_run + 1, 5))
     assert result.best_step == min(checks, key=checks.get) == result.steps_run - 3 * 5
-    again = fit_heads(u[~held], e[~held], own[~held], config=FitConfig(dim=32, steps=result.best_step, lr=3e-2))
+    config = FitConfig(dim=32, steps=result.best_step, lr=3e-2, decay=False)
+    again = fit_heads(u[~held], e[~held], own[~held], config=config)
     assert weights(again.heads) == weights(result.heads)
 
 
@@ -273,6 +277,7 @@ def test_early_stopping_options_arrive(name, value, planted):
         ({"batch": 1}, "batch must be at least 2.*got 1"),
         ({"tau": float("nan")}, "tau must be a positive number, got nan"),
         ({"lr": 0.0}, "lr must be a positive number, got 0.0"),
+        ({"ridge": -0.5}, "ridge must be >= 0, got -0.5"),
         ({"weight_decay": -1.0}, "weight_decay must be >= 0, got -1.0"),
         ({"steps": 1, "epochs": 2}, "steps or epochs, not both: steps=1, epochs=2"),
         ({"steps": -1}, "steps must be >= 0, got -1"),

@@ -1,7 +1,7 @@
 """`mnprobe audit` as a function: leakage, controls, decomposition, findings."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from mnprobe.core.progress import progress
 from mnprobe.core.rundir import RunDir
 from mnprobe.core.table import TableSchema
 from mnprobe.features import open_features
-from mnprobe.probe.config import FitConfig
+from mnprobe.probe.config import FitConfig, read_settings
 from mnprobe.probe.heads import AlignmentHeads, load_heads
 from mnprobe.probe.pairs import FeaturePair, StoredPair, join_stores, load_pair, pair_across
 from mnprobe.probe.scores import HitScores, find_hits, read_hits
@@ -233,7 +233,10 @@ def _heads(
             heads = load_heads(path)
             config = heads.fitted_on.get("config")
             settings = config.get("fit", {}) if isinstance(config, dict) else {}
-            known = {field.name for field in fields(FitConfig)}
-            return heads, FitConfig(**{key: value for key, value in settings.items() if key in known})
-    notes.append("heads of the claim were not kept: the decomposition fits new ones with the paper's settings")
-    return None, None
+            return heads, FitConfig.of_record(settings)
+    recorded = read_settings(run).get(str(about["config_hash"]), {}).get("fit")
+    notes.append(
+        "heads of the claim were not kept: the decomposition fits new ones with "
+        + ("the same settings" if recorded else "the default settings")
+    )
+    return None, FitConfig.of_record(recorded) if recorded else None

@@ -10,8 +10,8 @@ from scipy.special import logsumexp
 from mnprobe.analysis.similarity._arrays import FAR, Codes, Rows, centered, varying
 from mnprobe.analysis.similarity.base import About, Index, Relation
 from mnprobe.analysis.similarity.cca import folds_of
-from mnprobe.core.arrays import Array, settle
-from mnprobe.core.errors import TooFewSamples
+from mnprobe.core.arrays import Array, as_whole, settle
+from mnprobe.core.errors import ConfigError, TooFewSamples
 from mnprobe.core.labels import Labels
 from mnprobe.core.seeds import check_seed
 
@@ -22,13 +22,15 @@ __all__ = ["InfoNCEBound", "first_return", "infonce_bound"]
 class InfoNCEBound(Index):
     """log B - L of InfoNCE in nats, on groups that the heads were not fitted on; its cap is log B.
 
-    Half of the groups (by `seed`) fit T_u and T_e (`steps` steps, width `dim`, temperature `tau`; see `FitConfig`). The
-    bound is the mean over `draws` batches of the other groups, each with one episode of every group (of `batch` groups
-    at most), paired with itself, so that no row has a second positive. Permutations move held-out episodes only: the
-    heads stay, as the estimate is of held-out pairs.
+    Half of the groups (by `seed`) fit T_u and T_e (width `dim`, temperature `tau`; see `FitConfig`), in `steps` steps,
+    or with "flat" until the training loss is flat, with the other settings of `preset` ("mirror": the paper's, "" for
+    the default). The bound is the mean over `draws` batches of the other groups, each with one episode of every group
+    (of `batch` groups at most), paired with itself, so that no row has a second positive. Permutations move held-out
+    episodes only: the heads stay, as the estimate is of held-out pairs.
     """
 
-    steps: int = 400
+    steps: int | str = "flat"
+    preset: str = ""
     dim: int = 1024
     tau: float = 0.1
     batch: int = 512
@@ -50,7 +52,11 @@ class InfoNCEBound(Index):
     )
 
     def __post_init__(self) -> None:
-        settle(self, wholes={"steps": 1, "dim": 1, "batch": 2, "draws": 1, "seed": 0}, positive={"tau": "positive"})
+        if self.steps != "flat":
+            object.__setattr__(self, "steps", as_whole(self.steps, "steps", least=1))
+        if self.preset not in ("", "mirror"):
+            raise ConfigError(f"preset must be mirror, or nothing for the default, got {self.preset!r}")
+        settle(self, wholes={"dim": 1, "batch": 2, "draws": 1, "seed": 0}, positive={"tau": "positive"})
         check_seed(self.seed)
 
     def prepare(self, values: Rows, groups: Codes) -> "_Raw":
@@ -72,6 +78,7 @@ class InfoNCEBound(Index):
         import torch  # loads here: no other index needs it
 
         from mnprobe.probe import FitConfig, fit_heads
+        from mnprobe.probe.config import PRESETS
 
         groups = one.groups
         count = len(np.unique(groups))
@@ -79,7 +86,9 @@ class InfoNCEBound(Index):
             raise TooFewSamples(f"{self.about.title} needs at least 4 groups, 2 to fit and 2 to test; got {count}")
         fold = folds_of(groups, 2, self.seed)
         train, test = np.flatnonzero(fold == 0), np.flatnonzero(fold == 1)
-        config = FitConfig(dim=self.dim, tau=self.tau, steps=self.steps)
+        named = PRESETS["mirror"] if self.preset else {}
+        steps = None if isinstance(self.steps, str) else self.steps
+        config = FitConfig(**{**named, "dim": self.dim, "tau": self.tau, "steps": steps})
         u, e = (torch.from_numpy(side.values.astype(np.float32)) for side in (one, other))
         heads = fit_heads(u[train], e[train], groups[train], config=config, seed=self.seed).heads
         with torch.no_grad():
@@ -138,7 +147,8 @@ def infonce_bound(
     y: Array,
     groups: Labels | None = None,
     *,
-    steps: int = 400,
+    steps: int | str = "flat",
+    preset: str = "",
     dim: int = 1024,
     tau: float = 0.1,
     batch: int = 512,
@@ -151,5 +161,5 @@ def infonce_bound(
     >>> bool(1 < infonce_bound(x, x) < np.log(20))
     True
     """
-    index = InfoNCEBound(steps=steps, dim=dim, tau=tau, batch=batch, draws=draws, seed=seed)
+    index = InfoNCEBound(steps=steps, preset=preset, dim=dim, tau=tau, batch=batch, draws=draws, seed=seed)
     return index.score(x, y, groups)
