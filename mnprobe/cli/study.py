@@ -202,12 +202,11 @@ def _pair(study: Study, run: Path, number: int, seed: int, device: str) -> list[
         _trainings(study, run, number, seed, device),
         [[*play, "--episodes", str(study.episodes), "--model", f"arp-{kind}"] for kind in kinds],
         [
+            [*held_out, *policies, "--also-blank"],  # the longest first
             *(
                 [*play, "--episodes", str(study.half_episodes), "--step", "half", "--model", f"arp-{kind}"]
                 for kind in kinds
             ),
-            [*held_out, *policies],
-            [*held_out, *policies, "--blank-instruction"],
             [*held_out, *watching],
             ["recognize", *run_option, *watching, "--partition", "test", *device_option],
             *([[*held_out, "--model", "pixels"]] if number == 0 else []),

@@ -50,10 +50,20 @@ def answers_table(found: tuple[Finding, ...]) -> pd.DataFrame:
     for one in found:
         for row in one.rows:
             made = row.difference
-            base = {"question": one.question, "short": one.short, "subject": row.subject, "where": row.where}
+            base: dict[str, object] = {
+                "question": one.question,
+                "short": one.short,
+                "subject": row.subject,
+                "where": row.where,
+            }
             base |= {"held_out": row.held_out, "before": made.before, "after": made.after, "difference": made.value}
             ends = {"low": made.low, "high": made.high, "within_low": made.within[0], "within_high": made.within[1]}
-            said = {"comparisons": made.comparisons, "decision": made.decision, "n": made.n, "basis": made.basis}
+            said: dict[str, object] = {
+                "comparisons": made.comparisons,
+                "decision": made.decision,
+                "n": made.n,
+                "basis": made.basis,
+            }
             said |= {"said": answer(made).partition(" from n")[0], "seeds": made.seeds, "leads": row in one.leading}
             rows.append(base | ends | said)
     return ANSWERS.frame(rows)
