@@ -39,7 +39,7 @@ from mnprobe.features.extractors.base import (
     stored_layers,
 )
 from mnprobe.features.row_check import check_rows
-from mnprobe.features.schema import DTYPES, Columns, Header, make_columns
+from mnprobe.features.schema import DTYPES, Columns, Header, check_own_name, extra_columns, make_columns
 from mnprobe.features.selection import CheckpointChoice, CheckpointQuery, layers_for, select_checkpoints
 from mnprobe.features.shards import Shard, ShardFolder
 from mnprobe.features.store import open_features, verify
@@ -735,7 +735,7 @@ class ExtractConfig:
         settle(
             self,
             wholes=("step", "limit", "decisions", "batch_size"),
-            truths=("also_blank", "half", "skip_broken"),
+            truths=("also_blank", "skip_broken", "half"),
             lists=("models", "checkpoints", "partitions", "tasks", "episodes", "layers"),
         )
         options: Any = {} if self.options is None else self.options
@@ -1198,7 +1198,7 @@ def separate_broken(dataset: Dataset, say: Callable[[str], None]) -> tuple[Datas
         say(f"left out {name}: {reason}")
     for i, episode in enumerate(dataset):
         try:
-            _columns(dataset[i : i + 1], say)
+            _columns(dataset[i : i + 1], lambda _: None)
             dataset[i : i + 1].fingerprint()
         except DataError as error:
             try:
@@ -1285,7 +1285,7 @@ def _columns(dataset: Dataset, say: Callable[[str], None]) -> Columns:
             f"{max(partitions)!r}: no partition is recorded for any, and training and test sets are drawn from all"
         )
         partitions = [""] * len(partitions)
-    rows = {
+    rows: dict[str, list[Any]] = {
         "id": [episode.id for episode in dataset],
         "task": [episode.task for episode in dataset],
         "instruction": [episode.instruction for episode in dataset],
@@ -1293,6 +1293,14 @@ def _columns(dataset: Dataset, say: Callable[[str], None]) -> Columns:
         "partition": partitions,
         "success": [episode.success for episode in dataset],
     }
+    own: list[Mapping[str, Any]] = [getattr(episode, "extra", {}) for episode in dataset]
+    for name in dict.fromkeys(name for columns in own for name in columns):
+        try:
+            check_own_name(name, where="the dataset")
+        except FeatureError as error:
+            say(f"column {name!r} is left out of the features: {error}")
+        else:
+            rows[name] = [columns.get(name) for columns in own]
     return make_columns(rows, where="the dataset")
 
 
@@ -1319,6 +1327,7 @@ def _asked(
     except (TypeError, ValueError) as error:
         raise ConfigError(f"options of {choice.kind} must hold only what JSON can hold: {error}") from error
     table = {name: column.tolist() for name, column in columns.items()}
+    table |= {name: list(map(str, table[name])) for name in extra_columns(columns)}  # NaN is no JSON
     return {
         "extractor": choice.kind,
         "revision": EXTRACTORS.load(choice.kind).revision,
