@@ -1072,7 +1072,15 @@ def _asked(
 
 
 def _ran(spec: ExtractorSpec) -> dict[str, Any]:
-    return {"device": spec.device.split(":")[0], "batch_size": spec.batch_size, **versions("torch", "numpy")}
+    from mnprobe.core.products import describe_products  # imports torch
+
+    device = spec.device.split(":")[0]
+    return {
+        "device": device,
+        "batch_size": spec.batch_size,
+        **versions("torch", "numpy"),
+        "products": describe_products(device),
+    }
 
 
 def _record(run: RunDir | None, out: Path | None, team: Team, asked: Sequence[str], folders: Sequence[Any]) -> None:
