@@ -80,7 +80,7 @@ _PROGRAMS = {
         "apt-get install chromium (Debian), or your system's Chromium or Chrome",
     ),
 }
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "MNPROBE_PRODUCTS")
 
 _CHILD_VARIABLES = {
     "MUJOCO_GL": "disable",
@@ -147,7 +147,7 @@ def machine(folder: Path = Path()) -> dict[str, Any]:
         "usable_cpus": usable_cpus(),
         "memory_gib": _memory(),
         "free_disk_gib": round(disk.free / 2**30, 1),
-        "variables": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
+        "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
     }
 
 

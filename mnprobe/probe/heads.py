@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mnprobe.core.arrays import Array, Whole, as_whole
 from mnprobe.core.commands import command_of
 from mnprobe.core.errors import CheckpointError, ConfigError, FeatureError
+from mnprobe.core.products import Linear
 from mnprobe.core.provenance import canonical_json
 from mnprobe.models.loading import write_safetensors
 from mnprobe.probe._arrays import as_features, as_floats, check_finite_rows
@@ -190,7 +191,7 @@ def _head(dim_in: int, dim: int, kind: HeadKind, depth: int, generator: torch.Ge
 
 def _linear(width_in: int, width_out: int, generator: torch.Generator) -> nn.Linear:
     """torch.nn.Linear with its usual initial distribution, drawn from `generator` and not from the global state."""
-    layer = nn.Linear(width_in, width_out, device="meta").to_empty(device="cpu")
+    layer = Linear(width_in, width_out, device="meta").to_empty(device="cpu")
     bound = width_in**-0.5
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=generator)

@@ -17,6 +17,7 @@ from torch.nn import functional
 from mnprobe.core.arrays import Array, Number, as_number
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError
 from mnprobe.core.labels import Labels, as_labels, encode_labels
+from mnprobe.core.products import product
 from mnprobe.probe._arrays import as_rows, check_finite_rows, row_factors
 
 __all__ = [
@@ -166,7 +167,7 @@ def _similarities(z_u: Float[Tensor, "b d"], z_e: Float[Tensor, "c d"]) -> Float
     kind = torch.promote_types(torch.promote_types(z_u.dtype, z_e.dtype), torch.float32)
     sides = (z_u.to(kind), z_e.to(kind))
     one, other = (functional.normalize(z * row_factors(z), dim=1, eps=1e-8) for z in sides)
-    return one @ other.T
+    return product(one, other)
 
 
 _SAFE = 80.0  # exp(-80) is still a float32; beyond, rows and columns need their own maxima

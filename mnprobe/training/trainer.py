@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mnprobe.core.errors import ConfigError, TrainingError
 from mnprobe.core.names import BLANK
+from mnprobe.core.products import describe_products
 from mnprobe.core.progress import progress
 from mnprobe.core.rundir import RunDir
 from mnprobe.core.runtime import Team, autocast, join_team, prefetch, resolve_device
@@ -396,6 +397,7 @@ def _run_record(
         "episodes": len(dataset),
         "start": start.origin,
         "device": device,
+        "products": describe_products(device.split(":")[0]),
         "processes": team.size,
         "config": _without_none(requested["training"]),
     }

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from mnprobe.core.errors import CheckpointError, ConfigError, DataError, FeatureError
+from mnprobe.core.products import describe_products
 from mnprobe.core.rundir import RunDir
 from mnprobe.core.runtime import join_team
 from mnprobe.features import (
@@ -157,6 +158,7 @@ def test_random_models_are_extracted_and_say_that_they_are_untrained(demos, tmp_
         assert file.attrs["provenance"]["counts"] == {"episodes_with_repeated_frames": short}
         assert file.attrs["model_config"]["model"] == "viclip"
         assert file.attrs["provenance"]["ran"]["device"] == "cpu"
+        assert file.attrs["provenance"]["ran"]["products"] == describe_products()
     with open_features(done[1].path) as file:
         assert "prediction" not in file.columns
         assert file.layer("e").dim == 64

@@ -127,8 +127,12 @@ def check_computation(batch_size: int, precision: str) -> None:
 
 
 def computation_of(device: str, *, batch_size: int) -> dict[str, Any]:
-    """How values are computed, as stores record it: kind of device, samples per pass, versions."""
-    return {"device": device.split(":")[0], "batch_size": batch_size, **versions("torch", "numpy")}
+    """How values are computed, as stores record it: kind of device, samples per pass, versions, products."""
+    from mnprobe.core.products import describe_products  # imports torch
+
+    kind = device.split(":")[0]
+    made = versions("torch", "numpy")
+    return {"device": kind, "batch_size": batch_size, **made, "products": describe_products(kind)}
 
 
 def check_one_size(preset: str | None, model_config: object) -> None:

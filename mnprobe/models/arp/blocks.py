@@ -4,6 +4,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mnprobe.core.products import Linear
+from mnprobe.models.attention import attention
+
 __all__ = ["ConditionedBlock", "PlainBlock"]
 
 _EPS = 1e-6
@@ -43,7 +46,7 @@ class ConditionedBlock(nn.Module):
         self.attn = _SelfAttention(width, heads, dropout)
         self.norm_cond = nn.LayerNorm(width, eps=_EPS)
         self.cond_attn = _CrossAttention(width, heads, dropout)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(width, 6 * width))
 
     def forward(
         self, x: Float[Tensor, "b t n"], allowed: Bool[Tensor, "t t"], condition: Float[Tensor, "b m n"]
@@ -66,8 +69,8 @@ class _MLP(nn.Module):
 
     def __init__(self, width: int, ratio: int, dropout: float) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, ratio * width)
-        self.fc2 = nn.Linear(ratio * width, width)
+        self.fc1 = Linear(width, ratio * width)
+        self.fc2 = Linear(ratio * width, width)
         self.dropout = dropout
 
     def forward(self, x: Float[Tensor, "b t n"]) -> Float[Tensor, "b t n"]:
@@ -79,13 +82,13 @@ class _SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.c_attn = nn.Linear(width, 3 * width)
-        self.c_proj = nn.Linear(width, width)
+        self.c_attn = Linear(width, 3 * width)
+        self.c_proj = Linear(width, width)
 
     def forward(self, x: Float[Tensor, "b t n"], allowed: Bool[Tensor, "t t"]) -> Float[Tensor, "b t n"]:
         q, k, v = (_split_heads(part, self.heads) for part in self.c_attn(x).chunk(3, dim=-1))
         rate = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=rate)
+        mixed = attention(q, k, v, allowed=allowed, dropout=rate)
         return F.dropout(self.c_proj(mixed.transpose(1, 2).flatten(2)), self.dropout, self.training)
 
 
@@ -95,14 +98,14 @@ class _CrossAttention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.kv_attn = nn.Linear(width, 2 * width)
-        self.q_attn = nn.Linear(width, width)
-        self.c_proj = nn.Linear(width, width)
+        self.kv_attn = Linear(width, 2 * width)
+        self.q_attn = Linear(width, width)
+        self.c_proj = Linear(width, width)
 
     def forward(self, x: Float[Tensor, "b t n"], condition: Float[Tensor, "b m n"]) -> Float[Tensor, "b t n"]:
         q = _split_heads(self.q_attn(x), self.heads)
         k, v = (_split_heads(part, self.heads) for part in self.kv_attn(condition).chunk(2, dim=-1))
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        mixed = attention(q, k, v, dropout=self.dropout if self.training else 0.0)
         return F.dropout(self.c_proj(mixed.transpose(1, 2).flatten(2)), self.dropout, self.training)
 
 

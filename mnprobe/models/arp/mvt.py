@@ -4,7 +4,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, cat, nn, zeros
 
+from mnprobe.core.products import Linear
 from mnprobe.models.arp.config import ARPConfig
+from mnprobe.models.attention import attention
 
 __all__ = ["VIEWS", "Attention", "MultiViewTransformer"]
 
@@ -88,7 +90,7 @@ class _NormedLinear(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(inputs, outputs)
+        self.linear = Linear(inputs, outputs)
         self.norm = nn.GroupNorm(_GROUPS, outputs)
 
     def forward(self, rows: Float[Tensor, "m c"]) -> Float[Tensor, "m d"]:
@@ -100,7 +102,7 @@ class _BareLinear(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(inputs, outputs)
+        self.linear = Linear(inputs, outputs)
 
     def forward(self, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b t d"]:
         out: Tensor = self.linear(x)
@@ -138,9 +140,9 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, inner: int, dropout: float) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.to_q = nn.Linear(width, inner, bias=False)
-        self.to_kv = nn.Linear(width, 2 * inner, bias=False)
-        self.to_out = nn.Linear(inner, width)
+        self.to_q = Linear(width, inner, bias=False)
+        self.to_kv = Linear(width, 2 * inner, bias=False)
+        self.to_out = Linear(inner, width)
 
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         """Each token's mixture of all tokens."""
@@ -148,7 +150,7 @@ class Attention(nn.Module):
             part.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
             for part in (self.to_q(x), *self.to_kv(x).chunk(2, dim=-1))
         )
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        mixed = attention(q, k, v, dropout=self.dropout if self.training else 0.0)
         out: Tensor = self.to_out(mixed.transpose(1, 2).flatten(2))
         return out
 
@@ -158,7 +160,7 @@ class _GatedFeedForward(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(width, 8 * width), _Gate(), nn.Linear(4 * width, width))
+        self.net = nn.Sequential(Linear(width, 8 * width), _Gate(), Linear(4 * width, width))
 
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         out: Tensor = self.net(x)

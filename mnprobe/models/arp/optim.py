@@ -91,15 +91,15 @@ class Lamb(Optimizer):
         v.mul_(beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
         eps, decay, size = _EPS[group["rule"]], group["weight_decay"], p.norm()
         if group["rule"] == "uncorrected":
-            u = m / (v.sqrt() + eps) + decay * p
+            u = m.div(v.sqrt().add_(eps)).add_(p, alpha=decay)
             length = u.norm()
             ratio = torch.where((size > 0) & (length > 0), size.clamp(max=_LARGEST_NORM) / length, 1.0)
-            p.sub_(group["lr"] * ratio * u)
+            p.addcmul_(u, group["lr"] * ratio, value=-1)
         else:
-            u = (m / (1 - beta_1 ** state["step"])) / ((v / (1 - beta_2 ** state["step"])).sqrt() + eps)
+            u = m.div(1 - beta_1 ** state["step"]).div_(v.div(1 - beta_2 ** state["step"]).sqrt_().add_(eps))
             length = u.norm()
             ratio = torch.where(length > 0, (size / length).clamp(max=1.0), 1.0)
-            p.sub_(group["lr"] * ratio * u).mul_(1 - group["lr"] * decay)
+            p.addcmul_(u, group["lr"] * ratio, value=-1).mul_(1 - group["lr"] * decay)
 
 
 def learning_rate(update: int, *, peak: float, warmup: int = 2000, period: int = 83_333, floor: float = 0.01) -> float:

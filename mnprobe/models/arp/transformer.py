@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mnprobe.core.products import Linear
 from mnprobe.models.arp.blocks import ConditionedBlock, PlainBlock
 from mnprobe.models.arp.config import ARPConfig
 from mnprobe.models.arp.masks import generation_mask, two_stream_mask
@@ -224,7 +225,7 @@ class ChunkTransformer(nn.Module):
 class _ClassHead(nn.Module):
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, classes)
+        self.linear = Linear(width, classes)
 
     def forward(self, state: Float[Tensor, "b n"]) -> Float[Tensor, "b classes"]:
         out: Tensor = self.linear(state)

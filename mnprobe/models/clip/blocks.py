@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from mnprobe.core.errors import ConfigError
+from mnprobe.core.products import Linear, linear
+from mnprobe.models.attention import attention
 
 __all__ = ["MLP", "ResidualBlock", "SelfAttention", "Transformer", "quick_gelu"]
 
@@ -18,7 +19,9 @@ def quick_gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     >>> quick_gelu(torch.tensor([0.0, 100.0]))
     tensor([  0., 100.])
     """
-    return x * torch.sigmoid(1.702 * x)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return x * torch.sigmoid(1.702 * x)
+    return (1.702 * x).sigmoid_().mul_(x)
 
 
 class SelfAttention(nn.Module):
@@ -31,14 +34,14 @@ class SelfAttention(nn.Module):
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = Linear(width, width)
 
     def forward(self, x: Float[Tensor, "b n d"], *, causal: bool = False) -> Float[Tensor, "b n d"]:
         """Attend from each of the n tokens to all tokens, or only to itself and earlier ones if `causal`."""
         batch, tokens, width = x.shape
-        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        qkv = linear(x, self.in_proj_weight, self.in_proj_bias)
         q, k, v = qkv.view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)  # (B, heads, N, d)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        mixed = attention(q, k, v, causal=causal)
         joined: Tensor = self.out_proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
         return joined
 
@@ -48,8 +51,8 @@ class MLP(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(width, 4 * width)
-        self.c_proj = nn.Linear(4 * width, width)
+        self.c_fc = Linear(width, 4 * width)
+        self.c_proj = Linear(4 * width, width)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Apply the same map to each token."""
