@@ -292,7 +292,7 @@ def _title(points: pd.DataFrame) -> str:
 
 def _top(points: pd.DataFrame) -> float:
     claims = points[points["series"] == "main"]
-    largest = max([points["value"].max(), *claims["ci_high"].dropna()])
+    largest = max(map(float, [points["value"].max(), *claims["ci_high"].dropna()]))
     return min(1.0, math.ceil(largest * 10 + 1e-9) / 10)
 
 
