@@ -73,7 +73,7 @@ def counted(onednn, monkeypatch):
     ("wish", "processor", "taken", "attention"),
     [
         ("auto", ZEN_5, True, True),
-        ("auto", ZEN_4, True, False),
+        ("auto", ZEN_4, False, False),
         ("auto", Processor("AuthenticAMD", 23, "AVX2"), False, False),
         ("auto", Processor("GenuineIntel", 6, "AVX512"), False, False),
         ("auto", Processor("", 0, "DEFAULT"), False, False),
