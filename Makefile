@@ -23,8 +23,9 @@ $(VENV)/.bench: $(VENV)/.ready
 demo: $(VENV)/.ready
 	$(BIN)/mnprobe demo --run "$(RUN)" $(if $(DATA),--data "$(DATA)") $(if $(INSTRUCTIONS),--instructions "$(INSTRUCTIONS)")
 
+# The tests start many Python processes: compiled modules are kept, also where the environment says otherwise.
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check .
