@@ -73,6 +73,7 @@ def align(
     Example: mnprobe align --run runs/first --holdout both --seeds 5
     """
     from mnprobe.probe import AlignConfig, FitConfig, StoredPair, align_stores, join_stores, summary_table
+    from mnprobe.probe.results import HELD_OUT_FILE
 
     fit = FitConfig(**opt.select_fields(FitConfig, locals()), positives=loss)
     settings = opt.select_fields(AlignConfig, locals()) | {"fit": fit, "modes": _modes(mode), "k": _counts(k)}
@@ -141,6 +142,9 @@ def align(
     typer.echo(summary_table(rows))
     for note in notes:
         typer.echo(f"note: {note}", err=True)
+    held_out = table.parent / "hits" / HELD_OUT_FILE
+    if held_out.is_file():
+        typer.echo(f"{held_out} lists the episodes that were held out in each draw")
     typer.echo(f"wrote {table}" + (f", {contrasts}; `mnprobe success` draws them" if contrasts else ""))
 
 
