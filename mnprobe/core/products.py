@@ -1,10 +1,10 @@
 """Matrix products on the CPU: oneDNN in place of MKL on wide AMD processors.
 
-torch computes float32 products by Intel MKL, which chooses its code by the vendor of the processor and leaves half of
-what AMD processors with 512-bit units (Zen 5 on) can do unused. oneDNN, which comes with the same wheels, chooses by what the processor
-can do. Values differ by rounding (at most 1e-5 of their scale), so what is used must not change by itself: it follows
-from the processor, the variable MNPROBE_PRODUCTS, and the type and shape of the operands, never from a timing. Rows
-then do not depend on the rows beside them, nor bytes on the load of the machine. Provenance records the choice.
+torch computes float32 products by Intel MKL, which chooses its code by the vendor of the processor and uses half of
+what AMD processors with 512-bit units (Zen 5 on) can do. oneDNN, which comes with the same wheels, chooses by what the
+processor can do. Values differ by rounding (at most 1e-5 of their scale), so what is used must not change by itself: it
+follows from the processor, the variable MNPROBE_PRODUCTS, and the type and shape of the operands, never from a timing.
+Rows then do not depend on the rows beside them, nor bytes on the load of the machine. Provenance records the choice.
 """
 
 import os
