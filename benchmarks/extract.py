@@ -115,7 +115,7 @@ def forward(extractor: ARPExtractor, prepared: list[PreparedSteps]) -> None:
 
 def checkpoints(scratch: Path, count: int, rounds: int) -> float:
     """Ratio of one command over several checkpoints and both variants to one preparation and all forward passes."""
-    demos = DemosConfig(tasks=("open_drawer", "push_buttons"), variations=(0, 1), train=4)
+    demos = DemosConfig(tasks=("open_drawer", "push_buttons"), variations=(0, 1), train=16)
     write_tabletop_demos(scratch / "tabletop", demos, workers=0, quiet=True)
     files = [scratch / f"step_{step:08d}.safetensors" for step in range(count)]
     for step, file in enumerate(files):
