@@ -18,6 +18,7 @@ __all__ = ["align"]
 
 _SPLITS = "all; success for the four settings of success and failure; or one setting, such as execution-failure."
 _HOLDOUTS = "Held-out unit: episodes (new ones of known instructions), instructions, tasks, or both."
+_PRESET = "Settings of the heads by name: mirror, the paper's Adam at a constant 0.0001 without ridge."
 _FIT_ON = "Data for heads of rollouts: demos of the same models if there are any (auto), own episodes, or demos."
 
 
@@ -45,7 +46,7 @@ def align(
     heads: opt.HeadsOption[Literal["linear", "mlp"]] = "linear",
     tau: Annotated[float, typer.Option(help="Temperature of the loss.")] = 0.1,
     dim: opt.DimOption[int] = 1024,
-    preset: opt.ProbePresetOption[Literal["mirror"] | None] = None,
+    preset: Annotated[Literal["mirror"] | None, typer.Option(help=_PRESET)] = None,
     steps: opt.ProbeStepsOption = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training episodes, in place of steps.")] = None,
     batch: Annotated[int, typer.Option(help="Pairs per step; all if there are fewer.")] = 256,

@@ -32,7 +32,6 @@ __all__ = [
     "PoolOption",
     "PositivesOption",
     "PrecisionOption",
-    "ProbePresetOption",
     "ProbeStepsOption",
     "ProcessesOption",
     "QuietOption",
@@ -126,13 +125,6 @@ PositivesOption: TypeAlias = Annotated[
     T,
     typer.Option(
         help="Eq. 2 as printed (diagonal); same group removed from the denominator (exclude), or positive (multi)."
-    ),
-]
-ProbePresetOption: TypeAlias = Annotated[
-    T,
-    typer.Option(
-        "--preset",
-        help="Settings of the heads by name: mirror, the paper's Adam at a constant 0.0001 without ridge.",
     ),
 ]
 ProbeStepsOption: TypeAlias = Annotated[

@@ -194,8 +194,10 @@ class TableSchema:
     def write(self, path: Path, table: "pd.DataFrame") -> None:
         """Write as CSV, atomically; numbers keep every digit. ValueError when the columns are not those of the schema.
 
-        Columns of earlier versions' tables may be missing where the schema has defaults for them.
+        Columns of earlier versions' tables may be missing where the schema has defaults for them. Those that are
+        unknown in every row are left out, so that such a table keeps its bytes.
         """
+        table = table.drop(columns=[name for name in self.unknown if name in table and table[name].isna().all()])
         expected = [name for name in self.columns if name in table.columns or name not in self.defaults]
         columns = list(table.columns)
         if columns[: len(expected)] != expected or (len(columns) > len(expected) and not self.more):

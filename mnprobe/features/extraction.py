@@ -38,9 +38,9 @@ from mnprobe.features.extractors.base import (
     computation_of,
     stored_layers,
 )
+from mnprobe.features.half_success import HALF
 from mnprobe.features.row_check import check_rows
 from mnprobe.features.schema import DTYPES, Columns, Header, make_columns
-from mnprobe.features.half_success import HALF
 from mnprobe.features.selection import CheckpointChoice, CheckpointQuery, layers_for, select_checkpoints
 from mnprobe.features.shards import Shard, ShardFolder
 from mnprobe.features.store import open_features, verify

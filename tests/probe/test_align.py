@@ -39,7 +39,7 @@ from mnprobe.probe import (
 )
 from mnprobe.probe.config import read_settings, record_settings
 
-FIT = FitConfig(dim=16, steps=40, lr=5e-3)
+FIT = FitConfig(dim=16, steps=40, lr=5e-3, ridge=0.0, decay=False)
 TINY = {"fit": FitConfig(dim=4, steps=1), "seeds": 2, "splits": 2, "draws": 2, "bound_draws": 2}
 
 

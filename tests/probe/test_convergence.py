@@ -184,6 +184,17 @@ def test_features_without_any_difference_are_still_fitted():
     assert [record.loss for record in result.history] == pytest.approx([np.log(6)] * 3, rel=1e-5)
 
 
+@pytest.mark.parametrize("standardise", [True, False])
+def test_unit_and_origin_of_features_change_nothing(standardise):
+    (u, e, labels), _ = goal_like(groups=4, per=3)
+    config = FitConfig(dim=8, steps=20, standardise=standardise)
+    usual, moved = (
+        [record.loss for record in fit_heads(a, b, labels, config=config).history]
+        for a, b in ((u, e), (1024.0 * u, e.astype(np.float64) / 4 + 32))
+    )
+    assert moved == pytest.approx(usual, rel=1e-3)
+
+
 def test_lengths_count_the_noise(generator):
     """The Gram form's loss and gradients are those of cosines whose lengths have the noise as a coordinate."""
     draw = {"generator": generator, "dtype": torch.float64}
