@@ -1025,7 +1025,7 @@ def _choose_parts(
         models=config.models,
         files=config.checkpoints,
         name=config.name,
-        step=None if config.step == HALF else config.step,
+        step=config.step if isinstance(config.step, int) else None,
         half=config.step == HALF,
         source=config.source,
         options=config.options,
