@@ -301,7 +301,7 @@ def ridge_axes(x: Float[Tensor, "n d"], ridge: float) -> Axes:
 
     >>> axes = ridge_axes(torch.tensor([[0.0, 1.0], [2.0, 1.0], [4.0, 1.0]]), 0.5)
     >>> axes.noise, axes.of(torch.tensor([[2.0, 9.0]])).tolist()
-    (tensor([0.3333]), [[0.0]])
+    (tensor([0.2000]), [[0.0]])
     """
     exact = x.double()
     mean = exact.mean(0)
