@@ -81,7 +81,7 @@ def choose(wish: str, processor: Processor, find: Callable[[], Operation]) -> Ch
         ConfigError: an unknown wish.
 
     >>> choose("auto", Processor("GenuineIntel", 6, "AVX512"), print).reason
-    "MKL suits this processor (GenuineIntel, family 6, AVX512)"
+    'MKL suits this processor (GenuineIntel, family 6, AVX512)'
     """
     if wish not in ("auto", "torch", "onednn"):
         raise ConfigError(f"{VARIABLE} must be auto, torch or onednn, got {wish!r}")
