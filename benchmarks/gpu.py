@@ -6,12 +6,12 @@
 
 It needs the project's packages and the other files of this folder, no weights and no data: models have random weights,
 demonstrations are written for the occasion. Every part has its own time; a part that would not fit is left out, one
-that takes too long is cut off and keeps what it measured, and both are told with the reason. A part that fails does not
-stop the others. The exit code is 1 when a part failed or missed its goal, and 0 without a CUDA device, where nothing
-is measured.
+that takes too long is cut off and keeps what it measured, and both are listed with the reason. A part that fails does
+not stop the others. The exit code is 1 when a part failed or missed its goal, and 0 without a CUDA device, where
+nothing is measured.
 
 Parity is |CPU - device| over the largest value of the CPU. float32 must agree within 1e-4, with TF32 off; torch's own
-settings, which allow TF32 in convolutions, are told beside. The renderer and the preprocessing must agree in every
+settings, which allow TF32 in convolutions, are reported beside. The renderer and the preprocessing must agree in every
 value. In bfloat16, features must keep a cosine of 0.999 with those of float32 on the CPU, and losses agree within 2 %.
 """
 
