@@ -119,7 +119,10 @@ ProcessesOption: TypeAlias = Annotated[
 ]
 ClusterOption: TypeAlias = Annotated[
     str | None,
-    typer.Option("--cluster", help="Work on a cluster: dask:tcp://HOST:PORT. Results do not depend on it."),
+    typer.Option(
+        "--cluster",
+        help="Work on a cluster: dask:tcp://HOST:PORT, ray:HOST:PORT or ray:auto. Results do not depend on it.",
+    ),
 ]
 SaveEveryOption: TypeAlias = Annotated[
     int, typer.Option("--save-every", help="Updates between two saved states for resumption.")

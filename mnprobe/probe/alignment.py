@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from mnprobe.core.arrays import Number, Whole, as_positive, as_whole
-from mnprobe.core.cluster import on_dask, spread
+from mnprobe.core.cluster import on_workers, spread
 from mnprobe.core.errors import ConfigError, TooFewSamples
 from mnprobe.core.files import update_table, whole_file
 from mnprobe.core.names import PIXELS, LayerId
@@ -350,7 +350,7 @@ def _run(
     """
     spots = [[todo[index] for index, _ in task] for task in tasks]
     jobs = [[todo[index].unit.jobs[number] for index, number in task] for task in tasks]
-    if not on_dask():
+    if not on_workers():
         calls = [
             ([(item.pair, job) for item, job in zip(*one, strict=True)], config)
             for one in zip(spots, jobs, strict=True)

@@ -14,7 +14,7 @@ from mnprobe.analysis.ablation.grid import PAIRINGS, Cell
 from mnprobe.analysis.ablation.run import CellResult, Evaluation, Shared, finished_rows, read_cell, run_cell
 from mnprobe.analysis.tables.progress import ABLATION
 from mnprobe.analysis.tables.rollouts import SUCCESS, find_rollouts, success_table
-from mnprobe.core.cluster import on_dask, spread
+from mnprobe.core.cluster import on_workers, spread
 from mnprobe.core.commands import command_of
 from mnprobe.core.errors import ConfigError, DataError, MnprobeError
 from mnprobe.core.job import JobRecord
@@ -350,7 +350,7 @@ def _prepare(study: Study, workers: int, quiet: bool, note: Callable[[str], None
 
 def _results(cells: Sequence[Cell], shared: Shared, jobs: int) -> Iterator[CellResult]:
     """What becomes of the cells, as they end."""
-    if not on_dask() and (jobs == 1 or len(cells) < 2):
+    if not on_workers() and (jobs == 1 or len(cells) < 2):
         yield from (run_cell(cell, shared) for cell in cells)
         return
     calls = [(cell, shared) for cell in cells]
