@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mnprobe.cli import options as opt
+from mnprobe.core.cluster import on_cluster
 from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError, FeatureError
 from mnprobe.core.rundir import Piece, RunDir, resolve_run
@@ -19,6 +20,7 @@ __all__ = ["align"]
 _SPLITS = "all; success for the four settings of success and failure; or one setting, such as execution-failure."
 _HOLDOUTS = "Held-out unit: episodes (new ones of known instructions), instructions, tasks, or both."
 _PRESET = "Settings of the heads by name: mirror, the paper's Adam at a constant 0.0001 without ridge."
+_SHARED_FILES = "With --cluster: workers read the stores themselves, by the same paths; else each is sent them once."
 _FIT_ON = "Data for heads of rollouts: demos of the same models if there are any (auto), own episodes, or demos."
 
 
@@ -83,6 +85,8 @@ def align(
     ] = 32,
     shuffled: Annotated[bool, typer.Option(help="Also measure the control with shuffled pairs.")] = True,
     jobs: opt.ProcessesOption = -1,
+    cluster: opt.ClusterOption = None,
+    shared_files: Annotated[bool, typer.Option("--shared-files", help=_SHARED_FILES)] = False,
     out: Annotated[Path | None, typer.Option(help="Output table; default results/alignment.csv of the run.")] = None,
     as_json: opt.JsonOption = False,
 ) -> None:
@@ -98,6 +102,8 @@ def align(
     from mnprobe.probe.config import PRESETS
     from mnprobe.probe.results import HELD_OUT_FILE
 
+    if shared_files and cluster is None:
+        raise ConfigError("--shared-files tells how the workers of --cluster read features; give both")
     named = PRESETS[preset] if preset else {}
     fit = FitConfig(**{**named, **opt.select_fields(FitConfig, locals())}, positives=loss)
     settings = opt.select_fields(AlignConfig, locals()) | {"fit": fit, "modes": _modes(mode), "k": _counts(k)}
@@ -134,19 +140,21 @@ def align(
         table, heads_folder = out or rundir.results("alignment"), rundir.heads
         stored = _chosen(rundir, stored, pieces, source, model, step)
         typer.echo(f"run: {rundir.path} ({len(stored)} pairs of feature stores)", err=as_json)
-    rows, _ = align_stores(
-        stored,
-        config,
-        table=table,
-        heads=heads_folder,
-        hits=table.parent / "hits",
-        layer_u=layer_u,
-        layer_e=layer_e or None,
-        pool_u=pool_u,
-        pool_e=pool_e,
-        episodes="equal" if episodes == "all" else "shared",
-        n_jobs=jobs,
-    )
+    with on_cluster(cluster):
+        rows, _ = align_stores(
+            stored,
+            config,
+            table=table,
+            heads=heads_folder,
+            hits=table.parent / "hits",
+            layer_u=layer_u,
+            layer_e=layer_e or None,
+            pool_u=pool_u,
+            pool_e=pool_e,
+            episodes="equal" if episodes == "all" else "shared",
+            n_jobs=jobs,
+            shared_files=shared_files,
+        )
     notes += rows.attrs["notes"]
     contrasts = None
     if split == "success":

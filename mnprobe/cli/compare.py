@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeAlias
 import typer
 
 from mnprobe.cli import options as opt
+from mnprobe.core.cluster import on_cluster
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.rundir import resolve_run
 
@@ -53,6 +54,7 @@ def compare(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the permutations.")] = 0,
     jobs: opt.ProcessesOption = 1,
+    cluster: opt.ClusterOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder of table and figures; default those of the run.")] = None,
     list_indices: Annotated[bool, typer.Option("--list", help="List the indices with their definitions.")] = False,
     as_json: opt.JsonOption = False,
@@ -105,14 +107,15 @@ def compare(
     options |= {"option": option, "seed": seed, "out": out}
     folder = out or (Path() if inside is None else inside.path)
     table = folder / "similarity.csv" if out else folder / "results" / "similarity.csv"
-    drawn = draw_compare(
-        inputs,
-        chosen,
-        table=table,
-        folder=out or folder / "figures",
-        command=command_line("compare", **options),
-        n_jobs=jobs,
-    )
+    with on_cluster(cluster):
+        drawn = draw_compare(
+            inputs,
+            chosen,
+            table=table,
+            folder=out or folder / "figures",
+            command=command_line("compare", **options),
+            n_jobs=jobs,
+        )
     if as_json:
         comparisons = [
             {

@@ -15,6 +15,7 @@ from mnprobe.analysis.similarity._arrays import Rows, memory_told, require_memor
 from mnprobe.analysis.similarity.base import MatrixIndex
 from mnprobe.analysis.tsne.inputs import find_pairs
 from mnprobe.core.arrays import Array, as_array, as_whole
+from mnprobe.core.cluster import spread
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooLittleMemory
 from mnprobe.core.labels import Labels, as_labels, asked_partition, label_list
 from mnprobe.core.names import LayerId, usual_layer
@@ -110,7 +111,7 @@ def compare(
         tasks: the task of each episode.
         instructions: the instruction of each episode; also the groups of indices that use groups.
         config: index, null, seed.
-        n_jobs: processes; columns are shared out among them.
+        n_jobs: processes; columns are shared out among them. An enclosing `joblib.parallel_config` says where they are.
         quiet: show no progress.
     Raises:
         FeatureError: sets of different lengths, or values that are not finite.
@@ -217,14 +218,8 @@ _Column = tuple[Rows, Rows, list[tuple[int, str]]]
 def _columns(
     index: Index, ones: list[Any], others: list[Any], orders: NDArray[np.int64], n_jobs: int
 ) -> Iterator[_Column]:
-    if n_jobs == 1 or len(others) < 2:
-        for other in others:
-            yield _column(index, ones, other, orders)
-        return
-    from joblib import Parallel, delayed  # only when processes are wanted
-
-    parallel = Parallel(n_jobs=n_jobs, backend="loky", return_as="generator")
-    yield from parallel(delayed(_column)(index, ones, other, orders) for other in others)
+    calls = [(index, ones, other, orders) for other in others]
+    yield from spread(_column, calls, n_jobs=n_jobs, shared=[ones, orders])
 
 
 def _column(index: Index, ones: list[Any], other: Any, orders: NDArray[np.int64]) -> _Column:
