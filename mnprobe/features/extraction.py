@@ -38,6 +38,7 @@ from mnprobe.features.extractors.base import (
     computation_of,
     stored_layers,
 )
+from mnprobe.features.half_success import HALF
 from mnprobe.features.row_check import check_rows
 from mnprobe.features.schema import DTYPES, Columns, Header, check_own_name, extra_columns, make_columns
 from mnprobe.features.selection import CheckpointChoice, CheckpointQuery, layers_for, select_checkpoints
@@ -682,10 +683,9 @@ class ExtractConfig:
     """Weights files; the model is detected from the file."""
     name: str | None = None
     """Model name under which the features are stored."""
-    step: Whole | None = None
-    """Training step of the checkpoint, if the file does not record it."""
-    half: Truth = False
-    """Only what each policy played with the checkpoint whose success is nearest one half; see `half_steps`."""
+    step: Whole | Literal["half"] | None = None
+    """Training step of the checkpoint, if the file does not record it. Of played episodes "half": only those of the
+    checkpoint of each policy whose success is nearest one half; see `half_steps`."""
     preset: str | None = None
     """Size of models with random weights; None means "tiny"."""
     model_config: Path | Mapping[str, Any] | None = None
@@ -734,8 +734,8 @@ class ExtractConfig:
     def __post_init__(self) -> None:
         settle(
             self,
-            wholes=("step", "limit", "decisions", "batch_size"),
-            truths=("also_blank", "skip_broken", "half"),
+            wholes=(*(() if self.step == HALF else ("step",)), "limit", "decisions", "batch_size"),
+            truths=("also_blank", "skip_broken"),
             lists=("models", "checkpoints", "partitions", "tasks", "episodes", "layers"),
         )
         options: Any = {} if self.options is None else self.options
@@ -1015,7 +1015,7 @@ def _choose_parts(
 ) -> list[tuple[Any, list[CheckpointChoice]]]:
     """Return folders of episodes and the models to extract from each."""
     played = data is None and config.source == Source.ROLLOUTS and run is not None
-    if played and (config.checkpoints or config.name is not None or config.step is not None):
+    if played and (config.checkpoints or config.name is not None or config.step not in (None, HALF)):
         raise ConfigError(
             "--source rollouts without --data takes the run's own checkpoints, each on the episodes that it "
             "played; give --data as well to use --checkpoint, --name or --step"
@@ -1025,8 +1025,8 @@ def _choose_parts(
         models=config.models,
         files=config.checkpoints,
         name=config.name,
-        step=config.step,
-        half=config.half,
+        step=config.step if isinstance(config.step, int) else None,
+        half=config.step == HALF,
         source=config.source,
         options=config.options,
     )

@@ -137,7 +137,8 @@ def test_the_rate_is_constant_until_the_loss_is_flat(decay, monkeypatch):
     from mnprobe.probe import fitting
 
     rates = []
-    monkeypatch.setattr(fitting, "_set_rate", lambda adam, lr: rates.append(lr))
+    for form in (fitting._Direct, fitting._Gram):
+        monkeypatch.setattr(form, "set_rate", lambda self, lr: rates.append(lr))
     monkeypatch.setattr(Plateau, "GAIN", 10.0)  # flat at the first check
     train, _ = goal_like(groups=4, per=3)
     fit = fit_heads(*train, config=FitConfig(dim=8, lr=1e-3, decay=decay))

@@ -30,7 +30,7 @@ from mnprobe.analysis.report.summary import (
 from mnprobe.analysis.tables.paper import TABLES, grid_of, shaped_table
 from mnprobe.analysis.tables.progress import world_note
 from mnprobe.analysis.tables.run_tables import RunTables
-from mnprobe.core.commands import command_line, option_line
+from mnprobe.core.commands import command_line, option_line, shell_line
 from mnprobe.core.errors import FeatureError, MnprobeError
 from mnprobe.core.files import sha256_file
 from mnprobe.core.names import PIXELS, Side, blanked
@@ -320,7 +320,8 @@ def _blanking(run: RunDir, model: Model) -> str:
             "extract", run=run.path, model=f"{kind}:FOLDER", data="DATASET", name=model.id.model, blank_instruction=True
         )
     names = {"side": "execution", "name": model.id.model, "source": blanked(model.id.source)}
-    return "mnprobe import FEATURES_WITHOUT_INSTRUCTION " + option_line(episodes="TABLE", **names, run=run.path)
+    options = option_line(episodes="TABLE", **names, run=run.path)
+    return f"{shell_line(['import', 'FEATURES_WITHOUT_INSTRUCTION'])} {options}"
 
 
 def _missing(run: RunDir, models: tuple[Model, ...], figures: tuple[Figure, ...]) -> tuple[Missing, ...]:
