@@ -1,4 +1,4 @@
-"""Results of a study's stages and of the whole study, in a few words from its tables."""
+"""Results of a study and its stages, in a few words from its tables."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -61,7 +61,7 @@ def _recognize(tables: "RunTables", commands: Sequence[Sequence[str]]) -> str:
     if table is None or table.empty:
         return ""
     rows = _last(_of_models(_all_tasks(settled_recognition(table)[0]), commands))
-    return f"recognition {rows['top1'].mean():.0%}" if len(rows) else ""
+    return f"recognition {100 * rows['top1'].mean():.0f} %" if len(rows) else ""
 
 
 def _rollout(tables: "RunTables", commands: Sequence[Sequence[str]]) -> str:
@@ -74,9 +74,9 @@ def _rollout(tables: "RunTables", commands: Sequence[Sequence[str]]) -> str:
     if all("half" in _values(command, "--step") for command in commands):
         half = tables.half_steps
         rows = rows[[half.get(model) == step for model, step in zip(rows["model"], rows["step"], strict=True)]]
-        return f"success {rows['value'].mean():.0%} nearest half" if len(rows) else ""
+        return f"success {100 * rows['value'].mean():.0f} % nearest half" if len(rows) else ""
     rows = _last(rows)
-    return f"success {rows['value'].mean():.0%}" if len(rows) else ""
+    return f"success {100 * rows['value'].mean():.0f} %" if len(rows) else ""
 
 
 def _extract(tables: "RunTables", commands: Sequence[Sequence[str]]) -> str:
@@ -102,7 +102,7 @@ def _align(tables: "RunTables", commands: Sequence[Sequence[str]]) -> str:
     rows = _last(_of_models(claims, commands, column="execution"), column="execution", step="step_e")
     if rows.empty:
         return ""
-    return f"Recall@1 {rows['value'].mean():.0%}, chance {rows['chance'].mean():.0%}"
+    return f"Recall@1 {100 * rows['value'].mean():.0f} %, chance {100 * rows['chance'].mean():.0f} %"
 
 
 def _figures(tables: "RunTables", commands: Sequence[Sequence[str]]) -> str:

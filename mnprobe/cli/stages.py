@@ -15,6 +15,7 @@ import typer
 
 from mnprobe.cli.processes import Commands, Running, last_lines
 from mnprobe.core.commands import shell_line
+from mnprobe.core.progress import time_span
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -230,7 +231,7 @@ def _display(estimate: Estimate, logs: Path) -> "Iterator[_Display]":
 def _line(stage: Stage, estimate: Estimate, since: float) -> str:
     """What a finished stage took and gave, for logs."""
     count = len(estimate.stages)
-    rest = f"; about {_span(estimate.after(stage))} left" if stage.number < count else ""
+    rest = f"; about {time_span(estimate.after(stage))} left" if stage.number < count else ""
     found = f"; {stage.result}" if stage.result else ""
     out = "".join(f"; {one.words[0]} left out, see {one.log}" for one in stage.left_out)
     return (
@@ -254,8 +255,8 @@ class _Lines:
         elapsed = time.perf_counter() - stage.began
         count, whole = len(self.estimate.stages), left + self.estimate.after(stage)
         self._write(
-            f"stage {stage.number} of {count} ({stage.what}): {_share(elapsed, left):.0%}, about {_span(left)} left; "
-            f"of the whole {_span(whole)}"
+            f"stage {stage.number} of {count} ({stage.what}): {100 * _share(elapsed, left):.0f} %, "
+            f"about {time_span(left)} left; of the whole {time_span(whole)}"
         )
 
     def end(self, stage: Stage, since: float) -> None:
@@ -292,15 +293,15 @@ class _Live:
         elapsed = time.perf_counter() - stage.began
         states = [one.state for one in running]
         counts = [f"{state.what} {state.done}/{state.total}" for state in states if state is not None]
-        row = self._row(stage, _share(elapsed, left), f"{_span(left)} left", "; ".join(counts))
-        whole = f"about {_span(left + self.estimate.after(stage))} left of the whole; output in {self._log.parent}"
+        row = self._row(stage, _share(elapsed, left), f"{time_span(left)} left", "; ".join(counts))
+        whole = f"about {time_span(left + self.estimate.after(stage))} left of the whole; output in {self._log.parent}"
         self._live.update(Group(row, Text(whole, style="dim")), refresh=True)
 
     def end(self, stage: Stage, since: float) -> None:
         out = ", ".join(f"{one.words[0]} left out" for one in stage.left_out)
         found = "; ".join(filter(None, (stage.result, out)))
         assert stage.took is not None
-        self._live.console.print(self._row(stage, 1.0, _span(stage.took), found))
+        self._live.console.print(self._row(stage, 1.0, time_span(stage.took), found))
         _note(self._log, _line(stage, self.estimate, since))
 
     def close(self) -> None:
@@ -340,10 +341,3 @@ def _packed(seconds: Sequence[float], at_once: int) -> float:
 
 def _share(elapsed: float, left: float) -> float:
     return elapsed / (elapsed + left) if elapsed + left > 0 else 0.0
-
-
-def _span(seconds: float) -> str:
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -4,17 +4,18 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["PROGRESS_FILE", "Advance", "ProgressState", "progress"]
+__all__ = ["PROGRESS_FILE", "Advance", "ProgressState", "progress", "time_span"]
 
 PROGRESS_FILE = "MNPROBE_PROGRESS"
 """Environment variable that names the file to which the state of the bar is written, for whoever waits for it."""
 
+_MINUTE = 60.0  # seconds between two lines about a bar where nobody watches
 _OFTEN = 1.0  # seconds between two writes of the state, at least
 _counting: list[str] = []  # the bars of this process that are open: an inner one does not replace the outer one's state
 
@@ -79,8 +80,9 @@ class ProgressState:
 def progress(what: str, total: int, *, done: int = 0, quiet: bool = False) -> Iterator[Advance]:
     """Show a bar for `total` units of work, `done` of which were finished before (a resumed job).
 
-    On a terminal the bar is live; elsewhere only a start and an end line are written, so that logs stay short. If the
-    environment variable MNPROBE_PROGRESS names a file, the state is written to it as well, at most once a second.
+    On a terminal the bar is live; elsewhere one line is written at the start, and one per minute, so that logs stay
+    short. If the environment variable MNPROBE_PROGRESS names a file, the state is written to it as well, at most once a
+    second.
 
     >>> with progress("rendering", 3, quiet=True) as advance:
     ...     for _ in range(3):
@@ -149,8 +151,7 @@ def _shown(what: str, total: int, done: int) -> Iterator[Advance]:
     if not console.is_terminal:
         resumed = f", {done} of them done before" if done else ""
         console.print(f"{what}: {total} to do{resumed}", highlight=False, markup=False)
-        yield lambda units=1, *, note=None: None
-        console.print(f"{what}: done", highlight=False, markup=False)
+        yield _by_minutes(what, total, done, lambda text: console.print(text, highlight=False, markup=False))
         return
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -167,3 +168,35 @@ def _shown(what: str, total: int, done: int) -> Iterator[Advance]:
             bar.update(task, advance=units, description=what if note is None else f"{what} {note}")
 
         yield advance
+
+
+def _by_minutes(what: str, total: int, done: int, write: Callable[[str], None]) -> Advance:
+    """Write a line when a minute has passed since the last one."""
+    started = told = time.time()
+    finished = done
+
+    def advance(units: int = 1, *, note: str | None = None) -> None:
+        nonlocal finished, told
+        finished += units
+        now = time.time()
+        if 0 <= now - told < _MINUTE:
+            return
+        told = now
+        state = ProgressState(what=what, total=total, done=finished, before=done, started=started, time=now)
+        left = state.left(now)
+        rest = f", about {time_span(left)} left" if left else ""
+        write(f"{what}: {finished} of {total}{rest}")
+
+    return advance
+
+
+def time_span(seconds: float) -> str:
+    """Seconds as people read them.
+
+    >>> time_span(12.4), time_span(150), time_span(7500)
+    ('12 s', '2 min', '2 h 05 min')
+    """
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -107,7 +107,7 @@ def test_demonstrations_become_a_report_and_a_second_run_keeps_everything(tmp_pa
         *("init", "extract", "extract", "extract", "align", "tsne, audit, compare, success, curve", "report")
     ]
     assert lines[0].endswith("; 2 models with random weights")
-    assert "audit left out, see " in lines[5]
+    assert "compare left out, see " in lines[5]
     assert "Does alignment rise with training? " in told.out
     assert told.out.splitlines()[-2:] == [f"report: {run.report} (open it in a browser)", f"logs: {run.path / 'logs'}"]
     logs = run.path / "logs"
@@ -219,10 +219,10 @@ def test_without_data_the_whole_study_runs_on_the_tabletop(tmp_path, capsys):
     results = [line.rpartition("; about ")[2].partition("; ")[2].partition("; ")[0] for line in told[:-1]]
     assert results[0] == f"{len(read(run.demos / 'outcomes.csv'))} demonstrations"
     assert results[1] == "2 trainings, 5 updates"
-    assert re.fullmatch(r"success \d+%", results[2])
-    assert re.fullmatch(r"recognition \d+%, success \d+% nearest half, \d+ feature files", results[3])
+    assert re.fullmatch(r"success \d+ %", results[2])
+    assert re.fullmatch(r"recognition \d+ %, success \d+ % nearest half, \d+ feature files", results[3])
     assert re.fullmatch(r"\d+ feature files", results[4])
-    assert re.fullmatch(r"Recall@1 \d+%, chance \d+%", results[5])
+    assert re.fullmatch(r"Recall@1 \d+ %, chance \d+ %", results[5])
     assert re.fullmatch(r"\d+ figures", results[7])
     assert "Does joint training help execution? " in printed
     levels = [row for row in read(run.results("controls")) if row["kind"] == "level" and row["ci_low"]]

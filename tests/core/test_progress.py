@@ -58,3 +58,16 @@ def test_a_file_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv(PROGRESS_FILE, str(tmp_path / "absent" / "state"))
     with progress("drawing", 1) as advance:
         advance()
+
+
+def test_a_log_has_one_line_of_a_short_bar_and_one_a_minute_of_a_long_one(capsys, monkeypatch):
+    now = time.time()
+    monkeypatch.setattr(module.time, "time", lambda: now)
+    with progress("drawing", 100, done=10) as advance:
+        for _ in range(5):
+            now += 25
+            advance(5)
+    assert capsys.readouterr().err.splitlines() == [
+        "drawing: 100 to do, 10 of them done before",
+        "drawing: 25 of 100, about 6 min left",
+    ]
