@@ -298,9 +298,12 @@ class _Live:
         self._live.update(Group(row, Text(whole, style="dim")), refresh=True)
 
     def end(self, stage: Stage, since: float) -> None:
+        from rich.text import Text
+
         out = ", ".join(f"{one.words[0]} left out" for one in stage.left_out)
         found = "; ".join(filter(None, (stage.result, out)))
         assert stage.took is not None
+        self._live.update(Text(""))
         self._live.console.print(self._row(stage, 1.0, time_span(stage.took), found))
         _note(self._log, _line(stage, self.estimate, since))
 

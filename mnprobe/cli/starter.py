@@ -19,7 +19,7 @@ from typing import Any
 
 __all__ = ["PATIENCE"]
 
-PATIENCE = 20.0  # seconds between the interruption of a command, which tidies up, and its end by force
+PATIENCE = 60.0  # seconds between the interruption of a command, which tidies up, and its end by force
 _POLL = 0.05  # seconds between two looks at the running commands
 
 _NEEDED = (

@@ -121,7 +121,7 @@ def test_demonstrations_become_a_report_and_a_second_run_keeps_everything(tmp_pa
     assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*.h5")} == before
     assert run.results("alignment").read_bytes() == table
     assert any("kept" in log.read_text() for log in logs.glob("extract-*.log"))
-    shape = re.compile(r" *(\d)/6 +([a-z]+).* \N{BOX DRAWINGS HEAVY HORIZONTAL}{10} +\d+ (s|min)( +\S.*)?$")
+    shape = re.compile(r" *(\d)/6 +([a-z]+).* \N{BOX DRAWINGS HEAVY HORIZONTAL}{10} +\d+ (s|min)(?! left)( +\S.*)?$")
     rows = [shape.match(line.rstrip()) for line in told.splitlines()]
     assert [(row[1], row[2]) for row in rows if row] == [
         *(("1", "extract"), ("2", "extract"), ("3", "extract"), ("4", "align"), ("5", "tsne"), ("6", "report"))
