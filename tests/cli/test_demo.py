@@ -89,7 +89,9 @@ def on_a_terminal(*arguments):
             break
         told += piece
     os.close(own)
-    return process.wait(), re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", told.decode()).replace("\r", "\n")
+    return process.wait(), re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", told.decode()).replace("\r\n", "\n").replace(
+        "\r", "\n"
+    )
 
 
 def test_demonstrations_become_a_report_and_a_second_run_keeps_everything(tmp_path, written, capfd):
