@@ -76,10 +76,11 @@ def measured(sides: Sides, what: str, config: FitConfig, seeds: int) -> dict[str
     start = time.process_time()
     fits = [fit_heads(*sides.train, config=config, seed=seed) for seed in range(seeds)]
     spent = (time.process_time() - start) / seeds
+    u, e, labels = sides.test
     recalls = []
     for fit in fits:
-        z_u, z_e = fit.heads(sides.test[0], sides.test[1])
-        recalls.append(recall_at_k(z_u, z_e, sides.test[2], k=1).recall(1))
+        z_u, z_e = fit.heads(u, e)
+        recalls.append(recall_at_k(z_u, z_e, labels, k=1).recall(1))
     return {
         "features": sides.name,
         "fit": what,

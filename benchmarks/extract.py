@@ -69,7 +69,7 @@ def write_demos(folder: Path, episodes: int, frames: int, size: int) -> Path:
 def job_for(dataset: Dataset, extractor: ViCLIPExtractor, target: Path, batch: int) -> Job:
     columns = make_columns({"id": [episode.id for episode in dataset]}, where="benchmark")
     header = Header(model="viclip", side="understanding", data_fingerprint=dataset.fingerprint())
-    asked = {"layers": ["u"]}
+    asked = {"extractor": "viclip", "layers": ["u"]}
     return Job(
         target=target,
         header=header,

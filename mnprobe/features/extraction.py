@@ -852,18 +852,14 @@ def extract(
         for number, (folder, choices) in enumerate(parts, start=1):
             if len(parts) > 1:
                 say(f"{folder} ({number} of {len(parts)})")
-            dataset, broken = _open_episodes(folder, config, say)
-            context = _ExtractionContext(
-                config=config,
+            context = _ExtractionContext.of(
+                folder,
+                config,
                 run=home,
                 out=out,
-                dataset=dataset,
-                columns=_columns(dataset, say),
-                fingerprint=dataset.fingerprint(),
                 sizes=sizes,
-                device=resolve_device(config.device, local=team.local),
+                local=team.local,
                 overwrite=overwrite,
-                broken=broken,
                 cache=cache,
                 say=say,
             )
@@ -905,20 +901,8 @@ def played_jobs(
     jobs = []
     for choice in select_checkpoints(run, query, note=say) if there else []:
         choice = replace(choice, layers=layers_for(choice, (), [choice], lambda choice: ()))
-        dataset, broken = _open_episodes(choice.data, config, say)
-        context = _ExtractionContext(
-            config=config,
-            run=run,
-            out=None,
-            dataset=dataset,
-            columns=_columns(dataset, say),
-            fingerprint=dataset.fingerprint(),
-            sizes=None,
-            device=resolve_device(device),
-            overwrite=False,
-            broken=broken,
-            cache={},
-            say=say,
+        context = _ExtractionContext.of(
+            choice.data, config, run=run, out=None, sizes=None, local=0, overwrite=False, cache={}, say=say
         )
         for variant in _variants(choice, config):
             job = context.job(variant)
@@ -1101,6 +1085,37 @@ class _ExtractionContext:
     broken: Mapping[str, str]
     cache: dict[str, Any]
     say: Note
+
+    @classmethod
+    def of(
+        cls,
+        folder: Any,
+        config: ExtractConfig,
+        *,
+        run: RunDir | None,
+        out: Path | None,
+        sizes: Mapping[str, Any] | None,
+        local: int,
+        overwrite: bool,
+        cache: dict[str, Any],
+        say: Note,
+    ) -> "_ExtractionContext":
+        """Open the episodes, as `_open_episodes`, and the device of a process of local rank `local`."""
+        dataset, broken = _open_episodes(folder, config, say)
+        return cls(
+            config=config,
+            run=run,
+            out=out,
+            dataset=dataset,
+            columns=_columns(dataset, say),
+            fingerprint=dataset.fingerprint(),
+            sizes=sizes,
+            device=resolve_device(config.device, local=local),
+            overwrite=overwrite,
+            broken=broken,
+            cache=cache,
+            say=say,
+        )
 
     def job(self, choice: CheckpointChoice) -> Job:
         """Build the job of one model at one checkpoint."""

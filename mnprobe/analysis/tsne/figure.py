@@ -103,7 +103,9 @@ def _draw(panels: Sequence[TsnePanel], config: TsneConfig, *, title: str, captio
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
     width = (8.6 if len(named) > _WIDE_ABOVE else 6.6) if columns == 1 else 4.7
     heights = [min(width * 0.86, 6.2)] * -(-len(panels) // columns)
-    layout = FigureLayout([width] * columns, heights, title=title, caption=caption)
+    layout = FigureLayout(
+        [width] * columns, heights, title=title, caption=caption, limit=None
+    )  # labels lie in the panels
     for index, panel in enumerate(panels):
         axes = layout.panel(*divmod(index, columns))
         _panel(axes, panel, named, wrap(quality_line(panel, config), width, 7.5), width)
