@@ -81,7 +81,7 @@ def demo(
 
     from mnprobe.cli.stage_results import answers, stage_result
     from mnprobe.cli.stages import run_stages
-    from mnprobe.cli.study import STUDIES, Study, may_be_left_out, probe_stages, study_stages
+    from mnprobe.cli.study import STUDIES, Stage, Study, may_be_left_out, probe_stages, study_stages
     from mnprobe.core.commands import command_line
     from mnprobe.core.errors import ConfigError
     from mnprobe.core.provenance import commit
@@ -104,8 +104,11 @@ def demo(
         source += [] if outcomes is None else ["--outcomes", outcomes]
         run_option = ["--run", str(run)]
         extract = ["extract", *run_option, *source, "--device", device]
-        stages = [] if RunDir(run).checkpoints() else [[["init", *run_option, "--seed", str(seed or 0)]]]
-        stages += [[extract], [[*extract, "--model", "arp", "--blank-instruction"]], [[*extract, "--model", "pixels"]]]
+        made = RunDir(run).checkpoints()
+        stages = [] if made else [Stage("random models", [["init", *run_option, "--seed", str(seed or 0)]])]
+        stages.append(Stage("features", [extract]))
+        stages.append(Stage("instruction blank", [[*extract, "--model", "arp", "--blank-instruction"]]))
+        stages.append(Stage("pixels", [[*extract, "--model", "pixels"]]))
         stages += probe_stages(run, steps)
     else:
         if instructions is not None or outcomes is not None:

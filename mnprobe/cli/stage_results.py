@@ -1,6 +1,7 @@
 """Results of a study and its stages, in a few words from its tables."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mnprobe.core.errors import MnprobeError
@@ -19,16 +20,13 @@ def stage_result(run: RunDir, commands: Sequence[Sequence[str]]) -> str:
     """What the commands of one stage gave, in about five words; "" where nothing fits or nothing can be read."""
     from mnprobe.analysis.tables.run_tables import RunTables
 
-    tables = RunTables(run)  # of each stage: tables grow
-    found = []
-    for name, tell in _TOLD.items():
-        own = [command for command in commands if command[0] == name]
-        if own:
-            try:
-                found.append(tell(tables, own))
-            except (MnprobeError, *UNREADABLE):
-                continue
-    return ", ".join(filter(None, found))
+    tables = RunTables(run)  # loaded again after each stage, since tables grow
+    for name, describe in _RESULTS.items():
+        matches = [command for command in commands if command[0] == name]
+        if matches:
+            with suppress(MnprobeError, *UNREADABLE):
+                return describe(tables, matches)
+    return ""
 
 
 def answers(run: RunDir) -> list[str]:
@@ -45,7 +43,7 @@ def _demos(tables: "RunTables", commands: Sequence[Sequence[str]]) -> str:
 
 
 def _init(tables: "RunTables", commands: Sequence[Sequence[str]]) -> str:
-    return f"{len({piece.model for piece in tables.run.checkpoints()})} models with random weights"
+    return f"{len({piece.model for piece in tables.run.checkpoints()})} models, random weights"
 
 
 def _train(tables: "RunTables", commands: Sequence[Sequence[str]]) -> str:
@@ -70,12 +68,7 @@ def _rollout(tables: "RunTables", commands: Sequence[Sequence[str]]) -> str:
     table = tables.table(SUCCESS)
     if table is None or table.empty:
         return ""
-    rows = _of_models(_all_tasks(table), commands)
-    if all("half" in _values(command, "--step") for command in commands):
-        half = tables.half_steps
-        rows = rows[[half.get(model) == step for model, step in zip(rows["model"], rows["step"], strict=True)]]
-        return f"success {100 * rows['value'].mean():.0f} % nearest half" if len(rows) else ""
-    rows = _last(rows)
+    rows = _last(_of_models(_all_tasks(table), commands))
     return f"success {100 * rows['value'].mean():.0f} %" if len(rows) else ""
 
 
@@ -87,22 +80,46 @@ def _align(tables: "RunTables", commands: Sequence[Sequence[str]]) -> str:
     from mnprobe.core.names import BLANK, PIXELS
 
     table = tables.alignment
-    if table is None or any("--split" in command for command in commands):
+    if any("--split" in command for command in commands):
+        return _outcomes(tables, commands)
+    if table is None:
         return ""
     claims = table[
         (table["metric"] == "recall@1")
         & (table["statistic"] == "mean")
+        & (table["direction"] == "mean")
         & (table["control"] == "none")
         & (table["split"] == "all")
         & (table["holdout"] == "episodes")
         & (table["understanding"] != PIXELS)
-        & (table["source_e"] == "demos")
         & ~table["source_e"].str.endswith(BLANK)
     ]
+    if claims.empty:
+        return ""
+    claims = claims[claims["source_e"] == claims["source_e"].iloc[0]]  # demonstrations, where there are any
     rows = _last(_of_models(claims, commands, column="execution"), column="execution", step="step_e")
+    return f"Recall@1 {100 * rows['value'].mean():.0f} %, chance {100 * rows['chance'].mean():.0f} %"
+
+
+def _outcomes(tables: "RunTables", commands: Sequence[Sequence[str]]) -> str:
+    """Recall@1 where the policy succeeded and where it failed."""
+    from mnprobe.analysis.success.contrast import CONTRASTS
+    from mnprobe.core.names import BLANK, PIXELS
+
+    table = tables.table(CONTRASTS)
+    if table is None:
+        return ""
+    rows = table[
+        (table["side"] == "execution")
+        & (table["where"] == "all")
+        & (table["control"] == "none")
+        & (table["understanding"] != PIXELS)
+        & ~table["source_e"].str.endswith(BLANK)
+    ]
+    rows = _of_models(rows, commands, column="execution")
     if rows.empty:
         return ""
-    return f"Recall@1 {100 * rows['value'].mean():.0f} %, chance {100 * rows['chance'].mean():.0f} %"
+    return f"successes {100 * rows['success'].mean():.0f} %, failures {100 * rows['failure'].mean():.0f} %"
 
 
 def _figures(tables: "RunTables", commands: Sequence[Sequence[str]]) -> str:
@@ -113,7 +130,7 @@ def _report(tables: "RunTables", commands: Sequence[Sequence[str]]) -> str:
     return f"report of {tables.run.report.stat().st_size / 1e6:.1f} MB"
 
 
-_TOLD = {
+_RESULTS = {
     "demos": _demos,
     "init": _init,
     "train": _train,

@@ -9,21 +9,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import typer
 
-from mnprobe.cli.processes import Commands, Running, last_lines
+from mnprobe.cli.processes import Commands, Running, last_lines, terminable
+from mnprobe.cli.study import Command, Stage
 from mnprobe.core.commands import shell_line
 from mnprobe.core.progress import time_span
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Estimate", "Stage", "cost_of", "run_stages"]
+__all__ = ["Estimate", "StageRun", "cost_of", "run_stages"]
 
-Command = list[str]
-
+_GO_ON = "What was finished is kept: run the same command again to go on"
 _REFUSED = 2  # exit code of bad input and too few samples
 _GLANCE = 0.5  # seconds between two looks at the running commands
 _MINUTE = 60.0  # seconds between two lines about a running stage, where nobody watches
@@ -62,14 +62,14 @@ def cost_of(command: Sequence[str]) -> float:
 
 
 @dataclass(kw_only=True)
-class Stage:
+class StageRun:
     """One stage as it goes.
 
     `took` and `cpu` are its seconds once it has ended, `left_out` the commands that were left out.
     """
 
     number: int
-    commands: list[Command]
+    stage: Stage
     at_once: int
     began: float = 0.0
     took: float | None = None
@@ -78,49 +78,49 @@ class Stage:
     left_out: list[Running] = field(default_factory=list)
 
     @property
-    def what(self) -> str:
-        """Names of its commands."""
-        return ", ".join(dict.fromkeys(command[0] for command in self.commands))
-
-    @property
     def cost(self) -> float:
         """Expected seconds of the stage."""
-        return _packed([cost_of(command) for command in self.commands], self.at_once)
+        return _packed([cost_of(command) for command in self.stage.commands], self.at_once)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it began."""
+        return time.perf_counter() - self.began
 
 
 class Estimate:
     """Time left, from the costs of commands, their bars, and what was measured so far."""
 
-    def __init__(self, stages: Sequence[Stage]) -> None:
-        self.stages = stages
+    def __init__(self, runs: Sequence[StageRun]) -> None:
+        self.runs = runs
 
     @property
     def speed(self) -> float:
         """Seconds per expected second: 1 at first, then what the stages took that were not kept from before."""
-        told = [one for one in self.stages if one.took is not None and one.took > _KEPT * one.cost]
-        spent = sum(one.took for one in told if one.took is not None)
-        return (_TRUST + spent) / (_TRUST + sum(one.cost for one in told))
+        told = [run for run in self.runs if run.took is not None and run.took > _KEPT * run.cost]
+        spent = sum(run.took for run in told if run.took is not None)
+        return (_TRUST + spent) / (_TRUST + sum(run.cost for run in told))
 
-    def left(self, stage: Stage, running: Sequence[Running], waiting: Sequence[Command]) -> float:
+    def left(self, run: StageRun, running: Sequence[Running], waiting: Sequence[Command]) -> float:
         """Seconds left of a running stage."""
-        times = [self._left_of(one) for one in running]
-        return _packed([*times, *(self.speed * cost_of(command) for command in waiting)], stage.at_once)
+        times = [self._left_of(command) for command in running]
+        return _packed([*times, *(self.speed * cost_of(command) for command in waiting)], run.at_once)
 
-    def after(self, stage: Stage) -> float:
+    def after(self, run: StageRun) -> float:
         """Seconds of all stages after this one."""
-        return self.speed * sum(one.cost for one in self.stages if one.number > stage.number)
+        return self.speed * sum(other.cost for other in self.runs if other.number > run.number)
 
-    def _left_of(self, one: Running) -> float:
-        expected = max(self.speed * cost_of(one.words) - one.elapsed, _LATE * one.elapsed)
-        state = one.state
+    def _left_of(self, command: Running) -> float:
+        expected = max(self.speed * cost_of(command.words) - command.elapsed, _LATE * command.elapsed)
+        state = command.state
         left = None if state is None else state.left(time.time())
         if left is None:
             return expected
-        return left if one.words[0] in _ONE_BAR and left > 0 else max(left, expected)
+        return left if command.words[0] in _ONE_BAR and left > 0 else max(left, expected)
 
 
 def run_stages(
-    stages: Sequence[Sequence[Command]],
+    stages: Sequence[Stage],
     *,
     logs: Path,
     at_once: int,
@@ -134,133 +134,112 @@ def run_stages(
     ends the commands as Ctrl-C does. Finished work is kept in each case.
 
     Args:
-        stages: commands of each stage.
+        stages: the stages, with their commands.
         logs: folder of the logs: one a command, and demo.log with the lines of the stages.
         at_once: number of parallel commands.
         optional: whether a command may fail for too few samples.
         result: what a stage gave, in a few words, from the files of the run.
     """
-    plan = [Stage(number=number, commands=list(one), at_once=at_once) for number, one in enumerate(stages, start=1)]
+    runs = [StageRun(number=number, stage=stage, at_once=at_once) for number, stage in enumerate(stages, start=1)]
     start = time.perf_counter()
-    count = sum(len(one.commands) for one in plan)
-    with _terminable(), Commands(logs, planned=count) as commands, _display(Estimate(plan), logs) as display:
-        for stage in plan:
-            stage.began, used = time.perf_counter(), sum(os.times()[:4])
-            _run(stage, commands, display, optional)
-            stage.took = time.perf_counter() - stage.began
-            stage.cpu += sum(os.times()[:4]) - used
-            stage.result = result([one for one in stage.commands if one not in [out.words for out in stage.left_out]])
-            display.end(stage, time.perf_counter() - start)
+    with terminable(_GO_ON), Commands(logs) as commands, _display(Estimate(runs), logs, start) as display:
+        for run in runs:
+            run.began, used = time.perf_counter(), sum(os.times()[:4])
+            _run(run, commands, display, optional)
+            run.took = run.elapsed
+            run.cpu += sum(os.times()[:4]) - used
+            left_out = [command.words for command in run.left_out]
+            run.result = result([command for command in run.stage.commands if command not in left_out])
+            display.end(run)
 
 
-def _run(stage: Stage, commands: Commands, display: "_Display", optional: Callable[[Sequence[str]], bool]) -> None:
-    waiting = deque(stage.commands)
+def _run(run: StageRun, commands: Commands, display: "_Display", optional: Callable[[Sequence[str]], bool]) -> None:
+    waiting = deque(run.stage.commands)
     while waiting or commands.running:
-        while waiting and len(commands.running) < stage.at_once:
+        display.show(run, commands.running, waiting)
+        while waiting and len(commands.running) < run.at_once:
             commands.start(waiting.popleft())
-        display.show(stage, commands.running, waiting)
         for ended in commands.wait(_GLANCE):
-            stage.cpu += ended.cpu
+            run.cpu += ended.cpu()
             if ended.code == _REFUSED and optional(ended.words):
-                stage.left_out.append(ended)
+                run.left_out.append(ended)
             elif ended.code:
                 display.close()
-                _tell_failure(stage, len(display.estimate.stages), ended)
-                raise SystemExit(ended.code)
+                _tell_failure(run, len(display.estimate.runs), ended)
+                raise SystemExit(ended.code if ended.code > 0 else 128 - ended.code)
 
 
-def _tell_failure(stage: Stage, count: int, failed: Running) -> None:
+def _tell_failure(run: StageRun, count: int, failed: Running) -> None:
     assert failed.code is not None
     how = f"failed with exit code {failed.code}"
     if failed.code < 0:
         how = f"was ended by {signal.Signals(-failed.code).name}"
-    typer.echo(f"stage {stage.number} of {count}: `{shell_line(failed.words)}` {how}. Its last lines:", err=True)
+    where = f"stage {run.number} of {count} ({run.stage.title})"
+    typer.echo(f"{where}: `{shell_line(failed.words)}` {how}. Its last lines:", err=True)
     for line in last_lines(failed.log):
         typer.echo(f"    {line}", err=True)
     typer.echo(f"all of them: {failed.log}", err=True)
-    typer.echo("What was finished is kept: run the same command again to go on", err=True)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """End by SIGTERM and SIGHUP as by an exception, so that the commands are interrupted on the way out."""
-
-    def end(number: int, frame: Any) -> None:
-        name = signal.Signals(number).name
-        typer.echo(f"mnprobe: {name}. What was finished is kept: run the same command again to go on", err=True)
-        raise SystemExit(128 + number)
-
-    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    try:
-        before = {one: signal.signal(one, end) for one in signals}
-    except ValueError:  # in a thread: there they cannot be handled
-        before = {}
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+    typer.echo(_GO_ON, err=True)
 
 
 class _Display(Protocol):
     estimate: Estimate
 
-    def show(self, stage: Stage, running: Sequence[Running], waiting: Sequence[Command]) -> None: ...
+    def show(self, run: StageRun, running: Sequence[Running], waiting: Sequence[Command]) -> None: ...
 
-    def end(self, stage: Stage, since: float) -> None: ...
+    def end(self, run: StageRun) -> None: ...
 
     def close(self) -> None: ...
 
 
 @contextmanager
-def _display(estimate: Estimate, logs: Path) -> "Iterator[_Display]":
-    display: _Lines | _Live
-    display = _Lines(estimate, logs)
+def _display(estimate: Estimate, logs: Path, start: float) -> "Iterator[_Display]":
+    display: _Lines | _Live = _Lines(estimate, logs, start)
     if sys.stdout is not None and sys.stdout.isatty():
         from rich.console import Console
 
         console = Console(file=sys.stdout, highlight=False)
         if console.is_terminal and not console.is_dumb_terminal:
-            display = _Live(estimate, logs)
+            display = _Live(estimate, logs, start)
     try:
         yield display
     finally:
         display.close()
 
 
-def _line(stage: Stage, estimate: Estimate, since: float) -> str:
+def _line(run: StageRun, estimate: Estimate, start: float) -> str:
     """What a finished stage took and gave, for logs."""
-    count = len(estimate.stages)
-    rest = f"; about {time_span(estimate.after(stage))} left" if stage.number < count else ""
-    found = f"; {stage.result}" if stage.result else ""
-    out = "".join(f"; {one.words[0]} left out, see {one.log}" for one in stage.left_out)
+    count = len(estimate.runs)
+    rest = f"; about {time_span(estimate.after(run))} left" if run.number < count else ""
+    found = f"; {run.result}" if run.result else ""
+    out = "".join(f"; {command.words[0]} left out, see {command.log}" for command in run.left_out)
     return (
-        f"stage {stage.number} of {count} ({stage.what}): {stage.took:.1f} s by the clock, {stage.cpu:.1f} CPU-s; "
-        f"{since:.0f} s since the start{rest}{found}{out}"
+        f"stage {run.number} of {count} ({run.stage.title}): {run.took:.1f} s by the clock, {run.cpu:.1f} CPU-s; "
+        f"{time.perf_counter() - start:.0f} s since the start{rest}{found}{out}"
     )
 
 
 class _Lines:
     """One line per stage and minute, for files; each is also written to demo.log."""
 
-    def __init__(self, estimate: Estimate, logs: Path) -> None:
+    def __init__(self, estimate: Estimate, logs: Path, start: float) -> None:
         self.estimate = estimate
+        self._start = start
         self._log = logs / "demo.log"
         self._told = time.monotonic()
 
-    def show(self, stage: Stage, running: Sequence[Running], waiting: Sequence[Command]) -> None:
+    def show(self, run: StageRun, running: Sequence[Running], waiting: Sequence[Command]) -> None:
         if time.monotonic() - self._told < _MINUTE:
             return
-        left = self.estimate.left(stage, running, waiting)
-        elapsed = time.perf_counter() - stage.began
-        count, whole = len(self.estimate.stages), left + self.estimate.after(stage)
+        left = self.estimate.left(run, running, waiting)
         self._write(
-            f"stage {stage.number} of {count} ({stage.what}): {100 * _share(elapsed, left):.0f} %, "
-            f"about {time_span(left)} left; of the whole {time_span(whole)}"
+            f"stage {run.number} of {len(self.estimate.runs)} ({run.stage.title}): "
+            f"{100 * _share(run.elapsed, left):.0f} %, about {time_span(left)} left; of the whole "
+            f"{time_span(left + self.estimate.after(run))}"
         )
 
-    def end(self, stage: Stage, since: float) -> None:
-        self._write(_line(stage, self.estimate, since))
+    def end(self, run: StageRun) -> None:
+        self._write(_line(run, self.estimate, self._start))
 
     def close(self) -> None:
         """Nothing is open."""
@@ -274,61 +253,64 @@ class _Lines:
 
 
 class _Live:
-    """A table on the terminal: a line per stage, the last one live, and below it the time left of the whole."""
+    """A table on the terminal: a line per stage, the last one live, and below it the whole."""
 
-    def __init__(self, estimate: Estimate, logs: Path) -> None:
+    def __init__(self, estimate: Estimate, logs: Path, start: float) -> None:
         from rich.console import Console
         from rich.live import Live
 
         self.estimate = estimate
+        self._start = start
         self._log = logs / "demo.log"
         self._live = Live(console=Console(file=sys.stdout, highlight=False), auto_refresh=False, transient=True)
         self._live.start()
 
-    def show(self, stage: Stage, running: Sequence[Running], waiting: Sequence[Command]) -> None:
+    def show(self, run: StageRun, running: Sequence[Running], waiting: Sequence[Command]) -> None:
         from rich.console import Group
-        from rich.text import Text
 
-        left = self.estimate.left(stage, running, waiting)
-        elapsed = time.perf_counter() - stage.began
-        states = [one.state for one in running]
-        counts = [f"{state.what} {state.done}/{state.total}" for state in states if state is not None]
-        row = self._row(stage, _share(elapsed, left), f"{time_span(left)} left", "; ".join(counts))
-        whole = f"about {time_span(left + self.estimate.after(stage))} left of the whole; output in {self._log.parent}"
-        self._live.update(Group(row, Text(whole, style="dim")), refresh=True)
+        left = self.estimate.left(run, running, waiting)
+        whole = left + self.estimate.after(run)
+        states = [command.state for command in running]
+        counts = [f"{one.what} {one.done}/{one.total}" for one in states if one is not None and one.done < one.total]
+        share = _share(run.elapsed, left)
+        now = self._row(f"{self._number(run)}", run.stage.title, share, f"{time_span(left)} left", "; ".join(counts))
+        share = _share(time.perf_counter() - self._start, whole)
+        last = self._row("", "all stages", share, f"{time_span(whole)} left", f"output: {self._log.parent}")
+        self._live.update(Group(now, last), refresh=True)
 
-    def end(self, stage: Stage, since: float) -> None:
-        from rich.text import Text
-
-        out = ", ".join(f"{one.words[0]} left out" for one in stage.left_out)
-        found = "; ".join(filter(None, (stage.result, out)))
-        assert stage.took is not None
-        self._live.update(Text(""))
-        self._live.console.print(self._row(stage, 1.0, time_span(stage.took), found))
-        _note(self._log, _line(stage, self.estimate, since))
+    def end(self, run: StageRun) -> None:
+        out = ", ".join(f"{command.words[0]} left out" for command in run.left_out)
+        found = "; ".join(filter(None, (run.result, out)))
+        self._clear()
+        self._live.console.print(self._row(self._number(run), run.stage.title, 1.0, time_span(run.took or 0.0), found))
+        _note(self._log, _line(run, self.estimate, self._start))
 
     def close(self) -> None:
-        from rich.text import Text
-
         if self._live.is_started:
-            self._live.update(Text(""))
+            self._clear()
             self._live.stop()
 
-    def _row(self, stage: Stage, share: float, when: str, told: str) -> "Table":
+    def _clear(self) -> None:
+        from rich.console import Group
+
+        self._live.update(Group(), refresh=True)
+
+    def _number(self, run: StageRun) -> str:
+        return f"{run.number}/{len(self.estimate.runs)}"
+
+    def _row(self, number: str, what: str, share: float, when: str, told: str) -> "Table":
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
-        count = len(self.estimate.stages)
-        names = max(len(one.what) for one in self.estimate.stages)
         table = Table.grid(padding=(0, 1), expand=True)
-        table.add_column(width=2 * len(str(count)) + 1, justify="right", no_wrap=True)
-        table.add_column(width=min(names, 25), no_wrap=True, overflow="ellipsis")
+        table.add_column(width=len(self._number(self.estimate.runs[-1])), justify="right", no_wrap=True)
+        titles = max(len(run.stage.title) for run in self.estimate.runs)
+        table.add_column(width=max(titles, len("all stages")), no_wrap=True, overflow="ellipsis")
         table.add_column(width=10)
-        table.add_column(width=12, no_wrap=True)
+        table.add_column(width=len("2 h 05 min left"), no_wrap=True)
         table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-        bar = ProgressBar(total=1.0, completed=share, width=10)
-        table.add_row(f"{stage.number}/{count}", Text(stage.what), bar, when, Text(told))
+        table.add_row(number, Text(what), ProgressBar(total=1.0, completed=share, width=10), when, Text(told))
         return table
 
 

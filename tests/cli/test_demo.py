@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from mnprobe.cli.main import main
-from mnprobe.cli.stages import Estimate, Stage, cost_of, run_stages
+from mnprobe.cli.stages import Estimate, StageRun, cost_of, run_stages
+from mnprobe.cli.study import STUDIES, Stage, study_stages
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features, verify
 from mnprobe.models.arp import ARPConfig
@@ -105,10 +107,10 @@ def test_demonstrations_become_a_report_and_a_second_run_keeps_everything(tmp_pa
     told = capfd.readouterr()
     assert told.err == ""
     lines = ended(told.out)
-    assert [re.match(r"stage (\d) of 7 \(([a-z, ]+)\): ", line)[2] for line in lines] == [
-        *("init", "extract", "extract", "extract", "align", "tsne, audit, compare, success, curve", "report")
+    assert [re.match(r"stage (\d) of 7 \(([a-z ]+)\): ", line)[2] for line in lines] == [
+        *("random models", "features", "instruction blank", "pixels", "alignment", "figures", "report")
     ]
-    assert lines[0].endswith("; 2 models with random weights")
+    assert lines[0].endswith("; 2 models, random weights")
     assert "compare left out, see " in lines[5]
     assert "Does alignment rise with training? " in told.out
     assert told.out.splitlines()[-2:] == [f"report: {run.report} (open it in a browser)", f"logs: {run.path / 'logs'}"]
@@ -118,25 +120,30 @@ def test_demonstrations_become_a_report_and_a_second_run_keeps_everything(tmp_pa
     for log in logs.glob("*-*.log"):
         assert log.read_text().startswith(f"$ mnprobe {log.stem.rpartition('-')[0]} --run {run.path}")
 
-    code, told = on_a_terminal("--run", run.path, "--data", written, "--seed", 5, "--side-by-side", 1)
-    assert code == 0, told
+    code, shown = on_a_terminal("--run", run.path, "--data", written, "--seed", 5, "--side-by-side", 1)
+    assert code == 0, shown
     assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*.h5")} == before
     assert run.results("alignment").read_bytes() == table
     assert any("kept" in log.read_text() for log in logs.glob("extract-*.log"))
-    shape = re.compile(r" *(\d)/6 +([a-z]+).* \N{BOX DRAWINGS HEAVY HORIZONTAL}{10} +\d+ (s|min)(?! left)( +\S.*)?$")
-    rows = [shape.match(line.rstrip()) for line in told.splitlines()]
-    assert [(row[1], row[2]) for row in rows if row] == [
-        *(("1", "extract"), ("2", "extract"), ("3", "extract"), ("4", "align"), ("5", "tsne"), ("6", "report"))
-    ], told
-    assert " left of the whole; output in " in told
-    assert "report of " in told
-    assert told.rstrip().splitlines()[-2].strip() == f"report: {run.report} (open it in a browser)"
+    bar = "\N{BOX DRAWINGS HEAVY HORIZONTAL}"
+    row = re.compile(rf"(\d)/6 ([a-z ]+?) +{bar}{{10}} (\d+ (?:s|min))( (?! *left).*)?$")
+    rows = [row.match(line.rstrip()) for line in shown.splitlines()]
+    assert [(found[1], found[2]) for found in rows if found] == [
+        *(("1", "features"), ("2", "instruction blank"), ("3", "pixels")),
+        *(("4", "alignment"), ("5", "figures"), ("6", "report")),
+    ], shown
+    assert re.search(rf"^ +all stages +[{bar}\W]{{10}} \d+ (s|min) left +output: ", shown, re.MULTILINE)
+    assert "report of " in shown
+    assert shown.rstrip().splitlines()[-2].strip() == f"report: {run.report} (open it in a browser)"
 
     run.results("alignment").write_text("damaged")
     assert demo("--run", run.path, "--data", written) == 2
     told = capfd.readouterr().err
     (log,) = logs.glob("align-*.log")
-    assert f"stage 4 of 6: `mnprobe align --run {run.path} --steps 3` failed with exit code 2. Its last lines:" in told
+    assert (
+        f"stage 4 of 6 (alignment): `mnprobe align --run {run.path} --steps 3` failed with exit code 2. Its last lines:"
+        in told
+    )
     assert f"    {log.read_text().splitlines()[-1]}\n" in told
     assert f"all of them: {log}\n" in told
 
@@ -222,7 +229,7 @@ def test_without_data_the_whole_study_runs_on_the_tabletop(tmp_path, capsys):
     assert results[0] == f"{len(read(run.demos / 'outcomes.csv'))} demonstrations"
     assert results[1] == "2 trainings, 5 updates"
     assert re.fullmatch(r"success \d+ %", results[2])
-    assert re.fullmatch(r"recognition \d+ %, success \d+ % nearest half, \d+ feature files", results[3])
+    assert re.fullmatch(r"recognition \d+ %", results[3])
     assert re.fullmatch(r"\d+ feature files", results[4])
     assert re.fullmatch(r"Recall@1 \d+ %, chance \d+ %", results[5])
     assert re.fullmatch(r"\d+ figures", results[7])
@@ -246,8 +253,10 @@ def test_without_data_the_whole_study_runs_on_the_tabletop(tmp_path, capsys):
         assert (row["candidates"], row["n"]) == ("0 2 5", "2")
         assert counts.pop((row["model"], row["step"])) == "4"
     assert set(counts.values()) == {"2"}
-    assert told[0].startswith("stage 1 of 9 (demos): ")
-    assert len(told) == 9
+    assert [re.match(r"stage (\d of 9) \(([a-z ]+)\): ", line)[2] for line in told] == [
+        *("demonstrations", "training", "own episodes", "features", "own features"),
+        *("alignment", "outcomes", "figures", "report"),
+    ]
     assert "One pair, no answer." in page
 
 
@@ -275,7 +284,7 @@ def test_contradictions_are_refused_before_anything_is_made(tmp_path, capsys, ar
 
 def test_of_commands_side_by_side_one_failure_ends_all(tmp_path, capfd):
     logs = tmp_path / "logs"
-    stages = [[["--version"], ["report", "--run", str(tmp_path / "none")], ["doctor"]]]
+    stages = [Stage("checks", [["--version"], ["report", "--run", str(tmp_path / "none")], ["doctor"]])]
     with pytest.raises(SystemExit) as end:
         run_stages(stages, logs=logs, at_once=3, optional=lambda command: False, result=lambda commands: "")
     assert end.value.code == 2
@@ -286,7 +295,8 @@ def test_of_commands_side_by_side_one_failure_ends_all(tmp_path, capfd):
     assert " by the clock" not in told.out
     assert len(list(logs.iterdir())) == 3
 
-    run_stages(stages[:1], logs=logs, at_once=1, optional=lambda command: True, result=lambda commands: commands[0][0])
+    few = [Stage("checks", stages[0].commands[:2])]
+    run_stages(few, logs=logs, at_once=1, optional=lambda command: True, result=lambda commands: commands[0][0])
     told = capfd.readouterr().out
     assert re.search(r"; --version; report left out, see .*/report-[0-9a-f]+.log$", told.strip())
 
@@ -306,18 +316,47 @@ def test_an_interruption_reaches_the_commands_and_says_how_to_go_on(tmp_path, se
     (log,) = state.glob("demos-*.log")
     assert log.read_text().endswith("interrupted. What was finished is kept: run the same command again to go on\n")
     assert not list(state.glob(".*"))
+    assert not left_behind(tmp_path)
+
+
+def left_behind(folder):
+    """Processes that work in a folder or below it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "cwd").readlink().is_relative_to(folder):
+                found.append((process / "cmdline").read_text())
+    return found
 
 
 def test_time_left_follows_from_costs_and_is_corrected_by_what_was_measured():
     commands = [["demos", "--train", "50"], ["train", "--updates", "90"], ["success"], ["curve"]]
-    stages = [Stage(number=n, commands=[one], at_once=2) for n, one in enumerate(commands, start=1)]
-    assert [cost_of(one) for one in commands] == [40, 33, 6, 6]
-    estimate = Estimate(stages)
-    assert estimate.after(stages[0]) == 45
-    stages[0].took = 90.0
-    assert estimate.after(stages[0]) == 90
-    assert estimate.left(stages[1], [], [commands[1]]) == 66
-    stages[1].took = 0.1  # kept from before: tells nothing
-    assert estimate.after(stages[1]) == 24
-    assert Stage(number=1, commands=[commands[0], *commands[2:]], at_once=2).cost == 40
-    assert Stage(number=1, commands=[*commands[2:], *commands[2:]], at_once=2).cost == 12
+    runs = [
+        StageRun(number=number, stage=Stage(command[0], [command]), at_once=2)
+        for number, command in enumerate(commands, start=1)
+    ]
+    costs = [cost_of(command) for command in commands]
+    estimate = Estimate(runs)
+    assert estimate.after(runs[0]) == sum(costs[1:])
+    runs[0].took = 2 * costs[0] + 10  # twice the cost, with the ten seconds that the costs are trusted for
+    assert estimate.after(runs[0]) == pytest.approx(2 * sum(costs[1:]))
+    assert estimate.left(runs[1], [], [commands[1]]) == pytest.approx(2 * costs[1])
+    runs[1].took = 0.1  # kept from before: tells nothing
+    assert estimate.after(runs[1]) == pytest.approx(2 * sum(costs[2:]))
+
+
+def test_the_cost_of_a_stage_is_that_of_its_longest_command_or_of_all_shared_out():
+    longest, short = ["train", "--updates", "900"], ["success"]
+    assert cost_of(longest) > 10 * cost_of(short)
+    for commands, cost in (([longest, short], cost_of(longest)), ([short] * 4, 2 * cost_of(short))):
+        assert StageRun(number=1, stage=Stage("", commands), at_once=2).cost == cost
+
+
+def test_the_stages_of_several_pairs_say_which_pair(tmp_path):
+    stages = study_stages(STUDIES["reference"], tmp_path, seed=None, device="auto", probe_steps=None)
+    titles = [stage.title for stage in stages]
+    assert (titles[0], titles[1], titles[-3], titles[-1]) == (
+        *("demonstrations", "pair 1: training", "pair 10: outcomes", "report"),
+    )
+    assert len(set(titles)) == len(titles)
+    assert max(map(len, titles)) <= 22
