@@ -189,11 +189,10 @@ def _remove(state_file: Path) -> None:
 
 def _carry_out(words: list[str], log: Path, environment: Mapping[str, str], times: Connection) -> None:
     """Be the command: with its own log, environment, and process group."""
+    from mnprobe.cli.main import main
+
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C in the terminal reaches the starter alone, which interrupts this process
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    threading.Thread(target=_end_with_starter, daemon=True).start()
     with log.open("ab", buffering=0) as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
@@ -202,9 +201,9 @@ def _carry_out(words: list[str], log: Path, environment: Mapping[str, str], time
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["mnprobe", *words]
-
-    from mnprobe.cli.main import main
-
+    threading.Thread(target=_end_with_starter, daemon=True).start()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         main(words)
     finally:  # as at the end of any interpreter, which multiprocessing leaves out or does in another order
