@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import load_file
 
 from mnprobe.cli.main import main
 from mnprobe.cli.side_by_side import run_together
+from mnprobe.cli.study import STUDIES
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features, verify
 from mnprobe.models.arp import ARPConfig
@@ -129,7 +131,8 @@ TINY_STUDY = ["--task", "tap_puck", "--task", "push_puck_left", "--train", 1, "-
 TINY_STUDY += ["--episodes", 1, "--half-episodes", 2, "--side-by-side", 1]
 
 
-def test_without_data_the_whole_study_runs_on_the_tabletop(tmp_path, capsys):
+def test_without_data_the_whole_study_runs_on_the_tabletop(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(STUDIES, "quick", replace(STUDIES["quick"], max_variations=2, max_steps=3))
     run = RunDir(tmp_path / "run")
     assert demo("--run", run.path, *TINY_STUDY) == 0
     told = capsys.readouterr().out
