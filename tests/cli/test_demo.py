@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -202,7 +203,8 @@ TINY_STUDY = ["--task", "tap_puck", "--task", "push_puck_left", "--train", 1, "-
 TINY_STUDY += ["--episodes", 1, "--half-episodes", 2, "--side-by-side", 1]
 
 
-def test_without_data_the_whole_study_runs_on_the_tabletop(tmp_path, capsys):
+def test_without_data_the_whole_study_runs_on_the_tabletop(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(STUDIES, "quick", replace(STUDIES["quick"], max_variations=2, max_steps=3))
     run = RunDir(tmp_path / "run")
     assert demo("--run", run.path, *TINY_STUDY) == 0
     printed = capsys.readouterr().out
