@@ -234,6 +234,8 @@ def _pictures(run: Path, *, joint: bool) -> list[Stage]:
             ["tsne", *run_option],
             ["audit", *run_option],
             ["compare", *run_option, "--grid", "checkpoints", *pair],
+        ],
+        [  # their titles are what the audit finds
             ["success", *run_option],
             ["curve", *run_option],
             ["tsne", *run_option, "--space", "raw"],

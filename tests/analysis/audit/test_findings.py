@@ -9,8 +9,9 @@ import pytest
 from scipy.stats import t
 
 from mnprobe.analysis.audit.controls import CONTROL_COLUMNS, CONTROLS
-from mnprobe.analysis.audit.finding_text import answer
-from mnprobe.analysis.audit.findings import findings, verdicts
+from mnprobe.analysis.audit.effects import Difference
+from mnprobe.analysis.audit.finding_text import answer, message
+from mnprobe.analysis.audit.findings import Effect, Finding, findings, verdicts
 from mnprobe.analysis.figures.curve_data import curve_data
 from mnprobe.analysis.report import gather, write_report
 from mnprobe.analysis.tables.alignment import HOLDOUTS, read_alignment, write_table
@@ -286,3 +287,79 @@ def test_names_from_tables_stay_text(write_trained, tmp_path):
     assert "<script>" not in source
     assert 'onerror="hacked' not in source
     assert source.count("&lt;script&gt;hacked=1&lt;/script&gt;") >= 4
+
+
+def _told(topic, *rows):
+    """The message of comparisons, each a place with the interval of its difference."""
+    effects = tuple(
+        Effect(
+            subject=f"training {number}",
+            where=where,
+            difference=Difference(before=0.2, after=0.3, value=0.1, low=low, high=high, n="40", basis="b"),
+            leads=True,
+        )
+        for number, (where, low, high) in enumerate(rows)
+    )
+    return message(Finding(topic=topic, conclusion="any", rows=effects, trainings=1))
+
+
+UP, OPEN, FLAT, DOWN = (0.1, 0.3), (-0.1, 0.3), (-0.01, 0.02), (-0.3, -0.1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "wanted"),
+    [
+        ({"demonstrations": UP}, "Alignment rises on demonstrations"),
+        (
+            {
+                "demonstrations": UP,
+                "demonstrations, instruction blanked": UP,
+                "own episodes": UP,
+                "own episodes, instruction blanked": UP,
+            },
+            "Alignment rises on demonstrations and on own episodes, with the instruction blanked too",
+        ),
+        (
+            {"demonstrations": OPEN, "own episodes": UP, "own episodes, instruction blanked": OPEN},
+            "Alignment rises on own episodes; with the instruction blanked that is not shown",
+        ),
+        ({"demonstrations": OPEN, "own episodes": OPEN}, "Whether alignment rises is undecided"),
+        ({"demonstrations": OPEN, "own episodes": FLAT}, "Whether alignment rises is undecided"),
+        ({"demonstrations": FLAT}, "Alignment does not rise with training"),
+        ({"demonstrations": FLAT, "own episodes": DOWN}, "Alignment does not rise with training"),
+        ({"demonstrations": DOWN}, "Alignment falls with training"),
+    ],
+)
+def test_the_title_of_the_curve_says_where_alignment_rises(rows, wanted):
+    assert _told("rise with training", *((where, *ends) for where, ends in rows.items())) == wanted
+
+
+def test_a_rise_in_one_training_alone_is_not_said_of_all():
+    both = ("demonstrations", *UP), ("demonstrations", *OPEN)
+    assert _told("rise with training", *both) == "Alignment rises in some comparisons only"
+
+
+@pytest.mark.parametrize(
+    ("ends", "wanted"),
+    [
+        ([UP, UP], "Successes align better than failures"),
+        ([DOWN], "Failures align better than successes"),
+        ([FLAT], "Successes and failures align alike"),
+        ([OPEN], "Undecided whether successes align better than failures"),
+        ([OPEN, FLAT], "Undecided whether successes align better than failures"),
+        ([UP, OPEN], "Successes and failures differ in some comparisons only"),
+    ],
+)
+def test_the_title_of_success_says_what_the_intervals_say(ends, wanted):
+    assert _told("success", *(("anywhere", *one) for one in ends)) == wanted
+
+
+def test_there_is_no_message_without_a_comparison_or_for_other_questions():
+    assert _told("success") == ""
+    assert _told("joint execution", ("anywhere", *UP)) == ""
+
+
+def test_no_printed_interval_leaves_what_a_difference_of_shares_can_be():
+    made = Difference(before=0.2, after=1.0, value=0.8, low=-1.3, high=1.046, n="4", basis="b")
+    assert made.shown == (-1.0, 1.0)
+    assert all(np.isnan(replace(made, low=np.nan, high=np.nan).shown))
