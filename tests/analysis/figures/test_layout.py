@@ -208,7 +208,7 @@ def test_no_text_overlaps_another_or_the_edge(request, name, long):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_figures_have_at_most_1600_by_1200_pixels_and_panels_no_smaller_than_they_may_be(request, name):
+def test_figures_have_at_most_1600_by_1200_pixels(request, name):
     figure = FIGURES[name](request, False)
     width, height = figure.get_size_inches() * DPI
     assert width <= 1600
