@@ -1,5 +1,6 @@
 """The report's answers: planted effects are found, their absence is said, and too few episodes are called too few."""
 
+import re
 from dataclasses import replace
 from functools import cache
 
@@ -14,6 +15,7 @@ from mnprobe.analysis.audit.finding_text import answer, message
 from mnprobe.analysis.audit.findings import Effect, Finding, findings, verdicts
 from mnprobe.analysis.figures.curve_data import curve_data
 from mnprobe.analysis.report import gather, write_report
+from mnprobe.analysis.report.render import read_piece
 from mnprobe.analysis.tables.alignment import HOLDOUTS, read_alignment, write_table
 from mnprobe.analysis.tables.rollouts import SUCCESS, find_rollouts, success_table
 from mnprobe.core.rundir import RunDir
@@ -265,6 +267,8 @@ def test_the_page_has_its_sections_in_order_and_shows_success(one):
     source = write_report(one).path.read_text(encoding="utf-8")
     places = [source.index(f'id="{name}"') for name in _SECTIONS]
     assert places == sorted(places)
+    names = re.findall(r'<[a-z]+[^<>]* id="([^"]*)"', source)
+    assert sorted(names) == sorted(set(names))  # a link leads to one place
     for words in (
         "Does alignment rise with training?",
         "Table 2. Embodied execution",
@@ -274,7 +278,10 @@ def test_the_page_has_its_sections_in_order_and_shows_success(one):
         assert words in source
 
 
-_SECTIONS = ("answers", "result", "curves", "outcomes", "controls", "paper", "tsne", "method", "provenance", "glossary")
+_SECTIONS = (
+    *("overview", "alignment", "result", "answers", "outcomes", "controls", "verdicts", "models", "tsne"),
+    *("similarity", "ablation", "method", "caveats", "data", "weights", "tables", "provenance", "glossary"),
+)
 
 
 def test_names_from_tables_stay_text(write_trained, tmp_path):
@@ -284,7 +291,9 @@ def test_names_from_tables_stay_text(write_trained, tmp_path):
         table[column] = table[column].replace(table[column].iloc[0], EVIL)
         write_table(table, run.results(name))
     source = write_report(run).path.read_text(encoding="utf-8")
-    assert "<script>" not in source
+    own = f"<script>{read_piece('page.js')}</script>"
+    assert source.count(own) == 1
+    assert "<script>" not in source.replace(own, "")
     assert 'onerror="hacked' not in source
     assert source.count("&lt;script&gt;hacked=1&lt;/script&gt;") >= 4
 
