@@ -28,8 +28,9 @@ demo: $(VENV)/.ready
 reference: $(VENV)/.ready
 	$(BIN)/mnprobe demo --preset reference --run "$(REFERENCE)"
 
+# The tests start many Python processes: compiled modules are kept, also where the environment says otherwise.
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -31,7 +31,8 @@ from mnprobe.features.extraction import Job, run_job
 from mnprobe.features.extractors.arp import ARPExtractor, PreparedSteps
 from mnprobe.features.extractors.viclip import ViCLIPExtractor
 from mnprobe.features.schema import make_columns
-from mnprobe.models.untrained import write_untrained
+from mnprobe.models.arp import save_arp
+from mnprobe.models.untrained import untrained_arp
 from mnprobe.worlds.demos import DemosConfig
 from mnprobe.worlds.demos import write_demos as write_tabletop_demos
 
@@ -68,7 +69,7 @@ def write_demos(folder: Path, episodes: int, frames: int, size: int) -> Path:
 def job_for(dataset: Dataset, extractor: ViCLIPExtractor, target: Path, batch: int) -> Job:
     columns = make_columns({"id": [episode.id for episode in dataset]}, where="benchmark")
     header = Header(model="viclip", side="understanding", data_fingerprint=dataset.fingerprint())
-    asked = {"layers": ["u"]}
+    asked = {"extractor": "viclip", "layers": ["u"]}
     return Job(
         target=target,
         header=header,
@@ -114,11 +115,11 @@ def forward(extractor: ARPExtractor, prepared: list[PreparedSteps]) -> None:
 
 def checkpoints(scratch: Path, count: int, rounds: int) -> float:
     """Ratio of one command over several checkpoints and both variants to one preparation and all forward passes."""
-    demos = DemosConfig(tasks=("open_drawer", "push_buttons"), train=4)
+    demos = DemosConfig(tasks=("open_drawer", "push_buttons"), variations=(0, 1), train=16)
     write_tabletop_demos(scratch / "tabletop", demos, workers=0, quiet=True)
     files = [scratch / f"step_{step:08d}.safetensors" for step in range(count)]
-    for seed, file in enumerate(files):
-        write_untrained(file, "arp", "tiny", seed)
+    for step, file in enumerate(files):
+        save_arp(file, untrained_arp("tiny", step), step=step, trained=False)
     ratios, parts = [], []
     for number in range(rounds):
         clock = time.process_time()

@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,7 @@ def largest_file(monkeypatch):
     @contextmanager
     def limit(size):
         monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
         try:
@@ -57,6 +59,35 @@ def largest_file(monkeypatch):
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return limit
+
+
+@pytest.fixture(scope="session")
+def in_two_processes():
+    """Run a Python command twice at once, as torchrun would; its agent would import torch a third time."""
+    import torch.distributed as dist
+
+    def run(*command, timeout=300):
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        team = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+        team |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0", "OMP_NUM_THREADS": "1"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        processes = [
+            subprocess.Popen(
+                [sys.executable, *map(str, command)],
+                env=os.environ | team | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                **pipes,
+            )
+            for rank in range(2)
+        ]
+        try:
+            said, errors = zip(*(process.communicate(timeout=timeout) for process in processes), strict=True)
+        finally:
+            for process in processes:
+                process.kill()
+        code = max(abs(process.returncode) for process in processes)
+        return subprocess.CompletedProcess(command, code, "".join(said), "".join(errors))
+
+    return run
 
 
 @pytest.fixture(scope="session")

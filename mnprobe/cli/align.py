@@ -96,6 +96,7 @@ def align(
     """
     from mnprobe.probe import AlignConfig, FitConfig, StoredPair, align_stores, join_stores, summary_table
     from mnprobe.probe.config import PRESETS
+    from mnprobe.probe.results import HELD_OUT_FILE
 
     named = PRESETS[preset] if preset else {}
     fit = FitConfig(**{**named, **opt.select_fields(FitConfig, locals())}, positives=loss)
@@ -165,6 +166,9 @@ def align(
     typer.echo(summary_table(rows))
     for note in notes:
         typer.echo(f"note: {note}", err=True)
+    held_out = table.parent / "hits" / HELD_OUT_FILE
+    if held_out.is_file():
+        typer.echo(f"{held_out} lists the episodes that were held out in each draw")
     typer.echo(f"wrote {table}" + (f", {contrasts}; `mnprobe success` draws them" if contrasts else ""))
 
 

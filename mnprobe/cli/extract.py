@@ -34,10 +34,9 @@ def extract(
         typer.Option("--checkpoint", help="Weights file (repeatable); the model is detected from the file."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Model name under which the features are stored.")] = None,
-    at_step: Annotated[
+    step: Annotated[
         str | None,
         typer.Option(
-            "--step",
             help="Training step, where the file does not tell it; half: with --source rollouts, only the checkpoint of "
             "each policy whose success is nearest one half.",
         ),
@@ -156,8 +155,8 @@ def extract(
     from mnprobe.features.extraction import ExtractConfig
     from mnprobe.features.extraction import extract as run_extract
 
-    step, half = opt.read_step(at_step)
-    given = opt.select_fields(ExtractConfig, locals())
+    number, half = opt.read_step(step)
+    given = opt.select_fields(ExtractConfig, locals() | {"step": "half" if half else number})
     if run is not None and not run.exists() and out is None and data and (models or checkpoints):
         run_dir: RunDir | None = RunDir(run)  # made when the first store is written
     else:

@@ -174,8 +174,6 @@ def read_step(text: str | None) -> tuple[int | None, bool]:
     >>> read_step("2000"), read_step("half"), read_step(None)
     ((2000, False), (None, True), (None, False))
     """
-    from mnprobe.core.errors import ConfigError
-
     if text is None or text == "half":
         return None, text is not None
     if not (text.isascii() and text.isdigit()):

@@ -134,7 +134,7 @@ def study_stages(study: Study, run: Path, *, seed: int | None, device: str, prob
     half = ["--split", "success", "--source", "rollouts", "--step", "half", "--holdout", "episodes"]
     for number in range(study.seeds):
         made += _pair(study, run, number, first + number, device)
-        only = [word for kind in _kinds(number) for word in ("--model", f"arp-{kind}")] if study.seeds > 1 else []
+        only = [word for kind in _kinds(number) for word in ("--model", f"arp-{kind}")]
         made += [[["align", *run_option, *fit, *only]], [["align", *run_option, *fit, *half, *only]]]
     return made + _pictures(run, joint=True)
 

@@ -1,10 +1,10 @@
 """Matrix products on the CPU: oneDNN in place of MKL on wide AMD processors.
 
-torch computes float32 products by Intel MKL, which chooses its code by the vendor of the processor and leaves half of
-what AMD processors with 512-bit units (Zen 5 on) can do unused. oneDNN, which comes with the same wheels, chooses by what the processor
-can do. Values differ by rounding (at most 1e-5 of their scale), so what is used must not change by itself: it follows
-from the processor, the variable MNPROBE_PRODUCTS, and the type and shape of the operands, never from a timing. Rows
-then do not depend on the rows beside them, nor bytes on the load of the machine. Provenance records the choice.
+torch computes float32 products by Intel MKL, which chooses its code by the vendor of the processor and uses half of
+what AMD processors with 512-bit units (Zen 5 on) can do. oneDNN, which comes with the same wheels, chooses by what the
+processor can do. Values differ by rounding (at most 1e-5 of their scale), so what is used must not change by itself: it
+follows from the processor, the variable MNPROBE_PRODUCTS, and the type and shape of the operands, never from a timing.
+Rows then do not depend on the rows beside them, nor bytes on the load of the machine. Provenance records the choice.
 """
 
 import os
@@ -66,8 +66,11 @@ class Choice:
 
     operation: Operation | None
     reason: str
-    attention: bool = False
-    """Whether attention at inference is computed in blocks of rows by the same operation."""
+
+    @property
+    def attention(self) -> bool:
+        """Whether attention at inference is computed in blocks of rows by the same operation."""
+        return self.operation is not None
 
 
 def choose(wish: str, processor: Processor, find: Callable[[], Operation]) -> Choice:
@@ -81,7 +84,7 @@ def choose(wish: str, processor: Processor, find: Callable[[], Operation]) -> Ch
         ConfigError: an unknown wish.
 
     >>> choose("auto", Processor("GenuineIntel", 6, "AVX512"), print).reason
-    "MKL suits this processor (GenuineIntel, family 6, AVX512)"
+    'MKL suits this processor (GenuineIntel, family 6, AVX512)'
     """
     if wish not in ("auto", "torch", "onednn"):
         raise ConfigError(f"{VARIABLE} must be auto, torch or onednn, got {wish!r}")
@@ -100,7 +103,7 @@ def choose(wish: str, processor: Processor, find: Callable[[], Operation]) -> Ch
         return Choice(None, f"oneDNN's operation cannot be used: {type(error).__name__}: {error}")
     if problem:
         return Choice(None, f"oneDNN's operation disagrees with torch's: {problem}")
-    return Choice(operation, _name(processor), attention=True)
+    return Choice(operation, _name(processor))
 
 
 def _name(processor: Processor) -> str:
@@ -113,11 +116,9 @@ def products_in_use() -> Choice:
 
 
 def describe_products(device: str = "cpu") -> str:
-    """What computes float32 products on `device`, for provenance: "torch", "onednn", "onednn, attention in blocks"."""
-    choice = products_in_use() if device == "cpu" else None
-    if choice is None or choice.operation is None:
-        return "torch"
-    return "onednn, attention in blocks" if choice.attention else "onednn"
+    """What computes float32 products on `device`, for provenance: "torch", or "onednn, attention in blocks"."""
+    by_onednn = device == "cpu" and products_in_use().operation is not None
+    return "onednn, attention in blocks" if by_onednn else "torch"
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

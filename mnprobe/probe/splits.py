@@ -38,6 +38,7 @@ __all__ = [
     "forbidden_overlap",
     "has_partitions",
     "hold_out",
+    "independent_units",
     "shared_wordings",
     "tested_partition",
     "unnamed_tasks",
@@ -279,6 +280,27 @@ def unnamed_tasks(instructions: NDArray[Any], tasks: NDArray[Any]) -> str:
     if all(same_text(re.sub("[_-]", " ", task)) == same_text(re.sub("[_-]", " ", text)) for text, task in pairs):
         return "nothing but the instruction names the task"
     return ""
+
+
+def independent_units(
+    ids: NDArray[Any], instructions: NDArray[Any], tasks: NDArray[Any]
+) -> tuple[NDArray[Any], Literal["instructions", "episodes"]]:
+    """Labels of what an interval leaves out as a whole, and its name: instructions, or episodes if all have one text.
+
+    Episodes of one instruction are alike, so that an instruction is one observation. Where a dataset has a single text
+    and no tasks under it, the question is about further episodes of it, and each episode is one. Without any text it is
+    not known which episodes are alike: then all are one unit, and there is no interval.
+
+    >>> units, name = independent_units(np.array(["a", "b"]), np.array(["push it"] * 2), np.array([""] * 2))
+    >>> name, units.tolist()
+    ('episodes', ['a', 'b'])
+    """
+    texts = set(map(str, instructions.tolist()))
+    if texts == {""}:
+        return np.full(len(ids), "not known", dtype=object), "instructions"
+    if len(texts) == 1 and len(set(map(str, tasks.tolist()))) == 1:
+        return ids, "episodes"
+    return instructions, "instructions"
 
 
 def check_no_overlap(items: Items, partition: Partition) -> None:

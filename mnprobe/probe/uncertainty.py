@@ -43,6 +43,7 @@ def cluster_jackknife(
     weights: Array | None = None,
     shares: bool = False,
     level: Number = 0.95,
+    unit: str = "instructions",
 ) -> Interval:
     """Interval of a mean from the standard error of leaving out one cluster at a time, with Student's t.
 
@@ -61,6 +62,7 @@ def cluster_jackknife(
         shares: the mean is a share from 0 to 1. Where it is 0 or 1, nothing varies; the open end is then the exact
             binomial bound for one trial per cluster, so that 4 instructions without a miss do not claim 100 % to 100 %.
         level: coverage, 0.95 for 95 %.
+        unit: what the clusters are, for the note.
 
     Returns:
         The interval. With fewer than 2 clusters its ends are NaN, with fewer than FEW_CLUSTERS it carries a warning.
@@ -82,7 +84,7 @@ def cluster_jackknife(
     level = as_share(level, "level")
     columns = _columns(values, "values")
     table = _by_cluster(columns, np.ones(columns.shape[1]) / columns.shape[1], clusters, weights)
-    return _interval(table, shares, level)
+    return _interval(table, shares, level, unit)
 
 
 def cluster_jackknife_difference(
@@ -93,6 +95,7 @@ def cluster_jackknife_difference(
     weights: Array | None = None,
     shares: bool = False,
     level: Number = 0.95,
+    unit: str = "instructions",
 ) -> Interval:
     """The same for mean(one) - mean(other), paired: a cluster is left out of both at once.
 
@@ -110,7 +113,7 @@ def cluster_jackknife_difference(
             columns = _columns(values, name)
             if (columns < -_ROUNDING).any() or (columns > 1 + _ROUNDING).any():
                 raise FeatureError(f"shares=True is for numbers from 0 to 1, but {name} holds others")
-    interval = _interval(_difference(one, other, clusters, weights), False, level)
+    interval = _interval(_difference(one, other, clusters, weights), False, level, unit)
     if not shares or not interval.high - interval.low <= _ROUNDING:
         return interval
     other_way = 1 - ((1 - level) / 2) ** (1 / interval.n_clusters)
@@ -205,7 +208,7 @@ def _error(table: _Table) -> tuple[float, float]:
     return mean, float(np.sqrt((clusters - 1) / clusters * np.sum((without - mean) ** 2)))
 
 
-def _interval(table: _Table, shares: bool, level: float) -> Interval:
+def _interval(table: _Table, shares: bool, level: float, unit: str) -> Interval:
     counts = table.counts
     clusters = len(counts)
     mean, error = _error(table)
@@ -214,9 +217,9 @@ def _interval(table: _Table, shares: bool, level: float) -> Interval:
         raise FeatureError(f"shares=True is for numbers from 0 to 1, but their mean is {mean:.6g}")
     if math.isnan(error):
         least = int((counts > 0).sum(0).min()) if clusters else 0
-        note = f"no interval: it takes at least 2 instructions, there {'is' if least == 1 else 'are'} {least}"
+        note = f"no interval: it takes at least 2 {unit}, there {'is' if least == 1 else 'are'} {least}"
         return Interval(math.nan, math.nan, clusters, note)
-    note = f"only {clusters} instructions: the interval is not to be relied on" if clusters < FEW_CLUSTERS else ""
+    note = f"only {clusters} {unit}: the interval is not to be relied on" if clusters < FEW_CLUSTERS else ""
     mass = (counts / counts.sum(0)) @ np.abs(table.signs)
     effective = float(mass.sum() ** 2 / (mass**2).sum())
     reach = float(stdtrit(max(effective - 1, 1.0), (1 + level) / 2)) * error

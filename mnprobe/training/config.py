@@ -408,6 +408,7 @@ _GOAL = replace(
     ),
     first_step_share=0.64,
     understanding_share=1 / 3,
+    kept_views=2,
     checkpoints=(0.0, 0.1, 0.25, 0.3, 0.35, 0.4, 0.5, 1.0),
 )
 _GOAL = replace(_GOAL, policy=replace(_GOAL.policy, betas=(0.9, 0.98)))

@@ -137,12 +137,13 @@ def batch_of_steps(
             language=language.to(device),
             state=take("state"),
         ),
-        target=Target(
-            pose=take("pose"),
-            gripper_open=take("gripper_open"),
-            ignore_collisions=take("ignore_collisions"),
-        ),
+        target=_target_of(take),
     )
+
+
+def _target_of(take: Callable[[str], Tensor]) -> Target:
+    """The key poses after steps, from their arrays by name."""
+    return Target(pose=take("pose"), gripper_open=take("gripper_open"), ignore_collisions=take("ignore_collisions"))
 
 
 def views_key(config: ARPConfig, draws: int) -> dict[str, Any]:
@@ -203,11 +204,7 @@ def batch_of_views(
             language=language.to(device),
             state=take(steps["state"][rows]),
         ),
-        target=Target(
-            pose=take(steps["pose"][rows]),
-            gripper_open=take(steps["gripper_open"][rows]),
-            ignore_collisions=take(steps["ignore_collisions"][rows]),
-        ),
+        target=_target_of(lambda name: take(steps[name][rows])),
         views=KeptViews(
             first=take(views["first"][rows]),
             second=take(views["second"][rows, draws]),

@@ -161,7 +161,7 @@ def test_without_data_the_whole_study_runs_on_the_tabletop(tmp_path, capsys):
     for question in ("Does alignment rise with training?", "Does joint training help execution?"):
         assert question in page
     assert run.config["demo"]["study"] == "quick"
-    assert run.config["demo"]["seed"] == run.config["train-joint"]["seed"] == 20
+    assert run.config["demo"]["seed"] == run.config["train-joint"]["config"]["seed"] == 20
     chosen = read(run.results("half_success"))
     assert [row["model"] for row in chosen] == ["arp-baseline", "arp-joint"]
     counts = {

@@ -12,6 +12,7 @@ import mnprobe.cli
 from mnprobe.analysis.tsne.embedding import TsneConfig
 from mnprobe.cli import options
 from mnprobe.cli.main import COMMANDS, command_app
+from mnprobe.core.errors import ConfigError
 from mnprobe.features import ExtractConfig, RecognitionConfig
 from mnprobe.probe import AlignConfig, FitConfig
 from mnprobe.training import TrainConfig
@@ -96,3 +97,15 @@ def names_of(command):
 def test_options_that_were_not_given_are_left_to_the_configuration():
     given = {"models": ["viclip"], "step": 0, "name": None, "tasks": [], "skip_broken": False, "out": Path("x")}
     assert options.select_fields(ExtractConfig, given) == {"models": ("viclip",), "step": 0, "skip_broken": False}
+
+
+def test_a_suite_stands_for_its_tasks_and_not_beside_others():
+    assert options.chosen_tasks(["turn_tap"], None, "tabletop", {}) == ["turn_tap"]
+    assert options.chosen_tasks(None, None, "tabletop", {}) is None
+    pucks = options.chosen_tasks(None, "goal", "tabletop", {})
+    assert pucks is not None
+    assert len(pucks) == 6
+    with pytest.raises(ConfigError, match="--suite and --task both choose tasks"):
+        options.chosen_tasks(["turn_tap"], "goal", "tabletop", {})
+    with pytest.raises(ConfigError, match=r"unknown suite of world 'tabletop': 'gaol'\. Did you mean 'goal'"):
+        options.chosen_tasks(None, "gaol", "tabletop", {})

@@ -1,9 +1,6 @@
 """`mnprobe train` from the command line: options that arrive, plans that write nothing, refusals, several processes."""
 
 import json
-import os
-import subprocess
-import sys
 from contextlib import nullcontext
 
 import pytest
@@ -220,20 +217,12 @@ def test_one_instruction_is_too_few(tmp_path, write_demo, capsys):
     assert "nothing to tell apart" in message
 
 
-def test_two_processes_train_as_one(place):
+def test_two_processes_train_as_one(place, in_two_processes):
     """Same batches, same noise, and (without dropout) the same weights up to the order of sums."""
     alone = sized(place, "--name", "one", "--threads", "1", "--quiet", "--set", "policy.kind=lamb")
     assert run(*alone) == 0
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     team = [str(word).replace("one", "two") if word == "one" else str(word) for word in alone]
-    done = subprocess.run(
-        [*torchrun, "-m", "mnprobe", "--", *team, "--json"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=300,
-        check=False,
-    )
+    done = in_two_processes("-m", "mnprobe", *team, "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["own_updates"] == {"viclip": 1, "arp": 2, "heads": 1}

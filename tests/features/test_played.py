@@ -105,7 +105,7 @@ def test_of_each_policy_only_what_it_played_where_it_succeeds_in_half(run):
             )
     rows[3]["value"] = 0.95  # joint is nearer to one half at step 0, baseline equally near: the later
     SUCCESS.write(run.home.results("success"), SUCCESS.frame(rows))
-    config = ExtractConfig(models=("arp", "viclip"), source="rollouts", half=True)
+    config = ExtractConfig(models=("arp", "viclip"), source="rollouts", step="half")
     found = stored(extract(None, config, run=run.home))
     assert [entry[:4] for entry in found] == [
         ("arp-baseline", "rollouts", 8, "baseline"),

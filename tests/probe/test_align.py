@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
+from mnprobe.analysis.audit.controls import score_difference
+from mnprobe.analysis.tables.episode_scores import episode_scores
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooFewSamples
 from mnprobe.core.names import LayerId, Side
 from mnprobe.core.provenance import config_hash
@@ -26,18 +28,21 @@ from mnprobe.probe import (
     align,
     align_stores,
     alignment,
+    cluster_jackknife,
     join_stores,
     load_heads,
     load_pair,
     pair_across,
     pair_arrays,
     read_alignment,
+    read_hits,
     recall_at_k,
     runs,
     summary_table,
     write_alignment,
 )
 from mnprobe.probe.config import read_settings, record_settings
+from mnprobe.probe.results import HELD_OUT, HELD_OUT_FILE
 
 FIT = FitConfig(dim=16, steps=40, lr=5e-3, ridge=0.0, decay=False)
 TINY = {"fit": FitConfig(dim=4, steps=1), "seeds": 2, "splits": 2, "draws": 2, "bound_draws": 2}
@@ -254,6 +259,61 @@ def test_what_cannot_be_held_out_is_said_or_refused(planted):
         align(pair_arrays(u, e, ["the same"] * 18), tiny())
     with pytest.raises(ConfigError, match="the same pair is given twice"):
         align([pair, pair], tiny())
+
+
+def test_with_one_instruction_the_interval_leaves_out_single_episodes(planted, tmp_path):
+    u, e, _ = planted(instructions=6, per=6)
+    config = tiny(pairing="episode", holdout="episodes", shuffled=False)
+    table = align(pair_arrays(u, e, ["push it"] * 36), config, hits=tmp_path)
+    (path,) = tmp_path.glob("*.npz")
+    scores = episode_scores(read_hits(path))
+    expected = cluster_jackknife(scores.hits, scores.ids, weights=scores.weights, shares=True)
+    rows = table[(table["metric"] == "recall@1") & (table["statistic"] == "mean") & (table["direction"] == "mean")]
+    assert rows[["ci_low", "ci_high"]].to_numpy()[0] == pytest.approx(expected[:2], rel=1e-6)
+    assert 0 <= expected.low < expected.high <= 1
+    assert scores.unit == "episodes"
+    same = score_difference(scores, replace(scores, hits=np.zeros_like(scores.hits)), resamples=99)
+    assert (same.n_blocks, same.value) == (len(scores.ids), pytest.approx(scores.recall))
+    assert any("the interval leaves out single episodes" in note for note in table.attrs["notes"])
+    for labels in ({"tasks": ["a", "b"] * 18}, {"instructions": None}):  # alike in a way that the text does not tell
+        pair = pair_arrays(u, e, **({"instructions": ["push it"] * 36} | labels))
+        rows = align(pair, config)
+        assert rows["ci_low"].isna().all()
+        assert any("no interval: it takes at least 2 instructions, there is 1" in n for n in rows.attrs["notes"])
+
+
+def test_the_drawn_sets_are_written_down_once_for_all_pairs_of_a_source(planted, tmp_path):
+    u, e, labels = planted(instructions=6, per=6)
+    ids = [f"set/{row}" for row in range(36)]
+    for name, values, side in (("viclip-a", u, "understanding"), ("arp-a", e, "execution")):
+        for step in (0, 10):
+            write_features(
+                tmp_path / name / "demos" / f"step_{step:08d}.h5",
+                layers={side[0]: values + np.float32(step)},
+                episodes={"id": ids, "instruction": labels},
+                model=name,
+                side=side,
+                step=step,
+            )
+    stored = [
+        StoredPair(*(tmp_path / name / "demos" / f"step_{step:08d}.h5" for name in ("viclip-a", "arp-a")))
+        for step in (0, 10)
+    ]
+    given = {"table": tmp_path / "alignment.csv", "hits": tmp_path / "hits", "quiet": True}
+    rows, _ = align_stores(stored, tiny(shuffled=False), **given)
+    written = HELD_OUT.read(tmp_path / "hits" / HELD_OUT_FILE)
+    assert len(written) == 2 * 2 * 36  # holdouts, draws, episodes
+    assert set(written["config_hash"]) == set(rows["config_hash"])
+    assert written["episodes_hash"].nunique() == 1
+    for path in (tmp_path / "hits").glob("*.npz"):
+        scores = read_hits(path)
+        for record, draw in enumerate(scores.draws):
+            mine = written[(written["holdout"] == scores.about["holdout"]) & (written["draw"] == draw)]
+            for name, marks in (("train", scores.train[record]), ("test", scores.test[record])):
+                assert set(mine[mine["set"] == name]["id"]) == set(scores.ids[marks])
+    before = (tmp_path / "hits" / HELD_OUT_FILE).read_bytes()
+    align_stores(stored, tiny(shuffled=False), **given)
+    assert (tmp_path / "hits" / HELD_OUT_FILE).read_bytes() == before
 
 
 # heads of another source, controls, shared fits --------------------------------------------------------------------

@@ -192,6 +192,7 @@ def test_the_same_seed_gives_the_same_bytes_for_any_number_of_cores(planted):
 def test_steps_are_those_of_torchs_adam(weight_decay, rng):
     u, e = (torch.from_numpy(rng.normal(size=(12, 5)).astype(np.float32)) for _ in range(2))
     config = {"dim": 4, "steps": 7, "lr": 0.05, "weight_decay": weight_decay, "standardise": False, "batch": 12}
+    config |= {"ridge": 0.0, "decay": False}
     fitted = fit_heads(u, e, range(12), config=FitConfig(**config), form="direct").heads
     draws = torch.Generator().manual_seed(0)
     heads = AlignmentHeads(5, 5, dim=4, generator=draws)

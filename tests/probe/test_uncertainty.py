@@ -73,8 +73,44 @@ def test_few_clusters_carry_a_note():
     assert none.note == "no interval: it takes at least 2 instructions, there is 1"
     assert cluster_jackknife(np.arange(4.0), list("aabb")).note.startswith("only 2 instructions: the interval")
     assert cluster_jackknife(np.arange(9.0), np.arange(9)).note == ""
+    assert cluster_jackknife(np.arange(4.0), np.arange(4), unit="episodes").note.startswith("only 4 episodes: the")
     with pytest.raises(ConfigError, match=r"level must lie in \(0, 1\), got 1.0"):
         cluster_jackknife(np.ones(3), list("abc"), level=1.0)
+
+
+@pytest.mark.parametrize(("noise", "draws"), [(0.3, 1), (1.0, 3), (4.0, 3)])
+def test_single_episodes_of_one_instruction_give_intervals_that_hold(noise, draws):
+    """Recall of the episode itself under fitted heads, 400 data sets of 60 episodes: the truth is its mean over all."""
+    rng = np.random.default_rng(0)
+    mixed = rng.normal(size=(6, 20)), rng.normal(size=(6, 16))
+    found = []
+    for _ in range(400):
+        hidden = rng.normal(size=(60, 6))
+        u, e = (hidden @ side + noise * rng.normal(size=(60, side.shape[1])) for side in mixed)
+        values = np.full((draws, 60, 2), np.nan)
+        for draw in range(draws):
+            test, train = np.split(rng.permutation(60), [18])
+            z_u, z_e = closed_form(u, e, train)
+            near = z_u[test] @ z_e[test].T
+            values[draw, test] = np.stack([near.argmax(1), near.argmax(0)], axis=1) == np.arange(18)[:, None]
+        units = np.tile(np.arange(60), draws)
+        interval = cluster_jackknife(values.reshape(-1, 2), units, shares=True, unit="episodes")
+        found.append((np.nanmean(values), interval.low, interval.high))
+    value, low, high = np.array(found).T
+    covered = (low <= value.mean()) & (value.mean() <= high)
+    assert 0.93 <= covered.mean() <= 0.995
+    assert 0.05 < value.mean() < 0.95
+
+
+def closed_form(u, e, train):
+    """Whitened and rotated onto each other, with unit rows; fitted on `train`."""
+    white = []
+    for side in (u - u[train].mean(0), e - e[train].mean(0)):
+        values, vectors = np.linalg.eigh(side[train].T @ side[train] / len(train) + 0.1 * np.eye(side.shape[1]))
+        white.append(side @ (vectors / np.sqrt(values)))
+    left, strength, right = np.linalg.svd(white[0][train].T @ white[1][train] / len(train), full_matrices=False)
+    found = white[0] @ left * np.sqrt(strength), white[1] @ right.T * np.sqrt(strength)
+    return [z / np.linalg.norm(z, axis=1, keepdims=True) for z in found]
 
 
 def test_one_instruction_on_one_side_gives_no_interval():

@@ -1,9 +1,7 @@
 """A recorder writes what `mnprobe extract` would write, and the training never knows."""
 
 import csv
-import os
 import random
-import subprocess
 import sys
 import textwrap
 import types
@@ -572,19 +570,11 @@ TEAM = """
 """
 
 
-def test_under_torchrun_process_0_records_and_the_training_is_the_same(tmp_path, demos):
+def test_of_two_processes_the_first_records_and_the_training_is_the_same(tmp_path, demos, in_two_processes):
     script = tmp_path / "team.py"
     script.write_text(textwrap.dedent(TEAM))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for run, saved in (("-", "without"), (str(tmp_path / "run"), "with")):
-        done = subprocess.run(
-            [*torchrun, str(script), str(demos), run, str(tmp_path / saved)],
-            capture_output=True,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            timeout=200,
-            check=False,
-        )
+        done = in_two_processes(script, demos, run, tmp_path / saved)
         assert done.returncode == 0, done.stderr
     for rank in (0, 1):
         without, with_it = (torch.load(tmp_path / f"{saved}.{rank}") for saved in ("without", "with"))

@@ -96,11 +96,12 @@ def score_difference(
         return paired_contrast(
             one.mean[first],
             other.mean[second],
-            one.instructions[first],
+            one.units[first],
             weights=(one.weights[first] + other.weights[second]) / 2,
             shares=True,
             resamples=resamples,
             seed=seed,
+            unit=one.unit,
         )
     shared = np.intersect1d(one.instructions, other.instructions)
     means, shares = zip(*(_by_instruction(scores, shared) for scores in (one, other)), strict=True)
@@ -151,8 +152,8 @@ def _level(
     cells = _cells(names, series, "level", row)
     if own is None:
         return cells | {"ci_low": row["ci_low"], "ci_high": row["ci_high"], "note": "scores were not kept"}
-    interval = cluster_jackknife(own.hits, own.instructions, weights=own.weights, shares=True)
-    cells |= {"ci_low": interval.low, "ci_high": interval.high, "note": interval.note}
+    interval = cluster_jackknife(own.hits, own.units, weights=own.weights, shares=True, unit=own.unit)
+    cells |= {"ci_low": interval.low, "ci_high": interval.high, "note": interval.note or _unit_note(own.unit)}
     cells |= {"n_instructions": interval.n_clusters, "n_draws": own.n_draws}
     return cells if claim is None else cells | _compared(claim, own, resamples)
 
@@ -184,8 +185,14 @@ def _compared(one: EpisodeScores, other: EpisodeScores, resamples: int) -> dict[
         "p": found.p,
         "detectable": found.detectable,
         "n_instructions": found.n_blocks,
-        "note": found.note,
+        "note": found.note or _unit_note(one.unit),
     }
+
+
+def _unit_note(unit: str) -> str:
+    return (
+        "" if unit == "instructions" else "all episodes have one instruction: the interval leaves out single episodes"
+    )
 
 
 def _cells(names: Mapping[str, Any], series: str, kind: str, row: "pd.Series[Any]") -> dict[str, Any]:

@@ -17,7 +17,7 @@ from mnprobe.probe.fitting import fit_heads
 from mnprobe.probe.heads import AlignmentHeads
 from mnprobe.probe.pairs import FeaturePair
 from mnprobe.probe.retrieval import DirectionRecall, Recall, recall_at_k
-from mnprobe.probe.splits import GroupKind, Items, unnamed_tasks
+from mnprobe.probe.splits import GroupKind, Items, independent_units, unnamed_tasks
 
 __all__ = ["DECOMPOSITION_COLUMNS", "Factors", "decompose", "factors_of", "oracle_recall", "without_means"]
 
@@ -154,7 +154,7 @@ def decompose(
     """
     train, test = _row_numbers(train, len(pair.items), "train"), _row_numbers(test, len(pair.items), "test")
     seeds = as_whole(seeds, "seeds", least=1)
-    items = pair.items.take(test)
+    units = independent_units(pair.items.ids, pair.items.instructions, pair.items.tasks)[0]
     factors = factors_of(pair.items)
     groups = pair.items.groups(pairing)
     config = fit or FitConfig()
@@ -166,7 +166,7 @@ def decompose(
     def add(quantity: str, factor: str, found: _Measured | None, count: int, note: str = "", **cells: Any) -> None:
         row = {"quantity": quantity, "factor": factor, "note": note, "n_seeds": count} | common | cells
         if found is not None:
-            interval = cluster_jackknife(found.hits, items.instructions, shares=True)
+            interval = cluster_jackknife(found.hits, units[test], shares=True)
             row |= {"value": float(np.nanmean(found.hits, axis=0).mean()), "chance": found.chance}
             row |= {"ci_low": interval.low, "ci_high": interval.high}
         rows.append(row)

@@ -245,7 +245,7 @@ def _chance(finding: "Finding") -> str:
     if finding.conclusion == "above":
         return f"The two sides agree above chance: {_level(row)}, {chance}."
     if finding.conclusion == "below":
-        return f"Agreement lies below chance: {_level(row)}, {chance}. Look for a mistake."
+        return f"Agreement is below chance: {_level(row)}, {chance}. Look for a mistake."
     return f"No agreement above chance is shown: {_level(row)}, {chance}."
 
 
@@ -265,7 +265,7 @@ def _instruction(finding: "Finding") -> str:
     facts, conclusion = finding.facts, finding.conclusion
     if conclusion == "untested" and facts["missing"]:
         return (
-            "Whether the score comes from the instruction that the policy is told cannot be said: "
+            "Whether the score comes from the instruction that the policy is given cannot be said: "
             + " and ".join(f"{_CONTROL_NAMES[name]} is missing ({_COMMANDS[name]})" for name in facts["missing"])
             + "."
         )

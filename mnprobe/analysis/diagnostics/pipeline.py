@@ -107,7 +107,7 @@ class Check:
     numbers: Mapping[str, Any] = field(default_factory=dict)
 
 
-PLANTED_FIT = FitConfig(dim=256, lr=1e-3, steps=200)
+PLANTED_FIT = FitConfig(dim=256, lr=1e-3, steps=200, ridge=0.0, decay=False)
 """How heads are fitted on planted features: the paper's loss and tau, but so that 200 steps are enough."""
 
 PERMUTATIONS = 19_999

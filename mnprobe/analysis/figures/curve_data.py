@@ -45,20 +45,24 @@ class CurveData:
     """The rows to draw: one per point, with `series` (its line), `step` (its place on the axis) and its numbers.
 
     Trainings that differ in their seed alone are one line: `points` holds their means (see `mean_over_seeds`) and
-    `trainings` each of them where there are several (same keys, column `training_seed`), `each` all single ones, also
-    where there is but one. `axis` says what `step` counts; `seeds` holds the single probe seeds behind each point (same
-    keys, column `seed`); `notes` are sentences about what was chosen or is missing.
+    `each` the single ones (same keys, column `training_seed`), also where there is but one. `axis` says what `step`
+    counts; `seeds` holds the single probe seeds behind each point (same keys, column `seed`); `notes` are sentences
+    about what was chosen or is missing.
     """
 
     points: pd.DataFrame
     seeds: pd.DataFrame
-    trainings: pd.DataFrame
     each: pd.DataFrame
     axis: str
     notes: tuple[str, ...]
     metric: str
     direction: str
     split: str
+
+    @property
+    def trainings(self) -> pd.DataFrame:
+        """The single trainings of points that have several."""
+        return self.each[self.each.duplicated(_POINT, keep=False)].reset_index(drop=True)
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -126,7 +130,6 @@ def curve_data(
     return CurveData(
         points=means[list(_COLUMNS)].reset_index(drop=True),
         seeds=rows[rows["statistic"] == "seed"][[*_ONE, "seed", "draw"]].reset_index(drop=True),
-        trainings=each[each.duplicated(_POINT, keep=False)].reset_index(drop=True),
         each=each,
         axis=axis,
         notes=(*notes, *more, *_missing(means)),

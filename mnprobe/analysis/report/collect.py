@@ -30,10 +30,10 @@ from mnprobe.analysis.report.summary import (
 from mnprobe.analysis.tables.paper import TABLES, grid_of, shaped_table
 from mnprobe.analysis.tables.progress import world_note
 from mnprobe.analysis.tables.run_tables import RunTables
-from mnprobe.core.commands import command_line
+from mnprobe.core.commands import command_line, option_line, shell_line
 from mnprobe.core.errors import FeatureError, MnprobeError
 from mnprobe.core.files import sha256_file
-from mnprobe.core.names import PIXELS, Side
+from mnprobe.core.names import PIXELS, Side, blanked
 from mnprobe.core.provenance import config_hash, now, versions
 from mnprobe.core.rundir import RunDir
 from mnprobe.core.table import UNREADABLE
@@ -304,6 +304,26 @@ def _table(path: Path, tables: RunTables) -> Table:
     return Table(name=path.name, columns=cells.header, rows=shown, total=len(cells.rows), command=command)
 
 
+_WITH_TEXT = ("arp", "lerobot", "pi0")  # extractors that can leave the instruction out
+
+
+def _blanking(run: RunDir, model: Model) -> str:
+    """The command that makes the features of an execution model without its instruction."""
+    try:
+        kind = str(json.loads(model.provenance)["asked"]["extractor"])
+    except (ValueError, KeyError, TypeError):
+        kind = ""
+    if kind == "arp" or (not kind and model.id.model.partition("-")[0] == "arp"):
+        return command_line("extract", run=run.path, model="arp", blank_instruction=True)
+    if kind in _WITH_TEXT:
+        return command_line(
+            "extract", run=run.path, model=f"{kind}:FOLDER", data="DATASET", name=model.id.model, blank_instruction=True
+        )
+    names = {"side": "execution", "name": model.id.model, "source": blanked(model.id.source)}
+    options = option_line(episodes="TABLE", **names, run=run.path)
+    return f"{shell_line(['import', 'FEATURES_WITHOUT_INSTRUCTION'])} {options}"
+
+
 def _missing(run: RunDir, models: tuple[Model, ...], figures: tuple[Figure, ...]) -> tuple[Missing, ...]:
     drawn = {figure.name.partition("-")[0] for figure in figures if figure.image}
     sides = {(model.id.side, model.id.blank) for model in models if model.id.model != PIXELS}
@@ -311,9 +331,10 @@ def _missing(run: RunDir, models: tuple[Model, ...], figures: tuple[Figure, ...]
     for side in ("understanding", "execution"):
         if not any(name == side for name, _ in sides):
             found.append(Missing(what=f"features of the {side} side", command=command_line("extract", run=run.path)))
-    if any(name == Side.EXECUTION for name, _ in sides) and not any(blank for _, blank in sides):
-        command = command_line("extract", run=run.path, model="arp", blank_instruction=True)
-        found.append(Missing(what="features with the instruction blanked (control a)", command=command))
+    executions = [model for model in models if model.id.side == Side.EXECUTION and model.id.model != PIXELS]
+    if executions and not any(blank for _, blank in sides):
+        what = "features with the instruction blanked (control a)"
+        found.append(Missing(what=what, command=_blanking(run, executions[0])))
     if models and not any(model.id.model == PIXELS for model in models):
         command = command_line("extract", run=run.path, model="pixels")
         found.append(Missing(what="pixel features (control c)", command=command))

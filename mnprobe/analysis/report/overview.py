@@ -62,7 +62,6 @@ class Card:
     bars: tuple[Bar, ...] = ()
     zero: float = 50.0
     more: int = 0
-    command: str = ""
 
 
 def answer_cards(found: Iterable[Finding]) -> tuple[Card, ...]:

@@ -1,4 +1,4 @@
-"""Publishing a study: what is copied out of its run, and numbers in pages that are checked against it."""
+"""Published studies: what is copied, and numbers of pages checked against it."""
 
 import json
 import math

@@ -23,11 +23,11 @@ __all__ = ["CONTROLS", "GLOSSARY", "WrittenReport", "read_piece", "render", "ren
 CONTROLS = (
     (
         "Instruction blanked",
-        "The policy is told the instruction, and the probe asks for the instruction: a policy with random weights "
+        "The policy is given the instruction, and the probe asks for the instruction: a policy with random weights "
         "passes it "
         "on and scores nearly as high as a trained one. With the instruction blanked, only what the policy saw and "
         "did is left.",
-        "mnprobe extract --model arp --blank-instruction",
+        "mnprobe extract --blank-instruction",
     ),
     (
         "Step 0",
@@ -74,7 +74,7 @@ GLOSSARY = (
         "cluster jackknife: each instruction is left out in turn, as its episodes are alike, and what the score varies "
         "by is multiplied by Student's t, wider where instructions are few; shares on the scale of log-odds, so that "
         "they stay between 0 and 100 %; where every query hits or misses, the binomial bound for as many trials as "
-        "instructions",
+        "instructions; where all episodes have one instruction, single episodes take the place of instructions",
     ),
     (
         "holdout",

@@ -490,6 +490,8 @@ _RECORDED = {
     "fit.dim": "width of the shared space (dim)",
     "optimiser": "optimiser",
     "fit.lr": "learning rate (lr)",
+    "fit.decay": "learning rate falls to zero (decay)",
+    "fit.ridge": "variance of noise in lengths (ridge)",
     "optimiser_steps": "optimiser steps",
     "fit.epochs": "passes over the training episodes (epochs)",
     "fit.weight_decay": "weight decay",
@@ -524,6 +526,12 @@ def probe_settings(run: RunDir, table: pd.DataFrame) -> Table:
         (words, *(_values(table.loc[table["config_hash"] == key, column]) for key in keys))
         for column, words in _OF_ROWS.items()
     ]
+    if table["fit_steps"].notna().any():
+        fits = [_fits(table[table["config_hash"] == key]) for key in keys]
+        rows += [
+            ("optimiser steps that were run", *(steps for steps, _ in fits)),
+            ("fits whose training loss was flat", *(flat for _, flat in fits)),
+        ]
     names = _RECORDED | {name: name for name in extra if name not in _RECORDED and name not in _OF_ROWS_TOO}
     if not any(sections.values()):
         names = {"all other settings": "all other settings"}
@@ -533,6 +541,17 @@ def probe_settings(run: RunDir, table: pd.DataFrame) -> Table:
             rows.append((words, *cells))
     columns = ("setting", *(f"config_hash {key}" for key in keys))
     return Table(name="settings", columns=columns, rows=tuple(rows), total=len(rows))
+
+
+def _fits(rows: pd.DataFrame) -> tuple[str, str]:
+    """Fewest and most steps of the fits behind these rows, and the share that converged; tables may not know."""
+    known = rows[rows["fit_steps"].notna()]
+    single = known[known["statistic"] == "seed"]
+    if known.empty:
+        return NOT_RECORDED, NOT_RECORDED
+    counted = known if single.empty else single
+    low, high = counted["fit_steps"].min(), counted["fit_steps"].max()
+    return f"{low:.0f}" + (f" to {high:.0f}" if high > low else ""), f"{counted['fit_converged'].mean():.0%}"
 
 
 def _values(column: "pd.Series[Any]") -> str:

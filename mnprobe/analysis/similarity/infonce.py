@@ -53,7 +53,8 @@ class InfoNCEBound(Index):
 
     def __post_init__(self) -> None:
         if self.steps != "flat":
-            object.__setattr__(self, "steps", as_whole(self.steps, "steps", least=1))
+            given = int(self.steps) if isinstance(self.steps, str) and self.steps.isdecimal() else self.steps
+            object.__setattr__(self, "steps", as_whole(given, "steps", least=1))
         if self.preset not in ("", "mirror"):
             raise ConfigError(f"preset must be mirror, or nothing for the default, got {self.preset!r}")
         settle(self, wholes={"dim": 1, "batch": 2, "draws": 1, "seed": 0}, positive={"tau": "positive"})

@@ -157,11 +157,12 @@ def paired_contrast(
     shares: bool = False,
     resamples: int = 1999,
     seed: int = 0,
+    unit: str = "instructions",
 ) -> PairedContrast:
     """Mean of `one` minus mean of `other`, item by item (the claim and a control on the same episodes).
 
-    Items that have no number on one side (NaN) are left out of both. Blocks are instructions. `shares` as in
-    `cluster_jackknife_difference`. The test takes ten times `resamples` flips.
+    Items that have no number on one side (NaN) are left out of both. Blocks are instructions; `unit` names them in the
+    note. `shares` as in `cluster_jackknife_difference`. The test takes ten times `resamples` flips.
 
     Raises ProbeError when fewer than 2 blocks have items of both, FeatureError for infinite numbers, counts that differ
     or weights below 0.
@@ -187,7 +188,7 @@ def paired_contrast(
     (codes,), _ = encode_labels(names)
     resamples = 10 * as_whole(resamples, "resamples")
     test = flip_test(first - second, names, weights=mass, resamples=resamples, seed=seed)
-    interval = cluster_jackknife_difference(first, second, names, weights=mass, shares=shares)
+    interval = cluster_jackknife_difference(first, second, names, weights=mass, shares=shares, unit=unit)
     error = standard_error(first, second, names, weights=mass)
     return PairedContrast(
         value=test.value,

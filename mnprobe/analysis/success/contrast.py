@@ -169,7 +169,7 @@ def _single(name: str, scores: EpisodeScores, weights: np.ndarray, where: str) -
         return dict.fromkeys((name, f"{name}_low", f"{name}_high", f"{name}_chance"), _NAN) | {
             f"n_{name}": len(scores.ids)
         }
-    interval = cluster_jackknife(scores.hits, scores.instructions, weights=weights, shares=True)
+    interval = cluster_jackknife(scores.hits, scores.units, weights=weights, shares=True, unit=scores.unit)
     return {
         name: float(np.average(scores.mean, weights=weights)),
         f"{name}_low": interval.low,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mnprobe.core.errors import ProbeError
 from mnprobe.probe.scores import HitScores, described_hits
+from mnprobe.probe.splits import independent_units
 
 __all__ = ["EpisodeScores", "current_hits", "episode_scores"]
 
@@ -20,6 +21,8 @@ class EpisodeScores:
     """Test episodes of one split, each once.
 
     Attributes:
+        units: what an interval leaves out as a whole (`independent_units`), mostly the instructions.
+        unit: its name.
         hits: expected hit of each as a query, u2e and e2u (n, 2), mean over seeds and draws.
         weights: how much each weighs in the split's Recall@1: the sum over draws of 1 / (queries of the draw).
         times: how many draws tested it.
@@ -30,6 +33,8 @@ class EpisodeScores:
     ids: NDArray[Any]
     instructions: NDArray[Any]
     tasks: NDArray[Any]
+    units: NDArray[Any]
+    unit: str
     hits: NDArray[np.float64]
     weights: NDArray[np.float64]
     times: NDArray[np.int64]
@@ -72,11 +77,14 @@ def episode_scores(scores: HitScores, split: str = "all") -> EpisodeScores:
         times += queries
         chances.append(scores.chance[records].mean())
     keep = weights > 0
+    units, unit = independent_units(scores.ids, scores.instructions, scores.tasks)
     first = chosen[scores.draws[chosen] == scores.draws[chosen].min()]
     return EpisodeScores(
         ids=scores.ids[keep],
         instructions=scores.instructions[keep],
         tasks=scores.tasks[keep],
+        units=units[keep],
+        unit=unit,
         hits=total[keep] / weights[keep, None],
         weights=weights[keep],
         times=times[keep],

@@ -354,7 +354,7 @@ class _Source:
 def _module(name: str) -> Any:
     """Import a module of lerobot; ConfigError saying what can be done when it is not there."""
     remedy = 'pip install "mnprobe[lerobot]"'
-    other = "or compute the features where it is installed, and read them here (mnprobe import)"
+    other = "or compute the features where it is installed, and read them here (`mnprobe import`)"
     if importlib.util.find_spec("lerobot") is None:
         python = ".".join(map(str, sys.version_info[:2]))
         if sys.version_info < (3, 12):

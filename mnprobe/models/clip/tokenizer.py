@@ -112,7 +112,7 @@ def _vocabulary() -> tuple[list[int], dict[tuple[int, int], int]]:
     order = [*printable, *(byte for byte in range(256) if byte not in printable)]
     signs = [*map(chr, printable), *map(chr, range(256, 512 - len(printable)))]  # how the file writes the bytes
     ids = {sign + end: number for number, (end, sign) in enumerate(product(("", _WORD_END), signs))}
-    pairs = {}
+    pairs: dict[tuple[int, int], int] = {}
     lines = gzip.decompress(resources.files(__package__).joinpath("merges.txt.gz").read_bytes()).decode().splitlines()
     for number, line in enumerate(lines, start=len(ids)):
         left, right = line.split(" ")

@@ -75,7 +75,8 @@ class VideoEncoder(nn.Module):
         if clip.shape[1] == 1:
             clip = clip.expand(-1, span, -1, -1, -1)
         groups = clip.reshape(-1, span * clip.shape[2], *clip.shape[3:])  # channels of a group: frame, then colour
-        weight = self.conv1.weight.transpose(1, 2).flatten(1, 2)
+        weight = self.conv1.weight
+        weight = weight.squeeze(2) if span == 1 else weight.transpose(1, 2).flatten(1, 2)
         flat = F.conv2d(groups.to(weight.dtype), weight, stride=self.config.patch_size)
         return flat.view(len(clip), -1, *flat.shape[1:]).transpose(1, 2)
 

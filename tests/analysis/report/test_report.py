@@ -1,5 +1,6 @@
 import base64
 import io
+import json
 import re
 from html.parser import HTMLParser
 
@@ -10,12 +11,16 @@ from PIL import Image
 
 from mnprobe.analysis.figures.curve import draw_curve
 from mnprobe.analysis.report import gather, write_report
+from mnprobe.analysis.report.collect import _blanking
+from mnprobe.analysis.report.data import Model
 from mnprobe.analysis.report.summary import caveats, headlines, last_points
 from mnprobe.analysis.tables.alignment import read_alignment, write_table
 from mnprobe.analysis.tsne.embedding import TsneConfig
 from mnprobe.analysis.tsne.maps import TsneInput, draw_tsne
 from mnprobe.core.errors import ConfigError
+from mnprobe.core.names import FeatureId, Side
 from mnprobe.core.rundir import RunDir
+from mnprobe.features.extractors.base import EXTRACTORS
 from mnprobe.probe import load_pair
 
 EVIL = '<script>hacked=1</script><img src=x onerror="hacked=1">'
@@ -137,6 +142,36 @@ def test_missing_controls_are_named(run, write_pair, many_instructions):
         "similarity heatmap",
         "t-SNE",
     }
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "command"),
+    [
+        ("arp", "arp-joint", "mnprobe extract --run RUN --model arp --blank-instruction"),
+        ("", "arp-baseline", "mnprobe extract --run RUN --model arp --blank-instruction"),
+        (
+            "lerobot",
+            "act",
+            "mnprobe extract --run RUN --model lerobot:FOLDER --data DATASET --name act --blank-instruction",
+        ),
+        (
+            "hook",
+            "mine",
+            "mnprobe import FEATURES_WITHOUT_INSTRUCTION --episodes TABLE --side execution --name mine "
+            "--source demos-blank --run RUN",
+        ),
+    ],
+)
+def test_the_command_of_a_missing_control_is_for_the_model_at_hand(run, kind, name, command):
+    model = Model(
+        id=FeatureId(model=name, side=Side.EXECUTION, source="demos", step=0),
+        provenance=json.dumps({"asked": {"extractor": kind}} if kind else {}),
+        **dict.fromkeys(("layers", "checkpoint", "created", "versions", "language", "config", "file"), ""),
+        episodes=1,
+    )
+    assert _blanking(run, model) == command.replace("RUN", str(run.path))
+    if kind:
+        assert ("blank_instruction" in EXTRACTORS.load(kind).option_defaults) == ("--blank-instruction" in command)
 
 
 def test_hostile_strings_stay_text(tmp_path, write_pair, alignment_row):

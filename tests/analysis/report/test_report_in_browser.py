@@ -279,7 +279,7 @@ def explored(tmp_path_factory, write_pair, write_demo):
 def plot(browser, explored):
     """The browser with the plot drawn and in view."""
     path, _ = explored
-    browser.open(path.as_uri(), 1280)
+    browser.open(path.as_uri() + "#tsne", 1280)
     browser.run("document.getElementById('explorer').scrollIntoView({behavior: 'instant'})")
     browser.until("document.getElementById('explorer').dataset.ready === 'true'")
     browser.run("document.getElementById('x-plot').scrollIntoView({block: 'center', behavior: 'instant'})")
@@ -476,7 +476,7 @@ def test_strings_of_the_data_stay_text_everywhere(plot):
 
 @pytest.mark.parametrize("width", [1280, 400])
 def test_the_plot_fits_wide_and_narrow_screens(plot, explored, width):
-    plot.open(explored[0].as_uri(), width, dark=width == 400)
+    plot.open(explored[0].as_uri() + "#tsne", width, dark=width == 400)
     plot.run("document.getElementById('explorer').scrollIntoView()")
     plot.until("document.getElementById('explorer').dataset.ready === 'true'")
     plot.run("document.getElementById('x-plot').focus()")

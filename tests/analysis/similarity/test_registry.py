@@ -64,6 +64,7 @@ def test_unknown_names_and_options_suggest_the_nearest():
 def test_options_are_read_with_their_types():
     assert parse_options("mutual_knn", ["k=7", "outside=TRUE"]) == {"k": 7, "outside": True}
     assert parse_options("rsa", ["distance=euclidean"]) == {"distance": "euclidean"}
+    assert make_index("infonce", parse_options("infonce", ["steps=30", "preset=mirror"])).options()["steps"] == 30
     for text, message in (("k", "name=value"), ("k=x", "a whole number, got 'x'"), ("outside=2", "true or false")):
         with pytest.raises(ConfigError, match=message):
             parse_options("mutual_knn", [text])
@@ -81,7 +82,7 @@ def test_every_option_arrives(name, sides):
         "pwcca": {"variance": 0.6},
         "rsa": {"distance": "euclidean", "correlation": "pearson"},
         "ridge_cca": {"pcs": 2, "dims": 2, "ridge": 5.0, "folds": 3, "seed": 2},
-        "infonce": {"steps": 30, "dim": 8, "tau": 0.5, "batch": 3, "draws": 4, "seed": 2},
+        "infonce": {"steps": 30, "preset": "mirror", "dim": 8, "tau": 0.5, "batch": 3, "draws": 4, "seed": 2},
     }.get(name, {})
     x, y, _, groups = sides
     base = {"batch": 16} if name == "minibatch_cka" else {"steps": 60, "dim": 32} if name == "infonce" else {}

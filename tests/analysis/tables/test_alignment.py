@@ -124,4 +124,4 @@ def test_the_headline_shows_chance_interval_and_n_and_only_columns_that_vary(ali
 
 
 def test_the_columns_are_those_of_the_contract():
-    assert len(ALIGNMENT_COLUMNS) == len(set(ALIGNMENT_COLUMNS)) == 41
+    assert len(ALIGNMENT_COLUMNS) == len(set(ALIGNMENT_COLUMNS)) == 44

@@ -308,7 +308,7 @@ def test_without_lerobot_the_message_says_what_can_be_done(monkeypatch, tmp_path
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(sys, "version_info", (3, 11, 9))
-    with pytest.raises(ConfigError, match=r"Python 3.12 .*this is 3.11.*mnprobe\[lerobot\].*mnprobe import"):
+    with pytest.raises(ConfigError, match=r"Python 3.12 .*this is 3.11.*mnprobe\[lerobot\].*`mnprobe import`"):
         run("act", tmp_path)
     monkeypatch.setattr(sys, "version_info", (3, 12, 1))
     with pytest.raises(ConfigError, match=r'needs the package lerobot: pip install "mnprobe\[lerobot\]"'):

@@ -1,8 +1,6 @@
 """Recognition by one rule: ranks against slow loops, planted models, tables, stores that are reused, what is kept."""
 
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -605,12 +603,11 @@ def test_one_instruction_is_nothing_to_choose_from(tmp_path, write_demo):
         recognize(tmp_path / "demos", out=tmp_path / "out", preset="tiny")
 
 
-def test_processes_share_the_work_and_write_the_same(run):
+def test_processes_share_the_work_and_write_the_same(run, in_two_processes):
     alone = recognize(run=run, out=run.path / "alone")
     out = run.path / "shared"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
-    command += ["mnprobe", "recognize", f"--run={run.path}", f"--out={out}", "--batch-size=2", "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    command = ["-m", "mnprobe", "recognize", f"--run={run.path}", f"--out={out}", "--batch-size=2", "--quiet"]
+    done = in_two_processes(*command)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("top-1 recognition") == 1
     shared = PREDICTIONS.read(out / "predictions.csv")

@@ -28,7 +28,7 @@ HIGH = 0.14
 _COLORS = tuple(PALETTE)
 _PUCKS = tuple(f"puck_{color}" for color in _COLORS)
 _RADIUS = 0.03
-_PAD = (0.045, 0.001)  # radius, half height
+_PAD = (0.06, 0.001)  # radius, half height
 _FRICTION = 'friction="0.8 0.01 0.001"'  # slides on the table, and stays in a grasp 1 cm beside its middle
 _OPTION = '<flag sleep="enable"/>'  # what stands still costs nothing until it is touched: a sixth of the time
 _SLOTS = np.array([(x, y) for x in (0.10, 0.28) for y in (-0.18, 0.0, 0.18)])

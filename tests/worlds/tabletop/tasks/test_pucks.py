@@ -1,4 +1,4 @@
-"""The goal suite: one scene for 36 instructions, verbs and colors that are told apart exactly."""
+"""The goal suite: one scene for 36 instructions, verbs and colors, each checked exactly."""
 
 import numpy as np
 import pytest
