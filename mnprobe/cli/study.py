@@ -254,11 +254,16 @@ def _pictures(run: Path, *, joint: bool) -> list[Stage]:
     pair = ["--understanding", "viclip-joint", "--execution", "arp-joint"] if joint else []
     return [
         Stage(
-            "figures",
+            "audit",
             [
                 ["tsne", *run_option],
                 ["audit", *run_option],
                 ["compare", *run_option, "--grid", "checkpoints", *pair],
+            ],
+        ),
+        Stage(
+            "figures",  # their titles are what the audit finds
+            [
                 ["success", *run_option],
                 ["curve", *run_option],
                 ["tsne", *run_option, "--space", "raw"],

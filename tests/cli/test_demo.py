@@ -108,8 +108,8 @@ def test_demonstrations_become_a_report_and_a_second_run_keeps_everything(tmp_pa
     told = capfd.readouterr()
     assert told.err == ""
     lines = ended(told.out)
-    assert [re.match(r"stage (\d) of 7 \(([a-z ]+)\): ", line)[2] for line in lines] == [
-        *("random models", "features", "instruction blank", "pixels", "alignment", "figures", "report")
+    assert [re.match(r"stage (\d) of 8 \(([a-z ]+)\): ", line)[2] for line in lines] == [
+        *("random models", "features", "instruction blank", "pixels", "alignment", "audit", "figures", "report")
     ]
     assert lines[0].endswith("; 2 models, random weights")
     assert "compare left out, see " in lines[5]
@@ -127,11 +127,11 @@ def test_demonstrations_become_a_report_and_a_second_run_keeps_everything(tmp_pa
     assert run.results("alignment").read_bytes() == table
     assert any("kept" in log.read_text() for log in logs.glob("extract-*.log"))
     bar = "\N{BOX DRAWINGS HEAVY HORIZONTAL}"
-    row = re.compile(rf"(\d)/6 ([a-z ]+?) +{bar}{{10}} (\d+ (?:s|min))( (?! *left).*)?$")
+    row = re.compile(rf"(\d)/7 ([a-z ]+?) +{bar}{{10}} (\d+ (?:s|min))( (?! *left).*)?$")
     rows = [row.match(line.rstrip()) for line in shown.splitlines()]
     assert [(found[1], found[2]) for found in rows if found] == [
         *(("1", "features"), ("2", "instruction blank"), ("3", "pixels")),
-        *(("4", "alignment"), ("5", "figures"), ("6", "report")),
+        *(("4", "alignment"), ("5", "audit"), ("6", "figures"), ("7", "report")),
     ], shown
     assert re.search(rf"^ +all stages +[{bar}\W]{{10}} \d+ (s|min) left +output: ", shown, re.MULTILINE)
     assert "report of " in shown
@@ -142,7 +142,7 @@ def test_demonstrations_become_a_report_and_a_second_run_keeps_everything(tmp_pa
     told = capfd.readouterr().err
     (log,) = logs.glob("align-*.log")
     assert (
-        f"stage 4 of 6 (alignment): `mnprobe align --run {run.path} --steps 3` failed with exit code 2. Its last lines:"
+        f"stage 4 of 7 (alignment): `mnprobe align --run {run.path} --steps 3` failed with exit code 2. Its last lines:"
         in told
     )
     assert f"    {log.read_text().splitlines()[-1]}\n" in told
@@ -255,9 +255,9 @@ def test_without_data_the_whole_study_runs_on_the_tabletop(tmp_path, capsys, mon
         assert (row["candidates"], row["n"]) == ("0 2 5", "2")
         assert counts.pop((row["model"], row["step"])) == "4"
     assert set(counts.values()) == {"2"}
-    assert [re.match(r"stage (\d of 9) \(([a-z ]+)\): ", line)[2] for line in told] == [
+    assert [re.match(r"stage (\d+ of 10) \(([a-z ]+)\): ", line)[2] for line in told] == [
         *("demonstrations", "training", "own episodes", "features", "own features"),
-        *("alignment", "outcomes", "figures", "report"),
+        *("alignment", "outcomes", "audit", "figures", "report"),
     ]
     assert "One pair, no answer." in page
 
@@ -357,7 +357,7 @@ def test_the_cost_of_a_stage_is_that_of_its_longest_command_or_of_all_shared_out
 def test_the_stages_of_several_pairs_say_which_pair(tmp_path):
     stages = study_stages(STUDIES["reference"], tmp_path, seed=None, device="auto", probe_steps=None)
     titles = [stage.title for stage in stages]
-    assert (titles[0], titles[1], titles[-3], titles[-1]) == (
+    assert (titles[0], titles[1], titles[-4], titles[-1]) == (
         *("demonstrations", "pair 1: training", "pair 10: outcomes", "report"),
     )
     assert len(set(titles)) == len(titles)

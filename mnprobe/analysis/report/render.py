@@ -175,7 +175,7 @@ def _number(share: float) -> str:
 
 def _signed(share: float) -> str:
     """0.125 as '+12.5', -0.125 with a true minus sign; 'none' where there is none."""
-    return "none" if math.isnan(share) else f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return "none" if math.isnan(share) else f"{100 * share:+z.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _by_where(rows: Iterable[Effect]) -> list[tuple[str, list[Effect]]]:

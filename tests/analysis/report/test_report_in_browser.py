@@ -238,7 +238,7 @@ def test_the_page_opens_whole_asks_for_nothing_and_never_overflows(browser, repo
 
 def test_nothing_hostile_runs(browser, report):
     found, sent = browser.open(report.as_uri(), 1280)
-    assert found["scripts"] == 3  # data, the packed library, ours
+    assert found["scripts"] == 4  # of the page, data, the packed library, of the plot
     assert found["title"].endswith("mnprobe report")
     assert not [url for url in sent if url.startswith("http")]
 
