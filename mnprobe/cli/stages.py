@@ -30,21 +30,26 @@ _MINUTE = 60.0  # seconds between two lines about a running stage, where nobody 
 _TRUST = 10.0  # seconds of expected time that the table of costs is worth against what was measured
 _KEPT = 0.2  # share of its expected time under which a stage tells nothing of speed: it was kept from before
 
-_COSTS: dict[str, tuple[float, tuple[str, ...], float]] = {
-    "demos": (40, ("--train", "--val", "--test"), 50),
-    "train": (330, ("--updates",), 900),
-    "rollout": (55, ("--episodes",), 12),
-    "extract": (45, (), 1),
-    "recognize": (12, (), 1),
-    "align": (60, (), 1),
-    "tsne": (25, (), 1),
-    "audit": (20, (), 1),
-    "compare": (15, (), 1),
-    "report": (12, (), 1),
-}
-"""Seconds of each command in the quick study on two cores, and the options whose sum changes it in proportion.
-
-Only the proportions matter: what is measured corrects the whole."""
+_COSTS: tuple[tuple[str, str, float, tuple[str, ...], float], ...] = (
+    ("demos", "", 110, ("--train", "--val", "--test"), 50),
+    ("train", "", 225, ("--updates",), 900),
+    ("rollout", "--step", 40, ("--episodes",), 12),
+    ("rollout", "", 200, ("--episodes",), 12),
+    ("extract", "--also-blank", 250, (), 1),
+    ("extract", "pixels", 15, (), 1),
+    ("extract", "", 70, (), 1),
+    ("recognize", "", 35, (), 1),
+    ("align", "--split", 75, (), 1),
+    ("align", "", 100, (), 1),
+    ("tsne", "raw", 6, (), 1),
+    ("tsne", "", 25, (), 1),
+    ("audit", "", 20, (), 1),
+    ("compare", "", 15, (), 1),
+    ("report", "", 12, (), 1),
+)
+"""Seconds of each command (with a word among its own) in the quick study on two cores, and the options whose sum
+changes it in proportion, with their sum there. From the times of the stages of one run, shared out among the commands
+of a stage. Only the proportions matter: what is measured while a study runs corrects the whole."""
 _OTHERS = 6.0
 _LATE = 0.1  # share of the time so far that a command is expected to need yet, when it takes longer than expected
 _ONE_BAR = ("demos", "train", "align")  # their one bar is the whole command; others have a bar per checkpoint or store
@@ -54,11 +59,13 @@ def cost_of(command: Sequence[str]) -> float:
     """Expected seconds of one command.
 
     >>> cost_of(["train", "--updates", "450"])
-    165.0
+    112.5
     """
-    seconds, options, usual = _COSTS.get(command[0], (_OTHERS, (), 1))
-    numbers = [float(command[at + 1]) for at, word in enumerate(command) if word in options]
-    return seconds * sum(numbers) / usual if numbers else float(seconds)
+    for name, word, seconds, options, usual in _COSTS:
+        if name == command[0] and (not word or word in command):
+            numbers = [float(command[at + 1]) for at, option in enumerate(command) if option in options]
+            return seconds * sum(numbers) / usual if numbers else seconds
+    return _OTHERS
 
 
 @dataclass(kw_only=True)

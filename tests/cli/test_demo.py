@@ -17,8 +17,6 @@ import pytest
 from safetensors.torch import load_file
 
 from mnprobe.cli.main import main
-from mnprobe.cli.stages import Estimate, StageRun, cost_of, run_stages
-from mnprobe.cli.study import STUDIES, Stage, study_stages
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features, verify
 from mnprobe.models.arp import ARPConfig
@@ -284,25 +282,6 @@ def test_contradictions_are_refused_before_anything_is_made(tmp_path, capsys, ar
     assert not (tmp_path / "run" / "demos").exists()
 
 
-def test_of_commands_side_by_side_one_failure_ends_all(tmp_path, capfd):
-    logs = tmp_path / "logs"
-    stages = [Stage("checks", [["--version"], ["report", "--run", str(tmp_path / "none")], ["doctor"]])]
-    with pytest.raises(SystemExit) as end:
-        run_stages(stages, logs=logs, at_once=3, optional=lambda command: False, result=lambda commands: "")
-    assert end.value.code == 2
-    told = capfd.readouterr()
-    assert "none` failed with exit code 2. Its last lines:" in told.err
-    assert "not a run of mnprobe" in told.err
-    assert str(logs / "report-") in told.err
-    assert " by the clock" not in told.out
-    assert len(list(logs.iterdir())) == 3
-
-    few = [Stage("checks", stages[0].commands[:2])]
-    run_stages(few, logs=logs, at_once=1, optional=lambda command: True, result=lambda commands: commands[0][0])
-    told = capfd.readouterr().out
-    assert re.search(r"; --version; report left out, see .*/report-[0-9a-f]+.log$", told.strip())
-
-
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interruption_reaches_the_commands_and_says_how_to_go_on(tmp_path, sent, code):
     words = [sys.executable, "-m", "mnprobe", "demo", "--run", "run", *map(str, TINY_STUDY), "--train", "500"]
@@ -329,36 +308,3 @@ def left_behind(folder):
             if (process / "cwd").readlink().is_relative_to(folder):
                 found.append((process / "cmdline").read_text())
     return found
-
-
-def test_time_left_follows_from_costs_and_is_corrected_by_what_was_measured():
-    commands = [["demos", "--train", "50"], ["train", "--updates", "90"], ["success"], ["curve"]]
-    runs = [
-        StageRun(number=number, stage=Stage(command[0], [command]), at_once=2)
-        for number, command in enumerate(commands, start=1)
-    ]
-    costs = [cost_of(command) for command in commands]
-    estimate = Estimate(runs)
-    assert estimate.after(runs[0]) == sum(costs[1:])
-    runs[0].took = 2 * costs[0] + 10  # twice the cost, with the ten seconds that the costs are trusted for
-    assert estimate.after(runs[0]) == pytest.approx(2 * sum(costs[1:]))
-    assert estimate.left(runs[1], [], [commands[1]]) == pytest.approx(2 * costs[1])
-    runs[1].took = 0.1  # kept from before: tells nothing
-    assert estimate.after(runs[1]) == pytest.approx(2 * sum(costs[2:]))
-
-
-def test_the_cost_of_a_stage_is_that_of_its_longest_command_or_of_all_shared_out():
-    longest, short = ["train", "--updates", "900"], ["success"]
-    assert cost_of(longest) > 10 * cost_of(short)
-    for commands, cost in (([longest, short], cost_of(longest)), ([short] * 4, 2 * cost_of(short))):
-        assert StageRun(number=1, stage=Stage("", commands), at_once=2).cost == cost
-
-
-def test_the_stages_of_several_pairs_say_which_pair(tmp_path):
-    stages = study_stages(STUDIES["reference"], tmp_path, seed=None, device="auto", probe_steps=None)
-    titles = [stage.title for stage in stages]
-    assert (titles[0], titles[1], titles[-4], titles[-1]) == (
-        *("demonstrations", "pair 1: training", "pair 10: outcomes", "report"),
-    )
-    assert len(set(titles)) == len(titles)
-    assert max(map(len, titles)) <= 22
