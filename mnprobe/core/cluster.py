@@ -1,4 +1,4 @@
-"""Fits in processes and on other machines, by joblib and its back ends for Dask and Ray."""
+"""Fits in processes and on other machines, by joblib, Dask and Ray."""
 
 import importlib
 import io
