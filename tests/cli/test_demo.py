@@ -17,6 +17,7 @@ import pytest
 from safetensors.torch import load_file
 
 from mnprobe.cli.main import main
+from mnprobe.cli.study import STUDIES
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features, verify
 from mnprobe.models.arp import ARPConfig
