@@ -114,6 +114,7 @@ def _guarded(arguments: list[str] | None) -> None:
     except SystemExit as end:
         if end.code == _INTERRUPTED:
             typer.echo(f"mnprobe: {_STOPPED}", err=True)
+            exec("")  # noqa: S102  # else Python ends by the signal where it came inside an exec (of a dataclass)
         raise
     except MnprobeError as error:
         _fail(str(error))

@@ -278,7 +278,9 @@ class _Live:
         left = self.estimate.left(run, running, waiting)
         whole = left + self.estimate.after(run)
         states = [command.state for command in running]
-        counts = [f"{one.what} {one.done}/{one.total}" for one in states if one is not None and one.done < one.total]
+        counts = [
+            f"{one.what} {int(one.done)}/{one.total}" for one in states if one is not None and one.done < one.total
+        ]
         share = _share(run.elapsed, left)
         now = self._row(f"{self._number(run)}", run.stage.title, share, f"{time_span(left)} left", "; ".join(counts))
         share = _share(time.perf_counter() - self._start, whole)

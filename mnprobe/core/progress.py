@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +17,7 @@ PROGRESS_FILE = "MNPROBE_PROGRESS"
 
 _MINUTE = 60.0  # seconds between two lines about a bar where nobody watches
 _OFTEN = 1.0  # seconds between two writes of the state, at least
-_counting: list[str] = []  # the bars of this process that are open: an inner one does not replace the outer one's state
+_bars: list["_Part"] = []  # the bars of this process that are open, outermost first
 
 
 class Advance(Protocol):
@@ -34,14 +34,14 @@ class ProgressState:
     Attributes:
         what: what is counted.
         total: number of units.
-        done: units that are finished.
+        done: units that are finished, the last one perhaps in part.
         before: units that were finished when the bar was opened (a resumed job).
         started, time: when the bar was opened, and when this was written; seconds since the epoch.
     """
 
     what: str
     total: int
-    done: int
+    done: float
     before: int
     started: float
     time: float
@@ -76,13 +76,25 @@ class ProgressState:
             part.replace(path)
 
 
+class _Part(Protocol):
+    """Called with what an inner bar has done of the current unit, from 0 to 1, and with words about it."""
+
+    def __call__(self, share: float, note: str) -> None: ...
+
+
+class _Update(Protocol):
+    """Called with the units that are finished, also in part, and with words about the last one."""
+
+    def __call__(self, done: float, note: str | None) -> None: ...
+
+
 @contextmanager
 def progress(what: str, total: int, *, done: int = 0, quiet: bool = False) -> Iterator[Advance]:
     """Show a bar for `total` units of work, `done` of which were finished before (a resumed job).
 
     On a terminal the bar is live; elsewhere one line is written at the start, and one per minute, so that logs stay
-    short. If the environment variable MNPROBE_PROGRESS names a file, the state is written to it as well, at most once a
-    second.
+    short. A bar inside another one is a part of its current unit: one bar is shown. If the environment variable
+    MNPROBE_PROGRESS names a file, the state is written to it as well, at most once a second.
 
     >>> with progress("rendering", 3, quiet=True) as advance:
     ...     for _ in range(3):
@@ -91,50 +103,72 @@ def progress(what: str, total: int, *, done: int = 0, quiet: bool = False) -> It
     if quiet or total <= 0:
         yield lambda units=1, *, note=None: None
         return
-    with _written(what, total, done) as count, _shown(what, total, done) as show:
+    with ExitStack() as stack:
+        updates = [_inside(_bars[-1], what, total)] if _bars else []
+        if not _bars:
+            updates = [stack.enter_context(_written(what, total, done)), stack.enter_context(_shown(what, total, done))]
+        finished, inner = done, 0.0
+
+        def update(note: str | None) -> None:
+            for each in updates:
+                each(finished + inner, note)
+
+        def part(share: float, note: str) -> None:
+            nonlocal inner
+            inner = min(max(inner, share), 1.0)
+            update(note)
 
         def advance(units: int = 1, *, note: str | None = None) -> None:
-            count(units)
-            show(units, note=note)
+            nonlocal finished, inner
+            finished, inner = finished + units, 0.0
+            update(note)
 
-        yield advance
+        _bars.append(part)
+        try:
+            yield advance
+        finally:
+            _bars.remove(part)
+
+
+def _inside(part: _Part, what: str, total: int) -> _Update:
+    """Tell the outer bar."""
+
+    def update(done: float, note: str | None) -> None:
+        part(done / total, f"{what} {int(done)}/{total}")
+
+    return update
 
 
 @contextmanager
-def _written(what: str, total: int, done: int) -> Iterator[Advance]:
-    """Count in the file that the environment names; in none where there is no such, or where a bar is counted in it."""
+def _written(what: str, total: int, done: int) -> Iterator[_Update]:
+    """Keep the state in the file that the environment names, if it names one."""
     name = os.environ.get(PROGRESS_FILE)
-    if not name or _counting:
-        yield lambda units=1, *, note=None: None
+    if not name:
+        yield lambda done, note: None
         return
     path, started = Path(name), time.time()
-    finished, written = done, started
+    finished, written = float(done), started
 
     def write() -> None:
         nonlocal written
         written = time.time()
-        state = ProgressState(what=what, total=total, done=finished, before=done, started=started, time=written)
-        state.write(path)
+        ProgressState(what=what, total=total, done=finished, before=done, started=started, time=written).write(path)
 
-    def count(units: int = 1, *, note: str | None = None) -> None:
+    def update(done: float, note: str | None) -> None:
         nonlocal finished
-        finished += units
+        finished = done
         if not 0 <= time.time() - written < _OFTEN:
             write()
 
-    _counting.append(what)
-    try:
-        write()
-        yield count
-        write()
-    finally:
-        _counting.remove(what)
+    write()
+    yield update
+    write()
 
 
 @contextmanager
-def _shown(what: str, total: int, done: int) -> Iterator[Advance]:
+def _shown(what: str, total: int, done: int) -> Iterator[_Update]:
     if sys.stderr is None:  # some services and windows have no stderr
-        yield lambda units=1, *, note=None: None
+        yield lambda done, note: None
         return
     from rich.console import Console  # costs 0.1 s: only when something is shown
     from rich.progress import (
@@ -164,30 +198,28 @@ def _shown(what: str, total: int, done: int) -> Iterator[Advance]:
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(what, total=total, completed=done)
 
-        def advance(units: int = 1, *, note: str | None = None) -> None:
-            bar.update(task, advance=units, description=what if note is None else f"{what} {note}")
+        def update(done: float, note: str | None) -> None:
+            bar.update(task, completed=done, description=what if note is None else f"{what} {note}")
 
-        yield advance
+        yield update
 
 
-def _by_minutes(what: str, total: int, done: int, write: Callable[[str], None]) -> Advance:
+def _by_minutes(what: str, total: int, before: int, write: Callable[[str], None]) -> _Update:
     """Write a line when a minute has passed since the last one."""
     started = told = time.time()
-    finished = done
 
-    def advance(units: int = 1, *, note: str | None = None) -> None:
-        nonlocal finished, told
-        finished += units
+    def update(done: float, note: str | None) -> None:
+        nonlocal told
         now = time.time()
         if 0 <= now - told < _MINUTE:
             return
         told = now
-        state = ProgressState(what=what, total=total, done=finished, before=done, started=started, time=now)
+        state = ProgressState(what=what, total=total, done=done, before=before, started=started, time=now)
         left = state.left(now)
-        rest = f", about {time_span(left)} left" if left else ""
-        write(f"{what}: {finished} of {total}{rest}")
+        part = f" ({note})" if note and done % 1 else ""
+        write(f"{what}: {int(done)} of {total}{part}{f', about {time_span(left)} left' if left else ''}")
 
-    return advance
+    return update
 
 
 def time_span(seconds: float) -> str:

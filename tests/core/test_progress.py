@@ -1,5 +1,6 @@
 import json
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -31,12 +32,53 @@ def test_the_state_is_in_the_file_at_the_start_at_times_and_at_the_end(path, mon
     assert [one.name for one in path.parent.iterdir()] == ["state"]
 
 
-def test_an_inner_bar_and_a_quiet_one_leave_the_state_alone(path):
+def test_a_quiet_bar_leaves_the_state_alone(path):
     with progress("quiet", 3, quiet=True):
         assert ProgressState.read(path) is None
-    with progress("outer", 3), progress("inner", 5) as advance:
-        advance(5)
-        assert ProgressState.read(path).what == "outer"
+    with progress("next", 4):
+        assert ProgressState.read(path).what == "next"
+
+
+def test_an_inner_bar_is_a_part_of_the_unit_of_the_outer_one(path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "_OFTEN", 0.0)
+    now = time.time()
+    monkeypatch.setattr(module.time, "time", lambda: now)
+
+    def done():
+        return ProgressState.read(path).done
+
+    with progress("outer", 3) as outer:
+        with progress("inner", 4, done=1) as advance:
+            advance(1)
+            assert done() == 0.5
+            with progress("innermost", 2) as part:
+                part()
+                assert done() == 0.625  # half a unit of the inner one, which is a quarter
+            advance(1)
+            assert done() == 0.75
+        with progress("afterwards", 2) as advance:
+            advance()
+            assert done() == 0.75  # it does not go back
+            now += 61
+            advance()
+            assert done() == 1
+        outer()
+        assert done() == 1
+        now += 61
+        outer(2)
+        assert ProgressState.read(path) == ProgressState(
+            what="outer", total=3, done=3, before=0, started=now - 122, time=now
+        )
+    assert capsys.readouterr().err.splitlines() == [
+        "outer: 3 to do",
+        "outer: 1 of 3, about 2 min left",
+        "outer: 3 of 3",
+    ]
+
+
+def test_after_an_error_inside_the_next_bar_is_its_own(path):
+    with suppress(KeyError), progress("outer", 3), progress("inner", 5):
+        raise KeyError
     with progress("next", 4):
         assert ProgressState.read(path).what == "next"
 
