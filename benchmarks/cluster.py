@@ -64,9 +64,11 @@ def started(kind: str, folder: str) -> Iterator[str]:
         head = ["-c", "from ray.scripts.scripts import main; main()", "start", "--head", "--block"]
         head += ["--port", str(port), "--num-cpus", "2", "--temp-dir", folder, "--include-dashboard", "false"]
         commands, option, enough = [[*head, "--disable-usage-stats"]], f"ray:127.0.0.1:{port}", 1
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    no = subprocess.DEVNULL
     env = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    processes = [subprocess.Popen([sys.executable, *command], env=env, cwd=folder, **quiet) for command in commands]
+    processes = [
+        subprocess.Popen([sys.executable, *command], env=env, cwd=folder, stdout=no, stderr=no) for command in commands
+    ]
     try:
         for _ in range(120):
             try:
