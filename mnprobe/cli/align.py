@@ -25,6 +25,9 @@ _HOLDOUTS = "Held-out unit: episodes (new ones of known instructions), instructi
 _PRESET = "Settings of the heads by name: mirror, the paper's Adam at a constant 0.0001 without ridge."
 _SHARED_FILES = "With --cluster: workers read the stores themselves, by the same paths; else each is sent them once."
 _MANY = 24  # as many measurements are printed one by one; of more, a summary
+_GALLERY = (
+    "Rank against random galleries of this size; 0 for all episodes. Default: 20000 where more than 100000 are tested."
+)
 _FIT_ON = "Data for heads of rollouts: demos of the same models if there are any (auto), own episodes, or demos."
 
 
@@ -84,6 +87,7 @@ def align(
     draws: Annotated[int, typer.Option(help="Number of balanced samples of success and failure.")] = 20,
     k: Annotated[str, typer.Option("--k", help="Values of k for Recall@k, separated by commas.")] = "1,5,10",
     exclude_own: Annotated[bool, typer.Option("--exclude-own", help="Exclude the query's own episode.")] = False,
+    gallery: Annotated[int | None, typer.Option(help=_GALLERY)] = None,
     pixel_components: Annotated[
         int, typer.Option(help="Principal components of the pixel control; 0 for all pixels.")
     ] = 32,

@@ -14,6 +14,7 @@ from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnprobe import __version__
@@ -125,7 +126,7 @@ def _version() -> str:
 
 @contextmanager
 def _ray(option: str, address: str) -> Iterator[None]:
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its threads write to this command's standard error
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of a lost cluster its threads tell many times
     ray = _extra("ray", "ray", option)
     import joblib
     from ray.util.joblib import register_ray
@@ -134,7 +135,8 @@ def _ray(option: str, address: str) -> Iterator[None]:
         _require_answer(option, address)
     end = signal.getsignal(signal.SIGTERM)  # Ray sets its own
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="CRITICAL")
+        with _hushed():
+            ray.init(address=address, log_to_driver=False, logging_level="CRITICAL")
     except (OSError, RuntimeError, ValueError) as error:
         raise ClusterError(f"--cluster {option}: no Ray cluster answers there ({_reason(error)})") from error
     with redirect_stdout(io.StringIO()):  # where Ray tells of every worker that it stops or starts again
@@ -147,6 +149,19 @@ def _ray(option: str, address: str) -> Iterator[None]:
         finally:
             ray.shutdown()
             signal.signal(signal.SIGTERM, end)
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Without what compiled code writes to standard error: Ray, that it has taken a level of its log."""
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _check_ray_workers(ray: Any, option: str) -> None:

@@ -419,13 +419,22 @@ def summary_table(frame: pd.DataFrame) -> str:
                 f"{row['value'] / row['chance']:.1f}x",
                 f"{values['u2e']['value']:.3f}",
                 f"{values['e2u']['value']:.3f}",
-                str(row["n_test"]),
+                _tested(row),
                 str(row["n_groups"]),
                 _steps(row),
             )
         )
     contrasts = _contrasts(frame)
     return text_table(_HEADER, lines) + (f"\n\n{text_table(_CONTRAST_HEADER, contrasts)}" if contrasts else "")
+
+
+def _tested(row: Any) -> str:
+    """How many episodes were ranked, and in galleries of how many where those were not all others.
+
+    >>> _tested({"n_test": 150000, "n_gallery": 20000}), _tested({"n_test": 60, "n_gallery": 59})
+    ('150000 in 20000', '60')
+    """
+    return f"{row['n_test']}" + (f" in {row['n_gallery']}" if row["n_gallery"] + 1 < row["n_test"] else "")
 
 
 def _steps(row: Any) -> str:
