@@ -210,9 +210,9 @@ def test_without_data_the_whole_study_runs_on_the_tabletop(tmp_path, capsys, mon
     told = ended(printed)
     models = {"arp-baseline", "arp-joint", "viclip-baseline", "viclip-joint"}
     assert {piece.model for piece in run.checkpoints()} == models
-    assert {piece.step for piece in run.checkpoints("arp-joint")} == {0, 2, 5}
+    assert {piece.step for piece in run.checkpoints("arp-joint")} == {0, 2, 3, 5}
     found = {(piece.model, piece.source, piece.step) for piece in run.feature_files()}
-    for step in (0, 2, 5):
+    for step in (0, 2, 3, 5):
         for model in models:
             sources = ["demos", "rollouts"]
             sources += [f"{source}-blank" for source in sources] if model.startswith("arp") else []
@@ -233,7 +233,7 @@ def test_without_data_the_whole_study_runs_on_the_tabletop(tmp_path, capsys, mon
     assert re.fullmatch(r"recognition \d+ %", results[3])
     assert re.fullmatch(r"\d+ feature files", results[4])
     assert re.fullmatch(r"Recall@1 \d+ %, chance \d+ %", results[5])
-    assert re.fullmatch(r"\d+ figures", results[7])
+    assert re.fullmatch(r"\d+ figures", results[8])
     assert "Does joint training help execution? " in printed
     levels = [row for row in read(run.results("controls")) if row["kind"] == "level" and row["ci_low"]]
     assert {"rollouts", "rollouts-pixels", "rollouts-shuffled"} <= {row["series"] for row in levels}
@@ -251,7 +251,7 @@ def test_without_data_the_whole_study_runs_on_the_tabletop(tmp_path, capsys, mon
         (row["model"], row["step"]): row["n"] for row in read(run.results("success")) if row["task"] == "all tasks"
     }
     for row in chosen:
-        assert (row["candidates"], row["n"]) == ("0 2 5", "2")
+        assert (row["candidates"], row["n"]) == ("0 2 3 5", "2")
         assert counts.pop((row["model"], row["step"])) == "4"
     assert set(counts.values()) == {"2"}
     assert [re.match(r"stage (\d+ of 10) \(([a-z ]+)\): ", line)[2] for line in told] == [
