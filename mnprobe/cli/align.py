@@ -84,6 +84,7 @@ def align(
     shuffled: Annotated[bool, typer.Option(help="Also measure the control with shuffled pairs.")] = True,
     jobs: opt.ProcessesOption = -1,
     out: Annotated[Path | None, typer.Option(help="Output table; default results/alignment.csv of the run.")] = None,
+    wide: opt.WideOption = False,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Fit two heads on frozen features and measure Recall@1 both ways on held-out episodes, with chance and controls.
@@ -163,7 +164,7 @@ def align(
         }
         typer.echo(json.dumps(document))
         return
-    typer.echo(summary_table(rows))
+    typer.echo(summary_table(rows, width=opt.line_width(wide)))
     for note in notes:
         typer.echo(f"note: {note}", err=True)
     held_out = table.parent / "hits" / HELD_OUT_FILE
