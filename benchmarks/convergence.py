@@ -99,6 +99,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="run with features of both sides")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--ridge", type=float, default=FitConfig().ridge, help="of the default and five times its steps"
+    )
     parser.add_argument("--match", default="", help="only features whose name has this text")
     parser.add_argument("--short", action="store_true", help="only the default and five times its steps")
     parser.add_argument("--out", type=Path, help="table to add the rows to")
@@ -112,9 +115,11 @@ def main() -> int:
             for steps in lengths:
                 config = FitConfig(**{**PRESETS["mirror"], "lr": lr, "steps": steps})
                 rows.append(measured(sides, "constant rate", config, given.seeds))
-        rows.append(measured(sides, "default", FitConfig(), given.seeds))
+        rows.append(measured(sides, "default", FitConfig(ridge=given.ridge), given.seeds))
         usual = rows[-1]
-        rows.append(measured(sides, "five times", FitConfig(steps=5 * round(usual["steps"])), given.seeds))
+        rows.append(
+            measured(sides, "five times", FitConfig(ridge=given.ridge, steps=5 * round(usual["steps"])), given.seeds)
+        )
         change = rows[-1]["recall@1"] - usual["recall@1"]
         worst = max(worst, abs(change))
         print(f"{sides.name}: {usual['recall@1']:.3f} after {usual['steps']:.0f} steps, {change:+.3f} after five times")

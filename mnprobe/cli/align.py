@@ -53,7 +53,7 @@ def align(
     lr: Annotated[float | None, typer.Option(help="Adam's learning rate at the start; default 0.01.")] = None,
     ridge: Annotated[
         float | None,
-        typer.Option(help="Variance of the noise that linear heads are fitted against, per feature; default 0.03."),
+        typer.Option(help="Variance of the noise that linear heads are fitted against, per feature; default 0.01."),
     ] = None,
     decay: Annotated[
         bool | None, typer.Option(show_default=False, help="Lower the rate to zero in the last third (default).")

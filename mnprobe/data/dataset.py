@@ -7,7 +7,7 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
@@ -158,7 +158,12 @@ class Dataset(Sequence[Episode]):
 
         RLBench's format: ids, the bytes of every `low_dim_obs.pkl`, names and sizes of all images, and the instructions
         as used (an override changes it). Other formats: `Episode.fingerprint` of every episode. Not the outcomes.
+        Files are looked at once for each dataset object.
         """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256(b"mnprobe.data/1\n")
         for episode in sorted(self._episodes, key=lambda episode: episode.id):
             if isinstance(episode, RLBenchEpisode):

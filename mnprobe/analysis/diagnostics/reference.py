@@ -60,10 +60,13 @@ def slow_chance(groups: Sequence[Any], k: int = 1) -> float:
 def label_null(
     measured: Sequence[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]], permutations: int, rng: np.random.Generator
 ) -> Null:
-    """Recall@1, mean of both directions and of all measurements, when the labels of z_u are permuted.
+    """Recall@1, mean of both directions and of all measurements, when the labels of z_e are permuted.
+
+    z_u keeps its labels: it may lie in one cluster per group, as the features of a good model do. A whole cluster then
+    finds the same z_e and is right or wrong together, so that chance varies more than with labels dealt to single z_u.
 
     Args:
-        measured: (z_u, z_e, groups) of each test set. Where z_u and z_e have nothing to do with each other, every such
+        measured: (z_u, z_e, groups) of each test set. Where z_e has nothing to do with its labels, every such
             permutation is as likely as the true one, so that the true value is beyond all K of them with a chance of
             1 / (K + 1) on either side, whatever the hubs of the space are.
         permutations: K.
@@ -78,8 +81,8 @@ def label_null(
         for start in range(0, permutations, step):
             size = min(step, permutations - start)
             dealt = rng.permuted(np.broadcast_to(codes, (size, len(codes))), axis=1)
-            forth = (dealt == codes[nearest_e]).mean(axis=1)
-            back = (dealt[:, nearest_u] == codes).mean(axis=1)
+            forth = (dealt[:, nearest_e] == codes).mean(axis=1)
+            back = (dealt == codes[nearest_u]).mean(axis=1)
             total[start : start + size] += (forth + back) / 2
         means.append(slow_chance(codes.tolist()))
         ways += lgamma(len(codes) + 1) - sum(lgamma(count + 1) for count in np.bincount(codes))

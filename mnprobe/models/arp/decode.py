@@ -1,11 +1,13 @@
 """Decoding: from heatmaps of three views to one point (specs/arp.md, 10)."""
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mnprobe.core.errors import ConfigError
-from mnprobe.models.arp.sampling import sample_map
+from mnprobe.models.arp.sampling import corners, sample_at
 from mnprobe.models.arp.views import VIEWS, project
 
 __all__ = ["decode_point"]
@@ -17,7 +19,7 @@ def decode_point(probs: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b 3"],
     """Return the most probable point of the cube according to the three views.
 
     Candidates are the s^3 centres of a grid over the cube, at -1 + 1/s .. 1 - 1/s along each axis. A candidate's score
-    is the mean over the views of the map read (`sample_map`) where the candidate projects to. Of equal scores the first
+    is the mean over the views of the map read (`sample_at`) where the candidate projects to. Of equal scores the first
     wins, x running slowest and z fastest. A view sees two coordinates only, so the scores are sums of three tables of
     s^2 numbers, and are built block by block: the s^3 scores are never in memory together.
 
@@ -42,7 +44,7 @@ def decode_point(probs: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b 3"],
     if probs.shape[-2] != size:
         raise ConfigError(f"heatmaps must be square, got {probs.shape[-2]} x {size}")
     with torch.no_grad():
-        line = torch.linspace(-1 + 1 / size, 1 - 1 / size, size, device=probs.device)
+        line = _line(size, probs.device)
         tables = _tables(probs.float(), line)
         x, score = _best_slice(*tables)
         rest = _slices(*tables, x)[:, 0].flatten(1).argmax(dim=1)  # argmax names the first of equal values
@@ -54,15 +56,27 @@ def _tables(probs: Float[Tensor, "b 3 s s"], line: Float[Tensor, " s"]) -> tuple
     """Score tables of the views: the first over (x, y), the second over (y, z), the third over (x, z), each (B, S,
     S)."""
     size = len(line)
-    first, second = (part.flatten() for part in torch.meshgrid(line, line, indexing="ij"))
-    read = []
-    for number, view in enumerate(VIEWS):
-        axes = sorted((view.column_axis, view.row_axis))
-        candidates = torch.zeros(size * size, 3, device=line.device)
-        candidates[:, axes[0]], candidates[:, axes[1]] = first, second
-        xy = project(candidates[None], size, [view])[:, :, 0]
-        read.append(sample_map(probs[:, number : number + 1], xy).view(-1, size, size))
+    places = _places(size, str(line.device))
+    read = [sample_at(probs[:, n : n + 1], *places[n]).view(-1, size, size) for n in range(len(VIEWS))]
     return read[0], read[1], read[2]
+
+
+@lru_cache(maxsize=8)
+def _places(size: int, device: str) -> tuple[tuple[Tensor, Tensor], ...]:
+    """The corners of the candidates of each view; the same for all maps of a size."""
+    line = _line(size, device)
+    first, second = (part.flatten() for part in torch.meshgrid(line, line, indexing="ij"))
+    places = []
+    for view in VIEWS:
+        axes = sorted((view.column_axis, view.row_axis))
+        candidates = torch.zeros(size * size, 3, device=device)
+        candidates[:, axes[0]], candidates[:, axes[1]] = first, second
+        places.append(corners(project(candidates[None], size, [view])[:, :, 0], size, size))
+    return tuple(places)
+
+
+def _line(size: int, device: str | torch.device) -> Tensor:
+    return torch.linspace(-1 + 1 / size, 1 - 1 / size, size, device=device)
 
 
 def _slices(above: Tensor, left: Tensor, front: Tensor, x: Tensor) -> Tensor:

@@ -346,7 +346,8 @@ def _hidden(actions: States, sights: tuple[_Observation, _Observation]) -> dict[
 def _evaluating(module: nn.Module) -> Iterator[None]:
     """Disable dropout inside the context; restore the mode of every submodule."""
     training = [part for part in module.modules() if part.training]
-    module.eval()
+    if training:
+        module.eval()
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["sample_map"]
+__all__ = ["corners", "sample_at", "sample_map"]
 
 _TINY = 1e-10  # added to distances in pixels
 _FAR = 2.0**23  # pixels; float32 still counts whole ones here
@@ -36,18 +36,23 @@ def sample_map(maps: Float[Tensor, "n c h w"], xy: Float[Tensor, "#n p 2"]) -> F
     """
     height, width = maps.shape[-2:]
     with torch.no_grad():
-        index, weight = _corners(xy, height, width)
+        index, weight = corners(xy, height, width)
+    return sample_at(maps, index, weight)
+
+
+def sample_at(
+    maps: Float[Tensor, "n c h w"], index: Int[Tensor, "#n p 4"], weight: Float[Tensor, "#n p 4"]
+) -> Float[Tensor, "n p c"]:
+    """Values of maps at positions whose `corners` are known; see `sample_map`."""
     flat = maps.flatten(2)
-    shape = (*flat.shape[:2], xy.shape[1])
+    shape = (*flat.shape[:2], index.shape[1])
     value = torch.zeros((), dtype=maps.dtype, device=maps.device)
     for place, share in zip(index.unbind(-1), weight.unbind(-1), strict=True):
         value = value + flat.gather(2, place[:, None].expand(shape)) * share[:, None]
     return value.transpose(1, 2)
 
 
-def _corners(
-    xy: Float[Tensor, "n p 2"], height: int, width: int
-) -> tuple[Int[Tensor, "n p 4"], Float[Tensor, "n p 4"]]:
+def corners(xy: Float[Tensor, "n p 2"], height: int, width: int) -> tuple[Int[Tensor, "n p 4"], Float[Tensor, "n p 4"]]:
     """The four pixels of each position as flat indices (row * width + column), and their weights.
 
     Order: (x0, y0), (x0, y1), (x1, y0), (x1, y1). Outside the map all weights are 0, and the indices (of no influence

@@ -111,12 +111,15 @@ def test_chance_by_counting_equals_the_closed_form(k):
     assert slow_chance(groups, k) == pytest.approx(chance_recall(groups, k=k))
 
 
-def test_a_null_mean_is_chance_and_its_alarms_are_as_rare_as_promised():
+@pytest.mark.parametrize("clusters", [False, True])
+def test_a_null_mean_is_chance_and_its_alarms_are_as_rare_as_promised(clusters):
     rng = np.random.default_rng(2)
     groups = np.repeat(np.arange(6), 5)
     alarms, ps = 0, []
     for _ in range(200):
         z_u, z_e = rng.standard_normal((2, 30, 4))
+        if clusters:  # as the features of a good model: one place per group
+            z_u = z_u[groups] + 0.01 * z_u
         null = label_null([(z_u, z_e, groups)], 99, rng)
         value = _slow_recall(z_u, z_e, groups)
         alarms += not null.holds(value)
@@ -126,6 +129,7 @@ def test_a_null_mean_is_chance_and_its_alarms_are_as_rare_as_promised():
     assert null.mean == pytest.approx(1 / 6)
     many = label_null([(z_u, z_e, groups)], 20_000, rng)
     assert many.values.mean() == pytest.approx(1 / 6, abs=0.003)
+    assert (many.values.std() > 0.06) == clusters
 
 
 def test_whole_groups_are_dealt_where_rows_are_equal():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnprobe.models.arp.sampling import _corners, sample_map
+from mnprobe.models.arp.sampling import corners, sample_map
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def slow_sample(image, x: float, y: float):
 
 def test_values_corners_and_weights_equal_the_measured_ones(geometry):
     maps, xy = geometry["sample.map"], geometry["sample.xy"]
-    index, weight = _corners(xy, 9, 9)
+    index, weight = corners(xy, 9, 9)
     assert torch.equal(index.flatten(1), geometry["sample.index"])
     torch.testing.assert_close(weight, geometry["sample.weight"], rtol=0, atol=1e-6)
     torch.testing.assert_close(sample_map(maps, xy), geometry["sample.value"], rtol=0, atol=1e-6)
