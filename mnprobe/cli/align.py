@@ -96,9 +96,7 @@ def align(
     cluster: opt.ClusterOption = None,
     shared_files: Annotated[bool, typer.Option("--shared-files", help=_SHARED_FILES)] = False,
     out: Annotated[Path | None, typer.Option(help="Output table; default results/alignment.csv of the run.")] = None,
-    wide: Annotated[
-        bool, typer.Option("--wide", help="Print every measurement, also where there are more than 24.")
-    ] = False,
+    wide: opt.WideOption = False,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Fit two heads on frozen features and measure Recall@1 both ways on held-out episodes, with chance and controls.
@@ -185,7 +183,7 @@ def align(
         return
     count = _count(rows)
     shown = rows if wide or count <= _MANY else _last_checkpoints(rows)
-    typer.echo(summary_table(shown))
+    typer.echo(summary_table(shown, width=opt.line_width(wide)))
     if shown is not rows:
         typer.echo(
             f"{_count(shown)} of {count} measurements: each pair's last checkpoint, without the controls pixels and "

@@ -89,6 +89,7 @@ def rollout(
         ),
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Output folder instead of the run's rollouts.")] = None,
+    wide: opt.WideOption = False,
     as_json: opt.JsonOption = False,
     quiet: opt.QuietOption = False,
 ) -> None:
@@ -228,7 +229,7 @@ def rollout(
             typer.echo(f"wrote {path}")
     for entry in extracted:
         typer.echo(f"{entry.status} {entry.path}: {entry.episodes} episodes, {', '.join(entry.layers)}")
-    typer.echo(f"\n{format_success(table)}\n\nwrote {table_path}")
+    typer.echo(f"\n{format_success(table, width=opt.line_width(wide))}\n\nwrote {table_path}")
 
 
 def _given(**options: object) -> dict[str, object]:

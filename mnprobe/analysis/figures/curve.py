@@ -44,6 +44,7 @@ __all__ = [
     "curve_caption",
     "curve_figure",
     "curve_name",
+    "curve_progress",
     "curve_title",
     "draw_curve",
     "is_untrained",
@@ -604,7 +605,7 @@ def draw_curve(
         where=where,
     )
     data = replace(data, notes=(*data.notes, note)) if note else data
-    progress = _progress(data, recognition, success)
+    progress = curve_progress(data, recognition, success)
     caption = curve_caption(data)
     CURVE.write(table, data.points)
     saved = save_figure(curve_figure(data, log_steps=log_steps, progress=progress, title=title), stem)
@@ -629,8 +630,13 @@ def draw_curve(
     return DrawnCurve(figure=saved, table=table, data=data, caption=caption)
 
 
-def _progress(data: CurveData, recognition: Path | None, success: Path | None) -> list[Progress]:
-    """Scores of the curve's models in their own tasks, where these tables exist."""
+def curve_progress(
+    data: CurveData, recognition: Path | pd.DataFrame | None, success: Path | pd.DataFrame | None
+) -> list[Progress]:
+    """Scores of the curve's models in their own tasks, where these tables exist.
+
+    Raises ProbeError for a table that is damaged.
+    """
     families = [
         {ModelName.parse(str(model)).family for model in data.points[side].unique()}
         for side in ("understanding", "execution")
@@ -638,7 +644,7 @@ def _progress(data: CurveData, recognition: Path | None, success: Path | None) -
     random = data.points[~data.points["trained_e"].astype(bool)]
     untrained = set(zip(random["training"], random["step_e"], strict=True))
     found = [
-        recognition_progress(recognition, families[0]) if recognition else None,
-        success_progress(success, families[1], untrained=untrained) if success else None,
+        recognition_progress(recognition, families[0]) if recognition is not None else None,
+        success_progress(success, families[1], untrained=untrained) if success is not None else None,
     ]
     return [one for one in found if one is not None]

@@ -15,6 +15,7 @@ from mnprobe.analysis.audit.findings import Effect
 from mnprobe.analysis.report.collect import gather
 from mnprobe.analysis.report.data import ReportData
 from mnprobe.analysis.report.explorer import plotly_library, policy, script_hash
+from mnprobe.analysis.report.overview import answer_id
 from mnprobe.core.files import write_text
 from mnprobe.core.rundir import RunDir
 
@@ -150,6 +151,7 @@ def render_page(name: str, **values: object) -> str:
         "number": _number,
         "signed": _signed,
         "by_where": _by_where,
+        "answer_id": answer_id,
         "answer": finding_text.answer,
         "unsaid": finding_text.unsaid,
     }
