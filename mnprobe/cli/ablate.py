@@ -8,6 +8,7 @@ import typer
 
 from mnprobe.cli import options as opt
 from mnprobe.cli.console import print_note, print_run
+from mnprobe.core.cluster import on_cluster
 
 if TYPE_CHECKING:
     from mnprobe.analysis.ablation.study import Ablation, AblationPlan
@@ -50,6 +51,7 @@ def ablate(
         int | None,
         typer.Option(help="Number of parallel cells, one thread each; default one per processor, one on a GPU."),
     ] = None,
+    cluster: opt.ClusterOption = None,
     device: opt.DeviceOption = "auto",
     save_every: opt.SaveEveryOption = 500,
     dry_run: Annotated[
@@ -64,6 +66,7 @@ def ablate(
     Recognition uses held-out demonstrations, success the same new scenes, both with the last checkpoint of each cell.
     Cells are stored in the run's ablation folder, the table in results/ablation.csv. An interrupted command resumes
     when run again. A failed cell does not stop the others: the command then exits with code 2 and names the cell.
+    Workers of a --cluster must see the run's files under the same paths.
 
     Example: mnprobe ablate --run runs/first --preset tiny --pairing instruction --pairing task --tau 0.1
     """
@@ -71,7 +74,7 @@ def ablate(
     from mnprobe.analysis.ablation.study import ablate as run_ablation
     from mnprobe.analysis.ablation.study import open_study, plan_ablation
     from mnprobe.cli.train_settings import changed, over_updates, read_settings
-    from mnprobe.core.rundir import resolve_run
+    from mnprobe.core.rundir import RunDir, resolve_run
     from mnprobe.features.extractors.base import parse_options
     from mnprobe.training import preset as preset_named
 
@@ -81,6 +84,8 @@ def ablate(
     base = changed(base, over_updates(base, updates) | settings)
     cells = ablation_cells(base, pairings=pairing or PAIRINGS, taus=tau or TAUS, seeds=seeds)
     run_dir = resolve_run(run)
+    if cluster is not None:  # its workers may be in other folders; they must see the same files
+        run_dir, data = RunDir(run_dir.path.resolve()), [path.resolve() for path in data or ()]
     print_run(run_dir, quiet=quiet, as_json=as_json)
     study = open_study(
         run_dir,
@@ -101,7 +106,9 @@ def ablate(
     if dry_run:
         _print_plan(plan_ablation(study, jobs=jobs), as_json)
         return
-    _print_result(run_ablation(study, jobs=jobs, quiet=quiet, note=print_note(quiet)), wide, as_json)
+    with on_cluster(cluster):
+        made = run_ablation(study, jobs=jobs, quiet=quiet, note=print_note(quiet))
+    _print_result(made, wide, as_json)
 
 
 def _print_plan(plan: "AblationPlan", as_json: bool) -> None:

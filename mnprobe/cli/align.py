@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mnprobe.cli import options as opt
+from mnprobe.core.cluster import on_cluster
 from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError, FeatureError
+from mnprobe.core.names import PIXELS
 from mnprobe.core.rundir import Piece, RunDir, resolve_run
 
 if TYPE_CHECKING:  # the probe imports torch, which `--help` does not need
+    import pandas as pd
+
     from mnprobe.probe import StoredPair
 
 __all__ = ["align"]
@@ -19,6 +23,11 @@ __all__ = ["align"]
 _SPLITS = "all; success for the four settings of success and failure; or one setting, such as execution-failure."
 _HOLDOUTS = "Held-out unit: episodes (new ones of known instructions), instructions, tasks, or both."
 _PRESET = "Settings of the heads by name: mirror, the paper's Adam at a constant 0.0001 without ridge."
+_SHARED_FILES = "With --cluster: workers read the stores themselves, by the same paths; else each is sent them once."
+_MANY = 24  # as many measurements are printed one by one; of more, a summary
+_GALLERY = (
+    "Rank against random galleries of this size; 0 for all episodes. Default: 20000 where more than 100000 are tested."
+)
 _FIT_ON = "Data for heads of rollouts: demos of the same models if there are any (auto), own episodes, or demos."
 
 
@@ -78,11 +87,14 @@ def align(
     draws: Annotated[int, typer.Option(help="Number of balanced samples of success and failure.")] = 20,
     k: Annotated[str, typer.Option("--k", help="Values of k for Recall@k, separated by commas.")] = "1,5,10",
     exclude_own: Annotated[bool, typer.Option("--exclude-own", help="Exclude the query's own episode.")] = False,
+    gallery: Annotated[int | None, typer.Option(help=_GALLERY)] = None,
     pixel_components: Annotated[
         int, typer.Option(help="Principal components of the pixel control; 0 for all pixels.")
     ] = 32,
     shuffled: Annotated[bool, typer.Option(help="Also measure the control with shuffled pairs.")] = True,
     jobs: opt.ProcessesOption = -1,
+    cluster: opt.ClusterOption = None,
+    shared_files: Annotated[bool, typer.Option("--shared-files", help=_SHARED_FILES)] = False,
     out: Annotated[Path | None, typer.Option(help="Output table; default results/alignment.csv of the run.")] = None,
     wide: opt.WideOption = False,
     as_json: opt.JsonOption = False,
@@ -90,8 +102,9 @@ def align(
     """Fit two heads on frozen features and measure Recall@1 both ways on held-out episodes, with chance and controls.
 
     Every understanding store of the run is paired with every execution store of the same source, training and step. For
-    rollouts the heads are fitted on demonstrations, if the run has both (--fit-on). Prints a table, and writes
-    results/alignment.csv (one row per number) and heads/*.safetensors. Finished measurements are not repeated.
+    rollouts the heads are fitted on demonstrations, if the run has both (--fit-on). Prints a table (of many
+    measurements a summary, see --wide), and writes results/alignment.csv (one row per number) and heads/*.safetensors.
+    Finished measurements are not repeated.
 
     Example: mnprobe align --run runs/first --holdout both --seeds 5
     """
@@ -99,6 +112,8 @@ def align(
     from mnprobe.probe.config import PRESETS
     from mnprobe.probe.results import HELD_OUT_FILE
 
+    if shared_files and cluster is None:
+        raise ConfigError("--shared-files tells how the workers of --cluster read features; give both")
     named = PRESETS[preset] if preset else {}
     fit = FitConfig(**{**named, **opt.select_fields(FitConfig, locals())}, positives=loss)
     settings = opt.select_fields(AlignConfig, locals()) | {"fit": fit, "modes": _modes(mode), "k": _counts(k)}
@@ -135,19 +150,21 @@ def align(
         table, heads_folder = out or rundir.results("alignment"), rundir.heads
         stored = _chosen(rundir, stored, pieces, source, model, step)
         typer.echo(f"run: {rundir.path} ({len(stored)} pairs of feature stores)", err=as_json)
-    rows, _ = align_stores(
-        stored,
-        config,
-        table=table,
-        heads=heads_folder,
-        hits=table.parent / "hits",
-        layer_u=layer_u,
-        layer_e=layer_e or None,
-        pool_u=pool_u,
-        pool_e=pool_e,
-        episodes="equal" if episodes == "all" else "shared",
-        n_jobs=jobs,
-    )
+    with on_cluster(cluster):
+        rows, _ = align_stores(
+            stored,
+            config,
+            table=table,
+            heads=heads_folder,
+            hits=table.parent / "hits",
+            layer_u=layer_u,
+            layer_e=layer_e or None,
+            pool_u=pool_u,
+            pool_e=pool_e,
+            episodes="equal" if episodes == "all" else "shared",
+            n_jobs=jobs,
+            shared_files=shared_files,
+        )
     notes += rows.attrs["notes"]
     contrasts = None
     if split == "success":
@@ -164,13 +181,49 @@ def align(
         }
         typer.echo(json.dumps(document))
         return
-    typer.echo(summary_table(rows, width=opt.line_width(wide)))
-    for note in notes:
+    count = _count(rows)
+    shown = rows if wide or count <= _MANY else _last_checkpoints(rows)
+    typer.echo(summary_table(shown, width=opt.line_width(wide)))
+    if shown is not rows:
+        typer.echo(
+            f"{_count(shown)} of {count} measurements: each pair's last checkpoint, without the controls pixels and "
+            "shuffled. --wide prints all"
+        )
+    for note in notes if shown is rows else _alike(notes):
         typer.echo(f"note: {note}", err=True)
     held_out = table.parent / "hits" / HELD_OUT_FILE
     if held_out.is_file():
         typer.echo(f"{held_out} lists the episodes that were held out in each draw")
     typer.echo(f"wrote {table}" + (f", {contrasts}; `mnprobe success` draws them" if contrasts else ""))
+
+
+def _count(rows: "pd.DataFrame") -> int:
+    """Number of measurements, each a line of the printed table."""
+    return int(((rows["metric"] == "recall@1") & (rows["statistic"] == "mean") & (rows["direction"] == "mean")).sum())
+
+
+def _last_checkpoints(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Rows of each pair's last checkpoint, without shuffled pairs and, where models were measured as well, pixels."""
+    last = rows.groupby(["understanding", "execution", "source_e", "split"])["step_e"].transform("max")
+    rows = rows[(rows["step_e"] == last) & (rows["control"] == "none")]
+    models = rows[rows["understanding"] != PIXELS]
+    return rows if models.empty else models
+
+
+def _alike(notes: list[str]) -> list[str]:
+    """The notes, each once that is about several measurements.
+
+    >>> _alike(["a x b, episodes: few groups", "a x c, episodes: few groups", "fits ended early"])
+    ['a x b, episodes (and 1 more): few groups', 'fits ended early']
+    """
+    subjects: dict[str, list[str]] = {}
+    for note in notes:
+        subject, colon, text = note.partition(": ")
+        subjects.setdefault(colon + text if colon else note, []).append(subject if colon else "")
+    return [
+        f"{found[0]}{f' (and {len(found) - 1} more)' if len(found) > 1 else ''}{text}"
+        for text, found in subjects.items()
+    ]
 
 
 def _chosen(

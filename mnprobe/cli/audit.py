@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mnprobe.cli import options as opt
+from mnprobe.core.cluster import on_cluster
 from mnprobe.core.rundir import resolve_run
 
 __all__ = ["audit"]
@@ -18,6 +19,7 @@ def audit(
     decomposition: Annotated[
         bool, typer.Option(help="Decompose the last score by task, instruction and variation.")
     ] = True,
+    cluster: opt.ClusterOption = None,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Check the results of `mnprobe align`: leakage, controls, decomposition, and conclusions in words.
@@ -34,13 +36,14 @@ def audit(
     from mnprobe.analysis.tables.run_tables import VERDICT
 
     rundir = resolve_run(run)
-    done = audit_run(
-        rundir,
-        seeds=seeds,
-        resamples=resamples,
-        decomposed=decomposition,
-        note=world_note(played_in(piece.path for piece in rundir.feature_files())),
-    )
+    with on_cluster(cluster):
+        done = audit_run(
+            rundir,
+            seeds=seeds,
+            resamples=resamples,
+            decomposed=decomposition,
+            note=world_note(played_in(piece.path for piece in rundir.feature_files())),
+        )
     joint = joint_answers(rundir)
     if as_json:
         summary = {

@@ -1,12 +1,14 @@
 """`mnprobe compare`: similarity indices of both models' features."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import typer
 
 from mnprobe.cli import options as opt
+from mnprobe.core.cluster import on_cluster
 from mnprobe.core.errors import ConfigError
 from mnprobe.core.rundir import resolve_run
 
@@ -14,6 +16,10 @@ __all__ = ["compare"]
 
 _Model: TypeAlias = Annotated[str | None, typer.Option(help="Model of the run, if it has several.")]
 
+_GALLERY = (
+    "Episodes among which indices of neighbours seek them, in up to three random draws; 0 for all. Default: 20000 of "
+    "more than 100000."
+)
 _PERMUTE = (
     "Units that the null permutes: instructions (as blocks), instructions-within-task, within-task, "
     "within-instruction (episodes), or free."
@@ -51,8 +57,10 @@ def compare(
     option: Annotated[
         list[str] | None, typer.Option(help="Parameter name=value of the one index given (repeatable).")
     ] = None,
+    gallery: Annotated[int | None, typer.Option(help=_GALLERY)] = None,
     seed: Annotated[int, typer.Option(help="Of the permutations.")] = 0,
     jobs: opt.ProcessesOption = 1,
+    cluster: opt.ClusterOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder of table and figures; default those of the run.")] = None,
     list_indices: Annotated[bool, typer.Option("--list", help="List the indices with their definitions.")] = False,
     as_json: opt.JsonOption = False,
@@ -75,7 +83,10 @@ def compare(
     from mnprobe.core.commands import command_line
 
     names = index or ["debiased_cka", "mutual_knn"]
-    chosen = _configs(names, option or [], k, outside_group, permute, permutations, seed, grid)
+    chosen = [
+        replace(config, gallery=gallery)
+        for config in _configs(names, option or [], k, outside_group, permute, permutations, seed, grid)
+    ]
     if (u is None) != (e is None):
         raise ConfigError(
             f"--u and --e name the two sides of one pair: --{'u' if u is None else 'e'} is missing. Or give --run"
@@ -102,17 +113,18 @@ def compare(
     options |= {"grid": grid, "understanding": understanding, "execution": execution, "source": source, "step": step}
     options |= {"layer_u": layer_u, "layer_e": layer_e, "pool_u": pool_u, "pool_e": pool_e, "partition": partition}
     options |= {"permute": permute, "permutations": permutations, "outside_group": outside_group, "k": k}
-    options |= {"option": option, "seed": seed, "out": out}
+    options |= {"option": option, "gallery": gallery, "seed": seed, "out": out}
     folder = out or (Path() if inside is None else inside.path)
     table = folder / "similarity.csv" if out else folder / "results" / "similarity.csv"
-    drawn = draw_compare(
-        inputs,
-        chosen,
-        table=table,
-        folder=out or folder / "figures",
-        command=command_line("compare", **options),
-        n_jobs=jobs,
-    )
+    with on_cluster(cluster):
+        drawn = draw_compare(
+            inputs,
+            chosen,
+            table=table,
+            folder=out or folder / "figures",
+            command=command_line("compare", **options),
+            n_jobs=jobs,
+        )
     if as_json:
         comparisons = [
             {

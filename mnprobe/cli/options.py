@@ -11,6 +11,7 @@ from mnprobe.core.errors import ConfigError
 
 __all__ = [
     "CameraOption",
+    "ClusterOption",
     "DeviceOption",
     "DimOption",
     "ExecutionStoreOption",
@@ -117,6 +118,13 @@ PrecisionOption: TypeAlias = Annotated[
 ]
 ProcessesOption: TypeAlias = Annotated[
     int, typer.Option("--jobs", help="Number of processes; -1 for one per core. Results do not depend on it.")
+]
+ClusterOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        help="Work on a cluster: dask:tcp://HOST:PORT, ray:HOST:PORT or ray:auto. Results do not depend on it.",
+    ),
 ]
 SaveEveryOption: TypeAlias = Annotated[
     int, typer.Option("--save-every", help="Updates between two saved states for resumption.")

@@ -9,7 +9,8 @@
     │   ├── TooFewSamples
     │   └── TooLittleMemory
     ├── TrainingError      a training that cannot continue: losses of NaN, an incompatible state
-    └── WorldError         a failed simulator; its own error is the cause
+    ├── WorldError         a failed simulator; its own error is the cause
+    └── ClusterError       a cluster that cannot be reached, or is lost
 
 Every message states the request, the problem, its location, and the remedy. The command line prints it and exits with
 code 2.
@@ -17,6 +18,7 @@ code 2.
 
 __all__ = [
     "CheckpointError",
+    "ClusterError",
     "ConfigError",
     "DataError",
     "FeatureError",
@@ -70,3 +72,7 @@ class WorldError(MnprobeError):
 
     Not raised for an infeasible motion: that ends an episode and is reported as a value.
     """
+
+
+class ClusterError(MnprobeError):
+    """A cluster cannot be reached, has no worker that can be used, or went away; what was finished before is kept."""

@@ -1,26 +1,29 @@
 """The alignment measurement on pairs of arrays and on stored features."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from mnprobe.core.arrays import Number, Whole, as_positive, as_whole
+from mnprobe.core.cluster import on_workers, spread
 from mnprobe.core.errors import ConfigError, TooFewSamples
-from mnprobe.core.files import update_table
+from mnprobe.core.files import update_table, whole_file
 from mnprobe.core.names import PIXELS, LayerId
 from mnprobe.core.progress import progress
 from mnprobe.core.provenance import config_hash
 from mnprobe.features import open_features
 from mnprobe.probe.config import AlignConfig, check_settings, record_settings
 from mnprobe.probe.outcome_balance import SETTINGS
-from mnprobe.probe.pairs import Episodes, FeaturePair, StoredPair, load_pair, pair_across
+from mnprobe.probe.pairs import Episodes, FeaturePair, PairRecipe, StoredPair, pair_across
 from mnprobe.probe.results import (
     ALIGNMENT,
     HELD_OUT,
@@ -68,7 +71,8 @@ def align(
         pairs: features to probe, from `pair_arrays` or `load_pair`.
         config: all settings; by default those of DESIGN 6: episodes and instructions held out, 5 probe
             seeds, 3 random splits, the control with shuffled pairs.
-        n_jobs: processes (joblib, loky); -1 for one per core. The numbers do not depend on it.
+        n_jobs: processes; -1 for one per core. 1 leaves it to an enclosing `joblib.parallel_config`, whose back end
+            (Dask, loky) is always used. The numbers do not depend on it.
         previous: an earlier result. Measurements with the same settings and features are not repeated, others of the
             same identity are replaced, all other rows remain.
         heads: folder for the heads of the first seed and split of each measurement; none are written when not given.
@@ -138,10 +142,12 @@ def align_into(
     every: float,
     quiet: bool,
     planned: Callable[[pd.DataFrame], None] | None = None,
+    recipes: Mapping[int, PairRecipe] | None = None,
 ) -> pd.DataFrame:
     """As `align`, for tables that other processes may change: `save` also gets the new rows.
 
-    `planned` is called with a table of `HELD_OUT` before the first fit.
+    `planned` is called with a table of `HELD_OUT` before the first fit. `recipes` say how workers of a cluster read the
+    pairs themselves, by id() of the pair.
     """
     notes: list[str] = []
     work = _all_planned(chosen, config, heads, notes)
@@ -153,7 +159,7 @@ def align_into(
     table = _Table(frame, save, every)
     with progress("aligning (fits)", len(tasks), quiet=quiet) as advance, closing(table):
         found: list[dict[int, list[Record]]] = [{} for _ in todo]
-        for task, results in zip(tasks, _run(todo, tasks, config, n_jobs), strict=True):
+        for task, results in zip(tasks, _run(todo, tasks, config, n_jobs, recipes or {}), strict=True):
             advance()
             for (index, number), records in zip(task, results, strict=True):
                 found[index][number] = records
@@ -332,18 +338,49 @@ def _tasks(todo: Sequence[_Work], config: AlignConfig) -> list[_Task]:
 
 
 def _run(
-    todo: Sequence[_Work], tasks: Sequence[_Task], config: AlignConfig, n_jobs: int
+    todo: Sequence[_Work],
+    tasks: Sequence[_Task],
+    config: AlignConfig,
+    n_jobs: int,
+    recipes: Mapping[int, PairRecipe],
 ) -> Iterator[list[list[Record]]]:
-    """Records of all tasks in their order, however many processes there are."""
-    work = ([(todo[index].pair, todo[index].unit.jobs[number]) for index, number in task] for task in tasks)
-    if n_jobs == 1 or len(tasks) < 2:
-        for jobs in work:
-            yield run_jobs(jobs, config)
-        return
-    from joblib import Parallel, delayed  # only when processes are wanted
+    """Records of all tasks in their order, wherever they are fitted (`spread`).
 
-    parallel = Parallel(n_jobs=n_jobs, backend="loky", return_as="generator")
-    yield from parallel(delayed(run_jobs)(jobs, config) for jobs in work)
+    On a cluster a pair is sent once, or read there where `recipes` tell how, by id() of the pair.
+    """
+    spots = [[todo[index] for index, _ in task] for task in tasks]
+    jobs = [[todo[index].unit.jobs[number] for index, number in task] for task in tasks]
+    if not on_workers():
+        calls = [
+            ([(item.pair, job) for item, job in zip(*one, strict=True)], config)
+            for one in zip(spots, jobs, strict=True)
+        ]
+        yield from spread(run_jobs, calls, n_jobs=n_jobs)
+        return
+    shared = {id(item.pair): item.pair for item in todo}
+    given = {key: recipes.get(key, pair) for key, pair in shared.items()}
+    calls_apart = [
+        (config, own, *(given[id(item.pair)] for item in items)) for items, own in zip(spots, jobs, strict=True)
+    ]
+    sent = [pair for key, pair in shared.items() if key not in recipes]
+    for own, (records, files) in zip(jobs, spread(_run_apart, calls_apart, shared=sent), strict=True):
+        for number, content in files.items():
+            path = own[number].heads_file
+            assert path is not None
+            with whole_file(path) as part:
+                part.write_bytes(content)
+        yield records
+
+
+def _run_apart(config: AlignConfig, jobs: Sequence[Job], *pairs: Any) -> tuple[list[list[Record]], dict[int, bytes]]:
+    """As `run_jobs`, where the run's folder may not be: the files of heads come back as bytes, by number of the job."""
+    torch.set_num_threads(1)  # a worker may fit in several threads, none of which may give back what another needs
+    found = [pair.load() if isinstance(pair, PairRecipe) else pair for pair in pairs]
+    with TemporaryDirectory(prefix="mnprobe-") as folder:
+        paths = {number: Path(folder) / f"{number}.safetensors" for number, job in enumerate(jobs) if job.heads_file}
+        own = [replace(job, heads_file=paths.get(number)) for number, job in enumerate(jobs)]
+        records = run_jobs(list(zip(found, own, strict=True)), config)
+        return records, {number: path.read_bytes() for number, path in paths.items()}
 
 
 def _rows(item: _Work, records: Sequence[Record], config: AlignConfig, notes: list[str]) -> pd.DataFrame:
@@ -428,6 +465,7 @@ def align_stores(
     pool_e: str | None = None,
     episodes: Episodes = "equal",
     n_jobs: int = 1,
+    shared_files: bool = False,
     quiet: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure pairs of feature stores and write the result to `table` (CSV), atomically.
@@ -442,32 +480,43 @@ def align_stores(
     settings or features are replaced; all other rows remain. With several layers in `layer_e` every
     pair is measured on each of them. See `align` and `load_pair` for the other arguments and the errors.
 
+    With `shared_files` the workers of a cluster read the stores themselves, by the paths that this machine has; else
+    features are sent to each worker once.
+
     Returns the rows of these pairs and settings, and the whole table; the first has `attrs["notes"]`.
     """
     config = config or AlignConfig()
 
-    @cache  # demonstrations that fit the heads for rollouts are measured themselves as well
-    def read(path_u: Path, path_e: Path, layer: str | None) -> FeaturePair:
+    @cache
+    def recipe(path_u: Path, path_e: Path, layer: str | None) -> PairRecipe:
         with open_features(path_u) as file_u:
             control = file_u.model == PIXELS
-            return load_pair(
-                file_u,
-                path_e,
-                layer_u=None if control else layer_u,
-                layer_e=layer,
-                pool_u="mean" if control else pool_u,
-                pool_e=pool_e,
-                episodes=episodes,
-            )
+        return PairRecipe(
+            path_u,
+            path_e,
+            layer_u=None if control else layer_u,
+            layer_e=layer,
+            pool_u="mean" if control else pool_u,
+            pool_e=pool_e,
+            episodes=episodes,
+        )
+
+    @cache  # demonstrations that fit the heads for rollouts are measured themselves as well
+    def read(path_u: Path, path_e: Path, layer: str | None) -> FeaturePair:
+        return recipe(path_u, path_e, layer).read()
 
     pairs: list[FeaturePair] = []
+    recipes: dict[int, PairRecipe] = {}
     several: Sequence[str | None] = [layer_e] if layer_e is None or isinstance(layer_e, str) else layer_e
     for layer in dict.fromkeys(several or [None]):
         for item in stored:
-            pair = read(item.u, item.e, layer)
+            pair, made = read(item.u, item.e, layer), recipe(item.u, item.e, layer)
             if item.fit_u is not None and item.fit_e is not None:
                 pair = pair_across(read(item.fit_u, item.fit_e, layer), pair)
+                made = replace(made, fit=recipe(item.fit_u, item.fit_e, layer))
             pairs.append(pair)
+            if shared_files:
+                recipes[id(pair)] = made.for_workers(pair)
     check_settings(table)
     record = cache(lambda: record_settings(table, config, pairs, episodes="all" if episodes == "equal" else episodes))
     on_disk = _TableOnDisk(table)
@@ -494,6 +543,7 @@ def align_stores(
         every=_SAVE_EVERY,
         quiet=quiet,
         planned=sets.append,
+        recipes=recipes,
     )
     with suppress(OSError):  # the rows are saved; a run that cannot be written to is no error
         record()

@@ -16,6 +16,7 @@ from mnprobe.probe.heads import HeadKind
 from mnprobe.probe.losses import Positives
 from mnprobe.probe.outcome_balance import SETTINGS
 from mnprobe.probe.pairs import FeaturePair
+from mnprobe.probe.retrieval import gallery_size
 from mnprobe.probe.splits import GroupKind, Holdout
 
 __all__ = [
@@ -148,11 +149,17 @@ class AlignConfig:
     test_share: Number = 0.3  # share held out, where the dataset's own partition does not decide
     k: Wholes = (1, 5, 10)  # values of k for Recall@k
     exclude_own: Truth = False  # exclude the query's own episode from the gallery
+    gallery: Whole | None = None  # size of random galleries; 0 for all items; 20,000 of more than 100,000 if not given
     bound_draws: Whole = 20  # held-out batches behind the bound on mutual information
 
     def __post_init__(self) -> None:
         counts = ("seeds", "control_seeds", "shuffled_seeds", "splits", "draws", "bound_draws")
-        settle(self, wholes=(*counts, "pixel_components"), numbers=("test_share",), truths=("shuffled", "exclude_own"))
+        settle(
+            self,
+            wholes=(*counts, "pixel_components", "gallery"),
+            numbers=("test_share",),
+            truths=("shuffled", "exclude_own"),
+        )
         object.__setattr__(self, "k", as_wholes(self.k, "k"))
         known = {
             "pairing": get_args(GroupKind),
@@ -171,6 +178,7 @@ class AlignConfig:
         object.__setattr__(self, "modes", (modes,) if isinstance(modes, str) else tuple(modes))
         if not self.modes or set(self.modes) - set(get_args(Mode)):
             raise ConfigError(f"modes must be some of {', '.join(get_args(Mode))}, got {self.modes!r}")
+        gallery_size(self.gallery, 0)
         if 1 not in self.k:
             raise ConfigError(f"k must be neighbour counts of at least 1 and hold 1, got {self.k!r}; add 1")
         if not 0 < self.test_share < 1:
@@ -185,7 +193,7 @@ class AlignConfig:
 
     def measurement(self) -> dict[str, Any]:
         """The settings that change numbers, as plain values; those that only select measurements are left out."""
-        left_out = ("holdout", "split", "modes", "shuffled")
+        left_out = ("holdout", "split", "modes", "shuffled", *(() if self.gallery is not None else ("gallery",)))
         return {name: value for name, value in asdict(self).items() if name not in left_out} | {"revision": _REVISION}
 
     def digest(self) -> str:

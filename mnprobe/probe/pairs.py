@@ -1,9 +1,11 @@
 """Pairs of features of the same episodes, from arrays or from joined stores."""
 
 import hashlib
+import platform
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -25,6 +27,7 @@ __all__ = [
     "EpisodeJoin",
     "Episodes",
     "FeaturePair",
+    "PairRecipe",
     "StoredPair",
     "agreed_episodes",
     "in_partition",
@@ -607,6 +610,59 @@ def pair_across(fit: FeaturePair, test: FeaturePair) -> FeaturePair:
         fit_source=source,
         columns=None,
     )
+
+
+@dataclass(frozen=True)
+class PairRecipe:
+    """How a pair is read from two stores: as `load_pair`, and with `fit` as `pair_across` of both.
+
+    `digest` is that of the pair where the recipe was written; '' where it is not known.
+    """
+
+    u: Path
+    e: Path
+    layer_u: str | None = None
+    layer_e: str | None = None
+    pool_u: str | None = None
+    pool_e: str | None = None
+    episodes: Episodes = "equal"
+    fit: "PairRecipe | None" = None
+    digest: str = ""
+
+    def read(self) -> FeaturePair:
+        """The pair, from disk."""
+        names = ("layer_u", "layer_e", "pool_u", "pool_e", "episodes")
+        pair = load_pair(self.u, self.e, **{name: getattr(self, name) for name in names})
+        return pair if self.fit is None else pair_across(self.fit.read(), pair)
+
+    def for_workers(self, pair: FeaturePair) -> "PairRecipe":
+        """The recipe with whole paths and the digest of the pair that it gives here."""
+        fit = None if self.fit is None else replace(self.fit, u=self.fit.u.resolve(), e=self.fit.e.resolve())
+        return replace(self, u=self.u.resolve(), e=self.e.resolve(), fit=fit, digest=pair.digest())
+
+    def load(self) -> FeaturePair:
+        """The pair, read once per process; of many recipes the last four stay in memory.
+
+        Raises FeatureError where the files hold other features than those that the recipe was written for.
+        """
+        return _read_once(self)
+
+
+@lru_cache(maxsize=4)
+def _read_once(recipe: PairRecipe) -> FeaturePair:
+    try:
+        pair = recipe.read()
+    except (FeatureError, OSError) as error:
+        raise FeatureError(
+            f"worker {platform.node()} cannot read what this command reads: {error}. --shared-files is for workers "
+            "that see the same files under the same paths; without it features are sent"
+        ) from error
+    if pair.digest() != recipe.digest:
+        raise FeatureError(
+            f"worker {platform.node()} finds other features in {recipe.u} and {recipe.e} than this command. "
+            "--shared-files is for workers that see the same files under the same paths; without it features are sent"
+        )
+    return pair
 
 
 def _origin(given: LayerId | str, side: Side) -> LayerId:

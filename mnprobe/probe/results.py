@@ -427,7 +427,7 @@ def summary_table(frame: pd.DataFrame, *, width: int | None = None) -> str:
                     f"{row['value'] / row['chance']:.1f}x",
                     f"{values['u2e']['value']:.3f}",
                     f"{values['e2u']['value']:.3f}",
-                    str(row["n_test"]),
+                    _tested(row),
                     str(row["n_groups"]),
                     _steps(row),
                 ),
@@ -480,6 +480,15 @@ def _step(row: Any) -> str:
         for side in sides
     )
     return "/".join(told)
+
+
+def _tested(row: Any) -> str:
+    """How many episodes were ranked, and in galleries of how many where those were not all others.
+
+    >>> _tested({"n_test": 150000, "n_gallery": 20000}), _tested({"n_test": 60, "n_gallery": 59})
+    ('150000 in 20000', '60')
+    """
+    return f"{row['n_test']}" + (f" in {row['n_gallery']}" if row["n_gallery"] + 1 < row["n_test"] else "")
 
 
 def _steps(row: Any) -> str:

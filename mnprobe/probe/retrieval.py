@@ -1,30 +1,72 @@
 """Bidirectional retrieval: Recall@k with ties by expectation, and exact chance."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mnprobe.core.arrays import Array, Number, Whole, as_number, as_whole, as_wholes
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError
 from mnprobe.core.labels import Labels, as_labels, encode_labels
+from mnprobe.core.seeds import check_seed
 from mnprobe.probe._arrays import TOLERANCE, unit_sides
 from mnprobe.probe._blocks import Layout, count_negatives, similarity_blocks, tied_positives
 
 __all__ = [
+    "GALLERY",
+    "LARGE",
     "TOLERANCE",
     "DirectionRecall",
     "Recall",
     "chance_recall",
     "checked_tolerance",
     "expected_hit",
+    "gallery_draws",
+    "gallery_size",
     "own_rows",
     "paired_ranks",
     "recall_at_k",
     "true_recall_at_k",
 ]
+
+LARGE = 100_000
+"""With more items than this, queries are ranked against random galleries unless told otherwise."""
+
+GALLERY = 20_000
+"""Size of these galleries."""
+
+_LEAST_DRAWS = 3
+
+
+def gallery_size(gallery: Whole | None, items: int) -> int | None:
+    """How many of `items` a query is ranked against, where that is not all of them; None for all.
+
+    `gallery` is a number of items, 0 for all of them, None for `GALLERY` where there are more than `LARGE`.
+
+    Raises ConfigError for another `gallery`.
+
+    >>> gallery_size(None, 1_000_000), gallery_size(None, 100_000), gallery_size(500, 1000), gallery_size(0, 1_000_000)
+    (20000, None, 500, None)
+    """
+    if gallery is None:
+        return GALLERY if items > LARGE else None
+    size = as_whole(gallery, "gallery")
+    if size < 0 or size == 1:
+        raise ConfigError(f"gallery must be at least 2 items, or 0 for all of them, got {gallery!r}")
+    return size if 0 < size < items else None
+
+
+def gallery_draws(size: int, items: int) -> int:
+    """How many random galleries there are: enough for every item to be in one, and at least three.
+
+    >>> gallery_draws(20_000, 1_000_000), gallery_draws(500, 600)
+    (50, 3)
+    """
+    return max(_LEAST_DRAWS, -(-items // size))
 
 
 def chance_recall(
@@ -68,20 +110,22 @@ def chance_recall(
     (codes_query, codes_gallery), names = encode_labels(query, gallery)
     if not len(query) or not len(gallery):
         raise ProbeError(f"chance needs queries and a gallery, got {len(query)} and {len(gallery)} items")
-    positives = np.bincount(codes_gallery, minlength=len(names))[codes_query].astype(np.float64)
-    size = np.full(len(query), float(len(gallery)))
+    present = np.zeros(len(query), dtype=bool)
     if exclude_own:
         present = own_rows(ids_query, ids_gallery, codes_query, codes_gallery, ("query", "gallery")) >= 0
-        size -= present
-        positives -= present
+    positives = np.bincount(codes_gallery, minlength=len(names))[codes_query] - present
     able = positives > 0
     if not able.any():
         raise ProbeError(f"none of {len(query)} queries has an item of its group in the gallery of {len(gallery)}")
-    size, positives = size[able], positives[able]
+    return float(np.mean(_chances(positives[able], len(gallery) - present[able], count)))
+
+
+def _chances(positives: NDArray[Any], size: NDArray[Any], k: int) -> NDArray[np.float64]:
+    """1 - C(N - P, k) / C(N, k) of each query, with P positives in a gallery of N."""
     miss = np.ones(len(size))
-    for drawn in range(min(count, len(gallery))):
+    for drawn in range(min(k, int(size.max(initial=0)))):
         miss *= np.maximum(size - positives - drawn, 0.0) / np.maximum(size - drawn, 1.0)
-    return float(np.mean(1.0 - miss))
+    return 1.0 - miss
 
 
 def own_rows(
@@ -95,21 +139,13 @@ def own_rows(
 
     Raises ProbeError for ids that repeat on a side, and for an episode that is of two groups.
     """
-    labels_u: NDArray[Any] = (
-        np.arange(len(groups_u)) if ids_u is None else as_labels(ids_u, len(groups_u), f"ids_{sides[0]}")
-    )
-    labels_e: NDArray[Any] = (
-        np.arange(len(groups_e)) if ids_e is None else as_labels(ids_e, len(groups_e), f"ids_{sides[1]}")
-    )
-    (codes_u, codes_e), names = encode_labels(labels_u, labels_e)
+    (codes_u, codes_e), names = _episodes(ids_u, ids_e, len(groups_u), len(groups_e), sides)
     for side, codes in zip(sides, (codes_u, codes_e), strict=True):
         counts = np.bincount(codes, minlength=len(names))
         if counts.max(initial=0) > 1:
             name = names[int(counts.argmax())]
             raise ProbeError(f"leaving the own episode out needs one row per episode; {name!r} is twice on side {side}")
-    row = np.full(len(names), -1)
-    row[codes_e] = np.arange(len(codes_e))
-    own = row[codes_u]
+    own = _rows_of(codes_u, codes_e)
     mismatched = np.flatnonzero((own >= 0) & (groups_e[own] != groups_u))
     if len(mismatched):
         name = names[int(codes_u[mismatched[0]])]
@@ -118,6 +154,21 @@ def own_rows(
             f"{sides[1]}: its own pair is no positive"
         )
     return own
+
+
+def _episodes(
+    ids_u: Labels | None, ids_e: Labels | None, n_u: int, n_e: int, sides: tuple[str, str] = ("u", "e")
+) -> Any:
+    """Numbers of the episodes of both sides, and their names; rows are their own ids where none are given."""
+    given = zip((ids_u, ids_e), (n_u, n_e), sides, strict=True)
+    return encode_labels(*(np.arange(n) if ids is None else as_labels(ids, n, f"ids_{side}") for ids, n, side in given))
+
+
+def _rows_of(codes_u: NDArray[np.int64], codes_e: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each u the row of e of the same episode, or -1."""
+    row = np.full(int(max(codes_u.max(initial=0), codes_e.max(initial=0))) + 1, -1)
+    row[codes_e] = np.arange(len(codes_e))
+    return np.asarray(row[codes_u])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +182,7 @@ class DirectionRecall:
             can decide between them.
         chance: for each k, the exact expectation under random ranking.
         n_gallery: number of items that each query is ranked against (without its own, if that is excluded).
+        draws: number of random galleries; 1 where the gallery is all items.
     """
 
     hits: dict[int, NDArray[np.float64]]
@@ -138,6 +190,7 @@ class DirectionRecall:
     tied: NDArray[np.bool_]
     chance: dict[int, float]
     n_gallery: int
+    draws: int = 1
 
     def recall(self, k: int = 1) -> float:
         """Recall@k: mean expected hit rate."""
@@ -183,6 +236,8 @@ def recall_at_k(
     ids_e: Labels | None = None,
     tolerance: Number = TOLERANCE,
     block: Whole | None = None,
+    gallery: Whole | None = None,
+    seed: Whole = 0,
 ) -> Recall:
     """Recall@k (hit rate) of cosine retrieval u to e and e to u: whether one of the k nearest is of the query's group.
 
@@ -192,6 +247,11 @@ def recall_at_k(
     The value does not depend on the order of the items.
 
     Both directions come from one product, in blocks: memory is a few blocks and the normalized features.
+
+    Products grow with the square of the number of items. Where there are more than 100,000, or `gallery` asks for it,
+    the items are dealt at random into sets of `gallery` items, at least three, and those of each set are ranked against
+    each other: every item is a query, with its own partner in its gallery. Hits and chance of a query in several sets
+    are its means over them. Recall falls with the size of the gallery, and so does its chance.
 
     Args:
         z_u: observed actions in the shared space (n, d), at any scale; a row of zeros is equally near to all.
@@ -204,9 +264,11 @@ def recall_at_k(
         ids_e: episode of each e; row numbers when not given.
         tolerance: largest difference of cosine similarities that counts as a tie; 0 for exact equality.
         block: rows of u per block; chosen for some 64 MiB per block when not given.
+        gallery: items that each query is ranked against; 0 for all, `GALLERY` of more than `LARGE` when not given.
+        seed: of the random galleries.
 
     Raises:
-        ConfigError: k or tolerance is impossible.
+        ConfigError: k, tolerance or gallery is impossible.
         FeatureError: shapes, counts or values do not fit, or all rows of a side share one direction up to rounding.
         ProbeError: no query has an item of its group on the other side, or ids repeat where the own is left out.
 
@@ -225,43 +287,150 @@ def recall_at_k(
     labels_e = as_labels(labels_e, len(e), "groups_e")
     codes_u, codes_e = encode_labels(labels_u, labels_e)[0]
     own_e = own_rows(ids_u, ids_e, codes_u, codes_e) if exclude_own else None
+    rows = None if block is None else as_whole(block, "block")
+    size = gallery_size(gallery, max(len(u), len(e)))
+    if size is None:
+        found = [_ranked(u, e, codes_u, codes_e, own_e, tolerance, rows)]
+    else:
+        partner = _rows_of(*_episodes(ids_u, ids_e, len(u), len(e))[0])
+        found = [
+            _ranked(u, e, codes_u, codes_e, own_e, tolerance, rows, part)
+            for part in _random_sets(len(u), len(e), partner, size, check_seed(seed))
+        ]
+    sides = [_direction([ranks[side] for ranks in found], ks, exclude_own, side) for side in (0, 1)]
+    return Recall(u2e=sides[0], e2u=sides[1], ks=ks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ranks:
+    """Queries of one side, each ranked against one gallery; one number for each query.
+
+    `rows` are the queries among `total` rows, `above` and `tied_other` count items of other groups above the best
+    positive and tied with it, `tied_same` positives tied with it, `positives` and `candidates` what is in the gallery.
+    """
+
+    total: int
+    rows: NDArray[np.int64]
+    above: NDArray[np.int64]
+    tied_same: NDArray[np.int64]
+    tied_other: NDArray[np.int64]
+    positives: NDArray[np.int64]
+    candidates: NDArray[np.int64]
+    n_gallery: int
+
+
+def _ranked(
+    u: Tensor,
+    e: Tensor,
+    codes_u: NDArray[np.int64],
+    codes_e: NDArray[np.int64],
+    own_e: NDArray[np.int64] | None,
+    tolerance: float,
+    block: int | None,
+    part: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+) -> tuple[_Ranks, _Ranks]:
+    """Both sides ranked against each other; of all rows, or of those of `part`."""
+    totals, chosen = (len(u), len(e)), part
+    if chosen is None:
+        chosen = (np.arange(len(u)), np.arange(len(e)))
+    else:
+        u, e = (side[torch.from_numpy(rows).to(side.device)] for side, rows in zip((u, e), chosen, strict=True))
+        codes_u, codes_e = codes_u[chosen[0]], codes_e[chosen[1]]
+        if own_e is not None:
+            place = np.full(totals[1] + 1, -1)  # the last one for those without their own
+            place[chosen[1]] = np.arange(len(chosen[1]))
+            own_e = place[own_e[chosen[0]]]
     layout = Layout.of(codes_u, codes_e, own_e)
     sorted_u, sorted_e = u[layout.order_u.to(u.device)], e[layout.order_e.to(e.device)]
-    positives = tied_positives(sorted_u, sorted_e, layout, tolerance)
-    negatives = count_negatives(
-        sorted_u, sorted_e, layout, positives, tolerance, None if block is None else as_whole(block, "block")
-    )
-    directions = []
-    for side, query, gallery, ids in (
-        ("u", labels_u, labels_e, (ids_u, ids_e)),
-        ("e", labels_e, labels_u, (ids_e, ids_u)),
-    ):
-        order = layout.order_u if side == "u" else layout.order_e
+    best = tied_positives(sorted_u, sorted_e, layout, tolerance)
+    others = count_negatives(sorted_u, sorted_e, layout, best, tolerance, block)
+    present = [np.zeros(len(codes), dtype=bool) for codes in (codes_u, codes_e)]
+    if own_e is not None:
+        present[0], present[1][own_e[own_e >= 0]] = own_e >= 0, True
+    groups = int(max(codes_u.max(), codes_e.max())) + 1
+
+    def of(side: int) -> _Ranks:
+        order = (layout.order_u, layout.order_e)[side]
         restore = np.argsort(order.numpy())  # from sorted rows to the caller's order
-        tied_same = (positives.tied_u if side == "u" else positives.tied_e).cpu().numpy()[restore]
-        above = (negatives.above_u if side == "u" else negatives.above_e)[restore]
-        tied_other = (negatives.tied_u if side == "u" else negatives.tied_e)[restore]
-        able = tied_same > 0
-        if not able.any():
-            raise ProbeError(
-                f"none of {len(query)} queries ({side}) has an item of its group on the other side"
-                + (" but its own" if exclude_own else "")
-                + ": retrieval needs shared groups."
-            )
-        hits = {n: expected_hit(above[able], tied_same[able], tied_other[able], n) for n in ks}
-        directions.append(
-            DirectionRecall(
-                hits=hits,
-                queries=np.flatnonzero(able),
-                tied=tied_other[able] > 0,
-                chance={
-                    n: chance_recall(query, gallery, k=n, exclude_own=exclude_own, ids_query=ids[0], ids_gallery=ids[1])
-                    for n in ks
-                },
-                n_gallery=len(gallery) - int(exclude_own),
-            )
+        query, gallery = ((codes_u, codes_e), (codes_e, codes_u))[side]
+        return _Ranks(
+            total=totals[side],
+            rows=chosen[side],
+            above=(others.above_u, others.above_e)[side][restore],
+            tied_same=(best.tied_u, best.tied_e)[side].cpu().numpy()[restore],
+            tied_other=(others.tied_u, others.tied_e)[side][restore],
+            positives=np.bincount(gallery, minlength=groups)[query] - present[side],
+            candidates=len(gallery) - present[side],
+            n_gallery=len(gallery),
         )
-    return Recall(u2e=directions[0], e2u=directions[1], ks=ks)
+
+    return of(0), of(1)
+
+
+def _direction(found: list[_Ranks], ks: tuple[int, ...], exclude_own: bool, side: int) -> DirectionRecall:
+    """Hits and chance of all queries; means over galleries for those that were in several."""
+    times = np.zeros(found[0].total)
+    tied = np.zeros(found[0].total, dtype=bool)
+    hits, chances = ({k: np.zeros(found[0].total) for k in ks} for _ in range(2))
+    for ranks in found:
+        able = ranks.tied_same > 0
+        rows = ranks.rows[able]
+        times[rows] += 1
+        tied[rows] |= ranks.tied_other[able] > 0
+        for k in ks:
+            hits[k][rows] += expected_hit(ranks.above[able], ranks.tied_same[able], ranks.tied_other[able], k)
+            chances[k][rows] += _chances(ranks.positives[able], ranks.candidates[able], k)
+    queries = np.flatnonzero(times)
+    if not len(queries):
+        raise ProbeError(
+            f"none of {found[0].total} queries ({'ue'[side]}) has an item of its group on the other side"
+            + (" but its own" if exclude_own else "")
+            + ": retrieval needs shared groups."
+        )
+    return DirectionRecall(
+        hits={k: hits[k][queries] / times[queries] for k in ks},
+        queries=queries,
+        tied=tied[queries],
+        chance={k: float(np.mean(chances[k][queries] / times[queries])) for k in ks},
+        n_gallery=found[0].n_gallery - int(exclude_own),
+        draws=len(found),
+    )
+
+
+def _random_sets(
+    n_u: int, n_e: int, partner_e: NDArray[np.int64], size: int, seed: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Rows of u and of e of each set, at most `size` of either: those of the smaller side with their partners.
+
+    Rows that were in no set before come first; each set for itself is drawn from all rows with equal probability.
+    """
+    rng = np.random.default_rng(seed)
+    few, many = min(n_u, n_e), max(n_u, n_e)
+    partner = partner_e
+    if n_u > n_e:
+        partner = np.full(n_e, -1)
+        known = np.flatnonzero(partner_e >= 0)
+        partner[partner_e[known]] = known
+    used_few, used_many = np.zeros(few, dtype=bool), np.zeros(many, dtype=bool)
+    for _ in range(gallery_draws(size, many)):
+        rows = _take(rng, used_few, min(size, few), used_few[:0].astype(np.int64))
+        mates = np.unique(partner[rows])
+        mates = mates[mates >= 0]
+        others = _take(rng, used_many, min(size, many) - len(mates), mates)
+        used_many[mates] = True
+        both = np.sort(rows), np.sort(np.concatenate([mates, others]))
+        yield both if n_u <= n_e else both[::-1]
+
+
+def _take(
+    rng: np.random.Generator, used: NDArray[np.bool_], count: int, without: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """`count` random rows without some, unused ones first; they are then used."""
+    order = rng.permutation(len(used))
+    order = order[np.argsort(used[order], kind="stable")]
+    rows = order[~np.isin(order, without)][:count]
+    used[rows] = True
+    return rows
 
 
 def expected_hit(

@@ -19,7 +19,7 @@ from mnprobe.probe.heads import AlignmentHeads, principal_components, save_heads
 from mnprobe.probe.mutual_information import held_out_bound
 from mnprobe.probe.outcome_balance import SETTINGS, Setting, Side, balanced_draw, measurable_sides, shared_training
 from mnprobe.probe.pairs import FeaturePair
-from mnprobe.probe.retrieval import DirectionRecall, recall_at_k
+from mnprobe.probe.retrieval import DirectionRecall, gallery_draws, gallery_size, recall_at_k
 from mnprobe.probe.sampling import shuffled_groups
 from mnprobe.probe.splits import (
     Holdout,
@@ -137,7 +137,16 @@ def _score(
     z_u, z_e = _map(result.heads, pair, rows)
     ids = pair.items.ids[rows]
     retrieval = recall_at_k(
-        z_u, z_e, groups[rows], groups[rows], k=config.k, exclude_own=config.exclude_own, ids_u=ids, ids_e=ids
+        z_u,
+        z_e,
+        groups[rows],
+        groups[rows],
+        k=config.k,
+        exclude_own=config.exclude_own,
+        ids_u=ids,
+        ids_e=ids,
+        gallery=config.gallery,
+        seed=job.draw,  # all probe seeds, and the control, meet the same galleries
     )
     bound = held_out_bound(
         z_u,
@@ -233,6 +242,7 @@ def plan_units(
         reasons = "\n  ".join(str(error) for error in failures)
         raise TooFewSamples(f"nothing can be measured:\n  {reasons}")
     notes += _single_episode_notes(items, config, units)
+    notes += _gallery_notes(config, units)
     return units, list(dict.fromkeys(notes))
 
 
@@ -250,6 +260,21 @@ def _single_episode_notes(items: Items, config: AlignConfig, units: Sequence[Uni
                 f"{config.pairing} occurs once among them, so that recall by {config.pairing} is recall of the own "
                 "episode. --pairing episode names it so; --pairing task asks whether the same task is found"
             )
+    return notes
+
+
+def _gallery_notes(config: AlignConfig, units: Sequence[Unit]) -> list[str]:
+    """A sentence for each number of tested episodes that are ranked against random ones, not against all."""
+    notes = []
+    for unit in units:
+        for tested in sorted({len(rows) for job in unit.jobs for rows in job.tests.values()}):
+            size = gallery_size(config.gallery, tested)
+            if size is not None:
+                notes.append(
+                    f"{unit.holdout} held out: {tested} tested episodes are ranked in {gallery_draws(size, tested)} "
+                    f"random galleries of {size}: recall, chance and interval are of a gallery of this size "
+                    "(n_gallery). --gallery chooses another, 0 takes all episodes"
+                )
     return notes
 
 

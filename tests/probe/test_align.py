@@ -226,6 +226,22 @@ def test_impossible_settings_are_quoted(change, text):
         AlignConfig(**change)
 
 
+def test_random_galleries_are_said_in_the_notes_and_in_the_table(pair):
+    config = {"shuffled": True, "seeds": 2, "splits": 2, "holdout": "episodes", "pairing": "episode"}
+    whole, table = align(pair, tiny(**config)), align(pair, tiny(**config, gallery=5))
+    tested = whole["n_test"].unique().item()
+    assert tested > 10
+    assert (table["n_test"].unique().item(), table["n_gallery"].unique().item()) == (tested, 5)
+    means = table[(table["metric"] == "recall@1") & (table["statistic"] == "mean") & (table["direction"] == "mean")]
+    assert means["chance"].tolist() == pytest.approx([1 / 5, 1 / 5])  # of the pairs and of the control
+    assert ((means["ci_low"] < means["value"]) & (means["value"] < means["ci_high"])).all()
+    (note,) = [note for note in table.attrs["notes"] if "galleries" in note]
+    assert f"{tested} tested episodes are ranked in {-(-tested // 5)} random galleries of 5" in note
+    assert f"{tested} in 5" in summary_table(table)
+    assert not [note for note in whole.attrs["notes"] if "galleries" in note]
+    assert "gallery" not in tiny().measurement()  # tables of before stay those of the same settings
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -233,6 +249,7 @@ def test_impossible_settings_are_quoted(change, text):
         {"pairing": "episode"},
         {"pairing": "task"},
         {"exclude_own": True},
+        {"gallery": 5},
         {"test_share": 0.5},
         {"bound_draws": 3},
     ],

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError
 from mnprobe.probe import chance_recall, paired_ranks, recall_at_k, true_recall_at_k
+from mnprobe.probe.retrieval import _random_sets, gallery_draws, gallery_size
 
 
 def slow_recall(z_q, z_g, groups_q, groups_g, k, own=None, tol=1e-5):
@@ -231,3 +232,81 @@ def test_paired_ranks_equal_sorting_and_share_ties(rng, monkeypatch):
     assert forth.tolist() == [1 + (row > row[i]).sum() for i, row in enumerate(sims)]
     assert back.tolist() == [1 + (row > row[i]).sum() for i, row in enumerate(sims.T)]
     assert paired_ranks(np.ones((5, 2), np.float32), np.ones((5, 2), np.float32))[0].tolist() == [3.0] * 5
+
+
+@pytest.mark.parametrize(("n_u", "n_e", "size"), [(10, 10, 4), (11, 7, 5), (7, 11, 5), (3, 9, 4), (9, 9, 8)])
+def test_random_sets_hold_every_row_with_its_partner(n_u, n_e, size, rng):
+    partner = rng.permutation(max(n_u, n_e))[:n_u]
+    partner[partner >= n_e] = -1
+    sets = list(_random_sets(n_u, n_e, partner, size, seed=1))
+    assert len(sets) == gallery_draws(size, max(n_u, n_e)) >= 3
+    for rows_u, rows_e in sets:
+        assert (len(set(rows_u)), len(set(rows_e))) == (min(size, n_u), min(size, n_e))
+        few, many = (partner[rows_u], rows_e) if n_u <= n_e else (np.flatnonzero(np.isin(partner, rows_e)), rows_u)
+        assert set(few) - {-1} <= set(many)
+    if n_u == n_e:
+        assert {row for rows, _ in sets for row in rows} == set(range(n_u))
+
+
+@pytest.mark.parametrize("exclude_own", [False, True])
+def test_recall_in_random_galleries_is_the_mean_over_their_sets(exclude_own, rng):
+    z_u, z_e, groups = grid(rng, 10, 3), grid(rng, 10, 3), rng.integers(0, 3, 10)
+    order = rng.permutation(10)
+    ids = np.arange(10)
+    found = recall_at_k(
+        *(z_u, z_e[order], groups, groups[order]), k=2, exclude_own=exclude_own, ids_u=ids, ids_e=ids[order],
+        gallery=4, seed=5,
+    )  # fmt: skip
+    hits, chances = [{row: [] for row in range(10)} for _ in range(2)]
+    for rows_u, rows_e in _random_sets(10, 10, np.argsort(order), 4, 5):
+        part = recall_at_k(
+            *(z_u[rows_u], z_e[order][rows_e], groups[rows_u], groups[order][rows_e]), k=2, exclude_own=exclude_own,
+            ids_u=ids[rows_u], ids_e=ids[order][rows_e],
+        ).u2e  # fmt: skip
+        for query, hit in zip(part.queries, part.hits[2], strict=True):
+            hits[rows_u[query]].append(hit)
+            own = ids[order][rows_e] == ids[rows_u[query]]
+            left = groups[order][rows_e][~own] if exclude_own else groups[order][rows_e]
+            same, size = int((left == groups[rows_u[query]]).sum()), len(left)
+            chances[rows_u[query]].append(1 - math.comb(size - same, 2) / math.comb(size, 2))
+    able = [row for row in range(10) if hits[row]]
+    assert found.u2e.queries.tolist() == able
+    assert_allclose(found.u2e.hits[2], [np.mean(hits[row]) for row in able])
+    assert found.u2e.chance[2] == pytest.approx(np.mean([np.mean(chances[row]) for row in able]))
+    assert (found.u2e.n_gallery, found.u2e.draws) == (4 - exclude_own, 3)
+
+
+def test_recall_in_random_galleries_is_on_average_that_of_all_galleries(rng):
+    """The truth by enumeration: queries and gallery are three of six items, in all twenty ways."""
+    z_u, z_e, groups = rng.normal(size=(6, 2)), rng.normal(size=(6, 2)), np.array([0, 0, 1, 1, 2, 2])
+    subsets = [list(rows) for rows in itertools.combinations(range(6), 3)]
+    truth = np.mean([recall_at_k(z_u[rows], z_e[rows], groups[rows], k=1).recall(1) for rows in subsets])
+    chance = np.mean([chance_recall(groups[rows]) for rows in subsets])
+    found = [recall_at_k(z_u, z_e, groups, k=1, gallery=3, seed=seed) for seed in range(300)]
+    assert np.mean([one.recall(1) for one in found]) == pytest.approx(truth, abs=0.02)
+    assert np.mean([one.chance(1) for one in found]) == pytest.approx(chance, abs=0.01)
+
+
+def test_a_gallery_changes_recall_and_chance_together(rng):
+    noise = [rng.normal(size=(300, 4)) for _ in range(2)]
+    found = recall_at_k(*noise, np.arange(300), k=[1, 5], gallery=50)
+    assert found.chance(1) == pytest.approx(1 / 50)
+    assert found.chance(5) == pytest.approx(5 / 50)
+    assert found.recall(1) == pytest.approx(1 / 50, abs=0.025)
+    assert recall_at_k(noise[0], noise[0], np.arange(300), k=1, gallery=50).recall(1) == 1.0
+    whole = recall_at_k(*noise, np.arange(300), k=1)
+    for gallery in (0, 300, 1000):
+        same = recall_at_k(*noise, np.arange(300), k=1, gallery=gallery, seed=3)
+        assert (same.recall(1), same.chance(1), same.u2e.n_gallery) == (whole.recall(1), whole.chance(1), 300)
+
+
+def test_more_than_100_000_items_are_ranked_in_galleries_of_20_000():
+    assert gallery_size(None, 100_000) is None
+    assert (gallery_size(None, 100_001), gallery_draws(20_000, 100_001)) == (20_000, 6)
+    assert gallery_size(0, 1_000_000) is None
+
+
+@pytest.mark.parametrize("gallery", [-1, 1, 2.5, True, "many"])
+def test_an_impossible_gallery_is_refused(gallery):
+    with pytest.raises(ConfigError, match="gallery"):
+        recall_at_k(np.eye(4), np.eye(4), np.arange(4), gallery=gallery)

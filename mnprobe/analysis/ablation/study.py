@@ -14,6 +14,7 @@ from mnprobe.analysis.ablation.grid import PAIRINGS, Cell
 from mnprobe.analysis.ablation.run import CellResult, Evaluation, Shared, finished_rows, read_cell, run_cell
 from mnprobe.analysis.tables.progress import ABLATION
 from mnprobe.analysis.tables.rollouts import SUCCESS, find_rollouts, success_table
+from mnprobe.core.cluster import on_workers, spread
 from mnprobe.core.commands import command_of
 from mnprobe.core.errors import ConfigError, DataError, MnprobeError
 from mnprobe.core.job import JobRecord
@@ -349,26 +350,17 @@ def _prepare(study: Study, workers: int, quiet: bool, note: Callable[[str], None
 
 def _results(cells: Sequence[Cell], shared: Shared, jobs: int) -> Iterator[CellResult]:
     """What becomes of the cells, as they end."""
-    if jobs == 1 or len(cells) < 2:
+    if not on_workers() and (jobs == 1 or len(cells) < 2):
         yield from (run_cell(cell, shared) for cell in cells)
         return
+    calls = [(cell, shared) for cell in cells]
     try:
-        yield from _parallel(jobs, [(cell, shared) for cell in cells])
+        yield from spread(run_cell, calls, n_jobs=jobs, unordered=True, batch=1)
     except BrokenProcessPool as error:
         raise MnprobeError(
             f"a process died at its cell ({type(error).__name__}), as when memory runs out; give fewer --jobs. "
             "What is finished is kept: run the same command again to go on"
         ) from error
-
-
-def _parallel(jobs: int, work: Sequence[tuple[Cell, Shared]]) -> Iterator[CellResult]:
-    from joblib import Parallel, delayed  # only when processes are wanted
-
-    try:
-        parallel = Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")
-    except ValueError:  # a backend from outside that gives all at once, at the end
-        parallel = Parallel(n_jobs=jobs, batch_size=1)
-    yield from parallel(delayed(run_cell)(*one) for one in work)
 
 
 def _write_table(study: Study) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mnprobe.analysis.statistics import cluster_jackknife
 from mnprobe.core.arrays import Array, as_array, as_whole
+from mnprobe.core.cluster import spread
 from mnprobe.core.errors import FeatureError, ProbeError, TooFewSamples
 from mnprobe.core.labels import Labels, as_labels, encode_labels, encode_tuples
 from mnprobe.probe.config import FitConfig
@@ -239,7 +240,12 @@ def _fitted(
     config: FitConfig,
     seeds: int,
 ) -> list[AlignmentHeads]:
-    return [fit_heads(u[train], e[train], groups[train], config=config, seed=seed).heads for seed in range(seeds)]
+    rows = (np.ascontiguousarray(u[train]), np.ascontiguousarray(e[train]), groups[train])
+    return list(spread(_fit, [(*rows, config, seed) for seed in range(seeds)], shared=rows))
+
+
+def _fit(u: Any, e: Any, groups: Any, config: FitConfig, seed: int) -> AlignmentHeads:
+    return fit_heads(u, e, groups, config=config, seed=seed).heads
 
 
 def _mapped(heads: AlignmentHeads, u: NDArray[np.float32], e: NDArray[np.float32]) -> tuple[Any, Any]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,17 @@ from mnprobe.analysis.similarity._arrays import Rows, memory_told, require_memor
 from mnprobe.analysis.similarity.base import MatrixIndex
 from mnprobe.analysis.tsne.inputs import find_pairs
 from mnprobe.core.arrays import Array, as_array, as_whole
+from mnprobe.core.cluster import spread
 from mnprobe.core.errors import ConfigError, FeatureError, ProbeError, TooLittleMemory
-from mnprobe.core.labels import Labels, as_labels, asked_partition, label_list
+from mnprobe.core.labels import Labels, as_labels, asked_partition, encode_labels, label_list
 from mnprobe.core.names import LayerId, usual_layer
 from mnprobe.core.progress import progress
 from mnprobe.core.provenance import canonical_json, config_hash
 from mnprobe.core.rundir import RunDir
-from mnprobe.core.seeds import check_seed
+from mnprobe.core.seeds import check_seed, derived_seed
 from mnprobe.features import open_features
 from mnprobe.probe.pairs import join_episodes, layer_id
+from mnprobe.probe.retrieval import gallery_size
 
 __all__ = [
     "COLUMNS",
@@ -72,8 +74,11 @@ class CompareConfig:
     permutations: int = 999
     seed: int = 0
     grid: str = "layers"
+    gallery: int | None = None
+    """Of indices of neighbors: episodes among which they are sought; see `mnprobe.probe.retrieval.gallery_size`."""
 
     def __post_init__(self) -> None:
+        gallery_size(self.gallery, 0)
         object.__setattr__(self, "permutations", as_whole(self.permutations, "permutations"))
         object.__setattr__(self, "seed", check_seed(as_whole(self.seed, "seed", least=0)))
         if self.permutations < 19:
@@ -110,7 +115,7 @@ def compare(
         tasks: the task of each episode.
         instructions: the instruction of each episode; also the groups of indices that use groups.
         config: index, null, seed.
-        n_jobs: processes; columns are shared out among them.
+        n_jobs: processes; columns are shared out among them. An enclosing `joblib.parallel_config` says where they are.
         quiet: show no progress.
     Raises:
         FeatureError: sets of different lengths, or values that are not finite.
@@ -131,13 +136,76 @@ def compare(
         kept = balanced_rows(labels, seed=config.seed)
         if len(kept) < n:
             notes.append(_balancing(labels, kept))
-    labels, of_tasks = labels[kept], of_tasks[kept]
+    parts = _random_parts(index, labels[kept], config)
+    if len(parts) > 1 or len(parts[0]) < len(kept):
+        notes.append(
+            f"neighbours of {len(kept)} episodes are sought among {len(parts[0])} of them at a time, drawn at random: "
+            f"value and null are means over {len(parts)} draws. --gallery chooses another number, 0 takes all episodes"
+        )
+    together = config.permute.startswith("instructions")
+    measured = [
+        _measured(
+            *(index, rows, columns, kept[part], labels, of_tasks),
+            replace(config, seed=config.seed if together or not draw else derived_seed(config.seed, draw)),
+            n_jobs,
+            quiet,
+        )
+        for draw, part in enumerate(parts)
+    ]
+    value = np.mean([found[0] for found in measured], axis=0)
+    null = np.mean([found[1] for found in measured], axis=0)
+    notes += [note for found in measured for note in found[2]]
+    kept, block = kept[parts[0]], measured[0][3]
+    if not np.isfinite(value).any():
+        reasons = "; ".join(dict.fromkeys(notes)) or "the index gives no finite number"
+        raise ProbeError(f"{index.about.title} has no value for any of the {value.size} cells: {reasons}")
+    family = calibrate(value, null, higher_is_alike=index.about.higher_is_alike)
+    facts: dict[str, Any] = {"n": len(kept), "n_groups": len(np.unique(labels[kept])), "block": block}
+    facts["config_hash"] = comparison_hash(rows, columns, tasks=tasks, instructions=instructions, config=config)
+    return Comparison(table=_table(rows, columns, family, config, index, facts), notes=tuple(dict.fromkeys(notes)))
+
+
+def _random_parts(index: Index, labels: NDArray[Any], config: CompareConfig) -> list[NDArray[np.int64]]:
+    """Rows of each draw, disjoint, at most three; all rows in one where nothing asks for less.
+
+    Where whole instructions change places, every draw has equally many episodes of the same instructions, in the same
+    order, so that one permutation of the instructions moves all draws alike.
+    """
+    size = gallery_size(config.gallery, len(labels)) if "k" in index.options() else None
+    if size is None:
+        return [np.arange(len(labels))]
+    generator = np.random.default_rng([config.seed, 4])
+    keys = generator.random(len(labels))
+    if not config.permute.startswith("instructions"):
+        order = np.argsort(keys)
+        return [np.sort(order[start : start + size]) for start in range(0, min(3 * size, len(order) - size + 1), size)]
+    (codes,), names = encode_labels(labels)
+    chosen = np.sort(generator.permutation(len(names))[:size])
+    each, own = size // len(chosen), len(labels) // len(names)
+    rows = np.lexsort((keys, codes)).reshape(len(names), own)[chosen]
+    draws = max(1, min(3, own // each))
+    return [rows[:, draw * each : (draw + 1) * each].reshape(-1) for draw in range(draws)]
+
+
+def _measured(
+    index: Index,
+    rows: Sequence[FeatureSet],
+    columns: Sequence[FeatureSet],
+    kept: NDArray[np.int64],
+    labels: NDArray[Any],
+    tasks: NDArray[Any],
+    config: CompareConfig,
+    n_jobs: int,
+    quiet: bool,
+) -> tuple[Rows, Rows, list[str], int]:
+    """Values (rows, columns), their permutations, remarks, and how many episodes move together."""
+    labels, tasks = labels[kept], tasks[kept]
     _require_memory(index, len(rows), len(columns), len(kept), config.permutations, n_jobs)
-    swap = exchange(config.permute, tasks=of_tasks, instructions=labels, n=len(kept))
+    swap = exchange(config.permute, tasks=tasks, instructions=labels, n=len(kept))
     orders = swap.orders(config.permutations, config.seed)
-    sides_u, more_u = _prepared(index, rows, kept, labels)
+    sides_u, notes = _prepared(index, rows, kept, labels)
     sides_e, more = _prepared(index, columns, kept, labels)
-    notes += more_u + more
+    notes += more
     value = np.full((len(rows), len(columns)), np.nan)
     null = np.full((len(rows), len(columns), len(orders)), np.nan)
     with progress(f"{index.about.title}", len(columns), quiet=quiet) as advance:
@@ -147,14 +215,7 @@ def compare(
                 value[:, place], null[:, place] = values, sample
                 notes += [f"{rows[row]} and {columns[place]} have no value: {text}" for row, text in remarks]
                 advance()
-    if not np.isfinite(value).any():
-        reasons = "; ".join(dict.fromkeys(notes)) or "the index gives no finite number"
-        raise ProbeError(f"{index.about.title} has no value for any of the {value.size} cells: {reasons}")
-    family = calibrate(value, null, higher_is_alike=index.about.higher_is_alike)
-    block = 1 if swap.block is None else len(kept) // len(np.unique(labels))
-    facts: dict[str, Any] = {"n": len(kept), "n_groups": len(np.unique(labels)), "block": block}
-    facts["config_hash"] = comparison_hash(rows, columns, tasks=tasks, instructions=instructions, config=config)
-    return Comparison(table=_table(rows, columns, family, config, index, facts), notes=tuple(dict.fromkeys(notes)))
+    return value, null, notes, 1 if swap.block is None else len(kept) // len(np.unique(labels))
 
 
 def comparison_hash(
@@ -174,6 +235,8 @@ def comparison_hash(
         total.update(np.ascontiguousarray(given.values).data)
     settings = {name: getattr(config, name) for name in ("index", "permute", "permutations", "seed", "grid")}
     index = make_index(config.index, config.options)
+    if config.gallery is not None and "k" in index.options():
+        settings["gallery"] = config.gallery
     settings |= {"options": index.options(), "data": total.hexdigest(), "revision": _REVISION, "columns": len(columns)}
     return config_hash(settings)
 
@@ -217,14 +280,8 @@ _Column = tuple[Rows, Rows, list[tuple[int, str]]]
 def _columns(
     index: Index, ones: list[Any], others: list[Any], orders: NDArray[np.int64], n_jobs: int
 ) -> Iterator[_Column]:
-    if n_jobs == 1 or len(others) < 2:
-        for other in others:
-            yield _column(index, ones, other, orders)
-        return
-    from joblib import Parallel, delayed  # only when processes are wanted
-
-    parallel = Parallel(n_jobs=n_jobs, backend="loky", return_as="generator")
-    yield from parallel(delayed(_column)(index, ones, other, orders) for other in others)
+    calls = [(index, ones, other, orders) for other in others]
+    yield from spread(_column, calls, n_jobs=n_jobs, shared=[ones, orders])
 
 
 def _column(index: Index, ones: list[Any], other: Any, orders: NDArray[np.int64]) -> _Column:

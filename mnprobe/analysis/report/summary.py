@@ -506,6 +506,7 @@ _RECORDED = {
     "draws": "balanced draws of success and failure",
     "k": "neighbour counts of recall (k)",
     "exclude_own": "own episode left out",
+    "gallery": "size of random galleries (0: all episodes)",
     "pixel_components": "principal components of pixels",
     "bound_draws": "batches behind the bound on mutual information",
     "revision": "revision of the measurement",

@@ -16,6 +16,7 @@ from mnprobe.analysis.comparison.compare import (
     CompareConfig,
     CompareInputs,
     FeatureSet,
+    _random_parts,
     compare,
     compare_inputs,
     comparison_hash,
@@ -168,6 +169,64 @@ def test_the_hash_knows_every_setting(sides, changes):
     assert comparison_hash(u, e, **labels, config=QUICK) != comparison_hash(
         u, e, **labels, config=replace(QUICK, **changes)
     )
+
+
+@pytest.mark.parametrize("permute", ["instructions", "within-task", "free"])
+def test_neighbors_in_random_draws_are_means_over_disjoint_ones(sides, permute):
+    u, e, labels = sides
+    config = replace(QUICK, index="mutual_knn", options={"k": 3}, permute=permute, gallery=12)
+    index, words = make_index("mutual_knn", {"k": 3}), np.array(labels["instructions"], dtype=object)
+    parts = _random_parts(index, words, config)
+    assert [len(part) for part in parts] == [12, 12, 12]
+    assert len(np.unique(np.concatenate(parts))) == 36
+    if permute == "instructions":  # one of each in every draw, so that the same permutation fits all
+        assert all(words[part].tolist() == sorted(set(words)) for part in parts)
+    found = compare(u, e, **labels, config=config)
+    expected = np.mean([[[index.score(a.values[part], b.values[part]) for b in e] for a in u] for part in parts], 0)
+    cells = found.table["value"].to_numpy().reshape(3, 2)
+    np.testing.assert_allclose(cells, expected, rtol=1e-12)
+    assert set(found.table["n"]) == {12}
+    np.testing.assert_allclose(found.table["null_mean"], 3 / 11, atol=0.06)  # chance is k / (n - 1)
+    (note,) = [note for note in found.notes if "draws" in note]
+    assert "neighbours of 48 episodes are sought among 12 of them at a time" in note
+    assert "means over 3 draws" in note
+    best = found.table[found.table["best"]].iloc[0]
+    assert (best["layer_u"], best["layer_e"]) == ("u", "e")
+
+
+def test_a_gallery_of_all_and_other_indices_change_nothing(sides):
+    u, e, labels = sides
+    knn = replace(QUICK, index="mutual_knn", options={"k": 3})
+    for config, gallery in ((knn, 0), (knn, 48), (QUICK, 12)):
+        same = compare(u, e, **labels, config=replace(config, gallery=gallery)).table
+        pd.testing.assert_frame_equal(
+            same.drop(columns="config_hash"), compare(u, e, **labels, config=config).table.drop(columns="config_hash")
+        )
+    assert comparison_hash(u, e, **labels, config=replace(QUICK, gallery=12)) == comparison_hash(
+        u, e, **labels, config=QUICK
+    )
+    with pytest.raises(ConfigError, match="gallery must be at least 2 items"):
+        replace(QUICK, gallery=1)
+
+
+def test_the_null_of_random_draws_holds_for_whole_instructions():
+    """Features of the instruction alone, independent on both sides: p is below 0.1 in a tenth of the cases."""
+    small = 0
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        sets = [
+            [
+                FeatureSet(
+                    values=np.repeat(generator.normal(size=(12, 4)), 6, axis=0) + 0.1 * generator.normal(size=(72, 4)),
+                    origin=LayerId(model=model, side=side),
+                )
+            ]
+            for model, side in (("viclip", Side.UNDERSTANDING), ("arp", Side.EXECUTION))
+        ]
+        names = {"tasks": ["t"] * 72, "instructions": [f"i{row // 6}" for row in range(72)]}
+        config = CompareConfig(index="mutual_knn", options={"k": 3}, permutations=39, seed=seed, gallery=24)
+        small += int(compare(*sets, **names, config=config).table["p"].item() <= 0.1)
+    assert 1 <= small <= 13  # binomial of 60 at 0.1: outside once in a thousand
 
 
 def test_the_hash_knows_every_number_and_label(sides):

@@ -185,7 +185,7 @@ FIGURES = {
     "success": _success,
     "compare": lambda _, long: _comparison(long, (4, 7)),
     "compare-one-cell": lambda _, long: _comparison(long, (1, 1)),
-    "compare-many": lambda _, long: _comparison(long, (70, 65)),
+    "compare-many": lambda _, long: _comparison(long, (56, 52)),
     "compare-checkpoints": lambda _, long: _comparison(long, (3, 12), "checkpoints"),
     "tsne": lambda _, long: _map(long, 1, 5),
     "tsne-many": lambda _, long: _map(long, 3, 60),

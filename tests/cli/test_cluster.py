@@ -1,0 +1,334 @@
+"""Probing on real clusters of this machine: the same bytes as in one process, also when a worker dies."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import joblib
+import numpy as np
+import pytest
+
+from mnprobe.analysis.ablation.grid import ablation_cells
+from mnprobe.analysis.ablation.run import Evaluation, Shared
+from mnprobe.analysis.ablation.study import _results
+from mnprobe.analysis.audit.decomposition import decompose
+from mnprobe.analysis.comparison.compare import CompareConfig, FeatureSet, compare
+from mnprobe.cli.main import main
+from mnprobe.core.cluster import on_cluster, on_workers, spread
+from mnprobe.core.errors import ClusterError, ConfigError
+from mnprobe.core.names import LayerId, Side
+from mnprobe.features import write_features
+from mnprobe.probe import AlignConfig, FitConfig, align, pair_arrays
+from mnprobe.training import preset
+
+N = 24
+FORMS = "--cluster takes dask:tcp://HOST:PORT or ray:ADDRESS"
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def awaited(condition, what):
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end, f"no {what} after two minutes"
+        time.sleep(0.1)
+
+
+def listens(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def started(folder, *commands):
+    """Commands as processes that are in groups of their own, so that none is left when the block ends."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True, "cwd": folder}
+    env = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    processes = [subprocess.Popen([sys.executable, *command], env=env, **quiet) for command in commands]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.terminate()
+        for process in processes:
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+@pytest.fixture(scope="module")
+def dask(tmp_path_factory):
+    """A scheduler and two workers of one thread each."""
+    distributed = pytest.importorskip("distributed", reason="needs the extra 'dask'")
+    port = free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    scheduler = ["-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
+    worker = ["-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+    with started(tmp_path_factory.mktemp("dask"), scheduler, worker, worker) as processes:
+        awaited(lambda: listens(port), "Dask scheduler")
+        with distributed.Client(address, timeout=60, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=120)
+        yield SimpleNamespace(option=f"dask:{address}", head=processes[0], workers=processes[1:])
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """A head with two processors."""
+    pytest.importorskip("ray", reason="needs the extra 'ray'")
+    port = free_port()
+    folder = tempfile.mkdtemp(prefix="ray")  # pytest's own are too long for the names of sockets
+    command = ["-c", "from ray.scripts.scripts import main; main()", "start", "--head", "--block", "--port", str(port)]
+    command += ["--num-cpus", "2", "--object-store-memory", str(100 << 20), "--temp-dir", folder]
+    command += ["--include-dashboard", "false", "--disable-usage-stats", "--node-ip-address", "127.0.0.1"]
+    for name in ("dashboard-agent-listen", "dashboard-agent-grpc"):
+        command += [f"--{name}-port", str(free_port())]
+    try:
+        with started(folder, command) as (head,):
+            option = f"ray:127.0.0.1:{port}"
+
+            def answers():
+                assert head.poll() is None, f"the Ray head ended with code {head.poll()}"
+                try:
+                    with on_cluster(option):
+                        return True
+                except ClusterError:
+                    return False
+
+            awaited(answers, "Ray head")
+            yield SimpleNamespace(option=option, head=head)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def features(n=N, instructions=8):
+    rng = np.random.default_rng(0)
+    u, e = (rng.normal(size=(n, width)).astype(np.float32) for width in (5, 7))
+    return u, e, [f"do {i % instructions}" for i in range(n)]
+
+
+def planted_pair():
+    return pair_arrays(*features())
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    """Two stores, and what `mnprobe align` makes of them in one process."""
+    folder = tmp_path_factory.mktemp("stores")
+    u, e, instructions = features()
+    for side, model, layer, values in (("understanding", "viclip", "u", u), ("execution", "arp", "e", e)):
+        episodes = {"id": [f"t/0/episode{i}" for i in range(N)], "instruction": instructions, "task": ["t"] * N}
+        path = folder / f"{layer}.h5"
+        write_features(path, layers={layer: values}, episodes=episodes, model=model, side=side, source="demos")
+    return SimpleNamespace(folder=folder, alone=aligned(folder, "alone", "--jobs", "1"))
+
+
+def aligned(folder, name, *arguments):
+    """The bytes of all files that `mnprobe align` writes, by name."""
+    out = folder / name / "alignment.csv"
+    quick = ["--seeds", "3", "--splits", "2", "--dim", "4", "--steps", "3", "--out", str(out)]
+    with pytest.raises(SystemExit) as ended:
+        main(["align", "--u", str(folder / "u.h5"), "--e", str(folder / "e.h5"), *quick, *arguments])
+    assert ended.value.code == 0
+    files = [path for path in out.parent.rglob("*") if path.suffix in (".csv", ".safetensors")]
+    return {str(path.relative_to(out.parent)): path.read_bytes() for path in files}
+
+
+def compared():
+    u, e, instructions = features()
+    layers = [FeatureSet(values=e * by + by, origin=LayerId(model="arp", side=Side.EXECUTION)) for by in (1, 2)]
+    rows = [FeatureSet(values=u, origin=LayerId(model="viclip", side=Side.UNDERSTANDING))]
+    config = CompareConfig(index="mutual_knn", permutations=19, permute="free")
+    return compare(rows, layers, tasks=["t"] * N, instructions=instructions, config=config).table.to_csv()
+
+
+def audited():
+    fit = FitConfig(dim=4, steps=3)
+    return decompose(planted_pair(), np.arange(16), np.arange(16, N), fit=fit, seeds=2).to_csv()
+
+
+def ablated(folder):
+    """What becomes of two cells that find no demonstrations."""
+    cells = ablation_cells(preset("tiny"), pairings=["task"], taus=[0.1], seeds=1)
+    shared = Shared(
+        folder=folder,
+        cache=folder,
+        data=(folder / "none",),
+        partition="train",
+        instructions=None,
+        starts={},
+        device="cpu",
+        save_every=1,
+        evaluation=Evaluation(tasks=("t",)),
+        asked={},
+    )
+    return {result.name: (result.status, result.error) for result in _results(cells, shared, 1)}
+
+
+SLOW = AlignConfig(fit=FitConfig(dim=16, steps=100), seeds=3, splits=2, shuffled_seeds=3)
+
+
+def lost_midway(option, kill_worker, kill_cluster):
+    """What is told when a worker dies after the first measurement and the whole cluster after the third."""
+    alone = align(planted_pair(), SLOW)
+    told = []
+
+    def on_rows(frame):
+        told.append(frame)
+        if len(told) in (1, 3):
+            (kill_worker if len(told) == 1 else kill_cluster)()
+
+    with pytest.raises(ClusterError) as error, on_cluster(option):
+        align(planted_pair(), SLOW, on_rows=on_rows)
+    assert [len(frame) for frame in told] == [len(alone) * part // 4 for part in (1, 2, 3)]
+    assert align(planted_pair(), SLOW, previous=told[-1]).to_csv() == alone.to_csv()
+    return str(error.value)
+
+
+class Counted:
+    """Counts how often it is pickled, and makes a folder whenever it is unpickled, which is what a worker gets."""
+
+    def __init__(self, folder):
+        self.folder, self.sent = str(folder), 0
+
+    def __reduce__(self):
+        self.sent += 1
+        return tempfile.mkdtemp, ("", "read", self.folder)
+
+
+def shared_with_eight(folder):
+    """How often a shared value was pickled and unpickled for eight calls; their results are in order."""
+    counted = Counted(folder)
+    found = list(spread(os.path.join, [(counted, str(number)) for number in range(8)], shared=[counted]))
+    assert [Path(path).name for path in found] == list("01234567")
+    return counted.sent, len(list(folder.glob("read*")))
+
+
+def test_dask_gives_the_bytes_of_one_process(dask, stores, tmp_path):
+    assert len(stores.alone) == 4
+    assert aligned(stores.folder, "sent", "--cluster", dask.option) == stores.alone
+    assert aligned(stores.folder, "read", "--cluster", dask.option, "--shared-files") == stores.alone
+    with on_cluster(dask.option):
+        assert on_workers()
+        there = compared(), audited(), ablated(tmp_path / "run")
+        assert shared_with_eight(tmp_path) == (1, 1)  # from the command to a worker, and from there to the other
+    assert not on_workers()
+    assert there == (compared(), audited(), ablated(tmp_path / "run"))
+    assert {status for status, _ in there[2].values()} == {"failed"}
+
+
+def test_workers_that_see_other_files_are_refused(dask, stores, tmp_path, capsys):
+    """A worker that reads other features than the command must not measure them."""
+    from mnprobe.probe.pairs import PairRecipe
+
+    recipe = PairRecipe(stores.folder / "u.h5", stores.folder / "e.h5").for_workers(planted_pair())
+    with on_cluster(dask.option), pytest.raises(Exception, match=r"other features .* without it features are sent"):
+        list(spread(PairRecipe.load, [(recipe,), (recipe,)]))
+
+
+def test_dask_does_again_what_a_dead_worker_had_and_a_lost_cluster_ends_with_a_sentence(dask):
+    assert lost_midway(dask.option, dask.workers[0].kill, dask.head.kill) == (
+        "the Dask cluster is lost (scheduler-connection-lost). What was finished is kept: run the same command again "
+        "to go on"
+    )
+
+
+def test_ray_gives_the_bytes_of_one_process(ray, stores, tmp_path, capsys):
+    capsys.readouterr()
+    assert aligned(stores.folder, "ray", "--cluster", ray.option, "--json") == stores.alone
+    assert json.loads(capsys.readouterr().out)["rows"]  # nothing of Ray's is among it
+    with on_cluster(ray.option):
+        assert on_workers()
+        there = audited()
+        sent, read = shared_with_eight(tmp_path)
+    assert not on_workers()
+    assert there == audited()
+    assert sent == 1
+    assert 1 <= read <= 2
+
+
+def test_ray_does_again_what_a_dead_worker_had_and_a_lost_cluster_ends_with_a_sentence(ray):
+    import psutil
+
+    def processes():
+        return psutil.Process(ray.head.pid).children(recursive=True)
+
+    def kill_worker():
+        next(one for one in processes() if " ".join(one.cmdline()).startswith("ray::PoolActor")).kill()
+
+    def kill_cluster():
+        for one in processes():
+            one.kill()
+
+    told = lost_midway(ray.option, kill_worker, kill_cluster)
+    assert told.startswith("the Ray cluster is lost (")
+    assert told.endswith("). What was finished is kept: run the same command again to go on")
+
+
+def thread_of(number):
+    time.sleep(0.02)
+    return threading.get_ident()
+
+
+def test_python_goes_by_a_parallel_config_of_the_user():
+    pair = planted_pair()
+    config = AlignConfig(fit=FitConfig(dim=4, steps=2), seeds=2, splits=1, shuffled=False, holdout="episodes")
+    alone = align(pair, config)
+    with joblib.parallel_config("threading", n_jobs=2):
+        assert align(pair, config).to_csv() == alone.to_csv()
+        threads = set(spread(thread_of, [(number,) for number in range(4)]))
+    assert len(threads) == 2
+    assert threading.get_ident() not in threads
+
+
+@pytest.mark.parametrize("option", ["slurm:x", "dask", "dask:here", "dask:tcp://here", "ray", "ray:", "ray:ray://a:1"])
+def test_an_option_of_another_form_is_refused(option):
+    with pytest.raises(ConfigError, match=FORMS), on_cluster(option):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("option", "module", "extra"), [("dask:tcp://a:1", "distributed", "dask"), ("ray:auto", "ray", "ray")]
+)
+def test_a_missing_extra_is_named_with_its_command(option, module, extra, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=rf"needs the extra '{extra}'.*pip install 'mnprobe\[{extra}\]'"):  # noqa: SIM117
+        with on_cluster(option):
+            pass
+
+
+@pytest.mark.parametrize(("kind", "module"), [("dask:tcp://", "distributed"), ("ray:", "ray")])
+def test_an_address_where_nothing_listens_ends_the_command_with_code_2(kind, module, stores, tmp_path, capsys):
+    pytest.importorskip(module, reason="needs the extras 'dask' and 'ray'")
+    paths = ["--u", str(stores.folder / "u.h5"), "--e", str(stores.folder / "e.h5"), "--out", str(tmp_path / "a.csv")]
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(["align", *paths, "--cluster", f"{kind}127.0.0.1:{free_port()}"])
+    assert ended.value.code == 2
+    assert "cannot be reached" in capsys.readouterr().err
+
+
+def test_shared_files_without_a_cluster_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["align", "--run", str(tmp_path), "--shared-files"])
+    assert ended.value.code == 2
+    assert "give both" in capsys.readouterr().err
