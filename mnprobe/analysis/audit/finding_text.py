@@ -281,16 +281,16 @@ def _instruction(finding: "Finding") -> str:
     if conclusion in _INSTRUCTION_RISES:
         how = _INSTRUCTION_RISES[conclusion]
         return f"The rise on demonstrations {how} ({_difference(facts['blanked'])}); {levels}."
-    flat = {"none": "as high", "less": "higher", "undecided": "not shown to be lower"}[facts["rise"]]
+    flat = {"none": "is as high", "less": "is higher", "undecided": "may be as high"}[facts["rise"]]
     if conclusion == "score explained":
         return (
             "The score on demonstrations is explained by the instruction given to the policy, not by its training: "
-            f"before training it is {flat}, and without the instruction it drops by {_difference(facts['blank'])}; "
+            f"before training it {flat}, and without the instruction it drops by {_difference(facts['blank'])}; "
             f"{levels}."
         )
     return (
-        f"The score on demonstrations is not shown to come from training the policy (before training it is {flat}) "
-        f"nor from the instruction (blanking it changes {_difference(facts['blank'])}); {levels}."
+        f"Neither training the policy nor the instruction is shown to raise the score on demonstrations: before "
+        f"training it {flat}; blanking the instruction changes it by {_difference(facts['blank'])}; {levels}."
     )
 
 

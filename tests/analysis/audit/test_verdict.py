@@ -102,9 +102,9 @@ def instruction(rise, lowered, blank_rise):
         (MORE, NONE, None, "untested", "the blanked control has one checkpoint only"),
         (NONE, MORE, NONE, "score explained", "before training it is as high, and without the instruction it drops by"),
         (LESS, MORE, NONE, "score explained", "before training it is higher"),
-        (UNDECIDED, MORE, UNDECIDED, "score explained", "before training it is not shown to be lower"),
-        (NONE, NONE, NONE, "nothing from training", "nor from the instruction"),
-        (UNDECIDED, UNDECIDED, UNDECIDED, "nothing from training", "nor from the instruction"),
+        (UNDECIDED, MORE, UNDECIDED, "score explained", "before training it may be as high"),
+        (NONE, NONE, NONE, "nothing from training", "nor the instruction is shown"),
+        (UNDECIDED, UNDECIDED, UNDECIDED, "nothing from training", "nor the instruction is shown"),
     ],
 )
 def test_why_the_claim_is_as_high_as_it_is(rise, lowered, blank_rise, name, words):
