@@ -8,7 +8,7 @@ REFERENCE ?= runs/goal-suite
 DATA   ?=
 INSTRUCTIONS ?=
 
-.PHONY: demo reference test check docs bench clean
+.PHONY: demo reference test check docs readme bench clean
 .DEFAULT_GOAL := test
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -40,6 +40,10 @@ check: $(VENV)/.ready
 
 docs: $(VENV)/.ready
 	$(BIN)/python docs/build.py build/docs
+
+# Numbers, answers and the picture in README.md, docs/ and reports/ from the studies in reports/; a picture needs Chromium.
+readme: $(VENV)/.ready
+	$(BIN)/python docs/readme.py
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py

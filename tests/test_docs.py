@@ -175,11 +175,13 @@ def run_code(page, folder, monkeypatch):
 WITH_CODE = [page for page in PAGES if blocks(page, "python") and page.stem not in NEED_WEIGHTS]
 
 
+@pytest.mark.usefixtures("short_fits")
 @pytest.mark.parametrize("page", [page for page in WITH_CODE if page.stem != "tutorial"], ids=names)
 def test_the_code_runs(page, tmp_path, monkeypatch, capsys):
     run_code(page, tmp_path, monkeypatch)
 
 
+@pytest.mark.usefixtures("short_fits")
 def test_the_tutorial_finds_what_was_planted_and_its_commands_do_the_same(tmp_path, monkeypatch, capsys):
     page = REPOSITORY / "docs" / "tutorial.md"
     told = run_code(page, tmp_path, monkeypatch)

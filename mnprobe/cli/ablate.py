@@ -57,6 +57,7 @@ def ablate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the cells, the remaining work and the time; write nothing.")
     ] = False,
+    wide: opt.WideOption = False,
     as_json: opt.JsonOption = False,
     quiet: opt.QuietOption = False,
 ) -> None:
@@ -107,7 +108,7 @@ def ablate(
         return
     with on_cluster(cluster):
         made = run_ablation(study, jobs=jobs, quiet=quiet, note=print_note(quiet))
-    _print_result(made, as_json)
+    _print_result(made, wide, as_json)
 
 
 def _print_plan(plan: "AblationPlan", as_json: bool) -> None:
@@ -132,7 +133,7 @@ def _status(row: dict[str, Any]) -> str:
     return f"partial, {row['done']} made" if row["status"] == "begun" else str(row["status"])
 
 
-def _print_result(result: "Ablation", as_json: bool) -> None:
+def _print_result(result: "Ablation", wide: bool, as_json: bool) -> None:
     from mnprobe.analysis.tables.paper import ablation_table, grid_text
     from mnprobe.core.errors import TrainingError
 
@@ -144,7 +145,7 @@ def _print_result(result: "Ablation", as_json: bool) -> None:
         rows = json.loads(result.rows.to_json(orient="records"))
         typer.echo(json.dumps({"table": str(result.table), "cells": cells, "rows": rows}, indent=2))
     elif len(result.rows):
-        typer.echo(grid_text(ablation_table(result.table)))
+        typer.echo(grid_text(ablation_table(result.table), width=opt.line_width(wide)))
         typer.echo(f"wrote {result.table}")
     if result.failed:
         listed = "\n".join(f"  {cell.name}: {cell.error}" for cell in result.failed)

@@ -10,9 +10,12 @@ from mnprobe.cli import options as opt
 from mnprobe.core.cluster import on_cluster
 from mnprobe.core.commands import command_line
 from mnprobe.core.errors import ConfigError, FeatureError
+from mnprobe.core.names import PIXELS
 from mnprobe.core.rundir import Piece, RunDir, resolve_run
 
 if TYPE_CHECKING:  # the probe imports torch, which `--help` does not need
+    import pandas as pd
+
     from mnprobe.probe import StoredPair
 
 __all__ = ["align"]
@@ -21,6 +24,7 @@ _SPLITS = "all; success for the four settings of success and failure; or one set
 _HOLDOUTS = "Held-out unit: episodes (new ones of known instructions), instructions, tasks, or both."
 _PRESET = "Settings of the heads by name: mirror, the paper's Adam at a constant 0.0001 without ridge."
 _SHARED_FILES = "With --cluster: workers read the stores themselves, by the same paths; else each is sent them once."
+_MANY = 24  # as many measurements are printed one by one; of more, a summary
 _GALLERY = (
     "Rank against random galleries of this size; 0 for all episodes. Default: 20000 where more than 100000 are tested."
 )
@@ -58,7 +62,7 @@ def align(
     lr: Annotated[float | None, typer.Option(help="Adam's learning rate at the start; default 0.01.")] = None,
     ridge: Annotated[
         float | None,
-        typer.Option(help="Variance of the noise that linear heads are fitted against, per feature; default 0.03."),
+        typer.Option(help="Variance of the noise that linear heads are fitted against, per feature; default 0.01."),
     ] = None,
     decay: Annotated[
         bool | None, typer.Option(show_default=False, help="Lower the rate to zero in the last third (default).")
@@ -92,13 +96,15 @@ def align(
     cluster: opt.ClusterOption = None,
     shared_files: Annotated[bool, typer.Option("--shared-files", help=_SHARED_FILES)] = False,
     out: Annotated[Path | None, typer.Option(help="Output table; default results/alignment.csv of the run.")] = None,
+    wide: opt.WideOption = False,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Fit two heads on frozen features and measure Recall@1 both ways on held-out episodes, with chance and controls.
 
     Every understanding store of the run is paired with every execution store of the same source, training and step. For
-    rollouts the heads are fitted on demonstrations, if the run has both (--fit-on). Prints a table, and writes
-    results/alignment.csv (one row per number) and heads/*.safetensors. Finished measurements are not repeated.
+    rollouts the heads are fitted on demonstrations, if the run has both (--fit-on). Prints a table (of many
+    measurements a summary, see --wide), and writes results/alignment.csv (one row per number) and heads/*.safetensors.
+    Finished measurements are not repeated.
 
     Example: mnprobe align --run runs/first --holdout both --seeds 5
     """
@@ -175,13 +181,49 @@ def align(
         }
         typer.echo(json.dumps(document))
         return
-    typer.echo(summary_table(rows))
-    for note in notes:
+    count = _count(rows)
+    shown = rows if wide or count <= _MANY else _last_checkpoints(rows)
+    typer.echo(summary_table(shown, width=opt.line_width(wide)))
+    if shown is not rows:
+        typer.echo(
+            f"{_count(shown)} of {count} measurements: each pair's last checkpoint, without the controls pixels and "
+            "shuffled. --wide prints all"
+        )
+    for note in notes if shown is rows else _alike(notes):
         typer.echo(f"note: {note}", err=True)
     held_out = table.parent / "hits" / HELD_OUT_FILE
     if held_out.is_file():
         typer.echo(f"{held_out} lists the episodes that were held out in each draw")
     typer.echo(f"wrote {table}" + (f", {contrasts}; `mnprobe success` draws them" if contrasts else ""))
+
+
+def _count(rows: "pd.DataFrame") -> int:
+    """Number of measurements, each a line of the printed table."""
+    return int(((rows["metric"] == "recall@1") & (rows["statistic"] == "mean") & (rows["direction"] == "mean")).sum())
+
+
+def _last_checkpoints(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Rows of each pair's last checkpoint, without shuffled pairs and, where models were measured as well, pixels."""
+    last = rows.groupby(["understanding", "execution", "source_e", "split"])["step_e"].transform("max")
+    rows = rows[(rows["step_e"] == last) & (rows["control"] == "none")]
+    models = rows[rows["understanding"] != PIXELS]
+    return rows if models.empty else models
+
+
+def _alike(notes: list[str]) -> list[str]:
+    """The notes, each once that is about several measurements.
+
+    >>> _alike(["a x b, episodes: few groups", "a x c, episodes: few groups", "fits ended early"])
+    ['a x b, episodes (and 1 more): few groups', 'fits ended early']
+    """
+    subjects: dict[str, list[str]] = {}
+    for note in notes:
+        subject, colon, text = note.partition(": ")
+        subjects.setdefault(colon + text if colon else note, []).append(subject if colon else "")
+    return [
+        f"{found[0]}{f' (and {len(found) - 1} more)' if len(found) > 1 else ''}{text}"
+        for text, found in subjects.items()
+    ]
 
 
 def _chosen(

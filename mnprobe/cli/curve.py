@@ -40,7 +40,8 @@ def curve(
 
     Example: mnprobe curve --run runs/first --metric recall@1 --where layer_e=e
     """
-    from mnprobe.analysis.audit.findings import joint_answers
+    from mnprobe.analysis.audit.finding_text import message
+    from mnprobe.analysis.audit.findings import findings
     from mnprobe.analysis.figures.curve import (
         curve_name,
         draw_curve,
@@ -52,10 +53,10 @@ def curve(
     rundir = resolve_run(run)
     name = curve_name(metric, split)
     stem = out or rundir.figures / name
-    answers = (
-        joint_answers(rundir) if alignment is None and not where and (metric, split) == ("recall@1", "all") else ()
-    )
-    said = [f"{one.question} {one.short.removesuffix('.')}" for one in answers]
+    usual = alignment is None and not where and (metric, split, direction) == ("recall@1", "all", "mean")
+    found = findings(rundir, []) if usual else ()
+    joint = [one for one in found if one.topic.startswith("joint") and one.rows]
+    said = [f"{one.question} {one.short.removesuffix('.')}" for one in joint]
     world = world_note(played_in(piece.path for piece in rundir.feature_files()))
     options = {"run": rundir.path, "alignment": alignment, "metric": metric, "split": split, "direction": direction}
     drawn = draw_curve(
@@ -71,6 +72,7 @@ def curve(
         recognition=rundir.results("recognition") if split == "all" else None,
         success=rundir.results("success") if split == "all" else None,
         note=". ".join([*said, *([world] if world else [])]),
+        title="".join(message(one) for one in found if one.topic == "rise with training"),
     )
     if as_json:
         summary = {

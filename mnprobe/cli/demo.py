@@ -57,9 +57,19 @@ def demo(
 ) -> None:
     """Run a complete study: train baseline and joint, roll out, extract u and e, probe them, write the report.
 
-    On your own demonstrations (--data): features of the run's checkpoints (or of tiny untrained models), alignment,
-    curve, t-SNE, report. Each command is printed before it runs, and the time of each stage after it. An interrupted
-    study resumes when run again.
+    \b
+    A first report:        mnprobe demo
+      takes minutes on two cores, downloads nothing, needs no GPU; writes
+      runs/demo/report.html (open it in a browser), tables and figures beside it
+    Your demonstrations:   mnprobe demo --data path/to/demos --run runs/mine
+      features of the run's checkpoints (or of tiny untrained models),
+      alignment, curve, t-SNE, report
+    Your own features:     mnprobe import features.npz --episodes episodes.csv \\
+                             --side execution --name mine --run runs/mine
+      the features of one side; after both, mnprobe align and mnprobe report
+
+    One line per stage says how far it is, the time left (an estimate) and what came out; at the end the answers. All
+    output of the commands is in logs/ of the run. An interrupted study resumes when run again.
 
     Example: mnprobe demo --run runs/first
     """
@@ -69,7 +79,9 @@ def demo(
         "OMP_NUM_THREADS", "1"
     )  # two processes of one thread are faster than one of two (docs/performance.md)
 
-    from mnprobe.cli.study import STUDIES, Study, probe_stages, study_stages
+    from mnprobe.cli.stage_results import answers, stage_result
+    from mnprobe.cli.stages import run_stages
+    from mnprobe.cli.study import STUDIES, Stage, Study, may_be_left_out, probe_stages, study_stages
     from mnprobe.core.commands import command_line
     from mnprobe.core.errors import ConfigError
     from mnprobe.core.provenance import commit
@@ -92,8 +104,11 @@ def demo(
         source += [] if outcomes is None else ["--outcomes", outcomes]
         run_option = ["--run", str(run)]
         extract = ["extract", *run_option, *source, "--device", device]
-        stages = [] if RunDir(run).checkpoints() else [[["init", *run_option, "--seed", str(seed or 0)]]]
-        stages += [[extract], [[*extract, "--model", "arp", "--blank-instruction"]], [[*extract, "--model", "pixels"]]]
+        made = RunDir(run).checkpoints()
+        stages = [] if made else [Stage("random models", [["init", *run_option, "--seed", str(seed or 0)]])]
+        stages.append(Stage("features", [extract]))
+        stages.append(Stage("instruction blank", [[*extract, "--model", "arp", "--blank-instruction"]]))
+        stages.append(Stage("pixels", [[*extract, "--model", "pixels"]]))
         stages += probe_stages(run, steps)
     else:
         if instructions is not None or outcomes is not None:
@@ -116,32 +131,18 @@ def demo(
     together = side_by_side if side_by_side is not None else min(2, os.cpu_count() or 1)
     if together < 1:
         raise ConfigError(f"--side-by-side must be at least 1, got {together}")
-    _run_all(stages, together, run)
-
-
-def _run_all(stages: list[list[list[str]]], together: int, run: Path) -> None:
-    """Run all stages in order, each with its time; an alignment by outcomes that the data do not support is skipped."""
-    import os
-    import time
-
-    from mnprobe.cli.side_by_side import run_here, run_together
-    from mnprobe.cli.study import may_be_left_out
-
-    start = time.perf_counter()
-    for number, stage in enumerate(stages, start=1):
-        before, used = time.perf_counter(), sum(os.times()[:4])
-        if together > 1 and len(stage) > 1:
-            run_together(stage, logs=run / "logs", at_once=together, optional=may_be_left_out)
-        else:
-            for command in stage:
-                run_here(command, optional=may_be_left_out(command))
-        now = time.perf_counter()
-        names = ", ".join(dict.fromkeys(command[0] for command in stage))
-        typer.secho(
-            f"stage {number} of {len(stages)} ({names}): {now - before:.1f} s by the clock, "
-            f"{sum(os.times()[:4]) - used:.1f} CPU-s; {now - start:.0f} s since the start",
-            bold=True,
-        )
+    home = RunDir.create(run)
+    run_stages(
+        stages,
+        logs=run / "logs",
+        at_once=together,
+        optional=may_be_left_out,
+        result=lambda commands: stage_result(home, commands),
+    )
+    typer.echo("")
+    for answer in answers(home):
+        typer.echo(answer)
+    typer.echo(f"report: {home.report} (open it in a browser)\nlogs: {run / 'logs'}")
 
 
 def _plain(value: object) -> object:

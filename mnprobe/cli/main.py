@@ -71,6 +71,15 @@ def _root(
 ) -> None:
     """Measure how far two models represent the same action: one that watches it (u), one that performs it (e).
 
+    \b
+    A first report:        mnprobe demo
+      trains two small models, measures them, writes runs/demo/report.html;
+      minutes on two cores, no GPU, no download
+    Your own features:     mnprobe import features.npz --episodes episodes.csv \\
+                             --side execution --name mine --run runs/mine
+      the features of one side; after both, mnprobe align and mnprobe report
+    What is installed:     mnprobe doctor
+
     Example: mnprobe demo --data path/to/rlbench --run runs/first
     """
 
@@ -105,6 +114,7 @@ def _guarded(arguments: list[str] | None) -> None:
     except SystemExit as end:
         if end.code == _INTERRUPTED:
             typer.echo(f"mnprobe: {_STOPPED}", err=True)
+            exec("")  # noqa: S102  # else Python ends by the signal where it came inside an exec (of a dataclass)
         raise
     except MnprobeError as error:
         _fail(str(error))

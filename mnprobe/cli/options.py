@@ -45,8 +45,10 @@ __all__ = [
     "SuiteOption",
     "TaskOption",
     "UnderstandingStoreOption",
+    "WideOption",
     "WorldOption",
     "chosen_tasks",
+    "line_width",
     "read_step",
     "select_fields",
 ]
@@ -172,6 +174,10 @@ FigureOption: TypeAlias = Annotated[
 OverwriteOption: TypeAlias = Annotated[
     bool, typer.Option("--overwrite", help="Replace existing stores of another configuration.")
 ]
+WideOption: TypeAlias = Annotated[
+    bool,
+    typer.Option("--wide", help="Print every column, whole names, lines of any length; default lines of at most 100."),
+]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 QuietOption: TypeAlias = Annotated[bool, typer.Option("--quiet", help="Show no progress and no messages.")]
 
@@ -187,6 +193,13 @@ def read_step(text: str | None) -> tuple[int | None, bool]:
     if not (text.isascii() and text.isdigit()):
         raise ConfigError(f"--step must be a whole number from 0 on, or half, got {text!r}")
     return int(text), False
+
+
+def line_width(wide: bool) -> int | None:
+    """Characters of a line of a printed table; None with --wide."""
+    from mnprobe.core.table import TERMINAL  # numpy is imported here, so that --help is fast
+
+    return None if wide else TERMINAL
 
 
 def chosen_tasks(

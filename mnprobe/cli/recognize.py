@@ -57,6 +57,7 @@ def recognize(
     batch_size: Annotated[int, typer.Option(help="Clips per forward pass and per resumable piece.")] = 8,
     precision: opt.PrecisionOption[Literal["float32", "bf16"]] = "float32",
     out: Annotated[Path | None, typer.Option(help="Output folder of the tables instead of the run's results.")] = None,
+    wide: opt.WideOption = False,
     as_json: opt.JsonOption = False,
     quiet: opt.QuietOption = False,
 ) -> None:
@@ -81,12 +82,12 @@ def recognize(
     note = print_note(quiet)
     if videos is None:
         done = run_recognize(data or None, config, run=run_dir, out=out, quiet=quiet, note=note)
-        text = format_recognition(done.rows)
+        text = format_recognition(done.rows, width=opt.line_width(wide))
     elif data:
         raise ConfigError("--data: is about episodes, --videos about natural videos; leave one out")
     else:
         done = check_forgetting(videos, config, run=run_dir, out=out, quiet=quiet, note=note)
-        text = format_forgetting(done.rows)
+        text = format_forgetting(done.rows, width=opt.line_width(wide))
     tables = [done.table, done.predictions_table]
     if not leads():
         return

@@ -89,6 +89,7 @@ def rollout(
         ),
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Output folder instead of the run's rollouts.")] = None,
+    wide: opt.WideOption = False,
     as_json: opt.JsonOption = False,
     quiet: opt.QuietOption = False,
 ) -> None:
@@ -106,6 +107,7 @@ def rollout(
     from mnprobe.core.errors import ConfigError
     from mnprobe.core.job import in_turn
     from mnprobe.core.names import step_name
+    from mnprobe.core.progress import progress
     from mnprobe.core.rundir import resolve_run
     from mnprobe.features.extractors.base import parse_options
     from mnprobe.features.selection import CheckpointQuery, select_checkpoints
@@ -155,27 +157,30 @@ def rollout(
 
         stores = PlayedFeatures(run_dir, policy_options, note=print_note(quiet))
         stores.check(players)
-    for player, folder in players:
-        config = RolloutConfig(
-            world=world,
-            world_options=world_options,
-            policy=policy,
-            policy_options=policy_options,
-            checkpoint=player.path,
-            step=player.step,
-            max_steps=max_steps,
-        )
-        written = play_episodes(
-            folder,
-            config,
-            plan,
-            films=film,
-            workers=default_workers() if workers is None else workers,
-            quiet=quiet,
-            trace=() if stores is None else stores.layers,
-        )
-        played.append((player, written))
-        extracted += [] if stores is None else stores.write(folder, quiet=quiet)
+    alone = len(players) == 1  # then there is one bar, that of its episodes
+    with progress("playing (checkpoints)", len(players), quiet=quiet or alone) as advance:
+        for player, folder in players:
+            config = RolloutConfig(
+                world=world,
+                world_options=world_options,
+                policy=policy,
+                policy_options=policy_options,
+                checkpoint=player.path,
+                step=player.step,
+                max_steps=max_steps,
+            )
+            written = play_episodes(
+                folder,
+                config,
+                plan,
+                films=film,
+                workers=default_workers() if workers is None else workers,
+                quiet=quiet,
+                trace=() if stores is None else stores.layers,
+            )
+            played.append((player, written))
+            extracted += [] if stores is None else stores.write(folder, quiet=quiet)
+            advance()
     table_path = run_dir.results("success") if run_dir is not None else root / "success.csv"
     with in_turn((run_dir.path if run_dir is not None else root) / ".success.lock"):  # the last of several contains all
         matches = find_rollouts(root)
@@ -224,7 +229,7 @@ def rollout(
             typer.echo(f"wrote {path}")
     for entry in extracted:
         typer.echo(f"{entry.status} {entry.path}: {entry.episodes} episodes, {', '.join(entry.layers)}")
-    typer.echo(f"\n{format_success(table)}\n\nwrote {table_path}")
+    typer.echo(f"\n{format_success(table, width=opt.line_width(wide))}\n\nwrote {table_path}")
 
 
 def _given(**options: object) -> dict[str, object]:

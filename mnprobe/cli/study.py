@@ -4,10 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["STUDIES", "Study", "may_be_left_out", "probe_stages", "study_stages"]
+__all__ = ["STUDIES", "Command", "Stage", "Study", "may_be_left_out", "probe_stages", "study_stages"]
 
 Command = list[str]
-Stage = list[Command]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Commands that do not wait for each other, and what they are about, in one or two words."""
+
+    title: str
+    commands: list[Command]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,18 +131,24 @@ def study_stages(study: Study, run: Path, *, seed: int | None, device: str, prob
     few = [] if study.max_variations is None else ["--max-variations", str(study.max_variations)]
     numbers = ["--train", str(study.train), "--val", str(study.val), "--test", str(study.test)]
     numbers += ["--seed", str(study.scene_seed)] if study.scene_seed else []
-    made: list[Stage] = [[["demos", *run_option, *tasks, *few, *numbers]]]
+    made = [Stage("demonstrations", [["demos", *run_option, *tasks, *few, *numbers]])]
     fit = _fit(study.probe_seeds, probe_steps)
     if study.half_episodes is None:
         made += _together(study, run, first, device)
         late = ["--source", "demos", "--source", "rollouts", "--step", str(study.updates), "--holdout", "episodes"]
-        made += [[["align", *run_option, *fit]], [["align", *run_option, *fit, "--split", "success", *late]]]
+        made.append(Stage("alignment", [["align", *run_option, *fit]]))
+        made.append(Stage("outcomes", [["align", *run_option, *fit, "--split", "success", *late]]))
         return made + _pictures(run, joint=True)
     half = ["--split", "success", "--source", "rollouts", "--step", "half", "--holdout", "episodes"]
     for number in range(study.seeds):
-        made += _pair(study, run, number, first + number, device)
         only = [word for kind in _kinds(number) for word in ("--model", f"arp-{kind}")]
-        made += [[["align", *run_option, *fit, *only]], [["align", *run_option, *fit, *half, *only]]]
+        pair = [
+            *_pair(study, run, number, first + number, device),
+            Stage("alignment", [["align", *run_option, *fit, *only]]),
+            Stage("outcomes", [["align", *run_option, *fit, *half, *only]]),
+        ]
+        prefix = f"pair {number + 1}: " if study.seeds > 1 else ""
+        made += [Stage(prefix + stage.title, stage.commands) for stage in pair]
     return made + _pictures(run, joint=True)
 
 
@@ -144,7 +157,7 @@ def _kinds(number: int) -> tuple[str, str]:
     return ("joint", "baseline") if number == 0 else (f"joint-seed{number}", f"baseline-seed{number}")
 
 
-def _trainings(study: Study, run: Path, number: int, seed: int, device: str) -> Stage:
+def _trainings(study: Study, run: Path, number: int, seed: int, device: str) -> list[Command]:
     common = ["--preset", study.preset, "--updates", str(study.updates), "--threads", "1", "--device", device]
     if study.checkpoints is not None:
         common += ["--checkpoint-at", ",".join(f"{share:g}" for share in study.checkpoints)]
@@ -168,21 +181,28 @@ def _together(study: Study, run: Path, seed: int, device: str) -> list[Stage]:
     play = [*_play(study, run), "--episodes", str(study.episodes)]
     held_out = ["extract", *run_option, "--partition", "val", "--partition", "test", *device_option]
     played = ["extract", *run_option, "--source", "rollouts", *device_option]
+    trainings = [one for number in range(study.seeds) for one in _trainings(study, run, number, seed + number, device)]
     return [
-        [one for number in range(study.seeds) for one in _trainings(study, run, number, seed + number, device)],
-        [
-            *([*play, "--model", f"arp-{name}"] for name in names),
-            [*held_out, "--model", "arp"],
-            [*held_out, "--model", "arp", "--blank-instruction"],
-            [*held_out, "--model", "viclip"],
-            [*held_out, "--model", "pixels"],
-            ["recognize", *run_option, "--partition", "test", *device_option],
-        ],
-        [
-            [*played],
-            [*played, "--model", "arp", "--blank-instruction"],
-            [*played, "--model", "pixels"],
-        ],
+        Stage("training", trainings),
+        Stage(
+            "features",
+            [
+                *([*play, "--model", f"arp-{name}"] for name in names),
+                [*held_out, "--model", "arp"],
+                [*held_out, "--model", "arp", "--blank-instruction"],
+                [*held_out, "--model", "viclip"],
+                [*held_out, "--model", "pixels"],
+                ["recognize", *run_option, "--partition", "test", *device_option],
+            ],
+        ),
+        Stage(
+            "own features",
+            [
+                [*played],
+                [*played, "--model", "arp", "--blank-instruction"],
+                [*played, "--model", "pixels"],
+            ],
+        ),
     ]
 
 
@@ -199,25 +219,28 @@ def _pair(study: Study, run: Path, number: int, seed: int, device: str) -> list[
     held_out = ["extract", *run_option, "--partition", "val", "--partition", "test", *device_option]
     played = ["extract", *run_option, "--source", "rollouts", *device_option]
     return [
-        _trainings(study, run, number, seed, device),
-        [[*play, "--episodes", str(study.episodes), "--model", f"arp-{kind}"] for kind in kinds],
-        [
-            [*held_out, *policies, "--also-blank"],  # the longest first
-            *(
-                [*play, "--episodes", str(study.half_episodes), "--step", "half", "--model", f"arp-{kind}"]
-                for kind in kinds
-            ),
-            [*held_out, *watching],
-            ["recognize", *run_option, *watching, "--partition", "test", *device_option],
-            *([[*held_out, "--model", "pixels"]] if number == 0 else []),
-        ],
-        [[*played, *watching], [*played, "--model", "pixels"]],
+        Stage("training", _trainings(study, run, number, seed, device)),
+        Stage("own episodes", [[*play, "--episodes", str(study.episodes), "--model", f"arp-{kind}"] for kind in kinds]),
+        Stage(
+            "features",
+            [
+                [*held_out, *policies, "--also-blank"],  # the longest first
+                *(
+                    [*play, "--episodes", str(study.half_episodes), "--step", "half", "--model", f"arp-{kind}"]
+                    for kind in kinds
+                ),
+                [*held_out, *watching],
+                ["recognize", *run_option, *watching, "--partition", "test", *device_option],
+                *([[*held_out, "--model", "pixels"]] if number == 0 else []),
+            ],
+        ),
+        Stage("own features", [[*played, *watching], [*played, "--model", "pixels"]]),
     ]
 
 
 def probe_stages(run: Path, steps: int | None) -> list[Stage]:
     """Stages from features to the report, for demonstrations of your own."""
-    return [[["align", "--run", str(run), *_fit(None, steps)]], *_pictures(run, joint=False)]
+    return [Stage("alignment", [["align", "--run", str(run), *_fit(None, steps)]]), *_pictures(run, joint=False)]
 
 
 def _fit(seeds: int | None, steps: int | None) -> Command:
@@ -230,15 +253,23 @@ def _pictures(run: Path, *, joint: bool) -> list[Stage]:
     run_option = ["--run", str(run)]
     pair = ["--understanding", "viclip-joint", "--execution", "arp-joint"] if joint else []
     return [
-        [
-            ["tsne", *run_option],
-            ["audit", *run_option],
-            ["compare", *run_option, "--grid", "checkpoints", *pair],
-            ["success", *run_option],
-            ["curve", *run_option],
-            ["tsne", *run_option, "--space", "raw"],
-        ],
-        [["report", *run_option]],
+        Stage(
+            "audit",
+            [
+                ["tsne", *run_option],
+                ["audit", *run_option],
+                ["compare", *run_option, "--grid", "checkpoints", *pair],
+            ],
+        ),
+        Stage(
+            "figures",  # their titles are what the audit finds
+            [
+                ["success", *run_option],
+                ["curve", *run_option],
+                ["tsne", *run_option, "--space", "raw"],
+            ],
+        ),
+        Stage("report", [["report", *run_option]]),
     ]
 
 

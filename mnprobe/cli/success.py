@@ -35,6 +35,7 @@ def success(
 
     Example: mnprobe success --run runs/first --source rollouts
     """
+    from mnprobe.analysis.audit.finding_text import message
     from mnprobe.analysis.audit.findings import findings
     from mnprobe.analysis.success.contrast import contrast_sentences, write_contrasts
     from mnprobe.analysis.success.figure import draw_success
@@ -50,6 +51,7 @@ def success(
     tables = RunTables(rundir)
     own = table[table["source_e"].str.startswith("rollouts")]
     chosen = half_steps(rundir, list(dict.fromkeys(own["execution"]))) if half else tables.half_steps
+    (answer,) = [one for one in findings(tables, []) if one.topic == "success"]
     options = {"run": rundir.path, "source": source, "step": step, "resamples": resamples, "out": out}
     drawn = draw_success(
         table,
@@ -59,9 +61,9 @@ def success(
         step=number,
         command=command_line("success", **options),
         note=world_note(played_in(piece.path for piece in rundir.feature_files())),
+        title=message(answer) if source is None and number is None else "",
     )
     sentences = contrast_sentences(drawn.rows)
-    (answer,) = [one for one in findings(tables, []) if one.topic == "success"]
     if as_json:
         summary = {
             "run": str(rundir.path),

@@ -18,6 +18,7 @@ def tables(
         list[int] | None,
         typer.Option(help="1 recognition, 2 execution, 3 ablation (repeatable); default all that exist."),
     ] = None,
+    wide: opt.WideOption = False,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Print recognition and success per task, and the ablation, in the format of the paper's Tables 1 to 3.
@@ -57,6 +58,6 @@ def tables(
         return
     typer.echo(f"run: {rundir.path}")
     for table in existing:
-        typer.echo(f"\n{grid_text(table)}")
+        typer.echo(f"\n{grid_text(table, width=opt.line_width(wide))}")
     for one, command in missing.items():
         typer.echo(f"\nTable {one} is not measured yet: `{command}`")

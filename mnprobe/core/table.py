@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,7 +18,13 @@ from mnprobe.core.errors import MnprobeError, ProbeError
 from mnprobe.core.files import update_table, write_text
 from mnprobe.core.labels import is_missing
 
-__all__ = ["UNREADABLE", "Cells", "TableSchema", "read_cells", "text_table", "typed_cells", "write_table"]
+__all__ = [
+    *("TERMINAL", "UNREADABLE", "Cells", "TableSchema", "fitted_table", "read_cells", "shorten_pairs", "text_table"),
+    *("typed_cells", "unshared", "write_table"),
+]
+
+TERMINAL = 100
+"""Characters of a line that tables in a terminal fit into, unless the whole is asked for."""
 
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _REAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -126,6 +133,104 @@ def text_table(
             console.print(table, soft_wrap=False)
         texts.append("\n".join(line.rstrip(" ") for line in captured.get().rstrip("\n").split("\n")))
     return "\n\n".join(texts)
+
+
+def fitted_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | None, spare: Sequence[str] = ()
+) -> str:
+    """`text_table` in lines of at most `width` characters; whole where `width` is None.
+
+    A cell that all rows share is said once above. Then columns of `spare` are left out, in their order, until the rest
+    fits, and a line below names them. What still does not fit goes into further blocks.
+
+    >>> print(fitted_table(["model", "n", "seed"], [["viclip", "7", "0"], ["arp", "7", "1"]], width=11, spare=["seed"]))
+    in all rows: n 7
+    model
+    viclip
+    arp
+    not shown: seed
+    """
+    from rich.cells import cell_len
+
+    if width is None or not rows:
+        return text_table(columns, rows)
+    same = [place for place in range(1, len(columns)) if len(rows) > 1 and len({row[place] for row in rows}) == 1]
+    kept = [place for place in range(len(columns)) if place not in same]
+    sizes = [max(cell_len(str(line[place])) for line in (columns, *rows)) for place in range(len(columns))]
+    left_out = []
+    for name in spare:
+        place = columns.index(name)
+        if place in kept and sum(sizes[one] for one in kept) + 2 * (len(kept) - 1) > width:
+            kept.remove(place)
+            left_out.append(name)
+    above = [f"{columns[place]} {rows[0][place]}" for place in same if rows[0][place] != "-"]
+    table = text_table(
+        [columns[place] for place in kept], [[row[place] for place in kept] for row in rows], width=width
+    )
+    lines = [*(textwrap.wrap(f"in all rows: {', '.join(above)}", width) if above else []), table]
+    return "\n".join([*lines, *([f"not shown: {', '.join(left_out)}"] if left_out else [])])
+
+
+_WORD = re.compile(r"[^ -]*[ -]*")
+
+
+def unshared(names: Sequence[str]) -> tuple[list[str], str]:
+    """`names` without the words at either end that all of them share, and those words around an ellipsis.
+
+    Words end at spaces and hyphens. Different names stay different. Where nothing is shared, the words are "".
+
+    >>> unshared(["viclip-joint step 0", "viclip-baseline step 0"])
+    (['joint', 'baseline'], 'viclip-… step 0')
+    """
+    parts = [[word for word in _WORD.findall(name) if word] for name in names]
+    if len(set(names)) < 2:
+        return list(names), ""
+    head = _agreeing(parts)
+    rest = [words[head:] for words in parts]
+    tail = _agreeing([[word.rstrip(" -") for word in reversed(words)] for words in rest])
+    kept = ["".join(words[: len(words) - tail]) for words in rest]
+    ends = {name[len(name.rstrip(" -")) :] for name in kept}
+    if tail and len(ends) > 1:  # what stands before the shared end differs
+        tail, kept, ends = 0, ["".join(words) for words in rest], {""}
+    first, last = "".join(parts[0][:head]), "".join(rest[0][len(rest[0]) - tail :]) if tail else ""
+    if not first and not last:
+        return list(names), ""
+    return [name.rstrip(" -") if tail else name for name in kept], f"{first}…{ends.pop() if tail else ''}{last}"
+
+
+def _agreeing(parts: Sequence[Sequence[str]]) -> int:
+    """How many first words all have in common, short of the last word of any."""
+    most = min(map(len, parts)) - 1
+    return next((place for place in range(max(most, 0)) if len({words[place] for words in parts}) > 1), max(most, 0))
+
+
+def shorten_pairs(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], str]:
+    """A short name for each pair of models, and a line that says once what was taken out; "" where nothing was.
+
+    >>> shorten_pairs([("viclip-joint", "arp-joint"), ("viclip-baseline", "arp-baseline")])
+    (['joint', 'baseline'], 'pairs: viclip-… x arp-…')
+    >>> shorten_pairs([("viclip", "arp"), ("viclip", "arp step 9")])
+    (['arp', 'arp step 9'], 'pairs: viclip x …')
+    """
+    whole = [f"{first} x {second}" for first, second in pairs]
+    sides = [[pair[place] for pair in pairs] for place in (0, 1)]
+    single = [len(set(side)) == 1 for side in sides]
+    if all(single):
+        return whole, ""
+    (firsts, shared_first), (seconds, shared_second) = (unshared(side) for side in sides)
+    about = f"pairs: {sides[0][0] if single[0] else shared_first or '…'} x "
+    about += sides[1][0] if single[1] else shared_second or "…"
+    if single[0]:
+        return seconds, about
+    if single[1]:
+        return firsts, about
+    together = all(
+        second == first or second.startswith(f"{first} ") for first, second in zip(firsts, seconds, strict=True)
+    )
+    if together and len(set(seconds)) == len(set(pairs)):
+        return seconds, about
+    names = [f"{first} x {second}" for first, second in zip(firsts, seconds, strict=True)]
+    return names, about if shared_first or shared_second else ""
 
 
 def _aligned(lines: Sequence[Sequence[str]], gap: int) -> "Table":

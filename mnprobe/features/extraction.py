@@ -157,11 +157,14 @@ def run_jobs(jobs: Sequence[Job], team: Team, *, quiet: bool = False, note: Note
     and resumption are those of the jobs alone; when a job fails, those before it are finished.
     """
     done: list[Status] = []
-    for group in _groups(jobs):
-        if len(group) == 1:
-            done.append(run_job(group[0], team, quiet=quiet, note=note))
-        else:
-            done += _run_together(group, team, quiet, note)
+    groups = _groups(jobs)
+    with progress("extracting (models)", len(groups), quiet=quiet or len(groups) == 1 or not team.leads) as advance:
+        for group in groups:
+            if len(group) == 1:
+                done.append(run_job(group[0], team, quiet=quiet, note=note))
+            else:
+                done += _run_together(group, team, quiet, note)
+            advance()
     return done
 
 
@@ -849,28 +852,31 @@ def extract(
             raise ConfigError(f"--out {out}: one file, but {count} stores are to be made; name a folder")
         done: list[Extracted] = []
         asked: list[str] = []
-        for number, (folder, choices) in enumerate(parts, start=1):
-            if len(parts) > 1:
-                say(f"{folder} ({number} of {len(parts)})")
-            context = _ExtractionContext.of(
-                folder,
-                config,
-                run=home,
-                out=out,
-                sizes=sizes,
-                local=team.local,
-                overwrite=overwrite,
-                cache=cache,
-                say=say,
-            )
-            choices = [variant for choice in choices for variant in _variants(choice, config)]
-            jobs = [context.job(choice) for choice in choices]
-            for job in jobs:
-                check_target(job)
-            asked += [canonical_json(dict(job.asked)) for job in jobs]
-            _record(home, out, team, asked, [folder for folder, _ in parts[:number]])
-            statuses = run_jobs(jobs, team, quiet=quiet, note=say if team.leads else None)
-            done += [extracted(*entry) for entry in zip(choices, jobs, statuses, strict=True)]
+        alone = len(parts) == 1 or not team.leads
+        with progress("extracting (folders)", len(parts), quiet=quiet or alone) as advance:
+            for number, (folder, choices) in enumerate(parts, start=1):
+                if len(parts) > 1:
+                    say(f"{folder} ({number} of {len(parts)})")
+                context = _ExtractionContext.of(
+                    folder,
+                    config,
+                    run=home,
+                    out=out,
+                    sizes=sizes,
+                    local=team.local,
+                    overwrite=overwrite,
+                    cache=cache,
+                    say=say,
+                )
+                choices = [variant for choice in choices for variant in _variants(choice, config)]
+                jobs = [context.job(choice) for choice in choices]
+                for job in jobs:
+                    check_target(job)
+                asked += [canonical_json(dict(job.asked)) for job in jobs]
+                _record(home, out, team, asked, [folder for folder, _ in parts[:number]])
+                statuses = run_jobs(jobs, team, quiet=quiet, note=say if team.leads else None)
+                done += [extracted(*entry) for entry in zip(choices, jobs, statuses, strict=True)]
+                advance()
     return done
 
 

@@ -54,7 +54,7 @@ class FitConfig:
     tau: Number = 0.1  # temperature (paper)
     lr: Number = 1e-2  # Adam's learning rate at the start; the paper has 1e-4 (PRESETS)
     decay: Truth = True  # the last third of the steps lowers the rate to zero
-    ridge: Number = 0.03  # linear heads: variance of noise that lengths count for each standardised feature; 0 for none
+    ridge: Number = 0.01  # linear heads: variance of noise that lengths count for each standardised feature; 0 for none
     weight_decay: Number = 0.0  # Adam's L2 term; the paper gives none
     steps: Whole | None = None  # optimizer steps; by the rule when epochs is not given either
     epochs: Whole | None = None  # or passes over u

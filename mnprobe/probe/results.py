@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from mnprobe.core.errors import ProbeError
 from mnprobe.core.labels import encode_labels
-from mnprobe.core.table import TableSchema, text_table
+from mnprobe.core.names import PIXELS
+from mnprobe.core.table import TableSchema, fitted_table, shorten_pairs, text_table
 from mnprobe.probe.config import AlignConfig
 from mnprobe.probe.runs import DIRECTIONS, Record
 from mnprobe.probe.splits import Items, independent_units, unnamed_tasks
@@ -386,12 +387,18 @@ _CONTRAST_HEADER = ("pair", "held out", "success minus failure of", "where", "R@
 _CONTRASTS = {"success_minus_failure@1": "all", "within_task_success_minus_failure@1": "within tasks"}
 
 
-def summary_table(frame: pd.DataFrame) -> str:
+_SPARE = ("heads from", "u->e", "e->u", "lift", "groups", "fit", "n")  # left out first where lines are narrow
+
+
+def summary_table(frame: pd.DataFrame, *, width: int | None = None) -> str:
     """Recall@1 of every measurement in plain text; R@1 is the mean of both directions, lift is R@1 over chance.
 
     Models with random weights are marked 'untrained'; values that ties decide are marked with their share, and fits
     whose training loss was not flat when they ended with theirs. Where
     success and failure were measured, a second table gives their paired difference, over all episodes and within tasks.
+
+    With `width`, lines have at most so many characters: there is a table for each split and holdout, names of pairs are
+    shortened by what they have in common, and columns are left out; None prints everything.
     """
     means = frame[(frame["statistic"] == "mean") & (frame["metric"] == "recall@1")]
     keys = [
@@ -401,7 +408,7 @@ def summary_table(frame: pd.DataFrame) -> str:
     ]
     ties = frame[(frame["statistic"] == "mean") & (frame["metric"] == "tied_share") & (frame["direction"] == "mean")]
     tied = {tuple(row[key] for key in keys): float(row["value"]) for _, row in ties.iterrows()}
-    lines: list[tuple[str, ...]] = []
+    lines: list[_Line] = []
     for key, rows in means.groupby(keys, sort=False):
         values = {str(row["direction"]): row for _, row in rows.iterrows()}
         row = values["mean"]
@@ -409,23 +416,70 @@ def summary_table(frame: pd.DataFrame) -> str:
         split = str(row["split"]) + (" (shared probe)" if row["mode"] == "shared-probe" else "")
         lines.append(
             (
-                f"{_side(row, 'u')} x {_side(row, 'e')}",
-                str(row["holdout"]),
-                split,
-                "-" if row["control"] == "none" else str(row["control"]),
-                f"{row['value']:.3f}{mark}",
-                "none" if math.isnan(row["ci_low"]) else f"{row['ci_low']:.3f} to {row['ci_high']:.3f}",
-                f"{row['chance']:.3f}",
-                f"{row['value'] / row['chance']:.1f}x",
-                f"{values['u2e']['value']:.3f}",
-                f"{values['e2u']['value']:.3f}",
-                _tested(row),
-                str(row["n_groups"]),
-                _steps(row),
+                row,
+                (
+                    str(row["holdout"]),
+                    split,
+                    "-" if row["control"] == "none" else str(row["control"]),
+                    f"{row['value']:.3f}{mark}",
+                    "none" if math.isnan(row["ci_low"]) else f"{row['ci_low']:.3f} to {row['ci_high']:.3f}",
+                    f"{row['chance']:.3f}",
+                    f"{row['value'] / row['chance']:.1f}x",
+                    f"{values['u2e']['value']:.3f}",
+                    f"{values['e2u']['value']:.3f}",
+                    _tested(row),
+                    str(row["n_groups"]),
+                    _steps(row),
+                ),
             )
         )
     contrasts = _contrasts(frame)
-    return text_table(_HEADER, lines) + (f"\n\n{text_table(_CONTRAST_HEADER, contrasts)}" if contrasts else "")
+    if width is None:
+        return "\n\n".join([_whole(_HEADER, lines), *([_whole(_CONTRAST_HEADER, contrasts)] if contrasts else [])])
+    parts = dict.fromkeys(cells[:2] for _, cells in lines)  # holdout and split
+    tables = [_narrow(_HEADER, [line for line in lines if line[1][:2] == part], width) for part in parts]
+    return "\n\n".join([*tables, *([_narrow(_CONTRAST_HEADER, contrasts, width)] if contrasts else [])])
+
+
+_Line: TypeAlias = tuple[Any, tuple[str, ...]]
+"""A row of the frame, and the cells behind the name of its pair."""
+
+
+def _whole(header: Sequence[str], lines: Sequence[_Line]) -> str:
+    return text_table(header, [(f"{_side(row, 'u')} x {_side(row, 'e')}", *cells) for row, cells in lines])
+
+
+def _narrow(header: Sequence[str], lines: Sequence[_Line], width: int) -> str:
+    """Pairs by what tells them apart, with their step and the source of the episodes in columns of their own."""
+    given = [(_model(row, "u"), _model(row, "e")) for row, _ in lines]
+    models = list(dict.fromkeys(pair for pair in given if not pair[0].startswith(PIXELS)))
+    short, about = shorten_pairs(models)
+    names = dict(zip(models, short, strict=True))
+    ends = {second: name for (_, second), name in names.items()}
+    rows = []
+    for pair, (row, cells) in zip(given, lines, strict=True):
+        name = names.get(pair) or f"{pair[0]} x {ends.get(pair[1], pair[1])}"
+        heads = "-" if row["fit_source"] == row["source_u"] else str(row["fit_source"])
+        rows.append((name, _step(row), str(row["source_e"]), *cells, heads))
+    heads_of = ("pair", "step", "episodes", *("fit" if name == "steps" else name for name in header[1:]), "heads from")
+    table = fitted_table(heads_of, rows, width=width, spare=[name for name in _SPARE if name in heads_of])
+    return f"{about}\n{table}" if about else table
+
+
+def _model(row: Any, side: str) -> str:
+    layer = f" [{row[f'layer_{side}']}]" if row[f"layer_{side}"] != side else ""
+    name = row["understanding" if side == "u" else "execution"]
+    return str(name) if name == PIXELS else f"{name}{layer}"
+
+
+def _step(row: Any) -> str:
+    """Of both models, or of each where they differ; untrained is said where the step does not say it."""
+    sides = ["e"] if str(row["understanding"]).startswith(PIXELS) else ["u", "e"]
+    told = dict.fromkeys(
+        f"{row[f'step_{side}']}" + ("" if row[f"trained_{side}"] or row[f"step_{side}"] == 0 else " untrained")
+        for side in sides
+    )
+    return "/".join(told)
 
 
 def _tested(row: Any) -> str:
@@ -463,26 +517,33 @@ def convergence_note(frame: pd.DataFrame) -> str | None:
     )
 
 
-def _contrasts(frame: pd.DataFrame) -> list[tuple[str, ...]]:
+def _contrasts(frame: pd.DataFrame) -> "list[_Line]":
     """Success minus failure of each side: over all test episodes, and inside tasks."""
-    lines: list[tuple[str, ...]] = []
+    lines: list[_Line] = []
     for name, where in _CONTRASTS.items():
         rows = frame[(frame["metric"] == name) & (frame["direction"] == "mean") & (frame["statistic"] == "mean")]
         for _, row in rows.iterrows():
             side = str(row["split"]).removesuffix("-success")
             number = "2 x " + (f"{row['n_test']}" if where == "all" else f"{row['n_test']} in {row['n_groups']} tasks")
-            lines.append(
-                (
-                    f"{_side(row, 'u')} x {_side(row, 'e')}",
-                    str(row["holdout"]),
-                    side + (" (shared probe)" if row["mode"] == "shared-probe" else ""),
-                    where,
-                    f"{row['value']:+.3f}",
-                    "none" if math.isnan(row["ci_low"]) else f"{row['ci_low']:+.3f} to {row['ci_high']:+.3f}",
-                    number,
-                )
+            cells = (
+                str(row["holdout"]),
+                side + (" (shared probe)" if row["mode"] == "shared-probe" else ""),
+                where,
+                f"{row['value']:+z.3f}",
+                "none" if math.isnan(row["ci_low"]) else _possible(row["ci_low"], row["ci_high"]),
+                number,
             )
+            lines.append((row, cells))
     return lines
+
+
+def _possible(low: float, high: float) -> str:
+    """An interval of a difference of shares, without what no difference can be.
+
+    >>> _possible(-0.546, 1.046)
+    '-0.546 to +1.000'
+    """
+    return f"{max(low, -1.0):+z.3f} to {min(high, 1.0):+z.3f}"
 
 
 def _side(row: Any, side: str) -> str:

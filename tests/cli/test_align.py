@@ -62,6 +62,28 @@ def test_a_run_is_measured_into_its_table(run, capsys):
     assert all((run.path / name).is_file() for name in named)
 
 
+def test_of_many_measurements_a_summary_is_printed_and_all_with_wide(run, capsys):
+    rng = np.random.default_rng(1)
+    with open_features(run.features("arp", "demos", 0)) as store:
+        ids = {name: store.episodes[name] for name in ("id", "instruction", "task")}
+    for model, side in (("viclip", "understanding"), ("pixels", "understanding"), ("arp", "execution")):
+        for step in (5, 10, 15, 20):
+            layers = {side[0]: rng.normal(size=(24, 5)).astype(np.float32)}
+            path = run.features(model, "demos", step)
+            write_features(path, layers=layers, episodes=ids, model=model, side=side, step=step, trained=True)
+    chosen = ["--source", "demos", "--holdout"]
+    code, out, err = run_align(run, capsys, *chosen, "episodes", "--no-shuffled")
+    assert (code, out.count(" x arp "), "--wide" in out) == (0, 10, False)  # so many are printed one by one
+    code, out, err = run_align(run, capsys, *chosen, "both")
+    shown = [line.split("  ")[:2] for line in out.splitlines() if " x arp " in line]
+    assert shown == [["viclip step 20 x arp step 20", holdout] for holdout in ("episodes", "instructions")]
+    assert "2 of 30 measurements: each pair's last checkpoint, without the controls pixels and shuffled." in out
+    few = err.splitlines()
+    code, out, err = run_align(run, capsys, *chosen, "both", "--wide")
+    assert (out.count(" x arp "), "--wide" in out) == (30, False)
+    assert 0 < len(few) < len(err.splitlines())
+
+
 def test_two_layers_of_e_are_measured_as_named_pairs(run, capsys):
     """The screen points, six tokens by stage and view, are put side by side; the layer e stays what is shown."""
     path = run.features("arp", "demos", 0)

@@ -2,13 +2,22 @@
 
 import csv
 import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from mnprobe.cli.main import main
-from mnprobe.cli.side_by_side import run_together
+from mnprobe.cli.study import STUDIES
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features, verify
 from mnprobe.models.arp import ARPConfig
@@ -60,7 +69,34 @@ def written(tmp_path, write_demo):
     return root
 
 
-def test_demonstrations_become_a_report_and_a_second_run_keeps_everything(tmp_path, written, capsys):
+def ended(text):
+    """The lines of finished stages, without those about a stage that takes longer than a minute."""
+    return [line for line in text.splitlines() if " s by the clock, " in line]
+
+
+def on_a_terminal(*arguments):
+    """Exit code and text of a demo on a terminal of its own, without its colors and movements of the cursor."""
+    own, theirs = pty.openpty()
+    words = [sys.executable, "-m", "mnprobe", "demo", "--steps", "3", *map(str, arguments)]
+    size = {"TERM": "xterm", "COLUMNS": "110", "LINES": "30"}
+    process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | size)
+    os.close(theirs)
+    told = b""
+    while True:
+        try:
+            piece = os.read(own, 1 << 16)
+        except OSError:  # the other end is closed
+            break
+        if not piece:
+            break
+        told += piece
+    os.close(own)
+    return process.wait(), re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", told.decode()).replace("\r\n", "\n").replace(
+        "\r", "\n"
+    )
+
+
+def test_demonstrations_become_a_report_and_a_second_run_keeps_everything(tmp_path, written, capfd):
     run = RunDir(tmp_path / "run")
     assert demo("--run", run.path, "--data", written, "--seed", 5) == 0
     page = check(run, episodes=8)
@@ -68,11 +104,48 @@ def test_demonstrations_become_a_report_and_a_second_run_keeps_everything(tmp_pa
     assert run.config["init"]["seed"] == 5
     before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*.h5")}
     table = run.results("alignment").read_bytes()
-    capsys.readouterr()
-    assert demo("--run", run.path, "--data", written, "--seed", 5, "--side-by-side", 1) == 0
+    told = capfd.readouterr()
+    assert told.err == ""
+    lines = ended(told.out)
+    assert [re.match(r"stage (\d) of 8 \(([a-z ]+)\): ", line)[2] for line in lines] == [
+        *("random models", "features", "instruction blank", "pixels", "alignment", "audit", "figures", "report")
+    ]
+    assert lines[0].endswith("; 2 models, random weights")
+    assert "compare left out, see " in lines[5]
+    assert "Does alignment rise with training? " in told.out
+    assert told.out.splitlines()[-2:] == [f"report: {run.report} (open it in a browser)", f"logs: {run.path / 'logs'}"]
+    logs = run.path / "logs"
+    assert ended((logs / "demo.log").read_text()) == lines
+    assert len(list(logs.iterdir())) == 13
+    for log in logs.glob("*-*.log"):
+        assert log.read_text().startswith(f"$ mnprobe {log.stem.rpartition('-')[0]} --run {run.path}")
+
+    code, shown = on_a_terminal("--run", run.path, "--data", written, "--seed", 5, "--side-by-side", 1)
+    assert code == 0, shown
     assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*.h5")} == before
     assert run.results("alignment").read_bytes() == table
-    assert "kept" in capsys.readouterr().out
+    assert any("kept" in log.read_text() for log in logs.glob("extract-*.log"))
+    bar = "\N{BOX DRAWINGS HEAVY HORIZONTAL}"
+    row = re.compile(rf"(\d)/7 ([a-z ]+?) +{bar}{{10}} (\d+ (?:s|min))( (?! *left).*)?$")
+    rows = [row.match(line.rstrip()) for line in shown.splitlines()]
+    assert [(found[1], found[2]) for found in rows if found] == [
+        *(("1", "features"), ("2", "instruction blank"), ("3", "pixels")),
+        *(("4", "alignment"), ("5", "audit"), ("6", "figures"), ("7", "report")),
+    ], shown
+    assert re.search(rf"^ +all stages +[{bar}\W]{{10}} \d+ (s|min) left +output: ", shown, re.MULTILINE)
+    assert "report of " in shown
+    assert shown.rstrip().splitlines()[-2].strip() == f"report: {run.report} (open it in a browser)"
+
+    run.results("alignment").write_text("damaged")
+    assert demo("--run", run.path, "--data", written) == 2
+    told = capfd.readouterr().err
+    (log,) = logs.glob("align-*.log")
+    assert (
+        f"stage 4 of 7 (alignment): `mnprobe align --run {run.path} --steps 3` failed with exit code 2. Its last lines:"
+        in told
+    )
+    assert f"    {log.read_text().splitlines()[-1]}\n" in told
+    assert f"all of them: {log}\n" in told
 
 
 def test_the_golden_weights_do_the_main_job_on_real_demonstrations(tmp_path, golden, rlbench_data, capsys):
@@ -129,15 +202,17 @@ TINY_STUDY = ["--task", "tap_puck", "--task", "push_puck_left", "--train", 1, "-
 TINY_STUDY += ["--episodes", 1, "--half-episodes", 2, "--side-by-side", 1]
 
 
-def test_without_data_the_whole_study_runs_on_the_tabletop(tmp_path, capsys):
+def test_without_data_the_whole_study_runs_on_the_tabletop(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(STUDIES, "quick", replace(STUDIES["quick"], max_variations=2, max_steps=3))
     run = RunDir(tmp_path / "run")
     assert demo("--run", run.path, *TINY_STUDY) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
+    told = ended(printed)
     models = {"arp-baseline", "arp-joint", "viclip-baseline", "viclip-joint"}
     assert {piece.model for piece in run.checkpoints()} == models
-    assert {piece.step for piece in run.checkpoints("arp-joint")} == {0, 2, 5}
+    assert {piece.step for piece in run.checkpoints("arp-joint")} == {0, 2, 3, 5}
     found = {(piece.model, piece.source, piece.step) for piece in run.feature_files()}
-    for step in (0, 2, 5):
+    for step in (0, 2, 3, 5):
         for model in models:
             sources = ["demos", "rollouts"]
             sources += [f"{source}-blank" for source in sources] if model.startswith("arp") else []
@@ -151,7 +226,15 @@ def test_without_data_the_whole_study_runs_on_the_tabletop(tmp_path, capsys):
     pairs = {(row["understanding"], row["execution"]) for row in rows if row["source_e"] == "demos"}
     assert {("viclip-baseline", "arp-baseline"), ("viclip-joint", "arp-joint")} <= pairs
     assert ("viclip-baseline", "arp-joint") not in pairs
-    assert "left out: --split success" in capsys.readouterr().err or "$ mnprobe align" in told
+    results = [line.rpartition("; about ")[2].partition("; ")[2].partition("; ")[0] for line in told[:-1]]
+    assert results[0] == f"{len(read(run.demos / 'outcomes.csv'))} demonstrations"
+    assert results[1] == "2 trainings, 5 updates"
+    assert re.fullmatch(r"success \d+ %", results[2])
+    assert re.fullmatch(r"recognition \d+ %", results[3])
+    assert re.fullmatch(r"\d+ feature files", results[4])
+    assert re.fullmatch(r"Recall@1 \d+ %, chance \d+ %", results[5])
+    assert re.fullmatch(r"\d+ figures", results[8])
+    assert "Does joint training help execution? " in printed
     levels = [row for row in read(run.results("controls")) if row["kind"] == "level" and row["ci_low"]]
     assert {"rollouts", "rollouts-pixels", "rollouts-shuffled"} <= {row["series"] for row in levels}
     for row in levels:  # each with an interval of its own scores
@@ -168,11 +251,13 @@ def test_without_data_the_whole_study_runs_on_the_tabletop(tmp_path, capsys):
         (row["model"], row["step"]): row["n"] for row in read(run.results("success")) if row["task"] == "all tasks"
     }
     for row in chosen:
-        assert (row["candidates"], row["n"]) == ("0 2 5", "2")
+        assert (row["candidates"], row["n"]) == ("0 2 3 5", "2")
         assert counts.pop((row["model"], row["step"])) == "4"
     assert set(counts.values()) == {"2"}
-    assert "stage 1 of 9 (demos): " in told
-    assert " s by the clock, " in told
+    assert [re.match(r"stage (\d+ of 10) \(([a-z ]+)\): ", line)[2] for line in told] == [
+        *("demonstrations", "training", "own episodes", "features", "own features"),
+        *("alignment", "outcomes", "audit", "figures", "report"),
+    ]
     assert "One pair, no answer." in page
 
 
@@ -198,13 +283,29 @@ def test_contradictions_are_refused_before_anything_is_made(tmp_path, capsys, ar
     assert not (tmp_path / "run" / "demos").exists()
 
 
-def test_commands_side_by_side_have_logs_of_their_own_and_one_failure_ends_all(tmp_path, capfd):
-    versions = [["--version"], ["--version"]]
-    run_together(versions, logs=tmp_path / "logs")
-    told = capfd.readouterr().out
-    assert (told.count("$ mnprobe --version"), told.count("mnprobe 0.")) == (2, 2)
-    assert len(list((tmp_path / "logs").iterdir())) == 1
-    with pytest.raises(SystemExit) as end:
-        run_together([["--version"], ["report", "--run", str(tmp_path / "none")]], logs=tmp_path / "logs")
-    assert end.value.code == 2
-    assert "not a run of mnprobe" in capfd.readouterr().err
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_reaches_the_commands_and_says_how_to_go_on(tmp_path, sent, code):
+    words = [sys.executable, "-m", "mnprobe", "demo", "--run", "run", *map(str, TINY_STUDY), "--train", "500"]
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    state = tmp_path / "run" / "logs"
+    while not list(state.glob(".demos-*.progress")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(sent)
+    _, told = process.communicate()
+    assert process.returncode == code
+    assert "What was finished is kept: run the same command again to go on" in told
+    (log,) = state.glob("demos-*.log")
+    assert log.read_text().endswith("interrupted. What was finished is kept: run the same command again to go on\n")
+    assert not list(state.glob(".*"))
+    assert not left_behind(tmp_path)
+
+
+def left_behind(folder):
+    """Processes that work in a folder or below it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "cwd").readlink().is_relative_to(folder):
+                found.append((process / "cmdline").read_text())
+    return found

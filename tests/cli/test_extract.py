@@ -94,7 +94,7 @@ def test_model_out_json_and_remarks(run, tmp_path):
     assert entries[0]["path"] == str(tmp_path / "out/viclip/demos/step_00000000.h5")
     assert (entries[0]["trained"], entries[0]["episodes"], entries[0]["layers"]) == (False, 3, ["u"])
     assert "viclip: random weights of size 'tiny' from seed 0, not trained" in err
-    assert "3 to do" in err
+    assert "extracting (models): 2 to do" in err
     _, err = run("--model", "viclip", "--quiet", folder="quiet")
     assert err == ""
 

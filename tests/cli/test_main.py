@@ -207,6 +207,17 @@ def test_an_error_of_the_system_names_what_it_is_about(error, text, monkeypatch,
     assert re.search(text, capsys.readouterr().err.strip())
 
 
+def test_an_interruption_has_one_exit_code_wherever_it_comes(tmp_path):
+    """Inside an exec of text, as while a module with dataclasses is imported, Python would end by the signal."""
+    lines = ["from mnprobe.cli import main", "def command(name):"]
+    lines += ["    return lambda **given: exec('raise KeyboardInterrupt')", "main.command_app = command"]
+    (tmp_path / "interrupted.py").write_text("\n".join([*lines, "main.main(['init'])"]))
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    words = [sys.executable, "-m", "interrupted"]
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+    assert (done.returncode, "interrupted. What was finished is kept" in done.stderr) == (130, True), done.stderr
+
+
 def test_an_error_without_a_file_names_what_was_worked_on(monkeypatch, capsys, tmp_path):
     def broken(path):
         raise OSError(errno.EIO, "Input/output error")

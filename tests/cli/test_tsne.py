@@ -10,6 +10,8 @@ from mnprobe.cli.main import app, main
 from mnprobe.core.rundir import RunDir
 from mnprobe.features import write_features
 
+pytestmark = pytest.mark.usefixtures("short_fits")
+
 runner = CliRunner()
 
 

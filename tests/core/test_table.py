@@ -15,7 +15,7 @@ from mnprobe.analysis.tables.rollouts import SUCCESS
 from mnprobe.analysis.tables.run_tables import VERDICT
 from mnprobe.analysis.tsne.maps import MAP_QUALITY, POINTS
 from mnprobe.core.errors import FeatureError, ProbeError
-from mnprobe.core.table import TableSchema, text_table
+from mnprobe.core.table import TableSchema, fitted_table, shorten_pairs, text_table, unshared
 from mnprobe.features.recognition.tables import PREDICTIONS, RECOGNITION
 from mnprobe.probe.results import ALIGNMENT
 
@@ -167,3 +167,45 @@ def test_heads_above_the_heads_span_their_columns():
     assert text.split("\n") == ["    a long name   x", "a   b             c", "1   2             3"]
     text = text_table(("aaaa", "bbbb", "c"), [("1", "2", "3")], groups=(("two", 2), ("one", 1)))
     assert text.split("\n") == ["two         one", "aaaa  bbbb  c", "1     2     3"]
+
+
+def test_a_fitted_table_says_once_what_all_rows_share_and_names_what_it_leaves_out():
+    rows = [("viclip", "7", "episodes", "0.500"), ("arp", "7", "episodes", "0.250")]
+    columns = ("model", "n", "held out", "score")
+    assert fitted_table(columns, rows, width=None) == text_table(columns, rows)
+    assert fitted_table(columns, rows, width=60).split("\n") == [
+        "in all rows: n 7, held out episodes",
+        *("model   score", "viclip  0.500", "arp     0.250"),
+    ]
+    assert fitted_table(columns, rows[:1], width=60) == text_table(columns, rows[:1])
+    narrow = fitted_table(columns, [*rows, ("cnn", "8", "episodes", "0.1")], width=14, spare=("score", "n"))
+    assert narrow.split("\n")[-1] == "not shown: score"
+    assert max(map(len, narrow.split("\n")[:-1])) <= 14
+    assert fitted_table(columns, [], width=60) == text_table(columns, [])
+
+
+@pytest.mark.parametrize(
+    ("names", "short", "shared"),
+    [
+        (["viclip-joint", "viclip-baseline"], ["joint", "baseline"], "viclip-…"),
+        (["a step 1", "b step 1"], ["a", "b"], "… step 1"),
+        (["x-a-y", "x-b-y"], ["a", "b"], "x-…-y"),
+        (["x a-y", "x b y"], ["a-y", "b y"], "x …"),
+        (["one", "two"], ["one", "two"], ""),
+        (["same", "same"], ["same", "same"], ""),
+        (["arp", "arp step 9"], ["arp", "arp step 9"], ""),
+        (["a a", "a"], ["a a", "a"], ""),
+    ],
+)
+def test_names_lose_what_all_share_and_stay_different(names, short, shared):
+    assert unshared(names) == (short, shared)
+    assert len(set(short)) == len(set(names))
+
+
+def test_pairs_have_one_name_where_one_tells_them_apart():
+    seeds = [(f"viclip-{name}", f"arp-{name}") for name in ("joint", "baseline", "joint-seed1")]
+    assert shorten_pairs(seeds) == (["joint", "baseline", "joint-seed1"], "pairs: viclip-… x arp-…")
+    crossed = [("viclip-joint", "arp-joint"), ("viclip-baseline", "arp-joint"), ("viclip-joint", "arp-baseline")]
+    assert shorten_pairs(crossed)[0] == ["joint x joint", "baseline x joint", "joint x baseline"]
+    assert shorten_pairs([("u", "e"), ("u", "e")]) == (["u x e", "u x e"], "")
+    assert shorten_pairs([("u-1", "e"), ("u-2", "e")]) == (["1", "2"], "pairs: u-… x e")

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 import unicodedata
@@ -1121,3 +1122,22 @@ def test_shared_episodes_come_with_a_note_that_counts_those_left_out(store):
     assert rows.episodes["success"].tolist() == pair.columns["success"].tolist()[::7]
     with pytest.raises(FeatureError, match="share no episode: the first ids are 't/0/episode0' and 't/0/episode60'"):
         load_pair(store("understanding", keep=slice(0, 60)), store("execution", keep=slice(60, 64)), episodes="shared")
+
+
+def test_a_narrow_summary_says_the_same_in_a_hundred_characters():
+    joint = read_alignment(Path(__file__).parent.parent / "golden" / "run-tables" / "alignment.csv")
+    joint = joint.assign(understanding="viclip-joint", execution="arp-joint")
+    names = {"understanding": "viclip-baseline", "execution": "arp-baseline"}
+    baseline = joint.assign(**names, ci_low=joint["ci_low"] / 2)
+    pixels = joint.assign(understanding="pixels", layer_u="pixels", ci_low=joint["ci_low"] / 4)
+    table = pd.concat([joint, baseline, pixels])
+    whole, narrow = summary_table(table), summary_table(table, width=100)
+    assert max(map(len, whole.splitlines())) > 130
+    assert max(map(len, narrow.splitlines())) <= 100
+    assert "pairs: viclip-… x arp-…" in narrow
+    assert "pixels x joint" in narrow
+
+    def scores(text):
+        return sorted(re.findall(r"[+-]?\d\.\d{3} to [+-]?\d\.\d{3}", text))
+
+    assert scores(narrow) == scores(whole)

@@ -31,6 +31,7 @@ __all__ = [
     "from_pairs",
     "over_seeds",
     "over_trainings",
+    "within_shares",
 ]
 
 MARGIN = 0.05
@@ -116,8 +117,17 @@ def decide_rows(
         degrees = _degrees(ends[1] - ends[0], float(row["detectable"]), float(row["n_instructions"]))
         wide = _linear(value, *ends, degrees, int(number))
         seen = float(row["detectable"]) * _times_detectable(degrees, int(number))
-        found.append((int(number), *wide, seen, decide(*wide)))
+        found.append((int(number), *within_shares(*wide), seen, decide(*wide)))
     return pd.DataFrame(found, columns=list(DECISION_COLUMNS), index=rows.index)
+
+
+def within_shares(low: float, high: float) -> tuple[float, float]:
+    """An interval of a difference of shares, without what no difference can be; NaN stays.
+
+    >>> within_shares(-0.546, 1.046)
+    (-0.546, 1.0)
+    """
+    return float(np.clip(low, -1.0, 1.0)), float(np.clip(high, -1.0, 1.0))
 
 
 def _quantile(degrees: float, comparisons: int) -> float:
@@ -233,7 +243,7 @@ class Difference:
     @property
     def shown(self) -> tuple[float, float]:
         """The interval to print: that which decides, or of one seed that within it; NaN where there is neither."""
-        return self.within if self.one_seed else (self.low, self.high)
+        return within_shares(*(self.within if self.one_seed else (self.low, self.high)))
 
     @property
     def seen(self) -> float:

@@ -218,11 +218,14 @@ def draw_decomposition(table: pd.DataFrame, *, stem: Path, command: str | None =
 
 def _decomposition_figure(table: pd.DataFrame, note: str) -> "Figure":
     keys = ["understanding", "execution", "source_e", "holdout"]
-    panels = [(key, rows) for key, rows in table.groupby(keys, sort=False)]
+    every = [(key, rows) for key, rows in table.groupby(keys, sort=False)]
+    panels = every[:_MOST_PANELS]
+    left_out = len(every) - len(panels)
     layout = FigureLayout(
         [_BARS],
-        [0.24 * len(rows) + 0.2 for _, rows in panels],
+        [(0.24 if len(panels) < 3 else 0.17) * len(rows) + 0.2 for _, rows in panels],
         title="What the score is made of",
+        subtitle=f"{left_out} more pairs and holdouts are in results/decomposition.csv" if left_out else "",
         caption=_CAPTION + (f" {note}." if note else ""),
     )
     for index, ((understanding, execution, source, holdout), rows) in enumerate(panels):

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     from mnprobe.analysis.audit.findings import Effect, Finding
 
-__all__ = ["ENDS", "QUESTIONS", "answer", "missed", "note", "sentences", "short_answer", "unsaid"]
+__all__ = [
+    *("ENDS", "QUESTIONS", "answer", "message", "missed", "note", "p_words", "sentences", "short_answer", "unsaid"),
+]
 
 QUESTIONS = {
     "rise with training": "Does alignment rise with training?",
@@ -83,6 +85,55 @@ def short_answer(finding: "Finding") -> str:
     return f"Mixed: of {len(found)} comparisons, {listed}."
 
 
+def message(finding: "Finding") -> str:
+    """The answer to the question on the rise, or on success, as the title of a figure; "" where nothing was measured.
+
+    By the same comparisons as `short_answer`: what is said of a place holds for every training measured there.
+    """
+    if not finding.rows or finding.topic not in _MESSAGES:
+        return ""
+    told = _MESSAGES[finding.topic]
+    found = {row.difference.decision for row in finding.leading}
+    if len(found) == 1 and (finding.topic == "success" or found != {"more"}):
+        return told[found.pop()]
+    if finding.topic == "success":
+        return told["mixed"] if found & {"more", "less"} else told["undecided"]
+    places: dict[str, set[str]] = {}
+    for row in finding.leading:
+        places.setdefault(row.where, set()).add(row.difference.decision)
+    rises = [where for where, decisions in places.items() if decisions == {"more"}]
+    if not rises:
+        return told["mixed"] if "more" in found else told["undecided" if "undecided" in found else "none"]
+    shown = [where for where in rises if not where.endswith(_BLANKED)]
+    if not shown:
+        return f"Alignment rises on {' and on '.join(rises)}"
+    text = f"Alignment rises on {' and on '.join(shown)}"
+    controls = [places[where + _BLANKED] for where in shown if where + _BLANKED in places]
+    if not controls:
+        return text
+    if all(decisions == {"more"} for decisions in controls):
+        return f"{text}, with the instruction blanked too"
+    return f"{text}; with the instruction blanked that is not shown{'' if len(shown) == 1 else ' everywhere'}"
+
+
+_BLANKED = ", instruction blanked"
+_MESSAGES = {
+    "rise with training": {
+        "undecided": "Whether alignment rises is undecided",
+        "none": "Alignment does not rise with training",
+        "less": "Alignment falls with training",
+        "mixed": "Alignment rises in some comparisons only",
+    },
+    "success": {
+        "more": "Successes align better than failures",
+        "undecided": "Undecided whether successes align better than failures",
+        "none": "Successes and failures align alike",
+        "less": "Failures align better than successes",
+        "mixed": "Successes and failures differ in some comparisons only",
+    },
+}
+
+
 def _words(difference: Difference) -> str:
     return _ONE_PAIR if difference.one_seed else _ANSWERS[difference.decision]
 
@@ -144,13 +195,13 @@ def _compared(where: str, rows: "Sequence[Effect]") -> str:
     pieces = []
     for row in rows:
         made = row.difference
-        ends = f"{100 * made.value:+.1f} points"
+        ends = f"{100 * made.value:+z.1f} points"
         if np.isfinite(made.before) and np.isfinite(made.after):
             ends = f"{100 * made.before:.1f} % to {100 * made.after:.1f} %, {ends}"
         low, high = made.shown
         if np.isfinite(low):
             inside = " within the pair" if made.one_seed else ""
-            ends += f", 95 % interval{inside} {100 * low:+.1f} to {100 * high:+.1f}"
+            ends += f", 95 % interval{inside} {100 * low:+z.1f} to {100 * high:+z.1f}"
             ends += f" over {made.comparisons} comparisons" if made.comparisons > 1 and not made.one_seed else ""
         if unsaid(made):
             ends += f"; {unsaid(made)}"
@@ -324,8 +375,17 @@ def _contrast(finding: "Finding") -> str:
 def _contrast_size(row: "pd.Series[Any]") -> str:
     """Difference, the interval that decides, and p."""
     among = f" over {row['comparisons']} comparisons" if row["comparisons"] > 1 else ""
-    text = f"{100 * row['difference']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f}{among})"
-    return text + (f", p {row['p_holm']:.2g}" if np.isfinite(row["p_holm"]) else "")
+    text = f"{100 * row['difference']:+z.1f} points ({100 * row['low']:+z.1f} to {100 * row['high']:+z.1f}{among})"
+    return text + (f", {p_words(row['p_holm'])}" if np.isfinite(row["p_holm"]) else "")
+
+
+def p_words(p: float) -> str:
+    """A p-value in words; from 0.05 on it says nothing.
+
+    >>> p_words(0.2), p_words(0.04), p_words(0.0002)
+    ('n.s.', 'p 0.04', 'p < 0.001')
+    """
+    return "n.s." if p >= 0.05 else "p < 0.001" if p < 0.001 else f"p {p:.2g}"
 
 
 _SENTENCES: Mapping[str, "Callable[[Finding], str]"] = {
@@ -344,11 +404,11 @@ _SENTENCES: Mapping[str, "Callable[[Finding], str]"] = {
 
 def _difference(row: "pd.Series[Any]") -> str:
     """The difference with the interval that decides, and what an undecided one leaves unsaid."""
-    text = f"{100 * row['difference']:+.1f} points"
+    text = f"{100 * row['difference']:+z.1f} points"
     if not np.isfinite(row["low"]):
         return text
     among = f" over {row['comparisons']} comparisons" if row["comparisons"] > 1 else ""
-    text += f" ({100 * row['low']:+.1f} to {100 * row['high']:+.1f}{among})"
+    text += f" ({100 * row['low']:+z.1f} to {100 * row['high']:+z.1f}{among})"
     left = missed(float(row["seen"])) if row["decision"] == "undecided" else ""
     return f"{text}; {left}" if left else text
 

@@ -44,6 +44,7 @@ __all__ = [
     "curve_caption",
     "curve_figure",
     "curve_name",
+    "curve_progress",
     "curve_title",
     "draw_curve",
     "is_untrained",
@@ -315,6 +316,9 @@ def percent_axis(axes: "Axes", which: str) -> None:
 
 
 _SMALL = 1.75  # inches: height of a panel of recognition or success
+_MOST_ROWS = 3
+_NARROW = 4.0  # inches: panels below have smaller titles
+_SINGLE_HEIGHT = 6.0  # inches: of all panels of one checkpoint
 
 
 @dataclass(frozen=True)
@@ -331,28 +335,46 @@ class _Row:
         return found[found["series"].map(part_of) == self.part] if self.part else found
 
 
-def curve_figure(data: CurveData, *, log_steps: bool = False, progress: Sequence[Progress] = ()) -> "Figure":
+def curve_figure(
+    data: CurveData, *, log_steps: bool = False, progress: Sequence[Progress] = (), title: str = ""
+) -> "Figure":
     """Draw `data`: one column of panels per holdout; one row per pair of models or, where trainings are compared, per
-    source of the episodes, with a color per training and a line style per control.
+    source of the episodes, with a color per training and a line style per control. The first rows that fit are drawn.
 
     With several checkpoints each line carries its 95 % band, and `progress` (recognition, success) is drawn in small
-    panels below, over the same steps. With one, each measurement is a point with its interval (`log_steps` and
-    `progress` then change nothing). Hollow markers are models with random weights. Every value drawn is a value of
-    `data.points`.
+    panels beside or below, over the same steps. With one, each measurement is a point with its interval (`log_steps`
+    and `progress` then change nothing). Hollow markers are models with random weights. Every value drawn is a value of
+    `data.points`. `title` is what the figure shows in words, by default what was measured.
     """
     with house_style():
-        return _several(data, progress, log_steps=log_steps) if not data.single else _single(data)
+        if data.single:
+            return _single(data, title)
+        return _several(data, progress, log_steps=log_steps, title=title)
 
 
-def _several(data: CurveData, progress: Sequence[Progress], *, log_steps: bool) -> "Figure":
-    rows, holdouts = _rows(data), list(dict.fromkeys(data.points["holdout"]))
-    columns = len(holdouts)
-    width, height = (4.6, 3.0) if data.compared else (4.1, 2.7)
+def _head(data: CurveData, title: str, left_out: int) -> tuple[str, str]:
+    """Title and subtitle: what was measured stands below what it says."""
+    about = curve_title(data)
+    more = f"{left_out} more in results/alignment.csv" if left_out > 0 else ""
+    return title or about, "; ".join(filter(None, (about if title else "", more)))
+
+
+def _several(data: CurveData, progress: Sequence[Progress], *, log_steps: bool, title: str) -> "Figure":
+    every, holdouts = _rows(data), list(dict.fromkeys(data.points["holdout"]))
+    rows = every[:_MOST_ROWS]
+    beside = len(rows) > 1 and len(progress) <= len(rows) and len(holdouts) < 3
+    columns = len(holdouts) + (1 if beside and progress else 0)
+    places = [
+        (index, len(holdouts)) if beside else (len(rows) + index // columns, index % columns)
+        for index in range(len(progress))
+    ]
+    width, height = (9.2 / columns, 2.2) if len(rows) > 1 and columns > 1 else (4.6, 2.9)
     colors = training_colors(data.compared)
     steps = pd.concat([data.points["step"], *(one.points["step"] for one in progress)])
     untrained = bool(is_untrained(data.points[data.points["step"] == 0]).any())
-    heights = [height] * len(rows) + [_SMALL] * -(-len(progress) // columns)
-    layout = FigureLayout([width] * columns, heights, title=curve_title(data), caption=curve_caption(data))
+    heights = [height] * len(rows) + [_SMALL] * (0 if beside else -(-len(progress) // columns))
+    head, below = _head(data, title, len(every) - len(rows))
+    layout = FigureLayout([width] * columns, heights, title=head, subtitle=below, caption=curve_caption(data))
     for index, row in enumerate(rows):
         for column, holdout in enumerate(holdouts):
             axes, points = layout.panel(index, column), row.of(data.points, holdout)
@@ -361,16 +383,16 @@ def _several(data: CurveData, progress: Sequence[Progress], *, log_steps: bool) 
             value_axis(axes, data, "y")
             quiet_axes(axes)
             _title_panel(axes, row, points, holdout, width)
-            axes.set_xlabel(shorten(data.axis, width, 9) if row is rows[-1] and not progress else "")
+            axes.set_xlabel(shorten(data.axis, width, 9) if row is rows[-1] and (beside or not progress) else "")
             axes.tick_params(labelleft=column == 0)
             if column == 0:
                 axes.set_ylabel("\n".join(wrap(axis_label(data), height, 9)))
     for index, one in enumerate(progress):
-        axes = layout.panel(len(rows) + index // columns, index % columns)
-        axes.tick_params(labelleft=index % columns == 0)
+        axes = layout.panel(*places[index])
+        axes.tick_params(labelleft=beside or places[index][1] == 0)
         _draw_progress(axes, one, colors, width)
         steps_axis(axes, steps, log=log_steps, untrained=untrained)
-        axes.set_xlabel(shorten(data.axis, width, 9))
+        axes.set_xlabel(shorten(data.axis, width, 9) if not beside or index == len(progress) - 1 else "")
     layout.legend(_handles(data, progress))
     return layout.finish()
 
@@ -418,7 +440,10 @@ def _style(training: str, series: str, colors: dict[str, str]) -> Look:
 def _title_panel(axes: "Axes", row: _Row, points: pd.DataFrame, holdout: str, width: float) -> None:
     lead = points[points["series"] == points["series"].iloc[0]] if len(points) else points
     name = f"{row.name}; held out: {holdout}" if row.name else f"Held out: {HOLDOUTS.get(holdout, holdout)}"
-    panel_title(axes, name, n_text(lead) if len(lead) else "not measured", width=width)
+    if width < _NARROW:
+        name = name.replace("The policy's own", "Own")
+    size = 8.0 if width < _NARROW else 9.5
+    panel_title(axes, name, n_text(lead) if len(lead) else "not measured", width=width, size=size)
 
 
 def _draw_progress(axes: "Axes", progress: Progress, colors: dict[str, str], width: float) -> None:
@@ -435,15 +460,18 @@ def _draw_progress(axes: "Axes", progress: Progress, colors: dict[str, str], wid
     percent_axis(axes, "y")
     quiet_axes(axes)
     level = f", chance {span(points['chance'].dropna() * 100, digits=1)} %" if points["chance"].notna().any() else ""
-    panel_title(axes, progress.title, f"n = {span(points['n'])} episodes{level}", width=width)
+    size = 8.0 if width < _NARROW else 9.5
+    panel_title(axes, progress.title, f"n = {span(points['n'])} episodes{level}", width=width + 0.15, size=size)
 
 
-def _single(data: CurveData) -> "Figure":
-    pairs, holdouts = pairs_of(data.points), list(dict.fromkeys(data.points["holdout"]))
+def _single(data: CurveData, title: str) -> "Figure":
+    every, holdouts = pairs_of(data.points), list(dict.fromkeys(data.points["holdout"]))
     names = list(dict.fromkeys(data.points["series"]))
     width, height = 3.4, 0.42 * len(names) + 0.55
+    pairs = every[: max(1, int(_SINGLE_HEIGHT / (height + 0.6)))]
+    head, below = _head(data, title, len(every) - len(pairs))
     layout = FigureLayout(
-        [width] * len(holdouts), [height] * len(pairs), title=curve_title(data), caption=curve_caption(data)
+        [width] * len(holdouts), [height] * len(pairs), title=head, subtitle=below, caption=curve_caption(data)
     )
     for index, pair in enumerate(pairs):
         row = _Row((pair,), "", f"{pair[0]} with {pair[1]}" if len(pairs) > 1 else "")
@@ -551,6 +579,7 @@ def draw_curve(
     note: str = "",
     recognition: Path | None = None,
     success: Path | None = None,
+    title: str = "",
 ) -> DrawnCurve:
     """Draw alignment over checkpoints.
 
@@ -564,6 +593,7 @@ def draw_curve(
         note: one more sentence for the caption, such as the simulator; no full stop.
         recognition: results/recognition.csv; if it exists, its curve is drawn below, over the same steps.
         success: results/success.csv; likewise.
+        title: what the figure shows in words; by default what was measured.
     Raises:
         ProbeError: as `read_alignment` and `curve_data`, and for a table of recognition or success that is damaged.
     """
@@ -575,12 +605,13 @@ def draw_curve(
         where=where,
     )
     data = replace(data, notes=(*data.notes, note)) if note else data
-    progress = _progress(data, recognition, success)
+    progress = curve_progress(data, recognition, success)
     caption = curve_caption(data)
     CURVE.write(table, data.points)
-    saved = save_figure(curve_figure(data, log_steps=log_steps, progress=progress), stem)
+    saved = save_figure(curve_figure(data, log_steps=log_steps, progress=progress, title=title), stem)
     about = FigureNote(
-        title=metric_name(metric)
+        title=title
+        or metric_name(metric)
         + ("" if data.single else " over training checkpoints")
         + ("" if split == "all" else f", {'success and failure' if split == OUTCOMES else split}"),
         caption=caption,
@@ -599,8 +630,13 @@ def draw_curve(
     return DrawnCurve(figure=saved, table=table, data=data, caption=caption)
 
 
-def _progress(data: CurveData, recognition: Path | None, success: Path | None) -> list[Progress]:
-    """Scores of the curve's models in their own tasks, where these tables exist."""
+def curve_progress(
+    data: CurveData, recognition: Path | pd.DataFrame | None, success: Path | pd.DataFrame | None
+) -> list[Progress]:
+    """Scores of the curve's models in their own tasks, where these tables exist.
+
+    Raises ProbeError for a table that is damaged.
+    """
     families = [
         {ModelName.parse(str(model)).family for model in data.points[side].unique()}
         for side in ("understanding", "execution")
@@ -608,7 +644,7 @@ def _progress(data: CurveData, recognition: Path | None, success: Path | None) -
     random = data.points[~data.points["trained_e"].astype(bool)]
     untrained = set(zip(random["training"], random["step_e"], strict=True))
     found = [
-        recognition_progress(recognition, families[0]) if recognition else None,
-        success_progress(success, families[1], untrained=untrained) if success else None,
+        recognition_progress(recognition, families[0]) if recognition is not None else None,
+        success_progress(success, families[1], untrained=untrained) if success is not None else None,
     ]
     return [one for one in found if one is not None]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 from matplotlib.text import Text
 
 from mnprobe.analysis.figures.style import DPI, GRAY, INK, LARGEST, new_figure, shorten, wrap
@@ -291,16 +292,23 @@ class _Paragraph:
         """The first sentences that fit into so many lines, or one shortened line."""
         text = " ".join(self.texts)
         if self.sentences:
+            room = _letters("".join(wrap(text, width, self.size, bold=self.bold)[:most]))
             for end in reversed([match.end() for match in _SENTENCE.finditer(text)]):
-                lines = wrap(text[:end], width, self.size, bold=self.bold)
-                if len(lines) <= most:
-                    return lines
+                if _letters(text[:end]) <= room:  # lines of the first words do not depend on those that follow
+                    return wrap(text[:end], width, self.size, bold=self.bold)
         return [shorten(text, width, self.size, bold=self.bold)]
 
     def place(self, figure: "Figure", left: float, top: float) -> None:
         assert self.artist is not None
         width, height = figure.get_size_inches()
         self.artist.set_position((left / width, 1 - top / height))
+
+
+def _letters(text: str) -> int:
+    return len("".join(text.split()))
+
+
+_COLUMN_SPACING = 1.6  # between columns of a legend, in units of its font size
 
 
 class _Legend:
@@ -311,7 +319,7 @@ class _Legend:
         self.artist: Legend | None = None
 
     def measure(self, figure: "Figure", width: float) -> tuple[float, float]:
-        count, columns = len(self.handles), len(self.handles)
+        columns, in_one_row = len(self.handles), 0.0
         while True:
             if self.artist is not None:
                 self.artist.remove()
@@ -319,7 +327,7 @@ class _Legend:
                 *(self.handles, self.labels),
                 loc="upper left",
                 ncols=columns,
-                columnspacing=1.6,
+                columnspacing=_COLUMN_SPACING,
                 borderaxespad=0,
                 borderpad=0,
             )
@@ -327,8 +335,22 @@ class _Legend:
             wide, high = float(box.width) / DPI, float(box.height) / DPI
             if wide <= width or columns == 1:
                 return wide, high
-            rows = -(-count // columns)
-            columns = next(fewer for fewer in range(columns - 1, 0, -1) if -(-count // fewer) > rows or fewer == 1)
+            in_one_row = in_one_row or wide
+            columns = self._fewer_columns(columns, width, in_one_row)
+
+    def _fewer_columns(self, columns: int, width: float, in_one_row: float) -> int:
+        """The next number of columns that gives more rows and may fit: a column is as wide as the mean of its entries.
+
+        Creating a legend takes long where it has many entries.
+        """
+        assert self.artist is not None
+        room = width + _COLUMN_SPACING * float(self.artist.get_texts()[0].get_fontsize()) / 72
+        rows = -(-len(self.handles) // columns)
+        for fewer in range(columns - 1, 1, -1):
+            more = -(-len(self.handles) // fewer)
+            if more > rows and in_one_row / more <= room:
+                return fewer
+        return 1
 
     def place(self, figure: "Figure", left: float, top: float) -> None:
         assert self.artist is not None
@@ -356,17 +378,15 @@ def text_collisions(figure: "Figure") -> list[str]:
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     width, height = figure.bbox.width, figure.bbox.height
-    boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in _shown_texts(figure)]
-    found = [
-        f"{text!r} crosses the edge"
-        for text, box in boxes
-        if box.x0 < -0.5 or box.y0 < -0.5 or box.x1 > width + 0.5 or box.y1 > height + 0.5
-    ]
-    for number, (text, box) in enumerate(boxes):
-        for other_text, other in boxes[:number]:
-            wide, high = min(box.x1, other.x1) - max(box.x0, other.x0), min(box.y1, other.y1) - max(box.y0, other.y0)
-            if wide > 1 and high > 1:  # pixels
-                found.append(f"{text!r} overlaps {other_text!r}")
+    texts = _shown_texts(figure)
+    names = [text.get_text() for text in texts]
+    boxes = np.array([text.get_window_extent(renderer).extents for text in texts]).reshape(-1, 2, 2)
+    low, high = boxes[:, 0], boxes[:, 1]
+    outside = (low < -0.5).any(axis=1) | (high > np.array([width, height]) + 0.5).any(axis=1)
+    found = [f"{names[i]!r} crosses the edge" for i in np.flatnonzero(outside)]
+    for i in range(len(names)):
+        shared = np.minimum(high[i], high[:i]) - np.maximum(low[i], low[:i])
+        found += [f"{names[i]!r} overlaps {names[j]!r}" for j in np.flatnonzero((shared > 1).all(axis=1))]  # pixels
     return found
 
 

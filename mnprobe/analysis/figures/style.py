@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -120,6 +120,11 @@ def wrap(text: str, width: float, size: float, *, bold: bool = False) -> list[st
     >>> wrap("one two three", 0.75, 9)
     ['one two', 'three']
     """
+    return list(_wrapped(text, width, size, bold))
+
+
+@lru_cache(maxsize=1024)
+def _wrapped(text: str, width: float, size: float, bold: bool) -> tuple[str, ...]:
     with house_style():
         fits = _ruler(width, size, bold)
         lines = [""]
@@ -133,9 +138,10 @@ def wrap(text: str, width: float, size: float, *, bold: bool = False) -> list[st
                 lines.append(word[:cut])
                 word = word[cut:]
             lines.append(word)
-    return [line for line in lines if line]
+    return tuple(line for line in lines if line)
 
 
+@lru_cache(maxsize=4096)
 def shorten(text: str, width: float, size: float, *, bold: bool = False) -> str:
     """`text` on one line; where it is wider than `width` inches at `size` points, its middle becomes an ellipsis.
 

@@ -1,8 +1,10 @@
 """Collecting a report's content from a run directory."""
 
 import base64
+import gzip
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +13,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mnprobe.analysis.audit.findings import audited, findings
-from mnprobe.analysis.figures.curve_data import curve_data
+from mnprobe.analysis.figures.curve import curve_progress
+from mnprobe.analysis.figures.curve_data import CurveData, curve_data
 from mnprobe.analysis.figures.metadata import read_note
 from mnprobe.analysis.report.data import Episodes, Figure, Headline, Missing, Model, ReportData, Shaped, Table
 from mnprobe.analysis.report.explorer import explorer
-from mnprobe.analysis.report.overview import Plot, answer_cards, plot_curve, warning_lines
+from mnprobe.analysis.report.overview import Plot, answer_cards, plot_curve, plot_progress, warning_lines
 from mnprobe.analysis.report.summary import (
     CONDENSED,
     caveats,
@@ -28,12 +31,13 @@ from mnprobe.analysis.report.summary import (
     summary,
 )
 from mnprobe.analysis.tables.paper import TABLES, grid_of, shaped_table
-from mnprobe.analysis.tables.progress import world_note
+from mnprobe.analysis.tables.progress import MEASURED_RECOGNITION, world_note
+from mnprobe.analysis.tables.rollouts import SUCCESS
 from mnprobe.analysis.tables.run_tables import RunTables
 from mnprobe.core.commands import command_line, option_line, shell_line
 from mnprobe.core.errors import FeatureError, MnprobeError
 from mnprobe.core.files import sha256_file
-from mnprobe.core.names import PIXELS, Side, blanked
+from mnprobe.core.names import PIXELS, ModelName, Side, blanked
 from mnprobe.core.provenance import config_hash, now, versions
 from mnprobe.core.rundir import RunDir
 from mnprobe.core.table import UNREADABLE
@@ -47,8 +51,9 @@ if TYPE_CHECKING:
 
 
 MOST_ROWS = 2000  # of one table; the file in results has them all
-MOST_CELLS = 12_000  # of one table: a wide one is cut sooner
+MOST_CELLS = 4_000  # of one table: a wide one is cut sooner
 FEWEST_ROWS = 100  # of any table
+_LARGEST_SVG = 2_000_000  # bytes
 _WEBP_EDGE = 16383  # pixels: what the format can hold
 _PACKAGES = ("torch", "numpy", "scikit-learn", "pandas", "matplotlib", "openTSNE", "h5py")
 _MAKERS = {"alignment": "align", "curve": "curve", "tsne": "tsne", "recognition": "recognize"}
@@ -68,7 +73,7 @@ def gather(run: RunDir | RunTables, *, explore: bool = True) -> ReportData:
     models, episodes = _features(run, problems)
     figures = _figures(run)
     results = _tables(tables)
-    headline, sentences, doubts, probe, plot = _measured(tables, problems)
+    headline, sentences, doubts, probe, curve = _measured(tables, problems)
     answers = findings(tables, problems)
     shaped = tuple(_shaped(tables, number, problems) for number in TABLES)
     judgement = judgements(tables, problems)
@@ -91,8 +96,9 @@ def gather(run: RunDir | RunTables, *, explore: bool = True) -> ReportData:
         world=world_note(worlds),
         facts=tuple(_facts(models, episodes_found, headline, worlds)),
         cards=answer_cards(answers),
-        plot=plot,
-        warnings=warning_lines(doubts, (sentence for one in judgement for sentence in one.alarms)),
+        plot=None if curve is None else plot_curve(curve),
+        progress=tuple(_progress(tables, curve, problems)),
+        warnings=warning_lines(doubts, [*(found for one in judgement for found in one.findings), *answers]),
         models=models,
         figures=figures,
         tables=results,
@@ -128,7 +134,7 @@ def _seeds(config: object, place: str = "") -> Iterator[tuple[str, str]]:
             yield f"{place}{name}", str(value)
 
 
-_Measured = tuple[tuple[Headline, ...], tuple[str, ...], tuple[str, ...], Table | None, Plot | None]
+_Measured = tuple[tuple[Headline, ...], tuple[str, ...], tuple[str, ...], Table | None, CurveData | None]
 
 
 def _measured(tables: RunTables, problems: list[str]) -> _Measured:
@@ -139,12 +145,27 @@ def _measured(tables: RunTables, problems: list[str]) -> _Measured:
         if table is None:
             return (), (), (), None, None
         probe = probe_settings(tables.run, table)
-        data, plot = last_points(table), plot_curve(curve_data(table))
+        data, curve = last_points(table), curve_data(table)
     except MnprobeError as error:
         problems.append(f"No headline: {error}")
         return (), (), (), probe, None
     doubts = caveats(data.points, table, data.notes, audited(tables))
-    return headlines(data.points), summary(data.points), doubts, probe, plot
+    return headlines(data.points), summary(data.points), doubts, probe, curve
+
+
+def _progress(tables: RunTables, curve: CurveData | None, problems: list[str]) -> Iterator[Plot]:
+    """Recognition and success over training, of the models of the curve."""
+    if curve is None:
+        return
+    try:
+        found = curve_progress(curve, tables.table(MEASURED_RECOGNITION), tables.table(SUCCESS))
+    except MnprobeError as error:
+        problems.append(f"No recognition or success over training: {error}")
+        return
+    for number, one in enumerate(found, start=1):
+        plot = plot_progress(one, name=f"progress-{number}", axis=curve.axis)
+        if plot is not None:
+            yield plot
 
 
 def _facts(
@@ -154,7 +175,9 @@ def _facts(
     for side in (Side.UNDERSTANDING, Side.EXECUTION):
         names = {model.id.model for model in models if model.id.side == side and not model.id.model.startswith(PIXELS)}
         if names:
-            yield f"{'u' if side == Side.UNDERSTANDING else 'e'}: {', '.join(sorted(names))}"
+            kinds = Counter(ModelName.parse(name).without_seed for name in names)
+            shown = [f"{name} ({count} seeds)" if count > 1 else name for name, count in sorted(kinds.items())]
+            yield f"{'u watches' if side == Side.UNDERSTANDING else 'e acts'}: {', '.join(shown)}"
     if worlds:
         yield f"world: {', '.join(worlds)}"
     if episodes.total:
@@ -262,10 +285,18 @@ def _figure(path: Path, run: RunDir) -> Figure:
         command=command,
         image=base64.b64encode(packed).decode("ascii"),
         kind=kind,
+        vector=_vector(path.with_suffix(".svg"), run),
         width=width,
         height=height,
         problem=problem,
     )
+
+
+def _vector(path: Path, run: RunDir) -> str:
+    """The drawing as compressed SVG in base64, to be downloaded; "" where there is none or it is large."""
+    if path not in _inside(run, path.parent, "*.svg") or path.stat().st_size > _LARGEST_SVG:
+        return ""
+    return base64.b64encode(gzip.compress(path.read_bytes(), 9, mtime=0)).decode("ascii")
 
 
 def _packed(image: "Image.Image", png: bytes) -> tuple[str, bytes]:

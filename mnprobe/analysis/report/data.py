@@ -30,7 +30,7 @@ class Table:
 class Figure:
     """A figure with its image as base64 text, what kind of image it is, and its size in pixels.
 
-    `problem` says why it cannot be shown.
+    `vector` is the same as SVG, compressed by gzip and in base64, or "". `problem` says why it cannot be shown.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Figure:
     command: str
     image: str = ""
     kind: str = "image/png"
+    vector: str = ""
     width: int = 0
     height: int = 0
     problem: str = ""
@@ -173,6 +174,7 @@ class ReportData:
     facts: tuple[str, ...] = ()
     cards: tuple[Card, ...] = ()
     plot: Plot | None = None
+    progress: tuple[Plot, ...] = ()
     warnings: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     shaped: tuple[Shaped, ...] = ()

@@ -11,21 +11,18 @@ from mnprobe.analysis.audit.findings import Effect, Finding
 from mnprobe.analysis.figures.curve_data import CurveData
 from mnprobe.analysis.figures.style import series_name
 from mnprobe.analysis.tables.alignment import HOLDOUTS
+from mnprobe.analysis.tables.progress import Progress
 
-__all__ = ["Bar", "Card", "Plot", "PlotLine", "PlotPoint", "answer_cards", "plot_curve", "warning_lines"]
+__all__ = [
+    *("Bar", "Card", "Plot", "PlotLine", "PlotPoint", "answer_cards", "answer_id", "plot_curve", "plot_progress"),
+    "warning_lines",
+]
 
 MOST_BARS = 4
 MOST_WARNINGS = 6
 _WORDS = {"more": ("Yes", "✓"), "none": ("No", "✗"), "less": ("No, the reverse", "✗"), "undecided": ("Undecided", "?")}
 _MIXED, _ONE_PAIR, _NOT_MEASURED = ("Mixed", "±"), ("One pair, no answer", "○"), ("Not measured", "-")
 _KINDS = {_ONE_PAIR[0]: "undecided"}
-_SECTIONS = {
-    "rise with training": "alignment",
-    "success": "outcomes",
-    "joint alignment": "alignment",
-    "joint recognition": "models",
-    "joint execution": "models",
-}
 _SHORTER = (("instruction blanked", "blanked"), ("actions ", ""), (" or not", ""))
 _ORIGIN = re.compile(r" \([^()]*\)")
 
@@ -50,14 +47,14 @@ class Card:
     """A question with its answer in one word, its comparisons as drawn intervals, and what they rest on.
 
     `kind` is the answer as a CSS class: yes, no, undecided, mixed or missing; `zero` is the place of no difference in
-    the drawing, in %; `section` the id of the section with the evidence; `more` the number of comparisons not drawn.
+    the drawing, in %; `evidence` the id of the full answer; `more` the number of comparisons not drawn.
     """
 
     question: str
     word: str
     sign: str
     kind: str
-    section: str
+    evidence: str
     basis: str
     bars: tuple[Bar, ...] = ()
     zero: float = 50.0
@@ -70,14 +67,14 @@ def answer_cards(found: Iterable[Finding]) -> tuple[Card, ...]:
 
 
 def _card(found: Finding) -> Card:
-    section = _SECTIONS.get(found.topic, "alignment")
+    evidence = answer_id(found.topic)
     if not found.rows:
         return Card(
             question=found.question,
             word=_NOT_MEASURED[0],
             sign=_NOT_MEASURED[1],
             kind="missing",
-            section=section,
+            evidence=evidence,
             basis=found.sentence.replace("`", ""),
         )
     answers = {_WORDS[row.difference.decision] if not row.difference.one_seed else _ONE_PAIR for row in found.leading}
@@ -89,12 +86,21 @@ def _card(found: Finding) -> Card:
         word=word,
         sign=sign,
         kind=_KINDS.get(word, word.partition(",")[0].lower()),
-        section=section,
+        evidence=evidence,
         basis=_basis(found, drawn[0]),
         bars=bars,
         zero=zero,
         more=len(found.leading) - len(drawn),
     )
+
+
+def answer_id(topic: str) -> str:
+    """The id of a question's full answer in the page.
+
+    >>> answer_id("rise with training")
+    'answer-rise-with-training'
+    """
+    return f"answer-{topic.replace(' ', '-')}"
 
 
 def _drawn(rows: Sequence[Effect]) -> list[Effect]:
@@ -105,9 +111,7 @@ def _drawn(rows: Sequence[Effect]) -> list[Effect]:
 
 def _basis(found: Finding, row: Effect) -> str:
     each = f"{found.trainings} training{'s' if found.trainings != 1 else ''} each" if found.trainings else ""
-    parts = (f"n = {row.difference.n}", "" if row.difference.seeds else each)
-    within = "interval within the pair, decides nothing" if row.difference.one_seed else ""
-    return "; ".join(part for part in (*parts, within) if part)
+    return "; ".join(filter(None, (f"n = {row.difference.n}", "" if row.difference.seeds else each)))
 
 
 def _bars(rows: Sequence[Effect]) -> tuple[float, tuple[Bar, ...]]:
@@ -126,12 +130,9 @@ def _bars(rows: Sequence[Effect]) -> tuple[float, tuple[Bar, ...]]:
         made, (start, end) = row.difference, row.difference.shown
         known = math.isfinite(start) and math.isfinite(end)
         left, right = (place(start), place(end)) if known else (place(made.value), place(made.value))
-        label = (
-            _ORIGIN.sub("", row.where)
-            .replace("instruction blanked", "blanked")
-            .replace("actions ", "")
-            .replace(" or not", "")
-        )
+        label = _ORIGIN.sub("", row.where)
+        for long, short in _SHORTER:
+            label = label.replace(long, short)
         bars.append(
             Bar(
                 label=f"{row.subject.partition(',')[0]}: {label}" if several else label,
@@ -150,7 +151,7 @@ def _bars(rows: Sequence[Effect]) -> tuple[float, tuple[Bar, ...]]:
 
 # ---- the curve --------------------------------------------------------------------------------------------------
 
-WIDTH, HEIGHT = 620, 400
+WIDTH, HEIGHT = 620, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 40
 _SHOWN = ("main", "blank", "rollouts", "pixels", "shuffled")
 _ROLE = {"main": "claim", "rollouts": "own"}
@@ -179,8 +180,12 @@ class PlotLine:
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """The alignment curve as geometry: places of lines and ticks in a drawing of `width` x `height`."""
+    """A curve over training as geometry: places of lines and ticks in a drawing of `width` x `height`.
 
+    `name` is the id of its figure; chance is -1, and its words empty, where there is none.
+    """
+
+    name: str
     title: str
     axis: str
     lines: tuple[PlotLine, ...]
@@ -208,7 +213,46 @@ def plot_curve(data: CurveData) -> Plot | None:
     first = points.iloc[0][["understanding", "execution"]].tolist()
     wanted = (points["series"] == "main") | (points[["understanding", "execution"]] == first).all(axis=1)
     points = points[wanted]
-    top = _top(points)
+    groups = list(points.groupby(["understanding", "execution", "series"], sort=False))
+    groups.sort(key=lambda group: (group[0][2] != "main", group[0][2] != "rollouts"))
+    lines = []
+    for (understanding, execution, series), rows in groups:
+        name = series_name(str(series)).removeprefix("control: ")
+        training = str(rows["training"].iloc[0]) or f"{understanding} and {execution}"
+        role = _ROLE.get(str(series), "control")
+        full = f"{training}: {name}" if role == "claim" else name
+        lines.append(_Line(name=full, role=role, shown=str(series) in _SHOWN, rows=rows))
+    return _plot("curve", _title(points), data.axis, lines)
+
+
+def plot_progress(progress: Progress, *, name: str, axis: str) -> Plot | None:
+    """Geometry of recognition or success over training, a line per training; None where nothing is known.
+
+    Lines with the instruction blanked are controls.
+    """
+    points = progress.points[progress.points["value"].notna()].rename(columns={"n": "n_test"})
+    if points.empty:
+        return None
+    lines = []
+    for blank, training in sorted(set(zip(points["blank"], points["training"], strict=True))):
+        rows = points[(points["training"] == training) & (points["blank"] == blank)]
+        words = str(training) or "all models"
+        words += ", instruction blanked" if blank else ""
+        lines.append(_Line(name=words, role="control" if blank else "claim", shown=True, rows=rows))
+    return _plot(name, progress.title, axis, lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Line:
+    name: str
+    role: str
+    shown: bool
+    rows: pd.DataFrame
+
+
+def _plot(name: str, title: str, axis: str, given: Sequence[_Line]) -> Plot:
+    points = pd.concat([line.rows for line in given])
+    top = _top(points, pd.concat([line.rows for line in given if line.role == "claim"] or [points[:0]]))
     steps = sorted(int(step) for step in points["step"].unique())
 
     def across(step: float) -> float:
@@ -219,28 +263,24 @@ def plot_curve(data: CurveData) -> Plot | None:
     def up(value: float) -> float:
         return TOP + (1 - min(max(value / top, 0.0), 1.0)) * (HEIGHT - TOP - BOTTOM)
 
-    groups = list(points.groupby(["understanding", "execution", "series"], sort=False))
-    order = sorted(groups, key=lambda group: (group[0][2] != "main", group[0][2] != "rollouts"))
     lines, counts = [], {"claim": 0, "own": 0, "control": 0}
-    for (understanding, execution, series), rows in order:
-        role = _ROLE.get(str(series), "control")
-        counts[role] += 1
-        name = series_name(str(series)).removeprefix("control: ")
-        training = str(rows["training"].iloc[0]) or f"{understanding} and {execution}"
+    for line in given:
+        counts[line.role] += 1
         lines.append(
             _line(
-                rows.sort_values("step", kind="stable"),
-                name=f"{training}: {name}" if role == "claim" else name,
-                style=f"{role}-{counts[role]}",
-                shown=str(series) in _SHOWN,
+                line.rows.sort_values("step", kind="stable"),
+                name=line.name,
+                style=f"{line.role}-{counts[line.role]}",
+                shown=line.shown,
                 across=across,
                 up=up,
             )
         )
     chance = float(points["chance"].iloc[0])
     return Plot(
-        title=_title(points),
-        axis=data.axis,
+        name=name,
+        title=title,
+        axis=axis,
         lines=tuple(lines),
         x_ticks=tuple(_x_ticks(steps, across)),
         y_ticks=tuple((up(value), f"{100 * value:.0f}") for value in _y_ticks(top)),
@@ -289,8 +329,7 @@ def _title(points: pd.DataFrame) -> str:
     return f"Recall@1 by {pairing}, {HOLDOUTS.get(holdout, holdout)}"
 
 
-def _top(points: pd.DataFrame) -> float:
-    claims = points[points["series"] == "main"]
+def _top(points: pd.DataFrame, claims: pd.DataFrame) -> float:
     largest = max(map(float, [points["value"].max(), *claims["ci_high"].dropna()]))
     return min(1.0, math.ceil(largest * 10 + 1e-9) / 10)
 
@@ -315,11 +354,27 @@ def _x_ticks(steps: Sequence[int], across: Callable[[float], float]) -> Iterator
 _WHERE = re.compile(r"^(?P<kind>[^:(.]+?)(?: \([^)]*\))?(?:[:.].*)?$", re.DOTALL)
 
 
-def warning_lines(caveats: Iterable[str], alarms: Iterable[str] = ()) -> tuple[str, ...]:
-    """What a reader must know before reading a number: alarms in full, then each kind of caveat once.
+_ALARMS = {
+    ("leak", "broken"): "Training and test set overlap",
+    ("leak", "near-duplicates"): "Near copies of training episodes in the test set",
+    ("shuffled", "broken"): "Shuffled pairs score above chance",
+    ("chance", "below"): "The score is below chance",
+}
+_ONE_SEED = "One seed pair, whose interval decides nothing"
+
+
+def warning_lines(caveats: Iterable[str], found: Iterable[Finding] = ()) -> tuple[str, ...]:
+    """What a reader must know before reading a number, each kind in a few words and once.
+
+    First the alarms among the findings, then that there is one seed pair only, then the caveats.
 
     >>> warning_lines(["Few groups (holdout episodes): 4; few.", "Few groups (holdout tasks): 3.", "Ties: up to 30 %."])
     ('Few groups', 'Ties')
     """
+    findings = list(found)
+    alarms = [
+        _ALARMS.get((one.topic, one.conclusion), f"{one.topic}: {one.conclusion}") for one in findings if one.alarm
+    ]
+    seeds = [_ONE_SEED for one in findings for row in one.rows if row.difference.one_seed]
     kinds = [match["kind"] for caveat in caveats if (match := _WHERE.match(caveat))]
-    return (*dict.fromkeys(alarms), *list(dict.fromkeys(kinds))[:MOST_WARNINGS])
+    return (*dict.fromkeys([*alarms, *seeds]), *list(dict.fromkeys(kinds))[:MOST_WARNINGS])

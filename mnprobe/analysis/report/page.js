@@ -23,6 +23,7 @@
     try { target = document.getElementById(decodeURIComponent(location.hash.slice(1))); } catch (error) { target = null; }
     const panel = (target && target.closest("section.tab")) || panels[0];
     open(panel);
+    for (let box = target && target.closest("details"); box; box = box.parentElement.closest("details")) box.open = true;
     if (target && target !== panel) target.scrollIntoView();
     else requestAnimationFrame(() => window.scrollTo({ top: 0, behavior: "instant" }));
   };
@@ -33,11 +34,37 @@
   }
 
   // ---- the curve -------------------------------------------------------------------------------------------------
-  const readout = document.getElementById("readout");
-  if (readout) {
-    for (const mark of document.querySelectorAll(".curve circle")) {
-      mark.addEventListener("pointerenter", () => { readout.textContent = mark.dataset.words; });
-    }
+  // Pointing at a mark shows its numbers; with the drawing in focus, arrow keys go along a line and to the next one.
+  const KEYS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+  for (const figure of document.querySelectorAll(".curve")) {
+    const drawing = figure.querySelector(":scope > svg");
+    const readout = figure.querySelector(".readout");
+    const lines = [...drawing.querySelectorAll(".series")].reverse();
+    let [line, place] = [0, -1];
+    const show = () => {
+      for (const old of drawing.querySelectorAll(".at")) old.classList.remove("at");
+      const mark = lines[line].querySelectorAll("circle")[place];
+      mark.classList.add("at");
+      readout.textContent = mark.dataset.words;
+    };
+    lines.forEach((one, number) => {
+      [...one.querySelectorAll("circle")].forEach((mark, spot) => {
+        mark.addEventListener("pointerenter", () => { [line, place] = [number, spot]; show(); });
+      });
+    });
+    drawing.setAttribute("tabindex", "0");
+    drawing.addEventListener("keydown", (event) => {
+      const way = KEYS[event.key];
+      if (!way) return;
+      event.preventDefault();
+      const shown = lines.map((_, number) => number).filter((number) => getComputedStyle(lines[number]).display !== "none");
+      if (!shown.length) return;
+      const now = Math.max(0, shown.indexOf(line));
+      line = shown[Math.min(Math.max(now + way[0], 0), shown.length - 1)];
+      const last = lines[line].querySelectorAll("circle").length - 1;
+      place = Math.min(Math.max(place + way[1], 0), last);
+      show();
+    });
   }
 
   // ---- downloads -------------------------------------------------------------------------------------------------
@@ -48,30 +75,49 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   };
   const fileName = (figure) => figure.dataset.name || figure.id || "figure";
-  const savePng = (image, name) => {
+  const savePng = (image, name, width, height) => {
     const canvas = document.createElement("canvas");
-    [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
-    canvas.getContext("2d").drawImage(image, 0, 0);
+    [canvas.width, canvas.height] = [width, height];
+    canvas.getContext("2d").drawImage(image, 0, 0, width, height);
     canvas.toBlob((blob) => save(blob, `${name}.png`), "image/png");
   };
+  const unpacked = (packed) => {
+    const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  };
   const PAINT = ["fill", "stroke", "stroke-width", "stroke-dasharray", "opacity", "font-size", "font-family", "display"];
-  const saveSvg = (svg, name) => {
+  const styled = (svg) => {
     const copy = svg.cloneNode(true);
     const [from, to] = [[svg, ...svg.querySelectorAll("*")], [copy, ...copy.querySelectorAll("*")]];
     from.forEach((node, place) => {
       const style = getComputedStyle(node);
       for (const property of PAINT) to[place].style.setProperty(property, style.getPropertyValue(property));
     });
-    copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
-    save(new Blob([new XMLSerializer().serializeToString(copy)], { type: "image/svg+xml" }), `${name}.svg`);
+    const [, , width, height] = svg.getAttribute("viewBox").split(" ");
+    for (const [name, value] of Object.entries({ xmlns: "http://www.w3.org/2000/svg", width, height })) copy.setAttribute(name, value);
+    return new XMLSerializer().serializeToString(copy);
   };
+  const saveSvg = (text, name) => save(new Blob([text], { type: "image/svg+xml" }), `${name}.svg`);
   for (const figure of document.querySelectorAll("figure")) {
     const image = figure.querySelector("img");
     const svg = figure.querySelector(":scope > svg");
-    if (!image && !svg) continue;
-    const button = make("button", image ? "Download PNG" : "Download SVG", { type: "button", class: "small" });
-    button.addEventListener("click", () => (image ? savePng(image, fileName(figure)) : saveSvg(svg, fileName(figure))));
-    figure.append(button);
+    const name = fileName(figure);
+    const offer = (words, action) => {
+      const button = make("button", words, { type: "button", class: "small" });
+      button.addEventListener("click", action);
+      figure.append(button);
+    };
+    if (image) offer("Download PNG", () => savePng(image, name, image.naturalWidth, image.naturalHeight));
+    if (figure.dataset.svg) offer("Download SVG", async () => saveSvg(await unpacked(figure.dataset.svg), name));
+    if (!svg) continue;
+    offer("Download PNG", () => {
+      const text = styled(svg);
+      const picture = new Image();
+      const { width, height } = svg.viewBox.baseVal;
+      picture.addEventListener("load", () => savePng(picture, name, 2 * width, 2 * height));
+      picture.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
+    });
+    offer("Download SVG", () => saveSvg(styled(svg), name));
   }
 
   // ---- tables ----------------------------------------------------------------------------------------------------
@@ -87,8 +133,18 @@
     return x - y;
   };
   const cell = (text) => (/[",\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text);
-  const csv = (table) =>
-    [...table.rows].map((row) => [...row.cells].map((one) => cell(one.textContent.trim().replace(/\s+/g, " "))).join(",")).join("\n");
+  const plain = (node) => node.textContent.trim().replace(/\s+/g, " ");
+  const isGroup = (row) => row.cells.length === 1 && row.cells[0].scope === "rowgroup";
+  const csv = (table) => {
+    const grouped = [...table.rows].some(isGroup);
+    let group = "group";
+    const lines = [];
+    for (const row of table.rows) {
+      if (isGroup(row)) group = plain(row.cells[0]);
+      else lines.push([...(grouped ? [group] : []), ...[...row.cells].map(plain)].map(cell).join(","));
+    }
+    return lines.join("\n");
+  };
   const copy = async (text) => {
     try {
       await navigator.clipboard.writeText(text);
@@ -104,7 +160,7 @@
     const table = frame.querySelector("table");
     if (!table || frame.closest("#explorer")) continue;
     const rows = table.tHead ? [...table.tHead.rows] : [];
-    if (rows.length === 1 && table.tBodies.length === 1 && table.tBodies[0].rows.length > 1) {
+    if (rows.length === 1 && [...table.tBodies].some((body) => body.rows.length > 1)) {
       [...rows[0].cells].forEach((head, place) => {
         const button = make("button", head.textContent, { type: "button", class: "sort" });
         head.replaceChildren(button);
@@ -112,10 +168,11 @@
           const down = head.getAttribute("aria-sort") === "ascending";
           for (const other of rows[0].cells) other.removeAttribute("aria-sort");
           head.setAttribute("aria-sort", down ? "descending" : "ascending");
-          const body = table.tBodies[0];
           const text = (row) => (row.cells[place] ? row.cells[place].textContent.trim() : "");
-          const sorted = [...body.rows].sort((a, b) => (down ? -1 : 1) * compare(text(a), text(b)));
-          body.append(...sorted);
+          for (const body of table.tBodies) {
+            const sorted = [...body.rows].filter((row) => !isGroup(row));
+            body.append(...sorted.sort((a, b) => (down ? -1 : 1) * compare(text(a), text(b))));
+          }
         });
       });
     }

@@ -15,6 +15,7 @@ from mnprobe.analysis.audit.findings import Effect
 from mnprobe.analysis.report.collect import gather
 from mnprobe.analysis.report.data import ReportData
 from mnprobe.analysis.report.explorer import plotly_library, policy, script_hash
+from mnprobe.analysis.report.overview import answer_id
 from mnprobe.core.files import write_text
 from mnprobe.core.rundir import RunDir
 
@@ -150,6 +151,7 @@ def render_page(name: str, **values: object) -> str:
         "number": _number,
         "signed": _signed,
         "by_where": _by_where,
+        "answer_id": answer_id,
         "answer": finding_text.answer,
         "unsaid": finding_text.unsaid,
     }
@@ -175,7 +177,7 @@ def _number(share: float) -> str:
 
 def _signed(share: float) -> str:
     """0.125 as '+12.5', -0.125 with a true minus sign; 'none' where there is none."""
-    return "none" if math.isnan(share) else f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return "none" if math.isnan(share) else f"{100 * share:+z.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _by_where(rows: Iterable[Effect]) -> list[tuple[str, list[Effect]]]:

@@ -355,7 +355,7 @@ def _share(cell: str, *, signed: bool = False) -> str:
     value = 100 * float(cell)
     if value != value:
         return ""
-    return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}") if signed else f"{value:.1f}"
+    return f"{value:+z.1f}".replace("-", "\N{MINUS SIGN}") if signed else f"{value:.1f}"
 
 
 def _rounded(name: str, digits: int = 3) -> Callable[[dict[str, str]], str]:

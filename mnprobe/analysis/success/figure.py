@@ -10,7 +10,9 @@ import pandas as pd
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
-from mnprobe.analysis.figures.layout import FigureLayout
+from mnprobe.analysis.audit.effects import within_shares
+from mnprobe.analysis.audit.finding_text import p_words
+from mnprobe.analysis.figures.layout import FigureLayout, panel_title
 from mnprobe.analysis.figures.metadata import FigureNote, write_note
 from mnprobe.analysis.figures.style import (
     INK,
@@ -19,7 +21,6 @@ from mnprobe.analysis.figures.style import (
     house_style,
     quiet_axes,
     save_figure,
-    shorten,
 )
 from mnprobe.analysis.tables.alignment import HOLDOUTS, settle
 from mnprobe.core.commands import command_line
@@ -37,7 +38,9 @@ _COLORS = {
     "execution": (PALETTE["vermillion"], PALETTE["orange"]),
 }
 _MODES = {"own-probe": "own probes", "shared-probe": "one probe"}
-_PANEL = (3.9, 3.1)
+_PANEL = (4.1, 2.9)
+_MOST_PANELS, _COLUMNS = 4, 2
+_TOP = 1.02  # of the bars; their numbers are above
 _NO_HATCH, _HATCH = "", "////"
 
 
@@ -92,7 +95,7 @@ def last_contrasts(
 
 
 def success_figure(rows: pd.DataFrame) -> "Figure":
-    """Bars of Recall@1: one row of panels per source of episodes, one column per holdout.
+    """Bars of Recall@1: one panel per pair of models, source of episodes and holdout, the first four of them.
 
     Every bar is a value of `rows` (from `last_contrasts`); plain bars have a probe for each outcome, hatched ones share
     one probe. The line across a bar is its exact chance level.
@@ -139,6 +142,7 @@ def draw_success(
     step: int | None = None,
     command: str | None = None,
     note: str = "",
+    title: str = "",
 ) -> DrawnSuccess:
     """Draw `table` (results/success_contrast.csv) to `stem`.png, .svg and a note in `stem`.json.
 
@@ -149,13 +153,14 @@ def draw_success(
         chosen, step: which checkpoints, see `last_contrasts`.
         command: command that draws this figure again.
         note: one more sentence for the caption, no full stop.
+        title: what the figure shows in words; by default the models compared.
     """
     rows = last_contrasts(table, source=source, chosen=chosen, step=step)
     caption = success_caption(rows) + (f" {note}." if note else "")
     with house_style():
-        saved = save_figure(_figure(rows, note), stem)
+        saved = save_figure(_figure(rows, note, title), stem)
     about = FigureNote(
-        title="Success against failure",
+        title=title or "Success against failure",
         caption=caption,
         command=command or command_line("success", source=source),
         facts={"rows": len(rows)},
@@ -164,23 +169,29 @@ def draw_success(
     return DrawnSuccess(figure=saved, rows=rows, caption=caption)
 
 
-def _figure(rows: pd.DataFrame, note: str = "") -> "Figure":
-    panels = list(dict.fromkeys(rows[["understanding", "execution", "source_e"]].itertuples(index=False, name=None)))
-    holdouts = [name for name in HOLDOUTS if name in set(rows["holdout"])]
+def _figure(rows: pd.DataFrame, note: str = "", title: str = "") -> "Figure":
+    key = ["understanding", "execution", "source_e", "holdout"]
+    names = list(dict.fromkeys(rows[key].itertuples(index=False, name=None)))
+    pairs = list(dict.fromkeys(name[:3] for name in names))
+    names.sort(key=lambda name: (pairs.index(name[:3]), list(HOLDOUTS).index(name[3]) if name[3] in HOLDOUTS else 9))
+    shown, left_out = names[:_MOST_PANELS], len(names) - _MOST_PANELS
+    columns = min(_COLUMNS, len(shown))
+    about = _title(rows)
+    more = f"{left_out} more in results/success_contrast.csv" if left_out > 0 else ""
     layout = FigureLayout(
-        [_PANEL[0]] * len(holdouts),
-        [_PANEL[1]] * len(panels),
-        title=_title(rows),
+        [_PANEL[0]] * columns,
+        [_PANEL[1]] * -(-len(shown) // columns),
+        title=title or about,
+        subtitle="; ".join(filter(None, (about if title else "", more))),
         caption=success_caption(rows) + (f" {note}." if note else ""),
+        least_width=7.0,
     )
-    for index, panel in enumerate(panels):
-        chosen = rows[(rows[["understanding", "execution", "source_e"]] == list(panel)).all(axis=1)]
-        for column, holdout in enumerate(holdouts):
-            axes = layout.panel(index, column)
-            _panel(axes, chosen[chosen["holdout"] == holdout], panel, holdout)
-            axes.tick_params(labelleft=column == 0)
-            if column == 0:
-                axes.set_ylabel("Recall@1, mean of both directions")
+    for index, name in enumerate(shown):
+        axes = layout.panel(index // columns, index % columns)
+        _panel(axes, rows[(rows[key] == list(name)).all(axis=1)], name)
+        axes.tick_params(labelleft=index % columns == 0)
+        if index % columns == 0:
+            axes.set_ylabel("Recall@1")
     handles = [
         Patch(facecolor=_COLORS[side][place], label=f"{side}: {outcome}")
         for side in _COLORS
@@ -193,13 +204,10 @@ def _figure(rows: pd.DataFrame, note: str = "") -> "Figure":
     return layout.finish()
 
 
-def _panel(axes: "Axes", rows: pd.DataFrame, panel: tuple[str, str, str], holdout: str) -> None:
+def _panel(axes: "Axes", rows: pd.DataFrame, name: tuple[str, str, str, str]) -> None:
     groups = [
         (side, mode) for side in _COLORS for mode in _MODES if ((rows["side"] == side) & (rows["mode"] == mode)).any()
     ]
-    whole = rows[rows["where"] == "all"]
-    ceiling = float(np.nanmax([*whole["success_high"], *whole["failure_high"], *whole["success"], 0.3]))
-    top = max(1.02, ceiling) if len(rows) else 1.02
     for place, (side, mode) in enumerate(groups):
         chosen = rows[(rows["side"] == side) & (rows["mode"] == mode)]
         row = chosen[chosen["where"] == "all"].iloc[0]
@@ -207,29 +215,27 @@ def _panel(axes: "Axes", rows: pd.DataFrame, panel: tuple[str, str, str], holdou
             _bar(axes, row, outcome, place + offset, color, _HATCH if mode == "shared-probe" else _NO_HATCH)
         inside = chosen[chosen["where"] == "within tasks"]
         axes.text(
-            *(place, top + 0.015, _words(row, inside.iloc[0] if len(inside) else None)),
+            *(place, _TOP + 0.015, _words(row, inside.iloc[0] if len(inside) else None)),
             ha="center",
             va="bottom",
             fontsize=6.3,
             linespacing=1.25,
         )
-    axes.set_ylim(0, top + 0.42)
+    axes.set_ylim(0, _TOP + 0.5)
     axes.set_yticks(np.arange(0, 1.01, 0.2))
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=" %"))
     axes.set_xlim(-0.55, max(len(groups), 1) - 0.45)
     axes.set_xticks(range(len(groups)), [_tick(rows, side, mode) for side, mode in groups], fontsize=7)
     quiet_axes(axes)
-    step = f", step {rows['step_e'].iloc[0]}" if len(rows) else ""
-    name = f"{panel[0]}, {panel[1]}; {panel[2]}{step}; new {holdout}"
-    axes.set_title(
-        shorten(name if len(rows) else f"{name}: not measured", _PANEL[0], 7.5), loc="left", fontsize=7.5, pad=5
-    )
+    about = f"{name[2]}, step {rows['step_e'].iloc[0]}; held out: {name[3]}"
+    panel_title(axes, f"{name[0]} and {name[1]}", about, width=_PANEL[0], size=9)
 
 
 def _bar(axes: "Axes", row: pd.Series, outcome: str, place: float, color: str, hatch: str) -> None:
     axes.bar(place, row[outcome], width=0.36, color=color, hatch=hatch, edgecolor="white", linewidth=0.5, zorder=2)
     low, high = row[f"{outcome}_low"], row[f"{outcome}_high"]
     if np.isfinite(low) and np.isfinite(high):
+        low, high = np.clip([low, high], 0.0, 1.0)
         axes.plot([place, place], [low, high], color=INK, linewidth=1.3, zorder=4, label="_ci")
     chance = row[f"{outcome}_chance"]
     if np.isfinite(chance):
@@ -239,10 +245,10 @@ def _bar(axes: "Axes", row: pd.Series, outcome: str, place: float, color: str, h
 
 
 def _words(row: pd.Series, inside: pd.Series | None) -> str:
-    lines = [f"{100 * row['difference']:+.1f} points", *_support(row)]
+    lines = [f"{100 * row['difference']:+z.1f} points", *_support(row)]
     if inside is not None:
-        lines += [f"in tasks {100 * inside['difference']:+.1f}", *_support(inside)[-1:]]
-    if np.isfinite(row["detectable"]):
+        lines += [f"in tasks {100 * inside['difference']:+z.1f}", *_support(inside)[-1:]]
+    if row["detectable"] <= 1:
         lines.append(f"visible from {100 * row['detectable']:.0f}")
     return "\n".join(lines)
 
@@ -250,11 +256,8 @@ def _words(row: pd.Series, inside: pd.Series | None) -> str:
 def _support(row: pd.Series) -> list[str]:
     if not np.isfinite(row["ci_low"]):
         return ["no interval"]
-    return [f"[{100 * row['ci_low']:+.1f}, {100 * row['ci_high']:+.1f}]", f"p {_p(row['p_holm'])}"]
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+    low, high = within_shares(row["ci_low"], row["ci_high"])
+    return [f"[{100 * low:+z.1f}, {100 * high:+z.1f}]", p_words(row["p_holm"])]
 
 
 def _tick(rows: pd.DataFrame, side: str, mode: str) -> str:

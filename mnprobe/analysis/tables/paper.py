@@ -1,6 +1,7 @@
 """The paper's Tables 1 to 3: published numbers, and ours in the same shape."""
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -323,10 +324,28 @@ def grid_of(table: ShapedTable) -> Grid:
     return _ablation(table.frame) if table.number == 3 else _by_task(table.frame)
 
 
-def grid_text(table: ShapedTable) -> str:
-    """`table` for a terminal: title, heads, rows, notes."""
+def grid_text(table: ShapedTable, *, width: int | None = None) -> str:
+    """`table` for a terminal: title, heads, rows, notes.
+
+    Where a line would be wider than `width`, each group of columns has a block of its own.
+    """
+    from rich.cells import cell_len  # costs 0.1 s: only when a table is printed
+
     grid = grid_of(table)
-    return "\n".join([table.title, text_table(grid.columns, grid.rows, gap=3, groups=grid.groups), *table.notes])
+    text = text_table(grid.columns, grid.rows, gap=3, groups=grid.groups)
+    if width is not None and max(map(cell_len, text.split("\n"))) > width:
+        labels = range(0 if grid.groups[0][0] else grid.groups[0][1])  # columns without a head say what a row is
+        blocks, place = [], len(labels)
+        for name, span in grid.groups[1 if len(labels) else 0 :]:
+            taken = [*labels, *range(place, place + span)]
+            rows = [[row[column] for column in taken] for row in grid.rows]
+            rows = [row for row in rows if set(row[len(labels) :]) != {_NONE}]
+            heads = [grid.columns[column] for column in taken]
+            blocks.append(f"{name}\n{text_table(heads, rows, gap=3, width=width)}")
+            place += span
+        text = "\n\n".join(blocks)
+    notes = [line for note in table.notes for line in ([note] if width is None else textwrap.wrap(note, width))]
+    return "\n".join([table.title, text, *notes])
 
 
 def _by_task(frame: pd.DataFrame) -> Grid:

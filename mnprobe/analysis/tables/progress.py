@@ -94,30 +94,34 @@ class Progress:
     trainings: pd.DataFrame
 
 
-def recognition_progress(path: Path, families: Iterable[str]) -> Progress | None:
+def recognition_progress(source: Path | pd.DataFrame, families: Iterable[str]) -> Progress | None:
     """Top-1 recognition, mean over tasks, of the models of `families`; None where the table is absent or has none.
+
+    `source` is results/recognition.csv, or what `read_recognition` gave.
 
     Raises ProbeError as `read_recognition`.
     """
-    if not path.is_file():
+    if isinstance(source, Path) and not source.is_file():
         return None
-    table, where = settled_recognition(read_recognition(path))
+    table, where = settled_recognition(read_recognition(source) if isinstance(source, Path) else source)
     rows = table[(table["task"] == ALL_TASKS)].rename(columns={"top1": "value"})
     return _progress(rows, families, title=f"Recognition, top-1, mean over tasks ({where})")
 
 
 def success_progress(
-    path: Path, families: Iterable[str], *, untrained: Collection[tuple[str, int]] = ()
+    source: Path | pd.DataFrame, families: Iterable[str], *, untrained: Collection[tuple[str, int]] = ()
 ) -> Progress | None:
     """Closed-loop success, mean over tasks, of the policies of `families`; None where the table is absent or has none.
+
+    `source` is results/success.csv, or what `read_success` gave.
 
     `untrained` names trainings and steps with random weights, which the table does not tell.
 
     Raises ProbeError as `read_success`.
     """
-    if not path.is_file():
+    if isinstance(source, Path) and not source.is_file():
         return None
-    table = read_success(path)
+    table = read_success(source) if isinstance(source, Path) else source
     rows = table[(table["task"] == ALL_TASKS) & (table["world"] == table["world"].iloc[0])]
     places = zip((ModelName.parse(str(model)).training for model in rows["model"]), rows["step"], strict=True)
     rows = rows.assign(chance=float("nan"), trained=[place not in untrained for place in places])

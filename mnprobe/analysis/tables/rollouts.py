@@ -70,8 +70,10 @@ def find_rollouts(root: Path) -> list[Rollouts]:
     return sorted(found, key=lambda played: (played.model, played.step))
 
 
-def format_success(table: pd.DataFrame) -> str:
+def format_success(table: pd.DataFrame, *, width: int | None = None) -> str:
     """`table` for people: a row per task, a column per model and step: percent, interval, episodes.
+
+    Lines wider than `width` continue in a further block.
 
     >>> one = Outcome(id="t/0/episode0", success=1, steps=3, reason="success", task="t", variation=0, seed=0)
     >>> print(format_success(success_table([Rollouts(world="tabletop", model="arp", step=9, outcomes=(one,))])))
@@ -84,7 +86,8 @@ def format_success(table: pd.DataFrame) -> str:
     cells = {(row["model"], row["step"], row["task"]): _cell(row) for _, row in table.iterrows()}
     worlds = ", ".join(sorted(set(table["world"])))
     rows = [[task, *(cells.get((*column, task), "-") for column in columns)] for task in tasks]
-    return text_table([f"{worlds}: success, %", *(f"{model} {step}" for model, step in columns)], rows, gap=3)
+    heads = [f"{worlds}: success, %", *(f"{model} {step}" for model, step in columns)]
+    return text_table(heads, rows, gap=3, width=width)
 
 
 def _rows(played: Rollouts) -> Iterable[dict[str, object]]:

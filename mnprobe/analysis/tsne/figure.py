@@ -12,7 +12,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.transforms import BboxBase
 
 from mnprobe.analysis.figures.layout import FigureLayout, panel_title
-from mnprobe.analysis.figures.style import CONTEXT, INK, house_style, shorten, wrap
+from mnprobe.analysis.figures.style import CONTEXT, INK, LARGEST, house_style, new_figure, shorten, wrap
 from mnprobe.analysis.tsne.embedding import Embedding, Quality, TsneConfig, main_quality
 from mnprobe.analysis.tsne.legend import SWATCH, Kind, LegendLine, kinds, pack
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MARKERS = {"understanding": "o", "execution": "^"}
 _NUMBERS_ABOVE = 7  # instructions: fewer are distinguished by color alone
+_HIGH_LEGEND = 5.0  # inches
 _WIDE_ABOVE = 20  # instructions: a lone panel is then wide, so that its legend has three columns
 _JOIN_UP_TO = 60  # episodes: more lines would hide the points
 PALE = 0.35  # opacity of episodes that heads were fitted on
@@ -101,16 +102,17 @@ def _draw(panels: Sequence[TsnePanel], config: TsneConfig, *, title: str, captio
     everything = pd.concat([panel.points for panel in panels])
     named = kinds(list(zip(everything["task"], everything["instruction"], strict=True)), by=color)
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
-    width = (8.6 if len(named) > _WIDE_ABOVE else 6.6) if columns == 1 else 4.7
+    width = (8.6 if len(named) > _WIDE_ABOVE else 6.6) if columns == 1 else 4.7 if columns == 2 else 3.2
     heights = [min(width * 0.86, 6.2)] * -(-len(panels) // columns)
-    layout = FigureLayout(
-        [width] * columns, heights, title=title, caption=caption, limit=None
-    )  # labels lie in the panels
+    legend = ColorLegend(named)
+    high = legend.measure(new_figure(1, 1), sum([width] * columns))[1]
+    limit = LARGEST if high < _HIGH_LEGEND else None  # lower panels would not help, and crowd the numbers in them
+    layout = FigureLayout([width] * columns, heights, title=title, caption=caption, limit=limit)
     for index, panel in enumerate(panels):
         axes = layout.panel(*divmod(index, columns))
         _panel(axes, panel, named, wrap(quality_line(panel, config), width, 7.5), width)
     layout.legend(shape_handles(panels, everything, width=sum([width] * columns)))
-    layout.block(ColorLegend(named))
+    layout.block(legend)
     return layout.finish()
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from mnprobe.core.errors import CheckpointError, ConfigError
+from mnprobe.core.progress import progress
 from mnprobe.core.provenance import config_hash, now
 from mnprobe.core.registry import merge_settings
 from mnprobe.core.rundir import RunDir
@@ -149,6 +150,10 @@ class Subject(Protocol):
     """Table of single predictions."""
 
     @property
+    def quiet(self) -> bool:
+        """Whether no progress is shown."""
+
+    @property
     def settings(self) -> Mapping[str, Any]:
         """All that decides the predictions, except the weights, as JSON."""
 
@@ -207,7 +212,12 @@ class _Evaluation:
 
     def evaluate(self, models: Sequence[CheckpointChoice], team: Team) -> dict[tuple[str, int], Status]:
         """Measure all models, or reuse their results."""
-        status = {(model.name, model.step): self._evaluate(model, team) for model in models}
+        status: dict[tuple[str, int], Status] = {}
+        alone = len(models) == 1 or not team.leads
+        with progress("recognizing (checkpoints)", len(models), quiet=self.subject.quiet or alone) as advance:
+            for model in models:
+                status[model.name, model.step] = self._evaluate(model, team)
+                advance()
         team.barrier()
         return status
 

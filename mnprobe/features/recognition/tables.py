@@ -8,7 +8,7 @@ import numpy as np
 
 from mnprobe.core.errors import FeatureError
 from mnprobe.core.proportions import mcnemar, mean_interval, mean_paired_interval, paired_interval, wilson_interval
-from mnprobe.core.table import TableSchema, text_table
+from mnprobe.core.table import TERMINAL, TableSchema, text_table
 from mnprobe.features.schema import Columns
 from mnprobe.features.text_ranking import ALL_EPISODES, ALL_TASKS, COLUMNS, PREDICTION_COLUMNS, Ranking
 
@@ -57,7 +57,6 @@ PREDICTIONS = TableSchema(
     nullable=("rank",),
 )
 """results/predictions.csv."""
-_WIDTH = 120
 
 
 def prediction_rows(
@@ -130,7 +129,7 @@ def _share(task: str, n: int, correct: int, correct5: int) -> dict[str, Any]:
     return counts | {"top1": correct / n, "top5": correct5 / n} | limits
 
 
-def format_recognition(table: "pd.DataFrame", *, width: int = _WIDTH) -> str:
+def format_recognition(table: "pd.DataFrame", *, width: int | None = TERMINAL) -> str:
     """Format `table` like the paper's Table 1: a line per model and step, a column per task and average.
 
     Cells are top-1 in percent with the 95 % interval; lines wider than `width` continue in a further block.
@@ -242,9 +241,9 @@ def forgetting_rows(
     return [dict(head) | row | common for row in (*rows, by_class, overall)]
 
 
-def format_forgetting(table: "pd.DataFrame") -> str:
+def format_forgetting(table: "pd.DataFrame", *, width: int | None = None) -> str:
     """Format `table` as text: classes as lines, steps of each model as columns, and the difference to the first
-    step."""
+    step; lines wider than `width` continue in a further block."""
     blocks = []
     for (videos, model), part in table.groupby(["videos", "model"], sort=True):
         steps = sorted(set(part["step"]))
@@ -257,7 +256,7 @@ def format_forgetting(table: "pd.DataFrame") -> str:
             size = "-".join(map(str, sorted(counts)))
             lines.append([f"{label} n={size}", *(_forgetting_cell(cells.get((label, step))) for step in steps)])
         title = f"{model} on {videos}: top-1, % [95 % interval]; chance {100 * some['chance']:.1f}"
-        table_text = text_table(["", *(_title(cells[ALL_VIDEOS, step]) for step in steps)], lines, gap=3)
+        table_text = text_table(["", *(_title(cells[ALL_VIDEOS, step]) for step in steps)], lines, gap=3, width=width)
         blocks.append("\n".join([title, table_text, *(_verdict(cells[ALL_VIDEOS, step]) for step in steps[1:])]))
     return "\n\n".join(blocks)
 

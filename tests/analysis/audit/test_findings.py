@@ -1,5 +1,6 @@
 """The report's answers: planted effects are found, their absence is said, and too few episodes are called too few."""
 
+import re
 from dataclasses import replace
 from functools import cache
 
@@ -9,10 +10,12 @@ import pytest
 from scipy.stats import t
 
 from mnprobe.analysis.audit.controls import CONTROL_COLUMNS, CONTROLS
-from mnprobe.analysis.audit.finding_text import answer
-from mnprobe.analysis.audit.findings import findings, verdicts
+from mnprobe.analysis.audit.effects import Difference
+from mnprobe.analysis.audit.finding_text import answer, message
+from mnprobe.analysis.audit.findings import Effect, Finding, findings, verdicts
 from mnprobe.analysis.figures.curve_data import curve_data
 from mnprobe.analysis.report import gather, write_report
+from mnprobe.analysis.report.render import read_piece
 from mnprobe.analysis.tables.alignment import HOLDOUTS, read_alignment, write_table
 from mnprobe.analysis.tables.rollouts import SUCCESS, find_rollouts, success_table
 from mnprobe.core.rundir import RunDir
@@ -264,6 +267,8 @@ def test_the_page_has_its_sections_in_order_and_shows_success(one):
     source = write_report(one).path.read_text(encoding="utf-8")
     places = [source.index(f'id="{name}"') for name in _SECTIONS]
     assert places == sorted(places)
+    names = re.findall(r'<[a-z]+[^<>]* id="([^"]*)"', source)
+    assert sorted(names) == sorted(set(names))  # a link leads to one place
     for words in (
         "Does alignment rise with training?",
         "Table 2. Embodied execution",
@@ -274,8 +279,8 @@ def test_the_page_has_its_sections_in_order_and_shows_success(one):
 
 
 _SECTIONS = (
-    *("overview", "alignment", "result", "answers", "outcomes", "controls", "models", "tsne", "similarity", "ablation"),
-    *("method", "caveats", "provenance", "glossary"),
+    *("overview", "alignment", "result", "answers", "outcomes", "controls", "verdicts", "models", "tsne"),
+    *("similarity", "ablation", "method", "caveats", "data", "weights", "tables", "provenance", "glossary"),
 )
 
 
@@ -286,7 +291,84 @@ def test_names_from_tables_stay_text(write_trained, tmp_path):
         table[column] = table[column].replace(table[column].iloc[0], EVIL)
         write_table(table, run.results(name))
     source = write_report(run).path.read_text(encoding="utf-8")
-    assert source.count("<script>") == 1  # the page's own
-    assert "<script>hacked" not in source
+    own = f"<script>{read_piece('page.js')}</script>"
+    assert source.count(own) == 1
+    assert "<script>" not in source.replace(own, "")
     assert 'onerror="hacked' not in source
     assert source.count("&lt;script&gt;hacked=1&lt;/script&gt;") >= 4
+
+
+def _told(topic, *rows):
+    """The message of comparisons, each a place with the interval of its difference."""
+    effects = tuple(
+        Effect(
+            subject=f"training {number}",
+            where=where,
+            difference=Difference(before=0.2, after=0.3, value=0.1, low=low, high=high, n="40", basis="b"),
+            leads=True,
+        )
+        for number, (where, low, high) in enumerate(rows)
+    )
+    return message(Finding(topic=topic, conclusion="any", rows=effects, trainings=1))
+
+
+UP, OPEN, FLAT, DOWN = (0.1, 0.3), (-0.1, 0.3), (-0.01, 0.02), (-0.3, -0.1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "wanted"),
+    [
+        ({"demonstrations": UP}, "Alignment rises on demonstrations"),
+        (
+            {
+                "demonstrations": UP,
+                "demonstrations, instruction blanked": UP,
+                "own episodes": UP,
+                "own episodes, instruction blanked": UP,
+            },
+            "Alignment rises on demonstrations and on own episodes, with the instruction blanked too",
+        ),
+        (
+            {"demonstrations": OPEN, "own episodes": UP, "own episodes, instruction blanked": OPEN},
+            "Alignment rises on own episodes; with the instruction blanked that is not shown",
+        ),
+        ({"demonstrations": OPEN, "own episodes": OPEN}, "Whether alignment rises is undecided"),
+        ({"demonstrations": OPEN, "own episodes": FLAT}, "Whether alignment rises is undecided"),
+        ({"demonstrations": FLAT}, "Alignment does not rise with training"),
+        ({"demonstrations": FLAT, "own episodes": DOWN}, "Alignment does not rise with training"),
+        ({"demonstrations": DOWN}, "Alignment falls with training"),
+    ],
+)
+def test_the_title_of_the_curve_says_where_alignment_rises(rows, wanted):
+    assert _told("rise with training", *((where, *ends) for where, ends in rows.items())) == wanted
+
+
+def test_a_rise_in_one_training_alone_is_not_said_of_all():
+    both = ("demonstrations", *UP), ("demonstrations", *OPEN)
+    assert _told("rise with training", *both) == "Alignment rises in some comparisons only"
+
+
+@pytest.mark.parametrize(
+    ("ends", "wanted"),
+    [
+        ([UP, UP], "Successes align better than failures"),
+        ([DOWN], "Failures align better than successes"),
+        ([FLAT], "Successes and failures align alike"),
+        ([OPEN], "Undecided whether successes align better than failures"),
+        ([OPEN, FLAT], "Undecided whether successes align better than failures"),
+        ([UP, OPEN], "Successes and failures differ in some comparisons only"),
+    ],
+)
+def test_the_title_of_success_says_what_the_intervals_say(ends, wanted):
+    assert _told("success", *(("anywhere", *one) for one in ends)) == wanted
+
+
+def test_there_is_no_message_without_a_comparison_or_for_other_questions():
+    assert _told("success") == ""
+    assert _told("joint execution", ("anywhere", *UP)) == ""
+
+
+def test_no_printed_interval_leaves_what_a_difference_of_shares_can_be():
+    made = Difference(before=0.2, after=1.0, value=0.8, low=-1.3, high=1.046, n="4", basis="b")
+    assert made.shown == (-1.0, 1.0)
+    assert all(np.isnan(replace(made, low=np.nan, high=np.nan).shown))

@@ -185,7 +185,7 @@ FIGURES = {
     "success": _success,
     "compare": lambda _, long: _comparison(long, (4, 7)),
     "compare-one-cell": lambda _, long: _comparison(long, (1, 1)),
-    "compare-many": lambda _, long: _comparison(long, (70, 65)),
+    "compare-many": lambda _, long: _comparison(long, (56, 52)),
     "compare-checkpoints": lambda _, long: _comparison(long, (3, 12), "checkpoints"),
     "tsne": lambda _, long: _map(long, 1, 5),
     "tsne-many": lambda _, long: _map(long, 3, 60),
@@ -205,6 +205,47 @@ def test_no_text_overlaps_another_or_the_edge(request, name, long):
     assert min(ink.x0, ink.y0) >= 0  # legends and marks, too
     assert ink.x1 <= width
     assert ink.y1 <= height
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_have_at_most_1600_by_1200_pixels(request, name):
+    figure = FIGURES[name](request, False)
+    width, height = figure.get_size_inches() * DPI
+    assert width <= 1600
+    assert height <= 1200
+
+
+def _pairs(table, number):
+    """The rows of `table` for so many pairs of models."""
+    return pd.concat(
+        [
+            table.assign(understanding=table["understanding"] + f"-seed{i}", execution=table["execution"] + f"-seed{i}")
+            for i in range(1, number + 1)
+        ],
+        ignore_index=True,
+    )
+
+
+def test_a_run_with_many_pairs_draws_the_first_and_says_how_many_are_left(request, kept_scores, tmp_path):
+    rows = last_contrasts(contrast_table([kept_scores(difference=0.3)], resamples=19))
+    figure = success_figure(_pairs(rows, 9))
+    assert len(figure.axes) == 4
+    assert any("5 more in results/success_contrast.csv" in text.get_text() for text in figure.texts)
+    assert (figure.get_size_inches() * DPI <= (1600, 1200)).all()
+    assert text_collisions(figure) == []
+    words = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert not [text for text in words if "p 1" in text or "-0.0" in text]
+
+
+def test_values_above_bars_are_possible_and_say_nothing_where_nothing_is_known(kept_scores):
+    rows = last_contrasts(contrast_table([kept_scores()], resamples=19))
+    rows = rows.assign(difference=-0.0, ci_low=-1.2, ci_high=1.046, p_holm=1.0, detectable=1.06)
+    words = [
+        text.get_text() for axes in success_figure(rows).axes for text in axes.texts if "points" in text.get_text()
+    ]
+    assert words
+    assert all(text.startswith("+0.0 points\n[-100.0, +100.0]\nn.s.") for text in words)
+    assert not any("visible from" in text for text in words)
 
 
 def test_the_check_finds_overlaps_and_text_at_the_edge():

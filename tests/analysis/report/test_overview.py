@@ -1,6 +1,7 @@
 """The first screen of a report: cards, geometry of the curve, warnings."""
 
 import math
+import re
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 
@@ -9,8 +10,9 @@ import pytest
 from mnprobe.analysis.audit.effects import Difference, over_seeds
 from mnprobe.analysis.audit.findings import Effect, Finding
 from mnprobe.analysis.figures.curve_data import curve_data
+from mnprobe.analysis.report.collect import gather
 from mnprobe.analysis.report.overview import answer_cards, plot_curve, warning_lines
-from mnprobe.analysis.report.render import write_report
+from mnprobe.analysis.report.render import render, write_report
 from mnprobe.analysis.tables.alignment import write_table
 from mnprobe.analysis.tables.run_tables import RunTables
 from mnprobe.core.rundir import RunDir
@@ -64,7 +66,11 @@ def test_one_seed_pair_is_no_answer_and_its_interval_is_only_drawn():
     card = _card(Effect(subject="joint", where="demonstrations", difference=pair, leads=True), topic="joint alignment")
     assert (card.word, card.kind) == ("One pair, no answer", "undecided")
     assert (card.bars[0].low, card.bars[0].high) == (0.1, 0.3)
-    assert "decides nothing" in card.basis
+    assert "pair" in card.basis
+    found = Finding(
+        topic="joint alignment", conclusion="one pair", rows=(Effect(subject="j", where="d", difference=pair),)
+    )
+    assert warning_lines([], [found]) == ("One seed pair, whose interval decides nothing",)
 
 
 def test_what_was_not_measured_says_what_measures_it():
@@ -158,9 +164,25 @@ def test_each_kind_of_warning_stands_once_and_alarms_lead():
         "Ties: up to 30 %.",
         "One run.",
     ]
-    assert warning_lines(caveats, ["It leaks.", "It leaks."]) == ("It leaks.", "Few groups", "Ties", "One run")
+    leak = Finding(topic="leak", conclusion="broken", alarm=True)
+    calm = Finding(topic="shuffled", conclusion="sound")
+    wanted = ("Training and test set overlap", "Few groups", "Ties", "One run")
+    assert warning_lines(caveats, [leak, calm, leak]) == wanted
     assert warning_lines([]) == ()
 
 
 def test_a_table_without_chance_draws_no_chance(points):
     assert plot_curve(points((0, 1000), chance=math.nan)).chance_words == ""
+
+
+def test_no_sentence_of_the_first_screen_is_long_and_no_bracket_stands_in_another(three, one):
+    for run in (one, three):
+        page = render(gather(run))
+        screen = page[page.index("<body>") : page.index('<section id="alignment"')]
+        screen = re.sub(r"<(style|script|title).*?</\1>", "", screen, flags=re.DOTALL)
+        blocks = re.split(r"</?(?:p|li|h1|h2|h3|a|label|text|title|figcaption|span|nav|legend)\b[^>]*>", screen)
+        texts = [" ".join(re.sub(r"<[^>]+>", " ", block).split()) for block in blocks]
+        for sentence in re.split(r"(?<=[.!?])\s|\xb7", " | ".join(texts).replace("&nbsp;", " ")):
+            for part in sentence.split("|"):
+                assert len(part.split()) <= 20, part
+                assert not re.search(r"\([^)]*\(", part)

@@ -1,15 +1,26 @@
 """Published studies: what is copied, and pages whose numbers are those of the tables."""
 
+import importlib.util
 import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from mnprobe.analysis.report import publish
-from mnprobe.analysis.report.publish import ANSWERS, answers_block, publish_run, wrong_numbers
+from mnprobe.analysis.report.publish import (
+    ANSWERS,
+    PICTURE_OF,
+    PUBLISHED,
+    answers_block,
+    answers_lines,
+    publish_run,
+    rewritten,
+    wrong_numbers,
+)
 from mnprobe.cli.main import app
 from mnprobe.cli.study import STUDIES
 from mnprobe.core.errors import ConfigError
@@ -118,6 +129,94 @@ def test_the_table_of_answers_is_that_of_the_fixture():
     (found,) = wrong_numbers(page.replace("+41.5", "+42.5"), FIXTURE)
     assert "results/answers.csv" in found
     assert wrong_numbers(f"`<!-- {RECOGNITION} -->9<!-- end -->`", FIXTURE) == []  # in code
+
+
+def test_an_old_page_is_rewritten_and_then_agrees():
+    page = (FIXTURE / "page.md").read_text(encoding="utf-8")
+    assert rewritten(page, FIXTURE) == page
+    old = page.replace("+41.5", "+42.5").replace("62.5 %", "61.0 %").replace("No. |", "Yes. |")
+    assert rewritten(old, FIXTURE) == page
+    signed = f"<!-- {RECOGNITION.replace('top1', 'top5')} -->+0.1 points<!-- end -->"
+    with pytest.raises(ConfigError, match="there must be one number"):
+        rewritten(f"<!-- {RECOGNITION} -->many<!-- end -->", FIXTURE)
+    code = f"`<!-- {RECOGNITION} -->9<!-- end -->`"
+    assert rewritten(code, FIXTURE) == code
+    assert wrong_numbers(signed, FIXTURE)
+    with pytest.raises(ConfigError, match="has no column"):
+        rewritten(signed, FIXTURE)
+
+
+def test_five_lines_tell_the_answers_and_how_the_study_was_made(tmp_path):
+    study = tmp_path / "reports" / "study"
+    shutil.copytree(FIXTURE / "study", study)
+    lines = answers_lines(study).split("\n")
+    assert len(lines) == 5
+    assert lines[0] == (
+        "- Does alignment rise with training? **Yes.** (first of them: baseline, demonstrations: +41.5 points, "
+        "interval +30.0 to +53.0; n = 288 test episodes in 36 groups)"
+    )
+    assert lines[-1] == "- Does joint training help execution? **Not measured.**"
+    (study / PUBLISHED).write_text('{"command": "mnprobe demo"}')
+    assert answers_lines(study).endswith("Made by `mnprobe demo`; the whole report is `reports/study/report.html`.")
+
+
+def test_a_study_that_is_not_published_has_a_sentence_and_any_picture(tmp_path):
+    page = (
+        "<!-- published: soon lines -->\nold\n<!-- end -->\n<!-- published: soon picture -->\n![x](a.png)\n<!-- end -->"
+    )
+    assert "soon lines: the text is not that of" in wrong_numbers(page, tmp_path / "reports")[0]
+    new = rewritten(page, tmp_path / "reports")
+    assert "*The study `soon` is not published yet.*" in new
+    assert wrong_numbers(new, tmp_path / "reports") == []
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A repository with a published study and a page with an old number and a picture."""
+    study = tmp_path / "reports" / "study"
+    shutil.copytree(FIXTURE / "study", study)
+    (study / "report.html").write_text("<h1>report</h1>")
+    (tmp_path / "docs").mkdir()
+    page = (FIXTURE / "page.md").read_text(encoding="utf-8").replace("+41.5", "+42.5")
+    (tmp_path / "README.md").write_text(page + PICTURE)
+    return tmp_path
+
+
+PICTURE = "<!-- published: study picture -->\n![x](screen.png)\n<!-- end -->\n"
+
+
+def test_the_script_rewrites_a_repository_and_says_what_needs_a_browser(home, script):
+    said = script.rewrite(home, program=None)
+    assert said[0] == "README.md: rewritten"
+    assert "screen.png: LEFT AS IT IS, there is no Chromium on the PATH" in said[1]
+    assert len(said) == 2
+    assert (home / "README.md").read_text() == (FIXTURE / "page.md").read_text() + PICTURE
+
+
+def test_a_picture_is_the_first_screen_of_its_report(home, script):
+    program = script.browser()
+    if program is None:
+        pytest.skip("no Chromium on the PATH: no report is photographed")
+    said = script.rewrite(home, program=program)
+    assert said == ["README.md: rewritten", "screen.png: photographed from reports/study/report.html"]
+    report = home / "reports" / "study" / "report.html"
+    with Image.open(home / "screen.png") as image:
+        assert image.size == (1280, 800)
+        assert image.info[PICTURE_OF] == sha256_file(report)
+    assert wrong_numbers(PICTURE, home / "reports") == []
+    report.write_text("<h1>another</h1>")
+    (problem,) = wrong_numbers(PICTURE, home / "reports")
+    assert "screen.png does not show" in problem
+    assert "`make readme` makes it again" in problem
+
+
+@pytest.fixture(scope="module")
+def script():
+    """docs/readme.py, which is no part of the package."""
+    spec = importlib.util.spec_from_file_location("docs_readme", REPOSITORY / "docs" / "readme.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_the_page_that_fixes_the_studies_says_their_sizes_and_seeds():

@@ -135,7 +135,7 @@ def test_strings_of_the_data_cannot_leave_the_script_element(run):
     assert as_json(EVIL) in raw
 
 
-def test_only_the_three_scripts_whose_hashes_the_policy_names_may_run(run):
+def test_only_the_scripts_whose_hashes_the_policy_names_may_run(run):
     write_table(pd.DataFrame([_points()]), run.results("tsne"))
     scripts = _Scripts(write_report(run).path.read_text(encoding="utf-8"))
     page, ours = (scripts.found[place][1].encode() for place in (0, 3))

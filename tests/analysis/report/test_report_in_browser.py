@@ -1,6 +1,7 @@
-"""Opens the report in a real browser, by Chromium's debugging pipe: sizes, requests, overflow, nothing hostile runs;
-the interactive plot by pointer and keys."""
+"""Opens the report in a real browser, by Chromium's debugging pipe: the first screen, tabs, keys, contrast, print,
+downloads, requests, overflow, nothing hostile runs; the interactive plot by pointer and keys."""
 
+import base64
 import fcntl
 import json
 import os
@@ -99,13 +100,17 @@ class Browser:
         while not any(one.get("method") == event for one in self.events):
             self.events.append(self._next())
 
-    def open(self, address, width, *, dark=False, measure=True):
+    def _go(self, address):
         self.events.clear()
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url=address)
         self.wait_for("Page.loadEventFired")
+
+    def open(self, address, width, *, height=900, dark=False, measure=True):
+        self._go("about:blank")  # from the same page with another fragment, nothing would be loaded
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self._go(address)
         if not measure:
             return None
         found = json.loads(self.call("Runtime.evaluate", expression=MEASURE)["result"]["value"])
@@ -223,12 +228,13 @@ def test_a_bad_page_would_be_caught(browser, tmp_path):
 
 @pytest.mark.parametrize("width", [1280, 400])
 def test_the_page_opens_whole_asks_for_nothing_and_never_overflows(browser, report, width):
-    found, sent = browser.open(report.as_uri(), width)
+    found, sent = browser.open(report.as_uri() + "#alignment", width)
     assert [image[0] for image in found["images"]] == [True, True]
-    for _, natural, high, shown in found["images"]:
+    for _, natural, high, _ in found["images"]:
         assert natural > 300
         assert high > 300
-        assert 200 < shown <= max(width, 0.45 * natural + 1)  # a wide figure scrolls in its frame, readable
+    natural, shown = found["images"][0][1], found["images"][0][3]  # the other is in another tab
+    assert 200 < shown <= max(width, 0.45 * natural + 1)  # a wide figure scrolls in its frame, readable
     assert found["inner"] == width
     assert found["wide"] <= width
     assert found["out"] == []
@@ -238,7 +244,7 @@ def test_the_page_opens_whole_asks_for_nothing_and_never_overflows(browser, repo
 
 def test_nothing_hostile_runs(browser, report):
     found, sent = browser.open(report.as_uri(), 1280)
-    assert found["scripts"] == 3  # data, the packed library, ours
+    assert found["scripts"] == 4  # of the page, data, the packed library, of the plot
     assert found["title"].endswith("mnprobe report")
     assert not [url for url in sent if url.startswith("http")]
 
@@ -247,6 +253,236 @@ def test_it_follows_light_and_dark(browser, report):
     light, dark = (browser.open(report.as_uri(), 1280, dark=dark)[0]["dark"] for dark in (False, True))
     assert light == "rgb(255, 255, 255)"
     assert dark == "rgb(20, 24, 28)"
+
+
+# ---- the page of a study --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, write_trained, write_pair, many_instructions):
+    """The report of a study with two trainings, in which all five questions were measured, with three figures."""
+    run = RunDir(write_trained(tmp_path_factory.mktemp("study") / "run"))
+    for training in ("baseline", "joint"):
+        write_pair(run.path, many_instructions[:12], understanding=f"viclip-{training}", execution=f"arp-{training}")
+    tables = {"recognition": run.results("recognition"), "success": run.results("success")}
+    draw_curve(run.results("alignment"), stem=run.figures / "curve", table=run.results("curve"), **tables)
+    for name in ("controls", "success"):
+        for end in ("png", "svg"):
+            shutil.copyfile(run.figures / f"curve.{end}", run.figures / f"{name}.{end}")
+    return write_report(run).path
+
+
+TABS = ("overview", "alignment", "outcomes", "controls", "models", "tsne", "similarity", "ablation", "method")
+BOXES = "(names => names.map(name => document.querySelector(name).getBoundingClientRect().toJSON()))"
+
+
+def test_the_first_screen_holds_five_answers_and_the_curve(browser, study):
+    browser.open(study.as_uri(), 1280, height=800)
+    assert browser.run("[document.documentElement.scrollHeight, innerHeight]") == [800, 800]
+    cards = browser.run("[...document.querySelectorAll('.card')].map(n => n.getBoundingClientRect().toJSON())")
+    assert len(cards) == 5
+    for box in [*cards, *browser.run(BOXES + "(['#curve > svg', '.facts-line', '.warnings'])")]:
+        assert box["width"] > 200
+        assert box["height"] > 15
+        assert box["top"] >= 0
+        assert box["bottom"] <= 800
+    words = browser.run("[...document.querySelectorAll('.answer-word')].map(n => n.innerText.trim())")
+    assert all(len(one.split()) >= 2 for one in words)  # a sign and a word: color is not needed to read them
+    assert browser.run("document.querySelectorAll('.card .range').length") > 8
+    assert browser.run("[...document.querySelectorAll('section.tab')].filter(n => n.clientHeight > 0).length") == 1
+    assert browser.complaints() == []
+
+
+def test_a_click_on_a_question_leads_to_its_answer(browser, study):
+    browser.open(study.as_uri(), 1280, height=800)
+    for number in range(5):
+        browser.run("location.hash = '#overview'")
+        browser.until("document.querySelector('#overview').clientHeight > 0")
+        link = f"document.querySelectorAll('.card h3 a')[{number}]"
+        browser.run(f"{link}.click()")
+        shown = "document.querySelector(location.hash).getBoundingClientRect()"
+        browser.until(f"location.hash.startsWith('#answer-') && {shown}.height > 20 && {shown}.top < innerHeight")
+        assert browser.run(f"document.querySelector(location.hash + ' h3').textContent === {link}.textContent")
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_no_tab_scrolls_sideways(browser, study, width):
+    browser.open(study.as_uri(), width, height=800)
+    for tab in TABS:
+        browser.run(f"location.hash = '#{tab}'")
+        browser.until(f"document.getElementById('{tab}').clientHeight > 0")
+        found = json.loads(browser.run(MEASURE))
+        assert found["wide"] <= width, tab
+        assert found["out"] == [], tab
+    assert browser.complaints() == []
+
+
+FOCUSABLE = "a[href], button, input, select, summary, textarea, [tabindex='0']"
+
+
+@pytest.mark.parametrize("tab", ["overview", "alignment", "models"])
+def test_every_control_is_reached_by_keyboard(browser, study, tab):
+    browser.open(f"{study.as_uri()}#{tab}", 1280, height=800)
+    browser.until(f"document.getElementById('{tab}').clientHeight > 0")
+    wanted = browser.run(
+        f'[...document.querySelectorAll("{FOCUSABLE}")].filter(n => n.checkVisibility({{visibilityProperty: true}})'
+        " && !(n.type === 'radio' && !n.checked)).map((n, i) => { n.dataset.spot = i; return i; })"
+    )
+    assert len(wanted) > 15
+    browser.run("document.activeElement.blur()")
+    reached = []
+    for _ in range(len(wanted) + 2):
+        browser.press("Tab")
+        spot = browser.run("document.activeElement.dataset.spot")
+        reached += [] if spot is None else [int(spot)]
+        assert browser.run(
+            "(n => n === document.body || getComputedStyle(n).outlineStyle !== 'none')(document.activeElement)"
+        )
+    assert set(reached) == set(wanted)
+    assert browser.complaints() == []
+
+
+def test_arrow_keys_tell_the_numbers_of_the_curve(browser, study):
+    browser.open(study.as_uri(), 1280, height=800)
+    browser.run("document.querySelector('#curve > svg').focus()")
+    said = []
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown", "ArrowLeft"):
+        browser.press(key)
+        said.append(browser.run("document.querySelector('#curve .readout').textContent"))
+    assert said[0].startswith("baseline: demonstrations (the claim), step 0: ")
+    assert "step 200: " in said[1]
+    assert said[2].startswith("joint")
+    assert "step 0: " in said[3]
+    assert all("% " in one and "n = " in one for one in said)
+    last = "document.querySelector('#curve .claim-1 circle:last-of-type')"
+    x, y = browser.run(f"(r => [r.left + r.width / 2, r.top + r.height / 2])({last}.getBoundingClientRect())")
+    browser.move(x, y)
+    browser.until("document.querySelector('#curve .readout').textContent.includes('step 2000')")
+
+
+CONTRASTS = """(() => {
+  const parse = (text) => {
+    const v = text.match(/[\\d.]+/g).map(Number);
+    return [v[0], v[1], v[2], v.length > 3 ? v[3] : 1];
+  };
+  const over = (top, under) => top.slice(0, 3).map((c, i) => c * top[3] + under[i] * (1 - top[3]));
+  const linear = (v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  const light = (color) =>
+    color.slice(0, 3).reduce((sum, v, i) => sum + linear(v / 255) * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (node) => {
+    const layers = [];
+    for (let one = node; one; one = one.parentElement) layers.push(parse(getComputedStyle(one).backgroundColor));
+    return layers.reverse().reduce((under, top) => over(top, under), [255, 255, 255]);
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let text = walker.nextNode(); text; text = walker.nextNode()) {
+    const node = text.parentElement;
+    if (!text.textContent.trim() || node.closest('script, style, title')) continue;
+    if (!node.checkVisibility({visibilityProperty: true})) continue;
+    const style = getComputedStyle(node);
+    const back = ground(node);
+    const front = over(parse(node.closest('svg') ? style.fill : style.color), back);
+    const [a, b] = [light(front), light(back)].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) found.push([text.textContent.trim().slice(0, 40), ratio.toFixed(2)]);
+  }
+  return found;
+})()"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_all_text_has_a_contrast_of_at_least_four_and_a_half(browser, study, dark):
+    browser.open(study.as_uri(), 1280, height=800, dark=dark)
+    for tab in TABS:
+        browser.run(f"location.hash = '#{tab}'")
+        browser.until(f"document.getElementById('{tab}').clientHeight > 0")
+        browser.run("document.querySelectorAll('details').forEach(n => { n.open = true; })")
+        assert browser.run(CONTRASTS) == [], tab
+
+
+def test_too_little_contrast_would_be_found(browser, tmp_path):
+    page = tmp_path / "pale.html"
+    page.write_text("<body style='background:#fff'><p style='color:#999'>pale</p><p style='color:#444'>dark</p>")
+    browser.open(page.as_uri(), 400)
+    assert [text for text, _ in browser.run(CONTRASTS)] == ["pale"]
+
+
+def test_all_tabs_are_printed_one_after_another(browser, study):
+    browser.open(study.as_uri(), 1280, height=800)
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    tops = browser.run("[...document.querySelectorAll('section.tab')].map(n => n.getBoundingClientRect())"
+                       ".map(r => r.height > 20 ? r.top : null)")  # fmt: skip
+    assert len(tops) == len(TABS)
+    assert None not in tops
+    assert tops == sorted(tops)
+    assert browser.run("['nav', 'button.small', '.theme'].map(name => document.querySelector(name).offsetHeight)") == [
+        0,
+        0,
+        0,
+    ]
+    browser.call("Emulation.setEmulatedMedia", media="")
+    pdf = base64.b64decode(browser.call("Page.printToPDF")["data"])
+    assert pdf.startswith(b"%PDF")
+    assert pdf.count(b"/Type /Page\n") >= len(TABS)
+
+
+def test_figures_are_downloaded_as_they_are(browser, study):
+    browser.open(f"{study.as_uri()}#alignment", 1280, height=800)
+    browser.run("window.kept = []; URL.createObjectURL = (blob) => { kept.push(blob); return '#'; };"
+                "HTMLAnchorElement.prototype.click = function () { kept.at(-1).title = this.download; };")  # fmt: skip
+    buttons = "[...document.querySelectorAll('button.small')].filter(n => n.textContent.startsWith('Download'))"
+    pressed = browser.run(f"(found => {{ found.forEach(n => n.click()); return found.length; }})({buttons})")
+    assert pressed == 2 * browser.run("document.querySelectorAll('figure').length")
+    browser.until(f"kept.length === {pressed}")
+    texts = browser.run(
+        "Promise.all(kept.map(async b => [b.title, b.type, b.size, b.type === 'image/svg+xml' ? await b.text() : '']))"
+    )
+    names = {name for name, *_ in texts}
+    assert {"curve.png", "curve.svg", "success.svg", "controls.png", "progress-1.svg", "progress-2.png"} <= names
+    drawn = (study.parent / "figures" / "curve.svg").read_text(encoding="utf-8")
+    for name, kind, size, text in texts:
+        assert size > 2000, name
+        assert kind == ("image/png" if name.endswith("png") else "image/svg+xml")
+        assert name.endswith("png") or "<svg" in text
+    assert any(text == drawn for *_, text in texts)
+    assert browser.complaints() == []
+
+
+def test_tables_sort_inside_their_groups_and_copy_as_csv(browser, study):
+    browser.open(f"{study.as_uri()}#alignment", 1280, height=800)
+    head = "[...document.querySelectorAll('.headline thead th')].find(n => n.textContent.startsWith('Recall'))"
+    bodies = "[...document.querySelectorAll('.headline tbody')].map(body => [...body.rows].slice(1))"
+    cells = f"{bodies}.map(rows => rows.map(row => Number(row.cells[2].textContent)))"
+    before = browser.run(cells)
+    browser.run(f"{head}.querySelector('button').click()")
+    assert browser.run(cells) == [sorted(group) for group in before]
+    browser.run(f"{head}.querySelector('button').click()")
+    assert browser.run(cells) == [sorted(group, reverse=True) for group in before]
+    browser.run(
+        "Object.defineProperty(navigator, 'clipboard', {value: {writeText: async (text) => { window.copied = text; }}})"
+    )
+    browser.run("document.querySelector('.headline').closest('.scroll').nextElementSibling.click()")
+    lines = browser.until("window.copied").split("\n")
+    assert lines[0].startswith("group,features,step,Recall@1 %")
+    assert len(lines) == 1 + sum(map(len, before))
+    assert all(line.count(",") >= 12 for line in lines)
+
+
+def test_without_scripts_every_section_figure_and_table_is_there(browser, study):
+    browser.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        browser.open(study.as_uri(), 1280, measure=False)
+        browser.call("DOM.enable")
+        time.sleep(0.5)
+        root = browser.call("DOM.getDocument")["root"]["nodeId"]
+        for name in [f"#{tab}" for tab in TABS] + ["#curve > svg", "figure img", ".headline", ".shaped"]:
+            for node in browser.call("DOM.querySelectorAll", nodeId=root, selector=name)["nodeIds"]:
+                box = browser.call("DOM.getBoxModel", nodeId=node)["model"]
+                assert box["height"] > 20, name
+        assert not browser.call("DOM.querySelectorAll", nodeId=root, selector="button.small")["nodeIds"]
+    finally:
+        browser.call("Emulation.setScriptExecutionDisabled", value=False)
 
 
 # ---- the interactive plot -------------------------------------------------------------------------------------
@@ -390,13 +626,13 @@ def test_zoom_and_whole_picture(plot):
     plot.run("document.getElementById('x-in').click()")
     plot.run("document.getElementById('x-reset').click()")
     assert width() == pytest.approx(whole, rel=1e-3)
-    x, y, _ = _spot(plot, 0)
-    plot.move(x - 60, y - 60)
-    plot.call("Input.dispatchMouseEvent", type="mousePressed", x=x - 60, y=y - 60, button="left", clickCount=1)
+    box = plot.run("document.getElementById('x-plot').getBoundingClientRect().toJSON()")
+    x, y = box["left"] + box["width"] / 2, box["top"] + box["height"] / 2
+    plot.move(x, y)
+    plot.call("Input.dispatchMouseEvent", type="mousePressed", x=x, y=y, button="left", clickCount=1)
     for far in (20, 60, 90):
-        where = {"x": x - 60 + far, "y": y - 60 + far}
-        plot.call("Input.dispatchMouseEvent", type="mouseMoved", **where, button="left", buttons=1)
-    plot.call("Input.dispatchMouseEvent", type="mouseReleased", x=x + 30, y=y + 30, button="left", clickCount=1)
+        plot.call("Input.dispatchMouseEvent", type="mouseMoved", x=x + far, y=y + far, button="left", buttons=1)
+    plot.call("Input.dispatchMouseEvent", type="mouseReleased", x=x + 90, y=y + 90, button="left", clickCount=1)
     plot.until(f"(r => r[1] - r[0] < {0.5 * whole})(document.getElementById('x-plot')._fullLayout.xaxis.range)")
 
 

@@ -54,7 +54,11 @@ def test_verdicts_lead_with_alarms_then_with_what_the_instruction_explains(run):
     ]
     assert [row[0] for row in found[1].rows] == ["instruction", "chance"]
     text = _text(run)
-    assert text.index("Look here.") < text.index("Scores at the last checkpoint") < text.index("The rise is explained.")
+    warned, scores = (
+        text.index("Read first: Training and test set overlap."),
+        text.index("Scores at the last checkpoint"),
+    )
+    assert warned < scores < text.index("Look here.") < text.index("The rise is explained.")
     assert "instruction: rise explained" in text
 
 

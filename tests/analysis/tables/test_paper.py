@@ -1,5 +1,7 @@
 """Tables 1 to 3: ours are what was measured, the paper's are what it prints, and the two stay apart."""
 
+import re
+
 import pandas as pd
 import pytest
 
@@ -117,6 +119,21 @@ def test_text_has_both_heads_and_says_that_nothing_compares(one):
     assert lines[2].index("task", 5) == place
     assert lines[-1].endswith("no number of ours compares.")
     assert "Chance is 5.0 % (one of 20 instructions)." in lines
+
+
+def test_a_narrow_text_has_ours_and_the_papers_columns_below_each_other(one):
+    table = shaped_table(one, 1)
+    whole, narrow = grid_text(table), grid_text(table, width=100)
+    assert max(map(len, whole.split("\n"))) > 100
+    assert max(map(len, narrow.split("\n"))) <= 100
+    grid = grid_of(table)
+    ours = grid.groups[0][1]
+    for row in grid.rows:
+        for cells in (row[:ours], row[ours:]):
+            shown = set(cells) != {"\N{EN DASH}"}
+            line = r" +".join(re.escape(cell) for cell in cells)
+            assert bool(re.search(f"^{line}$", narrow, re.MULTILINE)) == shown
+    assert grid_text(table, width=1000).split("\n")[:3] == whole.split("\n")[:3]
 
 
 def test_what_is_not_there_or_damaged(one, tmp_path):

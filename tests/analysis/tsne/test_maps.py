@@ -19,6 +19,8 @@ from mnprobe.core.rundir import RunDir
 from mnprobe.features import open_features, write_features
 from mnprobe.probe import load_pair
 
+pytestmark = pytest.mark.usefixtures("short_fits")
+
 TEN = [("open_drawer", f"open the {place} drawer") for place in ("bottom", "middle", "top")]
 TEN += [("reach_target", "reach the red target"), ("reach_target", "reach the $x_1$ <b> & 'blue' target")]
 QUICK = TsneConfig(iterations=60, exaggeration_iterations=40)

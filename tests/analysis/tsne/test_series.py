@@ -18,6 +18,8 @@ from mnprobe.analysis.tsne.slider import MOST_POINTS, series_slider, slider_page
 from mnprobe.core.errors import FeatureError
 from mnprobe.core.rundir import RunDir
 
+pytestmark = pytest.mark.usefixtures("short_fits")
+
 EVIL = "</script><script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\">\u2028'&"
 PAIRS = [(task, f"{task} {i}") for task in ("open", "push") for i in range(3)]
 QUICK = TsneConfig(iterations=60, exaggeration_iterations=40, warm_iterations=30, perplexity=6)
