@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -60,36 +60,56 @@ def listens(port):
 @contextmanager
 def started(folder, *commands):
     """Commands as processes that are in groups of their own, so that none is left when the block ends."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True, "cwd": folder}
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "start_new_session": True, "cwd": folder}
     env = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     processes = [subprocess.Popen([sys.executable, *command], env=env, **quiet) for command in commands]
     try:
         yield processes
     finally:
         for process in processes:
-            if process.poll() is None:
-                process.terminate()
-        for process in processes:
-            try:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            process.wait()
+            process.stdout.close()
+
+
+FORKED = """
+import os, sys
+from distributed.cli.dask_scheduler import main as scheduler
+from distributed.cli.dask_worker import main as worker
+import mnprobe.analysis.ablation.run, mnprobe.analysis.comparison.compare, mnprobe.probe.alignment
+
+def forked(main, *arguments):
+    process = os.fork()
+    if not process:
+        sys.argv = ["dask", *arguments, "--no-dashboard"]
+        os._exit(main() or 0)
+    return process
+
+port = sys.argv[1]
+one = (worker, f"tcp://127.0.0.1:{port}", "--nthreads", "1", "--no-nanny")
+print(forked(scheduler, "--host", "127.0.0.1", "--port", port), forked(*one), forked(*one), flush=True)
+for _ in range(3):
+    os.wait()
+"""
 
 
 @pytest.fixture(scope="module")
 def dask(tmp_path_factory):
-    """A scheduler and two workers of one thread each."""
+    """A scheduler and two workers of one thread each, forked from one process, so that torch is imported once."""
     distributed = pytest.importorskip("distributed", reason="needs the extra 'dask'")
     port = free_port()
-    address = f"tcp://127.0.0.1:{port}"
-    scheduler = ["-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
-    worker = ["-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
-    with started(tmp_path_factory.mktemp("dask"), scheduler, worker, worker) as processes:
-        awaited(lambda: listens(port), "Dask scheduler")
+    folder = tmp_path_factory.mktemp("dask")
+    with started(folder, ["-c", FORKED, str(port)]) as (parent,):
+        awaited(lambda: listens(port) or parent.poll() is not None, "Dask scheduler")
+        address = f"tcp://127.0.0.1:{port}"
         with distributed.Client(address, timeout=60, set_as_default=False) as client:
             client.wait_for_workers(2, timeout=120)
-        yield SimpleNamespace(option=f"dask:{address}", head=processes[0], workers=processes[1:])
+        head, *workers = map(int, parent.stdout.readline().split())
+        yield SimpleNamespace(option=f"dask:{address}", head=head, workers=workers)
 
 
 @pytest.fixture(scope="module")
@@ -206,9 +226,17 @@ def ablated(folder):
 SLOW = AlignConfig(fit=FitConfig(dim=16, steps=150), seeds=3, splits=2, shuffled_seeds=3)
 
 
-def lost_midway(kill_worker, kill_cluster):
-    """What is told when the cluster goes away after the first measurement; before, only a worker dies there."""
-    alone, told = align(planted_pair(), SLOW), []
+@pytest.fixture(scope="module")
+def slow_alone():
+    return align(planted_pair(), SLOW)
+
+
+def lost_midway(alone, kill_worker, kill_cluster):
+    """What is said, and which rows there are, when the cluster goes away after the first of four measurements.
+
+    Before, only a worker dies there.
+    """
+    told = []
 
     def after_the_first(kill):
         def on_rows(frame):
@@ -224,13 +252,7 @@ def lost_midway(kill_worker, kill_cluster):
     with pytest.raises(ClusterError) as error:
         align(planted_pair(), SLOW, on_rows=after_the_first(kill_cluster))
     assert len(told[-1]) < len(alone)
-    return str(error.value), alone, told[-1]
-
-
-def check_rest(alone, told):
-    """The same measurement goes on from what was told of, in this process."""
-    assert not on_workers()
-    assert align(planted_pair(), SLOW, previous=told).to_csv() == alone.to_csv()
+    return str(error.value), told[-1]
 
 
 class Counted:
@@ -271,18 +293,23 @@ def test_dask_workers_that_see_other_files_are_refused(dask, stores):
         list(spread(PairRecipe.load, [(recipe,), (recipe,)]))
 
 
-def test_dask_does_again_what_a_dead_worker_had_and_a_lost_cluster_ends_with_a_sentence(dask, capfd):
+def test_dask_does_again_what_a_dead_worker_had_and_a_lost_cluster_ends_with_a_sentence(dask, slow_alone, capfd):
     with on_cluster(dask.option):
-        message, *tables = lost_midway(dask.workers[0].kill, dask.head.kill)
+        message, told = lost_midway(
+            slow_alone, lambda: os.kill(dask.workers[0], signal.SIGKILL), lambda: os.kill(dask.head, signal.SIGKILL)
+        )
     assert message == (
         "the Dask cluster is lost (scheduler-connection-lost). What was finished is kept: run the same command again "
         "to go on"
     )
-    check_rest(*tables)
+    assert not on_workers()
+    assert align(planted_pair(), SLOW, previous=told).to_csv() == slow_alone.to_csv()
     assert capfd.readouterr() == ("", "")  # nothing of Dask's own
 
 
-def test_ray_gives_the_bytes_of_one_process_and_its_losses_end_as_those_of_dask(ray, stores, tmp_path, capfd):
+def test_ray_gives_the_bytes_of_one_process_and_its_losses_end_as_those_of_dask(
+    ray, stores, slow_alone, tmp_path, capfd
+):
     """In one, since a process of Ray takes seconds to start."""
     import psutil
 
@@ -300,13 +327,12 @@ def test_ray_gives_the_bytes_of_one_process_and_its_losses_end_as_those_of_dask(
         assert on_workers()
         there = aligned_in_python(stores.folder), audited()
         sent, read = shared_with_eight(tmp_path)
-        message, *tables = lost_midway(kill_worker, kill_cluster)
+        message, _ = lost_midway(slow_alone, kill_worker, kill_cluster)
     assert there == (stores.alone, audited())
     assert sent == 1
     assert 1 <= read <= 2  # each process reads the memory that all of a machine share
     assert message.startswith("the Ray cluster is lost (")
     assert message.endswith("). What was finished is kept: run the same command again to go on")
-    check_rest(*tables)
     assert capfd.readouterr() == ("", "")  # nothing of Ray's own
 
 
