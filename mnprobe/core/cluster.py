@@ -9,6 +9,8 @@ import signal
 import socket
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -68,10 +70,7 @@ def _dask(option: str, address: str) -> Iterator[None]:
     import joblib
 
     _require_answer(option, address)
-    log = logging.getLogger("distributed")
-    level = log.level
-    log.setLevel(logging.CRITICAL)  # of a lost connection it writes a traceback; errors below have their sentence
-    try:
+    with _unlogged("distributed"):  # of a lost connection it writes tracebacks; errors below have their sentence
         client = _dask_client(distributed, option, address)
         try:
             _check_dask_workers(client, option)
@@ -79,8 +78,20 @@ def _dask(option: str, address: str) -> Iterator[None]:
                 yield
         finally:
             client.close(timeout=_TRIED)
+
+
+@contextmanager
+def _unlogged(library: str) -> Iterator[None]:
+    """Without what a library logs, by any of its loggers."""
+    names = [name for name in logging.root.manager.loggerDict if name == library or name.startswith(f"{library}.")]
+    levels = {log: log.level for log in map(logging.getLogger, names)}
+    for log in levels:
+        log.setLevel(logging.CRITICAL)
+    try:
+        yield
     finally:
-        log.setLevel(level)
+        for log, level in levels.items():
+            log.setLevel(level)
 
 
 def _dask_client(distributed: Any, option: str, address: str) -> Any:
@@ -127,6 +138,7 @@ def _version() -> str:
 @contextmanager
 def _ray(option: str, address: str) -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of a lost cluster its threads tell many times
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # else a thread that outlives the connection starts a cluster here
     ray = _extra("ray", "ray", option)
     import joblib
     from ray.util.joblib import register_ray
@@ -138,7 +150,11 @@ def _ray(option: str, address: str) -> Iterator[None]:
         with _hushed():
             ray.init(address=address, log_to_driver=False, logging_level="CRITICAL")
     except (OSError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"--cluster {option}: no Ray cluster answers there ({_reason(error)})") from error
+        raise ClusterError(
+            f"--cluster {option}: no Ray cluster answers there ({_reason(error)}). This machine must be part of it, "
+            f"with the same versions of Python and Ray (here {ray.__version__}). Where it asks for a token, set "
+            "RAY_AUTH_MODE=token and the token as for `ray start`"
+        ) from error
     with redirect_stdout(io.StringIO()):  # where Ray tells of every worker that it stops or starts again
         try:
             _check_ray_workers(ray, option)
@@ -147,8 +163,17 @@ def _ray(option: str, address: str) -> Iterator[None]:
                 joblib.parallel.get_active_backend()[0].pools = _RayPools(stack, {})
                 yield
         finally:
+            _await_threads("ray.util.multiprocessing.pool")  # they would fail, and say so, after the connection ends
             ray.shutdown()
             signal.signal(signal.SIGTERM, end)
+
+
+def _await_threads(module: str) -> None:
+    """Wait for the threads of a module, each of which waits for one result; for at most half a minute."""
+    end = time.monotonic() + 30
+    for thread in threading.enumerate():
+        if type(thread).__module__ == module:
+            thread.join(max(0.0, end - time.monotonic()))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Probing on real clusters of this machine: the same bytes as in one process, also when a worker dies."""
 
-import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,7 +28,8 @@ from mnprobe.core.cluster import on_cluster, on_workers, spread
 from mnprobe.core.errors import ClusterError, ConfigError
 from mnprobe.core.names import LayerId, Side
 from mnprobe.features import write_features
-from mnprobe.probe import AlignConfig, FitConfig, align, pair_arrays
+from mnprobe.probe import AlignConfig, FitConfig, StoredPair, align, align_stores, pair_arrays
+from mnprobe.probe.pairs import PairRecipe
 from mnprobe.training import preset
 
 N = 24
@@ -59,41 +60,64 @@ def listens(port):
 @contextmanager
 def started(folder, *commands):
     """Commands as processes that are in groups of their own, so that none is left when the block ends."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True, "cwd": folder}
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "start_new_session": True, "cwd": folder}
     env = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     processes = [subprocess.Popen([sys.executable, *command], env=env, **quiet) for command in commands]
     try:
         yield processes
     finally:
         for process in processes:
-            if process.poll() is None:
-                process.terminate()
-        for process in processes:
-            try:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            process.wait()
+            process.stdout.close()
+
+
+FORKED = """
+import os, sys
+from distributed.cli.dask_scheduler import main as scheduler
+from distributed.cli.dask_worker import main as worker
+import mnprobe.analysis.ablation.run, mnprobe.analysis.comparison.compare, mnprobe.probe.alignment
+
+def forked(main, *arguments):
+    process = os.fork()
+    if not process:
+        sys.argv = ["dask", *arguments, "--no-dashboard"]
+        os._exit(main() or 0)
+    return process
+
+port = sys.argv[1]
+one = (worker, f"tcp://127.0.0.1:{port}", "--nthreads", "1", "--no-nanny")
+print(forked(scheduler, "--host", "127.0.0.1", "--port", port), forked(*one), forked(*one), flush=True)
+for _ in range(3):
+    os.wait()
+"""
 
 
 @pytest.fixture(scope="module")
 def dask(tmp_path_factory):
-    """A scheduler and two workers of one thread each."""
+    """A scheduler and two workers of one thread each, forked from one process, so that torch is imported once."""
     distributed = pytest.importorskip("distributed", reason="needs the extra 'dask'")
     port = free_port()
-    address = f"tcp://127.0.0.1:{port}"
-    scheduler = ["-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
-    worker = ["-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
-    with started(tmp_path_factory.mktemp("dask"), scheduler, worker, worker) as processes:
-        awaited(lambda: listens(port), "Dask scheduler")
+    folder = tmp_path_factory.mktemp("dask")
+    with started(folder, ["-c", FORKED, str(port)]) as (parent,):
+        awaited(lambda: listens(port) or parent.poll() is not None, "Dask scheduler")
+        address = f"tcp://127.0.0.1:{port}"
         with distributed.Client(address, timeout=60, set_as_default=False) as client:
             client.wait_for_workers(2, timeout=120)
-        yield SimpleNamespace(option=f"dask:{address}", head=processes[0], workers=processes[1:])
+        head, *workers = map(int, parent.stdout.readline().split())
+        yield SimpleNamespace(option=f"dask:{address}", head=head, workers=workers)
 
 
 @pytest.fixture(scope="module")
 def ray():
     """A head with two processors."""
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # one of its own; Ray reads this when it is imported
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     pytest.importorskip("ray", reason="needs the extra 'ray'")
     port = free_port()
     folder = tempfile.mkdtemp(prefix="ray")  # pytest's own are too long for the names of sockets
@@ -111,13 +135,15 @@ def ray():
                 try:
                     with on_cluster(option):
                         return True
-                except ClusterError:
+                except ClusterError as error:
+                    print(error)
                     return False
 
             awaited(answers, "Ray head")
             yield SimpleNamespace(option=option, head=head)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        monkeypatch.undo()
 
 
 def features(n=N, instructions=8):
@@ -149,8 +175,21 @@ def aligned(folder, name, *arguments):
     with pytest.raises(SystemExit) as ended:
         main(["align", "--u", str(folder / "u.h5"), "--e", str(folder / "e.h5"), *quick, *arguments])
     assert ended.value.code == 0
-    files = [path for path in out.parent.rglob("*") if path.suffix in (".csv", ".safetensors")]
-    return {str(path.relative_to(out.parent)): path.read_bytes() for path in files}
+    return written(out.parent)
+
+
+def written(folder):
+    files = [path for path in folder.rglob("*") if path.suffix in (".csv", ".safetensors")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def aligned_in_python(folder):
+    """The same by `align_stores`."""
+    config = AlignConfig(fit=FitConfig(dim=4, steps=3), seeds=3, splits=2)
+    out = folder / "python"
+    pair = StoredPair(folder / "u.h5", folder / "e.h5")
+    align_stores([pair], config, table=out / "alignment.csv", heads=out / "heads", hits=out / "hits", quiet=True)
+    return written(out)
 
 
 def compared():
@@ -184,24 +223,36 @@ def ablated(folder):
     return {result.name: (result.status, result.error) for result in _results(cells, shared, 1)}
 
 
-SLOW = AlignConfig(fit=FitConfig(dim=16, steps=100), seeds=3, splits=2, shuffled_seeds=3)
+SLOW = AlignConfig(fit=FitConfig(dim=16, steps=150), seeds=3, splits=2, shuffled_seeds=3)
 
 
-def lost_midway(option, kill_worker, kill_cluster):
-    """What is told when a worker dies after the first measurement and the whole cluster after the third."""
-    alone = align(planted_pair(), SLOW)
+@pytest.fixture(scope="module")
+def slow_alone():
+    return align(planted_pair(), SLOW)
+
+
+def lost_midway(alone, kill_worker, kill_cluster):
+    """What is said, and which rows there are, when the cluster goes away after the first of four measurements.
+
+    Before, only a worker dies there.
+    """
     told = []
 
-    def on_rows(frame):
-        told.append(frame)
-        if len(told) in (1, 3):
-            (kill_worker if len(told) == 1 else kill_cluster)()
+    def after_the_first(kill):
+        def on_rows(frame):
+            if not told:
+                kill()
+            told.append(frame)
 
-    with pytest.raises(ClusterError) as error, on_cluster(option):
-        align(planted_pair(), SLOW, on_rows=on_rows)
-    assert [len(frame) for frame in told] == [len(alone) * part // 4 for part in (1, 2, 3)]
-    assert align(planted_pair(), SLOW, previous=told[-1]).to_csv() == alone.to_csv()
-    return str(error.value)
+        return on_rows
+
+    assert align(planted_pair(), SLOW, on_rows=after_the_first(kill_worker)).to_csv() == alone.to_csv()
+    assert len(told[0]) == len(alone) // 4
+    told.clear()
+    with pytest.raises(ClusterError) as error:
+        align(planted_pair(), SLOW, on_rows=after_the_first(kill_cluster))
+    assert len(told[-1]) < len(alone)
+    return str(error.value), told[-1]
 
 
 class Counted:
@@ -236,37 +287,30 @@ def test_dask_gives_the_bytes_of_one_process(dask, stores, tmp_path):
     assert {status for status, _ in there[2].values()} == {"failed"}
 
 
-def test_workers_that_see_other_files_are_refused(dask, stores, tmp_path, capsys):
-    """A worker that reads other features than the command must not measure them."""
-    from mnprobe.probe.pairs import PairRecipe
-
+def test_dask_workers_that_see_other_files_are_refused(dask, stores):
     recipe = PairRecipe(stores.folder / "u.h5", stores.folder / "e.h5").for_workers(planted_pair())
     with on_cluster(dask.option), pytest.raises(Exception, match=r"other features .* without it features are sent"):
         list(spread(PairRecipe.load, [(recipe,), (recipe,)]))
 
 
-def test_dask_does_again_what_a_dead_worker_had_and_a_lost_cluster_ends_with_a_sentence(dask):
-    assert lost_midway(dask.option, dask.workers[0].kill, dask.head.kill) == (
+def test_dask_does_again_what_a_dead_worker_had_and_a_lost_cluster_ends_with_a_sentence(dask, slow_alone, capfd):
+    with on_cluster(dask.option):
+        message, told = lost_midway(
+            slow_alone, lambda: os.kill(dask.workers[0], signal.SIGKILL), lambda: os.kill(dask.head, signal.SIGKILL)
+        )
+    assert message == (
         "the Dask cluster is lost (scheduler-connection-lost). What was finished is kept: run the same command again "
         "to go on"
     )
-
-
-def test_ray_gives_the_bytes_of_one_process(ray, stores, tmp_path, capsys):
-    capsys.readouterr()
-    assert aligned(stores.folder, "ray", "--cluster", ray.option, "--json") == stores.alone
-    assert json.loads(capsys.readouterr().out)["rows"]  # nothing of Ray's is among it
-    with on_cluster(ray.option):
-        assert on_workers()
-        there = audited()
-        sent, read = shared_with_eight(tmp_path)
     assert not on_workers()
-    assert there == audited()
-    assert sent == 1
-    assert 1 <= read <= 2
+    assert align(planted_pair(), SLOW, previous=told).to_csv() == slow_alone.to_csv()
+    assert capfd.readouterr() == ("", "")  # nothing of Dask's own
 
 
-def test_ray_does_again_what_a_dead_worker_had_and_a_lost_cluster_ends_with_a_sentence(ray):
+def test_ray_gives_the_bytes_of_one_process_and_its_losses_end_as_those_of_dask(
+    ray, stores, slow_alone, tmp_path, capfd
+):
+    """In one, since a process of Ray takes seconds to start."""
     import psutil
 
     def processes():
@@ -279,9 +323,17 @@ def test_ray_does_again_what_a_dead_worker_had_and_a_lost_cluster_ends_with_a_se
         for one in processes():
             one.kill()
 
-    told = lost_midway(ray.option, kill_worker, kill_cluster)
-    assert told.startswith("the Ray cluster is lost (")
-    assert told.endswith("). What was finished is kept: run the same command again to go on")
+    with on_cluster(ray.option):
+        assert on_workers()
+        there = aligned_in_python(stores.folder), audited()
+        sent, read = shared_with_eight(tmp_path)
+        message, _ = lost_midway(slow_alone, kill_worker, kill_cluster)
+    assert there == (stores.alone, audited())
+    assert sent == 1
+    assert 1 <= read <= 2  # each process reads the memory that all of a machine share
+    assert message.startswith("the Ray cluster is lost (")
+    assert message.endswith("). What was finished is kept: run the same command again to go on")
+    assert capfd.readouterr() == ("", "")  # nothing of Ray's own
 
 
 def thread_of(number):
