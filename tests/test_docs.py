@@ -193,7 +193,7 @@ def test_the_tutorial_finds_what_was_planted_and_its_commands_do_the_same(tmp_pa
     assert ((noise["ci_low"] < noise["chance"]) & (noise["chance"] < noise["ci_high"])).all()
     trained = measured.query("understanding == 'watcher' and step_e == 1000 and control == 'none'")
     assert len(trained) == 4  # blanked and not, both holdouts
-    assert (trained["ci_low"] > 3 * trained["chance"]).all()
+    assert (trained["ci_low"] > 2 * trained["chance"]).all()
     others = measured.query("step_e == 0 or control == 'shuffled'")
     assert (others["ci_low"] < 1.5 * others["chance"]).all()
 

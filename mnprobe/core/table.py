@@ -144,7 +144,8 @@ def fitted_table(
     fits, and a line below names them. What still does not fit goes into further blocks.
 
     >>> print(fitted_table(["model", "n", "seed"], [["viclip", "7", "0"], ["arp", "7", "1"]], width=11, spare=["seed"]))
-    in all rows: n 7
+    in all
+    rows: n 7
     model
     viclip
     arp

@@ -47,7 +47,7 @@ def run_align(run, capsys, *arguments):
 
 
 def test_a_run_is_measured_into_its_table(run, capsys):
-    code, out, err = run_align(run, capsys)
+    code, out, err = run_align(run, capsys, "--wide")
     assert code == 0
     assert f"run: {run.path} (3 pairs of feature stores)" in out
     assert "viclip step 0 untrained x arp step 0 untrained on demos-blank" in out
@@ -75,8 +75,9 @@ def test_of_many_measurements_a_summary_is_printed_and_all_with_wide(run, capsys
     code, out, err = run_align(run, capsys, *chosen, "episodes", "--no-shuffled")
     assert (code, out.count(" x arp "), "--wide" in out) == (0, 10, False)  # so many are printed one by one
     code, out, err = run_align(run, capsys, *chosen, "both")
-    shown = [line.split("  ")[:2] for line in out.splitlines() if " x arp " in line]
-    assert shown == [["viclip step 20 x arp step 20", holdout] for holdout in ("episodes", "instructions")]
+    shown = [line.split()[:4] for line in out.splitlines() if " x arp " in line]
+    assert shown == [["viclip", "x", "arp", "20"]] * 2  # episodes and instructions held out
+    assert max(len(line) for line in out.splitlines() if " x arp " in line) <= 100
     assert "2 of 30 measurements: each pair's last checkpoint, without the controls pixels and shuffled." in out
     few = err.splitlines()
     code, out, err = run_align(run, capsys, *chosen, "both", "--wide")
@@ -92,7 +93,7 @@ def test_two_layers_of_e_are_measured_as_named_pairs(run, capsys):
     tokens = {"e": rng.normal(size=(24, 5, 5)), "screen": rng.normal(size=(24, 6, 5))}
     write_features(path, layers=tokens, episodes=ids, model="arp", side="execution", trained=False)
     arguments = ["--source", "demos", "--holdout", "episodes", "--no-shuffled"]
-    both = ["--layer-e", "e", "--layer-e", "screen", *arguments]
+    both = ["--layer-e", "e", "--layer-e", "screen", *arguments, "--wide"]
     code, out, _ = run_align(run, capsys, *both)
     assert (code, "arp step 0 untrained [screen]" in out) == (0, True)
     table = read_alignment(run.results("alignment"))
@@ -184,7 +185,7 @@ def played(run):
     ("fit_on", "source", "n_test"), [("auto", "demos", 18), ("demos", "demos", 18), ("own", "rollouts", 6)]
 )
 def test_heads_for_rollouts_come_from_where_they_are_asked_from(fit_on, source, n_test, played, capsys):
-    code, out, err = run_align(played, capsys, "--no-shuffled", "--holdout", "episodes", "--fit-on", fit_on)
+    code, out, err = run_align(played, capsys, "--no-shuffled", "--holdout", "episodes", "--fit-on", fit_on, "--wide")
     assert code == 0, err
     table = read_alignment(played.results("alignment"))
     rows = table[table["source_e"] == "rollouts"]
@@ -197,7 +198,7 @@ def test_heads_for_rollouts_come_from_where_they_are_asked_from(fit_on, source, 
 def test_outcomes_all_alike_are_one_message_and_what_was_measured_stays(played, capsys):
     assert run_align(played, capsys, "--no-shuffled")[0] == 0
     before = played.results("alignment").read_bytes()
-    code, out, _ = run_align(played, capsys, "--split", "success", "--holdout", "episodes", "--draws", "2")
+    code, out, _ = run_align(played, capsys, "--split", "success", "--holdout", "episodes", "--draws", "2", "--wide")
     assert code == 0
     assert "execution (shared probe)" in out
     grown = read_alignment(played.results("alignment"))

@@ -1,9 +1,9 @@
 """Collecting a report's content from a run directory."""
 
 import base64
-import gzip
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +17,7 @@ from mnprobe.analysis.figures.curve import curve_progress
 from mnprobe.analysis.figures.curve_data import CurveData, curve_data
 from mnprobe.analysis.figures.metadata import read_note
 from mnprobe.analysis.report.data import Episodes, Figure, Headline, Missing, Model, ReportData, Shaped, Table
-from mnprobe.analysis.report.explorer import explorer
+from mnprobe.analysis.report.explorer import explorer, packed
 from mnprobe.analysis.report.overview import Plot, answer_cards, plot_curve, plot_progress, warning_lines
 from mnprobe.analysis.report.summary import (
     CONDENSED,
@@ -51,9 +51,11 @@ if TYPE_CHECKING:
 
 
 MOST_ROWS = 2000  # of one table; the file in results has them all
-MOST_CELLS = 4_000  # of one table: a wide one is cut sooner
-FEWEST_ROWS = 100  # of any table
+MOST_CELLS = 2_000  # of one table: a wide one is cut sooner
+FEWEST_ROWS = 50  # of any table
 _LARGEST_SVG = 2_000_000  # bytes
+_PLACES = re.compile(r' (?:d|x|y|points|transform)="[^"]*"')
+_DIGITS = re.compile(r"(\d\.\d\d)\d+")  # places are in points: a hundredth is not seen
 _WEBP_EDGE = 16383  # pixels: what the format can hold
 _PACKAGES = ("torch", "numpy", "scikit-learn", "pandas", "matplotlib", "openTSNE", "h5py")
 _MAKERS = {"alignment": "align", "curve": "curve", "tsne": "tsne", "recognition": "recognize"}
@@ -293,10 +295,11 @@ def _figure(path: Path, run: RunDir) -> Figure:
 
 
 def _vector(path: Path, run: RunDir) -> str:
-    """The drawing as compressed SVG in base64, to be downloaded; "" where there is none or it is large."""
+    """The drawing as compressed SVG, to be downloaded; places have two digits. "" where there is none, or too large."""
     if path not in _inside(run, path.parent, "*.svg") or path.stat().st_size > _LARGEST_SVG:
         return ""
-    return base64.b64encode(gzip.compress(path.read_bytes(), 9, mtime=0)).decode("ascii")
+    text = path.read_text(encoding="utf-8")
+    return packed(_PLACES.sub(lambda match: _DIGITS.sub(r"\1", match[0]), text).encode("utf-8"))
 
 
 def _packed(image: "Image.Image", png: bytes) -> tuple[str, bytes]:

@@ -1,10 +1,25 @@
 "use strict";
 // The interactive t-SNE. Strings of the data only ever become text: no markup is built from them.
-(() => {
+(async () => {
   const find = (name) => document.getElementById(name);
   const root = find("explorer");
   if (!root) return;
-  const data = JSON.parse(find("explorer-data").textContent);
+  const fail = (error) => {
+    const problem = find("x-problem");
+    problem.textContent = `The plot cannot be drawn here (${error.message}). The printed figures show the same; browsers since 2023 draw it.`;
+    problem.hidden = false;
+  };
+  const unpacked = (name) => {
+    const packed = Uint8Array.from(atob(find(name).textContent), (letter) => letter.charCodeAt(0));
+    return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  };
+  let data = null;
+  try {
+    data = JSON.parse(await unpacked("explorer-data"));
+  } catch (error) {
+    fail(error);
+    return;
+  }
   const [ID, TASK, INSTRUCTION, PARTITION, SUCCESS, THUMB] = [0, 1, 2, 3, 4, 5];
   const OUTCOMES = { 1: "success", 0: "failure", "-1": "not known" };
   const HEADS = { 0: "held out", 1: "fitted on" };
@@ -438,9 +453,7 @@
 
   // The library is unpacked when the plot comes near the window: the page opens at once.
   const unpack = async () => {
-    const packed = Uint8Array.from(atob(find("plotly").textContent), (letter) => letter.charCodeAt(0));
-    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-    const script = make("script", await new Response(stream).text());
+    const script = make("script", await unpacked("plotly"));
     document.head.append(script);
     if (typeof Plotly === "undefined") throw new Error("the library did not run");
     ready = true;
@@ -460,11 +473,7 @@
   const watch = new IntersectionObserver((entriesSeen) => {
     if (!entriesSeen.some((one) => one.isIntersecting)) return;
     watch.disconnect();
-    unpack().catch((error) => {
-      const problem = find("x-problem");
-      problem.textContent = `The plot cannot be drawn here (${error.message}). The table above and the printed figures below show the same; browsers since 2023 draw it.`;
-      problem.hidden = false;
-    });
+    unpack().catch(fail);
   }, { rootMargin: "800px" });
   watch.observe(root);
 })();

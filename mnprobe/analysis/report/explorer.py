@@ -26,7 +26,7 @@ from mnprobe.core.names import BLANK
 from mnprobe.core.rundir import RunDir
 from mnprobe.core.table import UNREADABLE, Cells
 
-__all__ = ["MOST_POINTS", "Library", "as_json", "explorer", "plotly_library", "policy", "script_hash"]
+__all__ = ["MOST_POINTS", "Library", "as_json", "explorer", "packed", "plotly_library", "policy", "script_hash"]
 
 MOST_POINTS = 20_000  # of all pictures together; the page must stay small
 _COLUMNS = ("panel", "side", "model", "id", "task", "instruction", "partition", "success", "fitted", "x", "y")
@@ -290,8 +290,12 @@ def plotly_library() -> Library:
     source = files("plotly").joinpath("package_data/plotly.min.js").read_bytes()
     head = source[:200].decode("utf-8", "replace")
     version = next((word for word in head.split() if word[:1] == "v" and word[1:2].isdigit()), "")
-    packed = base64.b64encode(gzip.compress(source, 9, mtime=0)).decode("ascii")
-    return Library(packed=packed, digest=script_hash(source), version=version)
+    return Library(packed=packed(source), digest=script_hash(source), version=version)
+
+
+def packed(content: bytes) -> str:
+    """Compressed by gzip, in base64: what the page's scripts unpack. The same content gives the same text."""
+    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode("ascii")
 
 
 def script_hash(text: bytes) -> str:

@@ -23,7 +23,7 @@ MOST_WARNINGS = 6
 _WORDS = {"more": ("Yes", "✓"), "none": ("No", "✗"), "less": ("No, the reverse", "✗"), "undecided": ("Undecided", "?")}
 _MIXED, _ONE_PAIR, _NOT_MEASURED = ("Mixed", "±"), ("One pair, no answer", "○"), ("Not measured", "-")
 _KINDS = {_ONE_PAIR[0]: "undecided"}
-_SHORTER = (("instruction blanked", "blanked"), ("actions ", ""), (" or not", ""))
+_SHORTER = (("instruction blanked", "blanked"), ("actions ", ""), (" or not", ""), ("within tasks", "in tasks"))
 _ORIGIN = re.compile(r" \([^()]*\)")
 
 

@@ -14,7 +14,7 @@ from mnprobe.analysis.audit.effects import MARGIN
 from mnprobe.analysis.audit.findings import Effect
 from mnprobe.analysis.report.collect import gather
 from mnprobe.analysis.report.data import ReportData
-from mnprobe.analysis.report.explorer import plotly_library, policy, script_hash
+from mnprobe.analysis.report.explorer import packed, plotly_library, policy, script_hash
 from mnprobe.analysis.report.overview import answer_id
 from mnprobe.core.files import write_text
 from mnprobe.core.rundir import RunDir
@@ -131,7 +131,7 @@ def render(data: ReportData) -> str:
         data=data,
         script=Markup(script),  # our own file, not a user's
         library=library,
-        payload=Markup(data.explorer.payload),  # `as_json` left no character in it that could end the element
+        payload=packed(data.explorer.payload.encode("ascii")),
         **words,
     )
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MARKERS = {"understanding": "o", "execution": "^"}
 _NUMBERS_ABOVE = 7  # instructions: fewer are distinguished by color alone
-_HIGH_LEGEND = 5.0  # inches
+_HIGH_LEGEND = 2.8  # inches
 _WIDE_ABOVE = 20  # instructions: a lone panel is then wide, so that its legend has three columns
 _JOIN_UP_TO = 60  # episodes: more lines would hide the points
 PALE = 0.35  # opacity of episodes that heads were fitted on

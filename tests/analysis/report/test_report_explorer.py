@@ -126,8 +126,9 @@ def test_strings_of_the_data_cannot_leave_the_script_element(run):
     names = {"panel": EVIL, "model": EVIL, "id": EVIL, "task": EVIL, "instruction": EVIL, "partition": EVIL}
     write_table(pd.DataFrame([_points(**names)]), run.results("tsne"))
     scripts = _Scripts(write_report(run).path.read_text(encoding="utf-8"))
-    assert [attributes.get("type") for attributes, _ in scripts.found] == [None, "application/json", "text/plain", None]
-    raw = scripts.found[1][1]
+    assert [attributes.get("type") for attributes, _ in scripts.found] == [None, "text/plain", "text/plain", None]
+    assert re.fullmatch(r"[A-Za-z0-9+/]+=*", scripts.found[1][1])
+    raw = gzip.decompress(base64.b64decode(scripts.found[1][1])).decode("ascii")
     assert not set("<>&\u2028") & set(raw)
     data = json.loads(raw)
     assert data["episodes"][0][:4] == [EVIL, EVIL, EVIL, EVIL]

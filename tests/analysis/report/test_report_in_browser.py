@@ -5,6 +5,7 @@ import base64
 import fcntl
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -441,11 +442,17 @@ def test_figures_are_downloaded_as_they_are(browser, study):
     names = {name for name, *_ in texts}
     assert {"curve.png", "curve.svg", "success.svg", "controls.png", "progress-1.svg", "progress-2.png"} <= names
     drawn = (study.parent / "figures" / "curve.svg").read_text(encoding="utf-8")
+    words = re.findall(r"<text[^>]*>([^<]*)</text>", drawn)
     for name, kind, size, text in texts:
         assert size > 2000, name
         assert kind == ("image/png" if name.endswith("png") else "image/svg+xml")
         assert name.endswith("png") or "<svg" in text
-    assert any(text == drawn for *_, text in texts)
+    curve = next(text for name, _, _, text in texts if name == "curve.svg" and "matplotlib" in text.lower())
+    assert words
+    assert re.findall(r"<text[^>]*>([^<]*)</text>", curve) == words
+    assert len(curve) < len(drawn)
+    shapes = [re.sub(r"[-\d.]+", "0", text) for text in (curve, drawn)]
+    assert shapes[0] == shapes[1]
     assert browser.complaints() == []
 
 
@@ -531,14 +538,23 @@ def _choose(browser, name, value):
     )
 
 
+READ = """var read = async () => {
+  const bytes = Uint8Array.from(atob(document.getElementById('explorer-data').textContent), one => one.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'))).json();
+};"""
+
+
 def _drawn(browser):
     """Ids and sides of the points that the plot draws."""
-    return browser.run("""(() => {
-      const data = JSON.parse(document.getElementById('explorer-data').textContent);
+    return browser.run(
+        READ
+        + """(async () => {
+      const data = await read();
       const view = data.views.find(one => one.title === 'joint, step 500');
       return document.getElementById('x-plot').data.slice(0, 2).flatMap(
         trace => trace.customdata.map(i => [data.episodes[view.episode[i]][0], view.side[i]]));
-    })()""")
+    })()"""
+    )
 
 
 def _wanted(table, step=500):
@@ -551,17 +567,20 @@ def _panel(browser):
 
 def _spot(browser, number, trace=0):
     """Where a drawn point lies in the window, and its id."""
-    return browser.run(f"""(() => {{
+    return browser.run(
+        READ
+        + f"""(async () => {{
       const plot = document.getElementById('x-plot');
       const {{xaxis, yaxis}} = plot._fullLayout;
       const trace = plot.data[{trace}];
       const box = plot.getBoundingClientRect();
-      const data = JSON.parse(document.getElementById('explorer-data').textContent);
+      const data = await read();
       const view = data.views.find(one => one.title === 'joint, step 500');
       return [box.left + xaxis._offset + xaxis.d2p(trace.x[{number}]),
               box.top + yaxis._offset + yaxis.d2p(trace.y[{number}]),
               data.episodes[view.episode[trace.customdata[{number}]]][0]];
-    }})()""")
+    }})()"""
+    )
 
 
 def test_pointing_shows_thumbnail_instruction_outcome_and_neighbors(plot, explored):

@@ -180,7 +180,7 @@ def test_every_setting_of_the_measurement_stands_in_the_page(run, write_pair, ma
         "learning rate (lr)": "0.00273",
         "optimiser": "Adam",
         "learning rate falls to zero (decay)": "yes",
-        "variance of noise in lengths (ridge)": "0.03",
+        "variance of noise in lengths (ridge)": "0.01",
         "optimiser steps": "2",
         "optimiser steps that were run": "2",
         "fits whose training loss was flat": "0%",
