@@ -323,7 +323,8 @@ def _by_dask(
         parallel = Parallel(backend=own, batch_size=batch, pre_dispatch=ahead, return_as=_order(unordered))
         yield from parallel(delayed(_called)(function, *call) for call in given)
     except (CancelledError, KilledWorker, CommClosedError, TimeoutError, ConnectionError) as error:
-        raise _lost("Dask", error) from error
+        left = isinstance(error, CancelledError) and backend.client.status == "running"
+        raise _lost("Dask", "no worker has the features any more" if left else _reason(error)) from error
 
 
 def _replaced(
@@ -364,7 +365,7 @@ def _by_ray(
             parallel = _ray_pool(pools, backend, workers, unordered, batch)
             yield from parallel(delayed(_called)(function, *call) for call in given)
     except (ray.exceptions.RayError, ConnectionError) as error:
-        raise _lost("Ray", error) from error
+        raise _lost("Ray", _reason(error)) from error
 
 
 class _RayPools(NamedTuple):
@@ -409,9 +410,9 @@ def _fetched(reference: Any) -> Any:
     return ray.get(reference)
 
 
-def _lost(name: str, error: BaseException) -> ClusterError:
+def _lost(name: str, reason: str) -> ClusterError:
     return ClusterError(
-        f"the {name} cluster is lost ({_reason(error)}). What was finished is kept: run the same command again to go on"
+        f"the {name} cluster is lost ({reason}). What was finished is kept: run the same command again to go on"
     )
 
 
