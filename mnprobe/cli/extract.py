@@ -143,7 +143,8 @@ def extract(
     """Extract frozen features of models on demonstrations to HDF5; an interrupted command resumes when run again.
 
     With --source rollouts it uses all rollouts of the run's ARP checkpoints: each folder with the checkpoint that
-    played it and the ViCLIP checkpoint of the same training and step; --model pixels adds the pixel control.
+    played it and the ViCLIP checkpoint of the same training and step; --model pixels adds the pixel control, --model
+    pixels-TRAINING that of one training.
 
     A run that is not there is made if --data and --model or --checkpoint say what goes into it.
 

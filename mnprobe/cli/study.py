@@ -215,6 +215,7 @@ def _pair(study: Study, run: Path, number: int, seed: int, device: str) -> list[
     kinds = _kinds(number)
     policies = [word for kind in kinds for word in ("--model", f"arp-{kind}")]
     watching = [word for kind in kinds for word in ("--model", f"viclip-{kind}")]
+    pixels = [word for kind in kinds for word in ("--model", f"pixels-{kind}")]
     play = [*_play(study, run), "--features"]
     held_out = ["extract", *run_option, "--partition", "val", "--partition", "test", *device_option]
     played = ["extract", *run_option, "--source", "rollouts", *device_option]
@@ -234,7 +235,7 @@ def _pair(study: Study, run: Path, number: int, seed: int, device: str) -> list[
                 *([[*held_out, "--model", "pixels"]] if number == 0 else []),
             ],
         ),
-        Stage("own features", [[*played, *watching], [*played, "--model", "pixels"]]),
+        Stage("own features", [[*played, *watching], [*played, *pixels]]),
     ]
 
 

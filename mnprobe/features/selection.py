@@ -12,7 +12,7 @@ from mnprobe.core.commands import command_line
 from mnprobe.core.errors import CheckpointError, ConfigError
 from mnprobe.core.files import sha256_file
 from mnprobe.core.labels import some
-from mnprobe.core.names import PIXELS, FeatureId, Side, Source, blanked, step_of
+from mnprobe.core.names import PIXELS, FeatureId, Side, Source, blanked, model_of_training, step_of
 from mnprobe.core.registry import unknown_name
 from mnprobe.core.rundir import Piece, RunDir
 from mnprobe.data import OUTCOMES_FILE
@@ -509,11 +509,12 @@ def _to_extract_played(run: RunDir, query: CheckpointQuery, say: Callable[[str],
 
 
 def _wanted(models: Sequence[str], checkpoints: Sequence[CheckpointChoice]) -> Callable[[CheckpointChoice], bool]:
-    known = {"arp", "viclip", PIXELS, *(choice.id.model for choice in checkpoints)}
+    pixels = {model_of_training(PIXELS, choice.id.training) for choice in checkpoints if choice.id.training}
+    known = {"arp", "viclip", PIXELS, *(choice.id.model for choice in checkpoints), *pixels}
     for model in models:
         if model not in known:
             raise unknown_name("model of played episodes (give --data for any other):", model, sorted(known))
-    return lambda choice: not models or choice.kind in models or choice.id.model in models
+    return lambda choice: not models or not {choice.kind, choice.id.model, choice.id.folder}.isdisjoint(models)
 
 
 def _policy_of(
@@ -549,8 +550,8 @@ def _companions(
     if of_training and not watching:
         where = f" of training {training!r}" if training else ""
         say(f"{policy.id.model} step {step}: no ViCLIP checkpoint{where} at this step watches its episodes")
-    if PIXELS in query.models:
-        feature = _feature(query, PIXELS, PIXELS, step, training=training)
+    feature = _feature(query, PIXELS, PIXELS, step, training=training)
+    if {PIXELS, feature.folder} & set(query.models):
         watching.append(CheckpointChoice(id=feature, kind=PIXELS))
     return watching
 

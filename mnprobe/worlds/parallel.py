@@ -7,7 +7,7 @@ import threading
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
@@ -111,7 +111,9 @@ def _in_processes(jobs: Sequence[Job], work: Callable[[Job], Result], workers: i
     try:
         while waiting or any(worker.job is not None for worker in crew):
             crew = [worker for worker in crew if worker.alive]
-            crew += [_Worker(work) for _ in range(min(workers - len(crew), len(waiting)))]
+            for _ in range(min(workers - len(crew), len(waiting))):
+                with _interruption_deferred():
+                    crew.append(_Worker(work))
             for worker in crew:
                 if worker.job is None and waiting:
                     worker.give(waiting.popleft(), jobs)
@@ -186,6 +188,36 @@ class _Worker(Generic[Job, Result]):
         self.pipe.close()
 
 
+@contextmanager
+def _interruption_deferred() -> Iterator[None]:
+    """Handle SIGINT and SIGTERM after the block, in which a process is started.
+
+    An interruption half-way would leave that process without its work, and it would print a traceback. It begins
+    with SIGINT blocked, for the time before it can ignore it.
+    """
+    if threading.current_thread() is not threading.main_thread():  # where signals are not handled
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # otherwise started in the block, where it would unblock SIGINT
+    held: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: held.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]) if hasattr(signal, "pthread_sigmask") else None
+    try:
+        yield
+    finally:
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
+
+
 def _died(how: str, job: object) -> str:
     return (
         f"a worker process {how} {_ATTEMPTS} times on the same job, {job!r}. If memory ran out, give fewer --workers. "
@@ -206,6 +238,8 @@ def _result(answer: tuple[bool, Any]) -> Any:
 def _serve(work: Callable[[Any], Any], pipe: Connection) -> None:
     """Main loop of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the starter decides
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # blocked while this process was started
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that unfinished pieces are removed on the way out
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:

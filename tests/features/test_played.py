@@ -81,6 +81,12 @@ def test_every_checkpoint_is_extracted_on_the_episodes_that_it_played(run):
     assert len(RunDir(run.home.path).config["extract"]["asked"]) == 8
     blank = extract(run=run.home, source="rollouts", options={"blank_instruction": True})
     assert stored(blank) == [(f"arp-{t}", "rollouts-blank", s, t, "written") for t, s in wanted]
+    alone = extract(run=run.home, source="rollouts", models=["pixels-joint"])
+    assert stored(alone) == [("pixels-joint", "rollouts", s, "joint", "written") for s in (0, 8)]
+    for entry in alone:
+        entry.path.unlink()
+    with pytest.raises(ConfigError, match="pixels-joint"):
+        extract(run=run.home, source="rollouts", models=["pixels-other"])
     pixels = extract(run=run.home, source="rollouts", models=["pixels"])
     assert stored(pixels) == [(f"pixels-{t}", "rollouts", s, t, "written") for t, s in wanted]
     with open_features(pixels[0].path) as file:

@@ -1,11 +1,15 @@
 """Worker processes: results, errors, workers that are killed, a starter that is killed."""
 
+import multiprocessing.util
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from contextlib import suppress
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
@@ -178,3 +182,37 @@ def test_texts_are_hashed_alike_in_all_workers(work, monkeypatch, given, seed):
         assert how == {"hash_randomization": int(seed != "0"), "PYTHONHASHSEED": seed}
         assert how == hashing(workers=2)
     assert hashing()["hash_randomization"] == sys.flags.hash_randomization
+
+
+def test_an_interruption_while_a_worker_is_started_waits_until_it_is(work, monkeypatch, capfd):
+    resource_tracker.ensure_running()  # it is started by the same function
+    start, started = multiprocessing.util.spawnv_passfds, []
+
+    def interrupted(*arguments):
+        started.append(start(*arguments))
+        os.kill(os.getpid(), signal.SIGINT)
+        return started[-1]
+
+    monkeypatch.setattr(multiprocessing.util, "spawnv_passfds", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(run_episodes([1, 2], work.square, workers=1, what="squares", quiet=True))
+    (process,) = started
+    with suppress(ChildProcessError):  # it has been waited for
+        os.waitpid(process, 0)
+    assert "Traceback" not in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_a_worker_that_is_being_started_is_not_interrupted(work, monkeypatch, capfd):
+    resource_tracker.ensure_running()
+    start = multiprocessing.util.spawnv_passfds
+
+    def interrupted(*arguments):
+        process = start(*arguments)
+        threading.Timer(0.08, os.kill, (process, signal.SIGINT)).start()  # Ctrl-C reaches the whole group
+        return process
+
+    monkeypatch.setattr(multiprocessing.util, "spawnv_passfds", interrupted)
+    assert [job for job, _ in run_episodes([1, 2], work.square, workers=1, what="squares", quiet=True)] == [1, 2]
+    assert "Traceback" not in capfd.readouterr().err

@@ -19,7 +19,7 @@ from mnprobe.analysis.audit.effects import (
     over_seeds,
     over_trainings,
 )
-from mnprobe.analysis.figures.curve_data import DIFFERENCE, OUTCOMES, CurveData, curve_data
+from mnprobe.analysis.figures.curve_data import DIFFERENCE, OUTCOMES, SHARED_PROBE, CurveData, curve_data
 from mnprobe.analysis.tables.alignment import HOLDOUTS
 from mnprobe.analysis.tables.progress import MEASURED_PREDICTIONS, MEASURED_RECOGNITION, settled_recognition
 from mnprobe.analysis.tables.rollouts import ALL_TASKS, SUCCESS, find_rollouts
@@ -518,6 +518,7 @@ def _success(table: pd.DataFrame | None, tables: RunTables) -> Finding:
             steps = list(dict.fromkeys(taken["step"]))
             where = f"{'steps' if len(steps) > 1 else 'step'} {', '.join(map(str, steps))}"
             where += ", nearest one half" if at_half else ""
+            where += ", one probe for both" if first["mode"] == SHARED_PROBE else ""
             single = [_gap(row, levels if not words else None) for _, row in taken.iterrows()]
             rows.append(
                 Effect(
@@ -721,7 +722,7 @@ def _gap(row: pd.Series, levels: CurveData | None) -> Difference:
             wanted = [*row[_LINE].tolist()[:3], f"{side}-{outcome}"]
             each = levels.each
             same = each[(each[_LINE] == wanted).all(axis=1) & (each["step"] == row["step"])]
-            same = same[same["training_seed"] == row["training_seed"]]
+            same = same[(same["training_seed"] == row["training_seed"]) & (same["mode"] == row["mode"])]
             ends[place] = float(same["value"].iloc[0]) if len(same) else float("nan")
     return Difference(
         before=ends[0],

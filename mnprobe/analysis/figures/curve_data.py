@@ -11,9 +11,10 @@ from mnprobe.core.errors import ProbeError
 from mnprobe.core.names import BLANK, PIXELS, ModelName
 from mnprobe.core.table import TableSchema
 
-__all__ = ["CURVE", "DIFFERENCE", "OUTCOMES", "CurveData", "curve_data"]
+__all__ = ["CURVE", "DIFFERENCE", "OUTCOMES", "SHARED_PROBE", "CurveData", "curve_data"]
 
 DIFFERENCE = "success_minus_failure@1"  # ends the names of metrics that are differences of recall
+SHARED_PROBE = "shared-probe"  # mode: one probe for successes and failures
 OUTCOMES = "outcomes"  # the four success and failure settings in place of the controls
 
 _COLUMNS = (
@@ -97,9 +98,7 @@ def curve_data(
     """
     wanted = {"metric": metric, "direction": direction} | ({} if split == OUTCOMES else {"split": split})
     rows = apply_where(table, wanted | dict(where or {}))
-    if split == OUTCOMES:
-        rows = _outcome_rows(rows)
-    rows, notes = settle(rows)
+    rows, notes = _settle_sides(_outcome_rows(rows)) if split == OUTCOMES else settle(rows)
     if split == "all":
         rows = rows.assign(series=_series(rows))
     else:
@@ -171,6 +170,20 @@ def _outcome_rows(rows: pd.DataFrame) -> pd.DataFrame:
             "where outcomes are known"
         )
     return found
+
+
+def _settle_sides(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Settle recognition and execution apart: where only one of them fails in what heads are fitted on, only it has
+    probes of each outcome alone, and the other is measured under one shared probe.
+    """
+    kept, notes = [], []
+    for side, found in rows.groupby(rows["split"].str.partition("-")[0], sort=False):
+        settled, told = settle(found)
+        kept.append(settled)
+        notes += told
+        if set(settled["mode"]) == {SHARED_PROBE}:
+            notes.append(f"{side} outcomes: measured under one probe shared by successes and failures")
+    return pd.concat(kept), list(dict.fromkeys(notes))
 
 
 def _series(rows: pd.DataFrame) -> pd.Series:

@@ -13,7 +13,7 @@ from mnprobe.analysis.audit.controls import CONTROL_COLUMNS, CONTROLS
 from mnprobe.analysis.audit.effects import Difference
 from mnprobe.analysis.audit.finding_text import answer, message
 from mnprobe.analysis.audit.findings import Effect, Finding, findings, verdicts
-from mnprobe.analysis.figures.curve_data import curve_data
+from mnprobe.analysis.figures.curve_data import OUTCOMES, curve_data
 from mnprobe.analysis.report import gather, write_report
 from mnprobe.analysis.report.render import read_piece
 from mnprobe.analysis.tables.alignment import HOLDOUTS, read_alignment, write_table
@@ -98,6 +98,28 @@ def test_successes_are_told_apart_from_failures_also_within_tasks(one):
     assert (plain.difference.before, plain.difference.after, plain.difference.value) == (0.5, 0.7, 0.2)
     within = [row for row in found.rows if row.where.endswith("within tasks")]
     assert {answer(row.difference) for row in within} == {"cannot be told from n = 20 test episodes on each side"}
+
+
+def test_a_side_without_probes_of_its_own_is_answered_under_the_shared_probe(write_trained, tmp_path):
+    run = RunDir(write_trained(tmp_path / "run"))
+    table = read_alignment(run.results("alignment"))
+    carried_out = table[table["split"].str.startswith("execution")]
+    recognized = carried_out.assign(split=carried_out["split"].str.replace("execution", "understanding"))
+    weaker = recognized.assign(mode="shared-probe", value=recognized["value"] / 2)
+    rest = table.drop(carried_out.index)
+    write_table(pd.concat([rest, recognized, weaker, carried_out.assign(mode="shared-probe")]), run.results("alignment"))
+    rows = _by_question(run)["Do successes align better than failures"].rows
+    told = {row.where: row.difference.value for row in rows if row.subject == "baseline"}
+    assert told == {
+        "actions recognised or not (rollouts, step 2000)": pytest.approx(0.2),
+        "actions carried out or not (rollouts, step 2000, one probe for both)": pytest.approx(0.2),
+        "actions recognised or not (rollouts, step 2000), within tasks": pytest.approx(0.02),
+        "actions carried out or not (rollouts, step 2000, one probe for both), within tasks": pytest.approx(0.02),
+    }
+    assert len(rows) == 8
+    assert {row.difference.comparisons for row in rows} == {8}
+    drawn = curve_data(read_alignment(run.results("alignment")), split=OUTCOMES)
+    assert "execution outcomes: measured under one probe shared by successes and failures" in drawn.notes
 
 
 JOINT = ("joint training align the two models better", "joint training help recognition")
