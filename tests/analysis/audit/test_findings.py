@@ -107,7 +107,9 @@ def test_a_side_without_probes_of_its_own_is_answered_under_the_shared_probe(wri
     recognized = carried_out.assign(split=carried_out["split"].str.replace("execution", "understanding"))
     weaker = recognized.assign(mode="shared-probe", value=recognized["value"] / 2)
     rest = table.drop(carried_out.index)
-    write_table(pd.concat([rest, recognized, weaker, carried_out.assign(mode="shared-probe")]), run.results("alignment"))
+    write_table(
+        pd.concat([rest, recognized, weaker, carried_out.assign(mode="shared-probe")]), run.results("alignment")
+    )
     rows = _by_question(run)["Do successes align better than failures"].rows
     told = {row.where: row.difference.value for row in rows if row.subject == "baseline"}
     assert told == {
