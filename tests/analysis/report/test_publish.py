@@ -50,6 +50,18 @@ def test_published_studies_are_whole():
         assert all(re.fullmatch(r"[0-9a-f]{40}", commit) for commit in said["commit"])
 
 
+@pytest.mark.parametrize("study", sorted((REPOSITORY / "reports").glob("*/")), ids=lambda study: study.name)
+def test_the_curve_of_a_published_study_is_made_again_bit_for_bit(study, tmp_path):
+    (tmp_path / "run").mkdir()
+    shutil.copytree(study / "results", tmp_path / "run" / "results")
+    shutil.copy(study / "run.toml", tmp_path / "run")
+    (tmp_path / "run" / "results" / "curve.csv").unlink()
+    done = CliRunner().invoke(app, ["curve", "--run", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    made = tmp_path / "run" / "results" / "curve.csv"
+    assert made.read_bytes() == (study / "results" / "curve.csv").read_bytes()
+
+
 def test_a_run_is_copied_with_its_answers_and_again_in_place(write_trained, tmp_path):
     run = RunDir(write_trained(tmp_path / "run"))
     run.record("demo", {"command": "mnprobe demo --run runs/demo", "commit": ["c0ffee"]})
