@@ -3,10 +3,14 @@
 import importlib
 import io
 import keyword
+import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,6 +44,7 @@ COMMANDS = {
 }
 
 _INTERRUPTED = 130
+_AGAIN = 0.05  # seconds
 _STOPPED = "interrupted. What was finished is kept: run the same command again to go on"
 
 
@@ -103,9 +108,29 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # replace characters that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _interruptions_arrive():
         warnings.showwarning = _remark
         _guarded(arguments)
+
+
+@contextmanager
+def _interruptions_arrive() -> Iterator[None]:
+    """Interrupt again where Python ignores an interruption: in the callback of a weak reference, as at imports."""
+    before = sys.unraisablehook
+
+    def again(ignored: "sys.UnraisableHookArgs") -> None:
+        if not issubclass(ignored.exc_type, KeyboardInterrupt):
+            before(ignored)
+            return
+        timer = threading.Timer(_AGAIN, os.kill, (os.getpid(), signal.SIGINT))  # after the callback
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _guarded(arguments: list[str] | None) -> None:

@@ -207,10 +207,18 @@ def test_an_error_of_the_system_names_what_it_is_about(error, text, monkeypatch,
     assert re.search(text, capsys.readouterr().err.strip())
 
 
-def test_an_interruption_has_one_exit_code_wherever_it_comes(tmp_path):
-    """Inside an exec of text, as while a module with dataclasses is imported, Python would end by the signal."""
-    lines = ["from mnprobe.cli import main", "def command(name):"]
-    lines += ["    return lambda **given: exec('raise KeyboardInterrupt')", "main.command_app = command"]
+EXEC = "exec('raise KeyboardInterrupt')"
+CALLBACK = "(weakref.finalize(set(), os.kill, os.getpid(), signal.SIGINT), time.sleep(60))"
+
+
+@pytest.mark.parametrize("where", [EXEC, CALLBACK])
+def test_an_interruption_has_one_exit_code_wherever_it_comes(tmp_path, where):
+    """Inside an exec of text, as while a module with dataclasses is imported, Python would end by the signal.
+
+    Inside the callback of a weak reference, as where the lock of an import ends, Python would ignore it.
+    """
+    lines = ["import os, signal, time, weakref", "from mnprobe.cli import main", "def command(name):"]
+    lines += [f"    return lambda **given: {where}", "main.command_app = command"]
     (tmp_path / "interrupted.py").write_text("\n".join([*lines, "main.main(['init'])"]))
     path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
     words = [sys.executable, "-m", "interrupted"]
