@@ -41,7 +41,12 @@ _PLAIN = (
 _OTHERS = (
     *((module, name) for module in ("builtins", "__builtin__") for name in _PLAIN),
     *(("datetime", name) for name in ("date", "time", "datetime", "timedelta", "timezone")),
-    *(("pathlib", f"{pure}{system}Path") for pure in ("", "Pure") for system in ("", "Posix", "Windows")),
+    *(
+        (module, f"{pure}{system}Path")
+        for module in ("pathlib", "pathlib._local")  # the second in Python 3.13 alone
+        for pure in ("", "Pure")
+        for system in ("", "Posix", "Windows")
+    ),
     *(("collections", name) for name in ("deque", "defaultdict", "Counter")),
     ("decimal", "Decimal"),
     ("fractions", "Fraction"),

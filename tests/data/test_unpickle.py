@@ -216,6 +216,11 @@ def test_values_of_pythons_own_that_no_field_needs_are_kept_as_nothing(protocol)
     assert {type(value) for value in found[:-1]} == {Other}
 
 
+def test_paths_as_python_313_names_them_are_kept_as_nothing():
+    found = loads(b"\x80\x02cpathlib._local\nPurePosixPath\n(X\x02\x00\x00\x00/atR.", source="test", allow="demo")
+    assert type(found) is Other
+
+
 def test_an_ordered_dictionary_is_a_dictionary():
     made = OrderedDict(b=1, a=np.arange(2.0))
     found = loads(pickle.dumps(made, 4), source="test", allow="demo")
