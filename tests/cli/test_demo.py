@@ -127,7 +127,7 @@ def test_demonstrations_become_a_report_and_a_second_run_keeps_everything(tmp_pa
     assert any("kept" in log.read_text() for log in logs.glob("extract-*.log"))
     bar = "\N{BOX DRAWINGS HEAVY HORIZONTAL}"
     row = re.compile(rf"(\d)/7 ([a-z ]+?) +{bar}{{10}} (\d+ (?:s|min))( (?! *left).*)?$")
-    rows = [row.match(line.rstrip()) for line in shown.splitlines()]
+    rows = [row.match(line.strip()) for line in shown.splitlines()]
     assert [(found[1], found[2]) for found in rows if found] == [
         *(("1", "features"), ("2", "instruction blank"), ("3", "pixels")),
         *(("4", "alignment"), ("5", "audit"), ("6", "figures"), ("7", "report")),

@@ -116,7 +116,7 @@ FAULTY = {
         padded,
         r"has \d tokens and \d tokens \(padding",
     ),
-    "dropout": (lambda: Function(lambda _, x: nn.functional.dropout(x, 0.1, training=True)), vectors, CHANCE),
+    "dropout": (lambda: Function(lambda _, x: nn.functional.dropout(x, 0.5, training=True)), vectors, CHANCE),
     "noise": (lambda: Function(lambda _, x: x + 0.1 * torch.randn_like(x)), vectors, CHANCE),
     "a state between calls": (Counting, vectors, CHANCE),
     "rows second": (

@@ -41,6 +41,7 @@ def right(pixels, labels):
     return int((cross_val_predict(readout, pixels, labels, cv=3) == labels).sum())
 
 
+@pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning")  # of scikit-learn 1.6 beside scipy 1.17
 def test_pixels_read_the_color_at_chance_and_the_verb_better(clips):
     pixels, verbs, colors = clips
     low, high = binom.interval(0.999, len(pixels), 1 / 6)
