@@ -163,9 +163,8 @@ def _draw(series: TsneSeries, *, title: str, caption: str, color: str) -> "Figur
             if row == 0:
                 axes.set_title(_step(step), fontsize=9.5)
             if column == 0 and training:
-                axes.set_ylabel(
-                    shorten(training, _SIZE / 2, 10, bold=True), fontsize=10, fontweight="bold"
-                )  # maps may shrink
+                name = shorten(training, _SIZE / 2, 10, bold=True)  # maps may shrink
+                axes.set_ylabel(name, fontsize=10, fontweight="bold")
     layout.legend(shape_handles(panels, everything, joined=False, width=max(6.3, _SIZE * len(steps))))
     layout.block(ColorLegend(named))
     return layout.finish()
