@@ -25,7 +25,10 @@
     open(panel);
     for (let box = target && target.closest("details"); box; box = box.parentElement.closest("details")) box.open = true;
     if (target && target !== panel) target.scrollIntoView();
-    else requestAnimationFrame(() => window.scrollTo({ top: 0, behavior: "instant" }));
+    else {
+      const asked = location.hash;
+      requestAnimationFrame(() => { if (location.hash === asked) window.scrollTo({ top: 0, behavior: "instant" }); });
+    }
   };
   if (panels.length) {
     document.documentElement.classList.add("tabbed");
